@@ -1,0 +1,182 @@
+"""Navigation in the plane: a point mass and a goal, the bench on which every learner is tested in seconds.
+
+Source: Finn et al. 2017 (arXiv:1703.03400), section 5.3; the sparse form Rakelly et al. 2019 (arXiv:1903.08254), where
+it is called sparse 2D navigation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.base import EnvSpec, Step
+from envs.goals import Marker
+from envs.tasks import TaskDistribution, Uniform, Variable
+
+
+@dataclass(frozen=True)
+class DenseGoal:
+    """-|x - g| for a goal anywhere in a square; the episode ends at the goal.
+
+    Attributes:
+        half_width: Goals are uniform in [-half_width, half_width]^2 [m].
+        reached: Distance at which the episode ends [m].
+    """
+
+    half_width: float = 0.5
+    reached: float = 0.01
+    formula: str = "-|x - g|"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """Goals in the square [m]."""
+        low, high = -self.half_width, self.half_width
+        return Uniform((Variable("goal_x", "m", low, high), Variable("goal_y", "m", low, high)))
+
+    def place(self, tasks: np.ndarray) -> np.ndarray:
+        """Goal positions (M, 2) [m] of tasks (M, 2)."""
+        return tasks
+
+    def reward(self, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Maps distance (M,) [m] to reward (M,) and terminated (M,)."""
+        return -distance, distance < self.reached
+
+    def floor(self) -> float:
+        """Reward per step of standing still: the mean distance of a square's points from its centre.
+
+        Closed form: half_width * (sqrt(2) + asinh(1)) / 3.
+        """
+        return -self.half_width * (math.sqrt(2.0) + math.asinh(1.0)) / 3.0
+
+
+@dataclass(frozen=True)
+class SparseGoal:
+    """1 - |x - g| within a radius of a goal on the unit half circle, 0 elsewhere.
+
+    Attributes:
+        radius: Where reward begins [m].
+    """
+
+    radius: float = 0.2
+    formula: str = "1 - |x - g| within 0.2 m, else 0"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """Angles of the goal on the half circle [rad]."""
+        return Uniform((Variable("angle", "rad", 0.0, np.pi),))
+
+    def place(self, tasks: np.ndarray) -> np.ndarray:
+        """Goal positions (M, 2) [m] of tasks (M, 1)."""
+        return np.concatenate([np.cos(tasks), np.sin(tasks)], axis=1)
+
+    def reward(self, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Maps distance (M,) [m] to reward (M,) and terminated (M,), which is never."""
+        near = distance <= self.radius
+        return np.where(near, 1.0 - distance, 0.0), np.zeros(len(distance), dtype=bool)
+
+    def floor(self) -> float:
+        """Reward per step of standing still."""
+        return 0.0
+
+
+class NavigationEnv:
+    """M point masses; the observation is the position, the action a displacement.
+
+    Args:
+        name: Registry name.
+        goal: Reward and tasks.
+        max_step: Largest displacement along an axis per step [m].
+        step_scale: Displacement is the action times this, then clipped to max_step [m].
+        horizon: T.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        goal: DenseGoal | SparseGoal,
+        *,
+        max_step: float = 0.1,
+        step_scale: float = 1.0,
+        horizon: int = 100,
+    ):
+        self.goal = goal
+        self._max_step, self._step_scale = max_step, step_scale
+        self._goals: np.ndarray | None = None
+        floor = horizon * goal.floor()
+        self.spec = EnvSpec(
+            name=name,
+            version=1,
+            obs_size=2,
+            action_size=2,
+            horizon=horizon,
+            dt=1.0,
+            action_scale=step_scale,
+            tasks=goal.tasks,
+            reward=goal.formula,
+            floors={"stand still": floor, "best without the task": floor},
+        )
+
+    def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
+        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
+
+        Raises:
+            ValueError: The tasks are not (N, D) or not finite.
+        """
+        tasks = np.asarray(tasks, dtype=float)
+        size = len(self.spec.tasks.variables)
+        if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
+            raise ValueError(
+                f"{self.spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}"
+            )
+        self._goals = np.repeat(self.goal.place(tasks), num_episodes, axis=0)
+        self._position = np.zeros_like(self._goals)
+
+    def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """Puts all points at the origin; returns obs (M, 2) [m]. The start has no noise.
+
+        Raises:
+            RuntimeError: No tasks were set.
+            ValueError: The number of streams is not M.
+        """
+        if self._goals is None:
+            raise RuntimeError(f"{self.spec.name}: call set_tasks before reset")
+        rows = len(self._goals)
+        if len(rngs) != rows:
+            raise ValueError(f"{self.spec.name}: {rows} rows need as many streams, got {len(rngs)}")
+        self._position = np.zeros_like(self._goals)
+        return self._position
+
+    def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
+        """Moves the rows of the mask alive (M,) by action (M, 2); a non-finite action is a fault."""
+        action = np.asarray(action, dtype=float)
+        move = np.clip(action * self._step_scale, -self._max_step, self._max_step)
+        # clipping hides an infinite action, hence the look at the action itself
+        fault = alive & ~np.isfinite(action).all(axis=1)
+        moved = alive & ~fault
+        self._position = np.where(moved[:, None], self._position + move, self._position)
+        distance = np.linalg.norm(self._position - self._goals, axis=1)
+        reward, reached = self.goal.reward(distance)
+        return Step(self._position, np.where(moved, reward, 0.0), moved & reached, fault)
+
+    def snapshot(self) -> np.ndarray:
+        """Positions (M, 2) [m], copied."""
+        return self._position.copy()
+
+    def marker(self, task: np.ndarray) -> Marker:
+        """A target at the goal."""
+        x, y = self.goal.place(np.asarray(task, dtype=float)[None])[0]
+        return Marker("target", (float(x), float(y)))
+
+    def render(
+        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+    ) -> Iterator[np.ndarray]:
+        """Draws snapshots (L, 2) with the goal of a task (D,): L frames (height, width, 3) uint8."""
+        from envs.render import render_plane  # only pictures need it
+
+        return render_plane(states, self.marker(task), width=width, height=height)
+
+    def close(self) -> None:
+        """Nothing to give back."""

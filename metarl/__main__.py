@@ -1,0 +1,8 @@
+"""`python -m metarl <verb>`."""
+
+import sys
+
+from metarl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

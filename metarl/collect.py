@@ -1,0 +1,162 @@
+"""Rollouts and trials: all tasks and episodes in lock-step; the one place where NumPy becomes torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarl.rng import stream
+from metarl.types import BatchEnv, C, Learner, Rollout
+
+Observer = Callable[[int, np.ndarray, np.ndarray], None]
+"""Called after every step with (rollout k, snapshot (M, n), alive (M,)), for videos."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names the streams of a trial: every episode draws from (seed, stream, iteration, k, task, episode).
+
+    Attributes:
+        seed: Seed of the run.
+        stream: What the trial is for: "train", "evaluate", "video".
+        iteration: Which of them.
+    """
+
+    seed: int
+    stream: str
+    iteration: int
+
+    def episodes(self, k: int, num_tasks: int, num_episodes: int) -> list[np.random.Generator]:
+        """The generators of rollout k, row by row (N * E)."""
+        return [
+            stream(self.seed, self.stream, self.iteration, k, task, episode)
+            for task in range(num_tasks)
+            for episode in range(num_episodes)
+        ]
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keeps torch to one thread: threads of its pool that spin beside the physics threads slow both several times."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def rollout(
+    env: BatchEnv,
+    learner: Learner[C],
+    context: C,
+    key: Key,
+    k: int,
+    size: tuple[int, int],
+    *,
+    explore: bool = True,
+    observer: Observer | None = None,
+) -> tuple[Rollout, C]:
+    """Runs one episode in each of the N * E rows of an environment whose tasks are set.
+
+    Args:
+        env: The environment, after set_tasks.
+        learner: Whose `act` chooses the actions.
+        context: The learner's context.
+        key: The streams.
+        k: Which rollout of the trial.
+        size: N, E.
+        explore: Draw actions; otherwise send the mode.
+        observer: Called after every step, for videos.
+
+    Returns:
+        The rollout and the context after the last action. Peak memory is that of the rollout's arrays.
+    """
+    num_tasks, num_episodes = size
+    rows, horizon = num_tasks * num_episodes, env.spec.horizon
+    rngs = key.episodes(k, num_tasks, num_episodes)
+    current = env.reset(rngs)
+    arrays = _allocate(rows, horizon, env.spec.obs_size, env.spec.action_size)
+    obs, action, log_prob = arrays["obs"], arrays["action"], arrays["log_prob"]
+    reward, valid = arrays["reward"], arrays["valid"]
+    for row, rng in enumerate(rngs):  # the noise waits where the actions will be
+        rng.standard_normal(dtype=np.float32, out=action[row])
+    alive = np.ones(rows, dtype=bool)
+    with one_torch_thread(), torch.inference_mode():
+        for t in range(horizon):
+            np.copyto(obs[:, t], current, where=alive[:, None], casting="same_kind")
+            noise = torch.from_numpy(action[:, t]).view(num_tasks, num_episodes, -1)
+            seen = torch.from_numpy(obs[:, t]).view(num_tasks, num_episodes, -1)
+            chosen, context = learner.act(context, seen, noise, explore=explore)
+            action[:, t] = chosen.value.numpy().reshape(rows, -1)
+            log_prob[:, t] = chosen.log_prob.numpy().reshape(rows)
+            step = env.step(action[:, t], alive)
+            valid[:, t] = alive & ~step.fault
+            reward[:, t] = step.reward
+            arrays["terminated"] |= step.terminated
+            arrays["truncated"] |= step.fault
+            alive = valid[:, t] & ~step.terminated
+            if observer is not None:
+                observer(k, env.snapshot(), valid[:, t])
+            current = step.obs
+            if not alive.any():
+                break
+    for name in ("action", "log_prob"):
+        arrays[name][~valid] = 0.0
+    tensors = {
+        name: torch.from_numpy(a.reshape(num_tasks, num_episodes, *a.shape[1:]))
+        for name, a in arrays.items()
+    }
+    return Rollout(**tensors), context
+
+
+def _allocate(rows: int, horizon: int, obs_size: int, action_size: int) -> dict[str, np.ndarray]:
+    return {
+        "obs": np.zeros((rows, horizon, obs_size), dtype=np.float32),
+        "action": np.zeros((rows, horizon, action_size), dtype=np.float32),
+        "log_prob": np.zeros((rows, horizon), dtype=np.float32),
+        "reward": np.zeros((rows, horizon), dtype=np.float32),
+        "valid": np.zeros((rows, horizon), dtype=bool),
+        "terminated": np.zeros(rows, dtype=bool),
+        "truncated": np.zeros(rows, dtype=bool),
+    }
+
+
+def trial(
+    env: BatchEnv,
+    learner: Learner[C],
+    tasks: np.ndarray,
+    num_episodes: int,
+    num_adaptations: int,
+    key: Key,
+    **options: Any,
+) -> tuple[list[Rollout], C]:
+    """Runs K + 1 rollouts of the same tasks with `adapt` between them.
+
+    Args:
+        env: The environment.
+        learner: The learner.
+        tasks: (N, D).
+        num_episodes: E.
+        num_adaptations: K.
+        key: The streams.
+        **options: explore and observer, as in `rollout`.
+
+    Returns:
+        The K + 1 rollouts and the context after the last one.
+    """
+    size = (len(tasks), num_episodes)
+    env.set_tasks(tasks, num_episodes)
+    context = learner.begin(*size)
+    rollouts: list[Rollout] = []
+    for k in range(num_adaptations + 1):
+        if k > 0:
+            context = learner.adapt(context, rollouts[-1])
+        collected, context = rollout(env, learner, context, key, k, size, **options)
+        rollouts.append(collected)
+    return rollouts, context

@@ -1,0 +1,27 @@
+"""Learners: one final class a file. LEARNERS is the table; a learner is imported when it is built."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+LEARNERS: dict[str, str] = {
+    "maml-trpo": "metarl.learners.maml_trpo:MamlTrpo",
+}
+
+
+def build(algo: str, config: Any, obs_size: int, action_size: int, **options: Any) -> Any:
+    """Builds a learner by name.
+
+    Args:
+        algo: A name of LEARNERS.
+        config: Its config, from `metarl/learners/configs.py`.
+        obs_size: S.
+        action_size: A.
+        **options: seed, device and num_threads.
+
+    Returns:
+        The learner.
+    """
+    module, _, name = LEARNERS[algo].partition(":")
+    return getattr(importlib.import_module(module), name)(config, obs_size, action_size, **options)

@@ -1,0 +1,381 @@
+"""MAML with TRPO as the outer optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl import gaussian
+from metarl.baseline import advantages
+from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.inner import Batch, Tape, inner_steps, linearised_at, log_prob
+from metarl.policies import GaussianMLP
+from metarl.rng import stream
+from metarl.threads import map_chunks
+from metarl.trust_region import SearchResult, line_search, natural_step
+from metarl.types import Action, Metrics, Params, Rollout
+
+MAX_RATIO_ERROR = 1e-3
+"""Largest |ratio - 1| of acting and learning: with sigma = 0.05 and eight actions float32 alone gives 1e-4."""
+
+
+@dataclass(frozen=True)
+class MamlContext:
+    """What MAML has made of each task so far.
+
+    Attributes:
+        params: theta_k, each value (N, *shape), on the learner's device.
+        acting: The same on the CPU.
+        points: theta_0 .. theta_k.
+        batches: The rollouts adapted to, k of them.
+        explained: Share of the returns' variance that the baseline explains, for each.
+    """
+
+    params: Params
+    acting: Params
+    points: tuple[Params, ...] = ()
+    batches: tuple[Batch, ...] = ()
+    explained: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A slice of the tasks with the adapted policy of the sampling parameters.
+
+    Attributes:
+        start: First task.
+        stop: One past the last task.
+        old_mean: Means (n, E * T, A) of the policy that sampled the last rollout.
+        old_log_std: (n, 1, A).
+        points: theta_0 .. theta_K of these tasks.
+    """
+
+    start: int
+    stop: int
+    old_mean: Tensor
+    old_log_std: Tensor
+    points: tuple[Params, ...]
+
+
+class MamlTrpo:
+    """Meta-learns an initialisation from which a few gradient steps on a task's own rollouts lead to a good policy.
+
+    Args:
+        config: Settings.
+        obs_size: S.
+        action_size: A.
+        seed: Seed of the initial parameters.
+        device: Where adaptation and updates run; acting always runs on the CPU.
+        num_threads: Threads over tasks on the CPU; results do not depend on it.
+
+    Source: Finn et al. 2017 (arXiv:1703.03400) with the corrections listed in the README.
+    """
+
+    def __init__(
+        self,
+        config: MamlTrpoConfig,
+        obs_size: int,
+        action_size: int,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        num_threads: int = 1,
+    ):
+        self.config = config
+        self.policy = GaussianMLP(obs_size, action_size, config.hidden_sizes, config.min_log_std)
+        self.device = torch.device(device)
+        self._num_threads = num_threads if self.device.type == "cpu" else 1
+        initial = self.policy.initial(stream(seed, "init"), config.initial_log_std)
+        self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
+
+    def begin(self, num_tasks: int, num_episodes: int) -> MamlContext:
+        """The context before any experience: theta for every task."""
+        del num_episodes
+        return self._context(_repeat(self.params, num_tasks))
+
+    def act(
+        self, context: MamlContext, obs: Tensor, noise: Tensor, *, explore: bool
+    ) -> tuple[Action, MamlContext]:
+        """Draws actions (N, E, A) for obs (N, E, S), or takes the means; the context stays as it is."""
+        mean = self.policy.mean(context.acting, obs)
+        if not explore:
+            return Action(mean, torch.zeros(mean.shape[:2])), context
+        log_std = self.policy.log_std(context.acting)
+        action = torch.addcmul(mean, log_std.exp(), noise)
+        return Action(action, gaussian.log_prob_of_noise(noise, log_std)), context
+
+    def adapt(self, context: MamlContext, rollout: Rollout) -> MamlContext:
+        """Takes one gradient step on every task's share of the rollout.
+
+        Raises:
+            FloatingPointError: A gradient is not finite; names the task and the parameter.
+            ValueError: A task has no valid step.
+        """
+        batch, explained = self._batch(rollout)
+
+        def step(bounds: tuple[int, int]) -> Tape:
+            params = {n: v[slice(*bounds)] for n, v in context.params.items()}
+            own = [batch.tasks(*bounds)]
+            tape = inner_steps(
+                self.policy, self.config.surrogate, params, own, self.config.inner_lr
+            )
+            _check_finite(tape, bounds[0])
+            return tape
+
+        tapes = map_chunks(step, self._bounds(len(batch.obs)), self._num_threads)
+        adapted = {
+            n: torch.cat([tape.points[-1][n].detach() for tape in tapes]) for n in context.params
+        }
+        return self._context(
+            adapted,
+            points=(*context.points, context.params),
+            batches=(*context.batches, batch),
+            explained=(*context.explained, explained),
+        )
+
+    def update(self, context: MamlContext, rollouts: Sequence[Rollout]) -> Metrics:
+        """One TRPO step on the return after adaptation, differentiated through the adaptation.
+
+        Raises:
+            FloatingPointError: A gradient is not finite, or the policy that learns is not the one that acted.
+        """
+        final, explained = self._batch(rollouts[-1])
+        batches = (*context.batches, final)
+        points = (*context.points, context.params)
+        chunks = map_chunks(
+            lambda bounds: self._chunk(bounds, points, final),
+            self._bounds(len(final.obs)),
+            self._num_threads,
+        )
+        ratio_error = self._ratio_error(chunks, final, rollouts[-1])
+        outer = self._meta_gradient(chunks, batches)
+        product = self._curvature(chunks, batches)
+        proposal = natural_step(
+            product,
+            outer,
+            self.config.max_kl,
+            iterations=self.config.cg_iterations,
+            damping=self.config.cg_damping,
+        )
+        result = SearchResult(0.0, 0.0, 0.0, 0)
+        if proposal.step is not None:
+            result = self._search(proposal.step, chunks, batches)
+            if result.scale > 0.0:
+                self.params = self._moved(proposal.step, result.scale)
+        return {
+            "kl": result.kl,
+            "update/gain": result.gain,
+            "update/predicted_gain": proposal.predicted_gain,
+            "update/step_scale": result.scale,
+            "update/rejected": float(result.scale == 0.0),
+            "update/line_search_tries": float(result.tried),
+            "update/gradient_norm": float(outer.double().norm()),
+            "update/ratio_error": ratio_error,
+            "policy/log_std": float(self.params["log_std"].mean()),
+            "policy/log_std_adapted": float(context.params["log_std"].mean()),
+            "baseline/explained_pre": context.explained[0] if context.explained else explained,
+            "baseline/explained_post": explained,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """theta, on the CPU; MAML-TRPO keeps nothing else between iterations."""
+        return {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over theta.
+
+        Raises:
+            ValueError: A parameter is missing or has another shape; names it.
+        """
+        loaded: Params = {}
+        for name, value in self.params.items():
+            found = state.get(f"policy/{name}")
+            if found is None or found.shape != value.shape:
+                had = "missing" if found is None else f"of shape {tuple(found.shape)}"
+                raise ValueError(f"parameter {name!r} is {had}, wanted {tuple(value.shape)}")
+            loaded[name] = found.to(self.device, value.dtype).clone()
+        self.params = loaded
+
+    # --- pieces of the update, in the order of use ---------------------------------------------------------------
+
+    def _context(self, params: Params, **rest: tuple) -> MamlContext:
+        return MamlContext(params, {n: v.cpu() for n, v in params.items()}, **rest)
+
+    def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
+        advantage, explained = advantages(rollout, self.config.discount, self.config.gae_lambda)
+        return Batch.of(rollout, advantage, self.device), explained
+
+    def _bounds(self, num_tasks: int) -> list[tuple[int, int]]:
+        size = self.config.task_chunk
+        if size == 0:  # one task's activations stay in a CPU's cache; a GPU wants all of them
+            size = 1 if self.device.type == "cpu" else num_tasks
+        return [(i, min(i + size, num_tasks)) for i in range(0, num_tasks, size)]
+
+    def _chunk(self, bounds: tuple[int, int], points: Sequence[Params], final: Batch) -> _Chunk:
+        own = tuple({n: v[slice(*bounds)] for n, v in point.items()} for point in points)
+        mean = self.policy.mean(own[-1], final.tasks(*bounds).obs.flatten(1, 2))
+        return _Chunk(*bounds, mean, self.policy.log_std(own[-1]), own)
+
+    def _ratio_error(self, chunks: Sequence[_Chunk], final: Batch, rollout: Rollout) -> float:
+        worst = 0.0
+        for chunk in chunks:
+            own = final.tasks(chunk.start, chunk.stop)
+            now = gaussian.log_prob(own.action.flatten(1, 2), chunk.old_mean, chunk.old_log_std)
+            then = rollout.log_prob[chunk.start : chunk.stop].to(self.device).flatten(1)
+            error = ((now - then).expm1() * own.valid.flatten(1)).abs().max()
+            worst = max(worst, float(error.nan_to_num(nan=float("inf"))))
+        if worst > MAX_RATIO_ERROR:
+            raise FloatingPointError(
+                f"the policy that learns is not the policy that acted: |ratio - 1| = {worst:.2g}"
+            )
+        return worst
+
+    def _meta_gradient(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]) -> Tensor:
+        """Ascent direction (P,): mean over tasks of J_i^T grad[ratio * A] at the adapted parameters."""
+
+        def one(chunk: _Chunk) -> Tensor:
+            own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
+            tape = self._tape(chunk, own[:-1])
+            now = log_prob(self.policy, tape.points[-1], own[-1])
+            ratio = (now - now.detach()).exp()  # acting and learning agree: the ratio starts at 1
+            objective = (ratio * own[-1].advantage * own[-1].weight).sum()
+            values = torch.autograd.grad(objective, list(tape.points[-1].values()))
+            slope = tape.transposed(dict(zip(self.params, values, strict=True)))
+            _check_gradient(slope, chunk.start)
+            return _flatten({n: v.sum(dim=0) for n, v in slope.items()})
+
+        parts = map_chunks(one, chunks, self._num_threads)
+        return torch.stack(parts).sum(dim=0) / len(batches[0].obs)
+
+    def _tape(self, chunk: _Chunk, batches: Sequence[Batch]) -> Tape:
+        steps = [] if self.config.first_order else batches
+        config = self.config
+        return linearised_at(self.policy, config.surrogate, chunk.points, steps, config.inner_lr)
+
+    def _curvature(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]):
+        """The Gauss-Newton product v -> mean_i J_i^T F_i J_i v, on every stride-th state.
+
+        At the sampling parameters it is the Hessian of the mean KL divergence (the residual term is zero there),
+        positive semi-definite by construction, and needs no third derivatives.
+        """
+        stride = max(1, round(1.0 / self.config.curvature_fraction))
+        # dice couples the steps of an episode, so it can leave out whole episodes only
+        whole = self.config.surrogate == "dice"
+
+        def prepare(chunk: _Chunk) -> tuple[Tape, Batch, Tensor]:
+            own = [
+                batch.tasks(chunk.start, chunk.stop).share(stride, whole_episodes=whole)
+                for batch in batches
+            ]
+            tape = self._tape(chunk, own[:-1])
+            return tape, own[-1], self.policy.mean(tape.points[-1], own[-1].obs.flatten(1, 2))
+
+        prepared = map_chunks(prepare, chunks, self._num_threads)
+        num_tasks = len(batches[0].obs)
+
+        def product(vector: Tensor) -> Tensor:
+            def one(part: tuple[Tape, Batch, Tensor]) -> Tensor:
+                return _flatten(self._curvature_of(vector, *part))
+
+            return torch.stack(map_chunks(one, prepared, self._num_threads)).sum(dim=0) / num_tasks
+
+        return product
+
+    def _curvature_of(self, vector: Tensor, tape: Tape, batch: Batch, mean: Tensor) -> Params:
+        size = len(batch.obs)
+        point = tape.points[-1]
+        moved = tape.jacobian(_repeat(_unflatten(vector, self.params), size))
+        with torch.no_grad():
+            tangent = self.policy.mean_tangent(point, moved, batch.obs.flatten(1, 2))
+            weight = batch.weight.flatten(1).unsqueeze(-1)
+            raw = point["log_std"].detach()
+            free = (raw > self.policy.min_log_std).to(raw.dtype)  # the derivative of the clamp
+            log_std = self.policy.log_std(point)
+            mean_side, std_side = gaussian.fisher_product(tangent, moved["log_std"] * free, log_std)
+        values = torch.autograd.grad(
+            mean,
+            list(point.values()),
+            grad_outputs=weight * mean_side,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        pulled = dict(zip(point, values, strict=True))
+        pulled["log_std"] = std_side * free
+        return {n: v.sum(dim=0) for n, v in tape.transposed(pulled).items()}
+
+    def _search(
+        self, step: Tensor, chunks: Sequence[_Chunk], batches: Sequence[Batch]
+    ) -> SearchResult:
+        num_tasks = len(batches[0].obs)
+
+        def evaluate(scale: float) -> tuple[float, float]:
+            params = self._moved(step, scale)
+
+            def one(chunk: _Chunk) -> tuple[float, float]:
+                return self._objective(params, chunk, batches)
+
+            parts = map_chunks(one, chunks, self._num_threads)
+            return tuple(sum(column) / num_tasks for column in zip(*parts, strict=True))
+
+        start = sum(float((b.advantage * b.weight).sum()) for b in batches[-1:]) / num_tasks
+        return line_search(
+            evaluate,
+            start,
+            self.config.max_kl,
+            decay=self.config.line_search_decay,
+            max_tries=self.config.line_search_steps,
+        )
+
+    def _objective(
+        self, params: Params, chunk: _Chunk, batches: Sequence[Batch]
+    ) -> tuple[float, float]:
+        """Sums over a chunk's tasks of the surrogate and of the KL divergence to the sampling policy, after adapting."""
+        own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
+        repeated = _repeat(params, chunk.stop - chunk.start)
+        config = self.config
+        tape = inner_steps(self.policy, config.surrogate, repeated, own[:-1], config.inner_lr)
+        final, point = own[-1], tape.points[-1]
+        with torch.no_grad():
+            mean, log_std = (
+                self.policy.mean(point, final.obs.flatten(1, 2)),
+                self.policy.log_std(point),
+            )
+            actions, weight = final.action.flatten(1, 2), final.weight.flatten(1)
+            new = gaussian.log_prob(actions, mean, log_std)
+            old = gaussian.log_prob(actions, chunk.old_mean, chunk.old_log_std)
+            gain = ((new - old).exp() * final.advantage.flatten(1) * weight).sum()
+            kl = gaussian.kl_divergence(chunk.old_mean, chunk.old_log_std, mean, log_std)
+        return float(gain), float((kl * weight).sum())
+
+    def _moved(self, step: Tensor, scale: float) -> Params:
+        change = _unflatten(step, self.params)
+        return {n: v + scale * change[n] for n, v in self.params.items()}
+
+
+def _repeat(params: Params, num_tasks: int) -> Params:
+    return {n: v.expand(num_tasks, *v.shape) for n, v in params.items()}
+
+
+def _flatten(params: Params) -> Tensor:
+    return torch.cat([v.reshape(-1) for v in params.values()])
+
+
+def _unflatten(vector: Tensor, like: Params) -> Params:
+    parts = vector.split([v.numel() for v in like.values()])
+    return {n: part.view_as(v) for (n, v), part in zip(like.items(), parts, strict=True)}
+
+
+def _check_finite(tape: Tape, first_task: int) -> None:
+    for slope in tape.gradients:
+        _check_gradient(slope, first_task)
+
+
+def _check_gradient(slope: Params, first_task: int) -> None:
+    for name, value in slope.items():
+        finite = value.detach().isfinite().flatten(1).all(dim=1)
+        if not bool(finite.all()):
+            task = first_task + int((~finite).nonzero()[0])
+            raise FloatingPointError(f"task {task}: the gradient of {name!r} is not finite")

@@ -1,0 +1,41 @@
+"""Runs a function over chunks of tasks on a pool of threads, one torch thread each.
+
+Every operation then runs on one thread and the chunks are summed in order, so results do not depend on the number of
+threads; torch's own parallel sums and matrix gradients do (3e-6 between one and two threads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_chunks(
+    function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
+) -> list[Result]:
+    """Applies function to every item; the results come in the order of the items.
+
+    Args:
+        function: Called once an item, from any thread.
+        items: What to work on.
+        num_threads: Threads; 1 works in the calling thread.
+
+    Returns:
+        The results.
+    """
+    items = list(items)
+    if num_threads <= 1 or len(items) <= 1:
+        return [function(item) for item in items]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a new thread takes over the number that is set when it starts
+    try:
+        with ThreadPoolExecutor(min(num_threads, len(items))) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,214 @@
+"""The outer loop: sample tasks, run a trial, update; and everything that makes it survive."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarl import checkpoint
+from metarl.collect import Key, trial
+from metarl.config import TrainConfig
+from metarl.errors import EnvironmentContractError, NumericalError, Preempted, ResourceError
+from metarl.log import RunLog
+from metarl.rng import stream
+from metarl.types import BatchEnv, Learner, Metrics, Rollout
+
+
+@dataclass
+class Progress:
+    """Where a run stands between two iterations.
+
+    Attributes:
+        iteration: Iterations done.
+        env_steps: Environment steps taken.
+        seconds: Wall-clock time spent, over all restarts [s].
+    """
+
+    iteration: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a learner on an environment's tasks.
+
+    Args:
+        env: The environment.
+        learner: The learner.
+        distribution: Where training tasks come from; anything with sample(rng, n) -> (n, D).
+        config: The run's settings.
+        run_dir: The run folder, which exists.
+        log: Where metrics go.
+    """
+
+    def __init__(
+        self,
+        env: BatchEnv,
+        learner: Learner[Any],
+        distribution: Any,
+        config: TrainConfig[Any],
+        run_dir: Path,
+        log: RunLog,
+    ):
+        self.env, self.learner, self.distribution = env, learner, distribution
+        self.config, self.log = config, log
+        self.checkpoints = run_dir / "checkpoints"
+        self.progress = Progress()
+        self._saved: int | None = None
+        self._stop: str | None = None
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Goes on where a checkpoint was made."""
+        self.learner.load_state_dict(saved.tensors)
+        self.progress = Progress(**saved.state)
+        self._saved = self.progress.iteration
+
+    def run(self) -> None:
+        """Trains until config.iterations are done.
+
+        Raises:
+            Preempted: SIGINT or SIGTERM arrived; the iteration was finished and saved.
+            NumericalError: An update met a number that is not finite; the state before it was saved.
+            EnvironmentContractError: A task had no valid step; the state before it was saved.
+        """
+        sampler, seed = self.config.sampler, self.config.seed
+        started = last_save = time.monotonic()
+        before = self.progress.seconds
+        with self._signals():
+            for iteration in range(self.progress.iteration, self.config.iterations):
+                began = time.monotonic()
+                tasks = self.distribution.sample(
+                    stream(seed, "tasks", iteration), sampler.num_tasks
+                )
+                key = Key(seed, "train", iteration)
+                with self._saving_on_failure(iteration):
+                    rollouts, context = trial(
+                        self.env,
+                        self.learner,
+                        tasks,
+                        sampler.num_episodes,
+                        sampler.num_adaptations,
+                        key,
+                    )
+                    collected = time.monotonic()
+                    metrics = self.learner.update(context, rollouts)
+                ended = time.monotonic()
+                steps = sum(rollout.num_steps() for rollout in rollouts)
+                self.progress = Progress(
+                    iteration + 1, self.progress.env_steps + steps, before + ended - started
+                )
+                times = (collected - began, ended - collected)
+                self.log.write(self._record(iteration, steps, rollouts, metrics, times))
+                if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
+                    self.save()
+                    last_save = ended
+                if self._stop:
+                    self.save()
+                    raise Preempted(f"stopped by {self._stop} after iteration {iteration}")
+        self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the state between two iterations, unless it is there already."""
+        if self._saved == self.progress.iteration:
+            return
+        checkpoint.save(
+            self.checkpoints,
+            self.progress.iteration,
+            self.learner.state_dict(),
+            vars(self.progress),
+            keep=self.config.trainer.keep_checkpoints,
+        )
+        self._saved = self.progress.iteration
+
+    @contextmanager
+    def _saving_on_failure(self, iteration: int) -> Iterator[None]:
+        """Saves the state before an iteration that fails; a learner changes nothing until its update succeeds."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self.save()
+            raise NumericalError(
+                f"iteration {iteration}: {error}; the state before it is saved"
+            ) from error
+        except ValueError as error:
+            self.save()
+            raise EnvironmentContractError(
+                f"iteration {iteration}: {error}; the state before it is saved"
+            ) from error
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM stops after the iteration; a second one stops at once."""
+
+        def note(number: int, frame: object) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = signal.Signals(number).name
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        handlers = [signal.signal(number, note) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
+
+    def _record(
+        self,
+        iteration: int,
+        steps: int,
+        rollouts: list[Rollout],
+        metrics: Metrics,
+        times: tuple[float, float],
+    ) -> dict[str, Any]:
+        collect, update = times
+        last = rollouts[-1]
+        return {
+            "iteration": iteration,
+            "env_steps": self.progress.env_steps,
+            "seconds": self.progress.seconds,
+            "steps_per_second": steps / (collect + update),
+            "time/collect": collect,
+            "time/update": update,
+            "return_pre": _mean_return(rollouts[0]),
+            "return_post": _mean_return(last),
+            **{f"return/{k}": _mean_return(rollout) for k, rollout in enumerate(rollouts)},
+            "rollout/length": float(last.valid.sum(dim=2).double().mean()),
+            "rollout/terminated": float(last.terminated.double().mean()),
+            "rollout/faults": float(sum(rollout.truncated.sum() for rollout in rollouts)),
+            **metrics,
+        }
+
+
+def _mean_return(rollout: Rollout) -> float:
+    return float(rollout.returns().mean())
+
+
+def pick_device(name: str) -> torch.device:
+    """Finds the device of the update.
+
+    Args:
+        name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The device.
+
+    Raises:
+        ResourceError: A GPU was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    return device

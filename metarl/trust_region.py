@@ -1,0 +1,136 @@
+"""Conjugate gradients and the backtracking line search of TRPO, on flat vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+def dot(x: Tensor, y: Tensor) -> float:
+    """Inner product in float64."""
+    return float(torch.dot(x.double(), y.double()))
+
+
+def conjugate_gradient(
+    product: Product, target: Tensor, iterations: int, tolerance: float = 1e-10
+) -> Tensor:
+    """Solves F x = b approximately for a positive definite F.
+
+    Args:
+        product: v -> F v.
+        target: b (P,).
+        iterations: Most products taken.
+        tolerance: Stops when the squared residual is below tolerance times that of b.
+
+    Returns:
+        x (P,), the dtype of target.
+    """
+    solution = torch.zeros_like(target)
+    residual, direction = target.clone(), target.clone()
+    first = squared = dot(residual, residual)
+    for _ in range(iterations):
+        if squared <= tolerance * first:
+            break
+        image = product(direction)
+        curvature = dot(direction, image)
+        if not curvature > 0.0:  # also NaN; F is singular along this direction
+            break
+        step = squared / curvature
+        solution = solution + step * direction
+        residual = residual - step * image
+        previous, squared = squared, dot(residual, residual)
+        direction = residual + (squared / previous) * direction
+    return solution
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A step of the length that the quadratic model allows.
+
+    Attributes:
+        step: (P,), to be added to the parameters; None where the model allows none.
+        predicted_gain: First-order change of the objective for the whole step.
+    """
+
+    step: Tensor | None
+    predicted_gain: float
+
+
+def natural_step(
+    product: Product, gradient: Tensor, max_kl: float, *, iterations: int, damping: float
+) -> Proposal:
+    """Finds the ascent direction F^-1 g, as long as KL = max_kl under the quadratic model.
+
+    Args:
+        product: v -> F v, F the Hessian of the KL divergence.
+        gradient: g (P,) of the objective to be increased.
+        max_kl: Trust region radius [nats].
+        iterations: Conjugate gradient iterations.
+        damping: Added to the diagonal of F.
+
+    Returns:
+        The step; without one if g is zero or not finite or x^T F x is not a positive number.
+    """
+
+    def damped(v: Tensor) -> Tensor:
+        return product(v) + damping * v
+
+    if not (math.isfinite(dot(gradient, gradient)) and bool((gradient != 0).any())):
+        return Proposal(None, 0.0)
+    direction = conjugate_gradient(damped, gradient, iterations)
+    length = dot(direction, damped(direction))
+    if not (math.isfinite(length) and length > 0.0):
+        return Proposal(None, 0.0)
+    step = math.sqrt(2.0 * max_kl / length) * direction
+    return Proposal(step, dot(gradient, step))
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a line search found.
+
+    Attributes:
+        scale: Accepted share of the step, 0 if none was.
+        gain: Change of the objective at the accepted point.
+        kl: KL divergence at the accepted point [nats].
+        tried: Points evaluated.
+    """
+
+    scale: float
+    gain: float
+    kl: float
+    tried: int
+
+
+def line_search(
+    evaluate: Callable[[float], tuple[float, float]],
+    start: float,
+    max_kl: float,
+    *,
+    decay: float,
+    max_tries: int,
+) -> SearchResult:
+    """Shortens a step until it improves the objective inside the trust region.
+
+    Args:
+        evaluate: share of the step -> (objective, KL) at that point.
+        start: The objective before the step.
+        max_kl: Trust region radius [nats].
+        decay: Factor between tries, in (0, 1).
+        max_tries: Points evaluated at the most.
+
+    Returns:
+        The first point that is finite, better than start and within max_kl; scale 0 if there is none.
+    """
+    for tried in range(max_tries):
+        scale = decay**tried
+        objective, kl = evaluate(scale)
+        if math.isfinite(objective) and math.isfinite(kl) and objective > start and kl <= max_kl:
+            return SearchResult(scale, objective - start, kl, tried + 1)
+    return SearchResult(0.0, 0.0, 0.0, max_tries)

@@ -1,0 +1,132 @@
+"""The alphabet, the records that travel between modules, and the two contracts.
+
+    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode (horizon)
+    K adaptations              S observation size    A action size      D numbers that describe one task    Z latent size
+
+A *trial* is K + 1 rollouts of the same N tasks with `adapt` between them. Row `task * E + episode` of an environment
+batch is element (task, episode): (N * E, ...) and (N, E, ...) are one memory, a reshape apart. Learner arrays are task
+first: (N, E, T, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Parameters by name; per-task parameters have values (N, *shape)."""
+
+Metrics = dict[str, float]
+"""Figures of one iteration by name; "/" groups them."""
+
+C = TypeVar("C")
+"""The context of a learner: what it has made of each task so far in this trial."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One rollout of N tasks x E episodes x T steps; entries of invalid steps are zero.
+
+    Attributes:
+        obs: (N, E, T, S) seen before the action. Where an episode broke down in step t, obs[t] is still recorded.
+        action: (N, E, T, A) the policy's output, before the environment's scale and clip.
+        log_prob: (N, E, T) of the action under the policy that drew it [nats].
+        reward: (N, E, T).
+        valid: (N, E, T) the step was taken and belongs to the episode.
+        terminated: (N, E) the task ended (the robot fell, the goal was reached).
+        truncated: (N, E) the simulation broke down; the episode ends at the step before. Reaching the horizon is
+            neither: the horizon is part of the task and the time features of the baseline see it.
+    """
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    reward: Tensor
+    valid: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+    def returns(self) -> Tensor:
+        """Undiscounted return of every episode (N, E)."""
+        return self.reward.sum(dim=2, dtype=torch.float64)
+
+    def num_steps(self) -> int:
+        """Environment steps taken."""
+        return int(self.valid.sum())
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a policy sends.
+
+    Attributes:
+        value: (N, E, A).
+        log_prob: (N, E) [nats]; 0 for the mode of the policy (explore=False).
+    """
+
+    value: Tensor
+    log_prob: Tensor
+
+
+class Step(Protocol):
+    """The outcome of one control step of M = N * E rows; arrays are overwritten by the next step."""
+
+    obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    fault: np.ndarray
+
+
+class BatchEnv(Protocol):
+    """What `metarl` asks of an environment batch; `envs/base.py` documents the whole contract."""
+
+    @property
+    def spec(self) -> Any:
+        """name, obs_size, action_size, horizon, dt, tasks (the distribution), floors, note."""
+
+    def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
+        """Gives tasks (N, D), each to num_episodes neighbouring rows."""
+
+    def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
+
+    def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
+        """Steps the rows of the mask alive (M,) with action (M, A)."""
+
+    def snapshot(self) -> np.ndarray:
+        """The states (M, n) as far as pictures need them, copied."""
+
+    def render(
+        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+    ) -> Iterator[np.ndarray]:
+        """Draws snapshots (L, n) of one row: L frames (height, width, 3) uint8."""
+
+    def close(self) -> None:
+        """Gives back threads and memory."""
+
+
+class Learner(Protocol[C]):
+    """Five verbs. The context is a value, passed and returned, never stored; its arrays have the task axis first."""
+
+    def begin(self, num_tasks: int, num_episodes: int) -> C:
+        """The context before any experience."""
+
+    def act(self, context: C, obs: Tensor, noise: Tensor, *, explore: bool) -> tuple[Action, C]:
+        """Chooses actions for obs (N, E, S) with standard normal noise (N, E, A)."""
+
+    def adapt(self, context: C, rollout: Rollout) -> C:
+        """Learns each task's share of a rollout, between the rollouts of a trial."""
+
+    def update(self, context: C, rollouts: Sequence[Rollout]) -> Metrics:
+        """The outer loop: learns from the K + 1 rollouts of a trial."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that must survive a restart, on the CPU."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a state_dict()."""

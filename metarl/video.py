@@ -1,0 +1,276 @@
+"""Recorded episodes -> mp4: episodes of one task side by side, tasks one after another, each with a caption.
+
+Knows no policy and no simulator: pictures come from `env.render`, numbers from the recorded rewards.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+SLOW_RATE, FAST_RATE = 5.0, 60.0
+"""Control steps per second below which an episode is not played in real time, and above which steps are skipped."""
+SLOW_FPS = 20.0
+"""Frames per second of an episode too slow for real time."""
+HOLD = 0.8
+"""How long the last picture of a task stands still [s]."""
+
+_GAP = 4  # between two panels [pixels]
+_STRIP, _LABEL, _TASK, _VALUE, _MUTED = (
+    (24, 28, 36),
+    (245, 247, 250),
+    (170, 180, 195),
+    (250, 178, 120),
+    (120, 130, 146),
+)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode of L steps.
+
+    Attributes:
+        states: Snapshots (L, n) as `env.snapshot` gives them, state i after step i.
+        reward: (L,) of the same steps.
+        task: (D,) the task that was played.
+        label: What the policy knew of the task, for example "after 1 step".
+        task_words: The task for people; "" says it from `env.spec.tasks.variables`.
+    """
+
+    states: np.ndarray
+    reward: np.ndarray
+    task: np.ndarray
+    label: str
+    task_words: str = ""
+
+
+class Filmed(Protocol):
+    """The part of an environment that pictures need: `spec.dt`, `spec.tasks.variables`, and `render`."""
+
+    @property
+    def spec(self):
+        """See `BatchEnv.spec`."""
+
+    def render(
+        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+    ) -> Iterator[np.ndarray]:
+        """Draws snapshots (L, n) of task (D,): L frames (height, width, 3) uint8."""
+
+
+def playback(dt: float) -> tuple[float, int]:
+    """Chooses how fast an episode is shown.
+
+    Args:
+        dt: Duration of a control step [s].
+
+    Returns:
+        Frames per second and steps per frame, together real time where that is between SLOW_RATE and, by skipping
+        steps, any speed; SLOW_FPS and 1 for an environment whose step is longer than 1 / SLOW_RATE.
+    """
+    rate = 1.0 / dt
+    if rate < SLOW_RATE:
+        return SLOW_FPS, 1
+    # the small number keeps 1 / (1 / 60) from needing two steps a frame
+    stride = max(1, math.ceil(rate / FAST_RATE - 1e-9))
+    return rate / stride, stride
+
+
+def say_task(variables: Sequence, task: np.ndarray) -> str:
+    """Says a task (D,) in words, "angle 1.57 rad"; variables have `name` and `unit`, "1" for a pure number."""
+    parts = [
+        f"{variable.name.replace('_', ' ')} {value:.2f}"
+        + ("" if variable.unit == "1" else f" {variable.unit}")
+        for variable, value in zip(variables, task, strict=True)
+    ]
+    return ", ".join(parts)
+
+
+def write_video(
+    path: str | os.PathLike,
+    env: Filmed,
+    panels: Sequence[Sequence[Episode]],
+    *,
+    size: int = 480,
+    fps: float | None = None,
+) -> Path:
+    """Writes an mp4 (H.264, yuv420p, index in front, so that it plays while it loads).
+
+    The file appears complete or not at all: it is written under a hidden name beside `path` and renamed.
+
+    Args:
+        path: Where to; folders are made.
+        env: Draws the episodes.
+        panels: One row for each task, played one after another; the episodes of a row stand side by side. Of
+            episodes of different lengths the shorter freezes on its last picture.
+        size: Width and height of one episode's picture, even [pixels].
+        fps: Frames per second, every step a frame. None plays in real time (see `playback`).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: The size is odd, there is nothing to show, or an episode's states and rewards disagree.
+        OSError: The encoder failed; names the path.
+    """
+    if size < 2 or size % 2:
+        raise ValueError(f"size must be even and at least 2 (yuv420p halves the colours), got {size}")
+    _check(panels)
+    speed, stride = playback(env.spec.dt) if fps is None else (fps, 1)
+    columns = max(len(row) for row in panels)
+    shape = (size + _strip_height(size), columns * size + (columns - 1) * _GAP)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
+    try:
+        num_frames = 0
+        encoder = _open_encoder(partial, shape, speed)
+        try:
+            for row in panels:
+                for frame in _row_frames(env, row, size, shape, stride, round(HOLD * speed)):
+                    encoder.send(frame)
+                    num_frames += 1
+        finally:
+            encoder.close()
+        # the encoder's exit status is not told; a file cut short (full disk) shows in the number of frames
+        if _count_frames(partial) != num_frames:
+            raise OSError(f"{path}: the encoder did not write all {num_frames} frames")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _check(panels: Sequence[Sequence[Episode]]) -> None:
+    if not panels or not all(panels):
+        raise ValueError("a video needs at least one task, and every task at least one episode")
+    for row in panels:
+        for episode in row:
+            if not len(episode.states) or len(episode.states) != len(episode.reward):
+                raise ValueError(
+                    f"episode {episode.label!r} has {len(episode.states)} states and "
+                    f"{len(episode.reward)} rewards; need as many, and at least one"
+                )
+
+
+def _open_encoder(path: Path, shape: tuple[int, int], fps: float):
+    encoder = imageio_ffmpeg.write_frames(
+        str(path),
+        (shape[1], shape[0]),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_in="rgb24",
+        pix_fmt_out="yuv420p",
+        quality=None,
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
+    )
+    encoder.send(None)
+    return encoder
+
+
+def _count_frames(path: Path) -> int:
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except (OSError, RuntimeError):
+        return -1
+
+
+def _row_frames(
+    env: Filmed,
+    row: Sequence[Episode],
+    size: int,
+    shape: tuple[int, int],
+    stride: int,
+    hold: int,
+) -> Iterator[np.ndarray]:
+    """Yields frames (*shape, 3) uint8 of one task, the last one `hold` more times."""
+    shown = [_chosen_steps(len(episode.states), stride) for episode in row]
+    pictures = [
+        env.render(episode.states[steps], episode.task, width=size, height=size)
+        for episode, steps in zip(row, shown, strict=True)
+    ]
+    frame = np.empty((*shape, 3), dtype=np.uint8)
+    frame[:] = _STRIP
+    for index in range(max(map(len, shown))):
+        for column, episode in enumerate(row):
+            left = column * (size + _GAP)
+            panel = frame[:, left : left + size]
+            steps = shown[column]
+            if index < len(steps):
+                panel[-size:] = next(pictures[column])
+                panel[:-size] = _caption(env, episode, int(steps[index]), size)
+            elif index == len(steps):
+                panel[-size:] = _ended(panel[-size:])
+        yield frame.copy()
+    for _ in range(hold):
+        yield frame.copy()
+
+
+def _chosen_steps(num_steps: int, stride: int) -> np.ndarray:
+    """Every stride-th step and the last one."""
+    steps = np.arange(0, num_steps, stride)
+    return steps if steps[-1] == num_steps - 1 else np.append(steps, num_steps - 1)
+
+
+def _strip_height(size: int) -> int:
+    return 2 * round(0.075 * size)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=size)
+
+
+def _caption(env: Filmed, episode: Episode, step: int, size: int) -> np.ndarray:
+    """The strip (height, size, 3) above a picture: what the policy knew, the task, the return so far, the step."""
+    height = _strip_height(size)
+    words = episode.task_words or say_task(env.spec.tasks.variables, episode.task)
+    strip = Image.new("RGB", (size, height), _STRIP)
+    draw = ImageDraw.Draw(strip)
+    margin = round(0.025 * size)
+    so_far = float(np.sum(episode.reward[: step + 1]))
+    lines = (
+        (0.32, 0.36, episode.label, _LABEL, f"return {so_far:.1f}", _VALUE),
+        (0.74, 0.27, words, _TASK, f"step {step + 1}", _MUTED),
+    )
+    for middle, share, left, left_color, right, right_color in lines:
+        font = _font(max(6, round(share * height)))
+        y = middle * height
+        draw.text((size - margin, y), right, right_color, font, anchor="rm")
+        room = size - 3 * margin - draw.textlength(right, font)
+        draw.text((margin, y), _fitted(draw, left, font, room), left_color, font, anchor="lm")
+    return np.asarray(strip)
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, font, room: float) -> str:
+    """The text, shortened with dots where it is longer than `room` [pixels]."""
+    if draw.textlength(text, font) <= room:
+        return text
+    while text and draw.textlength(text + "...", font) > room:
+        text = text[:-1]
+    return text + "..."
+
+
+def _ended(picture: np.ndarray) -> np.ndarray:
+    """A picture (size, size, 3), faded, with the note that its episode is over."""
+    size = len(picture)
+    faded = Image.blend(Image.fromarray(picture), Image.new("RGB", (size, size), _STRIP), 0.35)
+    draw = ImageDraw.Draw(faded)
+    font = _font(max(8, round(0.05 * size)))
+    middle = (0.5 * size, 0.9 * size)
+    left, top, right, bottom = draw.textbbox(middle, "ended", font, anchor="mm")
+    pad = round(0.02 * size)
+    box = (left - pad, top - pad, right + pad, bottom + pad)
+    draw.rounded_rectangle(box, radius=pad, fill=_STRIP)
+    draw.text(middle, "ended", _LABEL, font, anchor="mm")
+    return np.asarray(faded)

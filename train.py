@@ -1,0 +1,8 @@
+"""Meta-trains a policy that adapts: `python train.py --env ant-dir`."""
+
+import sys
+
+from metarl.cli import train_main
+
+if __name__ == "__main__":
+    sys.exit(train_main())
