@@ -41,9 +41,8 @@ def fit_predict(obs: Tensor, target: Tensor, valid: Tensor, ridge: float = 1e-5)
         Predictions (N, E, T), float64, also where not valid.
     """
     prediction = torch.empty(target.shape, dtype=torch.float64, device=obs.device)
-    for task in range(
-        len(obs)
-    ):  # one at a time: the features of all tasks would be the largest array of an update
+    # one at a time: the features of all tasks would be the largest array of an update
+    for task in range(len(obs)):
         x = features(obs[task])
         weight = valid[task].unsqueeze(-1)
         used = torch.where(weight, x, 0.0).flatten(0, 1)
@@ -65,11 +64,11 @@ def advantages(rollout: Rollout, discount: float, lam: float) -> tuple[Tensor, f
         lam: GAE's lambda in [0, 1].
 
     Returns:
-        Advantages (N, E, T) [task's standard deviations], float32, zero at invalid steps; and the share of the
+        Advantages (N, E, T) [task's standard deviations], the dtype of obs, zero at invalid steps; and the share of the
         returns' variance that the baseline explains.
     """
     valid = rollout.valid
-    reward = rollout.reward.double()
+    reward = torch.where(valid, rollout.reward, 0.0).double()
     # what follows a fault is unknown: its target would be too small, so the fit leaves these episodes out
     fitted = valid & ~rollout.truncated.unsqueeze(-1)
     target = discounted_sum(reward, discount)
@@ -78,6 +77,12 @@ def advantages(rollout: Rollout, discount: float, lam: float) -> tuple[Tensor, f
     reached = value.gather(2, length).squeeze(2)
     last_value = torch.where(rollout.truncated, reached, 0.0)
     advantage = gae(reward, value, last_value, valid, discount, lam)
-    residual = (target - value)[fitted]
-    explained = 1.0 - residual.var() / target[fitted].var().clamp(min=1e-12)
-    return standardise(advantage, valid).float(), float(explained)
+    explained = _explained(target[fitted], value[fitted])
+    return standardise(advantage, valid).to(rollout.obs.dtype), explained
+
+
+def _explained(target: Tensor, value: Tensor) -> float:
+    """Share of the variance of target (L,) that value (L,) explains; 0 where nothing varies."""
+    if len(target) < 2 or float(target.var()) <= 1e-12:
+        return 0.0
+    return float(1.0 - (target - value).var() / target.var())

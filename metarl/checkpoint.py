@@ -133,7 +133,11 @@ class _Damaged(Exception):
 def _load(path: Path, step: int) -> Checkpoint:
     written = _read(path / _MANIFEST)
     manifest = _parse(written, _MANIFEST)
-    if _to_json(manifest) != written:
+    try:
+        intact = _to_json(manifest) == written
+    except ValueError:
+        intact = False
+    if not intact:
         raise _Damaged(f"{_MANIFEST} is not what was written")
     sums = manifest.get("files")
     if manifest.get("format") != _FORMAT:

@@ -15,6 +15,10 @@ class ConfigError(MetarlError):
     exit_code = 2
 
 
+class RunExists(ConfigError):
+    """The folder of a new run is there already; nothing is ever overwritten."""
+
+
 class EnvironmentContractError(MetarlError):
     """An environment breaks the contract of `BatchEnv`."""
 

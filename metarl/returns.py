@@ -45,11 +45,10 @@ def gae(
 
     Source: Schulman et al. 2016 (arXiv:1506.02438), equation 16.
     """
-    valid = valid.to(value.dtype)
-    after = torch.cat([valid[..., 1:], torch.zeros_like(valid[..., :1])], dim=-1)
-    next_value = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], dim=-1)
-    next_value = after * next_value + (1.0 - after) * last_value.unsqueeze(-1)
-    delta = (reward + discount * next_value - value) * valid
+    # chosen, not multiplied by 0 and 1: what stands at invalid steps may be anything, NaN too
+    next_value = last_value.unsqueeze(-1).expand_as(value).clone()
+    next_value[..., :-1] = torch.where(valid[..., 1:], value[..., 1:], next_value[..., :-1])
+    delta = torch.where(valid, reward + discount * next_value - value, 0.0)
     return discounted_sum(delta, discount * lam)
 
 
@@ -66,11 +65,11 @@ def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
     Returns:
         Advantages (N, E, T) [task's standard deviations], zero at invalid steps.
     """
-    weight = valid.to(advantage.dtype)
-    count = weight.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
-    mean = (advantage * weight).sum(dim=(1, 2), keepdim=True) / count
-    centred = (advantage - mean) * weight
+    advantage = torch.where(valid, advantage, 0.0)
+    count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    mean = advantage.sum(dim=(1, 2), keepdim=True) / count
+    centred = torch.where(valid, advantage - mean, 0.0)
     std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-    largest = (advantage * weight).abs().amax(dim=(1, 2), keepdim=True)
+    largest = advantage.abs().amax(dim=(1, 2), keepdim=True)
     flat = std <= 1e-6 * largest.clamp(min=1.0)
     return torch.where(flat, torch.zeros_like(centred), centred / torch.where(flat, 1.0, std))

@@ -6,14 +6,26 @@ threads; torch's own parallel sums and matrix gradients do (3e-6 between one and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keeps torch to one thread a calling thread: threads started inside take the number over."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def map_chunks(
@@ -24,18 +36,14 @@ def map_chunks(
     Args:
         function: Called once an item, from any thread.
         items: What to work on.
-        num_threads: Threads; 1 works in the calling thread.
+        num_threads: Threads; 1 works in the calling thread, on one torch thread too.
 
     Returns:
         The results.
     """
     items = list(items)
-    if num_threads <= 1 or len(items) <= 1:
-        return [function(item) for item in items]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a new thread takes over the number that is set when it starts
-    try:
+    with one_torch_thread():
+        if num_threads <= 1 or len(items) <= 1:
+            return [function(item) for item in items]
         with ThreadPoolExecutor(min(num_threads, len(items))) as pool:
             return list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(before)

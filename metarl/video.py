@@ -1,13 +1,16 @@
-"""Recorded episodes -> mp4: episodes of one task side by side, tasks one after another, each with a caption.
+"""Recorded episodes -> mp4: those of one task side by side, tasks one after another, with captions.
 
-Knows no policy and no simulator: pictures come from `env.render`, numbers from the recorded rewards.
+Knows no policy and no simulator: pictures come from `env.render`, numbers from recorded rewards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SLOW_RATE, FAST_RATE = 5.0, 60.0
-"""Control steps per second below which an episode is not played in real time, and above which steps are skipped."""
+"""Control steps per second below which real time is given up, and above which steps are skipped."""
 SLOW_FPS = 20.0
 """Frames per second of an episode too slow for real time."""
 HOLD = 0.8
@@ -54,7 +57,7 @@ class Episode:
 
 
 class Filmed(Protocol):
-    """The part of an environment that pictures need: `spec.dt`, `spec.tasks.variables`, and `render`."""
+    """What pictures need of an environment: `spec.dt`, `spec.tasks.variables`, and `render`."""
 
     @property
     def spec(self):
@@ -73,8 +76,8 @@ def playback(dt: float) -> tuple[float, int]:
         dt: Duration of a control step [s].
 
     Returns:
-        Frames per second and steps per frame, together real time where that is between SLOW_RATE and, by skipping
-        steps, any speed; SLOW_FPS and 1 for an environment whose step is longer than 1 / SLOW_RATE.
+        Frames per second and steps per frame, together real time; SLOW_FPS and 1 for an environment
+        whose step is longer than 1 / SLOW_RATE.
     """
     rate = 1.0 / dt
     if rate < SLOW_RATE:
@@ -85,7 +88,15 @@ def playback(dt: float) -> tuple[float, int]:
 
 
 def say_task(variables: Sequence, task: np.ndarray) -> str:
-    """Says a task (D,) in words, "angle 1.57 rad"; variables have `name` and `unit`, "1" for a pure number."""
+    """Says a task in words, "angle 1.57 rad".
+
+    Args:
+        variables: D objects with `name` and `unit`, "1" for a pure number.
+        task: (D,) [units of variables].
+
+    Returns:
+        The words.
+    """
     parts = [
         f"{variable.name.replace('_', ' ')} {value:.2f}"
         + ("" if variable.unit == "1" else f" {variable.unit}")
@@ -104,13 +115,14 @@ def write_video(
 ) -> Path:
     """Writes an mp4 (H.264, yuv420p, index in front, so that it plays while it loads).
 
-    The file appears complete or not at all: it is written under a hidden name beside `path` and renamed.
+    The file appears complete or not at all: it is written under a hidden name beside `path` and
+    renamed.
 
     Args:
         path: Where to; folders are made.
         env: Draws the episodes.
-        panels: One row for each task, played one after another; the episodes of a row stand side by side. Of
-            episodes of different lengths the shorter freezes on its last picture.
+        panels: One row for each task, played one after another; the episodes of a row stand side by
+            side. Of episodes of different lengths the shorter freezes on its last picture.
         size: Width and height of one episode's picture, even [pixels].
         fps: Frames per second, every step a frame. None plays in real time (see `playback`).
 
@@ -118,11 +130,13 @@ def write_video(
         The path.
 
     Raises:
-        ValueError: The size is odd, there is nothing to show, or an episode's states and rewards disagree.
-        OSError: The encoder failed; names the path.
+        ValueError: The size is odd, there is nothing to show, or states and rewards disagree.
+        OSError: The encoder failed; names the file and holds the encoder's words.
     """
     if size < 2 or size % 2:
-        raise ValueError(f"size must be even and at least 2 (yuv420p halves the colours), got {size}")
+        raise ValueError(
+            f"size must be even and at least 2 (yuv420p halves the colours), got {size}"
+        )
     _check(panels)
     speed, stride = playback(env.spec.dt) if fps is None else (fps, 1)
     columns = max(len(row) for row in panels)
@@ -130,19 +144,13 @@ def write_video(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
+    frames = (
+        frame
+        for row in panels
+        for frame in _row_frames(env, row, size, shape, stride, round(HOLD * speed))
+    )
     try:
-        num_frames = 0
-        encoder = _open_encoder(partial, shape, speed)
-        try:
-            for row in panels:
-                for frame in _row_frames(env, row, size, shape, stride, round(HOLD * speed)):
-                    encoder.send(frame)
-                    num_frames += 1
-        finally:
-            encoder.close()
-        # the encoder's exit status is not told; a file cut short (full disk) shows in the number of frames
-        if _count_frames(partial) != num_frames:
-            raise OSError(f"{path}: the encoder did not write all {num_frames} frames")
+        _encode(partial, frames, shape, speed)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -161,28 +169,38 @@ def _check(panels: Sequence[Sequence[Episode]]) -> None:
                 )
 
 
-def _open_encoder(path: Path, shape: tuple[int, int], fps: float):
-    encoder = imageio_ffmpeg.write_frames(
-        str(path),
-        (shape[1], shape[0]),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_in="rgb24",
-        pix_fmt_out="yuv420p",
-        quality=None,
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-        output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
-    )
-    encoder.send(None)
-    return encoder
+def _encode(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, int], fps: float) -> None:
+    """Encodes frames (*shape, 3) uint8.
 
-
-def _count_frames(path: Path) -> int:
-    try:
-        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
-    except (OSError, RuntimeError):
-        return -1
+    Source: the command of `imageio_ffmpeg.write_frames`, which tells neither ffmpeg's exit status
+    nor its words, and leaves a pipe open when ffmpeg ends early (0.8.1).
+    """
+    source = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {fps:.6f} -i -"
+    codec = "-an -c:v libx264 -pix_fmt yuv420p -crf 20 -preset veryfast -movflags +faststart"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source.split()]
+    command += [*codec.split(), str(path)]
+    with (
+        tempfile.TemporaryFile() as words,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=words
+        ) as encoder,
+    ):
+        pipe = encoder.stdin
+        assert pipe is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # then the exit status says more
+                for frame in frames:
+                    pipe.write(frame.data)
+        except BaseException:
+            encoder.kill()
+            raise
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        if encoder.wait():
+            words.seek(0)
+            said = words.read().decode(errors="replace").strip()
+            raise OSError(f"ffmpeg ended with status {encoder.returncode} for {path}: {said}")
 
 
 def _row_frames(
@@ -232,7 +250,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def _caption(env: Filmed, episode: Episode, step: int, size: int) -> np.ndarray:
-    """The strip (height, size, 3) above a picture: what the policy knew, the task, the return so far, the step."""
+    """The strip (height, size, 3) above a picture: label, task, return so far, step."""
     height = _strip_height(size)
     words = episode.task_words or say_task(env.spec.tasks.variables, episode.task)
     strip = Image.new("RGB", (size, height), _STRIP)

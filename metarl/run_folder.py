@@ -1,0 +1,167 @@
+"""The folder of a run: its name, its making, and run.json, the record of what it was made with."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from metarl import __version__
+from metarl.errors import CheckpointError, ResourceError, RunExists
+
+CONTRACT = (
+    "A run is a function of config.yaml, of the versions, the device and the number of torch "
+    "threads recorded here, and of the processor's kind. With these the same, every metric but "
+    "times, and every parameter, comes out bit for bit the same, also when the run is killed and "
+    "resumed. The number of physics threads never matters."
+)
+
+_PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
+
+
+def default_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
+    """Names a folder that does not exist yet, `<env>_<algo>_s<seed>_<UTC time>`, and makes nothing."""
+    # Letters, digits and . + - only: "/" and ":" of an environment's name would be folders or hosts.
+    words = re.sub(r"[^\w.+-]+", "-", env).strip("-.") or "env"
+    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    path = root / f"{words}_{algo}_s{seed}_{time}"
+    count = 1
+    while path.exists():
+        count += 1
+        path = root / f"{words}_{algo}_s{seed}_{time}-{count}"
+    return path
+
+
+def create(run_dir: Path) -> Path:
+    """Makes the folder of a new run.
+
+    Raises:
+        RunExists: There is something of that name; it is left as it is.
+        ResourceError: The folder cannot be made; the message says why.
+    """
+    try:
+        run_dir.mkdir(parents=True)
+    except FileExistsError as error:
+        cure = f"choose another --run-dir, or go on with it by --resume {run_dir}"
+        raise RunExists(f"{run_dir} exists and is never overwritten; {cure}") from error
+    except OSError as error:
+        raise ResourceError(f"{run_dir} cannot be made: {error.strerror or error}") from error
+    return run_dir
+
+
+def write_run_json(run_dir: Path, *, device: str, threads: int) -> list[str]:
+    """Records what the run is made with; of a run that is resumed, adds it under "resumed".
+
+    Args:
+        run_dir: Folder of the run.
+        device: Where the update runs, with the name of a GPU.
+        threads: Torch threads of the process.
+
+    Returns:
+        One line for each version or device that differs from the first start, which voids the
+        bit-for-bit contract; empty for a new run.
+
+    Raises:
+        CheckpointError: The run.json that is there is none.
+    """
+    facts = _facts(device, threads)
+    path = run_dir / "run.json"
+    if not path.exists():
+        write_atomically(path, json.dumps({"contract": CONTRACT, **facts, "resumed": []}, indent=1))
+        return []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["resumed"].append(facts)
+        before = _what_must_not_change(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not what metarl wrote ({error!r})") from error
+    write_atomically(path, json.dumps(record, indent=1))
+    after = _what_must_not_change(facts)
+    names = [name for name in after if before.get(name) != after[name]]
+    return [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file so that a kill leaves the old text or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------- facts
+
+
+def _facts(device: str, threads: int) -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {
+            "metarl": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
+        "git": _git_revision(),
+        "device": device,
+        "threads": threads,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "num_processors": os.cpu_count(),
+    }
+
+
+def _what_must_not_change(facts: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: facts[name] for name in ("device", "threads", "processor")}
+    return {**facts["versions"], **kept}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Returns the commit of the sources, with "-dirty" if they differ from it; None outside git."""
+    root = Path(__file__).resolve().parent.parent
+    # An installed copy may lie in the .venv of another repository, whose commit says nothing of it.
+    if not (root / ".git").exists():
+        return None
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

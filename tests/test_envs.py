@@ -1,0 +1,389 @@
+"""MujocoBatchEnv against Gymnasium's own environments, and simulations that break down."""
+
+import gc
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils import seeding
+
+from envs.base import MujocoBatchEnv, RewardTerms
+from envs.goals import Direction, ForwardBackward
+from envs.registry import make
+from envs.robots import ANT, HALF_CHEETAH, Robot
+
+ANT_V5 = ("Ant-v5", {"include_cfrc_ext_in_observation": False})
+PAIRS = {"ant": (ANT, *ANT_V5), "half-cheetah": (HALF_CHEETAH, "HalfCheetah-v5", {})}
+robots = pytest.mark.parametrize("robot", PAIRS)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """MuJoCo writes MUJOCO_LOG.TXT into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def streams(count):
+    return [np.random.default_rng(row) for row in range(count)]
+
+
+def build(robot, rows, *, threads=1, **settings):
+    env = MujocoBatchEnv("test", robot, Direction(), RewardTerms(), threads=threads, **settings)
+    env.set_tasks(np.zeros((rows, 1)), 1)
+    return env
+
+
+def started(name, rows, *, threads=1):
+    env = make(name, threads)
+    env.set_tasks(env.spec.tasks.sample(np.random.default_rng(0), rows), 1)
+    return env, env.reset(streams(rows)).copy()
+
+
+def actions(env, steps, rows, seed=0):
+    size = env.spec.action_size
+    return np.random.default_rng(seed).normal(size=(steps, rows, size)) / env.spec.action_scale
+
+
+def run(env, commands, alive=None):
+    """Steps through commands (T, M, A); returns what happened, time axis first."""
+    rows = commands.shape[1]
+    alive = np.ones(rows, dtype=bool) if alive is None else np.array(alive)
+    record = {name: [] for name in ("obs", "reward", "terminated", "fault", "qpos")}
+    for command in commands:
+        step = env.step(command, alive)
+        for name in ("obs", "reward", "terminated", "fault"):
+            record[name].append(getattr(step, name).copy())
+        record["qpos"].append(env.snapshot())
+    return {name: np.array(values) for name, values in record.items()}
+
+
+def assert_same(one, other, rows=slice(None)):
+    for name in one:
+        np.testing.assert_array_equal(one[name][:, rows], other[name][:, rows], err_msg=name)
+
+
+# --- Gymnasium
+
+
+def assert_follows_gymnasium(reference, record, row, commands):
+    """Steps Gymnasium's environment from where it stands beside a recorded row, to the last bit."""
+    nv = reference.model.nv
+    for t, command in enumerate(commands):
+        obs, _, terminated, _, _ = reference.step(command)
+        np.testing.assert_array_equal(record["qpos"][t, row], reference.data.qpos)
+        np.testing.assert_array_equal(record["obs"][t, row], obs)
+        # an observation without contact forces ends with the whole of qvel
+        np.testing.assert_array_equal(record["obs"][t, row, -nv:], reference.data.qvel)
+        assert record["terminated"][t, row] == terminated
+    assert not record["fault"][:, row].any()
+
+
+@robots
+def test_200_random_steps_from_reset_are_gymnasiums_bit_for_bit(robot):
+    robot, reference_id, settings = PAIRS[robot]
+    env = build(robot, 3, action_scale=0.5)
+    first = env.reset([seeding.np_random(row)[0] for row in range(3)]).copy()
+    commands = 4.0 * np.random.default_rng(1).normal(size=(200, 3, env.spec.action_size))
+    record = run(env, commands)
+    reference = gymnasium.make(reference_id, **settings)
+    for row in range(3):
+        obs, _ = reference.reset(seed=row)
+        np.testing.assert_array_equal(first[row], obs)
+        sent = np.clip(0.5 * commands[:, row], -1.0, 1.0)
+        assert_follows_gymnasium(reference.unwrapped, record, row, sent)
+
+
+@robots
+def test_200_random_steps_from_restore_are_gymnasiums_bit_for_bit(robot):
+    robot, reference_id, settings = PAIRS[robot]
+    env = build(robot, 4)
+    rng = np.random.default_rng(2)
+    qpos = env.model.qpos0 + rng.uniform(-0.2, 0.2, (4, env.model.nq))
+    qvel = rng.normal(size=(4, env.model.nv))
+    if robot is ANT:  # too high, dropped upright, and far under the ground: both ends of the band
+        qpos[:3, 2] = 1.8, 0.8, -3.0
+    first = env.restore(qpos, qvel).copy()
+    commands = rng.uniform(-1.0, 1.0, (200, 4, env.spec.action_size))
+    record = run(env, commands)
+    reference = gymnasium.make(reference_id, **settings).unwrapped
+    for row in range(4):
+        reference.reset(seed=100 + row)
+        reference.set_state(qpos[row], qvel[row])
+        np.testing.assert_array_equal(first[row], reference._get_obs())
+        assert_follows_gymnasium(reference, record, row, commands[:, row])
+    if robot is ANT:
+        height = record["qpos"][:, :, 2]
+        for group in (height < 0.2, height > 1.0, (height >= 0.2) & (height <= 1.0)):
+            assert group.any()
+        np.testing.assert_array_equal(record["terminated"], (height < 0.2) | (height > 1.0))
+    else:
+        assert not record["terminated"].any()
+
+
+@robots
+def test_the_reset_noise_is_gymnasiums(robot):
+    robot, reference_id, settings = PAIRS[robot]
+    reference = gymnasium.make(reference_id, **settings).unwrapped
+    for seed in range(5):
+        reference.reset(seed=seed)
+        qpos, qvel = robot.initial_state(seeding.np_random(seed)[0], robot.model().qpos0)
+        np.testing.assert_array_equal(qpos, reference.data.qpos)
+        np.testing.assert_array_equal(qvel, reference.data.qvel)
+
+
+def test_gymnasiums_models_compile_without_a_word(tmp_path, capfd, recwarn):
+    for robot in (ANT, HALF_CHEETAH):
+        robot.model()
+    assert not list(tmp_path.iterdir())
+    assert not capfd.readouterr().err and not len(recwarn)
+
+
+def test_the_action_sent_does_not_depend_on_the_precision_it_comes_in():
+    records = []
+    for dtype in (np.float32, np.float64):
+        env, _ = started("ant-dir/promp", 2)
+        records.append(run(env, actions(env, 10, 2).astype(np.float32).astype(dtype)))
+    assert_same(*records)
+
+
+# --- contact forces
+
+
+def test_a_standing_ant_feels_the_ground():
+    env, first = started("ant-dir/promp", 2)
+    assert first.shape == (2, 111)
+    np.testing.assert_array_equal(first[:, 27:], 0.0)  # it starts in the air
+    record = run(env, np.zeros((60, 2, 8)))
+    forces = record["obs"][-1, :, 27:].reshape(2, 14, 6)
+    assert np.abs(forces).max() == 1.0  # clipped
+    touching = np.abs(forces).max(axis=2) > 0
+    feet = [4, 7, 10, 13]
+    assert touching[:, feet].sum() == touching.sum()
+    assert (touching.sum(axis=1) >= 3).all()  # less would not stand
+
+
+def test_contact_forces_are_those_of_mujoco_without_our_accelerometer():
+    env, _ = started("ant-dir/promp", 3)
+    run(env, actions(env, 30, 3))
+    qpos, qvel = env.snapshot(), env._qvel.copy()
+    obs = env.restore(qpos, qvel)
+    model = ANT.model()
+    assert model.nsensordata == 0 and env.model.nsensordata == 3
+    for row in range(3):
+        data = mujoco.MjData(model)
+        data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
+        mujoco.mj_forward(model, data)
+        mujoco.mj_rnePostConstraint(model, data)
+        np.testing.assert_array_equal(obs[row, 27:], np.clip(data.cfrc_ext, -1, 1).ravel())
+    assert np.abs(obs[:, 27:]).max() > 0
+
+
+def test_the_accelerometer_changes_no_motion():
+    commands = np.random.default_rng(6).normal(size=(60, 2, 8))
+    paths = []
+    for observe in (False, True):
+        env = build(ANT, 2, observe_contacts=observe)
+        env.reset(streams(2))
+        paths.append(run(env, commands)["qpos"])
+    np.testing.assert_array_equal(*paths)
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-vel"])
+def test_results_do_not_depend_on_the_thread_count(name):
+    records = []
+    for threads in (1, 2, 3):
+        env, _ = started(name, 7, threads=threads)
+        records.append(run(env, actions(env, 60, 7)))
+    assert_same(records[0], records[1])
+    assert_same(records[0], records[2])
+
+
+@pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-vel"])
+def test_results_do_not_depend_on_the_other_rows(name):
+    env, _ = started(name, 5)
+    commands = actions(env, 60, 5)
+    together = run(env, commands)
+    tasks = env.spec.tasks.sample(np.random.default_rng(0), 5)
+    alone = make(name, 1)
+    for row in range(5):
+        alone.set_tasks(tasks[row : row + 1], 1)
+        alone.reset(streams(5)[row : row + 1])
+        single = run(alone, commands[:, row : row + 1])
+        assert_same(single, {key: value[:, row : row + 1] for key, value in together.items()})
+
+
+def test_a_fallen_robot_changes_nothing_bit_for_bit():
+    whole, _ = started("ant-dir/promp", 4)
+    masked, _ = started("ant-dir/promp", 4)
+    commands = actions(whole, 60, 4)
+    assert_same(run(whole, commands[:30]), run(masked, commands[:30]))
+    fallen = {"qpos": masked.snapshot()[1], "obs": masked._observe()[1].copy()}
+    expected = run(whole, commands[30:])
+    commands[30:, 1] = np.nan  # nobody looks at what it would do
+    record = run(masked, commands[30:], [True, False, True, True])
+    assert_same(record, expected, rows=[0, 2, 3])
+    for name, value in fallen.items():
+        np.testing.assert_array_equal(record[name][:, 1], np.tile(value, (30, 1)))
+    for name in ("reward", "terminated", "fault"):
+        assert not record[name][:, 1].any()
+
+
+@pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-vel"])
+def test_a_reset_leaves_nothing_of_the_last_episode(name):
+    fresh, first = started(name, 4)
+    commands = actions(fresh, 40, 4)
+    expected = run(fresh, commands)
+    used, _ = started(name, 4)
+    run(used, 3.0 * actions(used, 40, 4, seed=8), [True, False, True, True])
+    commands_of_fault = np.full_like(commands[:2], np.nan)
+    assert run(used, commands_of_fault)["fault"].all()
+    np.testing.assert_array_equal(used.reset(streams(4)), first)
+    assert_same(run(used, commands), expected)
+
+
+def test_new_tasks_of_the_same_number_take_the_place_of_the_old():
+    env = MujocoBatchEnv("test", HALF_CHEETAH, ForwardBackward(), RewardTerms(), threads=1)
+    commands = np.random.default_rng(9).normal(size=(5, 4, 6))
+    rewards = []
+    for sign in (1.0, -1.0):
+        env.set_tasks(np.array([[sign], [-sign]]), 2)
+        env.reset(streams(4))
+        rewards.append(run(env, commands)["reward"])
+    np.testing.assert_array_equal(rewards[0], -rewards[1])
+    # two episodes to a task, side by side
+    env.reset([np.random.default_rng(0)] * 2 + [np.random.default_rng(0)] * 2)
+    env.restore(np.tile(env.model.qpos0, (4, 1)), np.zeros((4, 9)))
+    reward = run(env, commands[:, :1].repeat(4, axis=1))["reward"]
+    np.testing.assert_array_equal(reward, reward[:, :1] * [1.0, 1.0, -1.0, -1.0])
+    env.set_tasks(np.array([[1.0]]), 3)
+    assert env.reset(streams(3)).shape == (3, 17)
+
+
+# --- divergence
+
+
+@dataclass(frozen=True)
+class SmallMemory(Robot):
+    """A robot whose simulations have few bytes for contacts and constraints."""
+
+    num_bytes: int = 0
+
+    def model(self, *, contact_forces=False):
+        path = files("gymnasium") / "envs" / "mujoco" / "assets" / self.model_file
+        spec = mujoco.MjSpec.from_file(str(path))
+        spec.memory = self.num_bytes
+        model = spec.compile()
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        return model
+
+
+BAD_STATES = {"a speed of 9e9": ("qvel", 9e9), "qpos NaN": ("qpos", np.nan)}
+BAD_STATES |= {"a speed MuJoCo warns of": ("qvel", 1e11), "qvel infinite": ("qvel", np.inf)}
+BAD_ACTIONS = {"NaN": np.nan, "infinite": np.inf, "minus infinite": -np.inf}
+
+
+def assert_only_row_one_broke(record, healthy):
+    assert record["fault"][:, 1].all()
+    for name in ("reward", "terminated"):
+        assert not record[name][:, 1].any()
+    assert not healthy["fault"].any()
+    assert_same(record, healthy, rows=[0, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-dir"])
+@pytest.mark.parametrize("value", BAD_ACTIONS.values(), ids=BAD_ACTIONS)
+def test_an_action_that_is_not_finite_is_a_fault_of_its_row_only(name, value):
+    env, first = started(name, 4)
+    commands = actions(env, 4, 4)
+    healthy = run(env, commands)
+    poisoned = commands.copy()
+    poisoned[:, 1, 2] = value
+    env.reset(streams(4))
+    assert_only_row_one_broke(run(env, poisoned), healthy)
+    np.testing.assert_array_equal(env.reset(streams(4)), first)
+    assert_same(run(env, commands), healthy)
+
+
+@pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-dir"])
+@pytest.mark.parametrize(("field", "value"), BAD_STATES.values(), ids=BAD_STATES)
+def test_a_state_that_diverges_is_a_fault_of_its_row_only(name, field, value):
+    env, first = started(name, 4)
+    commands = actions(env, 4, 4)
+    healthy = run(env, commands)
+    for _ in range(2):  # the second time the warning counters are those of the first
+        env.reset(streams(4))
+        state = {"qpos": env.snapshot(), "qvel": env._qvel.copy()}
+        state[field][1, 3] = value
+        env.restore(**state)
+        assert_only_row_one_broke(run(env, commands), healthy)
+    np.testing.assert_array_equal(env.reset(streams(4)), first)
+    assert_same(run(env, commands), healthy)
+
+
+# an Ant sunk into the ground fills 12 kB with contacts and 20 kB with constraints, of which MuJoCo
+# warns (1 and 2); one that lands finds no memory for the solver in 13 kB, which MuJoCo raises
+@pytest.mark.parametrize(
+    ("num_bytes", "height", "warnings"),
+    [(12_000, 0.1, {1, 2}), (20_000, 0.1, {2}), (13_000, 0.75, set())],
+    ids=["contacts full", "constraints full", "out of memory"],
+)
+def test_a_full_buffer_is_a_fault_of_its_row_only(num_bytes, height, warnings):
+    small = SmallMemory(**vars(ANT), num_bytes=num_bytes)
+    env, roomy = build(small, 4), build(ANT, 4)
+    qpos, qvel = np.tile(env.model.qpos0, (4, 1)), np.zeros((4, env.model.nv))
+    qpos[:, 2], qpos[1, 2] = 5.0, height  # the others are in the air and touch nothing
+    commands = np.zeros((12, 4, 8))
+    for _ in range(2):
+        env.restore(qpos, qvel)
+        roomy.restore(qpos, qvel)
+        record, healthy = run(env, commands), run(roomy, commands)
+        warned = set(np.flatnonzero(env._batch.warning[1, :, 1]))
+        assert warned == warnings
+        assert record["fault"][:, 1].any()
+        assert not record["reward"][:, 1][record["fault"][:, 1]].any()
+        assert not healthy["fault"].any()
+        assert_same(record, healthy, rows=[0, 2, 3])
+    qpos[1, 2] = 5.0
+    env.restore(qpos, qvel)
+    assert not run(env, commands)["fault"].any()
+
+
+# --- use
+
+
+def test_a_snapshot_does_not_follow_the_robot():
+    env, _ = started("half-cheetah-dir", 2)
+    before = env.snapshot()
+    kept = before.copy()
+    run(env, actions(env, 3, 2))
+    np.testing.assert_array_equal(before, kept)
+    assert not np.array_equal(env.snapshot(), kept)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+def test_close_gives_the_threads_back():
+    gc.collect()
+    before = len(os.listdir("/proc/self/task"))
+    env, _ = started("ant-dir/promp", 4, threads=3)
+    assert len(os.listdir("/proc/self/task")) == before + 2
+    env.close()
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+def test_misuse_is_named():
+    env = make("ant-goal", 1)
+    with pytest.raises(RuntimeError, match="ant-goal: call set_tasks before reset"):
+        env.reset(streams(1))
+    for tasks in (np.zeros((3, 1)), np.zeros(2), np.array([[0.0, np.inf]])):
+        with pytest.raises(ValueError, match=r"ant-goal: tasks must be finite and \(N, 2\)"):
+            env.set_tasks(tasks, 1)
+    env.set_tasks(np.zeros((3, 2)), 2)
+    with pytest.raises(ValueError, match="ant-goal: 6 rows need as many streams, got 3"):
+        env.reset(streams(3))

@@ -1,0 +1,404 @@
+"""The meta-gradient, the curvature product and the update of MAML-TRPO against independent answers."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import gaussian
+from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.inner import Batch, inner_steps, linearised_at, log_prob, surrogate_loss
+from metarl.learners.maml_trpo import MamlTrpo
+from metarl.policies import GaussianMLP
+from metarl.rng import stream
+from metarl.types import Rollout
+
+# --- a small problem with exact expectations: two states, one action, reward polynomial in the action ----------------
+
+STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
+NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+STEP_SIZE = 0.3
+
+
+def small_policy(seed=0):
+    policy = GaussianMLP(1, 1, (3,), min_log_std=-3.0)
+    params = policy.initial(np.random.default_rng(seed), -0.3)
+    return policy, {n: v.double().unsqueeze(0) for n, v in params.items()}
+
+
+def reward(state, action):
+    return -(action - 2.0 * state).square() + 0.5 * state * action
+
+
+def expected_return(policy, params):
+    """E over states and actions of the reward, by quadrature: exact for a polynomial reward."""
+    mean = policy.mean(params, STATES.unsqueeze(0))[0]
+    std = policy.log_std(params)[0].exp()
+    actions = mean + std * NODES
+    return (reward(STATES, actions) * WEIGHTS).sum(dim=1).mean()
+
+
+def exact_batch(policy, params):
+    """The quadrature nodes as a rollout of one task: weights are exact probabilities."""
+    with torch.no_grad():
+        mean, log_std = policy.mean(params, STATES.unsqueeze(0))[0], policy.log_std(params)[0]
+        actions = (mean + log_std.exp() * NODES).reshape(1, -1, 1, 1)
+        obs = STATES.expand(-1, len(NODES)).reshape(1, -1, 1, 1)
+        weight = (WEIGHTS.expand(len(STATES), -1) / len(STATES)).reshape(1, -1, 1)
+        gain = reward(obs, actions).squeeze(-1)
+        batch = Batch(obs, actions, torch.zeros_like(gain), gain, torch.ones_like(gain), weight)
+        return replace(batch, log_prob=log_prob(policy, params, batch))
+
+
+def adapted_return(policy, params, num_steps):
+    """The meta-objective itself: gradient ascent on the exact return, then the exact return."""
+    for _ in range(num_steps):
+        own = {n: v.detach().requires_grad_() for n, v in params.items()}
+        slopes = torch.autograd.grad(expected_return(policy, own), list(own.values()))
+        params = {
+            n: v.detach() + STEP_SIZE * g for (n, v), g in zip(own.items(), slopes, strict=True)
+        }
+    return expected_return(policy, params)
+
+
+def meta_gradient(policy, params, num_steps, kind):
+    points, batches = [params], []
+    for _ in range(num_steps):
+        batches.append(exact_batch(policy, points[-1]))
+        points = inner_steps(policy, kind, params, batches, STEP_SIZE).points
+    tape = linearised_at(policy, kind, points, batches, STEP_SIZE)
+    slopes = torch.autograd.grad(
+        expected_return(policy, tape.points[-1]), list(tape.points[-1].values())
+    )
+    return tape.transposed(dict(zip(params, slopes, strict=True)))
+
+
+def finite_difference(policy, params, num_steps, width=1e-5):
+    slopes = {n: torch.zeros_like(v) for n, v in params.items()}
+    for name, value in params.items():
+        for i in range(value.numel()):
+            ends = []
+            for sign in (1.0, -1.0):
+                moved = {n: v.clone() for n, v in params.items()}
+                moved[name].view(-1)[i] += sign * width
+                ends.append(adapted_return(policy, moved, num_steps))
+            slopes[name].view(-1)[i] = (ends[0] - ends[1]) / (2.0 * width)
+    return slopes
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+@pytest.mark.parametrize("kind", ["lvc", "dice"])
+def test_the_meta_gradient_equals_finite_differences_of_the_exact_objective(kind, num_steps):
+    policy, params = small_policy()
+    ours = meta_gradient(policy, params, num_steps, kind)
+    exact = finite_difference(policy, params, num_steps)
+    for name in params:
+        torch.testing.assert_close(ours[name], exact[name], rtol=1e-6, atol=1e-8)
+
+
+def test_plain_log_likelihood_gets_the_meta_gradient_wrong():
+    policy, params = small_policy()
+    ours = meta_gradient(policy, params, 1, "loglik")
+    exact = finite_difference(policy, params, 1)
+    error = max(float((ours[n] - exact[n]).abs().max()) for n in params)
+    assert error > 0.1
+
+
+# --- second derivatives of the surrogates on whole episodes ----------------------------------------------------------
+
+
+def random_batch(policy, params, num_tasks=3, episodes=4, steps=5, seed=0):
+    """A rollout drawn from the policy, with episodes of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    shape = (num_tasks, episodes, steps)
+    obs = normal(*shape, policy.obs_size)
+    with torch.no_grad():
+        mean = policy.mean(params, obs.flatten(1, 2))
+        noise = normal(num_tasks, episodes * steps, policy.action_size)
+        action = (mean + policy.log_std(params).exp() * noise).view(*shape, -1)
+    lengths = torch.randint(2, steps + 1, shape[:2], generator=generator)
+    valid = (torch.arange(steps) < lengths.unsqueeze(-1)).double()
+    advantage = normal(*shape) * valid
+    weight = valid / valid.sum(dim=(1, 2), keepdim=True)
+    batch = Batch(obs, action, torch.zeros(shape, dtype=torch.float64), advantage, valid, weight)
+    with torch.no_grad():
+        return replace(batch, log_prob=log_prob(policy, params, batch) * valid)
+
+
+def flat_scores(policy, params, batch):
+    """Scores and Hessians of log pi for every step of task 0, by a slow loop."""
+    names = list(params)
+    sizes = [params[n].numel() for n in names]
+    start = torch.cat([params[n][0].flatten() for n in names])
+
+    def log_density(vector, obs, action):
+        parts = vector.split(sizes)
+        own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
+        mean = policy.mean(own, obs.view(1, 1, -1))[0, 0]
+        std = policy.log_std(own)[0, 0].exp()
+        return torch.distributions.Normal(mean, std).log_prob(action).sum()
+
+    scores, hessians = {}, {}
+    for e, t in batch.valid[0].nonzero().tolist():
+        arguments = (batch.obs[0, e, t], batch.action[0, e, t])
+        scores[e, t] = torch.func.grad(log_density)(start, *arguments)
+        hessians[e, t] = torch.autograd.functional.hessian(
+            lambda v, a=arguments: log_density(v, *a), start
+        )
+    return start, scores, hessians
+
+
+def surrogate_derivatives(policy, params, batch, kind):
+    names = list(params)
+    sizes = [params[n].numel() for n in names]
+
+    def loss(vector):
+        parts = vector.split(sizes)
+        own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
+        return surrogate_loss(kind, log_prob(policy, own, batch), batch).sum()
+
+    start = torch.cat([params[n][0].flatten() for n in names])
+    return torch.func.grad(loss)(start), torch.autograd.functional.hessian(loss, start)
+
+
+@pytest.mark.parametrize("kind", ["lvc", "loglik", "dice"])
+def test_each_surrogate_has_the_right_second_derivative(kind):
+    policy, params = small_policy()
+    batch = random_batch(policy, params, num_tasks=1)
+    start, scores, hessians = flat_scores(policy, params, batch)
+    slope, curvature = torch.zeros_like(start), torch.zeros(len(start), len(start)).double()
+    for (e, t), score in scores.items():
+        scale = batch.advantage[0, e, t] * batch.weight[0, e, t]
+        second = hessians[e, t].clone()
+        if kind in ("lvc", "dice"):
+            second += torch.outer(score, score)
+        if kind == "dice":
+            earlier = sum((scores[e, i] for i in range(t)), torch.zeros_like(score))
+            second += torch.outer(score, earlier) + torch.outer(earlier, score)
+        slope -= scale * score
+        curvature -= scale * second
+    found_slope, found_curvature = surrogate_derivatives(policy, params, batch, kind)
+    torch.testing.assert_close(found_slope, slope)
+    torch.testing.assert_close(found_curvature, curvature)
+
+
+# --- the curvature product -------------------------------------------------------------------------------------------
+
+
+def small_learner(**settings):
+    defaults = {"hidden_sizes": (5,), "inner_lr": 0.4, "curvature_fraction": 1.0, "max_kl": 0.01}
+    config = MamlTrpoConfig(**{**defaults, **settings})
+    return MamlTrpo(config, 3, 2, seed=1)
+
+
+def as_rollout(batch):
+    done = torch.zeros(batch.valid.shape[:2], dtype=torch.bool)
+    return Rollout(
+        obs=batch.obs,
+        action=batch.action,
+        log_prob=batch.log_prob,
+        reward=batch.advantage,
+        valid=batch.valid.bool(),
+        terminated=done,
+        truncated=done,
+    )
+
+
+def double_trial(learner, num_tasks=3, num_adaptations=1):
+    """A trial in float64 on rollouts drawn from the learner's own policies."""
+    learner.params = {n: v.double() for n, v in learner.params.items()}
+    context = learner.begin(num_tasks, 4)
+    rollouts = []
+    for k in range(num_adaptations + 1):
+        batch = random_batch(learner.policy, context.params, num_tasks, seed=k)
+        rollouts.append(as_rollout(batch))
+        if k < num_adaptations:
+            context = learner.adapt(context, rollouts[-1])
+    return context, rollouts
+
+
+def kl_of_adapted(learner, vector, context, rollouts):
+    """Mean KL divergence from the sampling to the adapted policy, with the inner steps inside the graph."""
+    sizes = [v.numel() for v in learner.params.values()]
+    total = 0.0
+    final, _ = learner._batch(rollouts[-1])
+    for i in range(len(final.obs)):
+        parts = vector.split(sizes)
+        own = {
+            n: p.view_as(v).unsqueeze(0)
+            for (n, v), p in zip(learner.params.items(), parts, strict=True)
+        }
+        for batch in context.batches:
+            mine = batch.tasks(i, i + 1)
+            terms = (log_prob(learner.policy, own, mine) - mine.log_prob).exp() * mine.advantage
+            loss = -(terms * mine.weight).sum()
+            slopes = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+            own = {
+                n: v - learner.config.inner_lr * g
+                for (n, v), g in zip(own.items(), slopes, strict=True)
+            }
+        mine = final.tasks(i, i + 1)
+        obs = mine.obs.flatten(1, 2)
+        old = {n: v[i : i + 1] for n, v in context.params.items()}
+        kl = gaussian.kl_divergence(
+            learner.policy.mean(old, obs),
+            learner.policy.log_std(old),
+            learner.policy.mean(own, obs),
+            learner.policy.log_std(own),
+        )
+        total = total + (kl * mine.weight.flatten(1)).sum()
+    return total / len(final.obs)
+
+
+@pytest.mark.parametrize("num_adaptations", [1, 2])
+def test_the_gauss_newton_product_is_the_hessian_of_the_kl_divergence(num_adaptations):
+    learner = small_learner()
+    context, rollouts = double_trial(learner, num_adaptations=num_adaptations)
+    final, _ = learner._batch(rollouts[-1])
+    points = (*context.points, context.params)
+    chunks = [learner._chunk(bounds, points, final) for bounds in learner._bounds(3)]
+    product = learner._curvature(chunks, (*context.batches, final))
+    start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
+    slope = torch.autograd.grad(
+        kl_of_adapted(learner, start, context, rollouts), start, create_graph=True
+    )[0]
+    for seed in range(3):
+        direction = torch.from_numpy(np.random.default_rng(seed).standard_normal(len(start)))
+        by_double_backward = torch.autograd.grad(slope @ direction, start, retain_graph=True)[0]
+        torch.testing.assert_close(product(direction), by_double_backward, rtol=1e-9, atol=1e-12)
+
+
+def test_the_curvature_is_positive_semi_definite_and_symmetric():
+    learner = small_learner()
+    context, rollouts = double_trial(learner)
+    final, _ = learner._batch(rollouts[-1])
+    chunks = [learner._chunk((0, 3), (*context.points, context.params), final)]
+    product = learner._curvature(chunks, (*context.batches, final))
+    size = sum(v.numel() for v in learner.params.values())
+    matrix = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
+    torch.testing.assert_close(matrix, matrix.T)
+    assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-12
+
+
+def test_first_order_leaves_the_jacobian_out():
+    results = {}
+    for first_order in (False, True):
+        learner = small_learner(first_order=first_order)
+        context, rollouts = double_trial(learner)
+        final, _ = learner._batch(rollouts[-1])
+        chunks = [learner._chunk((0, 3), (*context.points, context.params), final)]
+        results[first_order] = learner._meta_gradient(chunks, (*context.batches, final))
+        slopes = []
+        for i in range(3):
+            mine = final.tasks(i, i + 1)
+            own = {n: v[i : i + 1].detach().requires_grad_() for n, v in context.params.items()}
+            gain = (log_prob(learner.policy, own, mine) * mine.advantage * mine.weight).sum()
+            grads = torch.autograd.grad(gain, list(own.values()))
+            slopes.append(torch.cat([g.flatten() for g in grads]))
+    plain = torch.stack(slopes).mean(dim=0)
+    torch.testing.assert_close(results[True], plain)
+    assert not torch.allclose(results[False], plain, rtol=1e-2)
+
+
+# --- the update ------------------------------------------------------------------------------------------------------
+
+
+def update_with(**settings):
+    learner = small_learner(**settings)
+    context, rollouts = double_trial(learner, num_tasks=5)
+    metrics = learner.update(context, rollouts)
+    return learner, metrics
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 5])
+def test_any_chunk_size_gives_the_same_update(chunk):
+    one, _ = update_with(task_chunk=1)
+    other, metrics = update_with(task_chunk=chunk)
+    assert metrics["update/step_scale"] > 0
+    for name, value in one.params.items():
+        torch.testing.assert_close(other.params[name], value, rtol=1e-9, atol=1e-11)
+
+
+def test_any_number_of_threads_gives_the_same_update_bit_for_bit():
+    updated = []
+    for num_threads in (1, 3):
+        learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5,)), 3, 2, seed=1, num_threads=num_threads)
+        context, rollouts = double_trial(learner, num_tasks=5)
+        learner.update(context, rollouts)
+        updated.append(learner.params)
+    for name, value in updated[0].items():
+        assert torch.equal(value, updated[1][name])
+
+
+def test_an_update_improves_the_surrogate_inside_the_trust_region():
+    learner, metrics = update_with(max_kl=0.02)
+    assert 0.0 < metrics["kl"] <= 0.02
+    assert metrics["update/gain"] > 0.0
+    assert metrics["update/rejected"] == 0.0
+
+
+def test_a_small_step_has_the_kl_divergence_and_the_gain_that_were_predicted():
+    _, metrics = update_with(max_kl=1e-6, cg_iterations=50, cg_damping=0.0)
+    assert metrics["kl"] == pytest.approx(1e-6, rel=0.1)
+    assert metrics["update/gain"] == pytest.approx(metrics["update/predicted_gain"], rel=0.05)
+
+
+def test_a_rejected_line_search_leaves_theta_bit_for_bit(monkeypatch):
+    learner = small_learner(line_search_steps=3)
+    context, rollouts = double_trial(learner)
+    before = {n: v.clone() for n, v in learner.params.items()}
+    monkeypatch.setattr(learner, "_objective", lambda *_: (-1.0, 0.0))
+    metrics = learner.update(context, rollouts)
+    assert metrics["update/rejected"] == 1.0
+    assert metrics["update/line_search_tries"] == 3.0
+    for name, value in before.items():
+        assert torch.equal(learner.params[name], value)
+
+
+def test_a_gradient_that_is_not_finite_names_the_task_and_changes_nothing():
+    learner = small_learner()
+    context, rollouts = double_trial(learner)
+    before = {n: v.clone() for n, v in learner.params.items()}
+    broken = replace(rollouts[0], obs=rollouts[0].obs.clone())
+    broken.obs[1, 0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="task 1: the gradient of 'weight0'"):
+        learner.adapt(learner.begin(3, 4), broken)
+    for name, value in before.items():
+        assert torch.equal(learner.params[name], value)
+
+
+def test_a_policy_that_did_not_act_is_refused():
+    learner = small_learner()
+    context, rollouts = double_trial(learner)
+    foreign = replace(rollouts[-1], log_prob=rollouts[-1].log_prob + 0.1)
+    with pytest.raises(FloatingPointError, match="not the policy that acted"):
+        learner.update(context, [rollouts[0], foreign])
+
+
+def test_adaptation_is_one_gradient_step_for_each_task():
+    learner = small_learner()
+    context, rollouts = double_trial(learner)
+    batch = context.batches[0]
+    for i in range(3):
+        mine = batch.tasks(i, i + 1)
+        own = {n: v.unsqueeze(0).detach().requires_grad_() for n, v in learner.params.items()}
+        loss = -(log_prob(learner.policy, own, mine) * mine.advantage * mine.weight).sum()
+        for (name, value), slope in zip(
+            own.items(), torch.autograd.grad(loss, list(own.values())), strict=True
+        ):
+            stepped = value.detach() - 0.4 * slope
+            torch.testing.assert_close(context.params[name][i : i + 1], stepped)
+
+
+def test_initial_parameters_depend_on_the_seed_alone():
+    one, same, other = (MamlTrpo(MamlTrpoConfig(), 4, 2, seed=s) for s in (3, 3, 4))
+    assert torch.equal(one.params["weight0"], same.params["weight0"])
+    assert not torch.equal(one.params["weight0"], other.params["weight0"])
+    assert stream(3, "init").random() == stream(3, "init").random()

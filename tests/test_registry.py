@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from envs.registry import ENVIRONMENTS, UnknownEnvironment, make
+
+# name: S, A, T, dt [s], action scale, held-out tasks
+SPECS = {
+    "ant-dir": (27, 8, 200, 0.05, 0.2, True),
+    "ant-fwd-bwd": (27, 8, 200, 0.05, 0.2, False),
+    "ant-goal": (27, 8, 200, 0.05, 0.2, True),
+    "ant-vel": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-dir": (17, 6, 200, 0.05, 1.0, False),
+    "half-cheetah-vel": (17, 6, 200, 0.05, 1.0, True),
+    "navigation-2d": (2, 2, 100, 1.0, 1.0, True),
+    "navigation-2d-sparse": (2, 2, 100, 1.0, 0.1, True),
+    "ant-dir/promp": (111, 8, 200, 0.05, 0.1, True),
+    "ant-dir/pearl": (27, 8, 200, 0.05, 1.0, True),
+    "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
+}
+
+PLUG_IN = """
+from envs.navigation import DenseGoal, NavigationEnv
+
+def make_env(name, threads):
+    env = NavigationEnv(name, DenseGoal(), horizon=7)
+    env.threads = threads
+    return env
+
+SIZE = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """Writes a module into a folder on the path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return lambda name, text=PLUG_IN: (tmp_path / f"{name}.py").write_text(text)
+
+
+def message(name):
+    with pytest.raises(UnknownEnvironment) as caught:
+        make(name)
+    text = str(caught.value)
+    assert "\n" not in text and name in text
+    return text
+
+
+def test_the_table_is_the_one_written_down():
+    assert list(ENVIRONMENTS) == list(SPECS)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(name):
+    env = make(name, threads=1)
+    spec = env.spec
+    held_out = spec.tasks.held_out
+    facts = (spec.obs_size, spec.action_size, spec.horizon, spec.dt, spec.action_scale, held_out)
+    assert facts == SPECS[name]
+    assert (spec.name, spec.version) == (name, 1)
+    assert spec.reward and all(np.isfinite(list(spec.floors.values())))
+    assert spec.note == ("" if spec.tasks.held_out else "test tasks are the training tasks")
+
+    tasks = spec.tasks.sample(np.random.default_rng(0), 3)
+    env.set_tasks(tasks, 2)
+    obs = env.reset([np.random.default_rng(i) for i in range(6)])
+    assert obs.shape == (6, spec.obs_size) and np.isfinite(obs).all()
+    step = env.step(np.full((6, spec.action_size), 0.3), np.ones(6, dtype=bool))
+    assert step.obs.shape == (6, spec.obs_size) and np.isfinite(step.obs).all()
+    for array, kind in ((step.reward, "f"), (step.terminated, "b"), (step.fault, "b")):
+        assert array.shape == (6,) and array.dtype.kind == kind
+    assert np.isfinite(step.reward).all() and not step.fault.any()
+    assert len(env.snapshot()) == 6
+    assert env.marker(tasks[0]).kind in ("arrow", "target")
+    env.close()
+
+
+def test_an_environment_can_be_closed_and_used_again():
+    env = make("half-cheetah-dir", threads=1)
+    for _ in range(2):
+        env.set_tasks(np.array([[1.0]]), 1)
+        assert env.reset([np.random.default_rng(0)]).shape == (1, 17)
+        env.close()
+    with pytest.raises(RuntimeError, match="half-cheetah-dir: call set_tasks before reset"):
+        env.reset([np.random.default_rng(0)])
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("ant_dir", "ant-dir"),
+        ("ant-direction", "ant-dir"),
+        ("halfcheetah-vel", "half-cheetah-vel"),
+        ("navigation2d", "navigation-2d"),
+        ("ant-dir/prmp", "ant-dir/promp"),
+    ],
+)
+def test_an_unknown_name_names_the_nearest_one(name, near):
+    expected = f"no environment '{name}'; did you mean '{near}'? (--list-envs shows all)"
+    assert message(name) == expected
+
+
+def test_a_name_like_no_other_gets_no_guess():
+    assert message("xyzzy") == "no environment 'xyzzy' (--list-envs shows all)"
+
+
+def test_an_environment_of_ones_own_is_named_by_module_and_attribute(plug_in):
+    plug_in("my_points")
+    env = make("my_points:make_env", threads=2)
+    assert (env.spec.name, env.spec.horizon, env.threads) == ("my_points:make_env", 7, 2)
+    env.set_tasks(np.array([[0.3, 0.4]]), 1)
+    env.reset([np.random.default_rng(0)])
+    assert env.step(np.zeros((1, 2)), np.ones(1, dtype=bool)).reward[0] == pytest.approx(-0.5)
+
+
+def test_a_missing_module_is_named(plug_in):
+    expected = "'no_such_module:make': no module 'no_such_module' can be imported"
+    assert message("no_such_module:make") == expected
+    # also when it is the plug-in's own import that fails
+    plug_in("needs_more", "import not_installed_anywhere\n")
+    assert "no module 'not_installed_anywhere'" in message("needs_more:make")
+
+
+def test_a_missing_attribute_names_the_nearest_one(plug_in):
+    plug_in("my_other_points")
+    text = message("my_other_points:make_emv")
+    assert "my_other_points has no function 'make_emv'; did you mean 'make_env'?" in text
+    assert "has no function 'SIZE'" in message("my_other_points:SIZE")
+
+
+@pytest.mark.parametrize("name", [":make", "module:", ".relative:make", ":"])
+def test_half_a_name_is_answered_with_the_form(name):
+    assert "write module:attribute" in message(name)
+
+
+def test_a_fault_inside_a_plug_in_is_not_disguised(plug_in):
+    plug_in("broken_points", "import math\nmath.no_such_function\n")
+    with pytest.raises(AttributeError, match="no_such_function"):
+        make("broken_points:make_env")

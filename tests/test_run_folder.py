@@ -1,0 +1,88 @@
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from metarl import run_folder
+from metarl.errors import CheckpointError, ResourceError, RunExists
+from metarl.run_folder import create, default_run_dir, write_atomically, write_run_json
+
+
+def test_the_default_name_says_environment_learner_and_seed_and_is_new(tmp_path):
+    first = default_run_dir("half-cheetah-dir/rllib", "maml-trpo", 3, root=tmp_path)
+    assert re.fullmatch(r"half-cheetah-dir-rllib_maml-trpo_s3_\d{8}-\d{6}", first.name)
+    names = set()
+    for _ in range(5):
+        path = create(default_run_dir("a", "maml-trpo", 0, root=tmp_path))
+        names.add(path.name)
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize("env", ["my.module:make", "../../etc", "/", "a b\n", "..", ""])
+def test_no_name_of_an_environment_leaves_the_folder_of_runs(tmp_path, env):
+    path = default_run_dir(env, "maml-trpo", 0, root=tmp_path)
+    assert path.parent == tmp_path and re.fullmatch(r"\w[\w.+-]*", path.name)
+
+
+def test_a_run_folder_that_exists_is_refused_and_stays(tmp_path):
+    run = create(tmp_path / "runs" / "x")
+    (run / "metrics.jsonl").write_text("mine")
+    with pytest.raises(RunExists, match=f"{run} exists.*--resume {run}") as caught:
+        create(run)
+    assert caught.value.exit_code == 2 and (run / "metrics.jsonl").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_says_why(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="x cannot be made: Not a directory"):
+        create(tmp_path / "file" / "x")
+
+
+def test_run_json_holds_what_the_run_was_made_with(tmp_path):
+    assert write_run_json(tmp_path, device="cpu", threads=2) == []
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["versions"]["torch"] == metadata.version("torch")
+    assert set(record["versions"]) == {"metarl", "python", "torch", "mujoco", "gymnasium", "numpy"}
+    assert all(record["versions"].values()) and record["processor"]
+    assert (record["device"], record["threads"], record["resumed"]) == ("cpu", 2, [])
+    assert "bit for bit" in record["contract"]
+
+
+def test_a_resume_is_added_and_tells_what_voids_the_contract(tmp_path, monkeypatch):
+    write_run_json(tmp_path, device="cpu", threads=2)
+    assert write_run_json(tmp_path, device="cpu", threads=2) == []
+    monkeypatch.setattr(run_folder, "_version", lambda package: "0.0.1")
+    differences = write_run_json(tmp_path, device="cpu", threads=1)
+    assert len(differences) == 5 and "threads: 2 at the start, 1 now" in differences
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["threads"] == 2 and [r["threads"] for r in record["resumed"]] == [2, 1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"resumed": 3}', '{"resumed": []}'])
+def test_a_foreign_run_json_is_refused_and_stays(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(CheckpointError, match="run.json is not what metarl wrote"):
+        write_run_json(tmp_path, device="cpu", threads=2)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_atomically(path, "old")
+
+    def no_space(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_revision_is_that_of_these_sources_or_none():
+    revision = run_folder._git_revision()
+    if not (Path(run_folder.__file__).parent.parent / ".git").exists():
+        assert revision is None
+    assert revision is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", revision)
