@@ -248,7 +248,7 @@ class MujocoBatchEnv:
         return Step(self._observe(), reward, terminated, fault)
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
-        """Steps the physics; returns the rows (M,) in which MuJoCo raised an error, for example of memory."""
+        """Steps the physics; returns the rows (M,) in which MuJoCo raised an error."""
         raised = np.zeros(self._batch.nsim, dtype=bool)
         try:
             self._batch.step(ids, nstep=self.robot.frame_skip)

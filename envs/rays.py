@@ -1,9 +1,10 @@
 """A ray caster for MuJoCo scenes that needs no GL: `mujoco.mj_multiRay`, shaded with NumPy.
 
-Sky, checker floor and flat patches are drawn in closed form; rays are cast only for the pixels of moving geoms, once a
-pixel, and 4 x 4 times where two surfaces meet. The lamp is a point, so that all its shadow rays leave from one place,
-as `mj_multiRay` wants. Lengths are metres in the world frame; images are float32 (height, width, 3) in [0, 1] with row
-0 at the top. 'Depth' is the distance along the viewing direction.
+Sky, checker floor and flat patches are drawn in closed form; rays are cast only for the pixels of
+moving geoms, once a pixel, and 4 x 4 times where two surfaces meet. The lamp is a point, so that
+all its shadow rays leave from one place, as `mj_multiRay` wants. Lengths are metres in the world
+frame; images are float32 (height, width, 3) in [0, 1] with row 0 at the top. 'Depth' is the
+distance along the viewing direction.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw
 
-SKY, HORIZON = np.float32([0.44, 0.63, 0.86]), np.float32([0.93, 0.96, 0.99])
-FLOOR_DARK, FLOOR_LIGHT = np.float32([0.45, 0.50, 0.57]), np.float32([0.63, 0.68, 0.74])
+SKY = np.array([0.44, 0.63, 0.86], dtype=np.float32)
+HORIZON = np.array([0.93, 0.96, 0.99], dtype=np.float32)
+FLOOR_DARK = np.array([0.45, 0.50, 0.57], dtype=np.float32)
+FLOOR_LIGHT = np.array([0.63, 0.68, 0.74], dtype=np.float32)
 
-_PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)  # an array compared with the enum itself takes 300 ns an element
+_PLANE = int(
+    mujoco.mjtGeom.mjGEOM_PLANE
+)  # an array compared with the enum itself takes 300 ns an element
 _GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # the geom groups that MuJoCo's viewer shows
 _SUBPIXELS = 4
 _SHADOW_CELLS = 128
@@ -33,7 +38,7 @@ class Patch:
         corners: (n, 3) [m].
         color: Red, green, blue (3,) in [0, 1].
         opacity: In (0, 1].
-        standing: Stands in the air and may hide the robot; else it lies on the floor and takes shadows.
+        standing: Stands in the air and may hide the robot; else lies on the floor, in its shadow.
     """
 
     corners: np.ndarray
@@ -101,10 +106,10 @@ def cast(
 
 
 def checker(x: np.ndarray, y: np.ndarray, width_x: np.ndarray, width_y: np.ndarray) -> np.ndarray:
-    """A checker pattern of 1 m squares, averaged over boxes so that far squares turn grey instead of flickering.
+    """A checker pattern of 1 m squares, averaged over boxes so that far squares do not flicker.
 
-    The average of a square wave over [x - w/2, x + w/2] is the difference of its integral, a triangle wave, over w
-    (Quilez, "filtering the checkerboard pattern", 2017).
+    The average of a square wave over [x - w/2, x + w/2] is the difference of its integral, a
+    triangle wave, over w (Quilez, "filtering the checkerboard pattern", 2017).
 
     Args:
         x: Place [m], any shape.
@@ -143,14 +148,25 @@ class RayCaster:
         self.floor = float(model.geom_pos[planes, 2][0]) if planes.any() else 0.0
         self._static = bool((~self._moving & ~planes).any())
         material = model.geom_matid[:, None]
-        rgba = np.where(material >= 0, model.mat_rgba[material[:, 0]], model.geom_rgba) if model.nmat else model.geom_rgba
+        rgba = (
+            np.where(material >= 0, model.mat_rgba[material[:, 0]], model.geom_rgba)
+            if model.nmat
+            else model.geom_rgba
+        )
         self._albedo = rgba[:, :3].astype(np.float32)
         level = axes[2] * [1.0, 1.0, 0.0]
-        lamp = 1.2 * np.array([0.0, 0.0, 1.0]) - 0.55 * axes[0] - 0.45 * level / np.linalg.norm(level)
+        lamp = (
+            1.2 * np.array([0.0, 0.0, 1.0]) - 0.55 * axes[0] - 0.45 * level / np.linalg.norm(level)
+        )
         self._lamp = lamp / np.linalg.norm(lamp)
 
     def frame(
-        self, data: mujoco.MjData, eye: np.ndarray, focus: np.ndarray, radius: float, patches: list[Patch]
+        self,
+        data: mujoco.MjData,
+        eye: np.ndarray,
+        focus: np.ndarray,
+        radius: float,
+        patches: list[Patch],
     ) -> np.ndarray:
         """Draws the scene as it stands.
 
@@ -177,14 +193,17 @@ class RayCaster:
         return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
     def project(self, points: np.ndarray, eye: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps points (n, 3) [m] to places (n, 2) in the image [pixels; x right, y down] and depths (n,) [m]."""
+        """Maps points (n, 3) [m] to places (n, 2) [pixels; x right, y down] and depths (n,) [m].
+
+        Points behind the camera have no place: NaN.
+        """
         seen = (points - eye) @ self._axes.T
         depth = np.where(seen[:, 2] > _NEAR, seen[:, 2], np.nan)
         place = self._focal * seen[:, :2] / depth[:, None] * [1.0, -1.0]
         return place + 0.5 * np.array(self._size), seen[:, 2]
 
     def _directions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors (n, 3) through places x, y (n,) [pixels], and their cosine to the viewing direction (n,)."""
+        """Unit vectors (n, 3) through places x, y (n,) [pixels], their cosines to forward (n,)."""
         width, height = self._size
         right, up, forward = self._axes
         across, above = (x - 0.5 * width) / self._focal, (0.5 * height - y) / self._focal
@@ -195,7 +214,7 @@ class RayCaster:
     def _background(self, eye: np.ndarray) -> tuple[np.ndarray, tuple[int, np.ndarray, np.ndarray]]:
         """The empty scene, and (first floor row, floor x, floor y) with x and y (rows, width) [m].
 
-        The camera's right is level, so a row of the image has one depth on the floor and the horizon is a row.
+        The camera's right is level, so a row of the image has one depth on the floor.
         """
         width, height = self._size
         right, up, forward = self._axes
@@ -212,7 +231,9 @@ class RayCaster:
             middle = eye[k] + depth * (forward[k] + above[first:] * up[k])
             step = np.abs(np.gradient(middle)) if len(middle) > 1 else np.ones_like(middle)
             places.append((middle[:, None] + depth[:, None] * (axis * right[k])).astype(np.float32))
-            widths.append(np.maximum(step, depth * abs(right[k]) / self._focal)[:, None].astype(np.float32))
+            widths.append(
+                np.maximum(step, depth * abs(right[k]) / self._focal)[:, None].astype(np.float32)
+            )
         share = checker(*places, *widths)
         fog = (1.0 - np.exp(-((depth / 30.0) ** 2))).astype(np.float32)[:, None]
         for channel in range(3):
@@ -220,7 +241,9 @@ class RayCaster:
             image[first:, :, channel] = (dark + (light - dark) * share) * (1 - fog) + far * fog
         return image, (first, *places)
 
-    def _paint(self, image: np.ndarray, eye: np.ndarray, patch: Patch, depth: np.ndarray | None) -> None:
+    def _paint(
+        self, image: np.ndarray, eye: np.ndarray, patch: Patch, depth: np.ndarray | None
+    ) -> None:
         """Lays a patch over the image, under what is nearer in depth (height, width)."""
         places, depths = self.project(patch.corners, eye)
         if depths.min() < _NEAR:
@@ -278,7 +301,7 @@ class RayCaster:
         places, depths = self.project(data.geom_xpos[self._moving], eye)
         if (depths - reach).min() < _NEAR:
             return whole
-        # a sphere off the axis is seen as an ellipse longer than focal * r / (depth - r) by at most this stretch
+        # (|x| + r) / (z - r) - |x| / z = (1 + |x| / z) r / (z - r) bounds the picture of a sphere
         stretch = 1.0 + np.abs(places - 0.5 * np.array(self._size)).max(axis=1) / self._focal
         half = (self._focal * reach * stretch / (depths - reach))[:, None]
         low = np.floor((places - half).min(axis=0)).astype(int).clip(0, self._size)
@@ -286,7 +309,7 @@ class RayCaster:
         return low, high
 
     def _draw_geoms(self, data, image, eye, lamp) -> np.ndarray:
-        """Draws what rays hit and returns the depth (height, width) [m], infinite where they hit nothing."""
+        """Draws what rays hit; returns the depth (height, width) [m], infinite without a hit."""
         width, height = self._size
         depth = np.full((height, width), np.inf, dtype=np.float32)
         low, high = self._window(data, eye)
@@ -312,7 +335,7 @@ class RayCaster:
         return depth
 
     def _shade(self, data, eye, lamp, rays, hits: Hits, chosen: np.ndarray) -> np.ndarray:
-        """Colours (n, 3) of the chosen hits: light from the sky, from the floor and from the lamp, a highlight."""
+        """Colours (n, 3) of the chosen hits: light from sky, floor and lamp, and a highlight."""
         rays, normal = rays[chosen], hits.normal[chosen]
         points = eye + rays * hits.distance[chosen, None]
         light = points - lamp

@@ -1,7 +1,7 @@
 """Recorded states -> frames: GL where a context really opens, else a ray caster that needs no GL.
 
-Both back ends film with the same camera and show the same marker. Lengths are metres in the world frame; images have
-row 0 at the top.
+Both back ends film with the same camera and show the same marker. Lengths are metres in the world
+frame; images have row 0 at the top.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ MARKER_COLOR = np.array([0.05, 0.66, 0.38], dtype=np.float32)
 POINT_COLOR, PATH_COLOR = (214, 84, 44), (232, 158, 128)
 
 _PLANE_SUBPIXELS = 3
-_SMOOTHING = 15  # frames over which the camera averages the robot's path: steps shake, the picture does not
+_SMOOTHING = (
+    15  # frames over which the camera averages the robot's path: steps shake, the picture does not
+)
 
 _PROBE = """
 import mujoco
@@ -46,10 +48,13 @@ renderer.render()
 def gl_works() -> bool:
     """Whether an off-screen GL context opens in this environment, tried in a child process.
 
-    A child, because a missing driver can end the process, and because what MUJOCO_GL promises cannot be trusted.
+    A child, because a missing driver can end the process, and because what MUJOCO_GL promises
+    cannot be trusted.
     """
     command = [sys.executable, "-c", _PROBE]
-    with tempfile.TemporaryDirectory() as folder:  # MuJoCo writes its log into the working directory
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # MuJoCo writes its log into the working directory
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
@@ -80,7 +85,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Shot:
-    """How an episode of L frames is filmed: the angles and the distance stay, the camera follows the robot.
+    """How an episode of L frames is filmed: angles and distance stay, the camera follows the robot.
 
     Attributes:
         root: Position of the robot (L, 3) [m].
@@ -110,7 +115,7 @@ class Shot:
 
 
 def plan_shot(model: mujoco.MjModel, states: np.ndarray, marker: Marker) -> Shot:
-    """Places the camera: from the side for a planar robot, from behind and above for one that roams.
+    """Places the camera: beside a planar robot, behind and above one that roams.
 
     Args:
         model: The robot in its scene.
@@ -149,15 +154,19 @@ def plan_shot(model: mujoco.MjModel, states: np.ndarray, marker: Marker) -> Shot
 
 
 def marker_figures(marker: Marker, shot: Shot, row: int, floor: float) -> list[Figure]:
-    """The parts of a marker in frame `row`: an arrow on the floor (above a planar robot), or a disc with a post."""
-    upright = np.array([0.0, 0.0, 1.0])
-    vector = np.array([*marker.vector, 0.0])
+    """The parts of a marker in frame `row`.
+
+    An arrow lies on the floor and starts at the robot, or hangs above a planar robot; a target is a
+    disc with a post.
+    """
+    upright, vector = np.array([0.0, 0.0, 1.0]), np.array([*marker.vector, 0.0])
     if marker.kind == "target":
         foot = vector + [0.0, 0.0, floor + 0.01]
         top = foot + 0.9 * upright
         flat = [Figure("disc", foot, foot, width, upright, 0.45) for width in (0.9, 0.5)]
-        ball = Figure("disc", top, top, 0.22, -shot.axes()[2])
-        return [*flat, Figure("post", foot, top, 0.05, upright), ball]
+        facing = -shot.axes()[2]
+        post = Figure("post", foot, top, 0.05, facing)
+        return [*flat, post, Figure("disc", top, top, 0.22, facing)]
     start, normal = shot.root[row].copy(), upright
     start[2] = floor + 0.01
     if shot.planar:
@@ -174,7 +183,7 @@ def marker_figures(marker: Marker, shot: Shot, row: int, floor: float) -> list[F
 
 
 def _outline(figure: Figure, right: np.ndarray) -> np.ndarray:
-    """Corners (n, 3) [m] of a figure; `right` is the camera's right, across which a post extends."""
+    """Corners (n, 3) [m] of a figure; a post extends across `right`, the camera's right (3,)."""
     axis = figure.end - figure.start
     if figure.kind == "disc":
         across = np.cross(figure.normal, [0.31, 0.59, 0.74])
@@ -185,7 +194,9 @@ def _outline(figure: Figure, right: np.ndarray) -> np.ndarray:
         return figure.start + 0.5 * figure.width * circle
     if figure.kind == "post":
         side = 0.5 * figure.width * right
-        return np.stack([figure.start - side, figure.start + side, figure.end + side, figure.end - side])
+        return np.stack(
+            [figure.start - side, figure.start + side, figure.end + side, figure.end - side]
+        )
     length = float(np.linalg.norm(axis))
     along = axis / length
     side = np.cross(figure.normal, along) * figure.width
@@ -254,7 +265,12 @@ def _ray_frames(
     for row, qpos in enumerate(states):
         _pose(model, data, qpos)
         patches = [
-            Patch(_outline(figure, axes[0]), MARKER_COLOR, figure.opacity, figure.normal[2] < 0.5)
+            Patch(
+                _outline(figure, axes[0]),
+                MARKER_COLOR,
+                figure.opacity,
+                bool(figure.normal[2] < 0.9),
+            )
             for figure in marker_figures(marker, shot, row, _floor_height(model))
         ]
         eye = shot.lookat[row] - shot.distance * axes[2]
@@ -279,7 +295,10 @@ def _gl_frames(
 
 
 def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A copy whose floor has the ray caster's colours and does not mirror: a mirrored goal looks like a second one."""
+    """A copy whose floor has the ray caster's colours and does not mirror.
+
+    A mirrored goal looks like a second one.
+    """
     model = copy.copy(model)
     model.mat_reflectance[:] = 0.0
     planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
@@ -300,7 +319,11 @@ def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
 def _add_geom(scene: mujoco.MjvScene, figure: Figure) -> None:
     geom = scene.geoms[scene.ngeom]
     kinds = mujoco.mjtGeom
-    kind = {"arrow": kinds.mjGEOM_ARROW, "disc": kinds.mjGEOM_CYLINDER, "post": kinds.mjGEOM_CAPSULE}
+    kind = {
+        "arrow": kinds.mjGEOM_ARROW,
+        "disc": kinds.mjGEOM_CYLINDER,
+        "post": kinds.mjGEOM_CAPSULE,
+    }
     color = np.append(MARKER_COLOR, figure.opacity).astype(np.float32)
     zeros = np.zeros(3)
     mujoco.mjv_initGeom(geom, kind[figure.kind], zeros, zeros, np.zeros(9), color)
@@ -345,10 +368,10 @@ def _plane_frames(
     fine = np.array(size) * _PLANE_SUBPIXELS
     scale = 0.5 * float(fine.min()) / reach
 
-    def pixels(point: np.ndarray) -> tuple[float, float]:
+    def pixels(point) -> tuple[float, float]:
         return tuple(0.5 * fine + scale * np.asarray(point) * [1.0, -1.0])
 
-    def disc(draw: ImageDraw.ImageDraw, point: np.ndarray, radius: float, fill) -> None:
+    def disc(draw: ImageDraw.ImageDraw, point, radius: float, fill) -> None:
         draw.circle(pixels(point), radius * scale * reach, fill=fill)
 
     canvas = Image.new("RGB", tuple(fine), (244, 247, 251))

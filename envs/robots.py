@@ -82,7 +82,7 @@ class Robot:
 
 @contextmanager
 def _compiler_warnings() -> Iterator[None]:
-    """Turns the compiler's messages into Python warnings; by itself MuJoCo writes MUJOCO_LOG.TXT where the user stands."""
+    """Turns the compiler's messages into Python warnings, as MuJoCo logs to MUJOCO_LOG.TXT."""
     messages: list[str] = []
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(messages.append)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.config import TrainConfig, from_yaml, parse
+from metarl.config import TrainConfig, from_yaml, parse, to_yaml
 from metarl.errors import CheckpointError, ConfigError, MetarlError, Preempted
 
 # ------------------------------------------------------------------------------------------------ train
@@ -42,8 +42,11 @@ def _train(argv: list[str]) -> None:
         run = config.resume
     else:
         run = config.run_dir or run_folder.default_run_dir(config.env, config.algo, config.seed)
-        run_folder.create(run, config)
-    run_folder.write_run_json(run, config, device=str(device), threads=num_threads(config))
+        run_folder.create(run)
+        run_folder.write_atomically(run / "config.yaml", to_yaml(config))
+    changed = run_folder.write_run_json(run, device=str(device), threads=num_threads(config))
+    for line in changed:
+        print(f"metarl: bit-for-bit resume is void: {line}", file=sys.stderr)
     start = saved.step if saved else 0
     log = RunLog(
         run,
@@ -236,10 +239,12 @@ def _film(
     num_tasks: int,
     num_adaptations: int | None,
 ) -> Path:
-    from metarl import evaluate, video
+    from metarl import evaluate
+    from metarl.film import film_trial
+    from metarl.video import write_video
 
     tasks = evaluate.held_out_tasks(env.spec, config.seed, num_tasks)
-    panels = video.film_trial(
+    panels = film_trial(
         env,
         learner,
         tasks,
@@ -248,9 +253,7 @@ def _film(
         key=evaluate.Key(config.seed, "video", 0),
     )
     path = run / "videos" / "adaptation.mp4"
-    path.parent.mkdir(exist_ok=True)
-    video.write_video(path, env, panels)
-    return path
+    return write_video(path, env, panels)
 
 
 # ------------------------------------------------------------------------------------------------ verbs

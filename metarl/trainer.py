@@ -81,6 +81,7 @@ class Trainer:
         sampler, seed = self.config.sampler, self.config.seed
         started = last_save = time.monotonic()
         before = self.progress.seconds
+        self.save()  # a run that is killed in its first minutes can be resumed too
         with self._signals():
             for iteration in range(self.progress.iteration, self.config.iterations):
                 began = time.monotonic()
@@ -118,6 +119,7 @@ class Trainer:
         """Writes a checkpoint of the state between two iterations, unless it is there already."""
         if self._saved == self.progress.iteration:
             return
+        self.log.sync()
         checkpoint.save(
             self.checkpoints,
             self.progress.iteration,

@@ -242,8 +242,7 @@ def test_a_reset_leaves_nothing_of_the_last_episode(name):
     expected = run(fresh, commands)
     used, _ = started(name, 4)
     run(used, 3.0 * actions(used, 40, 4, seed=8), [True, False, True, True])
-    commands_of_fault = np.full_like(commands[:2], np.nan)
-    assert run(used, commands_of_fault)["fault"].all()
+    assert run(used, np.full_like(commands[:2], np.nan))["fault"].all()
     np.testing.assert_array_equal(used.reset(streams(4)), first)
     assert_same(run(used, commands), expected)
 
@@ -258,7 +257,6 @@ def test_new_tasks_of_the_same_number_take_the_place_of_the_old():
         rewards.append(run(env, commands)["reward"])
     np.testing.assert_array_equal(rewards[0], -rewards[1])
     # two episodes to a task, side by side
-    env.reset([np.random.default_rng(0)] * 2 + [np.random.default_rng(0)] * 2)
     env.restore(np.tile(env.model.qpos0, (4, 1)), np.zeros((4, 9)))
     reward = run(env, commands[:, :1].repeat(4, axis=1))["reward"]
     np.testing.assert_array_equal(reward, reward[:, :1] * [1.0, 1.0, -1.0, -1.0])
@@ -327,6 +325,20 @@ def test_a_state_that_diverges_is_a_fault_of_its_row_only(name, field, value):
     assert_same(run(env, commands), healthy)
 
 
+@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=PAIRS)
+@pytest.mark.parametrize(("speed", "fault"), [(9e9, True), (1.01e4, True), (9.9e3, False)])
+def test_a_speed_beyond_belief_is_a_fault_though_mujoco_is_silent(robot, speed, fault):
+    env = build(robot, 2)
+    qpos, qvel = np.tile(env.model.qpos0, (2, 1)), np.zeros((2, env.model.nv))
+    qpos[1, 1 if robot.planar else 2] = 50.0  # far from the ground nothing brakes it
+    qvel[1, 0] = speed
+    env.restore(qpos, qvel)
+    record = run(env, np.zeros((1, 2, env.spec.action_size)))
+    assert not env._batch.warning[1, :, 1].any()
+    np.testing.assert_array_equal(record["fault"], [[False, fault]])
+    assert (record["reward"][0, 1] == 0.0) == fault
+
+
 # an Ant sunk into the ground fills 12 kB with contacts and 20 kB with constraints, of which MuJoCo
 # warns (1 and 2); one that lands finds no memory for the solver in 13 kB, which MuJoCo raises
 @pytest.mark.parametrize(
@@ -360,8 +372,7 @@ def test_a_full_buffer_is_a_fault_of_its_row_only(num_bytes, height, warnings):
 
 def test_a_snapshot_does_not_follow_the_robot():
     env, _ = started("half-cheetah-dir", 2)
-    before = env.snapshot()
-    kept = before.copy()
+    before, kept = env.snapshot(), env.snapshot().copy()
     run(env, actions(env, 3, 2))
     np.testing.assert_array_equal(before, kept)
     assert not np.array_equal(env.snapshot(), kept)

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -78,6 +79,8 @@ def test_entropy_equals_torch_distributions():
     torch.testing.assert_close(gaussian.entropy(log_std), expected, rtol=0, atol=1e-13)
 
 
+# torch's own forward mode scripts its decompositions at the first use
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_fisher_product_equals_the_hessian_of_the_kl_divergence_at_the_same_policy():
     size = 3
     old = torch.cat([draw(size), 0.5 * draw(size, seed=1)])
