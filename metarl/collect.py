@@ -87,7 +87,7 @@ def rollout(
             log_prob[:, t] = chosen.log_prob.numpy().reshape(rows)
             step = env.step(action[:, t], alive)
             valid[:, t] = alive & ~step.fault
-            # of a row that broke down or rests nothing is believed, whatever the environment left there
+            # nothing is believed of a row that broke down or rests, whatever stands there
             np.copyto(reward[:, t], step.reward, where=valid[:, t], casting="same_kind")
             arrays["terminated"] |= valid[:, t] & step.terminated
             arrays["truncated"] |= alive & step.fault
@@ -97,7 +97,7 @@ def rollout(
             current = step.obs
             if not alive.any():
                 break
-    # not action[~valid] = 0: the indices of a mask take 16 bytes a step, and a step is 25 bytes on navigation
+    # not action[~valid] = 0: the mask's indices take 16 bytes a step, and a step of navigation 25
     np.copyto(action, 0.0, where=~valid[:, :, None])
     np.copyto(log_prob, 0.0, where=~valid)
     tensors = {

@@ -33,7 +33,7 @@ def make_rollout(lengths, horizon, *, faulted=(), fell=(), obs_size=3, seed=0):
 
 
 def lstsq_with_ridge(x, y, ridge):
-    """Ridge regression as an ordinary one: each coefficient gets one more equation, sqrt(ridge) * w = 0."""
+    """Ridge regression as an ordinary one: one more equation a coefficient, sqrt(ridge) w = 0."""
     penalty = np.sqrt(ridge * np.mean((x * x).sum(axis=0))) * np.eye(x.shape[1])
     stacked = np.concatenate([x, penalty]), np.concatenate([y, np.zeros(x.shape[1])])
     return np.linalg.lstsq(*stacked, rcond=None)[0]
@@ -68,7 +68,7 @@ def slow_advantages(rollout, discount, lam):
     return result
 
 
-# ------------------------------------------------------------------------------------------ features
+# ----------------------------------------------------------------------------------------- features
 
 
 def test_features_are_observation_square_and_clock():
@@ -90,7 +90,7 @@ def test_features_of_a_batch_are_those_of_its_episodes():
     assert torch.equal(features(obs), stacked)
 
 
-# ------------------------------------------------------------------------------------------ fit
+# ---------------------------------------------------------------------------------------------- fit
 
 
 def test_a_return_linear_in_the_features_is_predicted_exactly_for_every_task():
@@ -138,7 +138,7 @@ def test_degenerate_data_give_finite_predictions_and_advantages(kind):
     assert np.isfinite(explained)
 
 
-# ------------------------------------------------------------------------------------------ advantages
+# --------------------------------------------------------------------------------------- advantages
 
 
 @pytest.mark.parametrize(("discount", "lam"), [(0.99, 1.0), (0.9, 0.5)])
@@ -228,7 +228,9 @@ def test_tasks_do_not_influence_each_other_bit_for_bit():
 def test_the_explained_share_is_one_for_a_clock_and_none_where_nothing_varies():
     rollout = make_rollout([[30] * 6], 30)
     # a return that falls linearly with time is a feature
-    assert advantages(dataclasses.replace(rollout, reward=rollout.valid.float()), 1.0, 1.0)[1] > 0.99
+    assert (
+        advantages(dataclasses.replace(rollout, reward=rollout.valid.float()), 1.0, 1.0)[1] > 0.99
+    )
     nothing = dataclasses.replace(rollout, reward=torch.zeros_like(rollout.reward))
     assert advantages(nothing, 1.0, 1.0)[1] == 0.0
 

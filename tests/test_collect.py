@@ -18,7 +18,7 @@ FIELDS = [f.name for f in dataclasses.fields(Rollout)]
 
 
 class Robot:
-    """One simulation: a drifting point that falls beyond a limit and breaks down at a chosen step."""
+    """A drifting point that falls beyond a limit and breaks down at a chosen step."""
 
     def __init__(self, limit, breaks_at):
         self.limit, self.breaks_at = limit, breaks_at
@@ -139,7 +139,7 @@ def assert_same(one, other):
         assert torch.equal(a, b), name
 
 
-# ------------------------------------------------------------------------------------------ one rollout
+# -------------------------------------------------------------------------------------- one rollout
 
 
 @pytest.mark.parametrize("explore", [True, False])
@@ -189,10 +189,9 @@ def test_a_fault_ends_the_episode_at_the_step_before_and_keeps_what_was_seen():
 
 def test_a_fault_in_the_first_step_leaves_no_valid_step():
     collected, _ = collect()
-    task = 3
-    assert not collected.valid[task].any()
-    assert collected.truncated[task].all() and not collected.terminated[task].any()
-    assert collected.returns()[task].tolist() == [0.0] * 4
+    assert not collected.valid[3].any()
+    assert collected.truncated[3].all() and not collected.terminated[3].any()
+    assert collected.returns()[3].tolist() == [0.0] * 4
 
 
 def test_the_step_in_which_a_robot_falls_is_valid_and_the_horizon_is_no_end():
@@ -208,15 +207,8 @@ def test_the_step_in_which_a_robot_falls_is_valid_and_the_horizon_is_no_end():
 def test_returns_are_sums_over_valid_steps_in_double_precision():
     reward = torch.tensor([[[1e8, 1.0, -1e8]]])
     flags = torch.ones(1, 1, dtype=torch.bool)
-    made = Rollout(
-        torch.zeros(1, 1, 3, 2),
-        torch.zeros(1, 1, 3, 2),
-        torch.zeros(1, 1, 3),
-        reward,
-        torch.tensor([[[True, True, False]]]),
-        flags,
-        flags,
-    )
+    obs, valid = torch.zeros(1, 1, 3, 2), torch.tensor([[[True, True, False]]])
+    made = Rollout(obs, obs, torch.zeros(1, 1, 3), reward, valid, flags, flags)
     assert made.returns().tolist() == [[1.0]]
     assert made.returns().dtype == torch.float64
     assert made.num_steps() == 2
@@ -307,7 +299,10 @@ def test_episodes_rollouts_iterations_and_trials_have_noise_of_their_own():
     assert len({tuple(episode[0].tolist()) for episode in first}) == 4
     keys = [Key(3, "train", 2), Key(4, "train", 2), Key(3, "evaluate", 2), Key(3, "train", 3)]
     draws = [
-        tuple(rng.standard_normal(4)) for key in keys for k in (0, 1) for rng in key.episodes(k, 2, 3)
+        tuple(rng.standard_normal(4))
+        for key in keys
+        for k in (0, 1)
+        for rng in key.episodes(k, 2, 3)
     ]
     assert len(set(draws)) == len(keys) * 2 * 6
 
@@ -318,7 +313,7 @@ def test_rows_are_task_times_episodes_plus_episode():
     assert rngs[2 * 4 + 1].random() == own[2 * 2 + 1].random()
 
 
-# ------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 class HeadsForTheGoal:
@@ -360,7 +355,7 @@ def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
     assert peak - generators <= 1.2 * returned
 
 
-# ------------------------------------------------------------------------------------------ trials
+# ------------------------------------------------------------------------------------------- trials
 
 
 class Counting(Gain):
@@ -391,8 +386,7 @@ def test_a_trial_is_rollouts_of_the_same_tasks_with_adapt_between_them():
 
 
 def test_a_trial_without_adaptation_is_one_rollout():
-    env, learner = RobotBatch(), Gain()
-    rollouts, _ = trial(env, learner, TASKS, 4, 0, KEY)
+    rollouts, _ = trial(RobotBatch(), Gain(), TASKS, 4, 0, KEY)
     assert len(rollouts) == 1
     assert_same(rollouts[0], collect(k=0)[0])
 

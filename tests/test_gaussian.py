@@ -26,7 +26,8 @@ def test_log_prob_equals_torch_distributions_summed_over_action_dimensions():
 
 
 def test_log_prob_of_two_dimensions_worked_by_hand():
-    # sigma = 1 and e, one standard deviation off in each: -(1/2 + 0) - (1/2 + 1) - 2 * log sqrt(2 pi)
+    # sigma = 1 and e, one standard deviation off in each:
+    # -(1/2 + 0) - (1/2 + 1) - 2 * log sqrt(2 pi)
     log_std = torch.tensor([0.0, 1.0], dtype=torch.float64)
     action = torch.tensor([1.0, -math.e], dtype=torch.float64)
     found = float(gaussian.log_prob(action, torch.zeros(2, dtype=torch.float64), log_std))
@@ -90,9 +91,7 @@ def test_fisher_product_equals_the_hessian_of_the_kl_divergence_at_the_same_poli
 
     hessian = torch.func.hessian(kl)(old)
     tangent = draw(2 * size, seed=2)
-    product = torch.cat(
-        gaussian.fisher_product(tangent[:size], tangent[size:], log_std=old[size:])
-    )
+    product = torch.cat(gaussian.fisher_product(tangent[:size], tangent[size:], log_std=old[size:]))
     torch.testing.assert_close(product, hessian @ tangent, rtol=0, atol=1e-12)
 
 

@@ -14,7 +14,9 @@ def random_params(policy, num_tasks, seed=0, dtype=torch.float64):
     """Different parameters for every task, all of them non-zero."""
     rng = np.random.default_rng(seed)
     shapes = {n: v.shape for n, v in policy.initial(rng, 0.0).items()}
-    return {n: torch.from_numpy(rng.normal(size=(num_tasks, *s))).to(dtype) for n, s in shapes.items()}
+    return {
+        n: torch.from_numpy(rng.normal(size=(num_tasks, *s))).to(dtype) for n, s in shapes.items()
+    }
 
 
 def observations(num_tasks, size, seed=1):
@@ -86,9 +88,7 @@ def test_log_std_is_clamped_from_below_and_broadcasts_over_states():
 
 def test_initial_parameters_are_a_function_of_the_stream():
     policy = GaussianMLP(4, 2)
-    first, again, other = (
-        policy.initial(stream(seed, "init"), -0.5) for seed in (0, 0, 1)
-    )
+    first, again, other = (policy.initial(stream(seed, "init"), -0.5) for seed in (0, 0, 1))
     assert all(torch.equal(first[n], again[n]) for n in first)
     assert all(not torch.equal(first[n], other[n]) for n in first if n.startswith("weight"))
 
@@ -112,7 +112,7 @@ def test_initial_parameters_are_xavier_uniform_with_zero_biases():
     for name, fans in (("weight0", 140), ("weight1", 120)):
         bound = math.sqrt(6.0 / fans)
         assert float(params[name].abs().max()) <= bound
-        # a uniform variable on [-b, b] has standard deviation b / sqrt(3); 2,000 draws know it to 1 %
+        # uniform on [-b, b] has standard deviation b / sqrt(3); 2,000 draws know it to 1 %
         assert abs(float(params[name].std()) / (bound / math.sqrt(3.0)) - 1.0) < 0.05
     assert not params["bias0"].any() and not params["bias1"].any()
     assert params["log_std"].tolist() == [-0.5] * 20

@@ -8,7 +8,7 @@ from metarl.returns import discounted_sum, gae, standardise
 
 
 def random_episodes(lengths, horizon, seed=0):
-    """Rewards, values (N, E, T), last values (N, E) and the mask of episodes of the given lengths."""
+    """Rewards and values (N, E, T), last values (N, E), mask of episodes of the given lengths."""
     rng = np.random.default_rng(seed)
     lengths = np.asarray(lengths)
     reward = rng.normal(size=(*lengths.shape, horizon))
@@ -55,7 +55,8 @@ def test_discounted_sum_keeps_the_dtype():
 
 def test_gae_of_three_steps_worked_by_hand():
     # discount 1/2, lambda 1/2, last value 8:
-    # delta = [1 + 4/2 - 2, 2 + 6/2 - 4, 3 + 8/2 - 6] = [1, 1, 1]; A2 = 1, A1 = 1 + 1/4, A0 = 1 + 5/16
+    # delta = [1 + 4/2 - 2, 2 + 6/2 - 4, 3 + 8/2 - 6] = [1, 1, 1]
+    # A2 = 1, A1 = 1 + A2/4 = 5/4, A0 = 1 + A1/4 = 21/16
     advantage = gae(
         torch.tensor([1.0, 2.0, 3.0]),
         torch.tensor([2.0, 4.0, 6.0]),
@@ -74,9 +75,7 @@ def test_gae_of_episodes_of_different_lengths_equals_a_loop_over_episodes(discou
     advantage = gae(reward, value, last_value, valid, discount, lam)
     for i, row in enumerate(lengths):
         for j, length in enumerate(row):
-            slow = slow_gae(
-                reward[i, j], value[i, j], last_value[i, j], length, discount, lam
-            )
+            slow = slow_gae(reward[i, j], value[i, j], last_value[i, j], length, discount, lam)
             np.testing.assert_allclose(advantage[i, j].numpy(), slow, rtol=0, atol=1e-13)
 
 
@@ -120,7 +119,9 @@ def test_what_stands_at_invalid_steps_changes_no_advantage():
         torch.where(valid, reward, nan), torch.where(valid, value, nan), last_value, valid, 0.9, 0.8
     )
     assert torch.equal(clean, dirty)
-    assert torch.equal(standardise(clean, valid), standardise(torch.where(valid, clean, nan), valid))
+    assert torch.equal(
+        standardise(clean, valid), standardise(torch.where(valid, clean, nan), valid)
+    )
     assert not dirty[~valid].any()
 
 

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def raw(*name):
-    """The first 256 raw words of a stream; two unrelated streams share one with probability 1e-14."""
+    """The first 256 raw words of a stream; unrelated streams share one with probability 4e-15."""
     return stream(*name).bit_generator.random_raw(256).tolist()
 
 

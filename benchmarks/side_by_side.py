@@ -1,0 +1,166 @@
+"""What the benchmarks share: contenders that take turns, the machine in words, tables for people and JSON for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Rounds of one contender.
+
+    Attributes:
+        name: Of the contender.
+        work: Units of work in a round (environment steps, updates).
+        seconds: Wall-clock time of every round [s].
+        cpu_seconds: Processor time of this process in every round [s]; says little of contenders with child processes.
+    """
+
+    name: str
+    work: float
+    seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median wall-clock time of a round [s]."""
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """Units of work a second."""
+        return self.work / self.median
+
+    @property
+    def cpu_rate(self) -> float:
+        """Units of work a processor second."""
+        return self.work / statistics.median(self.cpu_seconds)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "median": self.median, "rate": self.rate}
+
+
+def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+    """Runs A B C A B C ..., so that a noisy machine is unfair to all of them alike.
+
+    Args:
+        contenders: Name -> a function that does a round and returns its work. Each runs once before the first round.
+        rounds: Rounds that count.
+
+    Returns:
+        Name -> timing; the work is that of the last round.
+    """
+    walls: dict[str, list[float]] = {name: [] for name in contenders}
+    processors: dict[str, list[float]] = {name: [] for name in contenders}
+    work = {name: run() for name, run in contenders.items()}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            work[name] = run()
+            walls[name].append(time.perf_counter() - wall)
+            processors[name].append(time.process_time() - processor)
+    return {
+        name: Timing(name, work[name], tuple(walls[name]), tuple(processors[name]))
+        for name in contenders
+    }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times A's rate is B's, round by round.
+
+    Attributes:
+        name: In words.
+        median: Over the rounds.
+        low: Smallest of a round.
+        high: Largest of a round.
+        target: What the project asks for, or None.
+    """
+
+    name: str
+    median: float
+    low: float
+    high: float
+    target: float | None = None
+
+    @staticmethod
+    def of(
+        name: str, a: Timing, b: Timing, *, times: float = 1.0, target: float | None = None
+    ) -> Ratio:
+        """Rate of A over `times` the rate of B; neighbours in time are compared, so slow drifts cancel."""
+        each = [
+            (a.work / mine) / (times * b.work / other)
+            for mine, other in zip(a.seconds, b.seconds, strict=True)
+        ]
+        return Ratio(name, statistics.median(each), min(each), max(each), target)
+
+    def row(self) -> list[str]:
+        """For a table: name, median, spread, target."""
+        wanted = "" if self.target is None else f"{self.target:g}"
+        return [self.name, f"{self.median:.2f}", f"{self.low:.2f} .. {self.high:.2f}", wanted]
+
+
+RATIO_HEADER = ("ratio of rates", "median", "spread", "target")
+
+
+def machine(packages: Sequence[str]) -> dict[str, Any]:
+    """Processor, cores, load, and versions of Python and packages."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+    }
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """One paragraph about the machine."""
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    busy = found["load_average"] > 0.5
+    load = f"load average at the start {found['load_average']:.1f}" + (
+        ": other programs are running, the times are not those of an idle machine" if busy else ""
+    )
+    return f"{found['processor']}, {found['cores']} cores, {load}\n{versions}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned first column, the others right-aligned."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def text(line: Sequence[str]) -> str:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([text(lines[0]), "  ".join("-" * w for w in widths), *map(text, lines[1:])])
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options every benchmark has."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    options.add_argument("--quick", action="store_true", help="a small workload: does it run?")
+    return options
+
+
+def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
+    """Writes the results for programs, if a file is wanted."""
+    if path is not None:
+        path.write_text(json.dumps(results, indent=2) + "\n")
