@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -99,6 +99,31 @@ class BatchEnv(Protocol):
         """Gives back threads and memory."""
 
 
+def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
+    """Returns tasks (N, D) in float64.
+
+    Raises:
+        ValueError: They are not (N, D) or not finite; names the environment.
+    """
+    tasks, size = np.asarray(tasks, dtype=float), len(spec.tasks.variables)
+    if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
+        raise ValueError(f"{spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}")
+    return tasks
+
+
+def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.Generator]) -> None:
+    """Checks what reset is given.
+
+    Raises:
+        RuntimeError: num_rows is None: no tasks were set.
+        ValueError: There is not one stream a row.
+    """
+    if num_rows is None:
+        raise RuntimeError(f"{spec.name}: call set_tasks before reset")
+    if len(rngs) != num_rows:
+        raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
+
+
 @dataclass(frozen=True)
 class RewardTerms:
     """The part of the reward that does not depend on the task.
@@ -161,7 +186,8 @@ class MujocoBatchEnv:
             note="" if goal.tasks.held_out else "test tasks are the training tasks",
         )
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
-        self._batch: Batch | None = None
+        self._batch: Any = None
+        self._forces: Any = None
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
@@ -169,13 +195,7 @@ class MujocoBatchEnv:
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
         """
-        tasks = np.asarray(tasks, dtype=float)
-        size = len(self.spec.tasks.variables)
-        if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
-            raise ValueError(
-                f"{self.spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}"
-            )
-        self._tasks = np.repeat(tasks, num_episodes, axis=0)
+        self._tasks = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
         if self._batch is None or self._batch.nsim != len(self._tasks):
             self._build(len(self._tasks))
 
@@ -195,11 +215,7 @@ class MujocoBatchEnv:
             RuntimeError: No tasks were set.
             ValueError: The number of streams is not M.
         """
-        if self._batch is None:
-            raise RuntimeError(f"{self.spec.name}: call set_tasks before reset")
-        rows = self._batch.nsim
-        if len(rngs) != rows:
-            raise ValueError(f"{self.spec.name}: {rows} rows need as many streams, got {len(rngs)}")
+        check_streams(self.spec, None if self._batch is None else self._batch.nsim, rngs)
         states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
         return self.restore(*map(np.array, zip(*states, strict=True)))
 
@@ -292,7 +308,8 @@ class MujocoBatchEnv:
     def close(self) -> None:
         """Gives back threads and memory."""
         # a view of the batch's state keeps its threads alive
-        self._batch = self._qpos = self._qvel = self._ctrl = self._forces = None
+        self._batch = self._forces = None
+        self._qpos = self._qvel = self._ctrl = np.empty(0)
 
 
 def _formula(goal: Goal, terms: RewardTerms) -> str:

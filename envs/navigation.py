@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.base import EnvSpec, Step
+from envs.base import EnvSpec, Step, check_streams, checked_tasks
 from envs.goals import Marker
 from envs.tasks import TaskDistribution, Uniform, Variable
 
@@ -125,13 +125,8 @@ class NavigationEnv:
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
         """
-        tasks = np.asarray(tasks, dtype=float)
-        size = len(self.spec.tasks.variables)
-        if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
-            raise ValueError(
-                f"{self.spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}"
-            )
-        self._goals = np.repeat(self.goal.place(tasks), num_episodes, axis=0)
+        goals = self.goal.place(checked_tasks(self.spec, tasks))
+        self._goals = np.repeat(goals, num_episodes, axis=0)
         self._position = np.zeros_like(self._goals)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
@@ -141,11 +136,7 @@ class NavigationEnv:
             RuntimeError: No tasks were set.
             ValueError: The number of streams is not M.
         """
-        if self._goals is None:
-            raise RuntimeError(f"{self.spec.name}: call set_tasks before reset")
-        rows = len(self._goals)
-        if len(rngs) != rows:
-            raise ValueError(f"{self.spec.name}: {rows} rows need as many streams, got {len(rngs)}")
+        check_streams(self.spec, None if self._goals is None else len(self._goals), rngs)
         self._position = np.zeros_like(self._goals)
         return self._position
 

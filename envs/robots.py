@@ -6,7 +6,7 @@ Models are the XML files of the Gymnasium package, so that a robot here is the r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -81,7 +81,7 @@ class Robot:
 
 
 @contextmanager
-def _compiler_warnings() -> Iterator[None]:
+def _compiler_warnings() -> Generator[None]:
     """Turns the compiler's messages into Python warnings, as MuJoCo logs to MUJOCO_LOG.TXT."""
     messages: list[str] = []
     before = mujoco.get_mju_user_warning()

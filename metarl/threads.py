@@ -6,7 +6,7 @@ threads; torch's own parallel sums and matrix gradients do (3e-6 between one and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Generator[None]:
     """Keeps torch to one thread a calling thread: threads started inside take the number over."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ class Trainer:
         self._saved = self.progress.iteration
 
     @contextmanager
-    def _saving_on_failure(self, iteration: int) -> Iterator[None]:
+    def _saving_on_failure(self, iteration: int) -> Generator[None]:
         """Saves the state before an iteration that fails; a learner changes nothing until its update succeeds."""
         try:
             yield
@@ -146,7 +146,7 @@ class Trainer:
             ) from error
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         """The first SIGINT or SIGTERM stops after the iteration; a second one stops at once."""
 
         def note(number: int, frame: object) -> None:

@@ -1,0 +1,328 @@
+"""One meta-update of MAML-TRPO: `python -m benchmarks.update [--json FILE] [--quick]`.
+
+40 tasks x 4,000 + 4,000 states of an Ant, adaptation, baseline and line search included, against the obvious way
+(`benchmarks/obvious.py`) with the same network, data, conjugate-gradient steps, line-search rule and threads. Before a
+clock runs, both must give the same meta-gradient and the same curvature product in double precision.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.obvious import ObviousMamlTrpo
+from benchmarks.side_by_side import (
+    RATIO_HEADER,
+    Ratio,
+    describe,
+    machine,
+    parser,
+    table,
+    take_turns,
+    write_json,
+)
+from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml_trpo import MamlContext, MamlTrpo
+from metarl.types import Metrics, Params, Rollout
+
+THREADS = len(os.sched_getaffinity(0))
+PAGES_TO_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is updated.
+
+    Attributes:
+        tasks: N.
+        episodes: E.
+        steps: T.
+        obs: S.
+        actions: A.
+        rounds: Rounds that count.
+    """
+
+    tasks: int = 40
+    episodes: int = 20
+    steps: int = 200
+    obs: int = 27
+    actions: int = 8
+    rounds: int = 5
+
+
+QUICK = Sizes(tasks=4, episodes=5, steps=40, rounds=2)
+SMALL = Sizes(tasks=3, episodes=4, steps=10, obs=5, actions=2)
+
+
+def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) -> Rollout:
+    """A rollout of the learner's own policy through states that are mere noise; the reward depends on both."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = learner.params["bias0"].dtype
+    shape = (sizes.tasks, sizes.episodes, sizes.steps)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=dtype)
+
+    obs, noise = normal(*shape, sizes.obs), normal(*shape, sizes.actions)
+    with torch.inference_mode():
+        drawn, _ = learner.act(context, obs.flatten(1, 2), noise.flatten(1, 2), explore=True)
+    action, log_prob = drawn.value.clone().view_as(noise), drawn.log_prob.clone().view(shape)
+    goal = normal(sizes.tasks, 1, 1, sizes.actions)
+    reward = (action * goal).mean(dim=-1) * obs[..., 0].cos() + 0.1 * normal(*shape)
+    ended = torch.zeros(shape[:2], dtype=torch.bool)
+    valid = torch.ones(shape, dtype=torch.bool)
+    return Rollout(obs, action, log_prob, reward, valid, ended, ended.clone())
+
+
+def build(
+    sizes: Sizes, fraction: float, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> MamlTrpo:
+    """The learner; its parameters depend on the sizes alone."""
+    config = MamlTrpoConfig(curvature_fraction=fraction)
+    learner = MamlTrpo(config, sizes.obs, sizes.actions, seed=0, device=device, num_threads=THREADS)
+    learner.params = {n: v.to(dtype) for n, v in learner.params.items()}
+    return learner
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Parameters and the two rollouts of a trial."""
+
+    params: Params
+    first: Rollout
+    second: Rollout
+
+    @staticmethod
+    def of(sizes: Sizes, dtype: torch.dtype = torch.float32) -> Trial:
+        learner = build(sizes, 1.0, dtype=dtype)
+        context = learner.begin(sizes.tasks, sizes.episodes)
+        first = synthetic(learner, context, sizes, seed=1)
+        second = synthetic(learner, learner.adapt(context, first), sizes, seed=2)
+        return Trial(learner.params, first, second)
+
+
+def ours(learner: MamlTrpo, trial: Trial) -> Metrics:
+    """Adapts and updates from the same parameters every time."""
+    learner.params = {n: v.to(learner.device) for n, v in trial.params.items()}
+    context = learner.adapt(learner.begin(*trial.first.valid.shape[:2]), trial.first)
+    return learner.update(context, [trial.first, trial.second])
+
+
+def obvious(trial: Trial) -> tuple[float, float]:
+    """The same the obvious way, with torch's own threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+        return rival.update(*rival.adapt(trial.first), trial.second)
+    finally:
+        torch.set_num_threads(before)
+
+
+class Probe:
+    """Wraps the pieces of a learner's update: how long each takes, and what it gives."""
+
+    def __init__(self, learner: MamlTrpo):
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.given: dict[str, Any] = {}
+        for method, label in (
+            ("adapt", "adapt"),
+            ("_batch", "baseline"),
+            ("_meta_gradient", "gradient"),
+            ("_curvature", "curvature"),
+            ("_search", "line search"),
+        ):
+            setattr(learner, method, self._timed(label, getattr(learner, method)))
+
+    def _timed(self, label: str, function: Callable) -> Callable:
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            value = function(*args)
+            self.seconds[label] += time.perf_counter() - start
+            self.given[label] = value
+            # the curvature is itself a function, called once for every conjugate-gradient step
+            return self._timed(f"{label} product", value) if callable(value) else value
+
+        return timed
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of each part; the baseline fits are counted on their own, half of them in adapt."""
+        parts = dict(self.seconds)
+        parts["curvature"] += parts.pop("curvature product")
+        parts["adapt"] -= parts["baseline"] / 2
+        return parts
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """Relative to the largest entry."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def agreement() -> dict[str, float]:
+    """Largest relative difference of both ways on a small trial in double precision."""
+    trial = Trial.of(SMALL, torch.float64)
+    learner = build(SMALL, 1.0, dtype=torch.float64)
+    probe = Probe(learner)
+    metrics = ours(learner, trial)
+    rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+    before, points = rival.adapt(trial.first)
+    after, _ = rival.adapt(trial.second)
+    from benchmarks.obvious import policy
+
+    old = [policy(p, sample.obs) for p, sample in zip(points, after, strict=True)]
+    gradient = rival.flat_gradient(rival.objective(rival.params, before, after, old, graph=True)[0])
+    vector = torch.linspace(-1.0, 1.0, len(gradient), dtype=torch.float64)
+    product = rival.curvature(before, after, old)(vector)
+    _, kl = rival.update(before, points, trial.second)
+    return {
+        "gradient": largest_difference(probe.given["gradient"], gradient),
+        "curvature product": largest_difference(probe.given["curvature"](vector), product),
+        "KL of the step": abs(metrics["kl"] - kl) / kl,
+    }
+
+
+def resident() -> float:
+    """Memory of this process now [MB]."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGES_TO_MB
+
+
+def peak_resident() -> float:
+    """Largest memory of this process since it was last forgotten [MB]."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3
+
+
+def memory_of(contender: str, sizes: Sizes) -> float:
+    """Peak memory of one update above what the process held before it [MB], in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.update", "--memory-of", contender]
+    if sizes is QUICK:
+        command.append("--quick")
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_memory(contender: str, sizes: Sizes) -> None:
+    """The child's side of memory_of: prints the number."""
+    trial = Trial.of(sizes)
+    before = resident()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    run_once(contender, trial, sizes)()
+    print(peak_resident() - before)
+
+
+def run_once(contender: str, trial: Trial, sizes: Sizes) -> Callable[[], float]:
+    """An update of one contender, for take_turns."""
+    if contender == "obvious":
+        return lambda: float(len(obvious(trial)) > 0)
+    fraction = 1.0 if contender == "all" else MamlTrpoConfig().curvature_fraction
+    learner = build(sizes, fraction)
+    return lambda: float(len(ours(learner, trial)) > 0)
+
+
+def breakdown(trial: Trial, sizes: Sizes, fraction: float) -> dict[str, float]:
+    """Median seconds of the parts of our update."""
+    learner, found = build(sizes, fraction), []
+    for _ in range(sizes.rounds):
+        probe = Probe(learner)
+        start = time.perf_counter()
+        ours(learner, trial)
+        found.append({**probe.breakdown(), "total": time.perf_counter() - start})
+        learner = build(sizes, fraction)
+    return {part: sorted(f[part] for f in found)[len(found) // 2] for part in found[0]}
+
+
+def on_gpu(trial: Trial, sizes: Sizes) -> dict[str, float]:
+    """Seconds of one update with all tasks at once on a GPU, the transfers included; empty where there is none."""
+    if not torch.cuda.is_available():
+        return {}
+    found = {}
+    for name, fraction in (("default", MamlTrpoConfig().curvature_fraction), ("all", 1.0)):
+        learner = build(sizes, fraction, device="cuda")
+
+        def run(learner: MamlTrpo = learner) -> float:
+            ours(learner, trial)
+            torch.cuda.synchronize()
+            return 1.0
+
+        found[name] = take_turns({name: run}, sizes.rounds)[name].median
+    return found
+
+
+CONTENDERS = {
+    "default": "ours, curvature on 1/4 of the states",
+    "all": "ours, curvature on all states",
+    "obvious": "the obvious way",
+}
+
+
+def measure(sizes: Sizes) -> dict[str, Any]:
+    """Everything, as one record."""
+    equal = agreement()
+    trial = Trial.of(sizes)
+    runs = {name: run_once(name, trial, sizes) for name in CONTENDERS}
+    timings = take_turns(runs, sizes.rounds)
+    rival = timings["obvious"]
+    ratios = [
+        Ratio.of("ours / the obvious way", timings["default"], rival, target=4.0),
+        Ratio.of("ours on all states / the obvious way", timings["all"], rival, target=1.3),
+    ]
+    fraction = MamlTrpoConfig().curvature_fraction
+    return {
+        "agreement": equal,
+        "timings": {name: timing.record() for name, timing in timings.items()},
+        "ratios": [asdict(ratio) for ratio in ratios],
+        "memory_mb": {name: memory_of(name, sizes) for name in CONTENDERS},
+        "breakdown": breakdown(trial, sizes, fraction),
+        "breakdown_all": breakdown(trial, sizes, 1.0),
+        "gpu": on_gpu(trial, sizes),
+    }
+
+
+def show(found: dict[str, Any], sizes: Sizes) -> None:
+    """Prints the results."""
+    print("\nlargest relative difference in double precision:", end=" ")
+    print(", ".join(f"{name} {value:.1e}" for name, value in found["agreement"].items()))
+    states = sizes.episodes * sizes.steps
+    print(
+        f"\none update, {sizes.tasks} tasks x {states:,} + {states:,} states, {THREADS} threads\n"
+    )
+    rows = []
+    for key, name in CONTENDERS.items():
+        timing = found["timings"][key]
+        spread = f"{min(timing['seconds']):.2f} .. {max(timing['seconds']):.2f}"
+        rows.append([name, f"{timing['median']:.2f}", spread, f"{found['memory_mb'][key]:.0f}"])
+    print(table(("", "seconds", "spread", "peak memory above baseline [MB]"), rows), "\n")
+    print(table(RATIO_HEADER, [Ratio(**ratio).row() for ratio in found["ratios"]]), "\n")
+    parts, whole = found["breakdown"], found["breakdown_all"]
+    rows = [[part, f"{parts[part]:.3f}", f"{whole[part]:.3f}"] for part in parts]
+    print(table(("ours, seconds", "1/4 of the states", "all states"), rows))
+    for name, seconds in found["gpu"].items():
+        print(f"GPU, all tasks at once, {CONTENDERS[name]}: {seconds:.3f} s")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
+    chosen = options.parse_args(arguments)
+    sizes = QUICK if chosen.quick else Sizes()
+    if chosen.memory_of:
+        measure_memory(chosen.memory_of, sizes)
+        return
+    about = machine(("torch", "numpy"))
+    print(describe(about))
+    found = measure(sizes)
+    show(found, sizes)
+    write_json(chosen.json, {"machine": about, "sizes": asdict(sizes), **found})
+
+
+if __name__ == "__main__":
+    main()
