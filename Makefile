@@ -36,4 +36,5 @@ check: $(STAMP)
 	$(BIN)/ty check
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+	$(BIN)/python -m benchmarks.collect $(ARGS)
+	$(BIN)/python -m benchmarks.update $(ARGS)

@@ -287,7 +287,7 @@ class MujocoBatchEnv:
         rose = warnings != self._warnings
         self._warnings = warnings
         # a comparison with NaN is false, hence the negation
-        return rose | ~(np.abs(self._qvel).max(axis=1) < MAX_SPEED)
+        return rose | ~(np.abs(self._qvel) < MAX_SPEED).all(axis=1)
 
     def snapshot(self) -> np.ndarray:
         """qpos (M, nq), copied."""

@@ -6,23 +6,49 @@ Nothing heavy is imported at module level: --help and --list-envs answer without
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metarl.config import TrainConfig, from_yaml, parse, to_yaml
-from metarl.errors import CheckpointError, ConfigError, MetarlError, Preempted
+from metarl.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentContractError,
+    MetarlError,
+    NumericalError,
+    reporting,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with what was learned in it.
+
+    Attributes:
+        path: The folder.
+        config: How it was trained.
+        env: The environment.
+        learner: The learner.
+    """
+
+    path: Path
+    config: TrainConfig[Any]
+    env: Any
+    learner: Any
+
 
 # ------------------------------------------------------------------------------------------------ train
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Runs `train.py`; returns the exit code."""
-    return _reporting(lambda: _train(list(sys.argv[1:] if argv is None else argv)))
+    return reporting(lambda: _train(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _train(argv: list[str]) -> None:
@@ -32,63 +58,104 @@ def _train(argv: list[str]) -> None:
         return
     env = make_env(config.env, config.sampler.threads)
     from metarl import run_folder
-    from metarl.log import RunLog
-    from metarl.trainer import Trainer, pick_device
+    from metarl.trainer import pick_device
 
-    device = pick_device(config.device)  # before anything is written
+    # whatever can be refused is refused before anything is written
+    device = pick_device(config.device)
     learner = build_learner(config, env, device)
-    saved = _newest(config.resume) if config.resume else None
-    if config.resume:
-        run = config.resume
-    else:
-        run = config.run_dir or run_folder.default_run_dir(config.env, config.algo, config.seed)
-        run_folder.create(run)
-        run_folder.write_atomically(run / "config.yaml", to_yaml(config))
-    changed = run_folder.write_run_json(run, device=str(device), threads=num_threads(config))
+    path = config.run_dir or run_folder.default_run_dir(config.env, config.algo, config.seed)
+    if not config.resume:
+        run_folder.create(path)
+    with run_folder.locked(path):
+        _train_in(Run(path, config, env, learner), device)
+
+
+def _train_in(run: Run, device: Any) -> None:
+    """Trains in a folder that is there, evaluates and films."""
+    from metarl.trainer import Progress
+
+    resume, total = run.config.resume, run.config.iterations
+    progress = _restored(run.path, run.learner) if resume else Progress()
+    if progress.iteration >= total:
+        cure = "raise --iterations to train on"
+        print(f"{run.path} is finished, all {progress.iteration} iterations are done; {cure}")
+        _finish(run, again=False)
+        return
+    _record_start(run, device)
+    _say_start(run, device, progress.iteration)
+    _iterate(run, progress)
+    _finish(run, again=True)
+    print(f"done: {run.path}")
+
+
+def _record_start(run: Run, device: Any) -> None:
+    """Writes config.yaml and run.json; says what makes a resumed run differ from an uninterrupted one."""
+    from metarl import run_folder
+
+    # a resumed run may have other iterations or threads than before; the next resume keeps them
+    run_folder.write_atomically(run.path / "config.yaml", to_yaml(run.config))
+    where = _device_name(device)
+    changed = run_folder.write_run_json(run.path, device=where, threads=num_threads(run.config))
     for line in changed:
         print(f"metarl: bit-for-bit resume is void: {line}", file=sys.stderr)
-    start = saved.step if saved else 0
-    log = RunLog(
-        run,
-        total_iterations=config.iterations,
-        resume=saved is not None,
-        start_iteration=start,
-        tensorboard=config.trainer.tensorboard,
-    )
-    trainer = Trainer(env, learner, _training_tasks(env, config), config, run, log)
-    if saved:
-        trainer.restore(saved)
-    _say_start(run, config, env, str(device), start)
-    try:
-        trainer.run()
-    except MetarlError as error:
-        cure = f"python train.py --resume {run}"
-        raise type(error)(f"{error}; go on with: {cure}") from error
-    finally:
-        log.close()
-    _finish(run, config, env, learner)
 
 
-def _say_start(run: Path, config: TrainConfig[Any], env: Any, device: str, start: int) -> None:
-    sampler = config.sampler
+def _say_start(run: Run, device: Any, start: int) -> None:
+    config, sampler = run.config, run.config.sampler
     steps = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
+    verb = f"from iteration {start} on, training" if config.resume else "training"
     print(
-        f"{'resuming' if start else 'training'} {config.algo} on {config.env}: {sampler.num_tasks} tasks x "
+        f"{verb} {config.algo} on {config.env}: {sampler.num_tasks} tasks x "
         f"{sampler.num_episodes} episodes x {sampler.num_adaptations + 1} rollouts, up to "
-        f"{steps * env.spec.horizon:,} steps an iteration, update on {device}, run folder {run}",
+        f"{steps * run.env.spec.horizon:,} steps an iteration, update on {device}, "
+        f"run folder {run.path}",
         flush=True,
     )
 
 
-def _finish(run: Path, config: TrainConfig[Any], env: Any, learner: Any) -> None:
-    """Evaluates and films what was trained."""
-    if config.trainer.evaluate_tasks:
-        result = _evaluate(run, config, env, learner, config.trainer.evaluate_tasks, 3)
-        print(result)
-    if config.trainer.video:
-        path = _film(run, config, env, learner, num_tasks=2, num_adaptations=None)
+def _iterate(run: Run, progress: Any) -> None:
+    """Trains; a failure says how to go on where that can help."""
+    from metarl.log import RunLog
+    from metarl.trainer import Trainer
+
+    config = run.config
+    log = RunLog(
+        run.path,
+        total_iterations=config.iterations,
+        resume=config.resume is not None,
+        start_iteration=progress.iteration,
+        tensorboard=config.trainer.tensorboard,
+    )
+    tasks = _training_tasks(run.env, config)
+    try:
+        Trainer(run.env, run.learner, tasks, config, run.path, log, progress).run()
+    except NumericalError:
+        raise  # the same numbers would come again
+    except MetarlError as error:
+        program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
+        cure = shlex.join(["python", program, "--resume", str(run.path)])
+        raise type(error)(f"{error}; go on with: {cure}") from error
+    finally:
+        log.close()
+
+
+def _finish(run: Run, *, again: bool) -> None:
+    """Evaluates and films what was trained; if not `again`, only what a kill at the end left undone."""
+    trainer = run.config.trainer
+    if trainer.evaluate_tasks and (again or _outdated(run, _EVALUATION)):
+        _evaluate(run, trainer.evaluate_tasks, 3)
+    if trainer.video and (again or _outdated(run, _VIDEO)):
+        path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
         print(f"video: {path}")
-    print(f"done: {run}")
+
+
+_EVALUATION = "evaluation.json"
+_VIDEO = "videos/adaptation.mp4"
+
+
+def _outdated(run: Run, name: str) -> bool:
+    path, checkpoints = run.path / name, run.path / "checkpoints"
+    return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
@@ -96,18 +163,42 @@ def num_threads(config: TrainConfig[Any]) -> int:
     return config.sampler.threads or len(os.sched_getaffinity(0))
 
 
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def make_env(name: str, threads: int = 0) -> Any:
-    """Builds an environment.
+    """Builds an environment; one of a plug-in is looked for in the current directory too.
 
     Raises:
         ConfigError: There is no such name; the message names the nearest.
+        EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
     from envs.registry import UnknownEnvironment, make
 
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
     try:
-        return make(name, threads)
+        env = make(name, threads)
     except UnknownEnvironment as error:
         raise ConfigError(f"--env {name}: {error}") from error
+    except Exception as error:
+        if ":" not in name:
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise EnvironmentContractError(
+            f"--env {name}: {words} ({place.filename}, line {place.lineno})"
+        ) from error
+    lacking = [verb for verb in ("spec", "set_tasks", "reset", "step") if not hasattr(env, verb)]
+    if lacking:
+        raise EnvironmentContractError(
+            f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
+            "envs/base.py says what a BatchEnv is"
+        )
+    return env
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
@@ -159,25 +250,12 @@ def list_envs() -> str:
 # ------------------------------------------------------------------------------------------- run folders
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run folder, opened for looking at what was learned.
-
-    Attributes:
-        path: The folder.
-        config: How it was trained.
-        env: The environment.
-        learner: The learner with the newest checkpoint that verifies.
-    """
-
-    path: Path
-    config: TrainConfig[Any]
-    env: Any
-    learner: Any
-
-
 def open_run(path: Path, threads: int = 0) -> Run:
     """Opens a run folder with its newest good checkpoint.
+
+    Args:
+        path: The folder, wherever it has been moved to.
+        threads: Of the physics and of the adaptation; 0 takes all cores.
 
     Raises:
         CheckpointError: The folder is not a run, or no checkpoint verifies.
@@ -186,74 +264,62 @@ def open_run(path: Path, threads: int = 0) -> Run:
         config = from_yaml(path / "config.yaml")
     except ConfigError as error:
         raise CheckpointError(f"{path} is not a run folder: {error}") from error
-    saved = _newest(path)
-    import torch
-
+    config = replace(config, sampler=replace(config.sampler, threads=threads))
     env = make_env(config.env, threads)
-    learner = build_learner(config, env, torch.device("cpu"))
-    try:
-        learner.load_state_dict(saved.tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    learner = build_learner(config, env, "cpu")
+    _restored(path, learner)
     return Run(path, config, env, learner)
 
 
-def _newest(run: Path) -> Any:
+def _restored(run: Path, learner: Any) -> Any:
+    """Brings a learner to the newest checkpoint that verifies and says where that is."""
     from metarl import checkpoint
+    from metarl.trainer import restore
 
-    return checkpoint.load_newest(
+    saved = checkpoint.load_newest(
         run / "checkpoints", report=lambda line: print(f"metarl: {line}", file=sys.stderr)
     )
+    try:
+        return restore(learner, saved)
+    except CheckpointError as error:
+        raise CheckpointError(f"{run}: {error}") from error
 
 
-def _evaluate(
-    run: Path,
-    config: TrainConfig[Any],
-    env: Any,
-    learner: Any,
-    num_tasks: int,
-    num_adaptations: int,
-) -> str:
+def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
+    """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
     from metarl import evaluate
 
-    tasks = evaluate.held_out_tasks(env.spec, config.seed, num_tasks)
+    seed = run.config.seed
     measured = evaluate.evaluate(
-        env,
-        learner,
-        tasks,
-        num_episodes=config.sampler.num_episodes,
+        run.env,
+        run.learner,
+        evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+        num_episodes=run.config.sampler.num_episodes,
         num_adaptations=num_adaptations,
-        key=evaluate.Key(config.seed, "evaluate", 0),
+        key=evaluate.Key(seed, "evaluate", 0),
     )
-    result = evaluate.summary(measured, env.spec, config.algo, config.seed)
-    evaluate.write(run / "evaluation.json", result)
-    return evaluate.table(result)
+    result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
+    print(evaluate.table(result), flush=True)
+    evaluate.write(run.path / _EVALUATION, result)
+    return result
 
 
-def _film(
-    run: Path,
-    config: TrainConfig[Any],
-    env: Any,
-    learner: Any,
-    *,
-    num_tasks: int,
-    num_adaptations: int | None,
-) -> Path:
+def _film(run: Run, num_tasks: int, num_adaptations: int) -> Path:
+    """Films held-out tasks before and after adaptation."""
     from metarl import evaluate
     from metarl.film import film_trial
     from metarl.video import write_video
 
-    tasks = evaluate.held_out_tasks(env.spec, config.seed, num_tasks)
+    seed = run.config.seed
     panels = film_trial(
-        env,
-        learner,
-        tasks,
-        num_episodes=config.sampler.num_episodes,
-        num_adaptations=num_adaptations or max(1, config.sampler.num_adaptations),
-        key=evaluate.Key(config.seed, "video", 0),
+        run.env,
+        run.learner,
+        evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+        num_episodes=run.config.sampler.num_episodes,
+        num_adaptations=num_adaptations,
+        key=evaluate.Key(seed, "video", 0),
     )
-    path = run / "videos" / "adaptation.mp4"
-    return write_video(path, env, panels)
+    return write_video(run.path / _VIDEO, run.env, panels)
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -261,70 +327,63 @@ def _film(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m metarl <verb>`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m metarl", description="Work on run folders.")
+
+    def command() -> None:
+        options = _parser().parse_args(argv)
+        options.function(options)
+
+    return reporting(command)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse, whose errors are those of every other command."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message} ({self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m metarl", description="Work on run folders.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (function, text) in _VERBS.items():
+        evaluates = name == "evaluate"
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-        verb.add_argument("--num-tasks", type=_positive, default=20 if name == "evaluate" else 2)
-        verb.add_argument(
-            "--num-adaptations", type=_positive, default=3 if name == "evaluate" else 1
-        )
-        verb.add_argument("--threads", type=int, default=0, help="physics threads, 0: all cores")
-        if name == "evaluate":
+        verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
+        verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
+        verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
+        if evaluates:
             verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
         verb.set_defaults(function=function)
-    options = parser.parse_args(argv)
-    return _reporting(lambda: options.function(options))
+    return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+def _at_least(bound: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < bound:
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number >= {bound}")
+        return int(text)
+
+    return number
 
 
 def _evaluate_verb(options: argparse.Namespace) -> None:
+    from metarl import evaluate
+
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
     run = open_run(options.run, options.threads)
-    print(
-        _evaluate(
-            run.path, run.config, run.env, run.learner, options.num_tasks, options.num_adaptations
-        )
-    )
+    result = _evaluate(run, options.num_tasks, options.num_adaptations)
     if options.json:
-        result = json.loads((run.path / "evaluation.json").read_text())
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        evaluate.write(options.json, result)
 
 
 def _video_verb(options: argparse.Namespace) -> None:
     run = open_run(options.run, options.threads)
-    path = _film(
-        run.path,
-        run.config,
-        run.env,
-        run.learner,
-        num_tasks=options.num_tasks,
-        num_adaptations=options.num_adaptations,
-    )
-    print(path)
+    print(_film(run, options.num_tasks, options.num_adaptations))
 
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "evaluate": (_evaluate_verb, "return after 0..K adaptations on held-out tasks"),
     "video": (_video_verb, "film held-out tasks before and after adaptation"),
 }
-
-
-def _reporting(command: Callable[[], None]) -> int:
-    """Turns a failure into one line and its exit code."""
-    try:
-        command()
-    except MetarlError as error:
-        mark = "metarl" if isinstance(error, Preempted) else "metarl: error"
-        print(f"{mark}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("metarl: interrupted", file=sys.stderr)
-        return Preempted.exit_code
-    return 0

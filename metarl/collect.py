@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarl.errors import EnvironmentContractError
 from metarl.rng import stream
 from metarl.threads import one_torch_thread
 from metarl.types import BatchEnv, C, Learner, Rollout
@@ -65,6 +66,9 @@ def rollout(
 
     Returns:
         The rollout and the context after the last action. Peak memory is that of the rollout's arrays.
+
+    Raises:
+        EnvironmentContractError: An observation or a reward is not finite and was not called a fault.
     """
     num_tasks, num_episodes = size
     rows, horizon = num_tasks * num_episodes, env.spec.horizon
@@ -78,11 +82,13 @@ def rollout(
     alive = np.ones(rows, dtype=bool)
     # threads of torch's pool that spin beside the physics threads slow both several times
     with one_torch_thread(), torch.inference_mode():
+        seen, noise = (
+            torch.from_numpy(a).view(num_tasks, num_episodes, horizon, -1).unbind(2)
+            for a in (obs, action)
+        )
         for t in range(horizon):
             np.copyto(obs[:, t], current, where=alive[:, None], casting="same_kind")
-            noise = torch.from_numpy(action[:, t]).view(num_tasks, num_episodes, -1)
-            seen = torch.from_numpy(obs[:, t]).view(num_tasks, num_episodes, -1)
-            chosen, context = learner.act(context, seen, noise, explore=explore)
+            chosen, context = learner.act(context, seen[t], noise[t], explore=explore)
             action[:, t] = chosen.value.numpy().reshape(rows, -1)
             log_prob[:, t] = chosen.log_prob.numpy().reshape(rows)
             step = env.step(action[:, t], alive)
@@ -100,11 +106,26 @@ def rollout(
     # not action[~valid] = 0: the mask's indices take 16 bytes a step, and a step of navigation 25
     np.copyto(action, 0.0, where=~valid[:, :, None])
     np.copyto(log_prob, 0.0, where=~valid)
+    for name in ("obs", "reward"):
+        _check_finite(name, arrays[name], num_episodes)
     tensors = {
         name: torch.from_numpy(a.reshape(num_tasks, num_episodes, *a.shape[1:]))
         for name, a in arrays.items()
     }
     return Rollout(**tensors), context
+
+
+def _check_finite(name: str, array: np.ndarray, num_episodes: int) -> None:
+    # a sum needs no second array; what is finite and sums up to infinity is found out below
+    if np.isfinite(array.sum(dtype=np.float64)):
+        return
+    broken = np.argwhere(~np.isfinite(array))
+    if len(broken):
+        task, episode = divmod(int(broken[0, 0]), num_episodes)
+        raise EnvironmentContractError(
+            f"task {task}, episode {episode}, step {broken[0, 1]}: the environment gave {name} "
+            f"{array[tuple(broken[0])]} and called it no fault"
+        )
 
 
 def _allocate(rows: int, horizon: int, obs_size: int, action_size: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
 
 class MetarlError(Exception):
     """What went wrong, where, and the cure, in one line; `exit_code` is the status of the process."""
@@ -63,3 +68,56 @@ def require(ok: bool, field: str, value: object, cure: str) -> None:
     """
     if not ok:
         raise ConfigError(f"{field} = {value!r}: must be {cure}")
+
+
+@contextmanager
+def naming_failures(where: str) -> Generator[None]:
+    """Gives what learners and environments raise in a trial an exit code, and says where it was.
+
+    Args:
+        where: Put before the message, for example "iteration 12".
+
+    Raises:
+        MetarlError: As it was, with `where` before its message.
+        NumericalError: For a FloatingPointError.
+        EnvironmentContractError: For a ValueError, such as that of a task without a valid step.
+        ResourceError: For a MemoryError.
+    """
+    try:
+        yield
+    except MetarlError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except FloatingPointError as error:
+        raise NumericalError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise EnvironmentContractError(f"{where}: {error}") from error
+    except MemoryError as error:
+        cure = "free some, or take fewer --sampler.num-tasks in a new run"
+        raise ResourceError(f"{where}: no memory left; {cure}") from error
+
+
+def reporting(command: Callable[[], None]) -> int:
+    """Turns a failure into one line and its exit code; 130 is Ctrl-C where there was nothing to save."""
+    try:
+        command()
+        sys.stdout.flush()
+    except MetarlError as error:
+        return _report(error)
+    except BrokenPipeError:
+        # the reader of `... | head` has gone; Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _report(ResourceError("nobody reads the output any more"))
+    except OSError as error:
+        return _report(ResourceError(" ".join(str(error).split())))
+    except MemoryError:
+        return _report(ResourceError("no memory left"))
+    except KeyboardInterrupt:
+        print("metarl: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _report(error: MetarlError) -> int:
+    mark = "metarl" if isinstance(error, Preempted) else "metarl: error"
+    print(f"{mark}: {error}", file=sys.stderr)
+    return error.exit_code

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 from scipy import stats
 
 from metarl.collect import Key, trial
+from metarl.errors import naming_failures
 from metarl.rng import stream
+from metarl.threads import one_torch_thread
 from metarl.types import BatchEnv, Learner
 
 BOOTSTRAP_RESAMPLES = 10_000
@@ -65,9 +68,14 @@ def evaluate(
         key: The streams.
 
     Returns:
-        The returns after 0..K adaptations.
+        The returns after 0..K adaptations; they do not depend on the number of threads.
+
+    Raises:
+        NumericalError: A gradient of the adaptation is not finite.
+        EnvironmentContractError: A task had no valid step to adapt to.
     """
-    rollouts, _ = trial(env, learner, tasks, num_episodes, num_adaptations, key)
+    with naming_failures(f"evaluation of {env.spec.name}"), one_torch_thread():
+        rollouts, _ = trial(env, learner, tasks, num_episodes, num_adaptations, key)
     returns = np.stack([r.returns().numpy() for r in rollouts])
     return Evaluation(tasks, returns, [r.num_steps() / len(tasks) for r in rollouts])
 
@@ -177,6 +185,10 @@ def table(result: dict[str, Any]) -> str:
 
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes evaluation.json aside and renames it once."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    part.replace(path)
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

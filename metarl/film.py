@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from metarl.collect import Key, rollout
+from metarl.errors import naming_failures
+from metarl.threads import one_torch_thread
 from metarl.types import BatchEnv, Learner
 from metarl.video import Episode
 
@@ -32,16 +34,21 @@ def film_trial(
 
     Returns:
         For each task the first episode before and the first one after K adaptations.
+
+    Raises:
+        NumericalError: A gradient of the adaptation is not finite.
+        EnvironmentContractError: A task had no valid step to adapt to.
     """
     size = (len(tasks), num_episodes)
-    env.set_tasks(tasks, num_episodes)
-    context = learner.begin(*size)
-    before = _recorded(env, learner, context, key, 0, tasks, num_episodes, "before adaptation")
-    for k in range(num_adaptations):
-        collected, context = rollout(env, learner, context, key, k, size)
-        context = learner.adapt(context, collected)
     label = f"after {num_adaptations} adaptation" + ("s" if num_adaptations > 1 else "")
-    after = _recorded(env, learner, context, key, num_adaptations, tasks, num_episodes, label)
+    with naming_failures(f"video of {env.spec.name}"), one_torch_thread():
+        env.set_tasks(tasks, num_episodes)
+        context = learner.begin(*size)
+        before = _recorded(env, learner, context, key, 0, tasks, num_episodes, "before adaptation")
+        for k in range(num_adaptations):
+            collected, context = rollout(env, learner, context, key, k, size)
+            context = learner.adapt(context, collected)
+        after = _recorded(env, learner, context, key, num_adaptations, tasks, num_episodes, label)
     return [list(pair) for pair in zip(before, after, strict=True)]
 
 
@@ -67,7 +74,8 @@ def _recorded(
         explore=False,
         observer=lambda _k, snapshot, _alive: states.append(snapshot[rows]),
     )
-    lengths = played.valid[:, 0].sum(dim=1).tolist()
+    # an episode that broke down in its first step is shown as the state it was left in
+    lengths = played.valid[:, 0].sum(dim=1).clamp(min=1).tolist()
     return [
         Episode(
             states=np.stack([s[i] for s in states[:length]]),

@@ -51,44 +51,144 @@ class GaussianMLP:
 
     def mean(self, params: Params, obs: Tensor) -> Tensor:
         """Mean actions (N, M, A) for obs (N, M, S) and parameters (N, *shape)."""
-        return self._layers(params, obs)[-1]
+        return self.activations(params, obs)[-1]
 
     def log_std(self, params: Params) -> Tensor:
         """Clamped log standard deviations (N, 1, A), which broadcast against (N, M, A)."""
         return params["log_std"].clamp(min=self.min_log_std).unsqueeze(-2)
 
+    def log_std_free(self, params: Params) -> Tensor:
+        """Derivative (N, 1, A) of the clamp: 0 where it holds the logarithm back, else 1."""
+        raw = params["log_std"]
+        return (raw >= self.min_log_std).to(raw.dtype).unsqueeze(-2)
+
     def mean_tangent(self, params: Params, tangent: Params, obs: Tensor) -> Tensor:
         """Derivative (N, M, A) of the mean along a direction in parameter space (forward mode).
-
-        Written out because torch's forward-mode levels are shared by all threads, and the curvature product runs on
-        several.
 
         Args:
             params: (N, *shape).
             tangent: The direction, (N, *shape).
             obs: (N, M, S).
         """
-        activations = self._layers(params, obs)
-        moved = _affine(tangent["bias0"], obs, tangent["weight0"])
-        for i in range(1, len(activations)):
-            hidden = activations[i - 1]
-            moved = moved * (1.0 - hidden.square())
-            moved = _affine(tangent[f"bias{i}"], hidden, tangent[f"weight{i}"]) + torch.bmm(
-                moved, params[f"weight{i}"]
-            )
+        return self.tangents(params, tangent, self.activations(params, obs))[-1]
+
+    # --- derivatives by hand: autograd's second derivatives take twice the time, and a graph of every intermediate ---
+
+    def activations(self, params: Params, obs: Tensor) -> list[Tensor]:
+        """The input of every layer, obs (N, M, S) first, and at the end the mean (N, M, A)."""
+        last = len(self.hidden_sizes)
+        outputs = [obs]
+        for i in range(last + 1):
+            value = _affine(params[f"bias{i}"], outputs[-1], params[f"weight{i}"])
+            outputs.append(_tanh(value) if i < last else value)
+        return outputs
+
+    def tangents(
+        self, params: Params, tangent: Params, activations: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Derivatives of activations[1:] along a direction in parameter space (forward mode).
+
+        Args:
+            params: (N, *shape).
+            tangent: The direction, (N, *shape).
+            activations: At params.
+        """
+        moved = [_affine(tangent["bias0"], activations[0], tangent["weight0"])]
+        for i, hidden in enumerate(activations[1:-1], start=1):
+            moved[-1] = _through_tanh(moved[-1], hidden)
+            own = _affine(tangent[f"bias{i}"], hidden, tangent[f"weight{i}"])
+            moved.append(torch.baddbmm(own, moved[-1], params[f"weight{i}"]))
         return moved
 
-    def _layers(self, params: Params, obs: Tensor) -> Sequence[Tensor]:
-        """Hidden activations and, last, the mean."""
-        last = len(self.hidden_sizes)
-        outputs, value = [], obs
-        for i in range(last + 1):
-            value = _affine(params[f"bias{i}"], value, params[f"weight{i}"])
-            if i < last:
-                value = value.tanh()
-            outputs.append(value)
-        return outputs
+    def pullback(
+        self, params: Params, activations: Sequence[Tensor], cotangent: Tensor
+    ) -> tuple[Params, Pulled]:
+        """Gradient of sum(cotangent * mean) (reverse mode).
+
+        Args:
+            params: (N, *shape).
+            activations: At params.
+            cotangent: (N, M, A).
+
+        Returns:
+            Values (N, *shape) for weights and biases, and what `pullback_tangent` reuses.
+        """
+        pulled = Pulled([cotangent], [])
+        for i in range(len(self.hidden_sizes), 0, -1):
+            below = torch.bmm(pulled.before_tanh[0], params[f"weight{i}"].mT)
+            pulled.after_tanh.insert(0, below)
+            pulled.before_tanh.insert(0, _through_tanh(below, activations[i]))
+        slopes: Params = {}
+        for i, delta in enumerate(pulled.before_tanh):
+            slopes[f"weight{i}"] = torch.bmm(activations[i].mT, delta)
+            slopes[f"bias{i}"] = delta.sum(dim=-2)
+        return slopes, pulled
+
+    def pullback_tangent(
+        self,
+        params: Params,
+        tangent: Params,
+        activations: Sequence[Tensor],
+        moved: Sequence[Tensor],
+        pulled: Pulled,
+        turned: Tensor,
+    ) -> Params:
+        """Derivative of `pullback` along a direction in parameter space (forward over reverse mode).
+
+        Args:
+            params: (N, *shape).
+            tangent: The direction, (N, *shape).
+            activations: At params.
+            moved: tangents(params, tangent, activations).
+            pulled: From `pullback`.
+            turned: Derivative (N, M, A) of its cotangent.
+
+        Returns:
+            Values (N, *shape) for weights and biases.
+
+        Source: Pearlmutter 1994, Fast exact multiplication by the Hessian.
+        """
+        slopes: Params = {}
+        for i in range(len(self.hidden_sizes), -1, -1):
+            slope = torch.bmm(activations[i].mT, turned)
+            slopes[f"bias{i}"] = turned.sum(dim=-2)
+            if i > 0:
+                delta, hidden = pulled.before_tanh[i], activations[i]
+                slope = torch.baddbmm(slope, moved[i - 1].mT, delta)
+                below = torch.bmm(turned, params[f"weight{i}"].mT)
+                below = torch.baddbmm(below, delta, tangent[f"weight{i}"].mT)
+                # tanh'' = -2 tanh tanh'; moved is already behind the tanh
+                bend = pulled.after_tanh[i - 1] * hidden
+                turned = _through_tanh(below, hidden).addcmul_(bend, moved[i - 1], value=-2.0)
+            slopes[f"weight{i}"] = slope
+        return slopes
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Cotangents inside the network, layer by layer.
+
+    Attributes:
+        before_tanh: Of the affine outputs, the mean last.
+        after_tanh: Of the hidden activations.
+    """
+
+    before_tanh: list[Tensor]
+    after_tanh: list[Tensor]
 
 
 def _affine(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(-2), inputs, weight)
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, in place where no gradient is wanted."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return x.tanh()
+    np.tanh(x.numpy(), out=x.numpy())  # 48 us for 4000 x 64 in float32, torch 609 us
+    return x
+
+
+def _through_tanh(cotangent: Tensor, output: Tensor) -> Tensor:
+    """cotangent * (1 - output^2), in one pass."""
+    return torch.ops.aten.tanh_backward(cotangent, output)

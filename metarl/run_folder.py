@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from metarl import __version__
-from metarl.errors import CheckpointError, ResourceError, RunExists
+from metarl.errors import CheckpointError, ConfigError, ResourceError, RunExists
 
 CONTRACT = (
-    "A run is a function of config.yaml, of the versions, the device and the number of torch "
-    "threads recorded here, and of the processor's kind. With these the same, every metric but "
-    "times, and every parameter, comes out bit for bit the same, also when the run is killed and "
-    "resumed. The number of physics threads never matters."
+    "A run is a function of config.yaml, of the versions and the device recorded here, and of the "
+    "processor's kind. With these the same, every metric but times, and every parameter, comes out "
+    "bit for bit the same, also when the run is killed and resumed. The number of threads, of the "
+    "physics and of the update, never matters."
 )
 
 _PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
@@ -57,13 +59,34 @@ def create(run_dir: Path) -> Path:
     return run_dir
 
 
+@contextmanager
+def locked(run_dir: Path) -> Generator[None]:
+    """Makes this process the only one that trains in a folder; a process that dies gives it back.
+
+    Raises:
+        ConfigError: Another process trains there.
+    """
+    handle = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            cure = "stop it or wait for its end"
+            raise ConfigError(f"{run_dir} is being trained by another process; {cure}") from error
+        except OSError:
+            pass  # some network file systems lock no folders; there the user has to take care
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_run_json(run_dir: Path, *, device: str, threads: int) -> list[str]:
     """Records what the run is made with; of a run that is resumed, adds it under "resumed".
 
     Args:
         run_dir: Folder of the run.
         device: Where the update runs, with the name of a GPU.
-        threads: Torch threads of the process.
+        threads: Threads of the physics and of the update, for the record only.
 
     Returns:
         One line for each version or device that differs from the first start, which voids the
@@ -124,7 +147,7 @@ def _facts(device: str, threads: int) -> dict[str, Any]:
 
 
 def _what_must_not_change(facts: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: facts[name] for name in ("device", "threads", "processor")}
+    kept = {name: facts[name] for name in ("device", "processor")}
     return {**facts["versions"], **kept}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Generator
@@ -15,9 +16,16 @@ import torch
 from metarl import checkpoint
 from metarl.collect import Key, trial
 from metarl.config import TrainConfig
-from metarl.errors import EnvironmentContractError, NumericalError, Preempted, ResourceError
+from metarl.errors import (
+    CheckpointError,
+    MetarlError,
+    Preempted,
+    ResourceError,
+    naming_failures,
+)
 from metarl.log import RunLog
 from metarl.rng import stream
+from metarl.threads import one_torch_thread
 from metarl.types import BatchEnv, Learner, Metrics, Rollout
 
 
@@ -36,6 +44,23 @@ class Progress:
     seconds: float = 0.0
 
 
+def restore(learner: Learner[Any], saved: checkpoint.Checkpoint) -> Progress:
+    """Brings a learner to where a checkpoint was made and says where that is.
+
+    Raises:
+        CheckpointError: The checkpoint is of another learner or network; the learner is as it was.
+    """
+    try:
+        progress = Progress(**saved.state)
+        learner.load_state_dict(saved.tensors)
+    except (TypeError, ValueError) as error:
+        cure = "it is of another learner, environment or network"
+        raise CheckpointError(
+            f"the checkpoint of iteration {saved.step} does not fit ({error}): {cure}"
+        ) from error
+    return progress
+
+
 class Trainer:
     """Trains a learner on an environment's tasks.
 
@@ -46,6 +71,7 @@ class Trainer:
         config: The run's settings.
         run_dir: The run folder, which exists.
         log: Where metrics go.
+        progress: Where the learner stands; by default at the start.
     """
 
     def __init__(
@@ -56,19 +82,14 @@ class Trainer:
         config: TrainConfig[Any],
         run_dir: Path,
         log: RunLog,
+        progress: Progress | None = None,
     ):
         self.env, self.learner, self.distribution = env, learner, distribution
         self.config, self.log = config, log
         self.checkpoints = run_dir / "checkpoints"
-        self.progress = Progress()
-        self._saved: int | None = None
+        self.progress = progress or Progress()
+        self._saved = progress.iteration if progress else None
         self._stop: str | None = None
-
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Goes on where a checkpoint was made."""
-        self.learner.load_state_dict(saved.tensors)
-        self.progress = Progress(**saved.state)
-        self._saved = self.progress.iteration
 
     def run(self) -> None:
         """Trains until config.iterations are done.
@@ -76,44 +97,48 @@ class Trainer:
         Raises:
             Preempted: SIGINT or SIGTERM arrived; the iteration was finished and saved.
             NumericalError: An update met a number that is not finite; the state before it was saved.
-            EnvironmentContractError: A task had no valid step; the state before it was saved.
+            EnvironmentContractError: A task had no valid step, or a number that is not finite was called
+                no fault; the state before it was saved.
         """
-        sampler, seed = self.config.sampler, self.config.seed
         started = last_save = time.monotonic()
         before = self.progress.seconds
-        self.save()  # a run that is killed in its first minutes can be resumed too
-        with self._signals():
+        # baselines and sums in the main thread depend on torch's number of threads, results must not
+        with self._signals(), one_torch_thread():
+            self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
-                began = time.monotonic()
-                tasks = self.distribution.sample(
-                    stream(seed, "tasks", iteration), sampler.num_tasks
-                )
-                key = Key(seed, "train", iteration)
-                with self._saving_on_failure(iteration):
-                    rollouts, context = trial(
-                        self.env,
-                        self.learner,
-                        tasks,
-                        sampler.num_episodes,
-                        sampler.num_adaptations,
-                        key,
-                    )
-                    collected = time.monotonic()
-                    metrics = self.learner.update(context, rollouts)
+                with self._saving_on_failure(), naming_failures(f"iteration {iteration}"):
+                    rollouts, metrics, times = self._iterate(iteration)
                 ended = time.monotonic()
                 steps = sum(rollout.num_steps() for rollout in rollouts)
                 self.progress = Progress(
                     iteration + 1, self.progress.env_steps + steps, before + ended - started
                 )
-                times = (collected - began, ended - collected)
-                self.log.write(self._record(iteration, steps, rollouts, metrics, times))
+                with self._saving_on_failure():
+                    self.log.write(self._record(iteration, steps, rollouts, metrics, times))
                 if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
                     self.save()
                     last_save = ended
                 if self._stop:
                     self.save()
                     raise Preempted(f"stopped by {self._stop} after iteration {iteration}")
-        self.save()
+            self.save()
+
+    def _iterate(self, iteration: int) -> tuple[list[Rollout], Metrics, tuple[float, float]]:
+        """One iteration; returns the rollouts, the update's metrics, and both parts' time [s]."""
+        sampler, seed = self.config.sampler, self.config.seed
+        began = time.monotonic()
+        tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
+        rollouts, context = trial(
+            self.env,
+            self.learner,
+            tasks,
+            sampler.num_episodes,
+            sampler.num_adaptations,
+            Key(seed, "train", iteration),
+        )
+        collected = time.monotonic()
+        metrics = self.learner.update(context, rollouts)
+        return rollouts, metrics, (collected - began, time.monotonic() - collected)
 
     def save(self) -> None:
         """Writes a checkpoint of the state between two iterations, unless it is there already."""
@@ -130,20 +155,20 @@ class Trainer:
         self._saved = self.progress.iteration
 
     @contextmanager
-    def _saving_on_failure(self, iteration: int) -> Generator[None]:
-        """Saves the state before an iteration that fails; a learner changes nothing until its update succeeds."""
+    def _saving_on_failure(self) -> Generator[None]:
+        """Saves the state before what failed; a learner changes nothing until its update succeeds."""
         try:
             yield
-        except FloatingPointError as error:
+        except torch.OutOfMemoryError as error:
             self.save()
-            raise NumericalError(
-                f"iteration {iteration}: {error}; the state before it is saved"
-            ) from error
-        except ValueError as error:
+            cure = "take --device cpu, or fewer --sampler.num-tasks in a new run"
+            raise ResourceError(f"no GPU memory left, the state is saved; {cure}") from error
+        except MetarlError as error:
             self.save()
-            raise EnvironmentContractError(
-                f"iteration {iteration}: {error}; the state before it is saved"
-            ) from error
+            raise type(error)(f"{error}; the state before it is saved") from error
+        except Exception:
+            self.save()
+            raise
 
     @contextmanager
     def _signals(self) -> Generator[None]:
@@ -153,6 +178,10 @@ class Trainer:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = signal.Signals(number).name
+            words = (
+                f"\nmetarl: {self._stop}: stopping after this iteration; once more stops at once\n"
+            )
+            os.write(2, words.encode())  # print is not safe in a handler
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         handlers = [signal.signal(number, note) for number in numbers]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.trust_region import SearchResult, conjugate_gradient, dot, line_search, natural_step
+from metarl.trust_region import (
+    MARGIN,
+    SearchResult,
+    conjugate_gradient,
+    dot,
+    line_search,
+    natural_step,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -84,14 +91,15 @@ def test_conjugate_gradient_keeps_the_dtype_of_the_target():
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 @pytest.mark.parametrize("iterations", [2, 40])
-def test_the_step_has_quadratic_kl_max_kl(damping, iterations):
+def test_the_quadratic_kl_of_the_step_is_the_share_of_max_kl_aimed_at(damping, iterations):
     matrix, gradient = spd_matrix(8), vector(8)
     proposal = natural_step(
         lambda v: matrix @ v, gradient, 0.02, iterations=iterations, damping=damping
     )
     damped = matrix + damping * torch.eye(8, dtype=matrix.dtype)
     kl = 0.5 * float(proposal.step @ damped @ proposal.step)
-    assert kl == pytest.approx(0.02, rel=1e-12)
+    assert 0.9 <= MARGIN <= 1.0
+    assert kl == pytest.approx(MARGIN * 0.02, rel=1e-12)
     assert proposal.predicted_gain == pytest.approx(float(gradient @ proposal.step), rel=1e-12)
     assert proposal.predicted_gain > 0.0
 
@@ -100,10 +108,10 @@ def test_the_step_goes_along_the_natural_gradient():
     matrix, gradient = spd_matrix(8), vector(8)
     proposal = natural_step(lambda v: matrix @ v, gradient, 0.02, iterations=60, damping=0.3)
     natural = torch.linalg.solve(matrix + 0.3 * torch.eye(8, dtype=matrix.dtype), gradient)
-    expected = math.sqrt(0.04 / float(gradient @ natural)) * natural
+    expected = math.sqrt(2.0 * MARGIN * 0.02 / float(gradient @ natural)) * natural
     torch.testing.assert_close(proposal.step, expected, rtol=1e-4, atol=1e-6)
-    # among all steps of this quadratic KL none gains more: sqrt(2 max_kl g^T F^-1 g)
-    best = math.sqrt(0.04 * float(gradient @ natural))
+    # among all steps of this quadratic KL none gains more: sqrt(2 KL g^T F^-1 g)
+    best = math.sqrt(2.0 * MARGIN * 0.02 * float(gradient @ natural))
     assert proposal.predicted_gain == pytest.approx(best, rel=1e-8)
 
 

@@ -5,7 +5,7 @@ theta_{k+1} = theta_k - alpha * grad L_k(theta_k),    J = prod_k (I - alpha H_k)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,10 @@ from metarl.policies import GaussianMLP
 from metarl.types import Params, Rollout
 
 Surrogate = Literal["lvc", "loglik", "dice"]
+
+BLOCK_ROWS = 1024
+"""States that a network derivative handles at once on a CPU: 64 float32 units of 1024 states are 256 kB, so what one
+operation writes is still in the second-level cache when the next one reads it, and is not paged in anew."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,18 @@ class Batch:
     def tasks(self, start: int, stop: int) -> Batch:
         """The tasks start..stop, as views."""
         return Batch(*(part[start:stop] for part in (*self._parts(), self.weight)))
+
+    def blocks(self) -> list[Batch]:
+        """Blocks of episodes, as views, of which a loss is the sum; one on a GPU."""
+        tasks, episodes, steps = self.advantage.shape
+        if self.obs.device.type != "cpu":
+            return [self]
+        size = max(1, BLOCK_ROWS // (tasks * steps))
+        parts = (*self._parts(), self.weight)
+        return [
+            Batch(*(part[:, start : start + size] for part in parts))
+            for start in range(0, episodes, size)
+        ]
 
     def share(self, stride: int, *, whole_episodes: bool) -> Batch:
         """Every stride-th step, or every stride-th episode, with the weights made up for it."""
@@ -128,27 +144,88 @@ def leaves(params: Params) -> Params:
     return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
 
 
-def gradient(
-    policy: GaussianMLP, kind: Surrogate, params: Params, batch: Batch, *, graph: bool
-) -> Params:
-    """Gradients of every task's inner loss at its own parameters.
+class LossAt:
+    """The inner losses of n tasks, each at its own parameters: gradients and products with their Hessians.
 
     Row i of the loss reads only row i of the parameters, so the gradient of the summed loss is the stack of the
-    per-task gradients.
+    per-task gradients. With l the log-probabilities and z = (a - mu) / sigma the chain rule is taken by hand,
+
+        loss -> l (by autograd: as many numbers as steps) -> mu, log sigma -> network (GaussianMLP.pullback)
+
+        dl/dmu = z / sigma,    dl/dlog sigma = z^2 - 1
 
     Args:
         policy: The policy.
         kind: The surrogate.
-        params: Leaves, each value (N, *shape).
-        batch: N tasks.
-        graph: Keep the graph, for products with the Hessian.
-
-    Returns:
-        Gradients, each value (N, *shape).
+        params: Values (n, *shape).
+        batch: n tasks.
     """
-    loss = surrogate_loss(kind, log_prob(policy, params, batch), batch).sum()
-    values = torch.autograd.grad(loss, list(params.values()), create_graph=graph)
-    return dict(zip(params, values, strict=True))
+
+    @torch.no_grad()
+    def __init__(self, policy: GaussianMLP, kind: Surrogate, params: Params, batch: Batch):
+        self._policy, self._params = policy, {n: v.detach() for n, v in params.items()}
+        self._activations = policy.activations(self._params, batch.obs.flatten(1, 2))
+        log_std = policy.log_std(self._params)
+        self._free = policy.log_std_free(self._params)
+        self._precision = (-log_std).exp()
+        mean = self._activations[-1]
+        self._scaled = (batch.action.flatten(1, 2) - mean) * self._precision
+        log_probs = gaussian.log_prob_of_noise(self._scaled, log_std).view_as(batch.advantage)
+        with torch.enable_grad():
+            self._log_probs = log_probs.requires_grad_()
+            loss = surrogate_loss(kind, self._log_probs, batch).sum()
+            # bends: as a function of the log-probabilities
+            (self._slope,) = torch.autograd.grad(loss, self._log_probs, create_graph=True)
+        self._score = self._per_step(self._slope) * self._scaled
+        cotangent = self._score * self._precision
+        self.gradient, self._pulled = policy.pullback(self._params, self._activations, cotangent)
+        own = (self._score * self._scaled).sum(dim=1) - self._per_step(self._slope).sum(dim=1)
+        self.gradient["log_std"] = own * self._free.squeeze(1)
+
+    def _per_step(self, values: Tensor) -> Tensor:
+        """(n, E, T) -> (n, E * T, 1)."""
+        return values.detach().flatten(1).unsqueeze(-1)
+
+    @torch.no_grad()
+    def hessian(self, vector: Params) -> Params:
+        """H v for v with values (n, *shape)."""
+        policy, params, slope = self._policy, self._params, self._per_step(self._slope)
+        moved = policy.tangents(params, vector, self._activations)
+        log_std = vector["log_std"].unsqueeze(1) * self._free
+        scaled = -torch.addcmul(self._scaled * log_std, moved[-1], self._precision)
+        log_probs = -(self._scaled * scaled).sum(dim=-1) - log_std.sum(dim=-1)
+        bent = self._bend(log_probs)
+        turned = bent * self._scaled + slope * scaled
+        cotangent = (turned - self._score * log_std) * self._precision
+        product = policy.pullback_tangent(
+            params, vector, self._activations, moved, self._pulled, cotangent
+        )
+        own = ((turned + slope * scaled) * self._scaled - bent).sum(dim=1)
+        product["log_std"] = own * self._free.squeeze(1)
+        return product
+
+    def _bend(self, log_probs: Tensor) -> Tensor:
+        """Derivative (n, E * T, 1) of the loss's slope as the log-probabilities move by (n, E * T)."""
+        if not self._slope.requires_grad:  # linear in the log-probabilities
+            return torch.zeros_like(log_probs).unsqueeze(-1)
+        (bent,) = torch.autograd.grad(
+            self._slope, self._log_probs, log_probs.view_as(self._slope), retain_graph=True
+        )
+        return self._per_step(bent)
+
+
+def gradient(policy: GaussianMLP, kind: Surrogate, params: Params, batch: Batch) -> Params:
+    """Gradients (n, *shape) of every task's inner loss at its own parameters (n, *shape)."""
+    return total(LossAt(policy, kind, params, block).gradient for block in batch.blocks())
+
+
+def total(parts: Iterable[Params]) -> Params:
+    """The sum, by name."""
+    first, *others = parts
+    result = dict(first)
+    for part in others:
+        result = {n: v + part[n] for n, v in result.items()}
+    return result
 
 
 @dataclass(frozen=True)
@@ -157,40 +234,32 @@ class Tape:
 
     Attributes:
         points: theta_0 .. theta_K, leaves, each value (n, *shape).
-        gradients: grad L_k at theta_k for k < K, with graph where products are wanted.
+        gradients: grad L_k at theta_k for k < K.
+        losses: L_k at theta_k for k < K as a sum over blocks of episodes, where products are wanted.
         step_size: alpha.
     """
 
     points: Sequence[Params]
     gradients: Sequence[Params]
+    losses: Sequence[Sequence[LossAt]]
     step_size: float
 
     def jacobian(self, vector: Params) -> Params:
         """J v for v with values (n, *shape)."""
-        for k in range(len(self.gradients)):
-            vector = self._factor(k, vector)
+        for blocks in self.losses:
+            vector = self._factor(blocks, vector)
         return vector
 
     def transposed(self, vector: Params) -> Params:
         """J^T u for u with values (n, *shape)."""
-        for k in reversed(range(len(self.gradients))):
-            vector = self._factor(k, vector)
+        for blocks in reversed(self.losses):
+            vector = self._factor(blocks, vector)
         return vector
 
-    def _factor(self, k: int, vector: Params) -> Params:
+    def _factor(self, blocks: Sequence[LossAt], vector: Params) -> Params:
         """(I - alpha H_k) v; H_k is symmetric."""
-        names = list(vector)
-        product = torch.autograd.grad(
-            [self.gradients[k][name] for name in names],
-            [self.points[k][name] for name in names],
-            grad_outputs=[vector[name] for name in names],
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return {
-            name: vector[name] - self.step_size * change
-            for name, change in zip(names, product, strict=True)
-        }
+        product = total(block.hessian(vector) for block in blocks)
+        return {n: torch.sub(v, product[n], alpha=self.step_size) for n, v in vector.items()}
 
 
 def inner_steps(
@@ -199,8 +268,6 @@ def inner_steps(
     params: Params,
     batches: Sequence[Batch],
     step_size: float,
-    *,
-    graph: bool = False,
 ) -> Tape:
     """Takes one gradient step a batch on every task at once.
 
@@ -210,21 +277,18 @@ def inner_steps(
         params: theta_0, each value (n, *shape).
         batches: The tasks' own rollouts, one a step; batch k was drawn with theta_k.
         step_size: alpha [parameter units per unit gradient].
-        graph: Keep graphs, for Tape.jacobian and Tape.transposed.
 
     Returns:
-        The tape; its last point is theta_K.
+        The tape without losses; its last point is theta_K.
 
     Source: Finn et al. 2017 (arXiv:1703.03400).
     """
     points, gradients = [leaves(params)], []
     for batch in batches:
-        slope = gradient(policy, kind, points[-1], batch, graph=graph)
+        slope = gradient(policy, kind, points[-1], batch)
         gradients.append(slope)
-        points.append(
-            leaves({n: p.detach() - step_size * slope[n].detach() for n, p in points[-1].items()})
-        )
-    return Tape(points, gradients, step_size)
+        points.append(leaves({n: p.detach() - step_size * slope[n] for n, p in points[-1].items()}))
+    return Tape(points, gradients, (), step_size)
 
 
 def linearised_at(
@@ -247,8 +311,9 @@ def linearised_at(
         The tape, for products only.
     """
     own = [leaves(point) for point in points]
-    gradients = [
-        gradient(policy, kind, point, batch, graph=True)
+    losses = [
+        [LossAt(policy, kind, point, block) for block in batch.blocks()]
         for point, batch in zip(own, batches, strict=False)
     ]
-    return Tape(own, gradients, step_size)
+    gradients = [total(block.gradient for block in blocks) for blocks in losses]
+    return Tape(own, gradients, losses, step_size)

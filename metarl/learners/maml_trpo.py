@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl import gaussian
 from metarl.baseline import advantages
 from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.inner import Batch, Tape, inner_steps, linearised_at, log_prob
+from metarl.learners.inner import Batch, Tape, gradient, inner_steps, linearised_at, total
 from metarl.policies import GaussianMLP
 from metarl.rng import stream
 from metarl.threads import map_chunks
@@ -28,7 +28,8 @@ class MamlContext:
 
     Attributes:
         params: theta_k, each value (N, *shape), on the learner's device.
-        acting: The same on the CPU.
+        acting: The same on the CPU; with it what is the same at every control step: "std" (N, 1, A) of the action and
+            "log_peak" (N, 1), its log-density at the mean [nats].
         points: theta_0 .. theta_k.
         batches: The rollouts adapted to, k of them.
         explained: Share of the returns' variance that the baseline explains, for each.
@@ -58,6 +59,19 @@ class _Chunk:
     old_mean: Tensor
     old_log_std: Tensor
     points: tuple[Params, ...]
+
+
+@dataclass(frozen=True)
+class _States:
+    """What the curvature reads of a block of states after adaptation.
+
+    Attributes:
+        weight: (n, M, 1), each state's share of its task.
+        activations: Of the network at the adapted parameters.
+    """
+
+    weight: Tensor
+    activations: list[Tensor]
 
 
 class MamlTrpo:
@@ -103,9 +117,9 @@ class MamlTrpo:
         mean = self.policy.mean(context.acting, obs)
         if not explore:
             return Action(mean, torch.zeros(mean.shape[:2])), context
-        log_std = self.policy.log_std(context.acting)
-        action = torch.addcmul(mean, log_std.exp(), noise)
-        return Action(action, gaussian.log_prob_of_noise(noise, log_std)), context
+        action = torch.addcmul(mean, context.acting["std"], noise)
+        log_prob = torch.add(context.acting["log_peak"], noise.square().sum(dim=-1), alpha=-0.5)
+        return Action(action, log_prob), context
 
     def adapt(self, context: MamlContext, rollout: Rollout) -> MamlContext:
         """Takes one gradient step on every task's share of the rollout.
@@ -202,7 +216,11 @@ class MamlTrpo:
     # --- pieces of the update, in the order of use ---------------------------------------------------------------
 
     def _context(self, params: Params, **rest: tuple) -> MamlContext:
-        return MamlContext(params, {n: v.cpu() for n, v in params.items()}, **rest)
+        acting = {n: v.cpu() for n, v in params.items()}
+        log_std = self.policy.log_std(acting)
+        acting["std"] = log_std.exp()
+        acting["log_peak"] = gaussian.log_prob_of_noise(torch.zeros_like(log_std), log_std)
+        return MamlContext(params, acting, **rest)
 
     def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
         advantage, explained = advantages(rollout, self.config.discount, self.config.gae_lambda)
@@ -239,11 +257,9 @@ class MamlTrpo:
         def one(chunk: _Chunk) -> Tensor:
             own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
             tape = self._tape(chunk, own[:-1])
-            now = log_prob(self.policy, tape.points[-1], own[-1])
-            ratio = (now - now.detach()).exp()  # acting and learning agree: the ratio starts at 1
-            objective = (ratio * own[-1].advantage * own[-1].weight).sum()
-            values = torch.autograd.grad(objective, list(tape.points[-1].values()))
-            slope = tape.transposed(dict(zip(self.params, values, strict=True)))
+            # acting and learning agree: the ratio starts at 1, where the gradient is that of log pi * A
+            last = gradient(self.policy, "loglik", tape.points[-1], own[-1])
+            slope = tape.transposed({n: -last[n] for n in self.params})
             _check_gradient(slope, chunk.start)
             return _flatten({n: v.sum(dim=0) for n, v in slope.items()})
 
@@ -265,46 +281,47 @@ class MamlTrpo:
         # dice couples the steps of an episode, so it can leave out whole episodes only
         whole = self.config.surrogate == "dice"
 
-        def prepare(chunk: _Chunk) -> tuple[Tape, Batch, Tensor]:
+        @torch.no_grad()
+        def prepare(chunk: _Chunk) -> tuple[Tape, list[_States]]:
             own = [
                 batch.tasks(chunk.start, chunk.stop).share(stride, whole_episodes=whole)
                 for batch in batches
             ]
             tape = self._tape(chunk, own[:-1])
-            return tape, own[-1], self.policy.mean(tape.points[-1], own[-1].obs.flatten(1, 2))
+            return tape, [self._states(tape.points[-1], block) for block in own[-1].blocks()]
 
         prepared = map_chunks(prepare, chunks, self._num_threads)
         num_tasks = len(batches[0].obs)
 
         def product(vector: Tensor) -> Tensor:
-            def one(part: tuple[Tape, Batch, Tensor]) -> Tensor:
+            def one(part: tuple[Tape, list[_States]]) -> Tensor:
                 return _flatten(self._curvature_of(vector, *part))
 
             return torch.stack(map_chunks(one, prepared, self._num_threads)).sum(dim=0) / num_tasks
 
         return product
 
-    def _curvature_of(self, vector: Tensor, tape: Tape, batch: Batch, mean: Tensor) -> Params:
-        size = len(batch.obs)
-        point = tape.points[-1]
-        moved = tape.jacobian(_repeat(_unflatten(vector, self.params), size))
-        with torch.no_grad():
-            tangent = self.policy.mean_tangent(point, moved, batch.obs.flatten(1, 2))
-            weight = batch.weight.flatten(1).unsqueeze(-1)
-            raw = point["log_std"].detach()
-            free = (raw > self.policy.min_log_std).to(raw.dtype)  # the derivative of the clamp
-            log_std = self.policy.log_std(point)
+    def _states(self, point: Params, block: Batch) -> _States:
+        activations = self.policy.activations(point, block.obs.flatten(1, 2))
+        return _States(block.weight.flatten(1).unsqueeze(-1), activations)
+
+    @torch.no_grad()
+    def _curvature_of(self, vector: Tensor, tape: Tape, blocks: Sequence[_States]) -> Params:
+        """Sum over a chunk's tasks of J_i^T F_i J_i v."""
+        point, policy = tape.points[-1], self.policy
+        moved = tape.jacobian(_repeat(_unflatten(vector, self.params), len(point["log_std"])))
+        log_std, free = policy.log_std(point), policy.log_std_free(point).squeeze(-2)
+
+        def pulled(block: _States) -> Params:
+            tangent = policy.tangents(point, moved, block.activations)[-1]
             mean_side, std_side = gaussian.fisher_product(tangent, moved["log_std"] * free, log_std)
-        values = torch.autograd.grad(
-            mean,
-            list(point.values()),
-            grad_outputs=weight * mean_side,
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        pulled = dict(zip(point, values, strict=True))
-        pulled["log_std"] = std_side * free
-        return {n: v.sum(dim=0) for n, v in tape.transposed(pulled).items()}
+            slopes, _ = policy.pullback(point, block.activations, block.weight * mean_side)
+            slopes["log_std"] = std_side * free * block.weight.sum(dim=1)
+            return slopes
+
+        whole = total(map(pulled, blocks))
+        whole = tape.transposed({n: whole[n] for n in self.params})
+        return {n: v.sum(dim=0) for n, v in whole.items()}
 
     def _search(
         self, step: Tensor, chunks: Sequence[_Chunk], batches: Sequence[Batch]
