@@ -12,6 +12,9 @@ from torch import Tensor
 
 from metarl.types import Params
 
+NARROW = 16
+"""Columns below which MKL multiplies fastest transposed."""
+
 
 @dataclass(frozen=True)
 class GaussianMLP:
@@ -96,8 +99,10 @@ class GaussianMLP:
         moved = [_affine(tangent["bias0"], activations[0], tangent["weight0"])]
         for i, hidden in enumerate(activations[1:-1], start=1):
             moved[-1] = _through_tanh(moved[-1], hidden)
-            own = _affine(tangent[f"bias{i}"], hidden, tangent[f"weight{i}"])
-            moved.append(torch.baddbmm(own, moved[-1], params[f"weight{i}"]))
+            bias = tangent[f"bias{i}"].unsqueeze(-2)
+            own = _plus_product(bias, hidden, tangent[f"weight{i}"])
+            moved.append(_plus_product(own, moved[-1], params[f"weight{i}"]))
+        moved[-1] = moved[-1].contiguous()
         return moved
 
     def pullback(
@@ -120,7 +125,7 @@ class GaussianMLP:
             pulled.before_tanh.insert(0, _through_tanh(below, activations[i]))
         slopes: Params = {}
         for i, delta in enumerate(pulled.before_tanh):
-            slopes[f"weight{i}"] = torch.bmm(activations[i].mT, delta)
+            slopes[f"weight{i}"] = _product(activations[i].mT, delta)
             slopes[f"bias{i}"] = delta.sum(dim=-2)
         return slopes, pulled
 
@@ -150,11 +155,11 @@ class GaussianMLP:
         """
         slopes: Params = {}
         for i in range(len(self.hidden_sizes), -1, -1):
-            slope = torch.bmm(activations[i].mT, turned)
+            slope = _product(activations[i].mT, turned)
             slopes[f"bias{i}"] = turned.sum(dim=-2)
             if i > 0:
                 delta, hidden = pulled.before_tanh[i], activations[i]
-                slope = torch.baddbmm(slope, moved[i - 1].mT, delta)
+                slope = _plus_product(slope, moved[i - 1].mT, delta)
                 below = torch.bmm(turned, params[f"weight{i}"].mT)
                 below = torch.baddbmm(below, delta, tangent[f"weight{i}"].mT)
                 # tanh'' = -2 tanh tanh'; moved is already behind the tanh
@@ -179,6 +184,20 @@ class Pulled:
 
 def _affine(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(-2), inputs, weight)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Left @ right; as (right^T left^T)^T where the result is narrow: 20 us for 64 x 1000 by 1000 x 8, not 60."""
+    if right.shape[-1] < NARROW:
+        return torch.bmm(right.mT, left.mT).mT
+    return torch.bmm(left, right)
+
+
+def _plus_product(start: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Start + left @ right, likewise."""
+    if right.shape[-1] < NARROW:
+        return torch.baddbmm(start.mT, right.mT, left.mT).mT
+    return torch.baddbmm(start, left, right)
 
 
 def _tanh(x: Tensor) -> Tensor:

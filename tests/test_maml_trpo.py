@@ -403,3 +403,16 @@ def test_initial_parameters_depend_on_the_seed_alone():
     assert torch.equal(one.params["weight0"], same.params["weight0"])
     assert not torch.equal(one.params["weight0"], other.params["weight0"])
     assert stream(3, "init").random() == stream(3, "init").random()
+
+
+def test_the_trust_region_halves_as_configured_and_the_count_survives_a_restart():
+    learner = small_learner(max_kl=0.04, kl_halving=2)
+    radii = []
+    for _ in range(5):
+        radii.append(learner.max_kl())
+        context, rollouts = double_trial(learner)
+        assert learner.update(context, rollouts)["kl"] <= radii[-1]
+    assert radii[::2] == pytest.approx([0.04, 0.02, 0.01])
+    other = small_learner(max_kl=0.04, kl_halving=2)
+    other.load_state_dict(learner.state_dict())
+    assert other.max_kl() == learner.max_kl() < radii[-1]

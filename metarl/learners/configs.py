@@ -28,6 +28,10 @@ class MamlTrpoConfig:
     max_kl: float = 0.01
     """Trust region: mean KL divergence after one update, > 0 [nats] (Finn et al. 2017)."""
 
+    kl_halving: int = 0
+    """Updates after which max_kl has half its size, again and again; 0 keeps it. Large steps learn fast while the
+    meta-gradient is strong; later its noise makes them a random walk."""
+
     cg_iterations: int = 10
     """Conjugate-gradient iterations for the natural step, >= 1 (Schulman et al. 2015)."""
 
@@ -83,6 +87,7 @@ class MamlTrpoConfig:
         low = self.min_log_std
         ok = low <= self.initial_log_std < math.inf
         check("initial_log_std", ok, f"finite and >= learner.min_log_std = {low}")
+        check("kl_halving", self.kl_halving >= 0, "at least 0")
         check("task_chunk", self.task_chunk >= 0, "at least 0")
 
 

@@ -104,6 +104,7 @@ class MamlTrpo:
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         initial = self.policy.initial(stream(seed, "init"), config.initial_log_std)
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
+        self.updates = 0
 
     def begin(self, num_tasks: int, num_episodes: int) -> MamlContext:
         """The context before any experience: theta for every task."""
@@ -170,7 +171,7 @@ class MamlTrpo:
         proposal = natural_step(
             product,
             outer,
-            self.config.max_kl,
+            self.max_kl(),
             iterations=self.config.cg_iterations,
             damping=self.config.cg_damping,
         )
@@ -179,8 +180,11 @@ class MamlTrpo:
             result = self._search(proposal.step, chunks, batches)
             if result.scale > 0.0:
                 self.params = self._moved(proposal.step, result.scale)
+        max_kl = self.max_kl()
+        self.updates += 1
         return {
             "kl": result.kl,
+            "update/max_kl": max_kl,
             "update/gain": result.gain,
             "update/predicted_gain": proposal.predicted_gain,
             "update/step_scale": result.scale,
@@ -194,9 +198,15 @@ class MamlTrpo:
             "baseline/explained_post": explained,
         }
 
+    def max_kl(self) -> float:
+        """Radius of the next update's trust region [nats], halved every `kl_halving` updates."""
+        halving = self.config.kl_halving
+        return self.config.max_kl * (0.5 ** (self.updates / halving) if halving else 1.0)
+
     def state_dict(self) -> dict[str, Tensor]:
-        """theta, on the CPU; MAML-TRPO keeps nothing else between iterations."""
-        return {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}
+        """theta and the number of updates, on the CPU."""
+        params = {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}
+        return {**params, "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over theta.
@@ -211,7 +221,9 @@ class MamlTrpo:
                 had = "missing" if found is None else f"of shape {tuple(found.shape)}"
                 raise ValueError(f"parameter {name!r} is {had}, wanted {tuple(value.shape)}")
             loaded[name] = found.to(self.device, value.dtype).clone()
-        self.params = loaded
+        if "updates" not in state:
+            raise ValueError("the number of updates is missing")
+        self.params, self.updates = loaded, int(state["updates"])
 
     # --- pieces of the update, in the order of use ---------------------------------------------------------------
 
@@ -341,7 +353,7 @@ class MamlTrpo:
         return line_search(
             evaluate,
             start,
-            self.config.max_kl,
+            self.max_kl(),
             decay=self.config.line_search_decay,
             max_tries=self.config.line_search_steps,
         )
