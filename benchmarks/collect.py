@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import torch
 from mujoco.batch import Batch
@@ -140,11 +141,19 @@ class Bare:
         """Runs the episodes `rows`, all by default; returns control steps."""
         steps = 0
         for row in rows or range(len(self.starts)):
-            self.batch.reset()
+            self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
             self.qpos[0], self.qvel[0] = self.starts[row]
+            self.batch.forward()
             steps += self.controls[row].shape[1]
             self.batch.rollout(self.controls[row].shape[1], self.controls[row], record=[])
         return steps // self.skip
+
+    def check(self, ends: np.ndarray) -> None:
+        """Refuses to be a bound for other work than this: the episodes must end in the same qpos (M, nq), bit for bit."""
+        for row, end in enumerate(ends):
+            self.replay(range(row, row + 1))
+            if not np.array_equal(self.qpos[0], end):
+                raise AssertionError(f"episode {row} is not what the bare loop replays")
 
 
 def together(loops: list[Bare]) -> Callable[[], int]:
@@ -164,6 +173,7 @@ class Vector:
 
     def __init__(self, work: Workload, kind: str, processes: int, horizon: int, steps: int):
         def build() -> gymnasium.Env:
+            mujoco.set_mju_user_warning(lambda message: None)  # half_cheetah.xml uses what will go
             return gymnasium.make(work.gymnasium_id, max_episode_steps=horizon, **work.options)
 
         self.gym, self.processes, self.steps = kind == "async", processes, steps
@@ -229,6 +239,7 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
         ours = Ours(env, sizes)
         collected = ours.collect()
         loops = [Bare(env, collected) for _ in range(THREADS)]
+        loops[0].check(env.snapshot())
         contenders = {"bare": loops[0].replay, "ours": ours.round, "together": together(loops)}
         contenders |= {kind: vector.round for kind, vector in vectors.items()}
         timings = take_turns(contenders, sizes.rounds)

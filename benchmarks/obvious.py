@@ -117,11 +117,11 @@ class ObviousMamlTrpo:
 
         def evaluate(scale: float) -> tuple[float, float]:
             pair = self.objective(moved(scale), before, after, old, graph=False)
-            return float(pair[0]), float(pair[1])
+            return float(pair[0].detach()), float(pair[1].detach())
 
         result = line_search(
             evaluate,
-            float(gain),
+            float(gain.detach()),
             settings.max_kl,
             decay=settings.line_search_decay,
             max_tries=settings.line_search_steps,
@@ -138,7 +138,10 @@ class ObviousMamlTrpo:
         *,
         graph: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Surrogate and KL divergence after adapting, means over the tasks."""
+        """Surrogate and KL divergence after adapting, means over the tasks.
+
+        The graphs of all tasks live until the mean is differentiated, as they do in learn2learn.
+        """
         gain, divergence = torch.zeros(()), torch.zeros(())
         for first, second, (old_mean, old_log_std) in zip(before, after, old, strict=True):
             point = adapted(params, first, self.config.inner_lr, graph=graph)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.obvious import ObviousMamlTrpo
+from benchmarks.obvious import ObviousMamlTrpo, policy
 from benchmarks.side_by_side import (
     RATIO_HEADER,
     Ratio,
@@ -118,10 +118,10 @@ def ours(learner: MamlTrpo, trial: Trial) -> Metrics:
     return learner.update(context, [trial.first, trial.second])
 
 
-def obvious(trial: Trial) -> tuple[float, float]:
+def obvious(trial: Trial, threads: int = THREADS) -> tuple[float, float]:
     """The same the obvious way, with torch's own threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     try:
         rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
         return rival.update(*rival.adapt(trial.first), trial.second)
@@ -168,22 +168,26 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def rival_products(trial: Trial, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """The obvious way's meta-gradient and curvature product."""
+    rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+    before, points = rival.adapt(trial.first)
+    after, _ = rival.adapt(trial.second)
+    old = [policy(p, sample.obs) for p, sample in zip(points, after, strict=True)]
+    gain, _ = rival.objective(rival.params, before, after, old, graph=True)
+    return rival.flat_gradient(gain), rival.curvature(before, after, old)(vector)
+
+
 def agreement() -> dict[str, float]:
     """Largest relative difference of both ways on a small trial in double precision."""
     trial = Trial.of(SMALL, torch.float64)
     learner = build(SMALL, 1.0, dtype=torch.float64)
     probe = Probe(learner)
     metrics = ours(learner, trial)
-    rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
-    before, points = rival.adapt(trial.first)
-    after, _ = rival.adapt(trial.second)
-    from benchmarks.obvious import policy
-
-    old = [policy(p, sample.obs) for p, sample in zip(points, after, strict=True)]
-    gradient = rival.flat_gradient(rival.objective(rival.params, before, after, old, graph=True)[0])
-    vector = torch.linspace(-1.0, 1.0, len(gradient), dtype=torch.float64)
-    product = rival.curvature(before, after, old)(vector)
-    _, kl = rival.update(before, points, trial.second)
+    size = sum(value.numel() for value in trial.params.values())
+    vector = torch.linspace(-1.0, 1.0, size, dtype=torch.float64)
+    gradient, product = rival_products(trial, vector)
+    _, kl = obvious(trial)
     return {
         "gradient": largest_difference(probe.given["gradient"], gradient),
         "curvature product": largest_difference(probe.given["curvature"](vector), product),
@@ -221,8 +225,9 @@ def measure_memory(contender: str, sizes: Sizes) -> None:
 
 def run_once(contender: str, trial: Trial, sizes: Sizes) -> Callable[[], float]:
     """An update of one contender, for take_turns."""
-    if contender == "obvious":
-        return lambda: float(len(obvious(trial)) > 0)
+    if contender.startswith("obvious"):
+        threads = 1 if contender == "obvious 1" else THREADS
+        return lambda: float(len(obvious(trial, threads)) > 0)
     fraction = 1.0 if contender == "all" else MamlTrpoConfig().curvature_fraction
     learner = build(sizes, fraction)
     return lambda: float(len(ours(learner, trial)) > 0)
@@ -261,6 +266,7 @@ CONTENDERS = {
     "default": "ours, curvature on 1/4 of the states",
     "all": "ours, curvature on all states",
     "obvious": "the obvious way",
+    "obvious 1": "the obvious way on one thread",
 }
 
 
@@ -270,7 +276,8 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     trial = Trial.of(sizes)
     runs = {name: run_once(name, trial, sizes) for name in CONTENDERS}
     timings = take_turns(runs, sizes.rounds)
-    rival = timings["obvious"]
+    # torch's threads are of little use to small matrices, and harm beside other programs
+    rival = min(timings["obvious"], timings["obvious 1"], key=lambda timing: timing.median)
     ratios = [
         Ratio.of("ours / the obvious way", timings["default"], rival, target=4.0),
         Ratio.of("ours on all states / the obvious way", timings["all"], rival, target=1.3),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarl.returns import discounted_sum, gae, standardise
+from metarl.threads import map_chunks
 from metarl.types import Rollout
 
 
@@ -28,7 +29,9 @@ def features(obs: Tensor) -> Tensor:
     return torch.cat([clipped, clipped.square(), clock], dim=-1)
 
 
-def fit_predict(obs: Tensor, target: Tensor, valid: Tensor, ridge: float = 1e-5) -> Tensor:
+def fit_predict(
+    obs: Tensor, target: Tensor, valid: Tensor, ridge: float = 1e-5, *, num_threads: int = 1
+) -> Tensor:
     """Fits one ridge regression a task and predicts every step.
 
     Args:
@@ -36,32 +39,38 @@ def fit_predict(obs: Tensor, target: Tensor, valid: Tensor, ridge: float = 1e-5)
         target: (N, E, T), read where valid.
         valid: (N, E, T).
         ridge: Regularisation, relative to the mean diagonal of the normal matrix, so that it needs no scale.
+        num_threads: Threads over tasks; the result does not depend on it.
 
     Returns:
         Predictions (N, E, T), float64, also where not valid.
     """
-    prediction = torch.empty(target.shape, dtype=torch.float64, device=obs.device)
+
     # one at a time: the features of all tasks would be the largest array of an update
-    for task in range(len(obs)):
+    def one(task: int) -> Tensor:
         x = features(obs[task])
-        weight = valid[task].unsqueeze(-1)
-        used = torch.where(weight, x, 0.0).flatten(0, 1)
+        every = bool(valid[task].all())
+        used = x if every else torch.where(valid[task].unsqueeze(-1), x, 0.0)
+        used = used.flatten(0, 1)
         normal = used.T @ used
         moment = used.T @ torch.where(valid[task], target[task].double(), 0.0).flatten()
         size = len(normal)
         scale = normal.diagonal().mean().clamp(min=1e-12)
         normal = normal + ridge * scale * torch.eye(size, dtype=normal.dtype, device=obs.device)
-        prediction[task] = x @ torch.linalg.solve(normal, moment)
-    return prediction
+        return x @ torch.linalg.solve(normal, moment)
+
+    return torch.stack(map_chunks(one, range(len(obs)), num_threads))
 
 
-def advantages(rollout: Rollout, discount: float, lam: float) -> tuple[Tensor, float]:
+def advantages(
+    rollout: Rollout, discount: float, lam: float, *, num_threads: int = 1
+) -> tuple[Tensor, float]:
     """Fits the baseline on a rollout and estimates its advantages.
 
     Args:
         rollout: Any rollout.
         discount: gamma in [0, 1].
         lam: GAE's lambda in [0, 1].
+        num_threads: Threads over tasks; the result does not depend on it.
 
     Returns:
         Advantages (N, E, T) [task's standard deviations], the dtype of obs, zero at invalid steps; and the share of the
@@ -72,7 +81,7 @@ def advantages(rollout: Rollout, discount: float, lam: float) -> tuple[Tensor, f
     # what follows a fault is unknown: its target would be too small, so the fit leaves these episodes out
     fitted = valid & ~rollout.truncated.unsqueeze(-1)
     target = discounted_sum(reward, discount)
-    value = fit_predict(rollout.obs, target, fitted)
+    value = fit_predict(rollout.obs, target, fitted, num_threads=num_threads)
     length = valid.sum(dim=2, keepdim=True).clamp(max=valid.shape[2] - 1)
     reached = value.gather(2, length).squeeze(2)
     last_value = torch.where(rollout.truncated, reached, 0.0)

@@ -219,6 +219,35 @@ def gradient(policy: GaussianMLP, kind: Surrogate, params: Params, batch: Batch)
     return total(LossAt(policy, kind, params, block).gradient for block in batch.blocks())
 
 
+def repeat(params: Params, num_tasks: int) -> Params:
+    """The same parameters (*shape) for every task: views (N, *shape)."""
+    return {n: v.expand(num_tasks, *v.shape) for n, v in params.items()}
+
+
+def flatten(params: Params) -> Tensor:
+    """All values one after the other (P,)."""
+    return torch.cat([v.reshape(-1) for v in params.values()])
+
+
+def unflatten(vector: Tensor, like: Params) -> Params:
+    """Views of a vector (P,) in the shapes of other parameters."""
+    parts = vector.split([v.numel() for v in like.values()])
+    return {n: part.view_as(v) for (n, v), part in zip(like.items(), parts, strict=True)}
+
+
+def check_gradient(slope: Params, first_task: int) -> None:
+    """Refuses gradients (n, *shape) that are not finite.
+
+    Raises:
+        FloatingPointError: Names the task and the parameter.
+    """
+    for name, value in slope.items():
+        finite = value.detach().isfinite().flatten(1).all(dim=1)
+        if not bool(finite.all()):
+            task = first_task + int((~finite).nonzero()[0])
+            raise FloatingPointError(f"task {task}: the gradient of {name!r} is not finite")
+
+
 def total(parts: Iterable[Params]) -> Params:
     """The sum, by name."""
     first, *others = parts

@@ -11,7 +11,18 @@ from torch import Tensor
 from metarl import gaussian
 from metarl.baseline import advantages
 from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.inner import Batch, Tape, gradient, inner_steps, linearised_at, total
+from metarl.learners.inner import (
+    Batch,
+    Tape,
+    check_gradient,
+    flatten,
+    gradient,
+    inner_steps,
+    linearised_at,
+    repeat,
+    total,
+    unflatten,
+)
 from metarl.policies import GaussianMLP
 from metarl.rng import stream
 from metarl.threads import map_chunks
@@ -102,6 +113,7 @@ class MamlTrpo:
         self.policy = GaussianMLP(obs_size, action_size, config.hidden_sizes, config.min_log_std)
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
+        self._cpu_threads = num_threads
         initial = self.policy.initial(stream(seed, "init"), config.initial_log_std)
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
         self.updates = 0
@@ -109,7 +121,7 @@ class MamlTrpo:
     def begin(self, num_tasks: int, num_episodes: int) -> MamlContext:
         """The context before any experience: theta for every task."""
         del num_episodes
-        return self._context(_repeat(self.params, num_tasks))
+        return self._context(repeat(self.params, num_tasks))
 
     def act(
         self, context: MamlContext, obs: Tensor, noise: Tensor, *, explore: bool
@@ -137,7 +149,8 @@ class MamlTrpo:
             tape = inner_steps(
                 self.policy, self.config.surrogate, params, own, self.config.inner_lr
             )
-            _check_finite(tape, bounds[0])
+            for slope in tape.gradients:
+                check_gradient(slope, bounds[0])
             return tape
 
         tapes = map_chunks(step, self._bounds(len(batch.obs)), self._num_threads)
@@ -221,9 +234,10 @@ class MamlTrpo:
                 had = "missing" if found is None else f"of shape {tuple(found.shape)}"
                 raise ValueError(f"parameter {name!r} is {had}, wanted {tuple(value.shape)}")
             loaded[name] = found.to(self.device, value.dtype).clone()
-        if "updates" not in state:
-            raise ValueError("the number of updates is missing")
-        self.params, self.updates = loaded, int(state["updates"])
+        updates = state.get("updates")
+        if updates is None or updates.shape != ():
+            raise ValueError("'updates' is missing or no single number")
+        self.params, self.updates = loaded, int(updates)
 
     # --- pieces of the update, in the order of use ---------------------------------------------------------------
 
@@ -235,7 +249,8 @@ class MamlTrpo:
         return MamlContext(params, acting, **rest)
 
     def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
-        advantage, explained = advantages(rollout, self.config.discount, self.config.gae_lambda)
+        settings = self.config.discount, self.config.gae_lambda
+        advantage, explained = advantages(rollout, *settings, num_threads=self._cpu_threads)
         return Batch.of(rollout, advantage, self.device), explained
 
     def _bounds(self, num_tasks: int) -> list[tuple[int, int]]:
@@ -272,8 +287,8 @@ class MamlTrpo:
             # acting and learning agree: the ratio starts at 1, where the gradient is that of log pi * A
             last = gradient(self.policy, "loglik", tape.points[-1], own[-1])
             slope = tape.transposed({n: -last[n] for n in self.params})
-            _check_gradient(slope, chunk.start)
-            return _flatten({n: v.sum(dim=0) for n, v in slope.items()})
+            check_gradient(slope, chunk.start)
+            return flatten({n: v.sum(dim=0) for n, v in slope.items()})
 
         parts = map_chunks(one, chunks, self._num_threads)
         return torch.stack(parts).sum(dim=0) / len(batches[0].obs)
@@ -307,7 +322,7 @@ class MamlTrpo:
 
         def product(vector: Tensor) -> Tensor:
             def one(part: tuple[Tape, list[_States]]) -> Tensor:
-                return _flatten(self._curvature_of(vector, *part))
+                return flatten(self._curvature_of(vector, *part))
 
             return torch.stack(map_chunks(one, prepared, self._num_threads)).sum(dim=0) / num_tasks
 
@@ -321,7 +336,7 @@ class MamlTrpo:
     def _curvature_of(self, vector: Tensor, tape: Tape, blocks: Sequence[_States]) -> Params:
         """Sum over a chunk's tasks of J_i^T F_i J_i v."""
         point, policy = tape.points[-1], self.policy
-        moved = tape.jacobian(_repeat(_unflatten(vector, self.params), len(point["log_std"])))
+        moved = tape.jacobian(repeat(unflatten(vector, self.params), len(point["log_std"])))
         log_std, free = policy.log_std(point), policy.log_std_free(point).squeeze(-2)
 
         def pulled(block: _States) -> Params:
@@ -363,7 +378,7 @@ class MamlTrpo:
     ) -> tuple[float, float]:
         """Sums over a chunk's tasks of the surrogate and of the KL divergence to the sampling policy, after adapting."""
         own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
-        repeated = _repeat(params, chunk.stop - chunk.start)
+        repeated = repeat(params, chunk.stop - chunk.start)
         config = self.config
         tape = inner_steps(self.policy, config.surrogate, repeated, own[:-1], config.inner_lr)
         final, point = own[-1], tape.points[-1]
@@ -380,31 +395,5 @@ class MamlTrpo:
         return float(gain), float((kl * weight).sum())
 
     def _moved(self, step: Tensor, scale: float) -> Params:
-        change = _unflatten(step, self.params)
+        change = unflatten(step, self.params)
         return {n: v + scale * change[n] for n, v in self.params.items()}
-
-
-def _repeat(params: Params, num_tasks: int) -> Params:
-    return {n: v.expand(num_tasks, *v.shape) for n, v in params.items()}
-
-
-def _flatten(params: Params) -> Tensor:
-    return torch.cat([v.reshape(-1) for v in params.values()])
-
-
-def _unflatten(vector: Tensor, like: Params) -> Params:
-    parts = vector.split([v.numel() for v in like.values()])
-    return {n: part.view_as(v) for (n, v), part in zip(like.items(), parts, strict=True)}
-
-
-def _check_finite(tape: Tape, first_task: int) -> None:
-    for slope in tape.gradients:
-        _check_gradient(slope, first_task)
-
-
-def _check_gradient(slope: Params, first_task: int) -> None:
-    for name, value in slope.items():
-        finite = value.detach().isfinite().flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            task = first_task + int((~finite).nonzero()[0])
-            raise FloatingPointError(f"task {task}: the gradient of {name!r} is not finite")
