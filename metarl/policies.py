@@ -32,12 +32,13 @@ class GaussianMLP:
     hidden_sizes: tuple[int, ...] = (64, 64)
     min_log_std: float = -3.0
 
-    def initial(self, rng: np.random.Generator, log_std: float) -> Params:
+    def initial(self, rng: np.random.Generator, log_std: float, output_gain: float = 1.0) -> Params:
         """Draws parameters: Xavier uniform weights, zero biases.
 
         Args:
             rng: The stream of the initialisation.
             log_std: First logarithm of the standard deviation.
+            output_gain: Factor on the weights of the last layer; small ones start near the action zero.
 
         Returns:
             "weight{i}" (in, out), "bias{i}" (out,) and "log_std" (A,), float32.
@@ -47,7 +48,8 @@ class GaussianMLP:
         for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
             bound = math.sqrt(6.0 / (fan_in + fan_out))
             weight = rng.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
-            params[f"weight{i}"] = torch.from_numpy(weight)
+            gain = output_gain if i == len(self.hidden_sizes) else 1.0
+            params[f"weight{i}"] = gain * torch.from_numpy(weight)
             params[f"bias{i}"] = torch.zeros(fan_out)
         params["log_std"] = torch.full((self.action_size,), float(log_std))
         return params

@@ -21,7 +21,7 @@ from metarl.types import Rollout
 STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
 NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
-STEP_SIZE = 0.3
+STEP_SIZES = (0.3, 0.2)
 
 
 def small_policy(seed=0):
@@ -56,11 +56,11 @@ def exact_batch(policy, params):
 
 def adapted_return(policy, params, num_steps):
     """The meta-objective itself: gradient ascent on the exact return, then the exact return."""
-    for _ in range(num_steps):
+    for step_size in STEP_SIZES[:num_steps]:
         own = {n: v.detach().requires_grad_() for n, v in params.items()}
         slopes = torch.autograd.grad(expected_return(policy, own), list(own.values()))
         params = {
-            n: v.detach() + STEP_SIZE * g for (n, v), g in zip(own.items(), slopes, strict=True)
+            n: v.detach() + step_size * g for (n, v), g in zip(own.items(), slopes, strict=True)
         }
     return expected_return(policy, params)
 
@@ -69,8 +69,8 @@ def meta_gradient(policy, params, num_steps, kind):
     points, batches = [params], []
     for _ in range(num_steps):
         batches.append(exact_batch(policy, points[-1]))
-        points = inner_steps(policy, kind, params, batches, STEP_SIZE).points
-    tape = linearised_at(policy, kind, points, batches, STEP_SIZE)
+        points = inner_steps(policy, kind, params, batches, STEP_SIZES[: len(batches)]).points
+    tape = linearised_at(policy, kind, points, batches, STEP_SIZES[: len(batches)])
     slopes = torch.autograd.grad(
         expected_return(policy, tape.points[-1]), list(tape.points[-1].values())
     )
@@ -236,15 +236,13 @@ def kl_of_adapted(learner, vector, context, rollouts):
             n: p.view_as(v).unsqueeze(0)
             for (n, v), p in zip(learner.params.items(), parts, strict=True)
         }
-        for batch in context.batches:
+        steps = zip(context.batches, (0.4, 0.2), strict=False)  # inner_lr, and half of it later
+        for batch, step_size in steps:
             mine = batch.tasks(i, i + 1)
             terms = (log_prob(learner.policy, own, mine) - mine.log_prob).exp() * mine.advantage
             loss = -(terms * mine.weight).sum()
             slopes = torch.autograd.grad(loss, list(own.values()), create_graph=True)
-            own = {
-                n: v - learner.config.inner_lr * g
-                for (n, v), g in zip(own.items(), slopes, strict=True)
-            }
+            own = {n: v - step_size * g for (n, v), g in zip(own.items(), slopes, strict=True)}
         mine = final.tasks(i, i + 1)
         obs = mine.obs.flatten(1, 2)
         old = {n: v[i : i + 1] for n, v in context.params.items()}

@@ -19,6 +19,10 @@ class MamlTrpoConfig:
     inner_lr: float = 0.1
     """Step size alpha of the adaptation, > 0 [parameter units per unit gradient] (Finn et al. 2017)."""
 
+    later_lr: float = 0.5
+    """Factor on inner_lr from the second step of a trial on, > 0. Advantages are standardised, so a step does not get
+    shorter by itself as the policy gets better (Finn et al. 2017 halve it)."""
+
     surrogate: Literal["lvc", "loglik", "dice"] = "lvc"
     """Inner loss: likelihood ratio (ProMP, Rothfuss et al. 2019), plain log-likelihood, or DiCE (Foerster et al. 2018)."""
 
@@ -56,6 +60,9 @@ class MamlTrpoConfig:
     initial_log_std: float = 0.0
     """Log of the action noise at the start [log of policy output units], >= min_log_std."""
 
+    output_gain: float = 1.0
+    """Factor on the first weights of the last layer, > 0; small ones start near the action zero."""
+
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units]."""
 
@@ -74,7 +81,7 @@ class MamlTrpoConfig:
 
         sizes = self.hidden_sizes
         check("hidden_sizes", len(sizes) > 0 and min(sizes, default=0) >= 1, "numbers >= 1")
-        for name in ("inner_lr", "max_kl"):
+        for name in ("inner_lr", "later_lr", "max_kl", "output_gain"):
             check(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
         check("cg_damping", 0 <= self.cg_damping < math.inf, "a finite number >= 0")
         check("curvature_fraction", 0 < self.curvature_fraction <= 1, "in (0, 1]")

@@ -265,30 +265,31 @@ class Tape:
         points: theta_0 .. theta_K, leaves, each value (n, *shape).
         gradients: grad L_k at theta_k for k < K.
         losses: L_k at theta_k for k < K as a sum over blocks of episodes, where products are wanted.
-        step_size: alpha.
+        step_sizes: alpha_0 .. alpha_{K-1}.
     """
 
     points: Sequence[Params]
     gradients: Sequence[Params]
     losses: Sequence[Sequence[LossAt]]
-    step_size: float
+    step_sizes: Sequence[float]
 
     def jacobian(self, vector: Params) -> Params:
         """J v for v with values (n, *shape)."""
-        for blocks in self.losses:
-            vector = self._factor(blocks, vector)
+        for blocks, step_size in zip(self.losses, self.step_sizes, strict=False):
+            vector = _factor(blocks, step_size, vector)
         return vector
 
     def transposed(self, vector: Params) -> Params:
         """J^T u for u with values (n, *shape)."""
-        for blocks in reversed(self.losses):
-            vector = self._factor(blocks, vector)
+        for blocks, step_size in reversed(list(zip(self.losses, self.step_sizes, strict=False))):
+            vector = _factor(blocks, step_size, vector)
         return vector
 
-    def _factor(self, blocks: Sequence[LossAt], vector: Params) -> Params:
-        """(I - alpha H_k) v; H_k is symmetric."""
-        product = total(block.hessian(vector) for block in blocks)
-        return {n: torch.sub(v, product[n], alpha=self.step_size) for n, v in vector.items()}
+
+def _factor(blocks: Sequence[LossAt], step_size: float, vector: Params) -> Params:
+    """(I - alpha H_k) v; H_k is symmetric."""
+    product = total(block.hessian(vector) for block in blocks)
+    return {n: torch.sub(v, product[n], alpha=step_size) for n, v in vector.items()}
 
 
 def inner_steps(
@@ -296,7 +297,7 @@ def inner_steps(
     kind: Surrogate,
     params: Params,
     batches: Sequence[Batch],
-    step_size: float,
+    step_sizes: Sequence[float],
 ) -> Tape:
     """Takes one gradient step a batch on every task at once.
 
@@ -305,7 +306,7 @@ def inner_steps(
         kind: The surrogate.
         params: theta_0, each value (n, *shape).
         batches: The tasks' own rollouts, one a step; batch k was drawn with theta_k.
-        step_size: alpha [parameter units per unit gradient].
+        step_sizes: alpha of each step, as many as batches [parameter units per unit gradient].
 
     Returns:
         The tape without losses; its last point is theta_K.
@@ -313,11 +314,11 @@ def inner_steps(
     Source: Finn et al. 2017 (arXiv:1703.03400).
     """
     points, gradients = [leaves(params)], []
-    for batch in batches:
+    for batch, step_size in zip(batches, step_sizes, strict=True):
         slope = gradient(policy, kind, points[-1], batch)
         gradients.append(slope)
         points.append(leaves({n: p.detach() - step_size * slope[n] for n, p in points[-1].items()}))
-    return Tape(points, gradients, (), step_size)
+    return Tape(points, gradients, (), step_sizes)
 
 
 def linearised_at(
@@ -325,7 +326,7 @@ def linearised_at(
     kind: Surrogate,
     points: Sequence[Params],
     batches: Sequence[Batch],
-    step_size: float,
+    step_sizes: Sequence[float],
 ) -> Tape:
     """Builds the tape at known points theta_0 .. theta_K, with Hessians from batches that may be a share of the data.
 
@@ -334,7 +335,7 @@ def linearised_at(
         kind: The surrogate.
         points: theta_0 .. theta_K, each value (n, *shape).
         batches: One a step, K of them.
-        step_size: alpha.
+        step_sizes: alpha of each step.
 
     Returns:
         The tape, for products only.
@@ -345,4 +346,4 @@ def linearised_at(
         for point, batch in zip(own, batches, strict=False)
     ]
     gradients = [total(block.gradient for block in blocks) for blocks in losses]
-    return Tape(own, gradients, losses, step_size)
+    return Tape(own, gradients, losses, step_sizes)

@@ -114,7 +114,9 @@ class MamlTrpo:
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         self._cpu_threads = num_threads
-        initial = self.policy.initial(stream(seed, "init"), config.initial_log_std)
+        initial = self.policy.initial(
+            stream(seed, "init"), config.initial_log_std, config.output_gain
+        )
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
         self.updates = 0
 
@@ -142,13 +144,12 @@ class MamlTrpo:
             ValueError: A task has no valid step.
         """
         batch, explained = self._batch(rollout)
+        step_size = self.step_sizes(len(context.batches) + 1)[-1]
 
         def step(bounds: tuple[int, int]) -> Tape:
             params = {n: v[slice(*bounds)] for n, v in context.params.items()}
             own = [batch.tasks(*bounds)]
-            tape = inner_steps(
-                self.policy, self.config.surrogate, params, own, self.config.inner_lr
-            )
+            tape = inner_steps(self.policy, self.config.surrogate, params, own, [step_size])
             for slope in tape.gradients:
                 check_gradient(slope, bounds[0])
             return tape
@@ -210,6 +211,11 @@ class MamlTrpo:
             "baseline/explained_pre": context.explained[0] if context.explained else explained,
             "baseline/explained_post": explained,
         }
+
+    def step_sizes(self, num_steps: int) -> list[float]:
+        """alpha of each adaptation step: inner_lr, and from the second step on a share of it."""
+        config = self.config
+        return [config.inner_lr * (config.later_lr if k else 1.0) for k in range(num_steps)]
 
     def max_kl(self) -> float:
         """Radius of the next update's trust region [nats], halved every `kl_halving` updates."""
@@ -296,7 +302,9 @@ class MamlTrpo:
     def _tape(self, chunk: _Chunk, batches: Sequence[Batch]) -> Tape:
         steps = [] if self.config.first_order else batches
         config = self.config
-        return linearised_at(self.policy, config.surrogate, chunk.points, steps, config.inner_lr)
+        return linearised_at(
+            self.policy, config.surrogate, chunk.points, steps, self.step_sizes(len(steps))
+        )
 
     def _curvature(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]):
         """The Gauss-Newton product v -> mean_i J_i^T F_i J_i v, on every stride-th state.
@@ -380,7 +388,9 @@ class MamlTrpo:
         own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
         repeated = repeat(params, chunk.stop - chunk.start)
         config = self.config
-        tape = inner_steps(self.policy, config.surrogate, repeated, own[:-1], config.inner_lr)
+        tape = inner_steps(
+            self.policy, config.surrogate, repeated, own[:-1], self.step_sizes(len(own) - 1)
+        )
         final, point = own[-1], tape.points[-1]
         with torch.no_grad():
             mean, log_std = (
