@@ -18,6 +18,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from envs.registry import make
+from metarl.config import from_yaml
+
 
 def read_metrics(run: Path) -> dict[str, np.ndarray]:
     """Columns of a run's metrics.jsonl."""
@@ -36,11 +39,10 @@ def curves(path: Path, runs: list[Path]) -> None:
     """One panel an environment, one pair of lines a run: before and after adaptation."""
     groups = defaultdict(list)
     for run in runs:
-        result = json.loads((run / "evaluation.json").read_text())
-        groups[result["env"]].append((read_metrics(run), result))
+        groups[from_yaml(run / "config.yaml").env].append(read_metrics(run))
     figure, axes = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.2), squeeze=False)
     for axis, (env, members) in zip(axes[0], groups.items(), strict=True):
-        for i, (metrics, _) in enumerate(members):
+        for i, metrics in enumerate(members):
             steps = metrics["env_steps"] / 1e6
             for name, color, label in (
                 ("return_post", "tab:blue", "after one step"),
@@ -50,7 +52,7 @@ def curves(path: Path, runs: list[Path]) -> None:
                     steps, smooth(metrics[name]), color=color, lw=1.3, label=None if i else label
                 )
                 axis.plot(steps, metrics[name], color=color, lw=0.5, alpha=0.25)
-        floor = members[0][1]["floors"]["stand still"]
+        floor = make(env).spec.floors["stand still"]
         axis.axhline(floor, color="black", lw=0.8, ls=":", label="stand still")
         axis.set(title=env, xlabel="environment steps [M]", ylabel="return of an episode")
         axis.legend(frameon=False, fontsize=8)
