@@ -218,7 +218,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, no YAML, or gives a key twice; the message names the file.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        loader = _StrictLoader(path.read_text(encoding="utf-8"))
+        try:
+            tree = loader.get_single_data()
+        finally:
+            loader.dispose()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
