@@ -103,22 +103,28 @@ def rollout(
             current = step.obs
             if not alive.any():
                 break
+    return _finished(arrays, num_tasks, num_episodes), context
+
+
+def _finished(arrays: dict[str, np.ndarray], num_tasks: int, num_episodes: int) -> Rollout:
+    """Clears what stands at invalid steps, checks the rest and hands the memory over to torch."""
     # not action[~valid] = 0: the mask's indices take 16 bytes a step, and a step of navigation 25
-    np.copyto(action, 0.0, where=~valid[:, :, None])
-    np.copyto(log_prob, 0.0, where=~valid)
+    np.copyto(arrays["action"], 0.0, where=~arrays["valid"][:, :, None])
+    np.copyto(arrays["log_prob"], 0.0, where=~arrays["valid"])
     for name in ("obs", "reward"):
         _check_finite(name, arrays[name], num_episodes)
     tensors = {
         name: torch.from_numpy(a.reshape(num_tasks, num_episodes, *a.shape[1:]))
         for name, a in arrays.items()
     }
-    return Rollout(**tensors), context
+    return Rollout(**tensors)
 
 
 def _check_finite(name: str, array: np.ndarray, num_episodes: int) -> None:
     # a sum needs no second array; what is finite and sums up to infinity is found out below
-    if np.isfinite(array.sum(dtype=np.float64)):
-        return
+    with np.errstate(invalid="ignore"):  # inf - inf
+        if np.isfinite(array.sum(dtype=np.float64)):
+            return
     broken = np.argwhere(~np.isfinite(array))
     if len(broken):
         task, episode = divmod(int(broken[0, 0]), num_episodes)
