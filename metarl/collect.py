@@ -12,7 +12,7 @@ import torch
 from metarl.errors import EnvironmentContractError
 from metarl.rng import stream
 from metarl.threads import one_torch_thread
-from metarl.types import BatchEnv, C, Learner, Rollout
+from metarl.types import BatchEnv, C, Feedback, Learner, Rollout
 
 Observer = Callable[[int, np.ndarray, np.ndarray], None]
 """Called after every step with (rollout k, snapshot (M, n), alive (M,)), for videos."""
@@ -82,13 +82,14 @@ def rollout(
     alive = np.ones(rows, dtype=bool)
     # threads of torch's pool that spin beside the physics threads slow both several times
     with one_torch_thread(), torch.inference_mode():
-        seen, noise = (
+        seen, noise, given = (
             torch.from_numpy(a).view(num_tasks, num_episodes, horizon, -1).unbind(2)
-            for a in (obs, action)
+            for a in (obs, action, reward)
         )
+        feedback = None
         for t in range(horizon):
             np.copyto(obs[:, t], current, where=alive[:, None], casting="same_kind")
-            chosen, context = learner.act(context, seen[t], noise[t], explore=explore)
+            chosen, context = learner.act(context, seen[t], noise[t], feedback, explore=explore)
             action[:, t] = chosen.value.numpy().reshape(rows, -1)
             log_prob[:, t] = chosen.log_prob.numpy().reshape(rows)
             step = env.step(action[:, t], alive)
@@ -101,6 +102,8 @@ def rollout(
             if observer is not None:
                 observer(k, env.snapshot(), valid[:, t])
             current = step.obs
+            going_on = torch.from_numpy(alive).view(num_tasks, num_episodes)
+            feedback = Feedback(given[t].squeeze(-1), going_on)
             if not alive.any():
                 break
     return _finished(arrays, num_tasks, num_episodes), context

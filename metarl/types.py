@@ -73,6 +73,19 @@ class Action:
     log_prob: Tensor
 
 
+@dataclass(frozen=True)
+class Feedback:
+    """What followed the last action of an episode.
+
+    Attributes:
+        reward: (N, E) as the environment gave it; 0 where it was not stepped.
+        alive: (N, E) the episode goes on.
+    """
+
+    reward: Tensor
+    alive: Tensor
+
+
 class Step(Protocol):
     """The outcome of one control step of M = N * E rows; arrays are overwritten by the next step."""
 
@@ -116,8 +129,20 @@ class Learner(Protocol[C]):
     def begin(self, num_tasks: int, num_episodes: int) -> C:
         """The context before any experience."""
 
-    def act(self, context: C, obs: Tensor, noise: Tensor, *, explore: bool) -> tuple[Action, C]:
-        """Chooses actions for obs (N, E, S) with standard normal noise (N, E, A)."""
+    def act(
+        self,
+        context: C,
+        obs: Tensor,
+        noise: Tensor,
+        feedback: Feedback | None = None,
+        *,
+        explore: bool,
+    ) -> tuple[Action, C]:
+        """Chooses actions for obs (N, E, S) with standard normal noise (N, E, A).
+
+        `feedback` follows this episode's last action; it is None at the first step. What is chosen where an episode
+        has ended is never sent, and must leave the context there as it was.
+        """
 
     def adapt(self, context: C, rollout: Rollout) -> C:
         """Learns each task's share of a rollout, between the rollouts of a trial."""

@@ -72,7 +72,7 @@ class Gain:
     def begin(self, num_tasks, num_episodes):
         return torch.linspace(-0.3, 0.3, num_tasks)
 
-    def act(self, context, obs, noise, *, explore):
+    def act(self, context, obs, noise, feedback=None, *, explore):
         mean = context[:, None, None] * (obs[..., :1] + obs[..., 1:])
         value = mean + 0.5 * noise if explore else mean.expand_as(noise)
         return Action(value, noise[..., 0] * 2.0), context
@@ -237,9 +237,9 @@ def test_acting_runs_on_one_torch_thread_without_gradients_and_restores_both():
     seen = []
 
     class Watching(Gain):
-        def act(self, context, obs, noise, *, explore):
+        def act(self, context, obs, noise, feedback=None, *, explore):
             seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
-            return super().act(context, obs, noise, explore=explore)
+            return super().act(context, obs, noise, feedback, explore=explore)
 
     env, learner = RobotBatch(), Watching()
     env.set_tasks(TASKS, 1)
@@ -322,7 +322,7 @@ class HeadsForTheGoal:
     def __init__(self, tasks):
         self.goal = torch.from_numpy(tasks).float()[:, None]
 
-    def act(self, context, obs, noise, *, explore):
+    def act(self, context, obs, noise, feedback=None, *, explore):
         return Action(self.goal - obs, torch.zeros(obs.shape[:2])), context
 
 
@@ -365,7 +365,7 @@ class Counting(Gain):
         self.began = (num_tasks, num_episodes)
         return (0, ())
 
-    def act(self, context, obs, noise, *, explore):
+    def act(self, context, obs, noise, feedback=None, *, explore):
         action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
         return action, (context[0] + 1, context[1])
 
@@ -398,3 +398,27 @@ def test_a_trial_hands_explore_and_observer_on():
     )
     assert calls == [0] * HORIZON + [1] * HORIZON
     assert not rollouts[0].action.any()
+
+
+class Listening(Gain):
+    """Keeps in the context what it was told."""
+
+    def begin(self, num_tasks, num_episodes):
+        return ()
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
+        return action, (*context, feedback)
+
+
+def test_a_learner_is_told_the_raw_reward_of_its_last_action_and_whether_the_episode_goes_on():
+    env = RobotBatch()
+    env.set_tasks(TASKS, 2)
+    made, heard = rollout(env, Listening(), (), KEY, 0, (len(TASKS), 2))
+    assert heard[0] is None
+    assert not made.valid[..., : len(heard) - 1].all()  # some end early
+    for t, feedback in enumerate(heard[1:]):
+        assert torch.equal(feedback.reward, made.reward[..., t])
+        acted = made.valid[..., t].clone()
+        over = (made.valid.sum(dim=2) == t + 1) & made.terminated
+        assert torch.equal(feedback.alive, acted & ~over)

@@ -27,7 +27,7 @@ from metarl.policies import GaussianMLP
 from metarl.rng import stream
 from metarl.threads import map_chunks
 from metarl.trust_region import SearchResult, line_search, natural_step
-from metarl.types import Action, Metrics, Params, Rollout
+from metarl.types import Action, Feedback, Metrics, Params, Rollout
 
 MAX_RATIO_ERROR = 1e-3
 """Largest |ratio - 1| of acting and learning: with sigma = 0.05 and eight actions float32 alone gives 1e-4."""
@@ -126,9 +126,16 @@ class MamlTrpo:
         return self._context(repeat(self.params, num_tasks))
 
     def act(
-        self, context: MamlContext, obs: Tensor, noise: Tensor, *, explore: bool
+        self,
+        context: MamlContext,
+        obs: Tensor,
+        noise: Tensor,
+        feedback: Feedback | None = None,
+        *,
+        explore: bool,
     ) -> tuple[Action, MamlContext]:
         """Draws actions (N, E, A) for obs (N, E, S), or takes the means; the context stays as it is."""
+        del feedback
         mean = self.policy.mean(context.acting, obs)
         if not explore:
             return Action(mean, torch.zeros(mean.shape[:2])), context
