@@ -99,6 +99,9 @@ class MamlTrpo:
     Source: Finn et al. 2017 (arXiv:1703.03400) with the corrections listed in the README.
     """
 
+    pools_episodes = True
+    """A task's E episodes are one batch of experience: every adaptation learns from all of them."""
+
     def __init__(
         self,
         config: MamlTrpoConfig,
