@@ -4,7 +4,12 @@ import torch
 from metarl.encoders import MEMORIES, MemoryActorCritic
 from metarl.rng import stream
 
-INPUTS, SIZE, ROWS, STEPS = 5, 16, 3, 150  # more steps than the first capacity of the attention's cache
+INPUTS, SIZE, ROWS, STEPS = (
+    5,
+    16,
+    3,
+    150,
+)  # more steps than the first capacity of the attention's cache
 
 
 @pytest.fixture(params=MEMORIES)

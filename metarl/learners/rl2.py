@@ -256,7 +256,7 @@ class Rl2:
         return {
             **metrics,
             "update/ratio_error": ratio_error,
-            "policy/log_std": float(self._log_std(self.policy).mean()),
+            "policy/log_std": float(self._log_std(self.policy).detach().mean()),
             "baseline/explained": explained,
         }
 
