@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch, SimulationError
 
-from envs.goals import Goal, Marker
-from envs.robots import Robot
+from envs.goals import Goal, Marker, RewardTerms
+from envs.robots import Robot, seen_of
 from envs.tasks import TaskDistribution
 
 MAX_SPEED = 1e4
@@ -124,21 +124,6 @@ def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.
         raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
 
 
-@dataclass(frozen=True)
-class RewardTerms:
-    """The part of the reward that does not depend on the task.
-
-    Attributes:
-        bonus: Added at every step.
-        control_cost: Weight of the sum of squares of the action sent.
-        contact_cost: Weight of the sum of squares of the contact forces, clipped to [-1, 1]; 0 leaves them out.
-    """
-
-    bonus: float = 0.0
-    control_cost: float = 0.0
-    contact_cost: float = 0.0
-
-
 class MujocoBatchEnv:
     """A robot with a goal, M simulations on a pool of threads.
 
@@ -166,28 +151,28 @@ class MujocoBatchEnv:
         threads: int = 0,
     ):
         self.robot, self.goal, self.terms = robot, goal, terms
-        self._observe_contacts = observe_contacts
-        self._contacts = observe_contacts or terms.contact_cost > 0
+        seen_forces = "cfrc_ext" in [field for field, _ in robot.derived]
         self._threads = threads
-        self.model = robot.model(contact_forces=self._contacts)
+        self.model = robot.model(
+            contact_forces=observe_contacts or seen_forces or terms.contact_cost > 0
+        )
         self._dt = robot.frame_skip * self.model.opt.timestep
-        num_bodies = self.model.nbody if observe_contacts else 0
+        self._seen = seen_of(robot, self.model, contacts=observe_contacts)
         self.spec = EnvSpec(
             name=name,
             version=1,
-            obs_size=self.model.nq - robot.skip_qpos + self.model.nv + 6 * num_bodies,
+            obs_size=sum(part.size for part in self._seen),
             action_size=self.model.nu,
             horizon=horizon,
             dt=self._dt,
             action_scale=action_scale,
             tasks=goal.tasks,
-            reward=_formula(goal, terms),
-            floors={k: horizon * (v + terms.bonus) for k, v in goal.floors().items()},
+            reward=terms.formula(goal),
+            floors=terms.floors(goal, horizon),
             note="" if goal.tasks.held_out else "test tasks are the training tasks",
         )
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
-        self._forces: Any = None
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
@@ -204,8 +189,14 @@ class MujocoBatchEnv:
         self._batch = batch
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._ctrl = batch.bind("ctrl")
-        self._forces = batch.bind("cfrc_ext") if self._contacts else None
+        self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
+        self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
+        self._parts, start = [], 0
+        for part in self._seen:
+            place = self._obs[:, start : start + part.size].reshape(num_rows, *part.shape)
+            self._parts.append((part, part.view(batch.bind(part.field)), place))
+            start += part.size
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
@@ -229,16 +220,17 @@ class MujocoBatchEnv:
         return self._observe()
 
     def _observe(self) -> np.ndarray:
-        num_positions = self.model.nq - self.robot.skip_qpos
-        self._obs[:, :num_positions] = self._qpos[:, self.robot.skip_qpos :]
-        self._obs[:, num_positions : num_positions + self.model.nv] = self._qvel
-        if self._observe_contacts:
-            forces = self._forces.reshape(len(self._obs), -1)
-            np.clip(forces, -1.0, 1.0, out=self._obs[:, num_positions + self.model.nv :])
+        for part, values, place in self._parts:
+            if np.isfinite(part.limit):
+                np.clip(values, -part.limit, part.limit, out=place)
+            else:
+                place[...] = values
         return self._obs
 
     def _position(self) -> np.ndarray:
         """Positions (M, 2) [m, world], copied: a view would make every velocity zero."""
+        if self._centre is not None:
+            return self._centre[:, 1, :2].copy()
         position = np.zeros((len(self._qpos), 2))
         axes = 1 if self.robot.planar else 2
         position[:, :axes] = self._qpos[:, :axes]
@@ -260,7 +252,8 @@ class MujocoBatchEnv:
         reward[~alive | fault] = 0.0
         terminated = np.zeros(len(alive), dtype=bool)
         if self.robot.healthy is not None:
-            terminated = alive & ~fault & ~self.robot.healthy(self._qpos, self._qvel)
+            height = self._qpos[:, self.robot.height_index]
+            terminated = alive & ~fault & ~self.robot.healthy(height, self._qpos, self._qvel)
         return Step(self._observe(), reward, terminated, fault)
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
@@ -274,11 +267,11 @@ class MujocoBatchEnv:
 
     def _reward(self, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
         reward = self.goal.reward(self._tasks, velocity, position)
+        reward *= self.terms.goal_weight
         reward += self.terms.bonus
         reward -= self.terms.control_cost * np.square(self._ctrl).sum(axis=1)
-        if self.terms.contact_cost:
-            forces = np.clip(self._forces.reshape(len(reward), -1), -1.0, 1.0)
-            reward -= self.terms.contact_cost * np.square(forces).sum(axis=1)
+        if self._forces is not None:
+            reward -= self.terms.contact_costs(self._forces.reshape(len(reward), -1))
         return reward
 
     def _broken(self) -> np.ndarray:
@@ -308,16 +301,6 @@ class MujocoBatchEnv:
     def close(self) -> None:
         """Gives back threads and memory."""
         # a view of the batch's state keeps its threads alive
-        self._batch = self._forces = None
+        self._batch = self._forces = self._centre = None
+        self._parts = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
-
-
-def _formula(goal: Goal, terms: RewardTerms) -> str:
-    parts = [goal.formula]
-    if terms.bonus:
-        parts.append(f"+ {terms.bonus:g}")
-    if terms.control_cost:
-        parts.append(f"- {terms.control_cost:g} sum a^2")
-    if terms.contact_cost:
-        parts.append(f"- {terms.contact_cost:g} sum clip(cfrc)^2")
-    return " ".join(parts)

@@ -273,7 +273,7 @@ class SmallMemory(Robot):
 
     num_bytes: int = 0
 
-    def model(self, *, contact_forces=False):
+    def model(self, **_):
         path = files("gymnasium") / "envs" / "mujoco" / "assets" / self.model_file
         spec = mujoco.MjSpec.from_file(str(path))
         spec.memory = self.num_bytes
