@@ -38,6 +38,7 @@ class EnvSpec:
         reward: The reward formula, for people.
         floors: Return of an episode [reward] by policies that do not adapt, by name.
         note: What a reader of results must know (no held-out tasks, a peer's known error), or "".
+        task_split: How many fixed training and test tasks the definition asks for; None draws both afresh.
     """
 
     name: str
@@ -51,6 +52,7 @@ class EnvSpec:
     reward: str
     floors: dict[str, float]
     note: str = ""
+    task_split: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

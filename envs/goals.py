@@ -76,7 +76,9 @@ class RewardTerms:
 
     def formula(self, goal: Goal) -> str:
         """The whole reward of a step in the notation of the README."""
-        parts = [goal.formula if self.goal_weight == 1.0 else f"{self.goal_weight:g} {goal.formula}"]
+        parts = [
+            goal.formula if self.goal_weight == 1.0 else f"{self.goal_weight:g} {goal.formula}"
+        ]
         if self.bonus:
             parts.append(f"+ {self.bonus:g}")
         if self.control_cost:
@@ -116,20 +118,28 @@ class Forward:
 
 @dataclass(frozen=True)
 class Direction:
-    """Speed along a direction in the plane: d . v with d = (cos angle, sin angle)."""
+    """Speed along a direction in the plane: d . v with d = (cos angle, sin angle).
+
+    Attributes:
+        tasks: Where angles come from.
+        formula: See Goal.
+        balanced: Whether the directions cancel, so that no constant motion earns anything.
+    """
 
     tasks: TaskDistribution = field(
         default_factory=lambda: Uniform((Variable("angle", "rad", 0.0, 2.0 * np.pi),))
     )
     formula: str = "d.v"
+    balanced: bool = True
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Maps tasks (M, 1) [rad], velocity (M, 2) [m/s, world] to d . v (M,) [m/s]."""
         return np.cos(tasks[:, 0]) * velocity[:, 0] + np.sin(tasks[:, 0]) * velocity[:, 1]
 
     def floors(self) -> dict[str, float]:
-        """Both floors are zero: directions cancel."""
-        return {"stand still": 0.0, "best without the task": 0.0}
+        """Both floors are zero where directions cancel; else the best without the task is as fast as it can."""
+        still = {"stand still": 0.0}
+        return still | {"best without the task": 0.0} if self.balanced else still
 
     def marker(self, task: np.ndarray) -> Marker:
         """An arrow along the direction."""

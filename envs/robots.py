@@ -58,9 +58,7 @@ class Robot:
     by_mass_centre: bool = False
     limbs: tuple[tuple[int, ...], ...] = ()
 
-    def model(
-        self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()
-    ) -> mujoco.MjModel:
+    def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model, with MuJoCo's silent reset of a diverged simulation switched off.
 
         Args:
@@ -159,7 +157,9 @@ def _compiler_warnings() -> Generator[None]:
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(messages.append)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*{DEPRECATED}")
+            yield
     finally:
         mujoco.set_mju_user_warning(before)
     for message in messages:

@@ -11,10 +11,15 @@ SPECS = {
     "ant-vel": (27, 8, 200, 0.05, 0.2, True),
     "half-cheetah-dir": (17, 6, 200, 0.05, 1.0, False),
     "half-cheetah-vel": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-dir": (17, 6, 200, 0.008, 1.0, False),
+    "walker2d-vel": (17, 6, 200, 0.008, 1.0, True),
+    "hopper-vel": (11, 3, 200, 0.008, 1.0, True),
+    "humanoid-dir": (348, 17, 200, 0.015, 1.0, True),
     "navigation-2d": (2, 2, 100, 1.0, 1.0, True),
     "navigation-2d-sparse": (2, 2, 100, 1.0, 0.1, True),
     "ant-dir/promp": (111, 8, 200, 0.05, 0.1, True),
     "ant-dir/pearl": (27, 8, 200, 0.05, 1.0, True),
+    "ant-dir/varibad": (27, 8, 200, 0.05, 1.0, False),
     "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
 }
 
@@ -59,11 +64,19 @@ def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(nam
     env = make(name, threads=1)
     spec = env.spec
     held_out = spec.tasks.held_out
-    facts = (spec.obs_size, spec.action_size, spec.horizon, spec.dt, spec.action_scale, held_out)
+    facts = (
+        spec.obs_size,
+        spec.action_size,
+        spec.horizon,
+        round(spec.dt, 12),
+        spec.action_scale,
+        held_out,
+    )
     assert facts == SPECS[name]
     assert (spec.name, spec.version) == (name, 1)
     assert spec.reward and all(np.isfinite(list(spec.floors.values())))
-    assert spec.note == ("" if spec.tasks.held_out else "test tasks are the training tasks")
+    assert spec.note.endswith("" if held_out else "test tasks are the training tasks")
+    assert (spec.note == "") == held_out
 
     tasks = spec.tasks.sample(np.random.default_rng(0), 3)
     env.set_tasks(tasks, 2)
@@ -77,6 +90,17 @@ def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(nam
     assert len(env.snapshot()) == 6
     assert env.marker(tasks[0]).kind in ("arrow", "target")
     env.close()
+
+
+def test_a_peers_error_and_a_peers_split_are_said():
+    varibad = make("ant-dir/varibad", threads=1).spec
+    assert "the signs +-1 were used as angles [rad]" in varibad.note
+    np.testing.assert_array_equal(
+        np.unique(varibad.tasks.sample(np.random.default_rng(0), 10)), [-1.0, 1.0]
+    )
+    assert list(varibad.floors) == ["stand still"]  # both tasks pay for running along +x
+    assert make("ant-dir/pearl", threads=1).spec.task_split == (100, 30)
+    assert make("ant-dir", threads=1).spec.task_split is None
 
 
 def test_an_environment_can_be_closed_and_used_again():
