@@ -6,6 +6,7 @@ adaptation, so a robot that has fallen is left where it lies and no longer stepp
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ import numpy as np
 from mujoco.batch import Batch, SimulationError
 
 from envs.goals import Goal, Marker, RewardTerms
-from envs.robots import Robot, seen_of
-from envs.tasks import TaskDistribution
+from envs.robots import Robot, bare_model, seen_of
+from envs.tasks import TaskDistribution, joined
+from envs.world import Variation, World
 
 MAX_SPEED = 1e4
 """Largest believable entry of qvel [m/s or rad/s]; MuJoCo itself flags only what exceeds 1e10."""
@@ -127,13 +129,14 @@ def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.
 
 
 class MujocoBatchEnv:
-    """A robot with a goal, M simulations on a pool of threads.
+    """A robot with a goal in a world, M simulations on a pool of threads.
 
     Args:
         name: Registry name, used in messages and records.
         robot: The robot.
         goal: The goal.
         terms: Bonus and costs.
+        variations: What a task changes in the world; its numbers follow the goal's, in this order.
         horizon: T.
         action_scale: See EnvSpec.
         observe_contacts: Append the contact forces, clipped to [-1, 1], to the observation.
@@ -147,34 +150,35 @@ class MujocoBatchEnv:
         goal: Goal,
         terms: RewardTerms,
         *,
+        variations: Sequence[Variation] = (),
         horizon: int = 200,
         action_scale: float = 1.0,
         observe_contacts: bool = False,
         threads: int = 0,
     ):
         self.robot, self.goal, self.terms = robot, goal, terms
-        seen_forces = "cfrc_ext" in [field for field, _ in robot.derived]
+        self.variations = tuple(variations)
         self._threads = threads
-        self.model = robot.model(
-            contact_forces=observe_contacts or seen_forces or terms.contact_cost > 0
-        )
-        self._dt = robot.frame_skip * self.model.opt.timestep
-        self._seen = seen_of(robot, self.model, contacts=observe_contacts)
+        forces = observe_contacts or terms.contact_cost > 0 or "cfrc_ext" in dict(robot.derived)
+        self.model = _compiled(robot, self.variations, contact_forces=forces)
+        self._seen = seen_of(robot, bare_model(robot), contacts=observe_contacts)
+        tasks = joined(goal.tasks, *(v.tasks(robot) for v in variations))
         self.spec = EnvSpec(
             name=name,
             version=1,
             obs_size=sum(part.size for part in self._seen),
             action_size=self.model.nu,
             horizon=horizon,
-            dt=self._dt,
+            dt=robot.frame_skip * self.model.opt.timestep,
             action_scale=action_scale,
-            tasks=goal.tasks,
+            tasks=tasks,
             reward=terms.formula(goal),
             floors=terms.floors(goal, horizon),
-            note="" if goal.tasks.held_out else "test tasks are the training tasks",
+            note="" if tasks.held_out else "test tasks are the training tasks",
         )
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
+        self._world: Any = None
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
@@ -182,9 +186,12 @@ class MujocoBatchEnv:
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
         """
-        self._tasks = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
-        if self._batch is None or self._batch.nsim != len(self._tasks):
-            self._build(len(self._tasks))
+        rows = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
+        if self._batch is None or self._batch.nsim != len(rows):
+            self._build(len(rows))
+        goals = len(self.goal.tasks.variables)
+        self._tasks = rows[:, :goals]
+        self._world.write(rows[:, goals:])
 
     def _build(self, num_rows: int) -> None:
         batch = Batch(self.model, num_rows, self._threads)
@@ -200,6 +207,7 @@ class MujocoBatchEnv:
             self._parts.append((part, part.view(batch.bind(part.field)), place))
             start += part.size
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
+        self._world = World(self.robot, self.variations, batch)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S).
@@ -217,6 +225,7 @@ class MujocoBatchEnv:
         # the reset clears time, warm start and controls as mj_resetData does, so a row remembers nothing
         self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[:], self._qvel[:] = qpos, qvel
+        self._world.start()
         self._batch.forward()
         self._warnings = self._batch.warning[:, :, 1].sum(axis=1)
         return self._observe()
@@ -243,6 +252,8 @@ class MujocoBatchEnv:
         # in double precision whatever comes: float32 actions would be scaled in float32
         np.multiply(action, self.spec.action_scale, out=self._ctrl, dtype=float)
         np.clip(self._ctrl, self._ctrl_low, self._ctrl_high, out=self._ctrl)
+        effort = np.square(self._ctrl).sum(axis=1)
+        self._world.drive()
         before = self._position()
         ids = None if alive.all() else np.flatnonzero(alive)
         raised = self._advance(ids)
@@ -250,7 +261,7 @@ class MujocoBatchEnv:
         # clipping hides an infinite action, hence the look at the action itself
         fault = alive & (self._broken() | raised | ~np.isfinite(action).all(axis=1))
         with np.errstate(invalid="ignore", over="ignore"):
-            reward = self._reward((after - before) / self._dt, after)
+            reward = self._reward((after - before) / self.spec.dt, after, effort)
         reward[~alive | fault] = 0.0
         terminated = np.zeros(len(alive), dtype=bool)
         if self.robot.healthy is not None:
@@ -267,11 +278,11 @@ class MujocoBatchEnv:
             raised[error.ids] = True
         return raised
 
-    def _reward(self, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
+    def _reward(self, velocity: np.ndarray, position: np.ndarray, effort: np.ndarray) -> np.ndarray:
         reward = self.goal.reward(self._tasks, velocity, position)
         reward *= self.terms.goal_weight
         reward += self.terms.bonus
-        reward -= self.terms.control_cost * np.square(self._ctrl).sum(axis=1)
+        reward -= self.terms.control_cost * effort
         if self._forces is not None:
             reward -= self.terms.contact_costs(self._forces.reshape(len(reward), -1))
         return reward
@@ -290,7 +301,7 @@ class MujocoBatchEnv:
 
     def marker(self, task: np.ndarray) -> Marker:
         """What a video draws for a task (D,)."""
-        return self.goal.marker(task)
+        return self.goal.marker(task[: len(self.goal.tasks.variables)])
 
     def render(
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
@@ -298,11 +309,31 @@ class MujocoBatchEnv:
         """Draws snapshots (L, nq) with the goal of a task (D,): L frames (height, width, 3) uint8."""
         from envs.render import render_mujoco  # 0.3 s of imports that only pictures need
 
-        return render_mujoco(self.model, states, self.goal.marker(task), width=width, height=height)
+        model = self._model_of(task) if self.variations else self.model
+        return render_mujoco(model, states, self.marker(task), width=width, height=height)
+
+    def _model_of(self, task: np.ndarray) -> mujoco.MjModel:
+        """The model of a task (D,), as its simulations have it at the start of an episode."""
+        batch = Batch(self.model, 1, 1)
+        world = World(self.robot, self.variations, batch)
+        world.write(np.asarray(task, dtype=float)[None, len(self.goal.tasks.variables) :])
+        return batch.get_model(0)
 
     def close(self) -> None:
         """Gives back threads and memory."""
         # a view of the batch's state keeps its threads alive
-        self._batch = self._forces = self._centre = None
+        self._batch = self._forces = self._centre = self._world = None
         self._parts = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
+
+
+def _compiled(
+    robot: Robot, variations: Sequence[Variation], *, contact_forces: bool
+) -> mujoco.MjModel:
+    edits = [edit for variation in variations for edit in variation.edits(robot)]
+    if not edits and not contact_forces:
+        return copy.copy(bare_model(robot))
+    model = robot.model(contact_forces=contact_forces, edits=edits)
+    for variation in variations:
+        variation.finish(robot, model)
+    return model

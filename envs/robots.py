@@ -5,6 +5,7 @@ Models are the XML files of the Gymnasium package, so that a robot here is the r
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,12 @@ class Robot:
         if self.uniform_speeds:
             return qpos, rng.uniform(-noise, noise, num_velocities)
         return qpos, noise * rng.standard_normal(num_velocities)
+
+
+@functools.cache
+def bare_model(robot: Robot) -> mujoco.MjModel:
+    """The robot's model as Gymnasium has it; shared, so not to be changed."""
+    return robot.model()
 
 
 @dataclass(frozen=True)
