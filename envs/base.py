@@ -162,19 +162,16 @@ class MujocoBatchEnv:
         forces = observe_contacts or terms.contact_cost > 0 or "cfrc_ext" in dict(robot.derived)
         self.model = _compiled(robot, self.variations, contact_forces=forces)
         self._seen = seen_of(robot, bare_model(robot), contacts=observe_contacts)
-        tasks = joined(goal.tasks, *(v.tasks(robot) for v in variations))
-        self.spec = EnvSpec(
-            name=name,
-            version=1,
-            obs_size=sum(part.size for part in self._seen),
-            action_size=self.model.nu,
+        self._scan = _scan(robot, self.variations)
+        self.spec = spec_of(
+            name,
+            robot,
+            goal,
+            terms,
+            variations=self.variations,
             horizon=horizon,
-            dt=robot.frame_skip * self.model.opt.timestep,
             action_scale=action_scale,
-            tasks=tasks,
-            reward=terms.formula(goal),
-            floors=terms.floors(goal, horizon),
-            note="" if tasks.held_out else "test tasks are the training tasks",
+            observe_contacts=observe_contacts,
         )
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
@@ -236,7 +233,24 @@ class MujocoBatchEnv:
                 np.clip(values, -part.limit, part.limit, out=place)
             else:
                 place[...] = values
+        if len(self._scan):
+            self._obs[:, -len(self._scan) :] = self._heights_around()
         return self._obs
+
+    def _place(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y (M,) of the torso [m, world]."""
+        x = self._qpos[:, 0]
+        return x, np.zeros_like(x) if self.robot.planar else self._qpos[:, 1]
+
+    def _heights_around(self) -> np.ndarray:
+        """Heights of the ground (M, P) [m], in [-1, 1]; 0 is flat ground under a robot at its rest height."""
+        x, y = self._place()
+        ground = self._world.ground.height(
+            x[:, None] + self._scan[:, 0], y[:, None] + self._scan[:, 1]
+        )
+        index = self.robot.height_index
+        risen = self._qpos[:, index, None] - self.model.qpos0[index]
+        return np.clip(ground - risen, -1.0, 1.0)
 
     def _position(self) -> np.ndarray:
         """Positions (M, 2) [m, world], copied: a view would make every velocity zero."""
@@ -263,11 +277,19 @@ class MujocoBatchEnv:
         with np.errstate(invalid="ignore", over="ignore"):
             reward = self._reward((after - before) / self.spec.dt, after, effort)
         reward[~alive | fault] = 0.0
-        terminated = np.zeros(len(alive), dtype=bool)
-        if self.robot.healthy is not None:
-            height = self._qpos[:, self.robot.height_index]
-            terminated = alive & ~fault & ~self.robot.healthy(height, self._qpos, self._qvel)
-        return Step(self._observe(), reward, terminated, fault)
+        return Step(self._observe(), reward, alive & ~fault & self._ended(), fault)
+
+    def _ended(self) -> np.ndarray:
+        """Rows (M,) in which the robot has fallen or come to the edge of its map."""
+        ended = np.zeros(len(self._qpos), dtype=bool)
+        height, ground = self._qpos[:, self.robot.height_index], self._world.ground
+        if ground is not None:
+            x, y = self._place()
+            height = height - ground.height(x, y)
+            ended = ground.left(x, y)
+        if self.robot.healthy is None:
+            return ended
+        return ended | ~self.robot.healthy(height, self._qpos, self._qvel)
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
         """Steps the physics; returns the rows (M,) in which MuJoCo raised an error."""
@@ -325,6 +347,43 @@ class MujocoBatchEnv:
         self._batch = self._forces = self._centre = self._world = None
         self._parts = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
+
+
+def spec_of(
+    name: str,
+    robot: Robot,
+    goal: Goal,
+    terms: RewardTerms,
+    *,
+    variations: Sequence[Variation] = (),
+    horizon: int = 200,
+    action_scale: float = 1.0,
+    observe_contacts: bool = False,
+) -> EnvSpec:
+    """Says what MujocoBatchEnv would be, of the same arguments, without building its world."""
+    model = bare_model(robot)
+    tasks = joined(goal.tasks, *(variation.tasks(robot) for variation in variations))
+    seen = sum(part.size for part in seen_of(robot, model, contacts=observe_contacts))
+    splits = [variation.task_split for variation in variations if variation.task_split]
+    return EnvSpec(
+        name=name,
+        version=1,
+        obs_size=seen + len(_scan(robot, variations)),
+        action_size=model.nu,
+        horizon=horizon,
+        dt=robot.frame_skip * model.opt.timestep,
+        action_scale=action_scale,
+        tasks=tasks,
+        reward=terms.formula(goal),
+        floors=terms.floors(goal, horizon),
+        note="" if tasks.held_out else "test tasks are the training tasks",
+        task_split=splits[0] if splits else None,
+    )
+
+
+def _scan(robot: Robot, variations: Sequence[Variation]) -> np.ndarray:
+    """Where the robot sees the ground's height (P, 2) [m]."""
+    return np.concatenate([np.empty((0, 2)), *(v.scan(robot) for v in variations)])
 
 
 def _compiled(

@@ -23,12 +23,14 @@ class Variable:
         unit: SI unit or "1" for a pure number.
         low: Smallest value a task of the distribution can have [unit].
         high: Largest value a task of the distribution can have [unit].
+        bands: Where between them the values lie, if not everywhere [unit].
     """
 
     name: str
     unit: str
     low: float
     high: float
+    bands: tuple[tuple[float, float], ...] = ()
 
 
 class TaskDistribution(Protocol):
@@ -182,7 +184,8 @@ class Bands:
     def variables(self) -> tuple[Variable, ...]:
         """The one number, between the ends of the outermost bands."""
         low, high = min(b[0] for b in self.bands), max(b[1] for b in self.bands)
-        return (Variable(self.name, self.unit, low, high),)
+        gaps = self.bands if len(self.bands) > 1 else ()
+        return (Variable(self.name, self.unit, low, high, gaps),)
 
     @property
     def test(self) -> TaskDistribution:

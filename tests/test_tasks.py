@@ -183,7 +183,9 @@ NEAR, FAR = Bands("friction", "1", ((0.2, 1.5),)), Bands("friction", "1", ((0.1,
 
 def test_bands_have_equal_shares_and_nothing_lies_between_them():
     drawn = FAR.sample(np.random.default_rng(0), 2000)
-    assert drawn.shape == (2000, 1) and FAR.variables == (Variable("friction", "1", 0.1, 3),)
+    assert drawn.shape == (2000, 1)
+    assert FAR.variables == (Variable("friction", "1", 0.1, 3, ((0.1, 0.2), (1.5, 3))),)
+    assert NEAR.variables == (Variable("friction", "1", 0.2, 1.5),)
     low, high = drawn[drawn < 1.0], drawn[drawn > 1.0]
     assert len(low) == len(high) == 1000
     for band, (start, end) in ((low, (0.1, 0.2)), (high, (1.5, 3.0))):
