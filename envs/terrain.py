@@ -99,7 +99,12 @@ def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np
     """
     x, y = grid.points()
     track = grid.rows == 2
-    heading = 0.0 if track else rng.uniform(0.0, 2.0 * np.pi)
+    heading = rng.uniform(0.0, 2.0 * np.pi)
+    if track or kind in (
+        "stairs",
+        "gaps",
+    ):  # what has edges lies along the grid, for they would be jagged
+        heading = 0.0
     sign, size = rng.choice([-1.0, 1.0]), rng.uniform(0.8, 1.25)
     along = np.cos(heading) * x + np.sin(heading) * y
     across = 0.0 * y if track else np.cos(heading) * y - np.sin(heading) * x

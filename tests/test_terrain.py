@@ -214,10 +214,13 @@ def test_a_robot_starts_on_flat_ground_as_it_does_without_terrain(robot):
     np.testing.assert_array_equal(env.reset(streams(3)), flat.reset(streams(3)))
     still = np.zeros((80, 3, env.spec.action_size))
     for each in (env, flat):
-        run(each, still)
-        for row in range(3):
-            # sunk in by as little as on a plane, and not above it
-            assert -0.02 < lowest_point(each, row) < 0.001
+        run(each, still[20:])
+        lowest = np.inf
+        for action in still[:20]:  # it still sways
+            each.step(action, np.ones(3, dtype=bool))
+            lowest = np.minimum(lowest, [lowest_point(each, row) for row in range(3)])
+        # MuJoCo keeps an Ant 2 cm above a plane, the sum of two margins, and above a heightfield too
+        assert (lowest > -0.02).all() and (lowest < 0.0201).all()
 
 
 def lowest_point(env, row):
