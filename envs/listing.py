@@ -64,6 +64,9 @@ def numbers(variables: Sequence[Variable]) -> str:
 
 
 def _alike(variable: Variable) -> tuple[str, str, str]:
+    if variable.labels:
+        kinds = variable.labels[int(variable.low) : int(variable.high) + 1]
+        return variable.name, "of " + ", ".join(kinds), variable.unit
     bands = variable.bands or ((variable.low, variable.high),)
     if bands == ((variable.low, variable.low),):
         return variable.name.split()[0], f"= {variable.low:g}", variable.unit

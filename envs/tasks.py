@@ -24,6 +24,7 @@ class Variable:
         low: Smallest value a task of the distribution can have [unit].
         high: Largest value a task of the distribution can have [unit].
         bands: Where between them the values lie, if not everywhere [unit].
+        labels: What the values 0, 1, 2, ... are called, if they number kinds.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Variable:
     low: float
     high: float
     bands: tuple[tuple[float, float], ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 class TaskDistribution(Protocol):
@@ -324,9 +326,11 @@ def fixed_set(distribution: TaskDistribution, rng: np.random.Generator, num_task
 
 
 def describe(variables: Sequence[Variable], task: np.ndarray) -> str:
-    """Says a task in words, for captions and error messages: "angle 1.57 rad"."""
-    parts = [
-        f"{v.name} {value:.2f}" + ("" if v.unit == "1" else f" {v.unit}")
-        for v, value in zip(variables, task, strict=True)
-    ]
-    return ", ".join(parts)
+    """Says a task in words, for captions and error messages: "angle 1.57 rad, kind stairs"."""
+    return ", ".join(_said(v, value) for v, value in zip(variables, task, strict=True))
+
+
+def _said(variable: Variable, value: float) -> str:
+    if variable.labels:
+        return f"{variable.name} {variable.labels[int(value)]}"
+    return f"{variable.name} {value:.2f}" + ("" if variable.unit == "1" else f" {variable.unit}")

@@ -169,7 +169,7 @@ class Terrain(Variation):
 
     name = "terrain"
     fields = ("geom_dataid",)
-    formula = f"train {', '.join(TRAIN_KINDS)}; held out {', '.join(TEST_KINDS)}"
+    formula = "the ground is a map of the given kind, level of difficulty and patch"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Puts the atlas into the model and the first map in place of the plane."""
@@ -223,6 +223,6 @@ def _choices(kinds: range) -> Product:
     parts = (("kind", map(float, kinds)), ("level", LEVELS), ("patch", map(float, range(PATCHES))))
     choices = []
     for name, values in parts:
-        values = tuple(values)
-        choices.append(Choice(Variable(name, "1", values[0], values[-1]), values))
+        values, labels = tuple(values), KINDS if name == "kind" else ()
+        choices.append(Choice(Variable(name, "1", values[0], values[-1], labels=labels), values))
     return Product(tuple(choices))

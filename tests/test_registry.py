@@ -170,7 +170,8 @@ def test_the_list_says_numbers_units_ranges_split_and_floors():
         "    floors  stand still 200",
     ]
     for words in (
-        "angle in [0, 6.283] rad, kind in [0, 2]",
+        "angle in [0, 6.283] rad, kind of slopes, rough, waves, level in [0.2, 1], patch in [0, 3]",
+        "held out kind of stairs, basin, hill, steep, gaps",
         "held out limb = 3",
         "fresh draws; 100 train and 30 test tasks",
         "fresh draws; 40 train and 10 test tasks",
