@@ -6,6 +6,7 @@ adaptation, so a robot that has fallen is left where it lies and no longer stepp
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,9 +15,10 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch, SimulationError
 
-from envs.goals import Goal, Marker
-from envs.robots import Robot
-from envs.tasks import TaskDistribution
+from envs.goals import Goal, Marker, RewardTerms
+from envs.robots import Robot, bare_model, seen_of
+from envs.tasks import TaskDistribution, joined
+from envs.world import Variation, World
 
 MAX_SPEED = 1e4
 """Largest believable entry of qvel [m/s or rad/s]; MuJoCo itself flags only what exceeds 1e10."""
@@ -38,6 +40,7 @@ class EnvSpec:
         reward: The reward formula, for people.
         floors: Return of an episode [reward] by policies that do not adapt, by name.
         note: What a reader of results must know (no held-out tasks, a peer's known error), or "".
+        task_split: How many fixed training and test tasks the definition asks for; None draws both afresh.
     """
 
     name: str
@@ -51,6 +54,7 @@ class EnvSpec:
     reward: str
     floors: dict[str, float]
     note: str = ""
+    task_split: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,29 +128,15 @@ def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.
         raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
 
 
-@dataclass(frozen=True)
-class RewardTerms:
-    """The part of the reward that does not depend on the task.
-
-    Attributes:
-        bonus: Added at every step.
-        control_cost: Weight of the sum of squares of the action sent.
-        contact_cost: Weight of the sum of squares of the contact forces, clipped to [-1, 1]; 0 leaves them out.
-    """
-
-    bonus: float = 0.0
-    control_cost: float = 0.0
-    contact_cost: float = 0.0
-
-
 class MujocoBatchEnv:
-    """A robot with a goal, M simulations on a pool of threads.
+    """A robot with a goal in a world, M simulations on a pool of threads.
 
     Args:
         name: Registry name, used in messages and records.
         robot: The robot.
         goal: The goal.
         terms: Bonus and costs.
+        variations: What a task changes in the world; its numbers follow the goal's, in this order.
         horizon: T.
         action_scale: See EnvSpec.
         observe_contacts: Append the contact forces, clipped to [-1, 1], to the observation.
@@ -160,34 +150,32 @@ class MujocoBatchEnv:
         goal: Goal,
         terms: RewardTerms,
         *,
+        variations: Sequence[Variation] = (),
         horizon: int = 200,
         action_scale: float = 1.0,
         observe_contacts: bool = False,
         threads: int = 0,
     ):
         self.robot, self.goal, self.terms = robot, goal, terms
-        self._observe_contacts = observe_contacts
-        self._contacts = observe_contacts or terms.contact_cost > 0
+        self.variations = tuple(variations)
         self._threads = threads
-        self.model = robot.model(contact_forces=self._contacts)
-        self._dt = robot.frame_skip * self.model.opt.timestep
-        num_bodies = self.model.nbody if observe_contacts else 0
-        self.spec = EnvSpec(
-            name=name,
-            version=1,
-            obs_size=self.model.nq - robot.skip_qpos + self.model.nv + 6 * num_bodies,
-            action_size=self.model.nu,
+        forces = observe_contacts or terms.contact_cost > 0 or "cfrc_ext" in dict(robot.derived)
+        self.model = _compiled(robot, self.variations, contact_forces=forces)
+        self._seen = seen_of(robot, bare_model(robot), contacts=observe_contacts)
+        self._scan = _scan(robot, self.variations)
+        self.spec = spec_of(
+            name,
+            robot,
+            goal,
+            terms,
+            variations=self.variations,
             horizon=horizon,
-            dt=self._dt,
             action_scale=action_scale,
-            tasks=goal.tasks,
-            reward=_formula(goal, terms),
-            floors={k: horizon * (v + terms.bonus) for k, v in goal.floors().items()},
-            note="" if goal.tasks.held_out else "test tasks are the training tasks",
+            observe_contacts=observe_contacts,
         )
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
-        self._forces: Any = None
+        self._world: Any = None
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
@@ -195,18 +183,28 @@ class MujocoBatchEnv:
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
         """
-        self._tasks = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
-        if self._batch is None or self._batch.nsim != len(self._tasks):
-            self._build(len(self._tasks))
+        rows = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
+        if self._batch is None or self._batch.nsim != len(rows):
+            self._build(len(rows))
+        goals = len(self.goal.tasks.variables)
+        self._tasks = rows[:, :goals]
+        self._world.write(rows[:, goals:])
 
     def _build(self, num_rows: int) -> None:
         batch = Batch(self.model, num_rows, self._threads)
         self._batch = batch
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._ctrl = batch.bind("ctrl")
-        self._forces = batch.bind("cfrc_ext") if self._contacts else None
+        self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
+        self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
+        self._parts, start = [], 0
+        for part in self._seen:
+            place = self._obs[:, start : start + part.size].reshape(num_rows, *part.shape)
+            self._parts.append((part, part.view(batch.bind(part.field)), place))
+            start += part.size
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
+        self._world = World(self.robot, self.variations, batch)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S).
@@ -224,21 +222,40 @@ class MujocoBatchEnv:
         # the reset clears time, warm start and controls as mj_resetData does, so a row remembers nothing
         self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[:], self._qvel[:] = qpos, qvel
+        self._world.start()
         self._batch.forward()
         self._warnings = self._batch.warning[:, :, 1].sum(axis=1)
         return self._observe()
 
     def _observe(self) -> np.ndarray:
-        num_positions = self.model.nq - self.robot.skip_qpos
-        self._obs[:, :num_positions] = self._qpos[:, self.robot.skip_qpos :]
-        self._obs[:, num_positions : num_positions + self.model.nv] = self._qvel
-        if self._observe_contacts:
-            forces = self._forces.reshape(len(self._obs), -1)
-            np.clip(forces, -1.0, 1.0, out=self._obs[:, num_positions + self.model.nv :])
+        for part, values, place in self._parts:
+            if np.isfinite(part.limit):
+                np.clip(values, -part.limit, part.limit, out=place)
+            else:
+                place[...] = values
+        if len(self._scan):
+            self._obs[:, -len(self._scan) :] = self._heights_around()
         return self._obs
+
+    def _place(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y (M,) of the torso [m, world]."""
+        x = self._qpos[:, 0]
+        return x, np.zeros_like(x) if self.robot.planar else self._qpos[:, 1]
+
+    def _heights_around(self) -> np.ndarray:
+        """Heights of the ground (M, P) [m], in [-1, 1]; 0 is flat ground under a robot at its rest height."""
+        x, y = self._place()
+        ground = self._world.ground.height(
+            x[:, None] + self._scan[:, 0], y[:, None] + self._scan[:, 1]
+        )
+        index = self.robot.height_index
+        risen = self._qpos[:, index, None] - self.model.qpos0[index]
+        return np.clip(ground - risen, -1.0, 1.0)
 
     def _position(self) -> np.ndarray:
         """Positions (M, 2) [m, world], copied: a view would make every velocity zero."""
+        if self._centre is not None:
+            return self._centre[:, 1, :2].copy()
         position = np.zeros((len(self._qpos), 2))
         axes = 1 if self.robot.planar else 2
         position[:, :axes] = self._qpos[:, :axes]
@@ -249,6 +266,8 @@ class MujocoBatchEnv:
         # in double precision whatever comes: float32 actions would be scaled in float32
         np.multiply(action, self.spec.action_scale, out=self._ctrl, dtype=float)
         np.clip(self._ctrl, self._ctrl_low, self._ctrl_high, out=self._ctrl)
+        effort = np.square(self._ctrl).sum(axis=1)
+        self._world.drive()
         before = self._position()
         ids = None if alive.all() else np.flatnonzero(alive)
         raised = self._advance(ids)
@@ -256,12 +275,21 @@ class MujocoBatchEnv:
         # clipping hides an infinite action, hence the look at the action itself
         fault = alive & (self._broken() | raised | ~np.isfinite(action).all(axis=1))
         with np.errstate(invalid="ignore", over="ignore"):
-            reward = self._reward((after - before) / self._dt, after)
+            reward = self._reward((after - before) / self.spec.dt, after, effort)
         reward[~alive | fault] = 0.0
-        terminated = np.zeros(len(alive), dtype=bool)
-        if self.robot.healthy is not None:
-            terminated = alive & ~fault & ~self.robot.healthy(self._qpos, self._qvel)
-        return Step(self._observe(), reward, terminated, fault)
+        return Step(self._observe(), reward, alive & ~fault & self._ended(), fault)
+
+    def _ended(self) -> np.ndarray:
+        """Rows (M,) in which the robot has fallen or come to the edge of its map."""
+        ended = np.zeros(len(self._qpos), dtype=bool)
+        height, ground = self._qpos[:, self.robot.height_index], self._world.ground
+        if ground is not None:
+            x, y = self._place()
+            height = height - ground.height(x, y)
+            ended = ground.left(x, y)
+        if self.robot.healthy is None:
+            return ended
+        return ended | ~self.robot.healthy(height, self._qpos, self._qvel)
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
         """Steps the physics; returns the rows (M,) in which MuJoCo raised an error."""
@@ -272,13 +300,13 @@ class MujocoBatchEnv:
             raised[error.ids] = True
         return raised
 
-    def _reward(self, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
+    def _reward(self, velocity: np.ndarray, position: np.ndarray, effort: np.ndarray) -> np.ndarray:
         reward = self.goal.reward(self._tasks, velocity, position)
+        reward *= self.terms.goal_weight
         reward += self.terms.bonus
-        reward -= self.terms.control_cost * np.square(self._ctrl).sum(axis=1)
-        if self.terms.contact_cost:
-            forces = np.clip(self._forces.reshape(len(reward), -1), -1.0, 1.0)
-            reward -= self.terms.contact_cost * np.square(forces).sum(axis=1)
+        reward -= self.terms.control_cost * effort
+        if self._forces is not None:
+            reward -= self.terms.contact_costs(self._forces.reshape(len(reward), -1))
         return reward
 
     def _broken(self) -> np.ndarray:
@@ -295,7 +323,7 @@ class MujocoBatchEnv:
 
     def marker(self, task: np.ndarray) -> Marker:
         """What a video draws for a task (D,)."""
-        return self.goal.marker(task)
+        return self.goal.marker(task[: len(self.goal.tasks.variables)])
 
     def render(
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
@@ -303,21 +331,68 @@ class MujocoBatchEnv:
         """Draws snapshots (L, nq) with the goal of a task (D,): L frames (height, width, 3) uint8."""
         from envs.render import render_mujoco  # 0.3 s of imports that only pictures need
 
-        return render_mujoco(self.model, states, self.goal.marker(task), width=width, height=height)
+        model = self._model_of(task) if self.variations else self.model
+        return render_mujoco(model, states, self.marker(task), width=width, height=height)
+
+    def _model_of(self, task: np.ndarray) -> mujoco.MjModel:
+        """The model of a task (D,), as its simulations have it at the start of an episode."""
+        batch = Batch(self.model, 1, 1)
+        world = World(self.robot, self.variations, batch)
+        world.write(np.asarray(task, dtype=float)[None, len(self.goal.tasks.variables) :])
+        return batch.get_model(0)
 
     def close(self) -> None:
         """Gives back threads and memory."""
         # a view of the batch's state keeps its threads alive
-        self._batch = self._forces = None
+        self._batch = self._forces = self._centre = self._world = None
+        self._parts = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
 
 
-def _formula(goal: Goal, terms: RewardTerms) -> str:
-    parts = [goal.formula]
-    if terms.bonus:
-        parts.append(f"+ {terms.bonus:g}")
-    if terms.control_cost:
-        parts.append(f"- {terms.control_cost:g} sum a^2")
-    if terms.contact_cost:
-        parts.append(f"- {terms.contact_cost:g} sum clip(cfrc)^2")
-    return " ".join(parts)
+def spec_of(
+    name: str,
+    robot: Robot,
+    goal: Goal,
+    terms: RewardTerms,
+    *,
+    variations: Sequence[Variation] = (),
+    horizon: int = 200,
+    action_scale: float = 1.0,
+    observe_contacts: bool = False,
+) -> EnvSpec:
+    """Says what MujocoBatchEnv would be, of the same arguments, without building its world."""
+    model = bare_model(robot)
+    tasks = joined(goal.tasks, *(variation.tasks(robot) for variation in variations))
+    seen = sum(part.size for part in seen_of(robot, model, contacts=observe_contacts))
+    splits = [variation.task_split for variation in variations if variation.task_split]
+    return EnvSpec(
+        name=name,
+        version=1,
+        obs_size=seen + len(_scan(robot, variations)),
+        action_size=model.nu,
+        horizon=horizon,
+        dt=robot.frame_skip * model.opt.timestep,
+        action_scale=action_scale,
+        tasks=tasks,
+        reward=terms.formula(goal),
+        floors=terms.floors(goal, horizon),
+        note="" if tasks.held_out else "test tasks are the training tasks",
+        task_split=splits[0] if splits else None,
+    )
+
+
+def _scan(robot: Robot, variations: Sequence[Variation]) -> np.ndarray:
+    """Where the robot sees the ground's height (P, 2) [m]."""
+    return np.concatenate([np.empty((0, 2)), *(v.scan(robot) for v in variations)])
+
+
+def _compiled(
+    robot: Robot, variations: Sequence[Variation], *, contact_forces: bool
+) -> mujoco.MjModel:
+    edits = [edit for variation in variations for edit in variation.edits(robot)]
+    if not edits and not contact_forces:
+        return copy.copy(bare_model(robot))
+    model = robot.model(contact_forces=contact_forces, edits=edits)
+    for variation in variations:
+        variation.finish(robot, model)
+    return model

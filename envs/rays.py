@@ -1,6 +1,6 @@
 """A ray caster for MuJoCo scenes that needs no GL: `mujoco.mj_multiRay`, shaded with NumPy.
 
-Sky, checker floor and flat patches are drawn in closed form; rays are cast only for the pixels of
+Sky, checker floor and flat patches are drawn in closed form, a heightfield by `envs/relief.py`; rays are cast only for the pixels of
 moving geoms, once a pixel, and 4 x 4 times where two surfaces meet. The lamp is a point, so that
 all its shadow rays leave from one place, as `mj_multiRay` wants. Lengths are metres in the world
 frame; images are float32 (height, width, 3) in [0, 1] with row 0 at the top. 'Depth' is the
@@ -16,14 +16,19 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw
 
-SKY = np.array([0.44, 0.63, 0.86], dtype=np.float32)
-HORIZON = np.array([0.93, 0.96, 0.99], dtype=np.float32)
-FLOOR_DARK = np.array([0.45, 0.50, 0.57], dtype=np.float32)
-FLOOR_LIGHT = np.array([0.63, 0.68, 0.74], dtype=np.float32)
+from envs.relief import (
+    FLOOR_DARK,
+    FLOOR_LIGHT,
+    HORIZON,
+    SKY,
+    Relief,
+    checker,
+    painted,
+    relief_of,
+)
 
-_PLANE = int(
-    mujoco.mjtGeom.mjGEOM_PLANE
-)  # an array compared with the enum itself takes 300 ns an element
+# an array compared with the enum itself takes 300 ns an element
+_PLANE, _HEIGHTFIELD = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD)
 _GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # the geom groups that MuJoCo's viewer shows
 _SUBPIXELS = 4
 _SHADOW_CELLS = 128
@@ -105,31 +110,6 @@ def cast(
     return Hits(geom, distance, normal)
 
 
-def checker(x: np.ndarray, y: np.ndarray, width_x: np.ndarray, width_y: np.ndarray) -> np.ndarray:
-    """A checker pattern of 1 m squares, averaged over boxes so that far squares do not flicker.
-
-    The average of a square wave over [x - w/2, x + w/2] is the difference of its integral, a
-    triangle wave, over w (Quilez, "filtering the checkerboard pattern", 2017).
-
-    Args:
-        x: Place [m], any shape.
-        y: Place [m], the shape of x.
-        width_x: Of the box, positive; must broadcast with x [m].
-        width_y: Of the box, positive; must broadcast with y [m].
-
-    Returns:
-        Share of light squares in [0, 1].
-    """
-
-    def wave(p: np.ndarray, w: np.ndarray) -> np.ndarray:
-        low, high = 0.5 * (p - 0.5 * w), 0.5 * (p + 0.5 * w)
-        low -= np.floor(low)
-        high -= np.floor(high)
-        return (np.abs(low - 0.5) - np.abs(high - 0.5)) * (2.0 / w)
-
-    return 0.5 - 0.5 * wave(x, width_x) * wave(y, width_y)
-
-
 class RayCaster:
     """A camera of fixed orientation in front of a MuJoCo scene.
 
@@ -146,7 +126,9 @@ class RayCaster:
         self._moving = model.body_weldid[model.geom_bodyid] > 0
         planes = model.geom_type == _PLANE
         self.floor = float(model.geom_pos[planes, 2][0]) if planes.any() else 0.0
-        self._static = bool((~self._moving & ~planes).any())
+        self._relief = relief_of(model)
+        drawn_otherwise = planes | (model.geom_type == _HEIGHTFIELD)
+        self._static = bool((~self._moving & ~drawn_otherwise).any())
         material = model.geom_matid[:, None]
         rgba = (
             np.where(material >= 0, model.mat_rgba[material[:, 0]], model.geom_rgba)
@@ -180,13 +162,18 @@ class RayCaster:
         Returns:
             The image (height, width, 3) uint8.
         """
-        image, ground = self._background(eye)
         lamp = focus + 20.0 * self._lamp
+        if self._relief is None:
+            image, ground = self._background(eye)
+            behind = np.full(image.shape[:2], np.inf, dtype=np.float32)
+        else:
+            self.floor = self._relief.height(*focus[:2])
+            image, ground, behind = self._landscape(self._relief, eye, lamp)
         for patch in patches:
             if not patch.standing:
                 self._paint(image, eye, patch, None)
         self._cast_shadow(data, image, ground, eye, lamp, focus, radius)
-        depth = self._draw_geoms(data, image, eye, lamp)
+        depth = self._draw_geoms(data, image, eye, lamp, behind)
         for patch in patches:
             if patch.standing:
                 self._paint(image, eye, patch, depth)
@@ -241,6 +228,22 @@ class RayCaster:
             image[first:, :, channel] = (dark + (light - dark) * share) * (1 - fog) + far * fog
         return image, (first, *places)
 
+    def _landscape(self, relief: Relief, eye: np.ndarray, lamp: np.ndarray):
+        """The empty scene with a relief, where its pixels' shadows fall on the floor's level, and its depth."""
+        width, height = self._size
+        right, up, forward = self._axes
+        across = (np.arange(width) + 0.5 - 0.5 * width) / self._focal
+        above = (0.5 * height - (np.arange(height) + 0.5)) / self._focal
+        rays = forward + across[None, :, None] * right + above[:, None, None] * up
+        seen = relief.view(eye, rays)
+        shown, point = np.isfinite(seen.depth), seen.point
+        # along the line from the lamp; what shows no ground lies far from every shadow
+        reach = (lamp[2] - self.floor) / np.maximum(lamp[2] - point[..., 2], 1.0)
+        ground = lamp[:2] + (point[..., :2] - lamp[:2]) * np.where(shown, reach, 1e6)[..., None]
+        places = (ground[..., k].astype(np.float32) for k in (0, 1))
+        image = painted(seen, rays, self._lamp, self._focal)
+        return image, (0, *places), seen.depth.astype(np.float32)
+
     def _paint(
         self, image: np.ndarray, eye: np.ndarray, patch: Patch, depth: np.ndarray | None
     ) -> None:
@@ -278,7 +281,7 @@ class RayCaster:
             dark[:, 1:-1] = 0.25 * (dark[:, :-2] + dark[:, 2:]) + 0.5 * dark[:, 1:-1]
         places, depths = self.project(points[[0, 0, -1, -1], [0, -1, 0, -1]], eye)
         first, floor_x, floor_y = ground
-        if depths.min() < _NEAR:
+        if depths.min() < _NEAR or self._relief is not None:
             low, high = np.array([0, first]), np.array(self._size)
         else:
             low = np.floor(places.min(axis=0)).astype(int).clip([0, first], self._size)
@@ -308,17 +311,18 @@ class RayCaster:
         high = np.ceil((places + half).max(axis=0)).astype(int).clip(0, self._size)
         return low, high
 
-    def _draw_geoms(self, data, image, eye, lamp) -> np.ndarray:
-        """Draws what rays hit; returns the depth (height, width) [m], infinite without a hit."""
-        width, height = self._size
-        depth = np.full((height, width), np.inf, dtype=np.float32)
+    def _draw_geoms(self, data, image, eye, lamp, behind: np.ndarray) -> np.ndarray:
+        """Draws what rays hit before the ground at depth behind; returns the depth (height, width) [m]."""
+        depth = behind.copy()
         low, high = self._window(data, eye)
         if (high <= low).any():
             return depth
         y, x = np.mgrid[low[1] : high[1], low[0] : high[0]].reshape(2, -1)
         rays, cosine = self._directions(x + 0.5, y + 0.5)
         hits = cast(self._model, data, eye, rays, static=self._static)
-        depth[y, x] = hits.distance * cosine
+        near = hits.distance * cosine < behind[y, x]
+        hits.geom[~near] = -1
+        depth[y, x] = np.where(near, hits.distance * cosine, depth[y, x])
         shape = tuple((high - low)[::-1])
         edge = _edges(hits.geom.reshape(shape)).ravel()
         inner = np.flatnonzero((hits.geom >= 0) & ~edge)
@@ -326,10 +330,13 @@ class RayCaster:
         x, y = x[edge], y[edge]
         offsets = (np.arange(_SUBPIXELS) + 0.5) / _SUBPIXELS
         fine_y, fine_x = (a.ravel() for a in np.meshgrid(offsets, offsets, indexing="ij"))
-        rays, _ = self._directions((x[:, None] + fine_x).ravel(), (y[:, None] + fine_y).ravel())
+        rays, cosine = self._directions(
+            (x[:, None] + fine_x).ravel(), (y[:, None] + fine_y).ravel()
+        )
         hits = cast(self._model, data, eye, rays, static=self._static)
         colors = np.repeat(image[y, x], _SUBPIXELS**2, axis=0)
-        hit = np.flatnonzero(hits.geom >= 0)
+        ground = np.repeat(behind[y, x], _SUBPIXELS**2)
+        hit = np.flatnonzero((hits.geom >= 0) & (hits.distance * cosine < ground))
         colors[hit] = self._shade(data, eye, lamp, rays, hits, hit)
         image[y, x] = colors.reshape(len(x), _SUBPIXELS**2, 3).mean(axis=1)
         return depth

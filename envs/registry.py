@@ -1,16 +1,24 @@
-"""Name -> environment: a literal table, or `module:attribute` for an environment that lives elsewhere."""
+"""Name -> environment: a literal table, robot-goal-variations, or `module:attribute` for what lives elsewhere."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-from envs.base import BatchEnv, MujocoBatchEnv, RewardTerms
-from envs.goals import Direction, ForwardBackward, Goal, Position, Velocity
+import numpy as np
+
+from envs.base import BatchEnv, EnvSpec, MujocoBatchEnv, spec_of
+from envs.goals import Direction, Forward, ForwardBackward, Goal, Position, RewardTerms, Velocity
 from envs.navigation import DenseGoal, NavigationEnv, SparseGoal
-from envs.robots import ANT, HALF_CHEETAH, HeightBand, Robot
+from envs.observe import ObserveTask
+from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, HeightBand, Robot
+from envs.tasks import Choice, Variable
+from envs.terrain import Terrain
+from envs.variations import VARIATIONS
+from envs.world import Variation
 
 Factory = Callable[[str, int], BatchEnv]
 
@@ -19,66 +27,244 @@ class UnknownEnvironment(ValueError):
     """No environment has this name; the message holds the nearest one."""
 
 
-def _robot(robot: Robot, goal: Goal, terms: RewardTerms, **settings) -> Factory:
-    return lambda name, threads: MujocoBatchEnv(
-        name, robot, goal, terms, threads=threads, **settings
-    )
+@dataclass(frozen=True)
+class Recipe:
+    """What an environment on MuJoCo is made of.
+
+    Attributes:
+        robot: The robot.
+        goal: The goal.
+        terms: Bonus and costs.
+        variations: What a task changes in the world.
+        horizon: T.
+        action_scale: See EnvSpec.
+        observe_contacts: See MujocoBatchEnv.
+        note: What a reader of results must know.
+        task_split: See EnvSpec; None is that of the variations.
+    """
+
+    robot: Robot
+    goal: Goal
+    terms: RewardTerms
+    variations: tuple[Variation, ...] = ()
+    horizon: int = 200
+    action_scale: float = 1.0
+    observe_contacts: bool = False
+    note: str = ""
+    task_split: tuple[int, int] | None = None
+
+    def __call__(self, name: str, threads: int) -> MujocoBatchEnv:
+        """Builds the environment under a name."""
+        parts = (self.robot, self.goal, self.terms)
+        env = MujocoBatchEnv(name, *parts, threads=threads, **self._settings())
+        env.spec = self._noted(env.spec)
+        return env
+
+    def spec(self, name: str) -> EnvSpec:
+        """What the environment would be under a name, without building its world."""
+        return self._noted(spec_of(name, self.robot, self.goal, self.terms, **self._settings()))
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("variations", "horizon", "action_scale", "observe_contacts")
+        return {name: getattr(self, name) for name in names}
+
+    def _noted(self, spec: EnvSpec) -> EnvSpec:
+        note = "; ".join(words for words in (self.note, spec.note) if words)
+        return replace(spec, note=note, task_split=self.task_split or spec.task_split)
 
 
-def _ant(goal: Goal, *, bonus: float, control_cost: float = 0.5, **settings) -> Factory:
+def _ant(
+    goal: Goal, *, bonus: float, control_cost: float = 0.5, action_scale: float = 0.2, **settings
+) -> Recipe:
     terms = RewardTerms(bonus=bonus, control_cost=control_cost)
-    return _robot(ANT, goal, terms, **{"action_scale": 0.2, **settings})
+    return Recipe(ANT, goal, terms, action_scale=action_scale, **settings)
 
 
-def _cheetah(goal: Goal, **settings) -> Factory:
-    return _robot(HALF_CHEETAH, goal, RewardTerms(control_cost=0.05), **settings)
+def _cheetah(goal: Goal, **settings) -> Recipe:
+    return Recipe(HALF_CHEETAH, goal, RewardTerms(control_cost=0.05), **settings)
 
 
-_PROMP_ANT = replace(ANT, healthy=HeightBand(0.0, 1.0))
+def _walker(robot: Robot, goal: Goal) -> Recipe:
+    return Recipe(robot, goal, RewardTerms(bonus=1.0, control_cost=1e-3))
+
+
+def _humanoid(goal: Goal, *, weight: float = 1.25) -> Recipe:
+    terms = RewardTerms(
+        bonus=5.0,
+        control_cost=0.1,
+        contact_cost=5e-7,
+        contact_clip=np.inf,
+        contact_cap=10.0,
+        goal_weight=weight,
+    )
+    return Recipe(HUMANOID, goal, terms)
+
+
+FAMILIES: dict[str, dict[str, Recipe]] = {
+    "ant": {
+        "": _ant(Forward(), bonus=1.0),
+        "dir": _ant(Direction(), bonus=1.0),
+        "fwd-bwd": _ant(ForwardBackward(), bonus=1.0),
+        "goal": _ant(Position(), bonus=0.0, control_cost=0.1),
+        "vel": _ant(Velocity(), bonus=1.05),
+    },
+    "half-cheetah": {
+        "": _cheetah(Forward()),
+        "dir": _cheetah(ForwardBackward()),
+        "vel": _cheetah(Velocity()),
+    },
+    "walker2d": {
+        "": _walker(WALKER2D, Forward()),
+        "dir": _walker(WALKER2D, ForwardBackward()),
+        "vel": _walker(WALKER2D, Velocity()),
+    },
+    "hopper": {
+        "": _walker(HOPPER, Forward()),
+        "dir": _walker(HOPPER, ForwardBackward()),
+        "vel": _walker(HOPPER, Velocity(2.0)),
+    },
+    "humanoid": {
+        "": _humanoid(Forward()),
+        "dir": _humanoid(Direction()),
+        "fwd-bwd": _humanoid(ForwardBackward()),
+        "vel": _humanoid(Velocity(), weight=1.0),
+    },
+}
+"""Robot, goal ("" is forward): `robot-goal`, with variations behind it or, but for forward, by itself."""
+
+WORLDS: dict[str, Variation] = {**VARIATIONS, Terrain.name: Terrain()}
+"""Words of the variations."""
+
+
+def parsed(name: str) -> Recipe | None:
+    """The recipe of `robot-goal-variation-...` in this order; None if the name is none such."""
+    for robot, goal in _bases():
+        base = _joined(robot, goal)
+        words = name.removeprefix(base + "-").split("-") if name != base else []
+        if not name.startswith(base) or (not words and not goal):
+            continue
+        if set(words) <= set(WORLDS) and len(set(words)) == len(words):
+            return replace(FAMILIES[robot][goal], variations=tuple(WORLDS[word] for word in words))
+    return None
+
+
+def _bases() -> list[tuple[str, str]]:
+    return [(robot, goal) for robot, goals in FAMILIES.items() for goal in goals]
+
+
+def _joined(*words: str) -> str:
+    return "-".join(word for word in words if word)
+
+
+def _recipe(name: str) -> Recipe:
+    recipe = parsed(name)
+    assert recipe is not None, name
+    return recipe
+
+
+_SIGNS_AS_ANGLES = Direction(
+    Choice(Variable("angle", "rad", -1.0, 1.0), (-1.0, 1.0)), balanced=False
+)
 
 ENVIRONMENTS: dict[str, Factory] = {
-    "ant-dir": _ant(Direction(), bonus=1.0),
-    "ant-fwd-bwd": _ant(ForwardBackward(), bonus=1.0),
-    "ant-goal": _ant(Position(), bonus=0.0, control_cost=0.1),
-    "ant-vel": _ant(Velocity(), bonus=1.05),
-    "half-cheetah-dir": _cheetah(ForwardBackward()),
-    "half-cheetah-vel": _cheetah(Velocity()),
+    "ant-dir": _recipe("ant-dir"),
+    "ant-fwd-bwd": _recipe("ant-fwd-bwd"),
+    "ant-goal": _recipe("ant-goal"),
+    "ant-vel": _recipe("ant-vel"),
+    "half-cheetah-dir": _recipe("half-cheetah-dir"),
+    "half-cheetah-vel": _recipe("half-cheetah-vel"),
+    "walker2d-dir": _recipe("walker2d-dir"),
+    "walker2d-vel": _recipe("walker2d-vel"),
+    "hopper-vel": _recipe("hopper-vel"),
+    "humanoid-dir": _recipe("humanoid-dir"),
+    "ant-terrain": _recipe("ant-terrain"),
+    "ant-dir-terrain": _recipe("ant-dir-terrain"),
+    "half-cheetah-terrain": _recipe("half-cheetah-terrain"),
+    "walker2d-terrain": _recipe("walker2d-terrain"),
+    "ant-cripple": _recipe("ant-cripple"),
+    "half-cheetah-cripple": _recipe("half-cheetah-cripple"),
+    "walker2d-params": _recipe("walker2d-params"),
+    "hopper-params": _recipe("hopper-params"),
+    "ant-friction": _recipe("ant-friction"),
+    "half-cheetah-friction": _recipe("half-cheetah-friction"),
+    "ant-payload": _recipe("ant-payload"),
+    "ant-gravity": _recipe("ant-gravity"),
+    "ant-wind": _recipe("ant-wind"),
+    "ant-actuator": _recipe("ant-actuator"),
     "navigation-2d": lambda name, threads: NavigationEnv(name, DenseGoal()),
     "navigation-2d-sparse": lambda name, threads: NavigationEnv(
         name, SparseGoal(), max_step=0.1, step_scale=0.1
     ),
-    "ant-dir/promp": _robot(
-        _PROMP_ANT,
+    "ant-dir/promp": Recipe(
+        replace(ANT, healthy=HeightBand(0.0, 1.0)),
         Direction(),
         RewardTerms(bonus=1.0, control_cost=0.5, contact_cost=0.5e-3),
         action_scale=0.1,
         observe_contacts=True,
     ),
-    "ant-dir/pearl": _ant(Direction(), bonus=1.0, action_scale=1.0),
+    "ant-dir/pearl": _ant(Direction(), bonus=1.0, action_scale=1.0, task_split=(100, 30)),
+    "ant-dir/varibad": _ant(
+        _SIGNS_AS_ANGLES,
+        bonus=1.0,
+        action_scale=1.0,
+        note="not forward and backward: the signs +-1 were used as angles [rad], "
+        "a known error that several papers inherited",
+    ),
     "half-cheetah-dir/rllib": _cheetah(ForwardBackward(), horizon=100),
 }
+"""The recommended ones; `parsed` knows the rest."""
 
 
-def make(name: str, threads: int = 0) -> BatchEnv:
+def make(
+    name: str, threads: int = 0, *, observe_terrain: bool = False, observe_task: bool = False
+) -> BatchEnv:
     """Builds an environment by name.
 
     Args:
-        name: A name of ENVIRONMENTS, or "module:attribute", where the attribute is called as attribute(name, threads)
-            and returns a BatchEnv.
+        name: A name of ENVIRONMENTS, "robot-goal-variation-..." of FAMILIES and WORLDS, or "module:attribute", where
+            the attribute is called as attribute(name, threads) and returns a BatchEnv.
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
+        observe_terrain: Append heights of the ground around the robot to the observation.
+        observe_task: Append the task's numbers to the observation: the oracle.
 
     Returns:
         The environment.
 
     Raises:
-        UnknownEnvironment: There is no such name, module or attribute; the message names the nearest.
+        UnknownEnvironment: There is no such name, module or attribute, and the message names the nearest; or
+            observe_terrain where there is no terrain.
     """
-    if name in ENVIRONMENTS:
-        return ENVIRONMENTS[name](name, threads)
-    if ":" in name:
-        return _foreign(name)(name, threads)
-    hint = _nearest(name, ENVIRONMENTS)
-    raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
+    factory = _factory(name)
+    if observe_terrain:
+        factory = _with_sight(name, factory)
+    env = factory(name, threads)
+    return ObserveTask(env) if observe_task else env
+
+
+def _factory(name: str) -> Factory:
+    factory = ENVIRONMENTS.get(name) or parsed(name)
+    if factory is None and ":" in name:
+        factory = _foreign(name)
+    if factory is None:
+        hint = _nearest(name, [*ENVIRONMENTS, *_names_like(name)])
+        raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
+    return factory
+
+
+def _with_sight(name: str, factory: Factory) -> Factory:
+    if not isinstance(factory, Recipe) or WORLDS["terrain"] not in factory.variations:
+        raise UnknownEnvironment(f"{name!r} has no terrain to observe; -terrain names have one")
+    seen = {WORLDS["terrain"]: Terrain(observed=True)}
+    return replace(factory, variations=tuple(seen.get(v, v) for v in factory.variations))
+
+
+def _names_like(name: str) -> list[str]:
+    """Names of `parsed`: every robot and goal with one variation, and the longest good start of the name with one."""
+    bases = [_joined(*base) for base in _bases()]
+    starts = [name[:k] for k, letter in enumerate(name) if letter == "-"]
+    bases += [start for start in starts if parsed(start)]
+    names = bases + [_joined(base, word) for base in bases for word in WORLDS]
+    return [known for known in dict.fromkeys(names) if parsed(known)]
 
 
 def _foreign(name: str) -> Factory:
@@ -101,4 +287,7 @@ def _foreign(name: str) -> Factory:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    # a word written out, as in ant-direction, begins with the right one
+    begins = [k for k in known if name.startswith(k) and name[len(k) :][:1].isalpha()]
+    near = [max(begins, key=len)] if begins else near
     return f"; did you mean {near[0]!r}?" if near else ""

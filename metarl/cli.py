@@ -229,22 +229,9 @@ def _training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
 
 def list_envs() -> str:
     """The table that --list-envs prints."""
-    from envs.registry import ENVIRONMENTS, make
+    from envs.listing import listing
 
-    lines = []
-    for name in ENVIRONMENTS:
-        spec = make(name).spec
-        tasks = ", ".join(
-            f"{v.name} in [{v.low:g}, {v.high:g}] {v.unit}" for v in spec.tasks.variables
-        )
-        floors = ", ".join(f"{k} {v:.0f}" for k, v in spec.floors.items())
-        lines.append(
-            f"{name:24} T={spec.horizon} dt={spec.dt:g} s  S={spec.obs_size} A={spec.action_size} "
-            f"action x{spec.action_scale:g}\n    task    {tasks}"
-            + (f"  ({spec.note})" if spec.note else "")
-            + f"\n    reward  {spec.reward}\n    floors  {floors}"
-        )
-    return "\n".join(lines)
+    return listing()
 
 
 # ------------------------------------------------------------------------------------------- run folders

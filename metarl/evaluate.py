@@ -42,10 +42,11 @@ class Evaluation:
 def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
     """Draws test tasks (num_tasks, D) from a stream of their own, so that they are fixed by the seed.
 
-    Where the environment has a handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and
+    They come from `spec.tasks.test`, which can be other kinds than those of training. Where the environment has a handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and
     `spec.note` says so.
     """
-    return spec.tasks.sample(stream(seed, "test-tasks"), num_tasks)
+    # a plug-in's distribution may have no twin
+    return getattr(spec.tasks, "test", spec.tasks).sample(stream(seed, "test-tasks"), num_tasks)
 
 
 def evaluate(

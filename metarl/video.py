@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import imageio_ffmpeg
 import numpy as np
@@ -91,18 +91,20 @@ def say_task(variables: Sequence, task: np.ndarray) -> str:
     """Says a task in words, "angle 1.57 rad".
 
     Args:
-        variables: D objects with `name` and `unit`, "1" for a pure number.
+        variables: D objects with `name` and `unit`, "1" for a pure number; one that numbers kinds has their `labels`.
         task: (D,) [units of variables].
 
     Returns:
         The words.
     """
-    parts = [
-        f"{variable.name.replace('_', ' ')} {value:.2f}"
-        + ("" if variable.unit == "1" else f" {variable.unit}")
-        for variable, value in zip(variables, task, strict=True)
-    ]
-    return ", ".join(parts)
+    return ", ".join(_said(v, value) for v, value in zip(variables, task, strict=True))
+
+
+def _said(variable: Any, value: float) -> str:
+    name = variable.name.replace("_", " ")
+    if labels := getattr(variable, "labels", ()):
+        return f"{name} {labels[int(value)]}"
+    return f"{name} {value:.2f}" + ("" if variable.unit == "1" else f" {variable.unit}")
 
 
 def write_video(

@@ -1,24 +1,18 @@
-"""MujocoBatchEnv against Gymnasium's own environments, and simulations that break down."""
+"""MujocoBatchEnv: contact forces, rows, and simulations that break down; test_robots.py has Gymnasium's."""
 
 import gc
 import os
 from dataclasses import dataclass
 from importlib.resources import files
 
-import gymnasium
 import mujoco
 import numpy as np
 import pytest
-from gymnasium.utils import seeding
 
 from envs.base import MujocoBatchEnv, RewardTerms
 from envs.goals import Direction, ForwardBackward
 from envs.registry import make
 from envs.robots import ANT, HALF_CHEETAH, Robot
-
-ANT_V5 = ("Ant-v5", {"include_cfrc_ext_in_observation": False})
-PAIRS = {"ant": (ANT, *ANT_V5), "half-cheetah": (HALF_CHEETAH, "HalfCheetah-v5", {})}
-robots = pytest.mark.parametrize("robot", PAIRS)
 
 
 @pytest.fixture(autouse=True)
@@ -66,80 +60,7 @@ def assert_same(one, other, rows=slice(None)):
         np.testing.assert_array_equal(one[name][:, rows], other[name][:, rows], err_msg=name)
 
 
-# --- Gymnasium
-
-
-def assert_follows_gymnasium(reference, record, row, commands):
-    """Steps Gymnasium's environment from where it stands beside a recorded row, to the last bit."""
-    nv = reference.model.nv
-    for t, command in enumerate(commands):
-        obs, _, terminated, _, _ = reference.step(command)
-        np.testing.assert_array_equal(record["qpos"][t, row], reference.data.qpos)
-        np.testing.assert_array_equal(record["obs"][t, row], obs)
-        # an observation without contact forces ends with the whole of qvel
-        np.testing.assert_array_equal(record["obs"][t, row, -nv:], reference.data.qvel)
-        assert record["terminated"][t, row] == terminated
-    assert not record["fault"][:, row].any()
-
-
-@robots
-def test_200_random_steps_from_reset_are_gymnasiums_bit_for_bit(robot):
-    robot, reference_id, settings = PAIRS[robot]
-    env = build(robot, 3, action_scale=0.5)
-    first = env.reset([seeding.np_random(row)[0] for row in range(3)]).copy()
-    commands = 4.0 * np.random.default_rng(1).normal(size=(200, 3, env.spec.action_size))
-    record = run(env, commands)
-    reference = gymnasium.make(reference_id, **settings)
-    for row in range(3):
-        obs, _ = reference.reset(seed=row)
-        np.testing.assert_array_equal(first[row], obs)
-        sent = np.clip(0.5 * commands[:, row], -1.0, 1.0)
-        assert_follows_gymnasium(reference.unwrapped, record, row, sent)
-
-
-@robots
-def test_200_random_steps_from_restore_are_gymnasiums_bit_for_bit(robot):
-    robot, reference_id, settings = PAIRS[robot]
-    env = build(robot, 4)
-    rng = np.random.default_rng(2)
-    qpos = env.model.qpos0 + rng.uniform(-0.2, 0.2, (4, env.model.nq))
-    qvel = rng.normal(size=(4, env.model.nv))
-    if robot is ANT:  # too high, dropped upright, and far under the ground: both ends of the band
-        qpos[:3, 2] = 1.8, 0.8, -3.0
-    first = env.restore(qpos, qvel).copy()
-    commands = rng.uniform(-1.0, 1.0, (200, 4, env.spec.action_size))
-    record = run(env, commands)
-    reference = gymnasium.make(reference_id, **settings).unwrapped
-    for row in range(4):
-        reference.reset(seed=100 + row)
-        reference.set_state(qpos[row], qvel[row])
-        np.testing.assert_array_equal(first[row], reference._get_obs())
-        assert_follows_gymnasium(reference, record, row, commands[:, row])
-    if robot is ANT:
-        height = record["qpos"][:, :, 2]
-        for group in (height < 0.2, height > 1.0, (height >= 0.2) & (height <= 1.0)):
-            assert group.any()
-        np.testing.assert_array_equal(record["terminated"], (height < 0.2) | (height > 1.0))
-    else:
-        assert not record["terminated"].any()
-
-
-@robots
-def test_the_reset_noise_is_gymnasiums(robot):
-    robot, reference_id, settings = PAIRS[robot]
-    reference = gymnasium.make(reference_id, **settings).unwrapped
-    for seed in range(5):
-        reference.reset(seed=seed)
-        qpos, qvel = robot.initial_state(seeding.np_random(seed)[0], robot.model().qpos0)
-        np.testing.assert_array_equal(qpos, reference.data.qpos)
-        np.testing.assert_array_equal(qvel, reference.data.qvel)
-
-
-def test_gymnasiums_models_compile_without_a_word(tmp_path, capfd, recwarn):
-    for robot in (ANT, HALF_CHEETAH):
-        robot.model()
-    assert not list(tmp_path.iterdir())
-    assert not capfd.readouterr().err and not len(recwarn)
+# --- actions
 
 
 def test_the_action_sent_does_not_depend_on_the_precision_it_comes_in():
@@ -273,7 +194,7 @@ class SmallMemory(Robot):
 
     num_bytes: int = 0
 
-    def model(self, *, contact_forces=False):
+    def model(self, **_):
         path = files("gymnasium") / "envs" / "mujoco" / "assets" / self.model_file
         spec = mujoco.MjSpec.from_file(str(path))
         spec.memory = self.num_bytes
@@ -325,7 +246,7 @@ def test_a_state_that_diverges_is_a_fault_of_its_row_only(name, field, value):
     assert_same(run(env, commands), healthy)
 
 
-@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=PAIRS)
+@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=["ant", "half-cheetah"])
 @pytest.mark.parametrize(("speed", "fault"), [(9e9, True), (1.01e4, True), (9.9e3, False)])
 def test_a_speed_beyond_belief_is_a_fault_though_mujoco_is_silent(robot, speed, fault):
     env = build(robot, 2)

@@ -1,11 +1,13 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from envs.registry import make
+from envs.tasks import Split, Uniform, Variable
 from metarl.collect import Key, trial
 from metarl.evaluate import (
     Evaluation,
@@ -192,6 +194,13 @@ def test_held_out_tasks_are_fixed_by_the_seed_and_are_not_those_of_training(env)
         tuple(task) for i in range(50) for task in env.spec.tasks.sample(stream(3, "tasks", i), 5)
     }
     assert not training & {tuple(task) for task in first}
+
+
+def test_held_out_tasks_are_of_the_kinds_that_training_never_meets(env):
+    low, high = (Uniform((Variable("friction", "1", *ends),)) for ends in ((0, 1), (1, 2)))
+    spec = replace(env.spec, tasks=Split(low, high))
+    tasks = held_out_tasks(spec, 3, 50)
+    assert tasks.shape == (50, 1) and (tasks > 1).all()
 
 
 def test_evaluating_is_the_trial_without_the_update(env):

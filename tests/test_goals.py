@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from gymnasium.utils import seeding
 
-from envs.goals import Direction, ForwardBackward, Position, Velocity
+from envs.goals import Direction, Forward, ForwardBackward, Position, Velocity
 from envs.registry import make
 
 VELOCITY = np.array([[3.0, 4.0], [-2.0, 1.0]])
@@ -18,6 +18,10 @@ def elsewhere(tmp_path, monkeypatch):
 
 def reward(goal, *tasks):
     return goal.reward(np.array(tasks), VELOCITY, POSITION)
+
+
+def test_forward_rewards_the_speed_along_x():
+    np.testing.assert_array_equal(Forward().reward(np.zeros((2, 0)), VELOCITY, POSITION), [3, -2])
 
 
 def test_direction_rewards_the_speed_along_the_angle():
@@ -45,7 +49,9 @@ def test_position_rewards_closeness_in_the_l1_norm():
     np.testing.assert_array_equal(reward(Position(), [2.0, 2.0], [0.5, 0.25]), [-5.0, 0.0])
 
 
-@pytest.mark.parametrize("goal", [Direction(), ForwardBackward(), Velocity(), Position()])
+@pytest.mark.parametrize(
+    "goal", [Forward(), Direction(), ForwardBackward(), Velocity(), Position()]
+)
 def test_a_goal_writes_into_nothing_it_is_given(goal):
     tasks = goal.tasks.sample(np.random.default_rng(0), 2)
     inputs = [tasks, VELOCITY.copy(), POSITION.copy()]
@@ -74,6 +80,10 @@ FLOORS = [
     ("ant-vel", 1.05, -90.0, 60.0),
     ("half-cheetah-dir", 0.0, 0.0, 0.0),
     ("half-cheetah-vel", 0.0, -300.0, -150.0),
+    ("walker2d-dir", 1.0, 200.0, 200.0),
+    ("walker2d-vel", 1.0, -100.0, 50.0),
+    ("hopper-vel", 1.0, 0.0, 100.0),
+    ("humanoid-dir", 5.0, 1000.0, 1000.0),
 ]
 
 
@@ -132,7 +142,11 @@ REWARDS = {
     "half-cheetah-vel": (1.0, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) - 0.05 * a2),
     "ant-dir/promp": (0.1, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 - 0.5e-3 * c2 + 1.0),
     "ant-dir/pearl": (1.0, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 + 1.0),
+    "ant-dir/varibad": (1.0, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 + 1.0),
     "half-cheetah-dir/rllib": (1.0, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] - 0.05 * a2),
+    "walker2d-dir": (1.0, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] + 1 - 1e-3 * a2),
+    "walker2d-vel": (1.0, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) + 1 - 1e-3 * a2),
+    "hopper-vel": (1.0, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) + 1 - 1e-3 * a2),
 }
 
 
@@ -156,7 +170,7 @@ def test_the_reward_is_the_formula(name):
         sent = np.clip(scale * command, -1.0, 1.0)  # a third of the normal draws are clipped
         forces = (step.obs[:, 27:] ** 2).sum(axis=1)
         a2 = (sent**2).sum(axis=1)
-        expected = formula((after - before) / 0.05, after, goal, a2, forces)
+        expected = formula((after - before) / env.spec.dt, after, goal, a2, forces)
         np.testing.assert_allclose(step.reward, expected, rtol=1e-10, atol=1e-10)
         contacts = max(contacts, forces.max())
     assert (contacts > 1.0) == (name == "ant-dir/promp")

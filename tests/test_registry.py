@@ -1,7 +1,18 @@
+import re
+
 import numpy as np
 import pytest
 
-from envs.registry import ENVIRONMENTS, UnknownEnvironment, make
+from envs.listing import listing
+from envs.registry import (
+    ENVIRONMENTS,
+    FAMILIES,
+    WORLDS,
+    Recipe,
+    UnknownEnvironment,
+    make,
+    parsed,
+)
 
 # name: S, A, T, dt [s], action scale, held-out tasks
 SPECS = {
@@ -11,10 +22,29 @@ SPECS = {
     "ant-vel": (27, 8, 200, 0.05, 0.2, True),
     "half-cheetah-dir": (17, 6, 200, 0.05, 1.0, False),
     "half-cheetah-vel": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-dir": (17, 6, 200, 0.008, 1.0, False),
+    "walker2d-vel": (17, 6, 200, 0.008, 1.0, True),
+    "hopper-vel": (11, 3, 200, 0.008, 1.0, True),
+    "humanoid-dir": (348, 17, 200, 0.015, 1.0, True),
+    "ant-terrain": (27, 8, 200, 0.05, 0.2, True),
+    "ant-dir-terrain": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-terrain": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-terrain": (17, 6, 200, 0.008, 1.0, True),
+    "ant-cripple": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-cripple": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-params": (17, 6, 200, 0.008, 1.0, True),
+    "hopper-params": (11, 3, 200, 0.008, 1.0, True),
+    "ant-friction": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-friction": (17, 6, 200, 0.05, 1.0, True),
+    "ant-payload": (27, 8, 200, 0.05, 0.2, True),
+    "ant-gravity": (27, 8, 200, 0.05, 0.2, True),
+    "ant-wind": (27, 8, 200, 0.05, 0.2, True),
+    "ant-actuator": (27, 8, 200, 0.05, 0.2, True),
     "navigation-2d": (2, 2, 100, 1.0, 1.0, True),
     "navigation-2d-sparse": (2, 2, 100, 1.0, 0.1, True),
     "ant-dir/promp": (111, 8, 200, 0.05, 0.1, True),
     "ant-dir/pearl": (27, 8, 200, 0.05, 1.0, True),
+    "ant-dir/varibad": (27, 8, 200, 0.05, 1.0, False),
     "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
 }
 
@@ -59,11 +89,19 @@ def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(nam
     env = make(name, threads=1)
     spec = env.spec
     held_out = spec.tasks.held_out
-    facts = (spec.obs_size, spec.action_size, spec.horizon, spec.dt, spec.action_scale, held_out)
+    facts = (
+        spec.obs_size,
+        spec.action_size,
+        spec.horizon,
+        round(spec.dt, 12),
+        spec.action_scale,
+        held_out,
+    )
     assert facts == SPECS[name]
     assert (spec.name, spec.version) == (name, 1)
     assert spec.reward and all(np.isfinite(list(spec.floors.values())))
-    assert spec.note == ("" if spec.tasks.held_out else "test tasks are the training tasks")
+    assert spec.note.endswith("" if held_out else "test tasks are the training tasks")
+    assert (spec.note == "") == held_out
 
     tasks = spec.tasks.sample(np.random.default_rng(0), 3)
     env.set_tasks(tasks, 2)
@@ -77,6 +115,79 @@ def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(nam
     assert len(env.snapshot()) == 6
     assert env.marker(tasks[0]).kind in ("arrow", "target")
     env.close()
+
+
+def test_a_peers_error_and_a_peers_split_are_said():
+    varibad = make("ant-dir/varibad", threads=1).spec
+    assert "the signs +-1 were used as angles [rad]" in varibad.note
+    np.testing.assert_array_equal(
+        np.unique(varibad.tasks.sample(np.random.default_rng(0), 10)), [-1.0, 1.0]
+    )
+    assert list(varibad.floors) == ["stand still"]  # both tasks pay for running along +x
+    assert make("ant-dir/pearl", threads=1).spec.task_split == (100, 30)
+    assert make("ant-dir", threads=1).spec.task_split is None
+
+
+def test_any_robot_goal_and_variations_make_a_name():
+    env = make("half-cheetah-vel-gravity-friction", threads=1)
+    assert env.spec.name == "half-cheetah-vel-gravity-friction"
+    names = [v.name for v in env.spec.tasks.variables]
+    assert names == ["speed", "gravity", "tilt", "friction"]  # in the order of the name
+    assert env.spec.reward == "-|v_x - g| - 0.05 sum a^2"
+    for robot, goals in FAMILIES.items():
+        for goal in goals:
+            for word, variation in WORLDS.items():
+                recipe = parsed("-".join(part for part in (robot, goal, word) if part))
+                assert (recipe.robot.name, recipe.goal) == (robot, goals[goal].goal)
+                assert recipe.variations == (variation,)
+
+
+@pytest.mark.parametrize(
+    "name", ["ant", "hopper", "ant-", "ant-wind-wind", "ant-wind-dir", "hopper-goal", "ant-dir-"]
+)
+def test_a_name_without_a_task_or_with_a_word_twice_or_out_of_place_is_none(name):
+    assert parsed(name) is None
+    message(name)
+
+
+def test_what_is_listed_is_what_is_built():
+    for name, factory in ENVIRONMENTS.items():
+        if isinstance(factory, Recipe):
+            assert factory.spec(name) == make(name, threads=1).spec
+
+
+def test_the_list_says_numbers_units_ranges_split_and_floors():
+    text = listing()
+    for name in ENVIRONMENTS:
+        assert re.search(rf"^{re.escape(name)} ", text, re.M), name
+    entry = text[text.index("ant-friction ") : text.index("half-cheetah-friction ")].splitlines()
+    assert entry == [
+        "ant-friction             T=200 dt=0.05 s  S=27 A=8 action x0.2",
+        "    task    friction in [0.2, 1.5]",
+        "    world   sliding friction of the ground, uniform in log",
+        "    split   held out friction in [0.08, 0.2] or [1.5, 2.5]",
+        "    reward  v_x + 1 - 0.5 sum a^2",
+        "    floors  stand still 200",
+    ]
+    for words in (
+        "angle in [0, 6.283] rad, kind of slopes, rough, waves, level in [0.2, 1], patch in [0, 3]",
+        "held out kind of stairs, basin, hill, steep, gaps",
+        "held out limb = 3",
+        "fresh draws; 100 train and 30 test tasks",
+        "fresh draws; 40 train and 10 test tasks",
+        "none: test = train",
+        "mass (7 numbers) in [-3, 3], inertia (21 numbers)",
+    ):
+        assert words in text, words
+    families = text[text.index("names any other") :]
+    assert all(f"  {word} " in families for word in (*FAMILIES, *WORLDS))
+
+
+def test_terrain_is_observed_where_there_is_one():
+    plain, seen = make("ant-terrain", 1), make("ant-terrain", 1, observe_terrain=True)
+    assert seen.spec.obs_size == plain.spec.obs_size + 25
+    with pytest.raises(UnknownEnvironment, match="'ant-dir' has no terrain to observe"):
+        make("ant-dir", 1, observe_terrain=True)
 
 
 def test_an_environment_can_be_closed_and_used_again():
@@ -97,6 +208,10 @@ def test_an_environment_can_be_closed_and_used_again():
         ("halfcheetah-vel", "half-cheetah-vel"),
         ("navigation2d", "navigation-2d"),
         ("ant-dir/prmp", "ant-dir/promp"),
+        ("ant-dir-terain", "ant-dir-terrain"),
+        ("half-cheetah-frictoin", "half-cheetah-friction"),
+        ("walker-params", "walker2d-params"),
+        ("ant-goal-wind-fricton", "ant-goal-wind-friction"),
     ],
 )
 def test_an_unknown_name_names_the_nearest_one(name, near):

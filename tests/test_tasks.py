@@ -5,7 +5,21 @@ from hypothesis import strategies as st
 
 from envs.goals import Direction, ForwardBackward, Position, Velocity
 from envs.navigation import DenseGoal, SparseGoal
-from envs.tasks import Choice, Disc, Fixed, Uniform, Variable, describe, fixed_set
+from envs.tasks import (
+    Bands,
+    Choice,
+    Disc,
+    Fixed,
+    Product,
+    Sometimes,
+    Split,
+    Uniform,
+    Variable,
+    describe,
+    fixed_set,
+    full_range,
+    joined,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIGNS = Choice(Variable("sign", "1", -1.0, 1.0), (-1.0, 1.0))
@@ -157,5 +171,81 @@ def test_a_set_needs_a_task():
 def test_a_task_is_described_with_its_units():
     variables = (Variable("angle", "rad", 0.0, 7.0), Variable("sign", "1", -1.0, 1.0))
     assert describe(variables, np.array([np.pi / 2, -1.0])) == "angle 1.57 rad, sign -1.00"
+    kind = Variable("kind", "1", 0.0, 1.0, labels=("slopes", "stairs"))
+    assert describe((kind,), np.array([1.0])) == "kind stairs"
     with pytest.raises(ValueError, match="zip"):
         describe(variables, np.array([1.0]))
+
+
+# --- ranges and kinds that are held out
+
+
+NEAR, FAR = Bands("friction", "1", ((0.2, 1.5),)), Bands("friction", "1", ((0.1, 0.2), (1.5, 3)))
+
+
+def test_bands_have_equal_shares_and_nothing_lies_between_them():
+    drawn = FAR.sample(np.random.default_rng(0), 2000)
+    assert drawn.shape == (2000, 1)
+    assert FAR.variables == (Variable("friction", "1", 0.1, 3, ((0.1, 0.2), (1.5, 3))),)
+    assert NEAR.variables == (Variable("friction", "1", 0.2, 1.5),)
+    low, high = drawn[drawn < 1.0], drawn[drawn > 1.0]
+    assert len(low) == len(high) == 1000
+    for band, (start, end) in ((low, (0.1, 0.2)), (high, (1.5, 3.0))):
+        assert start <= band.min() and band.max() <= end
+        np.testing.assert_allclose(band.mean(), (start + end) / 2, rtol=0.03)
+
+
+def test_bands_can_be_uniform_in_the_logarithm():
+    drawn = Bands("mass", "kg", ((0.01, 100.0),), log=True).sample(np.random.default_rng(1), 4000)
+    # each of the four decades has its quarter: standard deviation of a share 0.007
+    counts = np.histogram(np.log10(drawn), bins=4, range=(-2, 2))[0] / 4000
+    np.testing.assert_allclose(counts, 0.25, atol=0.035)
+
+
+def test_sometimes_is_mostly_zero_and_else_whole_with_both_ends():
+    drawn = Sometimes("onset", "step", 3, 5, 0.25).sample(np.random.default_rng(2), 4000)[:, 0]
+    assert set(drawn) == {0.0, 3.0, 4.0, 5.0}
+    np.testing.assert_allclose((drawn > 0).mean(), 0.25, atol=0.035)
+    np.testing.assert_allclose((drawn == 5).mean(), 0.25 / 3, atol=0.025)
+
+
+def test_a_split_trains_on_one_distribution_and_tests_on_the_other():
+    split = Split(NEAR, FAR)
+    assert split.held_out and split.variables == NEAR.variables
+    rng, again = np.random.default_rng(3), np.random.default_rng(3)
+    np.testing.assert_array_equal(split.sample(rng, 9), NEAR.sample(again, 9))
+    np.testing.assert_array_equal(split.test.sample(rng, 9), FAR.sample(again, 9))
+
+
+@pytest.mark.parametrize(
+    "tasks", [ANGLES, Disc(3.0), SIGNS, NEAR, fixed_set(ANGLES, np.random.default_rng(0), 3)]
+)
+def test_without_a_split_test_tasks_are_drawn_as_training_tasks_are(tasks):
+    assert tasks.test is tasks
+
+
+def test_a_product_joins_the_numbers_of_its_parts_in_order():
+    product = Product((ANGLES, Split(NEAR, FAR), SIGNS))
+    assert [v.name for v in product.variables] == ["angle", "friction", "sign"]
+    rng, again = np.random.default_rng(4), np.random.default_rng(4)
+    tasks = product.sample(rng, 6)
+    for column, part in enumerate((ANGLES, NEAR, SIGNS)):
+        np.testing.assert_array_equal(tasks[:, [column]], part.sample(again, 6))
+    test = product.test.sample(rng, 50)[:, 1]
+    assert ((test <= 0.2) | (test >= 1.5)).all()
+    # one part that holds tasks out is enough
+    assert product.held_out and not Product((SIGNS, SIGNS)).held_out
+
+
+def test_joining_leaves_out_what_has_no_numbers():
+    nothing = Uniform((), held_out=False)
+    assert joined(ANGLES) is ANGLES and joined(nothing, SIGNS) is SIGNS
+    assert joined(nothing, ANGLES, SIGNS) == Product((ANGLES, SIGNS))
+    empty = joined(nothing, nothing)
+    assert empty.sample(np.random.default_rng(0), 4).shape == (4, 0) and not empty.held_out
+
+
+def test_the_full_range_covers_training_and_test_tasks():
+    low, high = full_range(Product((ANGLES, Split(NEAR, FAR))))
+    np.testing.assert_allclose(low, [0.0, 0.1])
+    np.testing.assert_allclose(high, [2 * np.pi, 3.0])

@@ -1,0 +1,93 @@
+"""The text of `--list-envs`: the recommended environments in full, and what every other name is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from envs.base import EnvSpec
+from envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
+from envs.robots import ROBOTS
+from envs.tasks import TaskDistribution, Variable
+from envs.world import Variation
+
+
+def listing() -> str:
+    """Every environment with its task numbers, units, ranges, split, reward and floors.
+
+    Nothing is built that a name alone does not need, so that the answer comes at once.
+    """
+    described = [
+        _described(factory.spec(name), factory.variations)
+        if isinstance(factory, Recipe)
+        else _described(factory(name, 1).spec)
+        for name, factory in ENVIRONMENTS.items()
+    ]
+    return "\n".join([*described, "", _families()])
+
+
+def _described(spec: EnvSpec, variations: Sequence[Variation] = ()) -> str:
+    floors = ", ".join(f"{name} {value:.0f}" for name, value in spec.floors.items())
+    lines = [
+        f"{spec.name:24} T={spec.horizon} dt={spec.dt:g} s  S={spec.obs_size} "
+        f"A={spec.action_size} action x{spec.action_scale:g}",
+        f"    task    {numbers(spec.tasks.variables)}" + (f"  ({spec.note})" if spec.note else ""),
+        *(f"    world   {variation.formula}" for variation in variations),
+        f"    split   {_split(spec.tasks, spec.task_split)}",
+        f"    reward  {spec.reward}",
+        f"    floors  {floors}",
+    ]
+    return "\n".join(lines)
+
+
+def _split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> str:
+    if tasks.test.variables != tasks.variables:
+        changed = [
+            test
+            for train, test in zip(tasks.variables, tasks.test.variables, strict=True)
+            if test != train
+        ]
+        text = f"held out {numbers(changed)}"
+    else:
+        text = "fresh draws" if tasks.held_out else "none: test = train"
+    return text + (f"; {sizes[0]} train and {sizes[1]} test tasks" if sizes else "")
+
+
+def numbers(variables: Sequence[Variable]) -> str:
+    """Says names, ranges and units; neighbours that share first word, range and unit are counted."""
+    parts = []
+    for (word, ends, unit), group in groupby(variables, key=_alike):
+        names = [variable.name for variable in group]
+        name = names[0] if len(names) == 1 else f"{word} ({len(names)} numbers)"
+        parts.append(f"{name} {ends}" + ("" if unit == "1" else f" {unit}"))
+    return ", ".join(parts)
+
+
+def _alike(variable: Variable) -> tuple[str, str, str]:
+    if variable.labels:
+        kinds = variable.labels[int(variable.low) : int(variable.high) + 1]
+        return variable.name, "of " + ", ".join(kinds), variable.unit
+    bands = variable.bands or ((variable.low, variable.high),)
+    if bands == ((variable.low, variable.low),):
+        return variable.name.split()[0], f"= {variable.low:g}", variable.unit
+    ends = " or ".join(f"[{low:.4g}, {high:.4g}]" for low, high in bands)
+    return variable.name.split()[0], f"in {ends}", variable.unit
+
+
+def _families() -> str:
+    lines = [
+        "robot-goal-variation-... names any other: one robot, one goal or none, any variations"
+    ]
+    for robot, goals in FAMILIES.items():
+        words = ", ".join(
+            f"{word or '(none)'}: {recipe.terms.formula(recipe.goal)}"
+            for word, recipe in goals.items()
+        )
+        lines.append(f"  {robot:14}{words}")
+    lines.append("variations, and their numbers for ant")
+    for word, variation in WORLDS.items():
+        tasks = variation.tasks(ROBOTS["ant"])
+        split = _split(tasks, variation.task_split)
+        lines.append(f"  {word:14}{variation.formula}")
+        lines.append(f"  {'':14}{numbers(tasks.variables)}; {split}")
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""The oracle's view: an environment whose observation tells the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from envs.base import BatchEnv, Step, checked_tasks
+from envs.tasks import full_range
+
+
+class ObserveTask:
+    """A BatchEnv with the task's numbers appended to the observation.
+
+    Each number is scaled from its range over training and test tasks to [-1, 1]; one whose range is a point is 0.
+
+    Args:
+        env: The environment; its tasks are rows of numbers.
+    """
+
+    def __init__(self, env: BatchEnv):
+        self._env = env
+        low, high = full_range(env.spec.tasks)
+        self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
+        size = env.spec.obs_size + len(low)
+        words = "the task is in the observation"
+        note = f"{env.spec.note}; {words}" if env.spec.note else words
+        self.spec = replace(env.spec, obs_size=size, note=note)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
+        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
+        tasks = checked_tasks(self.spec, tasks)
+        self._env.set_tasks(tasks, num_episodes)
+        scaled = np.repeat((tasks - self._middle) / self._half, num_episodes, axis=0)
+        self._obs = np.empty((len(scaled), self.spec.obs_size))
+        self._obs[:, self._env.spec.obs_size :] = scaled
+
+    def _observe(self, obs: np.ndarray) -> np.ndarray:
+        self._obs[:, : obs.shape[1]] = obs
+        return self._obs
+
+    def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
+        return self._observe(self._env.reset(rngs))
+
+    def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
+        """Steps the rows of the mask alive (M,) with action (M, A) [policy output]."""
+        step = self._env.step(action, alive)
+        return replace(step, obs=self._observe(step.obs))
+
+    def snapshot(self) -> np.ndarray:
+        """The states (M, n) as far as pictures need them, copied."""
+        return self._env.snapshot()
+
+    def render(
+        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+    ) -> Iterator[np.ndarray]:
+        """Draws snapshots (L, n) of one row with the goal of its task (D,): L frames (height, width, 3) uint8."""
+        return self._env.render(states, task, width=width, height=height)
+
+    def close(self) -> None:
+        """Gives back threads and memory."""
+        self._env.close()
