@@ -6,17 +6,22 @@ adaptation, so a robot that has fallen is left where it lies and no longer stepp
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mujoco
 import numpy as np
-from mujoco.batch import Batch, SimulationError
 
 from envs.goals import Goal, Marker
 from envs.robots import Robot
 from envs.tasks import TaskDistribution
+
+Batch: Any = None
+SimulationError: Any = ()
+with contextlib.suppress(ModuleNotFoundError):  # an older MuJoCo, to which a plug-in may be bound
+    from mujoco.batch import Batch, SimulationError
 
 MAX_SPEED = 1e4
 """Largest believable entry of qvel [m/s or rad/s]; MuJoCo itself flags only what exceeds 1e10."""
@@ -69,6 +74,14 @@ class Step:
     reward: np.ndarray
     terminated: np.ndarray
     fault: np.ndarray
+
+
+class UnsupportedHere(RuntimeError):
+    """An environment needs what is not installed; names it."""
+
+
+class NoPictures(RuntimeError):
+    """An environment cannot be filmed; says why in one line."""
 
 
 class BatchEnv(Protocol):
@@ -165,6 +178,8 @@ class MujocoBatchEnv:
         observe_contacts: bool = False,
         threads: int = 0,
     ):
+        if Batch is None:
+            raise UnsupportedHere(f"{name} needs mujoco.batch; this is MuJoCo {mujoco.__version__}")
         self.robot, self.goal, self.terms = robot, goal, terms
         self._observe_contacts = observe_contacts
         self._contacts = observe_contacts or terms.contact_cost > 0

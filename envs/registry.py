@@ -1,22 +1,20 @@
-"""Name -> environment: a literal table, or `module:attribute` for an environment that lives elsewhere."""
+"""Name -> environment: a literal table, or the name of a plug-in (`envs/plugins.py`)."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
+from envs import plugins
 from envs.base import BatchEnv, MujocoBatchEnv, RewardTerms
 from envs.goals import Direction, ForwardBackward, Goal, Position, Velocity
 from envs.navigation import DenseGoal, NavigationEnv, SparseGoal
+from envs.plugins import UnknownEnvironment, nearest
 from envs.robots import ANT, HALF_CHEETAH, HeightBand, Robot
 
+__all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]
+
 Factory = Callable[[str, int], BatchEnv]
-
-
-class UnknownEnvironment(ValueError):
-    """No environment has this name; the message holds the nearest one."""
 
 
 def _robot(robot: Robot, goal: Goal, terms: RewardTerms, **settings) -> Factory:
@@ -63,8 +61,7 @@ def make(name: str, threads: int = 0) -> BatchEnv:
     """Builds an environment by name.
 
     Args:
-        name: A name of ENVIRONMENTS, or "module:attribute", where the attribute is called as attribute(name, threads)
-            and returns a BatchEnv.
+        name: A name of ENVIRONMENTS, or of a plug-in (see `envs/plugins.py`).
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
 
     Returns:
@@ -72,33 +69,13 @@ def make(name: str, threads: int = 0) -> BatchEnv:
 
     Raises:
         UnknownEnvironment: There is no such name, module or attribute; the message names the nearest.
+        UnsupportedHere: The environment needs what is not installed.
+        PluginFailure: A plug-in breaks the contract.
     """
     if name in ENVIRONMENTS:
         return ENVIRONMENTS[name](name, threads)
-    if ":" in name:
-        return _foreign(name)(name, threads)
-    hint = _nearest(name, ENVIRONMENTS)
+    plug_in = plugins.find(name)
+    if plug_in is not None:
+        return plugins.build(name, plug_in, threads)
+    hint = nearest(name, [*ENVIRONMENTS, *plugins.entry_points()])
     raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
-
-
-def _foreign(name: str) -> Factory:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or module_name.startswith(".") or not attribute:
-        raise UnknownEnvironment(
-            f"{name!r}: write module:attribute, for example my_robots:make_env"
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UnknownEnvironment(f"{name!r}: no module {error.name!r} can be imported") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        callables = [key for key in vars(module) if callable(getattr(module, key))]
-        hint = _nearest(attribute, callables)
-        raise UnknownEnvironment(f"{name!r}: {module_name} has no function {attribute!r}{hint}")
-    return factory
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -145,8 +145,14 @@ def _finish(run: Run, *, again: bool) -> None:
     if trainer.evaluate_tasks and (again or _outdated(run, _EVALUATION)):
         _evaluate(run, trainer.evaluate_tasks, 3)
     if trainer.video and (again or _outdated(run, _VIDEO)):
-        path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
-        print(f"video: {path}")
+        from envs.base import NoPictures
+
+        try:
+            path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
+        except NoPictures as error:
+            print(f"no video: {error}")
+        else:
+            print(f"video: {path}")
 
 
 _EVALUATION = "evaluation.json"
@@ -176,16 +182,20 @@ def make_env(name: str, threads: int = 0) -> Any:
         ConfigError: There is no such name; the message names the nearest.
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
-    from envs.registry import UnknownEnvironment, make
+    from envs.base import UnsupportedHere
+    from envs.foreign import PluginFailure
+    from envs.registry import ENVIRONMENTS, UnknownEnvironment, make
 
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
     try:
         env = make(name, threads)
-    except UnknownEnvironment as error:
+    except (UnknownEnvironment, UnsupportedHere) as error:
         raise ConfigError(f"--env {name}: {error}") from error
+    except PluginFailure as error:
+        raise EnvironmentContractError(f"--env {error}") from error
     except Exception as error:
-        if ":" not in name:
+        if name in ENVIRONMENTS:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -379,8 +389,13 @@ def _evaluate_verb(options: argparse.Namespace) -> None:
 
 
 def _video_verb(options: argparse.Namespace) -> None:
+    from envs.base import NoPictures
+
     run = open_run(options.run, options.threads)
-    print(_film(run, options.num_tasks, options.num_adaptations))
+    try:
+        print(_film(run, options.num_tasks, options.num_adaptations))
+    except NoPictures as error:
+        raise EnvironmentContractError(str(error)) from error
 
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {

@@ -45,7 +45,8 @@ def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
     Where the environment has a handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and
     `spec.note` says so.
     """
-    return spec.tasks.sample(stream(seed, "test-tasks"), num_tasks)
+    draw = getattr(spec.tasks, "sample_test", spec.tasks.sample)
+    return draw(stream(seed, "test-tasks"), num_tasks)
 
 
 def evaluate(
@@ -177,7 +178,7 @@ def table(result: dict[str, Any]) -> str:
         worse = f"{100 * result['share_of_tasks_made_worse'][k]:.0f} %" if k else ""
         lines.append(f"{k:>11}  {mean:>9.2f}  {error:>8}  {ends:>20}  {worse:>10}")
     floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
-    lines.append(f"floors: {floors}")
+    lines.append(f"floors: {floors or 'not known'}")
     if result["note"]:
         lines.append(f"note: {result['note']}")
     return "\n".join(lines)
