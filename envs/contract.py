@@ -30,7 +30,8 @@ class Facts:
     """What a plug-in says of itself.
 
     Attributes:
-        obs_size: S.
+        obs_low: Least observation (S,).
+        obs_high: Greatest observation (S,).
         action_low: (A,) [action as sent].
         action_high: (A,).
         horizon: T.
@@ -45,7 +46,8 @@ class Facts:
         summary: First line of its documentation.
     """
 
-    obs_size: int
+    obs_low: np.ndarray
+    obs_high: np.ndarray
     action_low: np.ndarray
     action_high: np.ndarray
     horizon: int
@@ -86,14 +88,15 @@ def facts_of(env: Any, make: Any) -> Facts:
         raise Refused(
             f"lacks {' and '.join(lacking)}; the contract is sample_tasks(rng, n) and set_task(task)"
         )
-    space = action_space(env)
+    seen, sent = obs_space(env), action_space(env)
     tasks = draw_tasks(env, 0, SAMPLES)
     form = common_form(tasks)
     test_tasks = found(env, "sample_test_tasks") is not None
     return Facts(
-        obs_size=obs_size(env),
-        action_low=space.low.astype(float),
-        action_high=space.high.astype(float),
+        obs_low=seen.low.astype(float),
+        obs_high=seen.high.astype(float),
+        action_low=sent.low.astype(float),
+        action_high=sent.high.astype(float),
         horizon=horizon(env),
         dt=_dt(env),
         action_scale=float(found(env, "action_scale", 1.0)),
@@ -107,8 +110,8 @@ def facts_of(env: Any, make: Any) -> Facts:
     )
 
 
-def obs_size(env: Any) -> int:
-    """S.
+def obs_space(env: Any) -> Any:
+    """The space of observations.
 
     Raises:
         Refused: The observations are no vector of numbers.
@@ -117,7 +120,7 @@ def obs_size(env: Any) -> int:
 
     space = env.observation_space
     if isinstance(space, Box) and len(space.shape) == 1:
-        return space.shape[0]
+        return space
     if isinstance(space, Box) and len(space.shape) > 1 and space.dtype == np.uint8:
         raise Refused(
             f"image observations {space.shape} are not supported; give a vector of numbers"
@@ -176,12 +179,17 @@ def _variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
     return tuple(Variable(name, unit, float(low), float(high)) for name, unit, low, high in said)
 
 
+def written(tasks: list[Any]) -> list[bytes]:
+    """Tasks as bytes, to be compared; [] if they cannot be written down."""
+    try:
+        return [pickle.dumps(task) for task in tasks]
+    except Exception:  # whatever the plug-in's objects say
+        return []
+
+
 def _repeat(some: list[Any], others: list[Any]) -> bool:
     """Whether tasks of two draws are the same: then they come from a finite set, of which nothing is held out."""
-    try:
-        return bool({pickle.dumps(task) for task in some} & {pickle.dumps(task) for task in others})
-    except Exception:  # what cannot be written down cannot be compared
-        return False
+    return not set(written(some)).isdisjoint(written(others))
 
 
 def _why_no_pictures(env: Any, make: Any) -> str:

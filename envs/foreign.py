@@ -22,8 +22,8 @@ import numpy as np
 
 from envs.base import EnvSpec, NoPictures, Step, check_streams, checked_tasks
 from envs.contract import Facts
-from envs.task_rows import MAX_DRAW
-from envs.tasks import Variable, describe
+from envs.task_rows import ForeignTasks
+from envs.tasks import describe
 from envs.worker import Block
 from envs.worker_pool import Died, Failed, Worker
 
@@ -36,35 +36,6 @@ MAX_STARTS = 3
 
 class PluginFailure(ValueError):
     """A plug-in breaks the contract, raises, hangs or dies; names the environment and the place."""
-
-
-@dataclass(frozen=True)
-class ForeignTasks:
-    """The tasks of a plug-in, drawn by itself.
-
-    Attributes:
-        variables: The D numbers of a task.
-        held_out: Tasks do not repeat from draw to draw, or there are test tasks.
-        opaque: The numbers say where a task was drawn and nothing of what it is: an oracle or a plot over the task
-            space has no use for them.
-        draw: Draws tasks (size, D) in a worker.
-        test_tasks: There are tasks kept for testing.
-    """
-
-    variables: tuple[Variable, ...]
-    held_out: bool
-    opaque: bool
-    draw: Callable[[int, int], np.ndarray] = field(repr=False)
-    test_tasks: bool = False
-
-    def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws tasks (num_tasks, D) [units of `variables`]."""
-        return self.draw(int(rng.integers(MAX_DRAW)), num_tasks)
-
-    def sample_test(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws test tasks (num_tasks, D): those of sample_test_tasks where the plug-in has one."""
-        draw = int(rng.integers(MAX_DRAW))
-        return self.draw(-1 - draw if self.test_tasks else draw, num_tasks)
 
 
 @dataclass
@@ -135,7 +106,7 @@ class ForeignEnv:
         self.spec = EnvSpec(
             name=name,
             version=1,
-            obs_size=facts.obs_size,
+            obs_size=len(facts.obs_low),
             action_size=len(facts.action_low),
             horizon=facts.horizon,
             dt=facts.dt,
@@ -272,6 +243,21 @@ class ForeignEnv:
         self._films.clear()
         self._tasks = self._episode = None
 
+    @property
+    def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest observation (S,), (S,) by the plug-in's own account."""
+        assert self._facts is not None
+        return self._facts.obs_low, self._facts.obs_high
+
+    def forgets_its_task_at_reset(self, tasks: np.ndarray) -> bool:
+        """Whether tasks (N, D) that make no difference do make one when they are set after the reset."""
+        return self._ask_first("forgets", tasks)
+
+    def draws_again(self, task: np.ndarray) -> bool:
+        """Whether the draw that a task (D,) comes from gives the same again, where its numbers do not show it."""
+        opaque = self._facts is not None and self._facts.form is None
+        return not opaque or self._ask_first("draws_again", int(task[0]), int(task[1]))
+
     # --- workers -----------------------------------------------------------------------------------------------------
 
     @property
@@ -394,7 +380,7 @@ class ForeignEnv:
         where = f"task {task} ({self._numbers(self._tasks[row])}), episode {episode}"
         if verb == "step" and self._episode is not None:
             return f"{where}, step {len(self._episode.actions) - 1}"
-        return f"{where}, {verb}"
+        return f"{where}, {'set_task' if verb == 'take' else verb}"
 
 
 def _fitted(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -8,8 +8,8 @@ written down, sent to any process and taken up again after a restart, while the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -125,3 +125,32 @@ def common_form(tasks: Sequence[Any]) -> TaskForm | None:
     """The form that all tasks have; None if they are opaque or of different forms."""
     forms = [form_of(task) for task in tasks]
     return forms[0] if all(form == forms[0] for form in forms) else None
+
+
+@dataclass(frozen=True)
+class ForeignTasks:
+    """The tasks of a plug-in, drawn by itself.
+
+    Attributes:
+        variables: The D numbers of a task.
+        held_out: Tasks do not repeat from draw to draw, or there are test tasks.
+        opaque: The numbers say where a task was drawn and nothing of what it is: an oracle or a plot over the task
+            space has no use for them.
+        draw: Draws tasks (size, D) in a worker.
+        test_tasks: There are tasks kept for testing.
+    """
+
+    variables: tuple[Variable, ...]
+    held_out: bool
+    opaque: bool
+    draw: Callable[[int, int], np.ndarray] = field(repr=False)
+    test_tasks: bool = False
+
+    def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
+        """Draws tasks (num_tasks, D) [units of `variables`]."""
+        return self.draw(int(rng.integers(MAX_DRAW)), num_tasks)
+
+    def sample_test(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
+        """Draws test tasks (num_tasks, D): those of sample_test_tasks where the plug-in has one."""
+        draw = int(rng.integers(MAX_DRAW))
+        return self.draw(-1 - draw if self.test_tasks else draw, num_tasks)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.contract import Facts, Refused, draw_tasks, facts_of, found
+from envs.contract import Facts, Refused, draw_tasks, facts_of, found, written
 
 
 class Block:
@@ -136,7 +136,14 @@ class Share:
         if self._facts.form is None:
             self._drawn(draw, size)
             return np.array([(draw, size, index) for index in range(size)], dtype=float)
-        return np.array([self._facts.form.row(task) for task in self._drawn(draw, size)])
+        tasks = draw_tasks(self._environment(0), draw, size)
+        return np.array([self._facts.form.row(task) for task in tasks])
+
+    def draws_again(self, draw: int, size: int) -> bool:
+        """Whether the same draw gives the same opaque tasks, as far as they can be written down."""
+        env = self._environment(0)
+        some, others = (written(draw_tasks(env, draw, size)) for _ in range(2))
+        return some == others
 
     def words(self, row: np.ndarray) -> str:
         """Says a task as the plug-in says it; "" if it does not."""
@@ -148,7 +155,7 @@ class Share:
         if self._block is None or self._block.name != name:
             if self._block is not None:
                 self._block.release(unlink=False)
-            sizes = self._facts.obs_size, len(self._facts.action_low)
+            sizes = len(self._facts.obs_low), len(self._facts.action_low)
             self._block = Block(num_rows, *sizes, name=name)
         self._start, self._num_rows = start, len(tasks)
         for i, row in enumerate(tasks):
@@ -179,6 +186,17 @@ class Share:
         """Takes actions (L, A) and draws: a picture (height, width, 3) and the rewards on the way."""
         rewards = [float(self._filmed.step(self._sent(action))[1]) for action in actions]
         return np.asarray(self._filmed.render()), rewards
+
+    def forgets(self, tasks: np.ndarray) -> bool:
+        """Whether tasks (N, D) set after a reset, not before it, change rewards or observations."""
+        env, seen = self._environment(0), set()
+        action = env.action_space.sample()
+        for row in tasks:
+            env.reset(seed=0)
+            self._set_task(env, row)
+            obs, reward, *_ = env.step(action)
+            seen.add((np.asarray(obs, dtype=float).tobytes(), float(reward)))
+        return len(seen) > 1
 
     # --- one row ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +262,7 @@ class Share:
 
     def _see(self, i: int, obs: Any) -> None:
         assert self._block is not None
-        array, wanted = np.asarray(obs), (self._facts.obs_size,)
+        array, wanted = np.asarray(obs), (len(self._facts.obs_low),)
         if array.shape != wanted:
             raise Refused(f"the observation has the shape {array.shape}; the space says {wanted}")
         finite = np.isfinite(array)

@@ -6,6 +6,7 @@ Nothing heavy is imported at module level: --help and --list-envs answer without
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -356,13 +357,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m metarl", description="Work on run folders.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (function, text) in _VERBS.items():
-        evaluates = name == "evaluate"
+        evaluates, checks = name == "evaluate", name == "check-env"
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-        verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
-        verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
-        verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
-        if evaluates:
+        if checks:
+            verb.add_argument("env", metavar="NAME", help="as --env of train.py takes it")
+        else:
+            verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
+            verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
+            verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
+            verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
+        if evaluates or checks:
             verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
         verb.set_defaults(function=function)
     return parser
@@ -380,12 +384,36 @@ def _at_least(bound: int) -> Callable[[str], int]:
 def _evaluate_verb(options: argparse.Namespace) -> None:
     from metarl import evaluate
 
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
+    _check_writable(options.json)
     run = open_run(options.run, options.threads)
     result = _evaluate(run, options.num_tasks, options.num_adaptations)
     if options.json:
         evaluate.write(options.json, result)
+
+
+def _check_writable(path: Path | None) -> None:
+    if path and not path.absolute().parent.is_dir():
+        raise ConfigError(f"--json {path}: there is no folder {path.parent}")
+
+
+def _check_env_verb(options: argparse.Namespace) -> None:
+    from envs.check import Finding, check, report
+    from metarl.run_folder import write_atomically
+
+    _check_writable(options.json)
+    try:
+        findings = check(lambda threads: make_env(options.env, threads))
+    except EnvironmentContractError as error:
+        findings = [Finding("start", str(error))]
+    print(report(findings))
+    violations = sum(bool(finding.violation) for finding in findings)
+    if options.json:
+        tree = {"env": options.env, "violations": violations, "checks": [vars(f) for f in findings]}
+        write_atomically(options.json, json.dumps(tree, indent=1) + "\n")
+    if violations:
+        raise EnvironmentContractError(
+            f"{options.env} breaks the contract: {violations} of {len(findings)} checks failed"
+        )
 
 
 def _video_verb(options: argparse.Namespace) -> None:
@@ -400,5 +428,6 @@ def _video_verb(options: argparse.Namespace) -> None:
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "evaluate": (_evaluate_verb, "return after 0..K adaptations on held-out tasks"),
+    "check-env": (_check_env_verb, "test whether an environment keeps the contract"),
     "video": (_video_verb, "film held-out tasks before and after adaptation"),
 }
