@@ -6,8 +6,11 @@ from which seeds they start and when to step; all else it finds in the shared me
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
@@ -91,9 +94,9 @@ def serve(connection: Any, progress: Any) -> None:
         connection: Answers are ("done", result) or ("failed", row or None, words).
         progress: Two shared integers: how many rows were worked on, and which is now.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the trainer, which finishes its iteration
+    # Ctrl-C is for the trainer, which finishes its iteration
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     share = Share(progress)
     while True:
         try:
@@ -107,6 +110,14 @@ def serve(connection: Any, progress: Any) -> None:
         except (Exception, SystemExit) as error:
             answer = ("failed", None, words_of(error))
         connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Ends this process with the one that started it, also in the middle of a step that hangs."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Share:

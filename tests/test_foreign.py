@@ -255,14 +255,15 @@ def test_close_ends_the_workers_and_gives_the_memory_back():
     env.close()
 
 
-def test_workers_do_not_outlive_a_trainer_that_is_killed():
+def test_workers_do_not_outlive_a_trainer_that_is_killed_even_if_they_hang():
     code = (
-        "import plugin_envs, numpy, time\n"
+        "import plugin_envs, numpy as np\n"
         "from envs.foreign import ForeignEnv\n"
-        "env = ForeignEnv('spots', plugin_envs.Spot, 2)\n"
-        "env.set_tasks(numpy.zeros((2, 1)), 1)\n"
+        "env = ForeignEnv('hangs', plugin_envs.Hangs, 2)\n"
+        "env.set_tasks(np.array([[0.7], [0.0]]), 1)\n"
+        "env.reset([np.random.default_rng(0)] * 2)\n"
         "print(*[w._process.pid for w in env._resources.workers], flush=True)\n"
-        "time.sleep(600)\n"
+        "for _ in range(3): env.step(np.zeros((2, 1)), np.ones(2, dtype=bool))\n"
     )
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     with subprocess.Popen(
@@ -274,6 +275,7 @@ def test_workers_do_not_outlive_a_trainer_that_is_killed():
     ) as process:
         ids = [int(word) for word in process.stdout.readline().split()]
         assert len(ids) == 2 and all(map(running, ids))
+        time.sleep(0.5)  # the first worker hangs, the second waits for orders
         process.kill()
     assert gone(ids)
 
