@@ -43,6 +43,7 @@ class EnvSpec:
         reward: The reward formula, for people.
         floors: Return of an episode [reward] by policies that do not adapt, by name.
         note: What a reader of results must know (no held-out tasks, a peer's known error), or "".
+        discrete: An action is one of A alternatives: a one-hot row (A,), of which the largest entry counts.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EnvSpec:
     reward: str
     floors: dict[str, float]
     note: str = ""
+    discrete: bool = False
 
 
 @dataclass(frozen=True)

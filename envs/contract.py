@@ -32,8 +32,9 @@ class Facts:
     Attributes:
         obs_low: Least observation (S,).
         obs_high: Greatest observation (S,).
-        action_low: (A,) [action as sent].
-        action_high: (A,).
+        action_low: (A,) [action as sent]; of alternatives 0.
+        action_high: (A,); of alternatives 1.
+        discrete: Actions are A alternatives.
         horizon: T.
         dt: Duration of a control step [s].
         action_scale: See EnvSpec.
@@ -50,6 +51,7 @@ class Facts:
     obs_high: np.ndarray
     action_low: np.ndarray
     action_high: np.ndarray
+    discrete: bool
     horizon: int
     dt: float
     action_scale: float
@@ -88,18 +90,19 @@ def facts_of(env: Any, make: Any) -> Facts:
         raise Refused(
             f"lacks {' and '.join(lacking)}; the contract is sample_tasks(rng, n) and set_task(task)"
         )
-    seen, sent = obs_space(env), action_space(env)
+    seen, (low, high, discrete) = obs_space(env), action_bounds(env)
     tasks = draw_tasks(env, 0, SAMPLES)
     form = common_form(tasks)
     test_tasks = found(env, "sample_test_tasks") is not None
     return Facts(
         obs_low=seen.low.astype(float),
         obs_high=seen.high.astype(float),
-        action_low=sent.low.astype(float),
-        action_high=sent.high.astype(float),
+        action_low=low,
+        action_high=high,
+        discrete=discrete,
         horizon=horizon(env),
         dt=_dt(env),
-        action_scale=float(found(env, "action_scale", 1.0)),
+        action_scale=1.0 if discrete else float(found(env, "action_scale", 1.0)),
         variables=_variables(env, form),
         form=form,
         held_out=test_tasks or not _repeat(tasks, draw_tasks(env, 1, SAMPLES)),
@@ -131,18 +134,29 @@ def obs_space(env: Any) -> Any:
     )
 
 
-def action_space(env: Any) -> Any:
-    """The space of actions.
+def action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Least and greatest action (A,), (A,), and whether actions are A alternatives.
 
     Raises:
-        Refused: The actions are no vector of numbers.
+        Refused: The actions are neither a vector of numbers nor alternatives.
     """
-    from gymnasium.spaces import Box
+    from gymnasium.spaces import Box, Discrete
 
     space = env.action_space
+    if isinstance(space, Discrete):
+        size = int(space.n)
+        return np.zeros(size), np.ones(size), True
     if not isinstance(space, Box) or len(space.shape) != 1:
-        raise Refused(f"the action space {str(space):.120} must be a Box of one dimension")
-    return space
+        kinds = "a Box of one dimension or Discrete"
+        raise Refused(f"the action space {str(space):.120} is not supported; it must be {kinds}")
+    return space.low.astype(float), space.high.astype(float), False
+
+
+def sent(space: Any, action: np.ndarray) -> Any:
+    """An action (A,) as an environment with this space takes it; of alternatives the one with the largest entry."""
+    if hasattr(space, "n"):
+        return space.dtype.type(space.start + np.argmax(action))
+    return action.astype(space.dtype)
 
 
 def horizon(env: Any) -> int:

@@ -117,6 +117,7 @@ class ForeignEnv:
             reward=facts.summary or "as the plug-in defines it",
             floors={k: float(v) for k, v in facts.floors.items()},
             note="" if facts.held_out else "test tasks are among the training tasks",
+            discrete=facts.discrete,
         )
 
     # --- the contract of BatchEnv ------------------------------------------------------------------------------------
@@ -169,8 +170,10 @@ class ForeignEnv:
             raise RuntimeError(f"{self._name}: call reset before step")
         fault = alive & ~np.isfinite(action).all(axis=1)
         stepped = alive & ~fault
-        sent = np.multiply(action, facts.action_scale, dtype=float)
-        episode.actions.append(np.clip(sent, facts.action_low, facts.action_high))
+        scaled = np.multiply(action, facts.action_scale, dtype=float)
+        if not facts.discrete:  # of alternatives it is the largest that counts
+            np.clip(scaled, facts.action_low, facts.action_high, out=scaled)
+        episode.actions.append(scaled)
         episode.stepped.append(stepped)
         self._load(slice(None), -1)
         shares = zip(self._bounds, self._bounds[1:], strict=False)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.contract import Facts, Refused, draw_tasks, facts_of, found, written
+from envs.contract import Facts, Refused, draw_tasks, facts_of, found, sent, written
 
 
 class Block:
@@ -268,8 +268,8 @@ class Share:
         cut = bool(truncated) and self._steps < self._facts.horizon
         self._block.ended[row] = bool(terminated) or cut
 
-    def _sent(self, action: np.ndarray) -> np.ndarray:
-        return action.astype(self._environment(0).action_space.dtype)
+    def _sent(self, action: np.ndarray) -> Any:
+        return sent(self._environment(0).action_space, action)
 
     def _see(self, i: int, obs: Any) -> None:
         assert self._block is not None

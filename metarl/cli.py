@@ -221,6 +221,7 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         config.learner,
         env.spec.obs_size,
         env.spec.action_size,
+        discrete=getattr(env.spec, "discrete", False),
         seed=config.seed,
         device=device,
         num_threads=num_threads(config),

@@ -311,3 +311,28 @@ class DrawsAnotherEpisode(Spot):
 class CannotDraw(Spot):
     def render(self):
         raise RuntimeError("no display")
+
+
+class Levers(Spot):
+    """Three levers, numbered from 5; one of them pays."""
+
+    observation_space = Box(0.0, 8.0, (1,))
+    action_space = gymnasium.spaces.Discrete(3, start=5)
+
+    def sample_tasks(self, rng, n):
+        return [int(lever) for lever in rng.integers(5, 8, n)]
+
+    def set_task(self, task):
+        self.lever = task
+
+    def obs(self):
+        return np.array([float(self.t)])
+
+    def step(self, action):
+        assert type(action) is np.int64 and action in self.action_space
+        self.t += 1
+        return self.obs(), float(action == self.lever), False, False, {}
+
+
+class Switches(Spot):
+    action_space = gymnasium.spaces.MultiBinary(3)

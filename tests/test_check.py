@@ -43,7 +43,7 @@ def test_a_built_in_environment_keeps_the_contract(name):
     assert violations(lambda threads: make(name, threads)) == {}
 
 
-@pytest.mark.parametrize("kind", ["Spot", "Falls", "CutShort", "TwoWays", "Mazes"])
+@pytest.mark.parametrize("kind", ["Spot", "Falls", "CutShort", "TwoWays", "Mazes", "Levers"])
 def test_a_plug_in_that_keeps_the_contract_passes(kind):
     assert violations(foreign(kind)) == {}
 

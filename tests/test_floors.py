@@ -17,8 +17,8 @@ envs.task_rows envs.contract envs.worker envs.worker_pool envs.foreign envs.plug
 
 metarl metarl.errors metarl.types metarl.rng metarl.threads
 metarl.learners metarl.learners.configs metarl.fields metarl.config
-metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
-metarl.policies metarl.encoders metarl.buffers
+metarl.returns metarl.gaussian metarl.categorical metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
+metarl.scores metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.collect metarl.evaluate
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film metarl.report

@@ -122,6 +122,15 @@ def test_actions_are_scaled_clipped_and_of_the_type_of_the_space():
     np.testing.assert_array_equal(sent, [[0.5, 0.0], [1.0, 3.0]])
 
 
+def test_of_discrete_actions_the_largest_entry_counts():
+    with closing(ForeignEnv("levers", plugin_envs.Levers, 1)) as env:
+        assert (env.spec.discrete, env.spec.action_size, env.spec.action_scale) == (True, 3, 1.0)
+        env.set_tasks(np.array([[6.0]]), 4)
+        env.reset(streams()[:4])
+        action = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-9.0, 2.0, 1.5]], dtype=np.float32)
+        assert env.step(action, np.ones(4, dtype=bool)).reward.tolist() == [0, 1, 0, 1]
+
+
 def test_a_row_that_has_ended_is_not_stepped_and_keeps_its_observation():
     obs, reward, ended = played(plugin_envs.Falls)
     assert ended[3].tolist() == [True, True, False, False, False, False] and ended.sum() == 2
@@ -324,6 +333,7 @@ def test_a_raised_error_names_its_line():
         ("NoTasks", "lacks sample_tasks and set_task; the contract is sample_tasks(rng, n)"),
         ("Images", "image observations (64, 64, 3) are not supported; give a vector"),
         ("DictObs", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        ("Switches", "the action space MultiBinary(3) is not supported; it must be a Box of one"),
         ("NoHorizon", "says no horizon; give the class one, as in `horizon = 200`"),
         ("TooFewTasks", "sample_tasks(rng, 64) returned 63 tasks"),
     ],

@@ -270,3 +270,18 @@ def test_a_run_in_processes_leaves_nothing_on_the_screen_or_in_the_memory(tmp_pa
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("video: run/videos/adaptation.mp4\ndone: run\n")
     assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_a_run_with_discrete_actions_learns_which_lever_pays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "--env plugin_envs:Levers --device cpu --learner.hidden-sizes 8 --learner.inner-lr 3 "
+        "--learner.max-kl 0.1 --sampler.num-tasks 6 --sampler.num-episodes 6 --iterations 4 "
+        "--sampler.threads 1 --trainer.no-tensorboard --trainer.evaluate-tasks 6 --run-dir run"
+    ).split()
+    assert cli.train_main(words) == 0
+    mean = json.loads((tmp_path / "run" / "evaluation.json").read_text())["returns"]["mean"]
+    # eight pulls at random pay 8 / 3
+    assert mean[0] < 4.0 and mean[1] > 6.0 and mean[3] > 7.0
+    assert "policy/log_std" not in records(tmp_path / "run")[0]
+    capsys.readouterr()
