@@ -241,6 +241,7 @@ def _training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
 
 def list_envs() -> str:
     """The table that --list-envs prints."""
+    from envs.plugins import entry_points
     from envs.registry import ENVIRONMENTS, make
 
     lines = []
@@ -256,6 +257,8 @@ def list_envs() -> str:
             + (f"  ({spec.note})" if spec.note else "")
             + f"\n    reward  {spec.reward}\n    floors  {floors}"
         )
+    if entry_points():  # by name only: a plug-in is loaded when it is asked for
+        lines.append(f"installed plug-ins: {', '.join(entry_points())}")
     return "\n".join(lines)
 
 

@@ -55,6 +55,8 @@ def test_an_entry_point_is_found_by_its_name_and_nothing_else_is_loaded(installe
     )
     installed("bad_package", "raise RuntimeError('loaded')\n", my_bad_one="bad_package:Env")
     assert {"my-spot", "my-bad-one"} <= set(entry_points())
+    assert cli.list_envs().splitlines()[-1] == f"installed plug-ins: {', '.join(entry_points())}"
+    assert "spot_package" not in sys.modules and "bad_package" not in sys.modules
     with closing(make("my-spot", 1)) as env:
         assert isinstance(env, ForeignEnv) and env.spec.name == "my-spot"
     assert make("navigation-2d").spec.obs_size == 2  # a plug-in cannot stand in its way
