@@ -6,6 +6,7 @@ adaptation, so a robot that has fallen is left where it lies and no longer stepp
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ from typing import Any, Protocol
 
 import mujoco
 import numpy as np
-from mujoco.batch import Batch, SimulationError
 
 from envs.goals import Goal, Marker, RewardTerms
 from envs.robots import Robot, bare_model, seen_of
 from envs.tasks import TaskDistribution, joined
 from envs.world import Variation, World
+
+Batch: Any = None
+SimulationError: Any = ()
+with contextlib.suppress(ModuleNotFoundError):  # an older MuJoCo, to which a plug-in may be bound
+    from mujoco.batch import Batch, SimulationError
 
 MAX_SPEED = 1e4
 """Largest believable entry of qvel [m/s or rad/s]; MuJoCo itself flags only what exceeds 1e10."""
@@ -41,6 +46,7 @@ class EnvSpec:
         floors: Return of an episode [reward] by policies that do not adapt, by name.
         note: What a reader of results must know (no held-out tasks, a peer's known error), or "".
         task_split: How many fixed training and test tasks the definition asks for; None draws both afresh.
+        discrete: An action is one of A alternatives: a one-hot row (A,), of which the largest entry counts.
     """
 
     name: str
@@ -55,6 +61,7 @@ class EnvSpec:
     floors: dict[str, float]
     note: str = ""
     task_split: tuple[int, int] | None = None
+    discrete: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,14 @@ class Step:
     reward: np.ndarray
     terminated: np.ndarray
     fault: np.ndarray
+
+
+class UnsupportedHere(RuntimeError):
+    """An environment needs what is not installed; names it."""
+
+
+class NoPictures(RuntimeError):
+    """An environment cannot be filmed; says why in one line."""
 
 
 class BatchEnv(Protocol):
@@ -156,6 +171,8 @@ class MujocoBatchEnv:
         observe_contacts: bool = False,
         threads: int = 0,
     ):
+        if Batch is None:
+            raise UnsupportedHere(f"{name} needs mujoco.batch; this is MuJoCo {mujoco.__version__}")
         self.robot, self.goal, self.terms = robot, goal, terms
         self.variations = tuple(variations)
         self._threads = threads

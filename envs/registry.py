@@ -1,30 +1,28 @@
-"""Name -> environment: a literal table, robot-goal-variations, or `module:attribute` for what lives elsewhere."""
+"""Name -> environment: a literal table, robot-goal-variations, or a plug-in (`envs/plugins.py`)."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from envs import plugins
 from envs.base import BatchEnv, EnvSpec, MujocoBatchEnv, spec_of
 from envs.goals import Direction, Forward, ForwardBackward, Goal, Position, RewardTerms, Velocity
 from envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from envs.observe import ObserveTask
+from envs.plugins import UnknownEnvironment, nearest
 from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, HeightBand, Robot
 from envs.tasks import Choice, Variable
 from envs.terrain import Terrain
 from envs.variations import VARIATIONS
 from envs.world import Variation
 
+__all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]
+
 Factory = Callable[[str, int], BatchEnv]
-
-
-class UnknownEnvironment(ValueError):
-    """No environment has this name; the message holds the nearest one."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +219,8 @@ def make(
     """Builds an environment by name.
 
     Args:
-        name: A name of ENVIRONMENTS, "robot-goal-variation-..." of FAMILIES and WORLDS, or "module:attribute", where
-            the attribute is called as attribute(name, threads) and returns a BatchEnv.
+        name: A name of ENVIRONMENTS, "robot-goal-variation-..." of FAMILIES and WORLDS, or of a plug-in (see
+            `envs/plugins.py`).
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
         observe_terrain: Append heights of the ground around the robot to the observation.
         observe_task: Append the task's numbers to the observation: the oracle.
@@ -233,6 +231,8 @@ def make(
     Raises:
         UnknownEnvironment: There is no such name, module or attribute, and the message names the nearest; or
             observe_terrain where there is no terrain.
+        UnsupportedHere: The environment needs what is not installed.
+        PluginFailure: A plug-in breaks the contract.
     """
     factory = _factory(name)
     if observe_terrain:
@@ -243,12 +243,13 @@ def make(
 
 def _factory(name: str) -> Factory:
     factory = ENVIRONMENTS.get(name) or parsed(name)
-    if factory is None and ":" in name:
-        factory = _foreign(name)
-    if factory is None:
-        hint = _nearest(name, [*ENVIRONMENTS, *_names_like(name)])
-        raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
-    return factory
+    if factory is not None:
+        return factory
+    plug_in = plugins.find(name)
+    if plug_in is not None:
+        return lambda name, threads: plugins.build(name, plug_in, threads)
+    hint = nearest(name, [*ENVIRONMENTS, *plugins.entry_points(), *_names_like(name)])
+    raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
 
 
 def _with_sight(name: str, factory: Factory) -> Factory:
@@ -265,29 +266,3 @@ def _names_like(name: str) -> list[str]:
     bases += [start for start in starts if parsed(start)]
     names = bases + [_joined(base, word) for base in bases for word in WORLDS]
     return [known for known in dict.fromkeys(names) if parsed(known)]
-
-
-def _foreign(name: str) -> Factory:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or module_name.startswith(".") or not attribute:
-        raise UnknownEnvironment(
-            f"{name!r}: write module:attribute, for example my_robots:make_env"
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UnknownEnvironment(f"{name!r}: no module {error.name!r} can be imported") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        callables = [key for key in vars(module) if callable(getattr(module, key))]
-        hint = _nearest(attribute, callables)
-        raise UnknownEnvironment(f"{name!r}: {module_name} has no function {attribute!r}{hint}")
-    return factory
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    # a word written out, as in ant-direction, begins with the right one
-    begins = [k for k in known if name.startswith(k) and name[len(k) :][:1].isalpha()]
-    near = [max(begins, key=len)] if begins else near
-    return f"; did you mean {near[0]!r}?" if near else ""

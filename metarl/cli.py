@@ -6,6 +6,7 @@ Nothing heavy is imported at module level: --help and --list-envs answer without
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -145,8 +146,14 @@ def _finish(run: Run, *, again: bool) -> None:
     if trainer.evaluate_tasks and (again or _outdated(run, _EVALUATION)):
         _evaluate(run, trainer.evaluate_tasks, 3)
     if trainer.video and (again or _outdated(run, _VIDEO)):
-        path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
-        print(f"video: {path}")
+        from envs.base import NoPictures
+
+        try:
+            path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
+        except NoPictures as error:
+            print(f"no video: {error}")
+        else:
+            print(f"video: {path}")
 
 
 _EVALUATION = "evaluation.json"
@@ -176,16 +183,20 @@ def make_env(name: str, threads: int = 0) -> Any:
         ConfigError: There is no such name; the message names the nearest.
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
-    from envs.registry import UnknownEnvironment, make
+    from envs.base import UnsupportedHere
+    from envs.foreign import PluginFailure
+    from envs.registry import ENVIRONMENTS, UnknownEnvironment, make
 
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
     try:
         env = make(name, threads)
-    except UnknownEnvironment as error:
+    except (UnknownEnvironment, UnsupportedHere) as error:
         raise ConfigError(f"--env {name}: {error}") from error
+    except PluginFailure as error:
+        raise EnvironmentContractError(f"--env {error}") from error
     except Exception as error:
-        if ":" not in name:
+        if name in ENVIRONMENTS:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -210,6 +221,7 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         config.learner,
         env.spec.obs_size,
         env.spec.action_size,
+        discrete=getattr(env.spec, "discrete", False),
         seed=config.seed,
         device=device,
         num_threads=num_threads(config),
@@ -230,8 +242,11 @@ def _training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
 def list_envs() -> str:
     """The table that --list-envs prints."""
     from envs.listing import listing
+    from envs.plugins import entry_points
 
-    return listing()
+    # by name only: a plug-in is loaded when it is asked for
+    installed = f"\ninstalled plug-ins: {', '.join(entry_points())}" if entry_points() else ""
+    return listing() + installed
 
 
 # ------------------------------------------------------------------------------------------- run folders
@@ -333,13 +348,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m metarl", description="Work on run folders.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (function, text) in _VERBS.items():
-        evaluates = name == "evaluate"
+        evaluates, checks = name == "evaluate", name == "check-env"
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-        verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
-        verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
-        verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
-        if evaluates:
+        if checks:
+            verb.add_argument("env", metavar="NAME", help="as --env of train.py takes it")
+        else:
+            verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
+            verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
+            verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
+            verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
+        if evaluates or checks:
             verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
         verb.set_defaults(function=function)
     return parser
@@ -357,20 +375,50 @@ def _at_least(bound: int) -> Callable[[str], int]:
 def _evaluate_verb(options: argparse.Namespace) -> None:
     from metarl import evaluate
 
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
+    _check_writable(options.json)
     run = open_run(options.run, options.threads)
     result = _evaluate(run, options.num_tasks, options.num_adaptations)
     if options.json:
         evaluate.write(options.json, result)
 
 
+def _check_writable(path: Path | None) -> None:
+    if path and not path.absolute().parent.is_dir():
+        raise ConfigError(f"--json {path}: there is no folder {path.parent}")
+
+
+def _check_env_verb(options: argparse.Namespace) -> None:
+    from envs.check import Finding, check, report
+    from metarl.run_folder import write_atomically
+
+    _check_writable(options.json)
+    try:
+        findings = check(lambda threads: make_env(options.env, threads))
+    except EnvironmentContractError as error:
+        findings = [Finding("start", str(error))]
+    print(report(findings))
+    violations = sum(bool(finding.violation) for finding in findings)
+    if options.json:
+        tree = {"env": options.env, "violations": violations, "checks": [vars(f) for f in findings]}
+        write_atomically(options.json, json.dumps(tree, indent=1) + "\n")
+    if violations:
+        raise EnvironmentContractError(
+            f"{options.env} breaks the contract: {violations} of {len(findings)} checks failed"
+        )
+
+
 def _video_verb(options: argparse.Namespace) -> None:
+    from envs.base import NoPictures
+
     run = open_run(options.run, options.threads)
-    print(_film(run, options.num_tasks, options.num_adaptations))
+    try:
+        print(_film(run, options.num_tasks, options.num_adaptations))
+    except NoPictures as error:
+        raise EnvironmentContractError(str(error)) from error
 
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "evaluate": (_evaluate_verb, "return after 0..K adaptations on held-out tasks"),
+    "check-env": (_check_env_verb, "test whether an environment keeps the contract"),
     "video": (_video_verb, "film held-out tasks before and after adaptation"),
 }

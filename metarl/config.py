@@ -82,7 +82,7 @@ class TrainConfig(Generic[L]):
     """Everything that decides a run."""
 
     env: str = ""
-    """Environment: a name of --list-envs, or module:attribute."""
+    """Environment: a name of --list-envs or of an installed plug-in, module:attribute, or an id of Gymnasium."""
 
     algo: str = "maml-trpo"
     """Learner."""

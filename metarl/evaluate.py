@@ -42,8 +42,8 @@ class Evaluation:
 def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
     """Draws test tasks (num_tasks, D) from a stream of their own, so that they are fixed by the seed.
 
-    They come from `spec.tasks.test`, which can be other kinds than those of training. Where the environment has a handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and
-    `spec.note` says so.
+    They come from `spec.tasks.test`, which can be other kinds than those of training. Where the environment has a
+    handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and `spec.note` says so.
     """
     # a plug-in's distribution may have no twin
     return getattr(spec.tasks, "test", spec.tasks).sample(stream(seed, "test-tasks"), num_tasks)
@@ -178,7 +178,7 @@ def table(result: dict[str, Any]) -> str:
         worse = f"{100 * result['share_of_tasks_made_worse'][k]:.0f} %" if k else ""
         lines.append(f"{k:>11}  {mean:>9.2f}  {error:>8}  {ends:>20}  {worse:>10}")
     floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
-    lines.append(f"floors: {floors}")
+    lines.append(f"floors: {floors or 'not known'}")
     if result["note"]:
         lines.append(f"note: {result['note']}")
     return "\n".join(lines)

@@ -75,6 +75,7 @@ def _recorded(
         observer=lambda _k, snapshot, _alive: states.append(snapshot[rows]),
     )
     # an episode that broke down in its first step is shown as the state it was left in
+    words = getattr(env, "task_words", lambda task: "")  # what numbers do not say
     lengths = played.valid[:, 0].sum(dim=1).clamp(min=1).tolist()
     return [
         Episode(
@@ -82,6 +83,7 @@ def _recorded(
             reward=played.reward[i, 0, :length].numpy(),
             task=task,
             label=label,
+            task_words=words(task),
         )
         for i, (task, length) in enumerate(zip(tasks, lengths, strict=True))
     ]

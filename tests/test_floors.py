@@ -12,12 +12,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A module imports only what stands above it. Names of modules that are yet to come are welcome.
 FLOORS = """
 envs.tasks envs.robots envs.goals envs.world envs.variations envs.terrain envs.relief envs.shot envs.rays envs.render
-envs.base envs.observe envs.navigation envs.foreign envs.registry envs.listing envs.adapters
+envs.base envs.observe envs.navigation
+envs.task_rows envs.contract envs.worker envs.worker_pool envs.foreign envs.plugins envs.registry envs.check
+envs.listing envs.episodes envs.adapters envs.sb3
 
 metarl metarl.errors metarl.types metarl.rng metarl.threads
 metarl.learners metarl.learners.configs metarl.fields metarl.config
-metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
-metarl.policies metarl.encoders metarl.buffers
+metarl.returns metarl.gaussian metarl.categorical metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
+metarl.scores metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.collect metarl.evaluate
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film metarl.report

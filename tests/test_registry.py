@@ -243,8 +243,8 @@ def test_a_missing_module_is_named(plug_in):
 def test_a_missing_attribute_names_the_nearest_one(plug_in):
     plug_in("my_other_points")
     text = message("my_other_points:make_emv")
-    assert "my_other_points has no function 'make_emv'; did you mean 'make_env'?" in text
-    assert "has no function 'SIZE'" in message("my_other_points:SIZE")
+    assert "my_other_points has no class or function 'make_emv'; did you mean 'make_env'?" in text
+    assert "has no class or function 'SIZE'" in message("my_other_points:SIZE")
 
 
 @pytest.mark.parametrize("name", [":make", "module:", ".relative:make", ":"])

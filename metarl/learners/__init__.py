@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
+
+from metarl.errors import ConfigError
 
 LEARNERS: dict[str, str] = {
     "maml-trpo": "metarl.learners.maml_trpo:MamlTrpo",
@@ -11,7 +14,15 @@ LEARNERS: dict[str, str] = {
 }
 
 
-def build(algo: str, config: Any, obs_size: int, action_size: int, **options: Any) -> Any:
+def build(
+    algo: str,
+    config: Any,
+    obs_size: int,
+    action_size: int,
+    *,
+    discrete: bool = False,
+    **options: Any,
+) -> Any:
     """Builds a learner by name.
 
     Args:
@@ -19,10 +30,20 @@ def build(algo: str, config: Any, obs_size: int, action_size: int, **options: An
         config: Its config, from `metarl/learners/configs.py`.
         obs_size: S.
         action_size: A.
+        discrete: Actions are one-hot rows of A alternatives.
         **options: seed, device and num_threads.
 
     Returns:
         The learner.
+
+    Raises:
+        ConfigError: The learner has no policy for discrete actions.
     """
     module, _, name = LEARNERS[algo].partition(":")
-    return getattr(importlib.import_module(module), name)(config, obs_size, action_size, **options)
+    learner = getattr(importlib.import_module(module), name)
+    if discrete:
+        if "discrete" not in inspect.signature(learner).parameters:
+            able = "take --algo maml-trpo"
+            raise ConfigError(f"--algo {algo} has no policy for discrete actions; {able}")
+        options["discrete"] = True
+    return learner(config, obs_size, action_size, **options)

@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metarl import gaussian
-from metarl.policies import GaussianMLP
+from metarl.policies import CategoricalMLP, GaussianMLP
 from metarl.types import Params, Rollout
 
 Surrogate = Literal["lvc", "loglik", "dice"]
+
+AnyPolicy = GaussianMLP | CategoricalMLP
 
 BLOCK_ROWS = 1024
 """States that a network derivative handles at once on a CPU: 64 float32 units of 1024 states are 256 kB, so what one
@@ -98,11 +99,10 @@ class Batch:
         return self.obs, self.action, self.log_prob, self.advantage, self.valid
 
 
-def log_prob(policy: GaussianMLP, params: Params, batch: Batch) -> Tensor:
+def log_prob(policy: AnyPolicy, params: Params, batch: Batch) -> Tensor:
     """Log-probabilities (N, E, T) [nats] of the batch's actions."""
-    mean = policy.mean(params, batch.obs.flatten(1, 2))
-    actions = batch.action.flatten(1, 2)
-    return gaussian.log_prob(actions, mean, policy.log_std(params)).view_as(batch.advantage)
+    law = policy.law(params, policy.outputs(params, batch.obs.flatten(1, 2)))
+    return policy.log_prob(law, batch.action.flatten(1, 2)).view_as(batch.advantage)
 
 
 def surrogate_loss(kind: Surrogate, log_probs: Tensor, batch: Batch) -> Tensor:
@@ -148,11 +148,9 @@ class LossAt:
     """The inner losses of n tasks, each at its own parameters: gradients and products with their Hessians.
 
     Row i of the loss reads only row i of the parameters, so the gradient of the summed loss is the stack of the
-    per-task gradients. With l the log-probabilities and z = (a - mu) / sigma the chain rule is taken by hand,
+    per-task gradients. With l the log-probabilities the chain rule is taken by hand,
 
-        loss -> l (by autograd: as many numbers as steps) -> mu, log sigma -> network (GaussianMLP.pullback)
-
-        dl/dmu = z / sigma,    dl/dlog sigma = z^2 - 1
+        loss -> l (by autograd: as many numbers as steps) -> output (Scores) -> network (TanhMLP.pullback)
 
     Args:
         policy: The policy.
@@ -162,25 +160,20 @@ class LossAt:
     """
 
     @torch.no_grad()
-    def __init__(self, policy: GaussianMLP, kind: Surrogate, params: Params, batch: Batch):
+    def __init__(self, policy: AnyPolicy, kind: Surrogate, params: Params, batch: Batch):
         self._policy, self._params = policy, {n: v.detach() for n, v in params.items()}
         self._activations = policy.activations(self._params, batch.obs.flatten(1, 2))
-        log_std = policy.log_std(self._params)
-        self._free = policy.log_std_free(self._params)
-        self._precision = (-log_std).exp()
-        mean = self._activations[-1]
-        self._scaled = (batch.action.flatten(1, 2) - mean) * self._precision
-        log_probs = gaussian.log_prob_of_noise(self._scaled, log_std).view_as(batch.advantage)
+        actions = batch.action.flatten(1, 2)
+        self._scores = policy.scores(self._params, self._activations[-1], actions)
+        log_probs = self._scores.log_prob.view_as(batch.advantage)
         with torch.enable_grad():
             self._log_probs = log_probs.requires_grad_()
             loss = surrogate_loss(kind, self._log_probs, batch).sum()
             # bends: as a function of the log-probabilities
             (self._slope,) = torch.autograd.grad(loss, self._log_probs, create_graph=True)
-        self._score = self._per_step(self._slope) * self._scaled
-        cotangent = self._score * self._precision
+        cotangent, others = self._scores.pull(self._per_step(self._slope))
         self.gradient, self._pulled = policy.pullback(self._params, self._activations, cotangent)
-        own = (self._score * self._scaled).sum(dim=1) - self._per_step(self._slope).sum(dim=1)
-        self.gradient["log_std"] = own * self._free.squeeze(1)
+        self.gradient.update(others)
 
     def _per_step(self, values: Tensor) -> Tensor:
         """(n, E, T) -> (n, E * T, 1)."""
@@ -191,18 +184,12 @@ class LossAt:
         """H v for v with values (n, *shape)."""
         policy, params, slope = self._policy, self._params, self._per_step(self._slope)
         moved = policy.tangents(params, vector, self._activations)
-        log_std = vector["log_std"].unsqueeze(1) * self._free
-        scaled = -torch.addcmul(self._scaled * log_std, moved[-1], self._precision)
-        log_probs = -(self._scaled * scaled).sum(dim=-1) - log_std.sum(dim=-1)
-        bent = self._bend(log_probs)
-        turned = bent * self._scaled + slope * scaled
-        cotangent = (turned - self._score * log_std) * self._precision
+        log_probs, direction = self._scores.move(moved[-1], vector)
+        cotangent, others = self._scores.pull_moved(slope, self._bend(log_probs), direction)
         product = policy.pullback_tangent(
             params, vector, self._activations, moved, self._pulled, cotangent
         )
-        own = ((turned + slope * scaled) * self._scaled - bent).sum(dim=1)
-        product["log_std"] = own * self._free.squeeze(1)
-        return product
+        return {**product, **others}
 
     def _bend(self, log_probs: Tensor) -> Tensor:
         """Derivative (n, E * T, 1) of the loss's slope as the log-probabilities move by (n, E * T)."""
@@ -214,7 +201,7 @@ class LossAt:
         return self._per_step(bent)
 
 
-def gradient(policy: GaussianMLP, kind: Surrogate, params: Params, batch: Batch) -> Params:
+def gradient(policy: AnyPolicy, kind: Surrogate, params: Params, batch: Batch) -> Params:
     """Gradients (n, *shape) of every task's inner loss at its own parameters (n, *shape)."""
     return total(LossAt(policy, kind, params, block).gradient for block in batch.blocks())
 
@@ -293,7 +280,7 @@ def _factor(blocks: Sequence[LossAt], step_size: float, vector: Params) -> Param
 
 
 def inner_steps(
-    policy: GaussianMLP,
+    policy: AnyPolicy,
     kind: Surrogate,
     params: Params,
     batches: Sequence[Batch],
@@ -322,7 +309,7 @@ def inner_steps(
 
 
 def linearised_at(
-    policy: GaussianMLP,
+    policy: AnyPolicy,
     kind: Surrogate,
     points: Sequence[Params],
     batches: Sequence[Batch],

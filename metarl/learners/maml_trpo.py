@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metarl import gaussian
 from metarl.baseline import advantages
 from metarl.learners.configs import MamlTrpoConfig
 from metarl.learners.inner import (
@@ -24,7 +23,7 @@ from metarl.learners.inner import (
     unflatten,
 )
 from metarl.normalize import Moments, scaled
-from metarl.policies import GaussianMLP
+from metarl.policies import CategoricalMLP, GaussianMLP, Law
 from metarl.rng import stream
 from metarl.threads import map_chunks
 from metarl.trust_region import SearchResult, line_search, natural_step
@@ -40,8 +39,7 @@ class MamlContext:
 
     Attributes:
         params: theta_k, each value (N, *shape), on the learner's device.
-        acting: The same on the CPU; with it what is the same at every control step: "std" (N, 1, A) of the action and
-            "log_peak" (N, 1), its log-density at the mean [nats].
+        acting: The same on the CPU; with it what acting needs that is the same at every control step.
         points: theta_0 .. theta_k.
         batches: The rollouts adapted to, k of them.
         explained: Share of the returns' variance that the baseline explains, for each.
@@ -61,15 +59,13 @@ class _Chunk:
     Attributes:
         start: First task.
         stop: One past the last task.
-        old_mean: Means (n, E * T, A) of the policy that sampled the last rollout.
-        old_log_std: (n, 1, A).
+        old: What the policy that sampled the last rollout made of its observations (n, E * T, S).
         points: theta_0 .. theta_K of these tasks.
     """
 
     start: int
     stop: int
-    old_mean: Tensor
-    old_log_std: Tensor
+    old: Law
     points: tuple[Params, ...]
 
 
@@ -96,6 +92,7 @@ class MamlTrpo:
         seed: Seed of the initial parameters.
         device: Where adaptation and updates run; acting always runs on the CPU.
         num_threads: Threads over tasks on the CPU; results do not depend on it.
+        discrete: Actions are one-hot rows of A alternatives.
 
     Source: Finn et al. 2017 (arXiv:1703.03400) with the corrections listed in the README.
     """
@@ -112,15 +109,20 @@ class MamlTrpo:
         seed: int,
         device: torch.device | str = "cpu",
         num_threads: int = 1,
+        discrete: bool = False,
     ):
         self.config = config
-        self.policy = GaussianMLP(obs_size, action_size, config.hidden_sizes, config.min_log_std)
+        sizes = obs_size, action_size, config.hidden_sizes
+        start = stream(seed, "init")
+        if discrete:
+            self.policy = CategoricalMLP(*sizes)
+            initial = self.policy.initial(start, config.output_gain)
+        else:
+            self.policy = GaussianMLP(*sizes, config.min_log_std)
+            initial = self.policy.initial(start, config.initial_log_std, config.output_gain)
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         self._cpu_threads = num_threads
-        initial = self.policy.initial(
-            stream(seed, "init"), config.initial_log_std, config.output_gain
-        )
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
         self.updates = 0
         self._moments = Moments.none(obs_size) if config.normalize_obs else None
@@ -140,15 +142,13 @@ class MamlTrpo:
         *,
         explore: bool,
     ) -> tuple[Action, MamlContext]:
-        """Draws actions (N, E, A) for obs (N, E, S), or takes the means; the context stays as it is."""
+        """Draws actions (N, E, A) for obs (N, E, S), or takes the likeliest; the context stays as it is."""
         del feedback
         obs = scaled(obs, self._scale) if self._scale else obs
-        mean = self.policy.mean(context.acting, obs)
+        output = self.policy.outputs(context.acting, obs)
         if not explore:
-            return Action(mean, torch.zeros(mean.shape[:2])), context
-        action = torch.addcmul(mean, context.acting["std"], noise)
-        log_prob = torch.add(context.acting["log_peak"], noise.square().sum(dim=-1), alpha=-0.5)
-        return Action(action, log_prob), context
+            return Action(self.policy.mode(output), torch.zeros(output.shape[:2])), context
+        return Action(*self.policy.draw(context.acting, output, noise)), context
 
     def adapt(self, context: MamlContext, rollout: Rollout) -> MamlContext:
         """Takes one gradient step on every task's share of the rollout.
@@ -221,8 +221,7 @@ class MamlTrpo:
             "update/line_search_tries": float(result.tried),
             "update/gradient_norm": float(outer.double().norm()),
             "update/ratio_error": ratio_error,
-            "policy/log_std": float(self.params["log_std"].mean()),
-            "policy/log_std_adapted": float(context.params["log_std"].mean()),
+            **self.policy.figures(self.params, context.params),
             "baseline/explained_pre": context.explained[0] if context.explained else explained,
             "baseline/explained_post": explained,
         }
@@ -275,10 +274,7 @@ class MamlTrpo:
 
     def _context(self, params: Params, **rest: tuple) -> MamlContext:
         acting = {n: v.cpu() for n, v in params.items()}
-        log_std = self.policy.log_std(acting)
-        acting["std"] = log_std.exp()
-        acting["log_peak"] = gaussian.log_prob_of_noise(torch.zeros_like(log_std), log_std)
-        return MamlContext(params, acting, **rest)
+        return MamlContext(params, {**acting, **self.policy.acting(acting)}, **rest)
 
     def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
         settings = self.config.discount, self.config.gae_lambda
@@ -302,14 +298,14 @@ class MamlTrpo:
 
     def _chunk(self, bounds: tuple[int, int], points: Sequence[Params], final: Batch) -> _Chunk:
         own = tuple({n: v[slice(*bounds)] for n, v in point.items()} for point in points)
-        mean = self.policy.mean(own[-1], final.tasks(*bounds).obs.flatten(1, 2))
-        return _Chunk(*bounds, mean, self.policy.log_std(own[-1]), own)
+        output = self.policy.outputs(own[-1], final.tasks(*bounds).obs.flatten(1, 2))
+        return _Chunk(*bounds, self.policy.law(own[-1], output), own)
 
     def _ratio_error(self, chunks: Sequence[_Chunk], final: Batch, rollout: Rollout) -> float:
         worst = 0.0
         for chunk in chunks:
             own = final.tasks(chunk.start, chunk.stop)
-            now = gaussian.log_prob(own.action.flatten(1, 2), chunk.old_mean, chunk.old_log_std)
+            now = self.policy.log_prob(chunk.old, own.action.flatten(1, 2))
             then = rollout.log_prob[chunk.start : chunk.stop].to(self.device).flatten(1)
             error = ((now - then).expm1() * own.valid.flatten(1)).abs().max()
             worst = max(worst, float(error.nan_to_num(nan=float("inf"))))
@@ -379,15 +375,15 @@ class MamlTrpo:
     def _curvature_of(self, vector: Tensor, tape: Tape, blocks: Sequence[_States]) -> Params:
         """Sum over a chunk's tasks of J_i^T F_i J_i v."""
         point, policy = tape.points[-1], self.policy
-        moved = tape.jacobian(repeat(unflatten(vector, self.params), len(point["log_std"])))
-        log_std, free = policy.log_std(point), policy.log_std_free(point).squeeze(-2)
+        num_tasks = len(point["weight0"])
+        moved = tape.jacobian(repeat(unflatten(vector, self.params), num_tasks))
 
         def pulled(block: _States) -> Params:
+            output = block.activations[-1]
             tangent = policy.tangents(point, moved, block.activations)[-1]
-            mean_side, std_side = gaussian.fisher_product(tangent, moved["log_std"] * free, log_std)
-            slopes, _ = policy.pullback(point, block.activations, block.weight * mean_side)
-            slopes["log_std"] = std_side * free * block.weight.sum(dim=1)
-            return slopes
+            cotangent, others = policy.fisher_pull(point, moved, output, tangent, block.weight)
+            slopes, _ = policy.pullback(point, block.activations, cotangent)
+            return {**slopes, **others}
 
         whole = total(map(pulled, blocks))
         whole = tape.transposed({n: whole[n] for n in self.params})
@@ -428,15 +424,11 @@ class MamlTrpo:
         )
         final, point = own[-1], tape.points[-1]
         with torch.no_grad():
-            mean, log_std = (
-                self.policy.mean(point, final.obs.flatten(1, 2)),
-                self.policy.log_std(point),
-            )
+            law = self.policy.law(point, self.policy.outputs(point, final.obs.flatten(1, 2)))
             actions, weight = final.action.flatten(1, 2), final.weight.flatten(1)
-            new = gaussian.log_prob(actions, mean, log_std)
-            old = gaussian.log_prob(actions, chunk.old_mean, chunk.old_log_std)
+            new, old = (self.policy.log_prob(each, actions) for each in (law, chunk.old))
             gain = ((new - old).exp() * final.advantage.flatten(1) * weight).sum()
-            kl = gaussian.kl_divergence(chunk.old_mean, chunk.old_log_std, mean, log_std)
+            kl = self.policy.kl_divergence(chunk.old, law)
         return float(gain), float((kl * weight).sum())
 
     def _moved(self, step: Tensor, scale: float) -> Params:

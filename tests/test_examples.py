@@ -1,0 +1,74 @@
+"""The examples, installed and run as their readers would."""
+
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.check import check
+from envs.foreign import ForeignEnv
+from envs.registry import make
+from metarl import cli
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder that pip has installed the plug-in of examples/hidden_spot into, without a network."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(EXAMPLES / "hidden_spot", folder / "source")  # building writes beside it
+    words = "-m pip install --quiet --no-index --no-deps --no-build-isolation --target"
+    subprocess.run(
+        [sys.executable, *words.split(), folder / "target", folder / "source"],
+        check=True,
+        capture_output=True,
+    )
+    return folder / "target"
+
+
+def test_the_plug_in_with_its_packaging_has_fewer_than_25_lines():
+    files = [*EXAMPLES.glob("hidden_spot/*.py"), *EXAMPLES.glob("hidden_spot/*.toml")]
+    lines = [line for path in files for line in path.read_text().splitlines() if line.strip()]
+    assert len(files) == 2 and len(lines) < 25
+
+
+def test_an_installed_plug_in_is_checked_and_trained_by_its_name(
+    installed, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(installed))
+    assert cli.main(["check-env", "hidden-spot"]) == 0
+    words = (
+        "--env hidden-spot --iterations 2 --run-dir run --device cpu --learner.hidden-sizes 8 "
+        "--sampler.num-tasks 2 --sampler.num-episodes 2 --sampler.threads 2 "
+        "--trainer.evaluate-tasks 2 --trainer.no-tensorboard"
+    )
+    assert cli.train_main(words.split()) == 0
+    assert "2 held-out tasks x 2 episodes" in capsys.readouterr().out
+
+
+def test_the_vectorised_example_keeps_the_contract_and_is_the_same_environment(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "vectorised"))
+    monkeypatch.syspath_prepend(str(EXAMPLES / "hidden_spot"))
+    findings = check(lambda threads: make("hidden_spots:make", threads))
+    assert not any(f.violation for f in findings) and all(f.checked for f in findings)
+    tasks, alive = np.array([[0.5], [-0.2]]), np.ones(2, dtype=bool)
+    fast = make("hidden_spots:make")
+    with closing(make("hidden_spot:HiddenSpot", 1)) as slow:
+        assert isinstance(slow, ForeignEnv)
+        changes = []
+        for env in (fast, slow):
+            env.set_tasks(tasks, 1)
+            start = env.reset([np.random.default_rng(i) for i in range(2)]).copy()
+            steps = [env.step(np.array([[1.0], [-3.0]]), alive) for _ in range(3)]
+            moved, reward = steps[-1].obs - start, steps[-1].reward
+            np.testing.assert_allclose(reward, -np.abs(steps[-1].obs - tasks)[:, 0], rtol=1e-6)
+            changes.append(moved)
+    np.testing.assert_allclose(changes, [[[0.3], [-0.3]]] * 2, rtol=1e-6)
+    with pytest.raises(RuntimeError, match="hidden_spots:make draws no pictures"):
+        fast.snapshot()
