@@ -260,15 +260,19 @@ def open_run(path: Path, threads: int = 0) -> Run:
     Raises:
         CheckpointError: The folder is not a run, or no checkpoint verifies.
     """
-    try:
-        config = from_yaml(path / "config.yaml")
-    except ConfigError as error:
-        raise CheckpointError(f"{path} is not a run folder: {error}") from error
+    config = _read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     env = make_env(config.env, threads)
     learner = build_learner(config, env, "cpu")
     _restored(path, learner)
     return Run(path, config, env, learner)
+
+
+def _read_config(path: Path) -> TrainConfig[Any]:
+    try:
+        return from_yaml(path / "config.yaml")
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is not a run folder: {error}") from error
 
 
 def _restored(run: Path, learner: Any) -> Any:
@@ -285,9 +289,11 @@ def _restored(run: Path, learner: Any) -> Any:
         raise CheckpointError(f"{run}: {error}") from error
 
 
-def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
+def _evaluate(
+    run: Run, num_tasks: int, num_adaptations: int, oracle: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
-    from metarl import evaluate
+    from metarl import evaluate, results
 
     seed = run.config.seed
     measured = evaluate.evaluate(
@@ -299,8 +305,10 @@ def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
         key=evaluate.Key(seed, "evaluate", 0),
     )
     result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
-    print(evaluate.table(result), flush=True)
-    evaluate.write(run.path / _EVALUATION, result)
+    if oracle:
+        result["oracle"] = oracle
+    print(results.table(result), flush=True)
+    results.write(run.path / _EVALUATION, result)
     return result
 
 
@@ -348,12 +356,18 @@ def _parser() -> argparse.ArgumentParser:
     for name, (function, text) in _VERBS.items():
         evaluates = name == "evaluate"
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
+        if evaluates:
+            seeds = "run folder; several, of one environment and learner, are put together too"
+            verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=seeds)
+        else:
+            verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
         verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
         verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
         verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
         if evaluates:
             verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+            text = "evaluated run of a policy that observes the task, for comparison"
+            verb.add_argument("--oracle", type=Path, metavar="RUN", help=text)
         verb.set_defaults(function=function)
     return parser
 
@@ -368,14 +382,46 @@ def _at_least(bound: int) -> Callable[[str], int]:
 
 
 def _evaluate_verb(options: argparse.Namespace) -> None:
-    from metarl import evaluate
+    from metarl import results
 
     if options.json and not options.json.absolute().parent.is_dir():
         raise ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
-    run = open_run(options.run, options.threads)
-    result = _evaluate(run, options.num_tasks, options.num_adaptations)
+    env = _check_are_seeds(options.runs)
+    oracle = results.oracle(options.oracle, env) if options.oracle else None
+    found = []
+    for path in options.runs:
+        run = open_run(path, options.threads)
+        if len(options.runs) > 1:
+            print(f"{path}:")
+        found.append(_evaluate(run, options.num_tasks, options.num_adaptations, oracle))
+        run.env.close()
+    result = found[0]
+    if len(found) > 1:
+        result = results.aggregate(found)
+        result |= {"runs": [str(path) for path in options.runs]}
+        result |= {"oracle": oracle} if oracle else {}
+        print(f"all:\n{results.table(result)}")
     if options.json:
-        evaluate.write(options.json, result)
+        results.write(options.json, result)
+
+
+def _check_are_seeds(runs: Sequence[Path]) -> str:
+    """Refuses run folders that are not one learner on one environment with different seeds; returns the environment."""
+    configs = [_read_config(path) for path in runs]
+    for name in ("env", "algo"):
+        values = [getattr(config, name) for config in configs]
+        for path, value in zip(runs, values, strict=True):
+            if value != values[0]:
+                cure = "give runs of one environment and one learner"
+                raise ConfigError(f"{path}: {name} is {value}, of {runs[0]} {values[0]}; {cure}")
+    seeds = [config.seed for config in configs]
+    for i, seed in enumerate(seeds):
+        if seed in seeds[:i]:
+            other = runs[seeds.index(seed)]
+            raise ConfigError(
+                f"{runs[i]}: seed {seed} is that of {other} too; they are no two samples"
+            )
+    return configs[0].env
 
 
 def _video_verb(options: argparse.Namespace) -> None:

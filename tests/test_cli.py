@@ -394,6 +394,55 @@ def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, copy, cap
     assert (copy / "evaluation.json").read_bytes() == (whole[0] / "evaluation.json").read_bytes()
 
 
+def other_seed(run):
+    """A copy of a run beside it that passes for one with seed 1."""
+    path = run.with_name("seed1")
+    shutil.copytree(run, path)
+    config = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(config.replace("seed: 0\n", "seed: 1\n"))
+    return path
+
+
+def test_evaluate_puts_seeds_together_and_names_the_oracle(copy, tmp_path, capsys):
+    other, out = other_seed(copy), tmp_path / "all.json"
+    words = ["--num-tasks", "3", "--num-adaptations", "1", "--json", str(out)]
+    assert cli.main(["evaluate", str(copy), str(other), *words]) == 0
+    runs = [json.loads((run / "evaluation.json").read_text()) for run in (copy, other)]
+    assert [run["seed"] for run in runs] == [0, 1] and runs[0]["tasks"] != runs[1]["tasks"]
+    found = json.loads(out.read_text())
+    assert found["seeds"] == [0, 1] and found["runs"] == [str(copy), str(other)]
+    for k in range(2):
+        mean = sum(run["returns"]["mean"][k] for run in runs) / 2
+        assert found["returns"]["mean"][k] == pytest.approx(mean)
+    shown = capsys.readouterr().out
+    assert f"{found['returns']['mean'][1]:.2f}" in shown and "2 seeds,  6 held-out tasks" in shown
+    assert cli.main(["evaluate", str(copy), *words, "--oracle", str(other)]) == 0
+    oracle = json.loads((copy / "evaluation.json").read_text())["oracle"]
+    assert oracle["mean"] == runs[1]["returns"]["mean"][-1]
+    assert f"oracle (task observed): {oracle['mean']:.2f}" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_seeds_of_one_another_are_refused_and_stay_as_they_were(copy, capsys):
+    other = other_seed(copy)
+    config = (other / "config.yaml").read_text()
+    before = content(copy)
+    for text, words in (
+        (config.replace("env: navigation-2d", "env: ant-dir"), f"{other}: env is ant-dir"),
+        (config.replace("seed: 1", "seed: 0"), f"{other}: seed 0 is that of {copy} too"),
+    ):
+        (other / "config.yaml").write_text(text)
+        assert cli.main(["evaluate", str(copy), str(other)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and one_line(err) and words in err
+    assert content(copy) == before
+
+
+def test_an_oracle_without_an_evaluation_is_one_line_with_exit_code_5(copy, tmp_path, capsys):
+    assert cli.main(["evaluate", str(copy), "--oracle", str(tmp_path)]) == 5
+    out, err = capsys.readouterr()
+    assert out == "" and one_line(err) and f"python -m metarl evaluate {tmp_path}" in err
+
+
 def test_video_films_a_run_in_a_moved_folder(copy, capsys):
     assert cli.main(["video", str(copy), "--num-tasks", "1"]) == 0
     path = copy / "videos" / "adaptation.mp4"

@@ -19,7 +19,7 @@ metarl.learners metarl.learners.configs metarl.fields metarl.config
 metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
-metarl.collect metarl.evaluate
+metarl.statistics metarl.results metarl.collect metarl.evaluate
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film metarl.report
 metarl.trainer metarl.distributed metarl.cli metarl.__main__
 

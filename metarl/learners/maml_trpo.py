@@ -99,6 +99,8 @@ class MamlTrpo:
     Source: Finn et al. 2017 (arXiv:1703.03400) with the corrections listed in the README.
     """
 
+    pools_episodes = True
+
     def __init__(
         self,
         config: MamlTrpoConfig,
