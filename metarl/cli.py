@@ -353,23 +353,44 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m metarl", description="Work on run folders.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (function, text) in _VERBS.items():
-        evaluates = name == "evaluate"
+    for name, (function, arguments, text) in _VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
-        if evaluates:
-            seeds = "run folder; several, of one environment and learner, are put together too"
-            verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=seeds)
-        else:
-            verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-        verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
-        verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
-        verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
-        if evaluates:
-            verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
-            text = "evaluated run of a policy that observes the task, for comparison"
-            verb.add_argument("--oracle", type=Path, metavar="RUN", help=text)
+        arguments(verb)
         verb.set_defaults(function=function)
     return parser
+
+
+def _evaluate_arguments(verb: argparse.ArgumentParser) -> None:
+    seeds = "run folder; several, of one environment and learner, are put together too"
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=seeds)
+    _trial_arguments(verb, num_tasks=20, num_adaptations=3)
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    oracle = "evaluated run of a policy that observes the task, for comparison"
+    verb.add_argument("--oracle", type=Path, metavar="RUN", help=oracle)
+
+
+def _video_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    _trial_arguments(verb, num_tasks=2, num_adaptations=1)
+
+
+def _trial_arguments(
+    verb: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int
+) -> None:
+    verb.add_argument("--num-tasks", type=_at_least(1), default=num_tasks)
+    verb.add_argument("--num-adaptations", type=_at_least(1), default=num_adaptations)
+    verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
+
+
+def _report_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    default = "the page; for one run report.html in its folder"
+    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help=default)
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    oracle = "evaluated run of a policy that observes the task; may be given again"
+    verb.add_argument(
+        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=oracle
+    )
 
 
 def _at_least(bound: int) -> Callable[[str], int]:
@@ -384,8 +405,7 @@ def _at_least(bound: int) -> Callable[[str], int]:
 def _evaluate_verb(options: argparse.Namespace) -> None:
     from metarl import results
 
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
+    _check_folder("--json", options.json)
     env = _check_are_seeds(options.runs)
     oracle = results.oracle(options.oracle, env) if options.oracle else None
     found = []
@@ -403,6 +423,11 @@ def _evaluate_verb(options: argparse.Namespace) -> None:
         print(f"all:\n{results.table(result)}")
     if options.json:
         results.write(options.json, result)
+
+
+def _check_folder(name: str, path: Path | None) -> None:
+    if path and not path.absolute().parent.is_dir():
+        raise ConfigError(f"{name} {path}: there is no folder {path.parent}")
 
 
 def _check_are_seeds(runs: Sequence[Path]) -> str:
@@ -429,7 +454,36 @@ def _video_verb(options: argparse.Namespace) -> None:
     print(_film(run, options.num_tasks, options.num_adaptations))
 
 
-_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
-    "evaluate": (_evaluate_verb, "return after 0..K adaptations on held-out tasks"),
-    "video": (_video_verb, "film held-out tasks before and after adaptation"),
+def _report_verb(options: argparse.Namespace) -> None:
+    from metarl import results
+    from metarl.report import write_report
+
+    if options.output is None and len(options.runs) > 1:
+        raise ConfigError("--output is missing: say where the page of several runs goes")
+    output = options.output or options.runs[0] / "report.html"
+    _check_folder("--json", options.json)
+    groups = write_report(options.runs, output, options.oracle)
+    if options.json:
+        numbers = [
+            {
+                "env": group.env,
+                "label": group.label,
+                "runs": [str(run.path) for run in group.runs],
+                "evaluation": group.result,
+            }
+            for group in groups
+        ]
+        results.write(options.json, {"groups": numbers})
+    print(output)
+
+
+_Arguments = Callable[[argparse.ArgumentParser], None]
+_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], _Arguments, str]] = {
+    "evaluate": (
+        _evaluate_verb,
+        _evaluate_arguments,
+        "return after 0..K adaptations on held-out tasks",
+    ),
+    "video": (_video_verb, _video_arguments, "film held-out tasks before and after adaptation"),
+    "report": (_report_verb, _report_arguments, "one page with figures and numbers of runs"),
 }

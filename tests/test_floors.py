@@ -20,7 +20,8 @@ metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baselin
 metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.statistics metarl.results metarl.collect metarl.evaluate
-metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film metarl.report
+metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film
+metarl.runs metarl.figures metarl.report
 metarl.trainer metarl.distributed metarl.cli metarl.__main__
 
 train
