@@ -98,6 +98,9 @@ class BatchEnv(Protocol):
     def close(self) -> None:
         """Gives back threads and memory."""
 
+    # Optional, where an environment can: `render(..., camera=(azimuth, elevation))` [degrees] films from elsewhere, and
+    # `scene(states, task, camera=None)` returns what a replay draws by itself (see `envs/scene.py`).
+
 
 def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
     """Returns tasks (N, D) in float64.
@@ -298,12 +301,27 @@ class MujocoBatchEnv:
         return self.goal.marker(task)
 
     def render(
-        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+        self,
+        states: np.ndarray,
+        task: np.ndarray,
+        *,
+        width: int,
+        height: int,
+        camera: tuple[float, float] | None = None,
     ) -> Iterator[np.ndarray]:
         """Draws snapshots (L, nq) with the goal of a task (D,): L frames (height, width, 3) uint8."""
         from envs.render import render_mujoco  # 0.3 s of imports that only pictures need
 
-        return render_mujoco(self.model, states, self.goal.marker(task), width=width, height=height)
+        marker = self.goal.marker(task)
+        return render_mujoco(self.model, states, marker, width=width, height=height, camera=camera)
+
+    def scene(
+        self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """Shapes, poses, goal and camera of snapshots (L, nq) of a task (D,), for a replay."""
+        from envs.scene import mujoco_scene  # only replays need it
+
+        return mujoco_scene(self.model, states, self.goal.marker(task), camera)
 
     def close(self) -> None:
         """Gives back threads and memory."""

@@ -137,7 +137,7 @@ def write_video(
         raise ValueError(
             f"size must be even and at least 2 (yuv420p halves the colours), got {size}"
         )
-    _check(panels)
+    check_panels(panels)
     speed, stride = playback(env.spec.dt) if fps is None else (fps, 1)
     columns = max(len(row) for row in panels)
     shape = (size + _strip_height(size), columns * size + (columns - 1) * _GAP)
@@ -157,9 +157,14 @@ def write_video(
     return path
 
 
-def _check(panels: Sequence[Sequence[Episode]]) -> None:
+def check_panels(panels: Sequence[Sequence[Episode]]) -> None:
+    """Refuses what cannot be shown.
+
+    Raises:
+        ValueError: There is no task or a task without an episode, or states and rewards disagree.
+    """
     if not panels or not all(panels):
-        raise ValueError("a video needs at least one task, and every task at least one episode")
+        raise ValueError("a film needs at least one task, and every task at least one episode")
     for row in panels:
         for episode in row:
             if not len(episode.states) or len(episode.states) != len(episode.reward):

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A module imports only what stands above it. Names of modules that are yet to come are welcome.
 FLOORS = """
-envs.tasks envs.robots envs.goals envs.variations envs.terrain envs.rays envs.render
+envs.tasks envs.robots envs.goals envs.variations envs.terrain envs.rays envs.render envs.plane envs.scene
 envs.base envs.navigation envs.foreign envs.registry envs.adapters
 
 metarl metarl.errors metarl.types metarl.rng metarl.threads
@@ -20,7 +20,7 @@ metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baselin
 metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.statistics metarl.results metarl.collect metarl.evaluate
-metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film
+metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.replay metarl.film
 metarl.runs metarl.figures metarl.report
 metarl.trainer metarl.distributed metarl.cli metarl.__main__
 
