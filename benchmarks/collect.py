@@ -4,6 +4,7 @@
 
     the bound      `threads x` the speed of a bare `mj_step` loop on one thread, which replays the very control steps
                    of our episodes in C: no policy, no observation, no reward, no noise
+    RL^2           the collector again, under RL^2's memory policy (a GRU of 128 units)
     bare loops     as many such loops at the same time, one a thread: what these cores can really do together
     Async, Subproc Gymnasium's AsyncVectorEnv and Stable-Baselines3's SubprocVecEnv with a policy of the same size
 
@@ -41,7 +42,8 @@ from benchmarks.side_by_side import (
 from envs.base import MujocoBatchEnv
 from envs.registry import make
 from metarl.collect import Key, rollout
-from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners import build
+from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
 from metarl.learners.maml_trpo import MamlTrpo
 from metarl.rng import stream
 from metarl.types import Rollout
@@ -96,12 +98,13 @@ QUICK = Sizes(tasks=4, episodes=5, vector_steps=20, vector_sizes=(THREADS,), rou
 
 
 class Ours:
-    """The collector on the rollout after adaptation, where every task has parameters of its own."""
+    """The collector on the rollout after adaptation, where MAML has parameters of its own for every task."""
 
-    def __init__(self, env: MujocoBatchEnv, sizes: Sizes):
+    def __init__(self, env: MujocoBatchEnv, sizes: Sizes, algo: str):
         self.env, self.size = env, (sizes.tasks, sizes.episodes)
         spec = env.spec
-        self.learner = MamlTrpo(MamlTrpoConfig(), spec.obs_size, spec.action_size, seed=0)
+        config = LEARNER_CONFIGS[algo]()
+        self.learner = build(algo, config, spec.obs_size, spec.action_size, seed=0)
         tasks = spec.tasks.sample(stream(0, "tasks"), sizes.tasks)
         env.set_tasks(tasks, sizes.episodes)
         first, context = rollout(
@@ -236,11 +239,16 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
     # processes are forked before there are threads
     vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in ("async", "subproc")}
     with closing(make(work.env, THREADS)) as env:
-        ours = Ours(env, sizes)
+        ours, memories = Ours(env, sizes, "maml-trpo"), Ours(env, sizes, "rl2")
         collected = ours.collect()
         loops = [Bare(env, collected) for _ in range(THREADS)]
         loops[0].check(env.snapshot())
-        contenders = {"bare": loops[0].replay, "ours": ours.round, "together": together(loops)}
+        contenders = {
+            "bare": loops[0].replay,
+            "ours": ours.round,
+            "rl2": memories.round,
+            "together": together(loops),
+        }
         contenders |= {kind: vector.round for kind, vector in vectors.items()}
         timings = take_turns(contenders, sizes.rounds)
         peak, returned = memory(ours)
@@ -264,6 +272,9 @@ def ratios(timings: dict[str, Timing], target: float) -> list[Ratio]:
     bound = f"ours / ({THREADS} x bare)"
     return [
         Ratio.of(bound, ours, timings["bare"], times=THREADS, target=target),
+        Ratio.of(
+            f"RL^2 / ({THREADS} x bare)", timings["rl2"], timings["bare"], times=THREADS, target=0.6
+        ),
         Ratio.of(f"ours / {THREADS} bare loops together", ours, timings["together"]),
         Ratio.of("ours / AsyncVectorEnv", ours, timings["async"], target=3.0),
         Ratio.of("ours / SubprocVecEnv", ours, timings["subproc"], target=5.0),
@@ -276,6 +287,7 @@ def show(found: dict[str, Any]) -> None:
         "bare": "bare mj_step loop, 1 thread",
         "together": f"{THREADS} bare loops together",
         "ours": f"ours, {found['simulations']} simulations, {THREADS} threads",
+        "rl2": "ours under RL^2",
         "async": f"AsyncVectorEnv, {found['processes']['async']} processes",
         "subproc": f"SubprocVecEnv, {found['processes']['subproc']} processes",
     }

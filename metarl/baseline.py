@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarl.returns import discounted_sum, gae, standardise
+from metarl.returns import discounted_sum, explained_variance, gae, standardise
 from metarl.threads import map_chunks
 from metarl.types import Rollout
 
@@ -86,12 +86,5 @@ def advantages(
     reached = value.gather(2, length).squeeze(2)
     last_value = torch.where(rollout.truncated, reached, 0.0)
     advantage = gae(reward, value, last_value, valid, discount, lam)
-    explained = _explained(target[fitted], value[fitted])
+    explained = explained_variance(target[fitted], value[fitted])
     return standardise(advantage, valid).to(rollout.obs.dtype), explained
-
-
-def _explained(target: Tensor, value: Tensor) -> float:
-    """Share of the variance of target (L,) that value (L,) explains; 0 where nothing varies."""
-    if len(target) < 2 or float(target.var()) <= 1e-12:
-        return 0.0
-    return float(1.0 - (target - value).var() / target.var())

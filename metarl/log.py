@@ -57,7 +57,7 @@ class RunLog:
             total_iterations: Of the whole run, for the time left.
             resume: Go on with the metrics.jsonl that is there.
             start_iteration: The first iteration that will be written.
-            tensorboard: Write events too; its import takes two seconds.
+            tensorboard: Write events too.
             stream: Where progress goes, by default the standard output: a live table if it is a
                 terminal, else a line an iteration, at most one every 2 s beside first and last.
 
@@ -68,12 +68,9 @@ class RunLog:
         path = run_dir / _FILE
         self.last_record = _cut_back(path, start_iteration) if resume else None
         self._file = open(path, "a" if resume else "x", encoding="utf-8")
-        self._events = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            purge = start_iteration if resume else None
-            self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
+        self._events: Any = None
+        self._run_dir, self._tensorboard = run_dir, tensorboard
+        self._purge = start_iteration if resume else None
         stream = stream or sys.stdout
         progress = _Table if stream.isatty() else _Lines
         self._progress: _Progress = progress(stream, total_iterations)
@@ -96,12 +93,19 @@ class RunLog:
             line["non_finite"] = non_finite
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        if self._events is not None:
+        if self._tensorboard:
+            self._events = self._events or self._open_events()
             for key, value in values.items():
                 if key != "iteration" and isinstance(value, (int, float)):
                     tag = key if "/" in key else f"train/{key}"
                     self._events.add_scalar(tag, value, values["iteration"])
         self._progress.show(values, self._time_left(values))
+
+    def _open_events(self) -> Any:
+        """Imports TensorBoard with the first record: a kill in these two seconds finds a saved run."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self._run_dir), purge_step=self._purge, flush_secs=10)
 
     def sync(self) -> None:
         """Brings every record to the disk; to be called before a checkpoint that stands on them."""

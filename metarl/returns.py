@@ -1,4 +1,4 @@
-"""Discounted returns and generalised advantage estimation: pure functions over the last axis (time)."""
+"""Discounted returns and generalised advantage estimation: pure functions, time is the last axis unless said."""
 
 from __future__ import annotations
 
@@ -50,6 +50,43 @@ def gae(
     next_value[..., :-1] = torch.where(valid[..., 1:], value[..., 1:], next_value[..., :-1])
     delta = torch.where(valid, reward + discount * next_value - value, 0.0)
     return discounted_sum(delta, discount * lam)
+
+
+def gae_over_trial(
+    reward: Tensor, value: Tensor, valid: Tensor, acted: Tensor, discount: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimation over trials, through the ends of their episodes.
+
+    An adaptive policy is paid for an episode by the next ones too, so what an action is worth does not stop where its
+    episode does. Only a fault cuts: what would have followed is estimated by the value of the state reached.
+
+    Args:
+        reward: (L, M), time first.
+        value: V of the observations (L, M).
+        valid: (L, M) the step counts.
+        acted: (L, M) the policy acted; a prefix. Where it acted and nothing is valid the simulation broke down.
+        discount: gamma in [0, 1].
+        lam: lambda in [0, 1].
+
+    Returns:
+        Advantages (L, M), zero where not valid. The end of a trial has the value 0: its length is part of the problem.
+    """
+    result, running = torch.zeros_like(value), torch.zeros_like(value[0])
+    following = torch.zeros_like(value[0])
+    for t in range(len(value) - 1, -1, -1):
+        running = reward[t] + discount * following - value[t] + discount * lam * running
+        running = torch.where(valid[t], running, 0.0)
+        following = torch.where(acted[t], value[t], 0.0)
+        result[t] = running
+    return result
+
+
+def explained_variance(target: Tensor, value: Tensor) -> float:
+    """Share of the variance of target (L,) that value (L,) explains; 0 where nothing varies."""
+    target, value = target.double(), value.double()
+    if len(target) < 2 or float(target.var()) <= 1e-12:
+        return 0.0
+    return float(1.0 - (target - value).var() / target.var())
 
 
 def standardise(advantage: Tensor, valid: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from metarl.returns import discounted_sum, gae, standardise
+from metarl.returns import discounted_sum, gae, gae_over_trial, standardise
 
 
 def random_episodes(lengths, horizon, seed=0):
@@ -162,3 +162,45 @@ def test_a_flat_task_leaves_the_others_alone():
 def test_a_task_without_a_valid_step_has_zeros():
     result = standardise(torch.ones(1, 2, 3), torch.zeros(1, 2, 3, dtype=torch.bool))
     assert torch.equal(result, torch.zeros(1, 2, 3))
+
+
+# --------------------------------------------------------------------------- over a trial of episodes
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
+
+
+def test_gae_over_a_trial_of_two_episodes_worked_by_hand():
+    # two episodes of two steps, discount 1/2, lambda 1/2, nothing after the trial:
+    # delta = [1 + 4/2 - 2, 2 + 6/2 - 4, 3 + 8/2 - 6, 4 + 0 - 8] = [1, 1, 1, -4]
+    # A3 = -4, A2 = 1 - 4/4 = 0, A1 = 1 + 0 = 1 (through the end of the first episode), A0 = 1 + 1/4
+    reward, value = column(1, 2, 3, 4), column(2, 4, 6, 8)
+    every = torch.ones(4, 1, dtype=torch.bool)
+    advantage = gae_over_trial(reward, value, every, every, 0.5, 0.5)
+    assert advantage.flatten().tolist() == [1.25, 1.0, 0.0, -4.0]
+
+
+def test_a_fault_cuts_the_trial_and_is_valued_by_the_state_reached():
+    # the simulation breaks down in step 2, which the policy saw with the value 6; then another episode
+    # delta1 = 2 + 6/2 - 4 = 1 and nothing beyond, A0 = 1 + 4/2 - 2 + 1/4; A3 = 4 - 8
+    reward, value = column(1, 2, 0, 4), column(2, 4, 6, 8)
+    valid = column(1, 1, 0, 1).bool()
+    acted = torch.ones(4, 1, dtype=torch.bool)
+    advantage = gae_over_trial(reward, value, valid, acted, 0.5, 0.5)
+    assert advantage.flatten().tolist() == [1.25, 1.0, 0.0, -4.0]
+
+
+def test_what_stands_behind_a_trial_is_not_read():
+    reward, value = column(1, 2, float("nan")), column(2, 4, float("nan"))
+    valid = column(1, 1, 0).bool()
+    advantage = gae_over_trial(reward, value, valid, valid, 0.5, 0.5)
+    assert advantage.flatten().tolist() == [0.5, -2.0, 0.0]
+
+
+def test_one_episode_alone_is_plain_gae():
+    reward, value, _, valid = random_episodes([[7, 3], [5, 9]], 9)
+    rows = [a.flatten(0, 1).T for a in (reward, value, valid)]
+    found = gae_over_trial(rows[0], rows[1], rows[2], rows[2], 0.97, 0.9)
+    expected = gae(reward, value, torch.zeros(2, 2, dtype=torch.float64), valid, 0.97, 0.9)
+    torch.testing.assert_close(found.T.reshape(2, 2, 9), expected)

@@ -7,6 +7,7 @@ from typing import Any
 
 LEARNERS: dict[str, str] = {
     "maml-trpo": "metarl.learners.maml_trpo:MamlTrpo",
+    "rl2": "metarl.learners.rl2:Rl2",
 }
 
 

@@ -100,6 +100,7 @@ class MamlTrpo:
     """
 
     pools_episodes = True
+    """A task's E episodes are one batch of experience: every adaptation learns from all of them."""
 
     def __init__(
         self,

@@ -1,0 +1,230 @@
+"""RL^2 beyond what tests/test_learners.py asks of every learner."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import gaussian
+from metarl.buffers import Sequences
+from metarl.collect import Key, trial
+from metarl.errors import ConfigError
+from metarl.learners import rl2
+from metarl.learners.configs import Rl2Config
+from metarl.learners.rl2 import Rl2
+from metarl.rng import stream
+
+MEMORIES = ["gru", "lstm", "transformer"]
+SMALL = {"memory_size": 16, "hidden_size": 16}
+
+
+class SignBatch:
+    """The task is a sign that is seen in rewards only: reward = sign * clip(action, -1, 1).
+
+    Rows end at random, and those of the last task break down in their second step.
+    """
+
+    def __init__(self, horizon=4, *, eventful=False):
+        self.spec = SimpleNamespace(obs_size=2, action_size=1, horizon=horizon, name="sign")
+        self.eventful = eventful
+
+    def set_tasks(self, tasks, num_episodes):
+        self.sign = np.repeat(tasks[:, 0], num_episodes)
+        self.breaks = np.arange(len(self.sign)) >= len(self.sign) - num_episodes
+
+    def reset(self, rngs):
+        self.ends = np.array([rng.integers(1, 2 * self.spec.horizon) for rng in rngs])
+        self.steps = np.zeros(len(rngs), dtype=int)
+        self.noise = np.array([rng.standard_normal((self.spec.horizon + 1, 2)) for rng in rngs])
+        return self.noise[:, 0]
+
+    def step(self, action, alive):
+        self.steps += alive
+        reward = self.sign * np.clip(action[:, 0], -1.0, 1.0)
+        return SimpleNamespace(
+            obs=self.noise[np.arange(len(alive)), self.steps],
+            reward=reward,
+            terminated=alive & self.eventful & (self.steps >= self.ends),
+            fault=alive & self.eventful & self.breaks & (self.steps == 2),
+        )
+
+
+def signs(num_tasks, iteration=0):
+    return stream(0, "signs", iteration).choice([-1.0, 1.0], (num_tasks, 1))
+
+
+def collected(learner, env, iteration=0, num_tasks=6, num_adaptations=1, num_episodes=2):
+    tasks = signs(num_tasks, iteration)
+    key = Key(0, "train", iteration)
+    return trial(env, learner, tasks, num_episodes, num_adaptations, key)
+
+
+def log_probs(learner, steps):
+    """Log-probabilities (L, M) of whole trials, computed as the update does."""
+    inputs = torch.cat([learner._scaled(steps.obs), steps.previous()], dim=-1)
+    features = learner.policy.memory.unroll(inputs)
+    mean = learner.policy.mean(features, inputs[..., : steps.obs.shape[-1]])
+    return gaussian.log_prob(steps.action, mean, learner.policy.log_std)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(memory):
+    env = SignBatch(eventful=True)
+    learner = Rl2(Rl2Config(memory=memory, max_kl=0.0, **SMALL), 2, 1, seed=0)
+    for iteration in range(3):  # with scales other than 0 and 1 too
+        rollouts, context = collected(learner, env, iteration, num_adaptations=2)
+        assert rollouts[0].truncated.any() and rollouts[0].terminated.any()
+        steps = Sequences.of(rollouts)
+        with torch.no_grad():
+            error = (log_probs(learner, steps) - steps.log_prob)[steps.valid].abs().max()
+        assert float(error) < 1e-5
+        metrics = learner.update(context, rollouts)
+        assert metrics["update/ratio_error"] < 1e-4
+
+
+def test_another_policy_than_the_one_that_acted_is_refused_and_nothing_changes():
+    learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+    rollouts, context = collected(learner, SignBatch())
+    learner.policy.actor[2].bias.data += 0.01
+    before = learner.state_dict()
+    with pytest.raises(FloatingPointError, match=r"not the policy that acted.*ratio"):
+        learner.update(context, rollouts)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_nothing_changes(monkeypatch):
+    learner = Rl2(Rl2Config(**SMALL, epochs=2), 2, 1, seed=0)
+    rollouts, context = collected(learner, SignBatch())
+    learner.update(context, rollouts)
+    rollouts, context = collected(learner, SignBatch(), 1)
+    before = learner.state_dict()
+    calls = []
+
+    def breaking(log_ratio, advantage, clip):
+        calls.append(1)
+        return log_ratio * (float("nan") if len(calls) > 5 else 1.0)
+
+    monkeypatch.setattr(rl2, "clipped_loss", breaking)
+    with pytest.raises(FloatingPointError, match="norm is nan"):
+        learner.update(context, rollouts)
+    assert len(calls) == 6  # some steps of Adam had been taken
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+def test_shares_of_the_trials_add_up_to_the_whole(monkeypatch):
+    found = []
+    for rows in (64, 5):
+        monkeypatch.setattr(rl2, "SHARD_ROWS", rows)
+        learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+        rollouts, context = collected(learner, SignBatch(eventful=True), num_tasks=10)
+        learner.update(context, rollouts)
+        found.append(learner.state_dict())
+    whole, shares = found
+    for name, value in whole.items():
+        torch.testing.assert_close(shares[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_is_the_mean_over_valid_steps_of_a_slow_loop():
+    config = Rl2Config(**SMALL, entropy_weight=0.1, value_weight=0.3, minibatches=1)
+    learner = Rl2(config, 2, 1, seed=0)
+    steps = Sequences.of(collected(learner, SignBatch(eventful=True))[0])
+    learner.policy.log_std.data -= 0.2  # ratios other than 1
+    inputs = torch.cat([learner._scaled(steps.obs), steps.previous()], dim=-1)
+    draw = torch.Generator().manual_seed(0)
+    advantage, target = (torch.randn(steps.valid.shape, generator=draw) for _ in range(2))
+    batch = rl2._Batch(steps, inputs, advantage, target)
+    with torch.no_grad():
+        loss, statistics = learner._loss(batch, steps.valid.sum())
+        mean, value = learner._forward(batch)
+    log_std = learner.policy.log_std.detach()
+    total, number, moved = 0.0, 0, 0.0
+    for t, m in steps.valid.nonzero().tolist():
+        normal = torch.distributions.Normal(mean[t, m], log_std.exp())
+        ratio = float((normal.log_prob(steps.action[t, m]).sum() - steps.log_prob[t, m]).exp())
+        a, clipped = float(advantage[t, m]), min(max(ratio, 0.8), 1.2)
+        total += -min(ratio * a, clipped * a) - 0.1 * float(normal.entropy().sum())
+        total += 0.3 * float(value[t, m] - target[t, m]) ** 2
+        moved += ratio - 1.0 - np.log(ratio)
+        number += 1
+    assert float(loss) == pytest.approx(total / number, rel=1e-4)
+    assert float(statistics[0]) == pytest.approx(moved / number, rel=1e-3)
+
+
+def test_passes_stop_where_the_policy_has_moved_too_far():
+    runs = []
+    for max_kl in (0.0, 1e-6):
+        learner = Rl2(Rl2Config(**SMALL, max_kl=max_kl), 2, 1, seed=0)
+        rollouts, context = collected(learner, SignBatch())
+        runs.append(learner.update(context, rollouts))
+    assert [run["update/epochs"] for run in runs] == [5.0, 1.0]
+
+
+# ------------------------------------------------------------------------------ memory and nothing else
+
+
+class Forgetful(Rl2):
+    """Begins anew in every episode."""
+
+    def adapt(self, context, rollout):
+        return self.begin(*rollout.valid.shape[:2])
+
+
+def first_rewards(learner, env):
+    """Mean reward of the first step of each episode, where only memory can tell the sign."""
+    rollouts, _ = collected(learner, env, 10**6, num_tasks=200, num_adaptations=2)
+    return [float(r.reward[..., 0].mean()) for r in rollouts]
+
+
+@pytest.fixture(scope="module")
+def solver():
+    """A learner that has met many signs, and the environment."""
+    config = Rl2Config(**SMALL, lr=1e-2, discount=0.9, initial_log_std=-1.0)
+    learner, env = Rl2(config, 2, 1, seed=0), SignBatch(2)
+    for iteration in range(40):
+        rollouts, context = collected(learner, env, iteration, num_tasks=64, num_episodes=1)
+        learner.update(context, rollouts)
+    return learner, env
+
+
+def test_it_solves_a_task_that_only_memory_can_solve(solver):
+    before, after, later = first_rewards(*solver)
+    assert abs(before) < 0.3
+    assert after > 0.8
+    assert later > 0.8  # a third episode, which training never had
+
+
+def test_with_the_memory_cleared_between_episodes_the_gain_disappears(solver):
+    learner, env = solver
+    forgetful = Forgetful(learner.config, 2, 1, seed=0)
+    forgetful.load_state_dict(learner.state_dict())
+    rewards = first_rewards(forgetful, env)
+    assert max(map(abs, rewards)) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"memory": "hopfield"}, "learner.memory.*gru, lstm or transformer"),
+        ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
+        ({"memory": "transformer", "truncation": 10}, "learner.truncation.*never truncated"),
+        ({"lr": 0.0}, "learner.lr"),
+        ({"clip": float("nan")}, "learner.clip"),
+        ({"epochs": 0}, "learner.epochs"),
+        ({"discount": 1.5}, "learner.discount"),
+        ({"initial_log_std": -4.0}, "learner.initial_log_std.*learner.min_log_std"),
+    ],
+)
+def test_a_bad_setting_is_named(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        Rl2Config(**settings)
+
+
+def test_truncated_gradients_give_another_update():
+    states = []
+    for truncation in (0, 2):
+        learner = Rl2(Rl2Config(**SMALL, truncation=truncation), 2, 1, seed=0)
+        rollouts, context = collected(learner, SignBatch())
+        learner.update(context, rollouts)
+        states.append(learner.state_dict()["policy/memory.cell.weight_hh_l0"])
+    assert not torch.equal(*states)
