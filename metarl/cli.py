@@ -24,6 +24,7 @@ from metarl.errors import (
     NumericalError,
     reporting,
 )
+from metarl.options import evaluate_options, report_options, video_options
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def _finish(run: Run, *, again: bool) -> None:
     if trainer.evaluate_tasks and (again or _outdated(run, _EVALUATION)):
         _evaluate(run, trainer.evaluate_tasks, 3)
     if trainer.video and (again or _outdated(run, _VIDEO)):
-        path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
-        print(f"video: {path}")
+        for path in _film(run, 2, max(1, run.config.sampler.num_adaptations)):
+            print(f"video: {path}")
 
 
 _EVALUATION = "evaluation.json"
@@ -312,22 +313,36 @@ def _evaluate(
     return result
 
 
-def _film(run: Run, num_tasks: int, num_adaptations: int) -> Path:
-    """Films held-out tasks before and after adaptation."""
+def _film(
+    run: Run,
+    num_tasks: int,
+    num_adaptations: int,
+    formats: Sequence[str] | None = None,
+    *,
+    num_shown: int = 1,
+    camera: tuple[float, float] | None = None,
+    size: int = 480,
+) -> list[Path]:
+    """Films held-out tasks before and after adaptation; by default as mp4, and as a replay where the environment can."""
     from metarl import evaluate
-    from metarl.film import film_trial
-    from metarl.video import write_video
+    from metarl.film import film_trial, write_films
 
-    seed = run.config.seed
+    seed, num_episodes = run.config.seed, run.config.sampler.num_episodes
+    if num_shown > num_episodes:
+        cure = f"the run adapts from {num_episodes} episodes, so there are no more"
+        raise ConfigError(f"--episodes {num_shown}: {cure}")
     panels = film_trial(
         run.env,
         run.learner,
         evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
-        num_episodes=run.config.sampler.num_episodes,
+        num_episodes=num_episodes,
         num_adaptations=num_adaptations,
         key=evaluate.Key(seed, "video", 0),
+        num_shown=num_shown,
     )
-    return write_video(run.path / _VIDEO, run.env, panels)
+    path = run.path / _VIDEO
+    title = f"{run.config.env}, {run.config.algo}: {run.path.resolve().name}"
+    return write_films(path, run.env, panels, formats, title=title, camera=camera, size=size)
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -353,53 +368,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m metarl", description="Work on run folders.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (function, arguments, text) in _VERBS.items():
+    for name, (function, add_options, text) in _VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
-        arguments(verb)
+        add_options(verb)
         verb.set_defaults(function=function)
     return parser
-
-
-def _evaluate_arguments(verb: argparse.ArgumentParser) -> None:
-    seeds = "run folder; several, of one environment and learner, are put together too"
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=seeds)
-    _trial_arguments(verb, num_tasks=20, num_adaptations=3)
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
-    oracle = "evaluated run of a policy that observes the task, for comparison"
-    verb.add_argument("--oracle", type=Path, metavar="RUN", help=oracle)
-
-
-def _video_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    _trial_arguments(verb, num_tasks=2, num_adaptations=1)
-
-
-def _trial_arguments(
-    verb: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int
-) -> None:
-    verb.add_argument("--num-tasks", type=_at_least(1), default=num_tasks)
-    verb.add_argument("--num-adaptations", type=_at_least(1), default=num_adaptations)
-    verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
-
-
-def _report_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
-    default = "the page; for one run report.html in its folder"
-    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help=default)
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    oracle = "evaluated run of a policy that observes the task; may be given again"
-    verb.add_argument(
-        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=oracle
-    )
-
-
-def _at_least(bound: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number >= {bound}")
-        return int(text)
-
-    return number
 
 
 def _evaluate_verb(options: argparse.Namespace) -> None:
@@ -451,12 +424,15 @@ def _check_are_seeds(runs: Sequence[Path]) -> str:
 
 def _video_verb(options: argparse.Namespace) -> None:
     run = open_run(options.run, options.threads)
-    print(_film(run, options.num_tasks, options.num_adaptations))
+    formats = (options.format,) if options.format else None
+    shown = {"num_shown": options.episodes, "camera": options.camera, "size": options.size}
+    for path in _film(run, options.num_tasks, options.num_adaptations, formats, **shown):
+        print(path)
 
 
 def _report_verb(options: argparse.Namespace) -> None:
     from metarl import results
-    from metarl.report import write_report
+    from metarl.report import numbers, write_report
 
     if options.output is None and len(options.runs) > 1:
         raise ConfigError("--output is missing: say where the page of several runs goes")
@@ -464,26 +440,17 @@ def _report_verb(options: argparse.Namespace) -> None:
     _check_folder("--json", options.json)
     groups = write_report(options.runs, output, options.oracle)
     if options.json:
-        numbers = [
-            {
-                "env": group.env,
-                "label": group.label,
-                "runs": [str(run.path) for run in group.runs],
-                "evaluation": group.result,
-            }
-            for group in groups
-        ]
-        results.write(options.json, {"groups": numbers})
+        results.write(options.json, numbers(groups))
     print(output)
 
 
-_Arguments = Callable[[argparse.ArgumentParser], None]
-_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], _Arguments, str]] = {
+_Options = Callable[[argparse.ArgumentParser], None]
+_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str]] = {
     "evaluate": (
         _evaluate_verb,
-        _evaluate_arguments,
+        evaluate_options,
         "return after 0..K adaptations on held-out tasks",
     ),
-    "video": (_video_verb, _video_arguments, "film held-out tasks before and after adaptation"),
-    "report": (_report_verb, _report_arguments, "one page with figures and numbers of runs"),
+    "video": (_video_verb, video_options, "film held-out tasks before and after adaptation"),
+    "report": (_report_verb, report_options, "one page with figures and numbers of runs"),
 }

@@ -42,6 +42,10 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
     known = {g.env: g.result["oracle"] for g in groups if g.result and "oracle" in g.result}
+    for group in groups:
+        if group.result and group.runs[0].config.get("learner.mode") == "oracle":
+            final = {name: group.result["returns"][name][-1] for name in ("mean", "ci95")}
+            known[group.env] = {"run": group.runs[0].name, **final}
     for path in oracles:
         env = results.read(path)["env"]
         if env not in {group.env for group in groups}:
@@ -49,6 +53,20 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
         known[env] = results.oracle(path, env)
     write_atomically(output, page(groups, known, output.absolute().parent))
     return groups
+
+
+def numbers(groups: Sequence[Group]) -> dict[str, Any]:
+    """What the page shows of the evaluations, for programs."""
+    found = [
+        {
+            "env": group.env,
+            "label": group.label,
+            "runs": [str(run.path) for run in group.runs],
+            "evaluation": group.result,
+        }
+        for group in groups
+    ]
+    return {"groups": found}
 
 
 def page(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]], folder: Path) -> str:

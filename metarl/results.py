@@ -55,6 +55,17 @@ def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
     )
 
 
+def completed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a result what those who wrote it left out: interquartile means, strata, faults; keeps all that is there."""
+    tasks, returns = result["tasks"], result["returns"]
+    length = len(returns["mean"])
+    found = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
+    if "iqm" not in returns:
+        pooled, strata = statistics.over_tasks([(tasks, np.array(returns["per_task"]))], 0)
+        found = {"strata": strata, **found, "returns": {**pooled, **returns}}
+    return found
+
+
 def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Puts the evaluations of several seeds together.
 
@@ -146,6 +157,7 @@ _COLUMNS = (
 
 def table(result: Mapping[str, Any]) -> str:
     """Writes a summary of one evaluation, or of the seeds in an aggregate, for people."""
+    result = completed(result)
     returns, met = result["returns"], experience(result)
     lines = [_heading(result), _row([title for title, _ in _COLUMNS])]
     for k, mean in enumerate(returns["mean"]):
@@ -197,7 +209,7 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
         ends = _ends(oracle["ci95"])
         lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
     floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
-    lines.append(f"floors: {floors}")
+    lines.append(f"floors: {floors or 'not known'}")
     if any(result["faulted_episodes"]):
         counts = ", ".join(map(str, result["faulted_episodes"]))
         lines.append(

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -446,7 +447,34 @@ def test_an_oracle_without_an_evaluation_is_one_line_with_exit_code_5(copy, tmp_
 def test_video_films_a_run_in_a_moved_folder(copy, capsys):
     assert cli.main(["video", str(copy), "--num-tasks", "1"]) == 0
     path = copy / "videos" / "adaptation.mp4"
-    assert capsys.readouterr().out == f"{path}\n" and path.read_bytes()[4:8] == b"ftyp"
+    replay = path.with_suffix(".html")
+    assert capsys.readouterr().out == f"{path}\n{replay}\n" and path.read_bytes()[4:8] == b"ftyp"
+    assert "WebGL" in replay.read_text() and "navigation-2d, maml-trpo: run" in replay.read_text()
+
+
+def test_video_takes_format_size_tasks_and_episodes(copy, capsys):
+    shutil.rmtree(copy / "videos", ignore_errors=True)
+    words = "--format gif --tasks 1 --episodes 2 --size 64".split()
+    assert cli.main(["video", str(copy), *words]) == 0
+    path = copy / "videos" / "adaptation.gif"
+    assert capsys.readouterr().out == f"{path}\n"
+    assert [p.name for p in path.parent.iterdir()] == ["adaptation.gif"]
+    width, height = struct.unpack("<HH", path.read_bytes()[6:10])
+    assert (width, height) == (2 * 64 + 4, 64 + 2 * 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--episodes 3", "--episodes 3: the run adapts from 2 episodes"),
+        ("--camera top", "--camera: navigation-2d is drawn from its own place"),
+    ],
+)
+def test_a_film_that_cannot_be_made_is_one_line_with_exit_code_2(words, message, copy, capsys):
+    before = content(copy)
+    assert cli.main(["video", str(copy), *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and one_line(err) and message in err and content(copy) == before
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "video"])
@@ -464,6 +492,10 @@ def test_a_verb_on_a_folder_that_is_no_run_is_one_line_with_exit_code_5(verb, tm
         ("evaluate", "required: RUN"),
         ("evaluate runs/x --num-tasks 0", "--num-tasks: 0: must be a whole number >= 1"),
         ("video runs/x --json out.json", "unrecognized arguments: --json out.json"),
+        ("video runs/x --size 481", "--size: 481: must be even"),
+        ("video runs/x --camera above", "--camera: above: must be side, behind, front, top, or AZ"),
+        ("video runs/x --camera 0,-90", "--camera: 0,-90: must be"),
+        ("video runs/x --format avi", "invalid choice: 'avi'"),
         ("evaluate runs/x --json no/folder/out.json", "there is no folder no/folder"),
     ],
 )

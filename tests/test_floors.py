@@ -14,7 +14,7 @@ FLOORS = """
 envs.tasks envs.robots envs.goals envs.variations envs.terrain envs.rays envs.render envs.plane envs.scene
 envs.base envs.navigation envs.foreign envs.registry envs.adapters
 
-metarl metarl.errors metarl.types metarl.rng metarl.threads
+metarl metarl.errors metarl.options metarl.types metarl.rng metarl.threads
 metarl.learners metarl.learners.configs metarl.fields metarl.config
 metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.policies metarl.encoders metarl.buffers
