@@ -32,6 +32,11 @@ def video_options(verb: argparse.ArgumentParser) -> None:
     """Adds those of `video`."""
     verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
     _trial_options(verb, num_tasks=2, num_adaptations=1)
+    text = "the same as --num-tasks"
+    suppress = argparse.SUPPRESS  # or this default would stand in for that of --num-tasks
+    verb.add_argument(
+        "--tasks", type=at_least(1), dest="num_tasks", default=suppress, metavar="N", help=text
+    )
     text = "episodes of each task that are shown before and after"
     verb.add_argument("--episodes", type=at_least(1), default=1, metavar="N", help=text)
     text = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION in degrees"
@@ -55,8 +60,7 @@ def report_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _trial_options(verb: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int) -> None:
-    tasks = "held-out tasks"
-    verb.add_argument("--num-tasks", "--tasks", type=at_least(1), default=num_tasks, help=tasks)
+    verb.add_argument("--num-tasks", type=at_least(1), default=num_tasks)
     verb.add_argument("--num-adaptations", type=at_least(1), default=num_adaptations)
     verb.add_argument("--threads", type=at_least(0), default=0, help="0: all cores")
 

@@ -57,11 +57,12 @@ def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def completed(result: Mapping[str, Any]) -> dict[str, Any]:
     """Adds to a result what those who wrote it left out: interquartile means, strata, faults; keeps all that is there."""
-    tasks, returns = result["tasks"], result["returns"]
-    length = len(returns["mean"])
+    returns, length = result["returns"], len(result["returns"]["mean"])
     found = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
     if "iqm" not in returns:
-        pooled, strata = statistics.over_tasks([(tasks, np.array(returns["per_task"]))], 0)
+        pooled, strata = statistics.over_tasks(
+            [(result["tasks"], np.array(returns["per_task"]))], 0
+        )
         found = {"strata": strata, **found, "returns": {**pooled, **returns}}
     return found
 

@@ -164,6 +164,15 @@ def test_the_oracle_stands_in_the_table_and_in_the_figure(tmp_path):
     assert "oracle (task observed)" in "".join(page.words)
 
 
+def test_a_run_that_observes_the_task_is_the_oracle_of_the_others(tmp_path):
+    path = write_run(tmp_path / "a", mode="multi-task")
+    informed = write_run(tmp_path / "informed", seed=9, mode="oracle")
+    page = Page(report(tmp_path, path, informed))
+    final = json.loads((informed / "evaluation.json").read_text())["returns"]["mean"][-1]
+    rows = [row for row in page.rows if row[0] == "navigation-2d"]
+    assert [row[-1] for row in rows] == [f"{final:.2f}"] * 2
+
+
 # ------------------------------------------------------------------------------------------------- figures
 
 

@@ -154,6 +154,7 @@ def test_an_evaluation_of_an_older_version_is_read(env, tmp_path):
     assert experience(old)["episodes"] == [0, 5, 10]
     assert aggregate([old])["returns"]["iqm"] == [0.0, 0.0, 0.0]
     assert aggregate([old, old])["faulted_episodes"] == [0, 0, 0]
+    assert table(old).splitlines()[2].split()[:4] == ["0", "0", "0", "0.00"]
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"env": "a", "returns": {}}'])
