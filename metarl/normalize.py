@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+MAX_SCALED = 10.0
+"""Scaled values are clipped to it [standard deviations]."""
 
 MIN_STD = 1e-2
 """Smallest standard deviation divided by: what hardly ever moves must not become noise of size one."""
@@ -53,6 +57,23 @@ class Moments:
             (self.variance * self.count + variance * number) / total + between,
         )
 
-    def scale(self) -> tuple[Tensor, Tensor]:
+    def scale(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Mean and reciprocal standard deviation (S,), float32."""
-        return self.mean.float(), self.variance.sqrt().clamp(min=MIN_STD).reciprocal().float()
+        factor = self.variance.sqrt().clamp(min=MIN_STD).reciprocal()
+        return self.mean.float().to(device), factor.float().to(device)
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The moments as entries `name/...` of a state_dict."""
+        return {f"{name}/{part}": value.clone() for part, value in vars(self).items()}
+
+    @staticmethod
+    def of(state: Mapping[str, Tensor], name: str) -> Moments:
+        """Reads back what `state` wrote."""
+        parts = (f.name for f in fields(Moments))
+        return Moments(*(state[f"{name}/{part}"].clone() for part in parts))
+
+
+def scaled(values: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    """Values (..., S) less their mean, in standard deviations, clipped."""
+    mean, factor = scale
+    return ((values - mean) * factor).clamp_(-MAX_SCALED, MAX_SCALED)

@@ -1,6 +1,6 @@
-"""Every learner x every property. A new learner is one line of CASES."""
+"""Every learner x every property. A new learner is one line of CASES, by "name" or "name, what is special"."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -28,10 +28,11 @@ class Case:
     gain: float = 12.0  # of the last rollout over the first; a memory adapts within the first, too
 
 
+MAML = MamlTrpoConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
+
 CASES = {
-    "maml-trpo": Case(
-        MamlTrpoConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05), 8, 8, 1, 10
-    ),
+    "maml-trpo": Case(MAML, 8, 8, 1, 10),
+    "maml-trpo, scaled observations": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
     "rl2": Case(
         Rl2Config(
             memory_size=32,
@@ -56,8 +57,8 @@ def algo(request):
 class Bench:
     """A learner on an environment, with a small meta-batch."""
 
-    def __init__(self, algo, seed=0, env="navigation-2d", threads=1, num_threads=1, small=True):
-        self.case, self.seed = CASES[algo], seed
+    def __init__(self, name, seed=0, env="navigation-2d", threads=1, num_threads=1, small=True):
+        self.case, self.seed, algo = CASES[name], seed, name.partition(",")[0]
         self.size = (3, 4) if small else (self.case.num_tasks, self.case.num_episodes)
         self.env = make(env, threads)
         spec = self.env.spec
@@ -100,7 +101,7 @@ def assert_same(one, other):
 
 
 def test_every_learner_has_a_config_and_stands_here():
-    assert set(LEARNERS) == set(LEARNER_CONFIGS) == set(CASES)
+    assert set(LEARNERS) == set(LEARNER_CONFIGS) == {name.partition(",")[0] for name in CASES}
 
 
 def test_it_learns_to_adapt(algo):

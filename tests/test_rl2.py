@@ -62,7 +62,7 @@ def collected(learner, env, iteration=0, num_tasks=6, num_adaptations=1, num_epi
 
 def log_probs(learner, steps):
     """Log-probabilities (L, M) of whole trials, computed as the update does."""
-    inputs = torch.cat([learner._scaled(steps.obs), steps.previous()], dim=-1)
+    inputs = learner._inputs(steps)
     features = learner.policy.memory.unroll(inputs)
     mean = learner.policy.mean(features, inputs[..., : steps.obs.shape[-1]])
     return gaussian.log_prob(steps.action, mean, learner.policy.log_std)
@@ -130,7 +130,7 @@ def test_the_loss_is_the_mean_over_valid_steps_of_a_slow_loop():
     learner = Rl2(config, 2, 1, seed=0)
     steps = Sequences.of(collected(learner, SignBatch(eventful=True))[0])
     learner.policy.log_std.data -= 0.2  # ratios other than 1
-    inputs = torch.cat([learner._scaled(steps.obs), steps.previous()], dim=-1)
+    inputs = learner._inputs(steps)
     draw = torch.Generator().manual_seed(0)
     advantage, target = (torch.randn(steps.valid.shape, generator=draw) for _ in range(2))
     batch = rl2._Batch(steps, inputs, advantage, target)

@@ -66,6 +66,9 @@ class MamlTrpoConfig:
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units]."""
 
+    normalize_obs: bool = False
+    """Scale observations to mean 0 and variance 1 by what was seen so far, frozen within an iteration."""
+
     task_chunk: int = 0
     """Tasks processed at once in the update; 0 means one at a time on a CPU and all on a GPU."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from metarl.learners.inner import (
     total,
     unflatten,
 )
+from metarl.normalize import Moments, scaled
 from metarl.policies import GaussianMLP
 from metarl.rng import stream
 from metarl.threads import map_chunks
@@ -122,6 +123,8 @@ class MamlTrpo:
         )
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
         self.updates = 0
+        self._moments = Moments.none(obs_size) if config.normalize_obs else None
+        self._scale = self._moments.scale() if self._moments else None
 
     def begin(self, num_tasks: int, num_episodes: int) -> MamlContext:
         """The context before any experience: theta for every task."""
@@ -139,6 +142,7 @@ class MamlTrpo:
     ) -> tuple[Action, MamlContext]:
         """Draws actions (N, E, A) for obs (N, E, S), or takes the means; the context stays as it is."""
         del feedback
+        obs = scaled(obs, self._scale) if self._scale else obs
         mean = self.policy.mean(context.acting, obs)
         if not explore:
             return Action(mean, torch.zeros(mean.shape[:2])), context
@@ -206,6 +210,7 @@ class MamlTrpo:
                 self.params = self._moved(proposal.step, result.scale)
         max_kl = self.max_kl()
         self.updates += 1
+        self._see(rollouts)
         return {
             "kl": result.kl,
             "update/max_kl": max_kl,
@@ -235,7 +240,8 @@ class MamlTrpo:
     def state_dict(self) -> dict[str, Tensor]:
         """theta and the number of updates, on the CPU."""
         params = {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}
-        return {**params, "updates": torch.tensor(self.updates)}
+        scale = self._moments.state("obs") if self._moments else {}
+        return {**params, **scale, "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over theta.
@@ -253,7 +259,17 @@ class MamlTrpo:
         updates = state.get("updates")
         if updates is None or updates.shape != ():
             raise ValueError("'updates' is missing or no single number")
-        self.params, self.updates = loaded, int(updates)
+        moments = self._loaded_moments(state)
+        self.params, self.updates, self._moments = loaded, int(updates), moments
+        self._scale = moments.scale() if moments else None
+
+    def _loaded_moments(self, state: Mapping[str, Tensor]) -> Moments | None:
+        if self._moments is None:
+            return None
+        for name, value in self._moments.state("obs").items():
+            if name not in state or state[name].shape != value.shape:
+                raise ValueError(f"{name!r} is missing or not {tuple(value.shape)}")
+        return Moments.of(state, "obs")
 
     # --- pieces of the update, in the order of use ---------------------------------------------------------------
 
@@ -267,7 +283,16 @@ class MamlTrpo:
     def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
         settings = self.config.discount, self.config.gae_lambda
         advantage, explained = advantages(rollout, *settings, num_threads=self._cpu_threads)
+        if self._scale:
+            rollout = replace(rollout, obs=scaled(rollout.obs, self._scale))
         return Batch.of(rollout, advantage, self.device), explained
+
+    def _see(self, rollouts: Sequence[Rollout]) -> None:
+        """Takes the observations of a trial into the scale of those to come."""
+        if self._moments:
+            for rollout in rollouts:
+                self._moments = self._moments.merged(rollout.obs[rollout.valid])
+            self._scale = self._moments.scale()
 
     def _bounds(self, num_tasks: int) -> list[tuple[int, int]]:
         size = self.config.task_chunk

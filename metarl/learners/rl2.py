@@ -14,7 +14,7 @@ from metarl.buffers import Sequences
 from metarl.clipped import approximate_kl, clipped_loss, clipped_share
 from metarl.encoders import MemoryActorCritic, State
 from metarl.learners.configs import Rl2Config
-from metarl.normalize import Moments
+from metarl.normalize import Moments, scaled
 from metarl.returns import explained_variance, gae_over_trial, standardise
 from metarl.rng import stream
 from metarl.threads import map_chunks
@@ -22,9 +22,6 @@ from metarl.types import Action, Feedback, Metrics, Rollout
 
 MAX_RATIO_ERROR = 1e-4
 """Largest |ratio - 1| of acting and learning before the first step of an update."""
-
-MAX_INPUT = 10.0
-"""Scaled observations are clipped to it [standard deviations]."""
 
 SHARD_ROWS = 32
 """Trials whose gradient is taken at once on a CPU: few enough for every core to have a share."""
@@ -135,10 +132,10 @@ class Rl2:
         if feedback is not None:
             reward, done = feedback.reward, torch.zeros(size)
         told = [context.action, reward.unsqueeze(-1), done.unsqueeze(-1)]
-        scaled = self._scaled(obs)
-        inputs = torch.cat([scaled, *told], dim=-1).flatten(0, 1)
+        inputs_obs = scaled(obs, self._obs_scale)
+        inputs = torch.cat([inputs_obs, *told], dim=-1).flatten(0, 1)
         features, state = policy.memory.step(inputs, context.state)
-        mean = policy.mean(features, scaled.flatten(0, 1)).unflatten(0, size)
+        mean = policy.mean(features, inputs_obs.flatten(0, 1)).unflatten(0, size)
         if feedback is not None:
             state = policy.memory.keep(context.state, state, feedback.alive.flatten())
         if not explore:
@@ -179,9 +176,7 @@ class Rl2:
             for part in ("exp_avg", "exp_avg_sq"):
                 state[f"adam/{part}/{name}"] = kept.get(part, torch.zeros_like(value))
             state[f"policy/{name}"] = value
-        for kind, moments in (("obs", self._obs_moments), ("value", self._value_moments)):
-            for part, value in vars(moments).items():
-                state[f"{kind}_moments/{part}"] = value
+        state |= self._obs_moments.state("obs") | self._value_moments.state("value")
         steps = [float(kept["step"]) for kept in self._adam.state.values()][:1]
         state["adam/steps"] = torch.tensor(steps[0] if steps else 0.0)
         state["updates"] = torch.tensor(self._updates)
@@ -206,11 +201,10 @@ class Rl2:
                 for part in ("exp_avg", "exp_avg_sq")
             }
             self._adam.state[value] = {"step": steps.clone(), **parts}
-        obs, value = (
-            Moments(*(state[f"{kind}_moments/{part}"].clone() for part in vars(self._obs_moments)))
-            for kind in ("obs", "value")
+        self._obs_moments, self._value_moments = (
+            Moments.of(state, "obs"),
+            Moments.of(state, "value"),
         )
-        self._obs_moments, self._value_moments = obs, value
         self._updates = int(state["updates"])
         self._settle()
 
@@ -224,26 +218,22 @@ class Rl2:
     def _acting_copy(self) -> MemoryActorCritic:
         return self.policy if self.device.type == "cpu" else copy.deepcopy(self.policy).cpu()
 
-    def _scaled(self, obs: Tensor) -> Tensor:
-        mean, factor = (part.to(obs.device) for part in self._obs_scale)
-        return ((obs - mean) * factor).clamp_(-MAX_INPUT, MAX_INPUT)
-
     def _log_std(self, policy: MemoryActorCritic) -> Tensor:
         return policy.log_std.clamp(min=self.config.min_log_std)
 
     def _improve(self, steps: Sequences) -> Metrics:
-        inputs = torch.cat([self._scaled(steps.obs), steps.previous()], dim=-1)
+        inputs = self._inputs(steps)
         batch = _Batch(steps, inputs, steps.reward, steps.reward)
         mean, scaled_value = self._evaluated(batch)
         ratio_error = self._ratio_error(steps, mean)
-        value_mean, value_factor = (part.to(self.device) for part in self._value_moments.scale())
+        value_mean, value_factor = self._value_moments.scale(self.device)
         value = scaled_value / value_factor + value_mean
         settings = self.config.discount, self.config.gae_lambda
         advantage = gae_over_trial(steps.reward, value, steps.valid, steps.acted, *settings)
         target = advantage + value
         explained = explained_variance(target[steps.valid], value[steps.valid])
         self._value_moments = self._value_moments.merged(target[steps.valid].unsqueeze(-1).cpu())
-        value_mean, value_factor = (part.to(self.device) for part in self._value_moments.scale())
+        value_mean, value_factor = self._value_moments.scale(self.device)
         batch = replace(
             batch,
             advantage=standardise(advantage.unsqueeze(0), steps.valid.unsqueeze(0)).squeeze(0),
@@ -259,6 +249,11 @@ class Rl2:
             "policy/log_std": float(self._log_std(self.policy).detach().mean()),
             "baseline/explained": explained,
         }
+
+    def _inputs(self, steps: Sequences) -> Tensor:
+        """What the memory reads (L, M, S + A + 2)."""
+        obs = scaled(steps.obs, self._obs_moments.scale(self.device))
+        return torch.cat([obs, steps.previous()], dim=-1)
 
     def _shards(self, num_rows: int) -> list[Tensor]:
         """Shares of the rows that are worked on at once; they do not depend on the number of threads."""
