@@ -117,6 +117,9 @@ class BatchEnv(Protocol):
     def close(self) -> None:
         """Gives back threads and memory."""
 
+    # Optional, where an environment can: `render(..., camera=(azimuth, elevation))` [degrees] films from elsewhere, and
+    # `scene(states, task, camera=None)` returns what a replay draws by itself (see `envs/scene.py`).
+
 
 def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
     """Returns tasks (N, D) in float64.
@@ -343,16 +346,33 @@ class MujocoBatchEnv:
         return self.goal.marker(task[: len(self.goal.tasks.variables)])
 
     def render(
-        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+        self,
+        states: np.ndarray,
+        task: np.ndarray,
+        *,
+        width: int,
+        height: int,
+        camera: tuple[float, float] | None = None,
     ) -> Iterator[np.ndarray]:
         """Draws snapshots (L, nq) with the goal of a task (D,): L frames (height, width, 3) uint8."""
         from envs.render import render_mujoco  # 0.3 s of imports that only pictures need
 
-        model = self._model_of(task) if self.variations else self.model
-        return render_mujoco(model, states, self.marker(task), width=width, height=height)
+        model = self._model_of(task)
+        marker = self.marker(task)
+        return render_mujoco(model, states, marker, width=width, height=height, camera=camera)
+
+    def scene(
+        self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """Shapes, poses, goal and camera of snapshots (L, nq) of a task (D,), for a replay."""
+        from envs.scene import mujoco_scene  # only replays need it
+
+        return mujoco_scene(self._model_of(task), states, self.marker(task), camera)
 
     def _model_of(self, task: np.ndarray) -> mujoco.MjModel:
         """The model of a task (D,), as its simulations have it at the start of an episode."""
+        if not self.variations:
+            return self.model
         batch = Batch(self.model, 1, 1)
         world = World(self.robot, self.variations, batch)
         world.write(np.asarray(task, dtype=float)[None, len(self.goal.tasks.variables) :])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -165,9 +166,17 @@ class NavigationEnv:
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
         """Draws snapshots (L, 2) with the goal of a task (D,): L frames (height, width, 3) uint8."""
-        from envs.render import render_plane  # only pictures need it
+        from envs.plane import render_plane  # only pictures need it
 
         return render_plane(states, self.marker(task), width=width, height=height)
+
+    def scene(
+        self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """A ball on a floor at snapshots (L, 2) of a task (D,), for a replay."""
+        from envs.scene import plane_scene  # only replays need it
+
+        return plane_scene(states, self.marker(task), camera)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import subprocess
 import sys
 import tempfile
@@ -17,21 +16,25 @@ from typing import Literal
 
 import mujoco
 import numpy as np
-from PIL import Image, ImageDraw
 
 from envs.goals import Marker
 from envs.rays import FLOOR_DARK, FLOOR_LIGHT, Patch, RayCaster
 from envs.relief import relief_of
-from envs.shot import Figure, Shot, marker_figures, marker_level, outline, plan_shot
+from envs.shot import (
+    Figure,
+    Shot,
+    checked_states,
+    marker_figures,
+    marker_level,
+    outline,
+    plan_shot,
+)
 
 Backend = Literal["auto", "gl", "rays"]
 
 MARKER_COLOR = np.array([0.05, 0.66, 0.38], dtype=np.float32)
 """Red, green, blue in [0, 1] of every goal; nothing else in a scene is green."""
 
-POINT_COLOR, PATH_COLOR = (214, 84, 44), (232, 158, 128)
-
-_PLANE_SUBPIXELS = 3
 _PROBE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
@@ -66,6 +69,7 @@ def render_mujoco(
     *,
     width: int,
     height: int,
+    camera: tuple[float, float] | None = None,
     backend: Backend = "auto",
 ) -> Iterator[np.ndarray]:
     """Draws an episode of a MuJoCo robot.
@@ -76,6 +80,7 @@ def render_mujoco(
         marker: The goal.
         width: Of a frame [pixels].
         height: Of a frame [pixels].
+        camera: Azimuth and elevation of the view, as in Shot [degrees]; by default that of `plan_shot`.
         backend: "auto" takes GL where it works (`gl_works`), else the ray caster.
 
     Yields:
@@ -84,15 +89,10 @@ def render_mujoco(
     Raises:
         ValueError: The states are not finite or not (L, nq).
     """
-    states = np.asarray(states, dtype=float)
-    if states.ndim != 2 or states.shape[1] != model.nq or not len(states):
-        raise ValueError(f"states must be (L, {model.nq}) with L >= 1, got {states.shape}")
-    if not np.isfinite(states).all():
-        broken = int(np.flatnonzero(~np.isfinite(states).all(axis=1))[0])
-        raise ValueError(f"state {broken} of {len(states)} is not finite")
+    states = checked_states(model, states)
     if backend == "auto":
         backend = "gl" if gl_works() else "rays"
-    shot = plan_shot(model, states, marker)
+    shot = plan_shot(model, states, marker, camera)
     frames = _gl_frames if backend == "gl" else _ray_frames
     return frames(model, states, marker, shot, (width, height))
 
@@ -186,66 +186,3 @@ def _add_geom(scene: mujoco.MjvScene, figure: Figure) -> None:
         geom.size[2] *= 2.0  # the connector's arrow ends half way (MuJoCo 4.0)
     geom.emission = 0.4
     scene.ngeom += 1
-
-
-def render_plane(
-    states: np.ndarray, marker: Marker, *, width: int, height: int
-) -> Iterator[np.ndarray]:
-    """Draws an episode of a point in the plane: the target, the path so far, the point.
-
-    Args:
-        states: Positions (L, 2) [m], L >= 1.
-        marker: The goal; an arrow is drawn from the origin.
-        width: Of a frame [pixels].
-        height: Of a frame [pixels].
-
-    Yields:
-        L frames (height, width, 3) uint8.
-
-    Raises:
-        ValueError: The states are not finite or not (L, 2).
-    """
-    states = np.asarray(states, dtype=float)
-    if states.ndim != 2 or states.shape[1] != 2 or not len(states) or not np.isfinite(states).all():
-        raise ValueError(f"states must be finite and (L, 2) with L >= 1, got {states.shape}")
-    return _plane_frames(states, marker, (width, height))
-
-
-def _plane_frames(
-    states: np.ndarray, marker: Marker, size: tuple[int, int]
-) -> Iterator[np.ndarray]:
-    goal = np.asarray(marker.vector)
-    reach = max(1.2, 1.1 * float(np.abs(states).max()), 1.1 * float(np.abs(goal).max()))
-    fine = np.array(size) * _PLANE_SUBPIXELS
-    scale = 0.5 * float(fine.min()) / reach
-
-    def pixels(point) -> tuple[float, float]:
-        return tuple(0.5 * fine + scale * np.asarray(point) * [1.0, -1.0])
-
-    def disc(draw: ImageDraw.ImageDraw, point, radius: float, fill) -> None:
-        draw.circle(pixels(point), radius * scale * reach, fill=fill)
-
-    canvas = Image.new("RGB", tuple(fine), (244, 247, 251))
-    draw = ImageDraw.Draw(canvas)
-    unit = 0.2 if reach < 3.0 else 10.0 ** math.ceil(math.log10(reach / 10.0))
-    lines = int(math.ceil(reach * float(fine.max() / fine.min()) / unit))
-    for k in range(-lines, lines + 1):
-        shade, far = ((196, 206, 219) if k == 0 else (224, 231, 240)), 2 * lines * unit
-        for ends in (((k * unit, -far), (k * unit, far)), ((-far, k * unit), (far, k * unit))):
-            draw.line([pixels(end) for end in ends], fill=shade, width=_PLANE_SUBPIXELS)
-    color = (255.0 * MARKER_COLOR).astype(int)
-    for share, radius in ((0.3, 0.07), (1.0, 0.035)):
-        blend = color * share + 255.0 * (1.0 - share)
-        disc(draw, goal, radius, tuple(blend.astype(int)))
-    if marker.kind == "arrow":
-        draw.line([pixels((0.0, 0.0)), pixels(goal)], fill=tuple(color), width=4 * _PLANE_SUBPIXELS)
-    disc(draw, (0.0, 0.0), 0.012, (150, 160, 175))
-    for row, point in enumerate(states):
-        stroke = max(2, round(0.012 * scale * reach))
-        before = states[max(row - 1, 0)]
-        draw.line([pixels(before), pixels(point)], fill=PATH_COLOR, width=stroke)
-        disc(draw, point, 0.006, PATH_COLOR)  # rounds the corner between two strokes
-        picture = canvas.copy()
-        disc(ImageDraw.Draw(picture), point, 0.036, (255, 255, 255))
-        disc(ImageDraw.Draw(picture), point, 0.028, POINT_COLOR)
-        yield np.asarray(picture.reduce(_PLANE_SUBPIXELS))

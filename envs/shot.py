@@ -71,13 +71,34 @@ class Shot:
         return np.stack([right, np.cross(right, forward), forward])
 
 
-def plan_shot(model: mujoco.MjModel, states: np.ndarray, marker: Marker) -> Shot:
+def checked_states(model: mujoco.MjModel, states: np.ndarray) -> np.ndarray:
+    """Returns qpos snapshots (L, nq) in float64.
+
+    Raises:
+        ValueError: They are not finite or not (L, nq).
+    """
+    states = np.asarray(states, dtype=float)
+    if states.ndim != 2 or states.shape[1] != model.nq or not len(states):
+        raise ValueError(f"states must be (L, {model.nq}) with L >= 1, got {states.shape}")
+    if not np.isfinite(states).all():
+        broken = int(np.flatnonzero(~np.isfinite(states).all(axis=1))[0])
+        raise ValueError(f"state {broken} of {len(states)} is not finite")
+    return states
+
+
+def plan_shot(
+    model: mujoco.MjModel,
+    states: np.ndarray,
+    marker: Marker,
+    camera: tuple[float, float] | None = None,
+) -> Shot:
     """Places the camera: beside a planar robot, behind and above one that roams.
 
     Args:
         model: The robot in its scene.
         states: qpos (L, nq), L >= 1.
         marker: The goal. A target is kept in the picture up to 4 m from the robot.
+        camera: Azimuth and elevation in its place [degrees].
 
     Returns:
         The shot.
@@ -106,7 +127,7 @@ def plan_shot(model: mujoco.MjModel, states: np.ndarray, marker: Marker) -> Shot
     window = np.ones(_SMOOTHING) / _SMOOTHING
     padded = np.pad(lookat, ((_SMOOTHING // 2, _SMOOTHING // 2), (0, 0)), mode="edge")
     lookat = np.stack([np.convolve(axis, window, mode="valid") for axis in padded.T], axis=1)
-    azimuth, elevation = (90.0, -14.0) if planar else (60.0, -29.0)
+    azimuth, elevation = camera or ((90.0, -14.0) if planar else (60.0, -29.0))
     return Shot(root, lookat, radius, planar, distance, azimuth, elevation)
 
 

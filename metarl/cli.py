@@ -25,6 +25,7 @@ from metarl.errors import (
     NumericalError,
     reporting,
 )
+from metarl.options import check_env_options, evaluate_options, report_options, video_options
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,11 @@ def _finish(run: Run, *, again: bool) -> None:
         from envs.base import NoPictures
 
         try:
-            path = _film(run, 2, max(1, run.config.sampler.num_adaptations))
+            paths = _film(run, 2, max(1, run.config.sampler.num_adaptations))
         except NoPictures as error:
             print(f"no video: {error}")
-        else:
+            return
+        for path in paths:
             print(f"video: {path}")
 
 
@@ -262,15 +264,19 @@ def open_run(path: Path, threads: int = 0) -> Run:
     Raises:
         CheckpointError: The folder is not a run, or no checkpoint verifies.
     """
-    try:
-        config = from_yaml(path / "config.yaml")
-    except ConfigError as error:
-        raise CheckpointError(f"{path} is not a run folder: {error}") from error
+    config = _read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     env = make_env(config.env, threads)
     learner = build_learner(config, env, "cpu")
     _restored(path, learner)
     return Run(path, config, env, learner)
+
+
+def _read_config(path: Path) -> TrainConfig[Any]:
+    try:
+        return from_yaml(path / "config.yaml")
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is not a run folder: {error}") from error
 
 
 def _restored(run: Path, learner: Any) -> Any:
@@ -287,9 +293,11 @@ def _restored(run: Path, learner: Any) -> Any:
         raise CheckpointError(f"{run}: {error}") from error
 
 
-def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
+def _evaluate(
+    run: Run, num_tasks: int, num_adaptations: int, oracle: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
-    from metarl import evaluate
+    from metarl import evaluate, results
 
     seed = run.config.seed
     measured = evaluate.evaluate(
@@ -301,27 +309,43 @@ def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
         key=evaluate.Key(seed, "evaluate", 0),
     )
     result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
-    print(evaluate.table(result), flush=True)
-    evaluate.write(run.path / _EVALUATION, result)
+    if oracle:
+        result["oracle"] = oracle
+    print(results.table(result), flush=True)
+    results.write(run.path / _EVALUATION, result)
     return result
 
 
-def _film(run: Run, num_tasks: int, num_adaptations: int) -> Path:
-    """Films held-out tasks before and after adaptation."""
+def _film(
+    run: Run,
+    num_tasks: int,
+    num_adaptations: int,
+    formats: Sequence[str] | None = None,
+    *,
+    num_shown: int = 1,
+    camera: tuple[float, float] | None = None,
+    size: int = 480,
+) -> list[Path]:
+    """Films held-out tasks before and after adaptation; by default as mp4, and as a replay where the environment can."""
     from metarl import evaluate
-    from metarl.film import film_trial
-    from metarl.video import write_video
+    from metarl.film import film_trial, write_films
 
-    seed = run.config.seed
+    seed, num_episodes = run.config.seed, run.config.sampler.num_episodes
+    if num_shown > num_episodes:
+        cure = f"the run adapts from {num_episodes} episodes, so there are no more"
+        raise ConfigError(f"--episodes {num_shown}: {cure}")
     panels = film_trial(
         run.env,
         run.learner,
         evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
-        num_episodes=run.config.sampler.num_episodes,
+        num_episodes=num_episodes,
         num_adaptations=num_adaptations,
         key=evaluate.Key(seed, "video", 0),
+        num_shown=num_shown,
     )
-    return write_video(run.path / _VIDEO, run.env, panels)
+    path = run.path / _VIDEO
+    title = f"{run.config.env}, {run.config.algo}: {run.path.resolve().name}"
+    return write_films(path, run.env, panels, formats, title=title, camera=camera, size=size)
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -347,51 +371,65 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m metarl", description="Work on run folders.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (function, text) in _VERBS.items():
-        evaluates, checks = name == "evaluate", name == "check-env"
+    for name, (function, add_options, text) in _VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
-        if checks:
-            verb.add_argument("env", metavar="NAME", help="as --env of train.py takes it")
-        else:
-            verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-            verb.add_argument("--num-tasks", type=_at_least(1), default=20 if evaluates else 2)
-            verb.add_argument("--num-adaptations", type=_at_least(1), default=3 if evaluates else 1)
-            verb.add_argument("--threads", type=_at_least(0), default=0, help="0: all cores")
-        if evaluates or checks:
-            verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+        add_options(verb)
         verb.set_defaults(function=function)
     return parser
 
 
-def _at_least(bound: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number >= {bound}")
-        return int(text)
-
-    return number
-
-
 def _evaluate_verb(options: argparse.Namespace) -> None:
-    from metarl import evaluate
+    from metarl import results
 
-    _check_writable(options.json)
-    run = open_run(options.run, options.threads)
-    result = _evaluate(run, options.num_tasks, options.num_adaptations)
+    _check_folder("--json", options.json)
+    env = _check_are_seeds(options.runs)
+    oracle = results.oracle(options.oracle, env) if options.oracle else None
+    found = []
+    for path in options.runs:
+        run = open_run(path, options.threads)
+        if len(options.runs) > 1:
+            print(f"{path}:")
+        found.append(_evaluate(run, options.num_tasks, options.num_adaptations, oracle))
+        run.env.close()
+    result = found[0]
+    if len(found) > 1:
+        result = results.aggregate(found)
+        result |= {"runs": [str(path) for path in options.runs]}
+        result |= {"oracle": oracle} if oracle else {}
+        print(f"all:\n{results.table(result)}")
     if options.json:
-        evaluate.write(options.json, result)
+        results.write(options.json, result)
 
 
-def _check_writable(path: Path | None) -> None:
+def _check_folder(name: str, path: Path | None) -> None:
     if path and not path.absolute().parent.is_dir():
-        raise ConfigError(f"--json {path}: there is no folder {path.parent}")
+        raise ConfigError(f"{name} {path}: there is no folder {path.parent}")
+
+
+def _check_are_seeds(runs: Sequence[Path]) -> str:
+    """Refuses run folders that are not one learner on one environment with different seeds; returns the environment."""
+    configs = [_read_config(path) for path in runs]
+    for name in ("env", "algo"):
+        values = [getattr(config, name) for config in configs]
+        for path, value in zip(runs, values, strict=True):
+            if value != values[0]:
+                cure = "give runs of one environment and one learner"
+                raise ConfigError(f"{path}: {name} is {value}, of {runs[0]} {values[0]}; {cure}")
+    seeds = [config.seed for config in configs]
+    for i, seed in enumerate(seeds):
+        if seed in seeds[:i]:
+            other = runs[seeds.index(seed)]
+            raise ConfigError(
+                f"{runs[i]}: seed {seed} is that of {other} too; they are no two samples"
+            )
+    return configs[0].env
 
 
 def _check_env_verb(options: argparse.Namespace) -> None:
     from envs.check import Finding, check, report
     from metarl.run_folder import write_atomically
 
-    _check_writable(options.json)
+    _check_folder("--json", options.json)
     try:
         findings = check(lambda threads: make_env(options.env, threads))
     except EnvironmentContractError as error:
@@ -411,14 +449,42 @@ def _video_verb(options: argparse.Namespace) -> None:
     from envs.base import NoPictures
 
     run = open_run(options.run, options.threads)
+    formats = (options.format,) if options.format else None
+    shown = {"num_shown": options.episodes, "camera": options.camera, "size": options.size}
     try:
-        print(_film(run, options.num_tasks, options.num_adaptations))
+        paths = _film(run, options.num_tasks, options.num_adaptations, formats, **shown)
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
+    for path in paths:
+        print(path)
 
 
-_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
-    "evaluate": (_evaluate_verb, "return after 0..K adaptations on held-out tasks"),
-    "check-env": (_check_env_verb, "test whether an environment keeps the contract"),
-    "video": (_video_verb, "film held-out tasks before and after adaptation"),
+def _report_verb(options: argparse.Namespace) -> None:
+    from metarl import results
+    from metarl.report import numbers, write_report
+
+    if options.output is None and len(options.runs) > 1:
+        raise ConfigError("--output is missing: say where the page of several runs goes")
+    output = options.output or options.runs[0] / "report.html"
+    _check_folder("--json", options.json)
+    groups = write_report(options.runs, output, options.oracle)
+    if options.json:
+        results.write(options.json, numbers(groups))
+    print(output)
+
+
+_Options = Callable[[argparse.ArgumentParser], None]
+_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str]] = {
+    "evaluate": (
+        _evaluate_verb,
+        evaluate_options,
+        "return after 0..K adaptations on held-out tasks",
+    ),
+    "check-env": (
+        _check_env_verb,
+        check_env_options,
+        "test whether an environment keeps the contract",
+    ),
+    "video": (_video_verb, video_options, "film held-out tasks before and after adaptation"),
+    "report": (_report_verb, report_options, "one page with figures and numbers of runs"),
 }

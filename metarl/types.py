@@ -124,7 +124,12 @@ class BatchEnv(Protocol):
 
 
 class Learner(Protocol[C]):
-    """Five verbs. The context is a value, passed and returned, never stored; its arrays have the task axis first."""
+    """Five verbs. The context is a value, passed and returned, never stored; its arrays have the task axis first.
+
+    A learner may say `pools_episodes`, True by default: whether `adapt` learns from all E episodes of a task, as MAML
+    does. It is False where every episode has a memory of its own, so that the E copies are independent trials. Evaluation
+    counts the experience in a task by it.
+    """
 
     def begin(self, num_tasks: int, num_episodes: int) -> C:
         """The context before any experience."""

@@ -1,4 +1,4 @@
-"""Recorded episodes -> mp4: those of one task side by side, tasks one after another, with captions.
+"""Recorded episodes -> mp4 or gif: those of one task side by side, tasks one after another, with captions.
 
 Knows no policy and no simulator: pictures come from `env.render`, numbers from recorded rewards.
 """
@@ -24,8 +24,17 @@ SLOW_RATE, FAST_RATE = 5.0, 60.0
 """Control steps per second below which real time is given up, and above which steps are skipped."""
 SLOW_FPS = 20.0
 """Frames per second of an episode too slow for real time."""
+GIF_FPS = 25.0
+"""Most frames per second of a gif: some viewers show faster ones slowly."""
 HOLD = 0.8
 """How long the last picture of a task stands still [s]."""
+
+_CODECS = {
+    ".mp4": "-an -c:v libx264 -pix_fmt yuv420p -crf 20 -preset veryfast -movflags +faststart",
+    # a palette for every frame, so that no film has to wait in memory
+    ".gif": "-filter_complex fps={fps},split[a][b];[a]palettegen=stats_mode=single[p];"
+    "[b][p]paletteuse=new=1 -loop 0",
+}
 
 _GAP = 4  # between two panels [pixels]
 _STRIP, _LABEL, _TASK, _VALUE, _MUTED = (
@@ -114,42 +123,46 @@ def write_video(
     *,
     size: int = 480,
     fps: float | None = None,
+    camera: tuple[float, float] | None = None,
 ) -> Path:
-    """Writes an mp4 (H.264, yuv420p, index in front, so that it plays while it loads).
+    """Writes an mp4 (H.264, yuv420p, index in front, so that it plays while it loads), or a gif.
 
     The file appears complete or not at all: it is written under a hidden name beside `path` and
     renamed.
 
     Args:
-        path: Where to; folders are made.
+        path: Where to, ending in .mp4 or .gif; folders are made.
         env: Draws the episodes.
         panels: One row for each task, played one after another; the episodes of a row stand side by
             side. Of episodes of different lengths the shorter freezes on its last picture.
         size: Width and height of one episode's picture, even [pixels].
         fps: Frames per second, every step a frame. None plays in real time (see `playback`).
+        camera: Azimuth and elevation of the view [degrees], for an environment whose `render` takes it.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: The size is odd, there is nothing to show, or states and rewards disagree.
+        ValueError: The suffix is another, the size is odd, there is nothing to show, or states and rewards disagree.
         OSError: The encoder failed; names the file and holds the encoder's words.
     """
     if size < 2 or size % 2:
         raise ValueError(
             f"size must be even and at least 2 (yuv420p halves the colours), got {size}"
         )
-    _check(panels)
+    if Path(path).suffix not in _CODECS:
+        raise ValueError(f"{path}: a film ends in {' or '.join(_CODECS)}")
+    check_panels(panels)
     speed, stride = playback(env.spec.dt) if fps is None else (fps, 1)
     columns = max(len(row) for row in panels)
     shape = (size + _strip_height(size), columns * size + (columns - 1) * _GAP)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     frames = (
         frame
         for row in panels
-        for frame in _row_frames(env, row, size, shape, stride, round(HOLD * speed))
+        for frame in _row_frames(env, row, size, shape, stride, round(HOLD * speed), camera)
     )
     try:
         _encode(partial, frames, shape, speed)
@@ -159,9 +172,14 @@ def write_video(
     return path
 
 
-def _check(panels: Sequence[Sequence[Episode]]) -> None:
+def check_panels(panels: Sequence[Sequence[Episode]]) -> None:
+    """Refuses what cannot be shown.
+
+    Raises:
+        ValueError: There is no task or a task without an episode, or states and rewards disagree.
+    """
     if not panels or not all(panels):
-        raise ValueError("a video needs at least one task, and every task at least one episode")
+        raise ValueError("a film needs at least one task, and every task at least one episode")
     for row in panels:
         for episode in row:
             if not len(episode.states) or len(episode.states) != len(episode.reward):
@@ -178,8 +196,8 @@ def _encode(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, int], fp
     nor its words, and leaves a pipe open when ffmpeg ends early (0.8.1).
     """
     source = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {fps:.6f} -i -"
-    codec = "-an -c:v libx264 -pix_fmt yuv420p -crf 20 -preset veryfast -movflags +faststart"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source.split()]
+    codec = _CODECS[path.suffix].format(fps=min(fps, GIF_FPS))
     command += [*codec.split(), str(path)]
     with (
         tempfile.TemporaryFile() as words,
@@ -212,11 +230,13 @@ def _row_frames(
     shape: tuple[int, int],
     stride: int,
     hold: int,
+    camera: tuple[float, float] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields frames (*shape, 3) uint8 of one task, the last one `hold` more times."""
     shown = [_chosen_steps(len(episode.states), stride) for episode in row]
+    view = {} if camera is None else {"camera": camera}
     pictures = [
-        env.render(episode.states[steps], episode.task, width=size, height=size)
+        env.render(episode.states[steps], episode.task, width=size, height=size, **view)
         for episode, steps in zip(row, shown, strict=True)
     ]
     frame = np.empty((*shape, 3), dtype=np.uint8)

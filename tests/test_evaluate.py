@@ -1,5 +1,4 @@
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +8,7 @@ import torch
 from envs.registry import make
 from envs.tasks import Split, Uniform, Variable
 from metarl.collect import Key, trial
-from metarl.evaluate import (
-    Evaluation,
-    evaluate,
-    held_out_tasks,
-    interval,
-    summary,
-    table,
-    write,
-)
+from metarl.evaluate import Evaluation, evaluate, held_out_tasks, summary
 from metarl.learners.configs import MamlTrpoConfig
 from metarl.learners.maml_trpo import MamlTrpo
 from metarl.rng import stream
@@ -32,59 +23,7 @@ def evaluation(env, returns):
     """What was measured on as many tasks as returns (K + 1, N, E) says."""
     returns = np.asarray(returns, dtype=float)
     tasks = held_out_tasks(env.spec, 0, returns.shape[1])
-    return Evaluation(tasks, returns, [400.0] * len(returns))
-
-
-# ----------------------------------------------------------------------------------------- interval
-
-
-def test_mean_and_standard_error_over_tasks_worked_by_hand():
-    # mean 5, squares 9 + 1 + 1 + 9 = 20, sample variance 20 / 3, standard error sqrt(20 / 12)
-    found = interval(np.array([2.0, 4.0, 6.0, 8.0]), stream(0, "bootstrap"))
-    assert found.mean == 5.0
-    assert found.stderr == pytest.approx(math.sqrt(20.0 / 12.0), rel=1e-14)
-
-
-def test_the_interval_of_two_tasks_reaches_from_one_to_the_other():
-    # a resample has mean 0, 1/2, 1 with probability 1/4, 1/2, 1/4: the 2.5 % ends are 0 and 1
-    found = interval(np.array([0.0, 1.0]), stream(0, "bootstrap"))
-    assert (found.low, found.high) == (0.0, 1.0)
-
-
-def test_the_interval_of_four_tasks_ends_where_counting_says():
-    # the sum of a resample of {0, 0, 0, 1} is binomial(4, 1/4): P(0) = 32 %, P(4) = 0.4 % and
-    # P(3 or 4) = 5.1 %, so that the upper 2.5 % begin at 3
-    found = interval(np.array([0.0, 0.0, 0.0, 1.0]), stream(0, "bootstrap"))
-    assert (found.low, found.high) == (0.0, 0.75)
-
-
-def test_the_interval_of_many_tasks_is_that_of_the_normal_approximation():
-    values = np.random.default_rng(0).normal(10.0, 3.0, size=400)
-    found = interval(values, stream(0, "bootstrap"))
-    half = 1.959964 * values.std() / 20.0
-    assert found.low == pytest.approx(values.mean() - half, abs=0.03 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.03 * half)
-
-
-def test_the_interval_equals_percentiles_of_resampled_means():
-    values = np.random.default_rng(0).exponential(size=12)
-    found = interval(values, stream(0, "bootstrap"))
-    drawn = np.random.default_rng(1).choice(values, (100_000, 12)).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    # 10,000 resamples know an end to about 1 % of the width
-    assert found.low == pytest.approx(low, abs=0.03 * (high - low))
-    assert found.high == pytest.approx(high, abs=0.03 * (high - low))
-
-
-def test_alike_tasks_have_an_interval_of_no_width():
-    found = interval(np.full(5, 3.25), stream(0, "bootstrap"))
-    assert (found.mean, found.stderr, found.low, found.high) == (3.25, 0.0, 3.25, 3.25)
-
-
-def test_one_task_has_a_mean_and_no_interval():
-    found = interval(np.array([7.0]), stream(0, "bootstrap"))
-    assert found.mean == 7.0
-    assert math.isnan(found.stderr) and math.isnan(found.low) and math.isnan(found.high)
+    return Evaluation(tasks, returns, [400.0] * len(returns), np.zeros(returns.shape, bool))
 
 
 # ------------------------------------------------------------------------------------------ summary
@@ -98,17 +37,21 @@ def test_the_summary_has_the_keys_of_the_design(env):
         "num_tasks",
         "episodes_per_task",
         "env_steps_per_rollout",
+        "experience",
         "returns",
         "floors",
     } <= set(result)
-    assert set(result["returns"]) == {"mean", "stderr", "ci95", "per_task"}
+    pooled = {"mean", "stderr", "ci95", "iqm", "iqm_ci95"}
+    per_task = {"per_task", "per_task_iqm", "per_task_stderr", "per_task_ci95"}
+    assert set(result["returns"]) == pooled | per_task
     assert (result["env"], result["algo"]) == ("navigation-2d", "maml-trpo")
     assert (result["num_tasks"], result["episodes_per_task"]) == (4, 5)
     assert result["env_steps_per_rollout"] == [400.0] * 3
     assert result["floors"] == env.spec.floors
     assert result["held_out"] is True
     assert np.shape(result["returns"]["per_task"]) == (3, 4)
-    assert np.shape(result["returns"]["ci95"]) == (3, 2)
+    assert np.shape(result["returns"]["ci95"]) == np.shape(result["returns"]["iqm_ci95"]) == (3, 2)
+    assert np.shape(result["returns"]["per_task_ci95"]) == (3, 4, 2)
     assert np.shape(result["tasks"]) == (4, 2)
     assert [v["name"] for v in result["task_variables"]] == ["goal_x", "goal_y"]
 
@@ -137,49 +80,40 @@ def test_one_task_gives_null_in_json(env):
     assert read["ci95"] == [[None, None], [None, None]]
 
 
+def test_experience_is_what_was_met_before_the_episodes_of_an_entry(env):
+    # 5 episodes of 80 steps in each rollout: an adaptation that pools them has met them all, a memory of its own one
+    measured = evaluation(env, np.zeros((3, 4, 5)))
+    pooled = summary(measured, env.spec, "maml-trpo", 0)["experience"]
+    assert pooled == {"episodes": [0, 5, 10], "env_steps": [0.0, 400.0, 800.0]}
+    alone = replace(measured, env_steps=[400.0, 300.0, 200.0], pools_episodes=False)
+    assert summary(alone, env.spec, "rl2", 0)["experience"] == {
+        "episodes": [0, 1, 2],
+        "env_steps": [0.0, 80.0, 140.0],
+    }
+
+
+def test_episodes_that_broke_down_are_counted(env):
+    measured = evaluation(env, np.zeros((2, 3, 4)))
+    measured.faults[1, 2, 1:3] = True
+    assert summary(measured, env.spec, "maml-trpo", 0)["faulted_episodes"] == [0, 2]
+
+
+def test_two_tasks_in_equal_shares_are_strata_and_many_tasks_are_not():
+    env = make("half-cheetah-dir", threads=1)
+    tasks = held_out_tasks(env.spec, 0, 20)
+    # all tasks of a kind alike: with shares that stay as they are, nothing is left to chance
+    measured = replace(evaluation(env, np.zeros((1, 20, 1))), returns=100.0 * tasks[None])
+    result = summary(measured, env.spec, "maml-trpo", 0)
+    assert result["strata"] == "tasks" and result["returns"]["ci95"] == [[0.0, 0.0]]
+    few = replace(measured, tasks=tasks[:8], returns=100.0 * tasks[None, :8])
+    assert summary(few, env.spec, "maml-trpo", 0)["strata"] == "none"
+
+
 def test_the_summary_is_a_function_of_its_seed(env):
     measured = evaluation(env, np.random.default_rng(0).normal(size=(2, 6, 3)))
     results = [summary(measured, env.spec, "maml-trpo", seed) for seed in (0, 0, 1)]
     assert results[0] == results[1]
     assert results[0]["returns"]["ci95"] != results[2]["returns"]["ci95"]
-
-
-# -------------------------------------------------------------------------------------- table, file
-
-
-def test_the_table_shows_every_adaptation_with_its_interval(env):
-    returns = np.array([[-40.0, -20.0], [-10.0, -30.0]])[:, :, None]
-    result = summary(evaluation(env, returns), env.spec, "maml-trpo", 0)
-    lines = table(result).splitlines()
-    assert lines[0] == "navigation-2d  maml-trpo  2 held-out tasks x 1 episodes"
-    assert lines[2].split() == ["0", "-30.00", "10.00", "[-40.0,", "-20.0]"]
-    assert lines[3].split() == ["1", "-20.00", "10.00", "[-30.0,", "-10.0]", "50", "%"]
-    # the mean distance in a square of half width 1/2 is 0.3826; 100 steps
-    assert lines[4] == "floors: stand still -38.3, best without the task -38.3"
-
-
-def test_the_table_of_one_task_shows_dashes_and_that_test_tasks_were_training_tasks():
-    env = make("half-cheetah-dir", threads=1)
-    result = summary(evaluation(env, [[[1.0]]]), env.spec, "maml-trpo", 0)
-    lines = table(result).splitlines()
-    assert "1 tasks (test = train) x 1 episodes" in lines[0]
-    assert lines[2].split() == ["0", "1.00", "-", "-"]
-    assert lines[-1] == "note: test tasks are the training tasks"
-
-
-def test_the_file_is_the_summary(env, tmp_path):
-    result = summary(evaluation(env, np.zeros((2, 3, 1))), env.spec, "maml-trpo", 0)
-    write(tmp_path / "evaluation.json", result)
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == result
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
-
-
-def test_a_summary_that_is_not_json_leaves_the_old_file(tmp_path):
-    write(tmp_path / "evaluation.json", {"old": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write(tmp_path / "evaluation.json", {"mean": math.nan})
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == {"old": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
 
 
 # ---------------------------------------------------------------------------------------- the trial
@@ -213,5 +147,17 @@ def test_evaluating_is_the_trial_without_the_update(env):
     for k, made in enumerate(rollouts):
         np.testing.assert_array_equal(measured.returns[k], made.reward.double().sum(2).numpy())
         assert measured.env_steps[k] == float(made.valid.sum()) / 3
+        np.testing.assert_array_equal(measured.faults[k], made.truncated.numpy())
+    assert measured.pools_episodes
     after = learner.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_learner_says_whether_an_adaptation_pools_the_episodes(env):
+    class Remembers(MamlTrpo):
+        pools_episodes = False
+
+    learner = Remembers(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    tasks, key = held_out_tasks(env.spec, 0, 2), Key(0, "evaluate", 0)
+    measured = evaluate(env, learner, tasks, num_episodes=3, num_adaptations=1, key=key)
+    assert summary(measured, env.spec, "rl2", 0)["experience"]["episodes"] == [0, 1]

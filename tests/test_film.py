@@ -4,8 +4,8 @@ import torch
 
 from envs.registry import make
 from metarl.collect import Key
-from metarl.errors import EnvironmentContractError, NumericalError
-from metarl.film import film_trial
+from metarl.errors import ConfigError, EnvironmentContractError, NumericalError
+from metarl.film import film_trial, write_films
 from metarl.types import Action
 
 TASKS = np.array([[0.3, -0.2], [-0.45, 0.5], [0.05, 0.0]])
@@ -21,7 +21,7 @@ class Chaser:
     def begin(self, num_tasks, num_episodes):
         return torch.zeros(num_tasks)
 
-    def act(self, context, obs, noise, *, explore):
+    def act(self, context, obs, noise, feedback=None, *, explore):
         self.explored.append(explore)
         goal = torch.from_numpy(TASKS).float()[:, None]
         mean = context[:, None, None] * (goal - obs)
@@ -33,9 +33,10 @@ class Chaser:
         return context + torch.tensor([0.5, 0.1, 0.0])
 
 
-def film(learner=None, env=None, num_adaptations=1, num_episodes=3):
+def film(learner=None, env=None, num_adaptations=1, num_episodes=3, **options):
     env = env or make("navigation-2d")
     settings = {"num_episodes": num_episodes, "num_adaptations": num_adaptations, "key": KEY}
+    settings |= options
     return film_trial(env, learner or Chaser(), TASKS, **settings)
 
 
@@ -114,3 +115,74 @@ def test_an_adaptation_that_fails_names_the_film(error, failure):
 
     with pytest.raises(failure, match="video of navigation-2d: task 2"):
         film(Fails())
+
+
+class Draws(Chaser):
+    """Chaser whose mode is drawn too, so that the episodes of a task differ."""
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        goal = torch.from_numpy(TASKS).float()[:, None]
+        value = context[:, None, None] * (goal - obs) + 0.1 * noise
+        return Action(value, torch.zeros(value.shape[:2])), context
+
+
+def test_more_episodes_of_a_task_follow_one_another_and_the_first_stays_as_it_was():
+    one, three = film(Draws()), film(Draws(), num_shown=3)
+    assert len(three) == 9
+    for index, row in enumerate(three):
+        task, number = divmod(index, 3)
+        assert all(np.array_equal(episode.task, TASKS[task]) for episode in row)
+        assert (
+            row[0].task_words.endswith(f"m, episode {number + 1}") and one[task][0].task_words == ""
+        )
+        for episode in row:
+            distance = np.linalg.norm(episode.states - TASKS[task], axis=1)
+            np.testing.assert_allclose(episode.reward, -distance, rtol=1e-6)
+        for a, b in zip(row, one[task], strict=True):
+            assert np.array_equal(a.states, b.states) == (number == 0)
+
+
+def test_the_words_of_an_environment_for_its_tasks_are_shown():
+    class Speaks(Breaks):
+        def task_words(self, task):
+            return f"door {task[0]:.1f}"
+
+    assert [row[1].task_words for row in film(env=Speaks(9))] == [
+        "door 0.3",
+        "door -0.5",
+        "door 0.1",
+    ]
+    assert film(env=Speaks(9), num_shown=2)[1][0].task_words == "door 0.3, episode 2"
+
+
+def test_films_are_written_as_asked_for_and_by_default_with_a_replay(tmp_path):
+    env, panels = make("navigation-2d"), film()[:1]
+    path = tmp_path / "a.mp4"
+    assert write_films(path, env, panels, size=64) == [path, tmp_path / "a.html"]
+    assert "WebGL" in (tmp_path / "a.html").read_text() and path.read_bytes()[4:8] == b"ftyp"
+    (gif,) = write_films(path, env, panels, ("gif",), size=64)
+    assert gif == tmp_path / "a.gif" and gif.read_bytes()[:6] == b"GIF89a"
+
+
+class Flat(Breaks):
+    """An environment without a scene."""
+
+    def render(self, states, task, *, width, height):
+        return self._env.render(states, task, width=width, height=height)
+
+
+def test_an_environment_without_a_scene_has_a_film_and_no_replay(tmp_path):
+    env = Flat(9)
+    assert write_films(tmp_path / "a.mp4", env, film()[:1], size=64) == [tmp_path / "a.mp4"]
+    with pytest.raises(ConfigError, match="navigation-2d has no scene to show; take mp4 or gif"):
+        write_films(tmp_path / "b.mp4", env, film()[:1], ("html",))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_camera_is_refused_where_pictures_have_none(tmp_path):
+    env = make("navigation-2d")
+    with pytest.raises(ConfigError, match="--camera: navigation-2d is drawn from its own place"):
+        write_films(tmp_path / "a.mp4", env, film()[:1], camera=(0.0, -45.0))
+    assert list(tmp_path.iterdir()) == []
+    write_films(tmp_path / "a.mp4", env, film()[:1], ("html",), camera=(12.0, -45.0))
+    assert '"azimuth":12.0,"elevation":-45.0' in (tmp_path / "a.html").read_text()

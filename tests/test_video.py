@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from metarl import video
 from metarl.video import Episode, playback, say_task, write_video
@@ -179,6 +180,31 @@ def test_an_encoder_that_ends_early_is_reported_once_frames_no_longer_fit(tmp_pa
     assert list(folder.iterdir()) == []
 
 
+def test_a_gif_holds_every_frame_and_goes_round_for_ever(tmp_path):
+    path = write_video(tmp_path / "a.gif", ColorEnv(), [[episode([40, 200, 120])]], size=SIZE)
+    with Image.open(path) as gif:
+        assert gif.n_frames == 3 + hold(20) and gif.info["loop"] == 0
+        greys = []
+        for index in range(3):
+            gif.seek(index)
+            greys.append(np.asarray(gif.convert("RGB"))[-SIZE // 2, SIZE // 2, 0])
+    np.testing.assert_allclose(greys, [40, 200, 120], atol=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_the_camera_reaches_the_environment_only_when_it_is_asked_for(tmp_path):
+    class Turns(ColorEnv):
+        def render(self, states, task, *, width, height, **view):
+            self.view = view
+            return super().render(states, task, width=width, height=height)
+
+    env = Turns()
+    write_video(tmp_path / "a.mp4", env, [[episode([1])]], size=SIZE)
+    assert env.view == {}
+    write_video(tmp_path / "a.mp4", env, [[episode([1])]], size=SIZE, camera=(1.0, -2.0))
+    assert env.view == {"camera": (1.0, -2.0)}
+
+
 def test_what_cannot_be_shown_is_refused_before_anything_is_written(tmp_path):
     path = tmp_path / "folder" / "a.mp4"
     lame = Episode(np.zeros((3, 1)), np.zeros(2), np.zeros(1), "lame")
@@ -190,4 +216,6 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_written(tmp_path):
     ]:
         with pytest.raises(ValueError, match=words):
             write_video(path, ColorEnv(), panels, size=size)
+    with pytest.raises(ValueError, match="ends in .mp4 or .gif"):
+        write_video(path.with_suffix(".avi"), ColorEnv(), [[episode([1])]], size=SIZE)
     assert not path.parent.exists()

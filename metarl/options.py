@@ -1,0 +1,102 @@
+"""The options of `python -m metarl <verb>`; what they mean is done in `metarl/cli.py`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+FORMATS = ("mp4", "gif", "html")
+"""Of a film; html is a replay in 3-D that can be turned."""
+
+CAMERAS = {
+    "side": (90.0, -14.0),
+    "behind": (60.0, -29.0),
+    "front": (180.0, -14.0),
+    "top": (90.0, -89.0),
+}
+"""Azimuth and elevation of the view [degrees]: azimuth 0 looks along x, 90 along y; negative elevation looks down."""
+
+
+def evaluate_options(verb: argparse.ArgumentParser) -> None:
+    """Adds those of `evaluate`."""
+    seeds = "run folder; several, of one environment and learner, are put together too"
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=seeds)
+    _trial_options(verb, num_tasks=20, num_adaptations=3)
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    oracle = "evaluated run of a policy that observes the task, for comparison"
+    verb.add_argument("--oracle", type=Path, metavar="RUN", help=oracle)
+
+
+def video_options(verb: argparse.ArgumentParser) -> None:
+    """Adds those of `video`."""
+    verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    _trial_options(verb, num_tasks=2, num_adaptations=1)
+    text = "the same as --num-tasks"
+    suppress = argparse.SUPPRESS  # or this default would stand in for that of --num-tasks
+    verb.add_argument(
+        "--tasks", type=at_least(1), dest="num_tasks", default=suppress, metavar="N", help=text
+    )
+    text = "episodes of each task that are shown before and after"
+    verb.add_argument("--episodes", type=at_least(1), default=1, metavar="N", help=text)
+    text = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION in degrees"
+    verb.add_argument("--camera", type=_camera, metavar="VIEW", help=text)
+    text = "width and height of a picture, even [pixels]"
+    verb.add_argument("--size", type=_even, default=480, metavar="PIXELS", help=text)
+    text = "mp4, gif, or html, a replay to turn and to scrub; by default mp4 and html"
+    verb.add_argument("--format", choices=FORMATS, help=text)
+
+
+def check_env_options(verb: argparse.ArgumentParser) -> None:
+    """Adds those of `check-env`."""
+    verb.add_argument("env", metavar="NAME", help="as --env of train.py takes it")
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+
+
+def report_options(verb: argparse.ArgumentParser) -> None:
+    """Adds those of `report`."""
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    default = "the page; for one run report.html in its folder"
+    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help=default)
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    oracle = "evaluated run of a policy that observes the task; may be given again"
+    verb.add_argument(
+        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=oracle
+    )
+
+
+def _trial_options(verb: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int) -> None:
+    verb.add_argument("--num-tasks", type=at_least(1), default=num_tasks)
+    verb.add_argument("--num-adaptations", type=at_least(1), default=num_adaptations)
+    verb.add_argument("--threads", type=at_least(0), default=0, help="0: all cores")
+
+
+def at_least(bound: int) -> Callable[[str], int]:
+    """A reader of whole numbers that are not below a bound."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < bound:
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number >= {bound}")
+        return int(text)
+
+    return number
+
+
+def _even(text: str) -> int:
+    size = at_least(2)(text)
+    if size % 2:
+        raise argparse.ArgumentTypeError(f"{text}: must be even")
+    return size
+
+
+def _camera(text: str) -> tuple[float, float]:
+    if text in CAMERAS:
+        return CAMERAS[text]
+    try:
+        azimuth, elevation = map(float, text.split(","))
+    except ValueError:
+        azimuth = elevation = float("nan")
+    if not (abs(azimuth) <= 360 and -90 < elevation < 90):
+        cure = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION with -90 < ELEVATION < 90"
+        raise argparse.ArgumentTypeError(f"{text}: must be {cure}")
+    return azimuth, elevation
