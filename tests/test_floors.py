@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A module imports only what stands above it. Names of modules that are yet to come are welcome.
 FLOORS = """
 envs.tasks envs.robots envs.goals envs.variations envs.terrain envs.rays envs.render
-envs.base envs.navigation envs.foreign envs.registry envs.adapters
+envs.base envs.navigation envs.foreign envs.registry envs.episodes envs.adapters envs.sb3
 
 metarl metarl.errors metarl.types metarl.rng metarl.threads
 metarl.learners metarl.learners.configs metarl.fields metarl.config
