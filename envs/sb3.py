@@ -10,7 +10,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.adapters import action_space, observation_space
-from envs.episodes import Rows, Streams, streams
+from envs.base import BatchEnv
+from envs.episodes import Episodes, Rows, Streams, Trials, streams
 from envs.tasks import TaskDistribution
 
 
@@ -98,3 +99,19 @@ class Sb3VecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """No row is wrapped."""
         return [False] * len(list(self._get_indices(indices)))
+
+
+def vec_env(env: BatchEnv, num_rows: int, *, trial: int = 0) -> Sb3VecEnv:
+    """Rows of an environment, with tasks drawn from its distribution until `restart` sets others.
+
+    Args:
+        env: The environment, with reset_rows.
+        num_rows: M.
+        trial: Episodes in a trial of RL^2 (see Trials); 0 is no trial.
+
+    Raises:
+        ValueError: The environment has no reset_rows.
+    """
+    per_task = max(1, trial)
+    episodes = Episodes(env, env.spec.tasks, num_rows, streams(0), episodes_per_task=per_task)
+    return Sb3VecEnv(Trials(episodes) if trial else episodes)

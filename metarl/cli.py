@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metarl.baselines.configs import BASELINE_CONFIGS
 from metarl.config import TrainConfig, from_yaml, parse, to_yaml
 from metarl.errors import (
     CheckpointError,
@@ -56,7 +57,7 @@ def _train(argv: list[str]) -> None:
     if config.list_envs:
         print(list_envs())
         return
-    env = make_env(config.env, config.sampler.threads)
+    env = make_env(config.env, config.sampler.threads, observe_task=_is(config, "oracle"))
     from metarl import run_folder
     from metarl.trainer import pick_device
 
@@ -169,8 +170,10 @@ def _device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def make_env(name: str, threads: int = 0) -> Any:
+def make_env(name: str, threads: int = 0, *, observe_task: bool = False) -> Any:
     """Builds an environment; one of a plug-in is looked for in the current directory too.
+
+    With observe_task the task stands in the observation.
 
     Raises:
         ConfigError: There is no such name; the message names the nearest.
@@ -198,11 +201,17 @@ def make_env(name: str, threads: int = 0) -> Any:
             f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
             "envs/base.py says what a BatchEnv is"
         )
+    if observe_task:
+        from envs.adapters import ObserveTask
+
+        return ObserveTask(env)
     return env
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
+    if config.algo in BASELINE_CONFIGS:
+        return _build_baseline(config, env, device)
     from metarl.learners import build
 
     return build(
@@ -214,6 +223,21 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         device=device,
         num_threads=num_threads(config),
     )
+
+
+def _is(config: TrainConfig[Any], mode: str) -> bool:
+    """Whether the learner is a baseline of this mode."""
+    return getattr(config.learner, "mode", None) == mode
+
+
+def _build_baseline(config: TrainConfig[Any], env: Any, device: Any) -> Any:
+    from envs.sb3 import vec_env
+    from metarl.baselines.sb3 import build
+
+    try:
+        return build(config, env, _training_tasks(env, config), vec_env, device=device)
+    except ValueError as error:
+        raise EnvironmentContractError(f"--env {config.env}: {error}") from error
 
 
 def _training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
@@ -265,7 +289,7 @@ def open_run(path: Path, threads: int = 0) -> Run:
     except ConfigError as error:
         raise CheckpointError(f"{path} is not a run folder: {error}") from error
     config = replace(config, sampler=replace(config.sampler, threads=threads))
-    env = make_env(config.env, threads)
+    env = make_env(config.env, threads, observe_task=_is(config, "oracle"))
     learner = build_learner(config, env, "cpu")
     _restored(path, learner)
     return Run(path, config, env, learner)
@@ -289,16 +313,19 @@ def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
     """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
     from metarl import evaluate
 
-    seed = run.config.seed
-    measured = evaluate.evaluate(
-        run.env,
-        run.learner,
-        evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
-        num_episodes=run.config.sampler.num_episodes,
-        num_adaptations=num_adaptations,
-        key=evaluate.Key(seed, "evaluate", 0),
-    )
-    result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
+    if _is(run.config, "scratch"):  # what has learned one task each is evaluated on these
+        result = run.learner.learning_curve(run.env)
+    else:
+        seed = run.config.seed
+        measured = evaluate.evaluate(
+            run.env,
+            run.learner,
+            evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+            num_episodes=run.config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=evaluate.Key(seed, "evaluate", 0),
+        )
+        result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
     print(evaluate.table(result), flush=True)
     evaluate.write(run.path / _EVALUATION, result)
     return result
@@ -311,10 +338,14 @@ def _film(run: Run, num_tasks: int, num_adaptations: int) -> Path:
     from metarl.video import write_video
 
     seed = run.config.seed
+    if _is(run.config, "scratch"):
+        tasks = run.learner.tasks[:num_tasks]
+    else:
+        tasks = evaluate.held_out_tasks(run.env.spec, seed, num_tasks)
     panels = film_trial(
         run.env,
         run.learner,
-        evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+        tasks,
         num_episodes=run.config.sampler.num_episodes,
         num_adaptations=num_adaptations,
         key=evaluate.Key(seed, "video", 0),

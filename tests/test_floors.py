@@ -15,11 +15,13 @@ envs.tasks envs.robots envs.goals envs.variations envs.terrain envs.rays envs.re
 envs.base envs.navigation envs.foreign envs.registry envs.episodes envs.adapters envs.sb3
 
 metarl metarl.errors metarl.types metarl.rng metarl.threads
-metarl.learners metarl.learners.configs metarl.fields metarl.config
+metarl.learners metarl.learners.configs metarl.baselines metarl.baselines.configs
+metarl.fields metarl.config
 metarl.returns metarl.gaussian metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.collect metarl.evaluate
+metarl.baselines.members metarl.baselines.acting metarl.baselines.curve metarl.baselines.sb3
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.film metarl.report
 metarl.trainer metarl.distributed metarl.cli metarl.__main__
 
