@@ -32,6 +32,7 @@ CASES = {
     "trpo scratch": ("sb3-trpo", Sb3TrpoConfig(mode="scratch", normalize=True, **SMALL)),
     "trpo oracle": ("sb3-trpo", Sb3TrpoConfig(mode="oracle", **SMALL)),
     "rl2": ("sb3-rl2", LSTM),
+    "rl2 scaled": ("sb3-rl2", replace(LSTM, scale_rewards=True)),
 }
 SAMPLER = SamplerConfig(num_tasks=3, num_episodes=2, num_adaptations=1)
 
@@ -251,7 +252,7 @@ def test_a_policy_acts_as_stable_baselines_lets_it_act(name):
     for task in range(3):
         member = learner._members[task if len(learner._members) > 1 else 0]
         seen = obs[task].numpy()
-        if name == "rl2":
+        if name.startswith("rl2"):
             seen = np.concatenate([seen, np.zeros((2, 4), dtype=np.float32)], axis=1)
         expected, _ = member.model.predict(member.normalized(seen), deterministic=True)
         np.testing.assert_allclose(mode.value[task].clamp(-1, 1), expected, atol=1e-6)
@@ -287,6 +288,23 @@ def test_memory_in_a_trial_is_what_it_was_in_training():
     for task in range(12):
         expected = [r.reward[task, 0][r.valid[task, 0]].numpy() for r in rollouts]
         np.testing.assert_allclose(found[task], np.concatenate(expected), atol=1e-5)
+
+
+def test_scaled_rewards_are_learned_from_and_the_reward_that_is_seen_stays_raw():
+    bench = Bench("rl2 scaled")
+    bench.iterate(range(1))
+    buffer = bench.learner._members[0].model.rollout_buffer
+    plain = Bench("rl2")
+    plain.iterate(range(1))
+    raw = plain.learner._members[0].model.rollout_buffer
+    # both were collected by the same first policy, so only what is learned from differs
+    np.testing.assert_array_equal(buffer.observations, raw.observations)
+    assert np.ptp(raw.observations[..., 4]) > 0.1
+    shrunk = (
+        buffer.rewards / raw.rewards
+    )  # one factor for each of the 24 steps, which changes as returns are met
+    assert shrunk.shape == (2 * HORIZON, 6) and not np.allclose(shrunk, 1.0)
+    np.testing.assert_allclose(shrunk, shrunk[:, :1].repeat(6, axis=1), rtol=1e-5)
 
 
 def test_a_new_trial_remembers_nothing_and_a_later_episode_does():

@@ -142,6 +142,9 @@ class Sb3Rl2Config:
     hidden_sizes: tuple[int, ...] = ()
     """Units of each tanh layer between LSTM and output."""
 
+    scale_rewards: bool = False
+    """Learn from rewards scaled by running statistics (VecNormalize); the last reward as an input stays as it came."""
+
     learning_rate: float = 3e-4
     """Step size of Adam, > 0."""
 

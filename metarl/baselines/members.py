@@ -80,8 +80,13 @@ class Member:
         self._num_rollouts = num_rollouts
         self._steps = num_rollouts * horizon
         self.normalizer: VecNormalize | None = None
-        if not isinstance(config, Sb3Rl2Config) and config.normalize:
-            vec = self.normalizer = VecNormalize(vec, gamma=config.discount)
+        if isinstance(config, Sb3Rl2Config):
+            wanted, observations = config.scale_rewards, False
+        else:
+            wanted = observations = config.normalize
+        if wanted:
+            vec = VecNormalize(vec, gamma=config.discount, norm_obs=observations)
+            self.normalizer = vec
         with _global_streams(rng), warnings.catch_warnings():
             # a last minibatch that is smaller than the others, and that a small network gains nothing from a GPU
             warnings.filterwarnings(
@@ -172,7 +177,8 @@ class Member:
 
     def _statistics(self) -> dict[str, Any]:
         assert self.normalizer is not None
-        return {"obs": self.normalizer.obs_rms, "return": self.normalizer.ret_rms}
+        found = {"return": self.normalizer.ret_rms}
+        return {**found, "obs": self.normalizer.obs_rms} if self.normalizer.norm_obs else found
 
 
 _PARTS = ("mean", "var", "count")
