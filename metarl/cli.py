@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metarl.baselines.configs import BASELINE_CONFIGS
+from metarl.baselines.configs import BASELINE_CONFIGS, label
 from metarl.config import TrainConfig, from_yaml, parse, to_yaml
 from metarl.errors import (
     CheckpointError,
@@ -64,7 +64,8 @@ def _train(argv: list[str]) -> None:
     # whatever can be refused is refused before anything is written
     device = pick_device(config.device)
     learner = build_learner(config, env, device)
-    path = config.run_dir or run_folder.default_run_dir(config.env, config.algo, config.seed)
+    name = label(config.algo, config.learner)
+    path = config.run_dir or run_folder.default_run_dir(config.env, name, config.seed)
     if not config.resume:
         run_folder.create(path)
     with run_folder.locked(path):
@@ -106,7 +107,7 @@ def _say_start(run: Run, device: Any, start: int) -> None:
     steps = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
     verb = f"from iteration {start} on, training" if config.resume else "training"
     print(
-        f"{verb} {config.algo} on {config.env}: {sampler.num_tasks} tasks x "
+        f"{verb} {label(config.algo, config.learner)} on {config.env}: {sampler.num_tasks} tasks x "
         f"{sampler.num_episodes} episodes x {sampler.num_adaptations + 1} rollouts, up to "
         f"{steps * run.env.spec.horizon:,} steps an iteration, update on {device}, "
         f"run folder {run.path}",
@@ -325,7 +326,8 @@ def _evaluate(run: Run, num_tasks: int, num_adaptations: int) -> dict[str, Any]:
             num_adaptations=num_adaptations,
             key=evaluate.Key(seed, "evaluate", 0),
         )
-        result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
+        name = label(run.config.algo, run.config.learner)
+        result = evaluate.summary(measured, run.env.spec, name, seed)
     print(evaluate.table(result), flush=True)
     evaluate.write(run.path / _EVALUATION, result)
     return result

@@ -78,6 +78,11 @@ def test_evaluation_puts_returns_beside_experience(whole):
     run, done, words = whole
     result = json.loads((run / "evaluation.json").read_text())
     assert f"{result['returns']['mean'][-1]:.2f}" in done.out
+    names = ("sb3-ppo-scratch", "sb3-trpo-oracle", "sb3-rl2")
+    assert result["algo"] == next(
+        name for name in names if words[words.index("--algo") + 1] in name
+    )
+    assert f"training {result['algo']} on navigation-2d" in done.out
     if "scratch" in words:
         # preset: 3 x 1 episodes of 100 steps x 2 rows; points before each of 3 updates, and after them
         assert result["experience"]["env_steps"] == [0.0, 200.0, 400.0, 600.0]

@@ -214,3 +214,9 @@ BASELINE_CONFIGS: dict[str, type] = {
     "sb3-trpo": Sb3TrpoConfig,
     "sb3-rl2": Sb3Rl2Config,
 }
+
+
+def label(algo: str, learner: object) -> str:
+    """The name of what was trained: --algo, and the mode of a baseline that has modes."""
+    mode = getattr(learner, "mode", None)
+    return algo if mode is None else f"{algo}-{mode}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl import evaluate
 from metarl.baselines.acting import FeedForward, Recurrent
-from metarl.baselines.configs import Sb3Rl2Config
+from metarl.baselines.configs import Sb3Rl2Config, label
 from metarl.baselines.curve import Curve
 from metarl.baselines.members import Member, Played
 from metarl.config import TrainConfig
@@ -168,7 +168,7 @@ class Sb3Baseline:
             returns=np.concatenate([curve.returns.numpy()[shown], final.returns]),
             env_steps=[*np.diff(steps).tolist(), final.env_steps[0]],
         )
-        result = evaluate.summary(whole, env.spec, config.algo, config.seed)
+        result = evaluate.summary(whole, env.spec, label(config.algo, config.learner), config.seed)
         words = (
             "each task was trained on from scratch; entry i is the i-th point of its learning curve"
         )
