@@ -106,6 +106,8 @@ class BatchEnv(Protocol):
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Steps the rows of the mask alive (M,) with action (M, A) [policy output]; leaves the others as they are."""
 
+    # An environment may also offer `reset_rows`, as RestartableEnv below has it.
+
     def snapshot(self) -> np.ndarray:
         """The states (M, n) as far as pictures need them, copied."""
 
@@ -119,6 +121,22 @@ class BatchEnv(Protocol):
 
     # Optional, where an environment can: `render(..., camera=(azimuth, elevation))` [degrees] films from elsewhere, and
     # `scene(states, task, camera=None)` returns what a replay draws by itself (see `envs/scene.py`).
+
+
+class RestartableEnv(BatchEnv, Protocol):
+    """A BatchEnv in which an episode can begin while others go on, as `envs/adapters.py` needs it."""
+
+    def reset_rows(
+        self,
+        rows: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        tasks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Starts an episode in the m-th row of the mask rows (M,) from the stream rngs[m], as `reset` would.
+
+        With tasks (rows.sum(), D) those rows get them first. The other rows are left as they are, bit for bit. Returns
+        obs (M, S).
+        """
 
 
 def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
@@ -144,6 +162,29 @@ def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.
         raise RuntimeError(f"{spec.name}: call set_tasks before reset")
     if len(rngs) != num_rows:
         raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
+
+
+def checked_rows(
+    spec: EnvSpec,
+    ready: bool,
+    rows: np.ndarray,
+    rngs: Sequence[np.random.Generator],
+    tasks: np.ndarray | None,
+) -> np.ndarray | None:
+    """Checks what reset_rows is given and returns tasks (rows.sum(), D) in float64, or None.
+
+    Raises:
+        RuntimeError: Not ready: no tasks were set.
+        ValueError: There is not one stream, or not one task, a row of the mask.
+    """
+    num_rows = int(rows.sum())
+    check_streams(spec, num_rows if ready else None, rngs)
+    if tasks is None:
+        return None
+    tasks = checked_tasks(spec, tasks)
+    if len(tasks) != num_rows:
+        raise ValueError(f"{spec.name}: {num_rows} rows need as many tasks, got {len(tasks)}")
+    return tasks
 
 
 class MujocoBatchEnv:
@@ -237,14 +278,47 @@ class MujocoBatchEnv:
         states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
         return self.restore(*map(np.array, zip(*states, strict=True)))
 
-    def restore(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Starts M episodes from states qpos (M, nq), qvel (M, nv); returns obs (M, S)."""
+    def reset_rows(
+        self,
+        rows: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        tasks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Starts an episode in the m-th row of the mask rows (M,) from rngs[m], with tasks (rows.sum(), D) if given.
+
+        The other rows are left as they are, bit for bit. Returns obs (M, S).
+
+        Raises:
+            RuntimeError: No tasks were set.
+            ValueError: The number of streams or of tasks is not that of the rows.
+        """
+        tasks = checked_rows(self.spec, self._batch is not None, rows, rngs, tasks)
+        if not rngs:
+            return self._observe()
+        if self.variations and not rows.all():
+            raise ValueError(
+                f"{self.spec.name}: episodes in varied worlds begin in all rows at once"
+            )
+        if tasks is not None:
+            goals = len(self.goal.tasks.variables)
+            self._tasks[rows] = tasks[:, :goals]
+            self._world.write(tasks[:, goals:])
+        states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
+        ids = None if rows.all() else np.flatnonzero(rows)
+        return self.restore(*map(np.array, zip(*states, strict=True)), ids=ids)
+
+    def restore(
+        self, qpos: np.ndarray, qvel: np.ndarray, ids: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Starts episodes from states qpos (n, nq), qvel (n, nv) in the rows ids (n,), or in all; returns obs (M, S)."""
+        where = slice(None) if ids is None else ids
         # the reset clears time, warm start and controls as mj_resetData does, so a row remembers nothing
-        self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self._qpos[:], self._qvel[:] = qpos, qvel
-        self._world.start()
-        self._batch.forward()
-        self._warnings = self._batch.warning[:, :, 1].sum(axis=1)
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self._qpos[where], self._qvel[where] = qpos, qvel
+        if ids is None:
+            self._world.start()
+        self._batch.forward(ids)
+        self._warnings[where] = self._batch.warning[where, :, 1].sum(axis=1)
         return self._observe()
 
     def _observe(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import EnvSpec, Step, check_streams, checked_tasks
+from envs.base import EnvSpec, Step, check_streams, checked_rows, checked_tasks
 from envs.goals import Marker
 from envs.tasks import TaskDistribution, Uniform, Variable
 
@@ -105,7 +105,7 @@ class NavigationEnv:
     ):
         self.goal = goal
         self._max_step, self._step_scale = max_step, step_scale
-        self._goals: np.ndarray | None = None
+        self._goals: Any = None
         floor = horizon * goal.floor()
         self.spec = EnvSpec(
             name=name,
@@ -139,6 +139,26 @@ class NavigationEnv:
         """
         check_streams(self.spec, None if self._goals is None else len(self._goals), rngs)
         self._position = np.zeros_like(self._goals)
+        return self._position
+
+    def reset_rows(
+        self,
+        rows: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        tasks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Puts the points of the mask rows (M,) at the origin, with tasks (rows.sum(), D) if given.
+
+        Returns obs (M, 2) [m].
+
+        Raises:
+            RuntimeError: No tasks were set.
+            ValueError: The number of streams or of tasks is not that of the rows.
+        """
+        tasks = checked_rows(self.spec, self._goals is not None, rows, rngs, tasks)
+        if tasks is not None:
+            self._goals[rows] = self.goal.place(tasks)
+        self._position = np.where(rows[:, None], 0.0, self._position)
         return self._position
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +29,11 @@ class ObserveTask:
         words = "the task is in the observation"
         note = f"{env.spec.note}; {words}" if env.spec.note else words
         self.spec = replace(env.spec, obs_size=size, note=note)
+        if hasattr(env, "reset_rows"):
+            self.reset_rows = self._reset_rows
 
     def __getattr__(self, name: str) -> Any:
+        """Everything else is the environment's own."""
         return getattr(self._env, name)
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
@@ -49,21 +52,20 @@ class ObserveTask:
         """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
         return self._observe(self._env.reset(rngs))
 
+    def _reset_rows(
+        self,
+        rows: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        tasks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Starts an episode in the m-th row of the mask rows (M,) from rngs[m], with tasks (rows.sum(), D) if given."""
+        inner: Any = self._env
+        obs = inner.reset_rows(rows, rngs, tasks)
+        if tasks is not None:
+            self._obs[rows, obs.shape[1] :] = (tasks - self._middle) / self._half
+        return self._observe(obs)
+
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Steps the rows of the mask alive (M,) with action (M, A) [policy output]."""
         step = self._env.step(action, alive)
         return replace(step, obs=self._observe(step.obs))
-
-    def snapshot(self) -> np.ndarray:
-        """The states (M, n) as far as pictures need them, copied."""
-        return self._env.snapshot()
-
-    def render(
-        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
-    ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, n) of one row with the goal of its task (D,): L frames (height, width, 3) uint8."""
-        return self._env.render(states, task, width=width, height=height)
-
-    def close(self) -> None:
-        """Gives back threads and memory."""
-        self._env.close()

@@ -238,7 +238,10 @@ def make(
     if observe_terrain:
         factory = _with_sight(name, factory)
     env = factory(name, threads)
-    return ObserveTask(env) if observe_task else env
+    if not observe_task:
+        return env
+    observing: Any = ObserveTask(env)  # what it does not say itself it hands through
+    return observing
 
 
 def _factory(name: str) -> Factory:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metarl.baselines.configs import BASELINE_CONFIGS, label
 from metarl.config import TrainConfig, from_yaml, parse, to_yaml
 from metarl.errors import (
     CheckpointError,
@@ -58,14 +59,15 @@ def _train(argv: list[str]) -> None:
     if config.list_envs:
         print(list_envs())
         return
-    env = make_env(config.env, config.sampler.threads)
+    env = make_env(config.env, config.sampler.threads, observe_task=_is(config, "oracle"))
     from metarl import run_folder
     from metarl.trainer import pick_device
 
     # whatever can be refused is refused before anything is written
     device = pick_device(config.device)
     learner = build_learner(config, env, device)
-    path = config.run_dir or run_folder.default_run_dir(config.env, config.algo, config.seed)
+    name = label(config.algo, config.learner)
+    path = config.run_dir or run_folder.default_run_dir(config.env, name, config.seed)
     if not config.resume:
         run_folder.create(path)
     with run_folder.locked(path):
@@ -107,7 +109,7 @@ def _say_start(run: Run, device: Any, start: int) -> None:
     steps = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
     verb = f"from iteration {start} on, training" if config.resume else "training"
     print(
-        f"{verb} {config.algo} on {config.env}: {sampler.num_tasks} tasks x "
+        f"{verb} {label(config.algo, config.learner)} on {config.env}: {sampler.num_tasks} tasks x "
         f"{sampler.num_episodes} episodes x {sampler.num_adaptations + 1} rollouts, up to "
         f"{steps * run.env.spec.horizon:,} steps an iteration, update on {device}, "
         f"run folder {run.path}",
@@ -178,8 +180,10 @@ def _device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def make_env(name: str, threads: int = 0) -> Any:
+def make_env(name: str, threads: int = 0, *, observe_task: bool = False) -> Any:
     """Builds an environment; one of a plug-in is looked for in the current directory too.
+
+    With observe_task the task stands in the observation.
 
     Raises:
         ConfigError: There is no such name; the message names the nearest.
@@ -211,11 +215,17 @@ def make_env(name: str, threads: int = 0) -> Any:
             f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
             "envs/base.py says what a BatchEnv is"
         )
+    if observe_task:
+        from envs.observe import ObserveTask
+
+        return ObserveTask(env)
     return env
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
+    if config.algo in BASELINE_CONFIGS:
+        return _build_baseline(config, env, device)
     from metarl.learners import build
 
     return build(
@@ -228,6 +238,21 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         device=device,
         num_threads=num_threads(config),
     )
+
+
+def _is(config: TrainConfig[Any], mode: str) -> bool:
+    """Whether the learner is a baseline of this mode."""
+    return getattr(config.learner, "mode", None) == mode
+
+
+def _build_baseline(config: TrainConfig[Any], env: Any, device: Any) -> Any:
+    from envs.sb3 import vec_env
+    from metarl.baselines.sb3 import build
+
+    try:
+        return build(config, env, _training_tasks(env, config), vec_env, device=device)
+    except ValueError as error:
+        raise EnvironmentContractError(f"--env {config.env}: {error}") from error
 
 
 def _training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
@@ -266,7 +291,7 @@ def open_run(path: Path, threads: int = 0) -> Run:
     """
     config = _read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
-    env = make_env(config.env, threads)
+    env = make_env(config.env, threads, observe_task=_is(config, "oracle"))
     learner = build_learner(config, env, "cpu")
     _restored(path, learner)
     return Run(path, config, env, learner)
@@ -299,16 +324,20 @@ def _evaluate(
     """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
     from metarl import evaluate, results
 
-    seed = run.config.seed
-    measured = evaluate.evaluate(
-        run.env,
-        run.learner,
-        evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
-        num_episodes=run.config.sampler.num_episodes,
-        num_adaptations=num_adaptations,
-        key=evaluate.Key(seed, "evaluate", 0),
-    )
-    result = evaluate.summary(measured, run.env.spec, run.config.algo, seed)
+    if _is(run.config, "scratch"):  # what has learned one task each is evaluated on these
+        result = run.learner.learning_curve(run.env)
+    else:
+        seed = run.config.seed
+        measured = evaluate.evaluate(
+            run.env,
+            run.learner,
+            evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+            num_episodes=run.config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=evaluate.Key(seed, "evaluate", 0),
+        )
+        name = label(run.config.algo, run.config.learner)
+        result = evaluate.summary(measured, run.env.spec, name, seed)
     if oracle:
         result["oracle"] = oracle
     print(results.table(result), flush=True)
@@ -334,10 +363,14 @@ def _film(
     if num_shown > num_episodes:
         cure = f"the run adapts from {num_episodes} episodes, so there are no more"
         raise ConfigError(f"--episodes {num_shown}: {cure}")
+    if _is(run.config, "scratch"):
+        tasks = run.learner.tasks[:num_tasks]
+    else:
+        tasks = evaluate.held_out_tasks(run.env.spec, seed, num_tasks)
     panels = film_trial(
         run.env,
         run.learner,
-        evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+        tasks,
         num_episodes=num_episodes,
         num_adaptations=num_adaptations,
         key=evaluate.Key(seed, "video", 0),

@@ -16,9 +16,13 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
+from metarl.baselines.configs import BASELINE_CONFIGS
 from metarl.errors import CheckpointError, ConfigError, require
 from metarl.fields import flag, load_yaml, merge, nearest, plain, read_flags
 from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
+
+ALGO_CONFIGS = {**LEARNER_CONFIGS, **BASELINE_CONFIGS}
+"""Config class by --algo."""
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -117,10 +121,10 @@ class TrainConfig(Generic[L]):
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         _at_least("", self, {"iterations": 1, "seed": 0})
-        names = "one of " + ", ".join(LEARNER_CONFIGS)
-        known = self.algo in LEARNER_CONFIGS
-        require(known, "algo", self.algo, names + nearest(self.algo, LEARNER_CONFIGS))
-        kind = LEARNER_CONFIGS[self.algo]
+        names = "one of " + ", ".join(ALGO_CONFIGS)
+        known = self.algo in ALGO_CONFIGS
+        require(known, "algo", self.algo, names + nearest(self.algo, ALGO_CONFIGS))
+        kind = ALGO_CONFIGS[self.algo]
         ok = isinstance(self.learner, kind)
         require(ok, "learner", self.learner, f"a {kind.__name__}, as algo is {self.algo}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
@@ -207,10 +211,10 @@ def _choosing_flags(argv: Sequence[str]) -> dict[str, str]:
 
 
 def _default(algo: object, where: str) -> TrainConfig[Any]:
-    if not isinstance(algo, str) or algo not in LEARNER_CONFIGS:
-        near = nearest(str(algo), LEARNER_CONFIGS)
+    if not isinstance(algo, str) or algo not in ALGO_CONFIGS:
+        near = nearest(str(algo), ALGO_CONFIGS)
         raise ConfigError(f"{where}{algo}: no such learner{near}")
-    return TrainConfig(algo=algo, learner=LEARNER_CONFIGS[algo]())
+    return TrainConfig(algo=algo, learner=ALGO_CONFIGS[algo]())
 
 
 def _preset(algo: str, env: str, presets: Path) -> TrainConfig[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from metarl.errors import (
 from metarl.log import RunLog
 from metarl.rng import stream
 from metarl.threads import one_torch_thread
-from metarl.types import BatchEnv, Learner, Metrics, Rollout
+from metarl.types import BatchEnv, Iteration, Learner
 
 
 @dataclass
@@ -107,14 +107,13 @@ class Trainer:
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
                 with self._saving_on_failure(), naming_failures(f"iteration {iteration}"):
-                    rollouts, metrics, times = self._iterate(iteration)
+                    done = self._iterate(iteration)
                 ended = time.monotonic()
-                steps = sum(rollout.num_steps() for rollout in rollouts)
                 self.progress = Progress(
-                    iteration + 1, self.progress.env_steps + steps, before + ended - started
+                    iteration + 1, self.progress.env_steps + done.steps, before + ended - started
                 )
                 with self._saving_on_failure():
-                    self.log.write(self._record(iteration, steps, rollouts, metrics, times))
+                    self.log.write(self._record(iteration, done))
                 if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
                     self.save()
                     last_save = ended
@@ -123,8 +122,12 @@ class Trainer:
                     raise Preempted(f"stopped by {self._stop} after iteration {iteration}")
             self.save()
 
-    def _iterate(self, iteration: int) -> tuple[list[Rollout], Metrics, tuple[float, float]]:
-        """One iteration; returns the rollouts, the update's metrics, and both parts' time [s]."""
+    def _iterate(self, iteration: int) -> Iteration:
+        """Collects and learns: by trials, unless the learner brings a loop of its own, as baselines do."""
+        own: Callable[[int], Iteration] | None = getattr(self.learner, "iterate", None)
+        return own(iteration) if own else self._meta_iterate(iteration)
+
+    def _meta_iterate(self, iteration: int) -> Iteration:
         sampler, seed = self.config.sampler, self.config.seed
         began = time.monotonic()
         tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
@@ -138,7 +141,17 @@ class Trainer:
         )
         collected = time.monotonic()
         metrics = self.learner.update(context, rollouts)
-        return rollouts, metrics, (collected - began, time.monotonic() - collected)
+        last = rollouts[-1]
+        return Iteration(
+            steps=sum(rollout.num_steps() for rollout in rollouts),
+            returns=[float(rollout.returns().mean()) for rollout in rollouts],
+            length=float(last.valid.sum(dim=2).double().mean()),
+            terminated=float(last.terminated.double().mean()),
+            faults=float(sum(rollout.truncated.sum() for rollout in rollouts)),
+            metrics=metrics,
+            collect=collected - began,
+            update=time.monotonic() - collected,
+        )
 
     def save(self) -> None:
         """Writes a checkpoint of the state between two iterations, unless it is there already."""
@@ -191,35 +204,22 @@ class Trainer:
             for number, handler in zip(numbers, handlers, strict=True):
                 signal.signal(number, handler)
 
-    def _record(
-        self,
-        iteration: int,
-        steps: int,
-        rollouts: list[Rollout],
-        metrics: Metrics,
-        times: tuple[float, float],
-    ) -> dict[str, Any]:
-        collect, update = times
-        last = rollouts[-1]
+    def _record(self, iteration: int, done: Iteration) -> dict[str, Any]:
         return {
             "iteration": iteration,
             "env_steps": self.progress.env_steps,
             "seconds": self.progress.seconds,
-            "steps_per_second": steps / (collect + update),
-            "time/collect": collect,
-            "time/update": update,
-            "return_pre": _mean_return(rollouts[0]),
-            "return_post": _mean_return(last),
-            **{f"return/{k}": _mean_return(rollout) for k, rollout in enumerate(rollouts)},
-            "rollout/length": float(last.valid.sum(dim=2).double().mean()),
-            "rollout/terminated": float(last.terminated.double().mean()),
-            "rollout/faults": float(sum(rollout.truncated.sum() for rollout in rollouts)),
-            **metrics,
+            "steps_per_second": done.steps / (done.collect + done.update),
+            "time/collect": done.collect,
+            "time/update": done.update,
+            "return_pre": done.returns[0],
+            "return_post": done.returns[-1],
+            **{f"return/{k}": value for k, value in enumerate(done.returns)},
+            "rollout/length": done.length,
+            "rollout/terminated": done.terminated,
+            "rollout/faults": done.faults,
+            **done.metrics,
         }
-
-
-def _mean_return(rollout: Rollout) -> float:
-    return float(rollout.returns().mean())
 
 
 def pick_device(name: str) -> torch.device:

@@ -160,3 +160,28 @@ class Learner(Protocol[C]):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over a state_dict()."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration of training did.
+
+    Attributes:
+        steps: Environment steps taken.
+        returns: Mean return of each rollout of a trial.
+        length: Mean steps of an episode of the last rollout.
+        terminated: Share of its episodes that the task ended.
+        faults: Episodes, of all rollouts, in which the simulation broke down.
+        metrics: Figures of the update.
+        collect: Time spent on experience [s].
+        update: Time spent on learning from it [s].
+    """
+
+    steps: int
+    returns: Sequence[float]
+    length: float
+    terminated: float
+    faults: float
+    metrics: Metrics
+    collect: float
+    update: float

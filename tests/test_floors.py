@@ -17,11 +17,12 @@ envs.task_rows envs.contract envs.worker envs.worker_pool envs.foreign envs.plug
 envs.listing envs.episodes envs.adapters envs.sb3
 
 metarl metarl.errors metarl.options metarl.types metarl.rng metarl.threads
-metarl.learners metarl.learners.configs metarl.fields metarl.config
+metarl.learners metarl.learners.configs metarl.baselines metarl.baselines.configs metarl.fields metarl.config
 metarl.returns metarl.gaussian metarl.categorical metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.scores metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.statistics metarl.results metarl.collect metarl.evaluate
+metarl.baselines.members metarl.baselines.acting metarl.baselines.curve metarl.baselines.sb3
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.replay metarl.film
 metarl.runs metarl.figures metarl.report
 metarl.trainer metarl.distributed metarl.cli metarl.__main__
