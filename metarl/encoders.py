@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl import categorical, gaussian
+
 State = tuple[Tensor, ...]
 """What a memory keeps of M trials; every tensor has the row first."""
 
@@ -234,7 +236,8 @@ class MemoryActorCritic(nn.Module):
         action_size: A.
         memory_size: H.
         hidden_size: Units of the tanh layers.
-        log_std: First log standard deviation of every action dimension.
+        log_std: First and least log standard deviation of every action dimension.
+        discrete: Actions are one-hot rows of A alternatives, and the mean their logits.
     """
 
     def __init__(
@@ -244,16 +247,19 @@ class MemoryActorCritic(nn.Module):
         action_size: int,
         memory_size: int,
         hidden_size: int,
-        log_std: float,
+        log_std: tuple[float, float] = (0.0, -3.0),
+        discrete: bool = False,
     ):
         super().__init__()
+        self.discrete, self._min_log_std = discrete, log_std[1]
         self.memory: Memory = MEMORIES[memory](obs_size + action_size + 2, memory_size)
         sizes = memory_size + obs_size, hidden_size
         self.actor = nn.Sequential(
             nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, action_size)
         )
         self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, 1))
-        self.log_std = nn.Parameter(torch.full((action_size,), float(log_std)))
+        if not discrete:
+            self.log_std = nn.Parameter(torch.full((action_size,), float(log_std[0])))
 
     def initialise(self, rng: np.random.Generator) -> None:
         """Draws every matrix orthogonal, the last one of the actor a hundredth of it; biases are zero.
@@ -270,12 +276,43 @@ class MemoryActorCritic(nn.Module):
                 value.data.zero_()
 
     def mean(self, features: Tensor, obs: Tensor) -> Tensor:
-        """Mean actions (..., A) for features (..., H) and scaled observations (..., S)."""
+        """Mean actions, or logits (..., A), for features (..., H) and scaled observations (..., S)."""
         return self.actor(torch.cat([features, obs], dim=-1))
 
     def value(self, features: Tensor, obs: Tensor) -> Tensor:
         """Scaled values (...) for features (..., H) and scaled observations (..., S)."""
         return self.critic(torch.cat([features, obs], dim=-1)).squeeze(-1)
+
+    # --- the distribution over actions -------------------------------------------------------------------------------
+
+    def clamped_log_std(self) -> Tensor:
+        """Clamped log standard deviations (A,)."""
+        return self.log_std.clamp(min=self._min_log_std)
+
+    def draw(self, mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws actions (..., A) and their log-probabilities (...) with standard normal noise (..., A)."""
+        if self.discrete:
+            action = categorical.sample(mean, noise)
+            return action, categorical.log_prob(action, mean)
+        log_std = self.clamped_log_std()
+        action = torch.addcmul(mean, log_std.exp(), noise)
+        return action, gaussian.log_prob_of_noise(noise, log_std)
+
+    def mode(self, mean: Tensor) -> Tensor:
+        """The likeliest actions (..., A)."""
+        return categorical.mode(mean) if self.discrete else mean
+
+    def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
+        """Log-probabilities (...) of actions (..., A) [nats]."""
+        if self.discrete:
+            return categorical.log_prob(action, mean)
+        return gaussian.log_prob(action, mean, self.clamped_log_std())
+
+    def entropy(self, mean: Tensor) -> Tensor:
+        """Entropy (...) [nats]."""
+        if self.discrete:
+            return categorical.entropy(mean)
+        return gaussian.entropy(self.clamped_log_std()).expand(mean.shape[:-1])
 
 
 def _orthogonal(rng: np.random.Generator, shape: torch.Size) -> Tensor:

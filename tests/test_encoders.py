@@ -110,7 +110,7 @@ def test_attention_refuses_truncation(inputs):
 
 @pytest.mark.parametrize("name", MEMORIES)
 def test_the_first_parameters_are_orthogonal_and_follow_from_the_stream_alone(name):
-    made = [MemoryActorCritic(name, 3, 2, 16, 8, -0.5) for _ in range(2)]
+    made = [MemoryActorCritic(name, 3, 2, 16, 8, (-0.5, -3.0)) for _ in range(2)]
     for policy in made:
         policy.initialise(stream(1, "init"))
     one, other = (dict(policy.named_parameters()) for policy in made)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import gaussian
 from metarl.buffers import Sequences
 from metarl.collect import Key, trial
 from metarl.errors import ConfigError
@@ -65,7 +64,19 @@ def log_probs(learner, steps):
     inputs = learner._inputs(steps)
     features = learner.policy.memory.unroll(inputs)
     mean = learner.policy.mean(features, inputs[..., : steps.obs.shape[-1]])
-    return gaussian.log_prob(steps.action, mean, learner.policy.log_std)
+    return learner.policy.log_prob(mean, steps.action)
+
+
+class ChoiceBatch(SignBatch):
+    """The same with two alternatives for the signs -1 and 1."""
+
+    def __init__(self, horizon=4, *, eventful=False):
+        super().__init__(horizon, eventful=eventful)
+        self.spec.action_size = 2
+
+    def step(self, action, alive):
+        assert (action[alive].sum(axis=1) == 1).all() and np.isin(action, (0, 1)).all()
+        return super().step(action[:, 1:] - action[:, :1], alive)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -137,7 +148,7 @@ def test_the_loss_is_the_mean_over_valid_steps_of_a_slow_loop():
     with torch.no_grad():
         loss, statistics = learner._loss(batch, steps.valid.sum())
         mean, value = learner._forward(batch)
-    log_std = learner.policy.log_std.detach()
+    log_std = learner.policy.clamped_log_std().detach()
     total, number, moved = 0.0, 0, 0.0
     for t, m in steps.valid.nonzero().tolist():
         normal = torch.distributions.Normal(mean[t, m], log_std.exp())
@@ -176,11 +187,13 @@ def first_rewards(learner, env):
     return [float(r.reward[..., 0].mean()) for r in rollouts]
 
 
-@pytest.fixture(scope="module")
-def solver():
+@pytest.fixture(scope="module", params=["continuous", "discrete"])
+def solver(request):
     """A learner that has met many signs, and the environment."""
     config = Rl2Config(**SMALL, lr=1e-2, discount=0.9, initial_log_std=-1.0)
-    learner, env = Rl2(config, 2, 1, seed=0), SignBatch(2)
+    discrete = request.param == "discrete"
+    env = ChoiceBatch(2) if discrete else SignBatch(2)
+    learner = Rl2(config, 2, env.spec.action_size, seed=0, discrete=discrete)
     for iteration in range(40):
         rollouts, context = collected(learner, env, iteration, num_tasks=64, num_episodes=1)
         learner.update(context, rollouts)
@@ -196,7 +209,8 @@ def test_it_solves_a_task_that_only_memory_can_solve(solver):
 
 def test_with_the_memory_cleared_between_episodes_the_gain_disappears(solver):
     learner, env = solver
-    forgetful = Forgetful(learner.config, 2, 1, seed=0)
+    size, discrete = env.spec.action_size, learner.policy.discrete
+    forgetful = Forgetful(learner.config, 2, size, seed=0, discrete=discrete)
     forgetful.load_state_dict(learner.state_dict())
     rewards = first_rewards(forgetful, env)
     assert max(map(abs, rewards)) < 0.3

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from metarl import categorical, gaussian
-from metarl.errors import ConfigError
-from metarl.learners import build
-from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
+from metarl.learners.configs import MamlTrpoConfig
 from metarl.learners.inner import Batch, inner_steps, linearised_at, log_prob
 from metarl.learners.maml_trpo import MamlTrpo
 from metarl.policies import CategoricalMLP
@@ -236,15 +234,3 @@ def test_without_exploration_the_likeliest_action_is_sent():
     logits = learner.policy.outputs(context.acting, obs)
     assert torch.equal(action.value.argmax(dim=-1), logits.argmax(dim=-1))
     assert not action.log_prob.any() and (action.value.sum(dim=-1) == 1).all()
-
-
-def test_a_learner_without_a_categorical_policy_is_refused_in_words(monkeypatch):
-    class Numbers:
-        def __init__(self, config, obs_size, action_size, *, seed):
-            pass
-
-    monkeypatch.setattr("metarl.learners.maml_trpo.MamlTrpo", Numbers)
-    config = LEARNER_CONFIGS["maml-trpo"]()
-    assert isinstance(build("maml-trpo", config, 2, 3, seed=0), Numbers)
-    with pytest.raises(ConfigError, match="--algo maml-trpo has no policy for discrete actions"):
-        build("maml-trpo", config, 2, 3, discrete=True, seed=0)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from typing import Any
-
-from metarl.errors import ConfigError
 
 LEARNERS: dict[str, str] = {
     "maml-trpo": "metarl.learners.maml_trpo:MamlTrpo",
@@ -35,15 +32,7 @@ def build(
 
     Returns:
         The learner.
-
-    Raises:
-        ConfigError: The learner has no policy for discrete actions.
     """
     module, _, name = LEARNERS[algo].partition(":")
     learner = getattr(importlib.import_module(module), name)
-    if discrete:
-        if "discrete" not in inspect.signature(learner).parameters:
-            able = "take --algo maml-trpo"
-            raise ConfigError(f"--algo {algo} has no policy for discrete actions; {able}")
-        options["discrete"] = True
-    return learner(config, obs_size, action_size, **options)
+    return learner(config, obs_size, action_size, discrete=discrete, **options)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metarl import gaussian
 from metarl.buffers import Sequences
 from metarl.clipped import approximate_kl, clipped_loss, clipped_share
 from metarl.encoders import MemoryActorCritic, State
@@ -73,6 +72,7 @@ class Rl2:
         obs_size: S.
         action_size: A.
         seed: Seed of the initial parameters and of the order of minibatches.
+        discrete: Actions are one-hot rows of A alternatives.
         device: Where updates run; acting always runs on the CPU.
         num_threads: Threads over trials on the CPU; results do not depend on it.
 
@@ -89,10 +89,11 @@ class Rl2:
         action_size: int,
         *,
         seed: int,
+        discrete: bool = False,
         device: torch.device | str = "cpu",
         num_threads: int = 1,
     ):
-        self.config, self._seed = config, seed
+        self.config, self._seed, self._action_size = config, seed, action_size
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         if self.device.type == "cuda":
@@ -100,7 +101,8 @@ class Rl2:
             torch.backends.cudnn.allow_tf32 = False
         sizes = obs_size, action_size, config.memory_size, config.hidden_size
         with torch.random.fork_rng(devices=[]):  # torch initialises once, we do it again
-            policy = MemoryActorCritic(config.memory, *sizes, config.initial_log_std)
+            log_std = config.initial_log_std, config.min_log_std
+            policy = MemoryActorCritic(config.memory, *sizes, log_std, discrete)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
@@ -114,7 +116,7 @@ class Rl2:
         size = num_tasks, num_episodes
         zero = torch.zeros(size)
         state = self._acting.memory.initial(num_tasks * num_episodes)
-        action = torch.zeros(*size, len(self._acting.log_std))
+        action = torch.zeros(*size, self._action_size)
         return Rl2Context(state, action, zero, zero)
 
     def act(
@@ -138,11 +140,10 @@ class Rl2:
         mean = policy.mean(features, inputs_obs.flatten(0, 1)).unflatten(0, size)
         if feedback is not None:
             state = policy.memory.keep(context.state, state, feedback.alive.flatten())
-        if not explore:
-            return Action(mean, torch.zeros(size)), Rl2Context(state, mean, reward, done)
-        log_std = self._log_std(policy)
-        action = torch.addcmul(mean, log_std.exp(), noise)
-        log_prob = gaussian.log_prob_of_noise(noise, log_std)
+        if explore:
+            action, log_prob = policy.draw(mean, noise)
+        else:
+            action, log_prob = policy.mode(mean), torch.zeros(size)
         return Action(action, log_prob), Rl2Context(state, action, reward, done)
 
     def adapt(self, context: Rl2Context, rollout: Rollout) -> Rl2Context:
@@ -218,9 +219,6 @@ class Rl2:
     def _acting_copy(self) -> MemoryActorCritic:
         return self.policy if self.device.type == "cpu" else copy.deepcopy(self.policy).cpu()
 
-    def _log_std(self, policy: MemoryActorCritic) -> Tensor:
-        return policy.log_std.clamp(min=self.config.min_log_std)
-
     def _improve(self, steps: Sequences) -> Metrics:
         inputs = self._inputs(steps)
         batch = _Batch(steps, inputs, steps.reward, steps.reward)
@@ -246,9 +244,17 @@ class Rl2:
         return {
             **metrics,
             "update/ratio_error": ratio_error,
-            "policy/log_std": float(self._log_std(self.policy).detach().mean()),
+            **self._figures(mean, steps),
             "baseline/explained": explained,
         }
+
+    @torch.no_grad()
+    def _figures(self, mean: Tensor, steps: Sequences) -> Metrics:
+        """How much the policy that acted explored."""
+        figures = {"policy/entropy": float(self.policy.entropy(mean)[steps.valid].mean())}
+        if not self.policy.discrete:
+            figures["policy/log_std"] = float(self.policy.clamped_log_std().mean())
+        return figures
 
     def _inputs(self, steps: Sequences) -> Tensor:
         """What the memory reads (L, M, S + A + 2)."""
@@ -277,8 +283,8 @@ class Rl2:
         return torch.cat(mean, dim=1), torch.cat(value, dim=1)
 
     def _ratio_error(self, steps: Sequences, mean: Tensor) -> float:
-        log_std = self._log_std(self.policy).detach()
-        error = (gaussian.log_prob(steps.action, mean, log_std) - steps.log_prob).expm1().abs()
+        with torch.no_grad():
+            error = (self.policy.log_prob(mean, steps.action) - steps.log_prob).expm1().abs()
         worst = float(torch.where(steps.valid, error, 0.0).max().nan_to_num(nan=float("inf")))
         if worst > MAX_RATIO_ERROR:
             raise FloatingPointError(
@@ -335,8 +341,7 @@ class Rl2:
         """Share of the minibatch's loss, a mean over its `count` valid steps, and of the _STATISTICS but the norm."""
         config, steps = self.config, batch.steps
         mean, value = self._forward(batch)
-        log_std = self._log_std(self.policy)
-        log_ratio = gaussian.log_prob(steps.action, mean, log_std) - steps.log_prob
+        log_ratio = self.policy.log_prob(mean, steps.action) - steps.log_prob
         log_ratio = torch.where(steps.valid, log_ratio, 0.0)
 
         def average(values: Tensor) -> Tensor:
@@ -344,7 +349,7 @@ class Rl2:
 
         policy_loss = average(clipped_loss(log_ratio, batch.advantage, config.clip))
         value_loss = average((value - batch.target).square())
-        entropy = average(gaussian.entropy(log_std).expand_as(value))
+        entropy = average(self.policy.entropy(mean))
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
         with torch.no_grad():
             divergence = average(approximate_kl(log_ratio))
