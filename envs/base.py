@@ -1,4 +1,4 @@
-"""The environment contract, and MujocoBatchEnv: robot x goal on `mujoco.batch`, the only file that steps physics.
+"""The environment contract, and MujocoBatchEnv: robot x goal x variations on `mujoco.batch`; no other steps physics.
 
 Row `task * E + episode` of a batch is element (task, episode). Nothing resets by itself: an episode is the unit of
 adaptation, so a robot that has fallen is left where it lies and no longer stepped.

@@ -9,6 +9,7 @@ distance along the viewing direction.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ from envs.relief import (
     FLOOR_LIGHT,
     HORIZON,
     SKY,
+    Fan,
     Relief,
     checker,
+    fan_of,
     painted,
     relief_of,
 )
@@ -142,6 +145,14 @@ class RayCaster:
         )
         self._lamp = lamp / np.linalg.norm(lamp)
 
+    @functools.cached_property
+    def _fan(self) -> Fan:
+        width, height = self._size
+        right, up, forward = self._axes
+        across = (np.arange(width) + 0.5 - 0.5 * width) / self._focal
+        above = (0.5 * height - (np.arange(height) + 0.5)) / self._focal
+        return fan_of(forward + across[None, :, None] * right + above[:, None, None] * up)
+
     def frame(
         self,
         data: mujoco.MjData,
@@ -230,18 +241,13 @@ class RayCaster:
 
     def _landscape(self, relief: Relief, eye: np.ndarray, lamp: np.ndarray):
         """The empty scene with a relief, where its pixels' shadows fall on the floor's level, and its depth."""
-        width, height = self._size
-        right, up, forward = self._axes
-        across = (np.arange(width) + 0.5 - 0.5 * width) / self._focal
-        above = (0.5 * height - (np.arange(height) + 0.5)) / self._focal
-        rays = forward + across[None, :, None] * right + above[:, None, None] * up
-        seen = relief.view(eye, rays)
+        seen = relief.view(eye, self._fan)
         shown, point = np.isfinite(seen.depth), seen.point
         # along the line from the lamp; what shows no ground lies far from every shadow
         reach = (lamp[2] - self.floor) / np.maximum(lamp[2] - point[..., 2], 1.0)
         ground = lamp[:2] + (point[..., :2] - lamp[:2]) * np.where(shown, reach, 1e6)[..., None]
         places = (ground[..., k].astype(np.float32) for k in (0, 1))
-        image = painted(seen, rays, self._lamp, self._focal)
+        image = painted(seen, self._fan.rays, self._lamp, self._focal)
         return image, (0, *places), seen.depth.astype(np.float32)
 
     def _paint(

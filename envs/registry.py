@@ -95,7 +95,8 @@ def _humanoid(goal: Goal, *, weight: float = 1.25) -> Recipe:
         contact_cap=10.0,
         goal_weight=weight,
     )
-    return Recipe(HUMANOID, goal, terms)
+    note = "contact forces are those at the start of the last physics step, not Gymnasium's"
+    return Recipe(HUMANOID, goal, terms, note=note)
 
 
 FAMILIES: dict[str, dict[str, Recipe]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-_NEAREST, _FARTHEST, _RANGES = 0.4, 70.0, 288
+_NEAREST, _FARTHEST, _RANGES = 0.4, 70.0, 256
 _NOTHING = -1e3
 """Height of what lies beyond the edge of the map [m]."""
 _STEEPEST = 60.0
@@ -68,6 +68,40 @@ class Seen:
     cut: np.ndarray
 
 
+@dataclass(frozen=True)
+class Fan:
+    """The rays of a picture, sorted into vertical planes; they stay while the camera only moves.
+
+    Attributes:
+        rays: Of each pixel (height, width, 3), with a component of one along the viewing direction; none is vertical.
+        level: Their lengths on the ground plan (height, width).
+        tangent: Of their elevation (height, width).
+        azimuth: Of each plane (P,) [rad].
+        number: The nearest plane of each pixel (height, width).
+    """
+
+    rays: np.ndarray
+    level: np.ndarray
+    tangent: np.ndarray
+    azimuth: np.ndarray
+    number: np.ndarray
+
+
+def fan_of(rays: np.ndarray) -> Fan:
+    """Sorts rays (height, width, 3) into planes, a few more than there are columns."""
+    level = np.hypot(rays[..., 0], rays[..., 1])
+    # angles from that of the middle, so that none jumps by a turn
+    middle = rays[rays.shape[0] // 2, rays.shape[1] // 2]
+    ahead = np.arctan2(middle[1], middle[0])
+    turned = np.arctan2(rays[..., 1], rays[..., 0]) - ahead
+    turned = (turned + np.pi) % (2.0 * np.pi) - np.pi
+    low, high = float(turned.min()), float(turned.max())
+    planes = 3 * rays.shape[1] // 2
+    number = np.rint((turned - low) * ((planes - 1) / max(high - low, 1e-9))).astype(np.intp)
+    tangent = np.clip(rays[..., 2] / level, -_STEEPEST, _STEEPEST)
+    return Fan(rays, level, tangent, ahead + np.linspace(low, high, planes), number)
+
+
 class Relief:
     """The heightfield of a model; a map of two rows, a track, goes on endlessly to its sides.
 
@@ -109,36 +143,17 @@ class Relief:
         outside = np.abs(x) > self._half[0]
         return outside if self._endless else outside | (np.abs(y) > self._half[1])
 
-    def view(self, eye: np.ndarray, rays: np.ndarray) -> Seen:
-        """Looks at the ground.
-
-        Args:
-            eye: Position of the camera (3,) [m].
-            rays: Of each pixel (height, width, 3), with a component of one along the viewing direction; none is
-                vertical.
-
-        Returns:
-            What each pixel shows.
-        """
-        level = np.hypot(rays[..., 0], rays[..., 1])
-        # angles from that of the middle, so that none jumps by a turn
-        middle = rays[rays.shape[0] // 2, rays.shape[1] // 2]
-        ahead = np.arctan2(middle[1], middle[0])
-        turned = np.arctan2(rays[..., 1], rays[..., 0]) - ahead
-        turned = (turned + np.pi) % (2.0 * np.pi) - np.pi
-        low, high = float(turned.min()), float(turned.max())
-        planes = 2 * rays.shape[1]
-        azimuth = ahead + np.linspace(low, high, planes)
+    def view(self, eye: np.ndarray, fan: Fan) -> Seen:
+        """Looks at the ground from eye (3,) [m] through the pixels of a fan."""
         ranges = np.geomspace(_NEAREST, _FARTHEST, _RANGES)
-        x = eye[0] + np.cos(azimuth)[:, None] * ranges
-        y = eye[1] + np.sin(azimuth)[:, None] * ranges
+        x = eye[0] + np.cos(fan.azimuth)[:, None] * ranges
+        y = eye[1] + np.sin(fan.azimuth)[:, None] * ranges
         height = np.where(self._beyond(x, y), _NOTHING, self._look_up(self._heights, x, y))
         rising = np.clip((height - eye[2]) / ranges, -_STEEPEST, _STEEPEST)
-        number = np.rint((turned - low) * ((planes - 1) / max(high - low, 1e-9))).astype(np.intp)
-        distance = _first_as_high(rising, ranges, number, rays[..., 2] / level)
-        depth = distance / level
+        distance = _first_as_high(rising, ranges, fan.number, fan.tangent)
+        depth = distance / fan.level
         shown = np.isfinite(distance)
-        point = eye + np.where(shown, depth, 0.0)[..., None] * rays
+        point = eye + np.where(shown, depth, 0.0)[..., None] * fan.rays
         x, y = point[..., 0], point[..., 1]
         slope_x, slope_y = (self._look_up(table, x, y) for table in self._slopes)
         normal = np.stack([-slope_x, -slope_y, np.ones_like(depth)], axis=-1)
@@ -162,7 +177,6 @@ def _first_as_high(
     shift = 4.0 * _STEEPEST
     skyline = np.maximum.accumulate(rising, axis=1)
     table = (skyline + shift * np.arange(len(rising))[:, None]).ravel()
-    wanted = np.clip(wanted, -_STEEPEST, _STEEPEST)
     index = np.searchsorted(table, wanted + shift * number) - number * len(ranges)
     never = index >= len(ranges)
     after = np.clip(index, 1, len(ranges) - 1)
@@ -187,7 +201,7 @@ def painted(seen: Seen, rays: np.ndarray, lamp: np.ndarray, focal: float) -> np.
 
     Args:
         seen: The ground.
-        rays: As `Relief.view` got them.
+        rays: Those of the fan.
         lamp: Direction to the lamp (3,), of length one.
         focal: Focal length [pixels].
 
@@ -195,16 +209,22 @@ def painted(seen: Seen, rays: np.ndarray, lamp: np.ndarray, focal: float) -> np.
         The image (height, width, 3) float32.
     """
     shown = np.isfinite(seen.depth)
-    point, depth = seen.point, np.where(shown, seen.depth, 1e3)
-    steep = np.maximum(0.08, np.abs(rays[..., 2]) / np.linalg.norm(rays, axis=-1))
-    box = np.maximum(0.02, depth / (focal * steep))
-    share = checker(point[..., 0], point[..., 1], box, box)[..., None]
-    color = FLOOR_DARK + (FLOOR_LIGHT - FLOOR_DARK) * share
-    color = np.where(seen.cut[..., None], EARTH, color)
+    depth = np.where(shown, seen.depth, 1e3).astype(np.float32)
+    x, y, z = (seen.point[..., k].astype(np.float32) for k in range(3))
+    rise = rays[..., 2].astype(np.float32)
+    steep = np.maximum(np.float32(0.08), np.abs(rise) / np.sqrt((rays**2).sum(axis=-1)))
+    box = np.maximum(0.02, depth / (focal * steep)).astype(np.float32)
+    share = checker(x, y, box, box)
     # a relief is read from its slopes first, from its height second
-    light = np.clip(0.25 + 0.75 * (seen.normal @ lamp) / lamp[2], 0.3, 1.4)
-    light *= 1.0 + 0.12 * np.clip(point[..., 2], -1.5, 1.5)
-    fog = (1.0 - np.exp(-((depth / 30.0) ** 2)))[..., None]
-    glow = np.clip(rays[..., 2:] / 0.5, 0.0, 1.0) ** 0.7
-    color = color * light[..., None] * (1.0 - fog) + HORIZON * fog
-    return np.where(shown[..., None], color, HORIZON + (SKY - HORIZON) * glow).astype(np.float32)
+    facing = (seen.normal @ (lamp / lamp[2])).astype(np.float32)
+    light = np.clip(0.25 + 0.75 * facing, 0.3, 1.4) * (1.0 + 0.12 * np.clip(z, -1.5, 1.5))
+    fog = 1.0 - np.exp(-((depth / 30.0) ** 2))
+    glow = np.clip(rise / 0.5, 0.0, 1.0) ** 0.7
+    image = np.empty((*depth.shape, 3), dtype=np.float32)
+    for channel in range(3):
+        dark, bright = FLOOR_DARK[channel], FLOOR_LIGHT[channel]
+        far, sky = HORIZON[channel], SKY[channel]
+        color = np.where(seen.cut, EARTH[channel], dark + (bright - dark) * share)
+        ground = color * light * (1.0 - fog) + far * fog
+        image[..., channel] = np.where(shown, ground, far + (sky - far) * glow)
+    return image

@@ -289,6 +289,7 @@ HUMANOID = Robot(
     uniform_speeds=True,
     # Gymnasium's rows, without those of the world and of the free joint. All are Gymnasium's bit for bit but the contact
     # forces cfrc_ext, which a batch takes at the start of the last substep, not in the last stage of its integrator.
+    # cinert tells the masses: with the variation params a Humanoid sees part of its task.
     derived=(("cinert", 1), ("cvel", 1), ("qfrc_actuator", 6), ("cfrc_ext", 1)),
     by_mass_centre=True,
 )

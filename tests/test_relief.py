@@ -7,7 +7,7 @@ import pytest
 from envs.goals import Marker
 from envs.rays import RayCaster
 from envs.registry import make
-from envs.relief import FLOOR_DARK, FLOOR_LIGHT, Relief, relief_of
+from envs.relief import FLOOR_DARK, FLOOR_LIGHT, Relief, fan_of, relief_of
 from envs.render import plan_shot
 from envs.robots import ANT
 from envs.terrain import KINDS
@@ -55,7 +55,7 @@ def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
     axes = shot.axes()
     eye = shot.lookat[0] - shot.distance * axes[2]
     rays = pixel_rays(axes)
-    seen = Relief(model).view(eye, rays)
+    seen = Relief(model).view(eye, fan_of(rays))
     rng, groups, geom = np.random.default_rng(0), np.ones(6, np.uint8), np.zeros(1, np.int32)
     wrong = []
     for row, column in rng.integers(0, SIZE, (300, 2)):
@@ -88,7 +88,7 @@ def test_normals_stand_upright_on_the_slope():
     relief = relief_of(env._model_of(task(env, "slopes", 1.0)))
     eye, down = np.array([2.5, 0.0, 3.0]), np.zeros((1, 1, 3))
     down[..., 0], down[..., 2] = 1e-3, -1.0
-    normal = relief.view(eye, down).normal[0, 0]
+    normal = relief.view(eye, fan_of(down)).normal[0, 0]
     assert np.degrees(np.arccos(normal[2])) == pytest.approx(12.0, abs=0.1)
 
 
