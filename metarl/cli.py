@@ -59,7 +59,7 @@ def _train(argv: list[str]) -> None:
     if config.list_envs:
         print(list_envs())
         return
-    env = make_env(config.env, config.sampler.threads, observe_task=_is(config, "oracle"))
+    env = make_env(config.env, config.sampler.threads, **_sight(config))
     from metarl import run_folder
     from metarl.trainer import pick_device
 
@@ -180,10 +180,22 @@ def _device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def make_env(name: str, threads: int = 0, *, observe_task: bool = False) -> Any:
+def _sight(config: TrainConfig[Any]) -> dict[str, bool]:
+    """What the observation holds beside the robot."""
+    oracle = config.observe_task or _is(config, "oracle")
+    return {"observe_task": oracle, "observe_terrain": config.observe_terrain}
+
+
+def make_env(
+    name: str, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
+) -> Any:
     """Builds an environment; one of a plug-in is looked for in the current directory too.
 
-    With observe_task the task stands in the observation.
+    Args:
+        name: See `envs/registry.py`.
+        threads: Of the physics; 0 takes all cores.
+        observe_task: Append the task's numbers to the observation.
+        observe_terrain: Append heights of the ground around the robot to the observation.
 
     Raises:
         ConfigError: There is no such name; the message names the nearest.
@@ -196,7 +208,7 @@ def make_env(name: str, threads: int = 0, *, observe_task: bool = False) -> Any:
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
     try:
-        env = make(name, threads)
+        env = make(name, threads, observe_terrain=observe_terrain)
     except (UnknownEnvironment, UnsupportedHere) as error:
         raise ConfigError(f"--env {name}: {error}") from error
     except PluginFailure as error:
@@ -215,11 +227,13 @@ def make_env(name: str, threads: int = 0, *, observe_task: bool = False) -> Any:
             f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
             "envs/base.py says what a BatchEnv is"
         )
-    if observe_task:
-        from envs.observe import ObserveTask
+    if not observe_task:
+        return env
+    if getattr(env.spec.tasks, "opaque", False):
+        raise ConfigError(f"--observe-task: the tasks of {name} are no numbers; leave the flag out")
+    from envs.observe import ObserveTask
 
-        return ObserveTask(env)
-    return env
+    return ObserveTask(env)
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
@@ -291,7 +305,7 @@ def open_run(path: Path, threads: int = 0) -> Run:
     """
     config = _read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
-    env = make_env(config.env, threads, observe_task=_is(config, "oracle"))
+    env = make_env(config.env, threads, **_sight(config))
     learner = build_learner(config, env, "cpu")
     _restored(path, learner)
     return Run(path, config, env, learner)

@@ -97,6 +97,12 @@ class TrainConfig(Generic[L]):
     device: str = "auto"
     """Where the update runs: auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
+    observe_task: bool = False
+    """Put the task into the observation: the oracle, which need not find out."""
+
+    observe_terrain: bool = False
+    """Put heights of the ground around the robot into the observation."""
+
     iterations: int = 500
     """Meta-updates, >= 1."""
 
