@@ -22,7 +22,13 @@ from envs.tasks import TaskDistribution
 
 
 def action_space(spec: EnvSpec) -> Box:
-    """The Box of one robot's policy output (A,)."""
+    """The Box of one robot's policy output (A,).
+
+    Raises:
+        ValueError: Its actions are discrete.
+    """
+    if spec.discrete:
+        raise ValueError(f"{spec.name} has discrete actions, which have no Box")
     bound = 1.0 / spec.action_scale
     return Box(-bound, bound, (spec.action_size,), np.float32)
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import mujoco
 import numpy as np
 
+from envs.checks import check_streams, checked_rows, checked_tasks
 from envs.goals import Goal, Marker, RewardTerms
 from envs.robots import Robot, bare_model, seen_of
 from envs.tasks import TaskDistribution, joined
@@ -106,8 +107,6 @@ class BatchEnv(Protocol):
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Steps the rows of the mask alive (M,) with action (M, A) [policy output]; leaves the others as they are."""
 
-    # An environment may also offer `reset_rows`, as RestartableEnv below has it.
-
     def snapshot(self) -> np.ndarray:
         """The states (M, n) as far as pictures need them, copied."""
 
@@ -124,7 +123,7 @@ class BatchEnv(Protocol):
 
 
 class RestartableEnv(BatchEnv, Protocol):
-    """A BatchEnv in which an episode can begin while others go on, as `envs/adapters.py` needs it."""
+    """A BatchEnv in which an episode can begin while others go on, as `envs/episodes.py` needs it."""
 
     def reset_rows(
         self,
@@ -137,54 +136,6 @@ class RestartableEnv(BatchEnv, Protocol):
         With tasks (rows.sum(), D) those rows get them first. The other rows are left as they are, bit for bit. Returns
         obs (M, S).
         """
-
-
-def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
-    """Returns tasks (N, D) in float64.
-
-    Raises:
-        ValueError: They are not (N, D) or not finite; names the environment.
-    """
-    tasks, size = np.asarray(tasks, dtype=float), len(spec.tasks.variables)
-    if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
-        raise ValueError(f"{spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}")
-    return tasks
-
-
-def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.Generator]) -> None:
-    """Checks what reset is given.
-
-    Raises:
-        RuntimeError: num_rows is None: no tasks were set.
-        ValueError: There is not one stream a row.
-    """
-    if num_rows is None:
-        raise RuntimeError(f"{spec.name}: call set_tasks before reset")
-    if len(rngs) != num_rows:
-        raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
-
-
-def checked_rows(
-    spec: EnvSpec,
-    ready: bool,
-    rows: np.ndarray,
-    rngs: Sequence[np.random.Generator],
-    tasks: np.ndarray | None,
-) -> np.ndarray | None:
-    """Checks what reset_rows is given and returns tasks (rows.sum(), D) in float64, or None.
-
-    Raises:
-        RuntimeError: Not ready: no tasks were set.
-        ValueError: There is not one stream, or not one task, a row of the mask.
-    """
-    num_rows = int(rows.sum())
-    check_streams(spec, num_rows if ready else None, rngs)
-    if tasks is None:
-        return None
-    tasks = checked_tasks(spec, tasks)
-    if len(tasks) != num_rows:
-        raise ValueError(f"{spec.name}: {num_rows} rows need as many tasks, got {len(tasks)}")
-    return tasks
 
 
 class MujocoBatchEnv:
@@ -248,7 +199,7 @@ class MujocoBatchEnv:
         if self._batch is None or self._batch.nsim != len(rows):
             self._build(len(rows))
         goals = len(self.goal.tasks.variables)
-        self._tasks = rows[:, :goals]
+        self._numbers, self._tasks = rows, rows[:, :goals]
         self._world.write(rows[:, goals:])
 
     def _build(self, num_rows: int) -> None:
@@ -295,28 +246,21 @@ class MujocoBatchEnv:
         tasks = checked_rows(self.spec, self._batch is not None, rows, rngs, tasks)
         if not rngs:
             return self._observe()
-        if self.variations and not rows.all():
-            raise ValueError(
-                f"{self.spec.name}: episodes in varied worlds begin in all rows at once"
-            )
         if tasks is not None:
-            goals = len(self.goal.tasks.variables)
-            self._tasks[rows] = tasks[:, :goals]
-            self._world.write(tasks[:, goals:])
+            self._numbers[rows] = tasks
+            self._world.write(self._numbers[:, self._tasks.shape[1] :], rows)
         states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
-        ids = None if rows.all() else np.flatnonzero(rows)
-        return self.restore(*map(np.array, zip(*states, strict=True)), ids=ids)
+        return self.restore(*map(np.array, zip(*states, strict=True)), rows=rows)
 
     def restore(
-        self, qpos: np.ndarray, qvel: np.ndarray, ids: np.ndarray | None = None
+        self, qpos: np.ndarray, qvel: np.ndarray, rows: np.ndarray | None = None
     ) -> np.ndarray:
-        """Starts episodes from states qpos (n, nq), qvel (n, nv) in the rows ids (n,), or in all; returns obs (M, S)."""
-        where = slice(None) if ids is None else ids
+        """Starts episodes from states qpos (n, nq), qvel (n, nv) in the mask rows (M,), or in all; returns obs (M, S)."""
+        where, ids = (slice(None), None) if rows is None else (rows, np.flatnonzero(rows))
         # the reset clears time, warm start and controls as mj_resetData does, so a row remembers nothing
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[where], self._qvel[where] = qpos, qvel
-        if ids is None:
-            self._world.start()
+        self._world.start(where)
         self._batch.forward(ids)
         self._warnings[where] = self._batch.warning[where, :, 1].sum(axis=1)
         return self._observe()

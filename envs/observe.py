@@ -19,11 +19,16 @@ class ObserveTask:
 
     Args:
         env: The environment; its tasks are rows of numbers.
+
+    Raises:
+        ValueError: The tasks are opaque objects or have no bounds.
     """
 
     def __init__(self, env: BatchEnv):
         self._env = env
         low, high = full_range(env.spec.tasks)
+        if not np.isfinite([low, high]).all():
+            raise ValueError(f"the tasks of {env.spec.name} are no bounded numbers to observe")
         self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
         size = env.spec.obs_size + len(low)
         words = "the task is in the observation"

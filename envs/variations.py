@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -234,9 +235,9 @@ class Wind(Variation):
             return Uniform((Variable("wind_x", "N", -force, force),))
         return Disc(force, names=("wind_x", "wind_y"), unit="N")
 
-    def start(self, world: World, tasks: np.ndarray) -> None:
+    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Applies the force, which every reset takes away."""
-        world.batch.bind("xfrc_applied")[:, TORSO, : tasks.shape[1]] = tasks
+        world.batch.bind("xfrc_applied")[rows, TORSO, : tasks.shape[1]] = tasks[rows]
 
 
 @dataclass(frozen=True)
@@ -270,11 +271,11 @@ class Cripple(Variation):
         )
         return Split(train, test)
 
-    def start(self, world: World, tasks: np.ndarray) -> None:
+    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Revives what died in the last episode."""
-        world.fields["actuator_gainprm"][:] = world.model.actuator_gainprm
+        world.fields["actuator_gainprm"][rows] = world.model.actuator_gainprm
 
-    def drive(self, world: World, tasks: np.ndarray, step: int) -> None:
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Takes the gain away: whatever is sent, the actuator does nothing."""
         rows = np.flatnonzero(tasks[:, 1] == step)
         if len(rows):
@@ -317,7 +318,7 @@ class Actuator(Variation):
         """Multiplies the gears."""
         world.fields["actuator_gear"][:] *= tasks[:, :-1, None]
 
-    def drive(self, world: World, tasks: np.ndarray, step: int) -> None:
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Replaces the controls by those of `delay` steps ago; zero before the first."""
         late = (step - tasks[:, -1].astype(int)) % len(world.sent)
         world.ctrl[:] = world.sent[late, np.arange(len(tasks))]

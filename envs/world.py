@@ -102,11 +102,11 @@ class Variation:
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Writes tasks (M, D) into fields that hold nominal values or what other variations made of them."""
 
-    def start(self, world: World, tasks: np.ndarray) -> None:
-        """Acts at the start of an episode, when MuJoCo's state is that of a reset."""
+    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
+        """Acts at the start of an episode in `rows` (an index of rows), when their state is that of a reset."""
 
-    def drive(self, world: World, tasks: np.ndarray, step: int) -> None:
-        """Acts before control step `step`, counted from 0; may change the controls of world.ctrl."""
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Acts before control step `step` (M,), counted from 0; may change the controls of world.ctrl."""
 
 
 class World:
@@ -118,7 +118,7 @@ class World:
         batch: The `mujoco.batch.Batch`.
         ctrl: Controls (M, A), as sent and clipped; a variation may change them before a step.
         fields: Per-simulation model fields (M, ...) by name, those that the variations write.
-        sent: Controls (depth, M, A) of the last steps, that of step t at t % depth; zero before the first.
+        sent: Controls (depth, M, A) of the last steps, that of a row's step t at t % depth; zero before the first.
         ground: Heights of the ground; None where it is a plane of height zero.
     """
 
@@ -132,30 +132,37 @@ class World:
         self.ground: Ground | None = None
         self._variations = variations
         self._sizes = [len(variation.tasks(robot).variables) for variation in variations]
-        self._step = 0
+        self._step = np.zeros(len(self.ctrl), dtype=int)
 
-    def write(self, tasks: np.ndarray) -> None:
-        """Makes the worlds of tasks (M, D), D the numbers of all variations in order; nothing of others stays."""
+    def write(self, tasks: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Makes the worlds of tasks (M, D), D the numbers of all variations in order; nothing of others stays.
+
+        With a mask rows (M,) only those; the others keep what happened to them in mid-episode, bit for bit.
+        """
         parts = np.split(tasks, np.cumsum(self._sizes)[:-1], axis=1)
         self._varied = list(zip(self._variations, parts, strict=False))
+        others = np.zeros(len(tasks), dtype=bool) if rows is None else ~rows
+        kept = {name: values[others] for name, values in self.fields.items()}
         for name, values in self.fields.items():
             option = name.removeprefix("opt.")
             values[:] = getattr(self.model.opt if option != name else self.model, option)
         for variation, task in self._varied:
             variation.write(self, task)
+        for name, values in kept.items():
+            self.fields[name][others] = values
         if any(variation.derives for variation in self._variations):
-            self.batch.set_const()
+            self.batch.set_const(np.flatnonzero(~others))
 
-    def start(self) -> None:
-        """Lets the variations act at the start of an episode, when MuJoCo's state is that of a reset."""
-        self._step, self.sent[:] = 0, 0.0
+    def start(self, rows: Any = slice(None)) -> None:
+        """Lets the variations act at the start of an episode in the rows, when MuJoCo's state is that of a reset."""
+        self._step[rows], self.sent[:, rows] = 0, 0.0
         for variation, task in self._varied:
-            variation.start(self, task)
+            variation.start(self, task, rows)
 
     def drive(self) -> None:
         """Lets the variations act before a control step."""
         if len(self.sent):
-            self.sent[self._step % len(self.sent)] = self.ctrl
+            self.sent[self._step % len(self.sent), np.arange(len(self.ctrl))] = self.ctrl
         for variation, task in self._varied:
             variation.drive(self, task, self._step)
         self._step += 1

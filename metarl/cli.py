@@ -233,7 +233,10 @@ def make_env(
         raise ConfigError(f"--observe-task: the tasks of {name} are no numbers; leave the flag out")
     from envs.observe import ObserveTask
 
-    return ObserveTask(env)
+    try:
+        return ObserveTask(env)
+    except ValueError as error:
+        raise ConfigError(f"--observe-task: {error}") from error
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
@@ -457,7 +460,7 @@ def _check_are_seeds(runs: Sequence[Path]) -> str:
     """Refuses run folders that are not one learner on one environment with different seeds; returns the environment."""
     configs = [_read_config(path) for path in runs]
     for name in ("env", "algo"):
-        values = [getattr(config, name) for config in configs]
+        values = [c.env if name == "env" else label(c.algo, c.learner) for c in configs]
         for path, value in zip(runs, values, strict=True):
             if value != values[0]:
                 cure = "give runs of one environment and one learner"

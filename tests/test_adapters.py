@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium.utils.env_checker
@@ -18,6 +19,7 @@ from envs.navigation import DenseGoal, NavigationEnv
 from envs.observe import ObserveTask
 from envs.registry import make
 from envs.sb3 import Sb3VecEnv
+from envs.tasks import Uniform, Variable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAVIGATION, CHEETAH = "navigation-2d", "half-cheetah-dir/rllib"
@@ -324,6 +326,24 @@ def test_the_oracle_sees_the_task_between_minus_one_and_one(name):
     np.testing.assert_allclose(obs[5, size:], fresh[0] / half)
     np.testing.assert_array_equal(obs[:5, size:], one.obs[:5, size:])
     env.close(), plain.close()
+
+
+def test_the_oracle_begins_in_single_rows_only_where_the_environment_can():
+    plain = Breaking(row=0, at=1)
+    del plain.reset_rows
+    assert hasattr(ObserveTask(short()), "reset_rows")
+    assert not hasattr(ObserveTask(plain), "reset_rows")
+
+
+def test_what_has_no_numbers_is_not_observed_and_what_has_alternatives_has_no_box():
+    env = short()
+    endless = Uniform((Variable("index", "1", -np.inf, np.inf),) * 2)
+    env.spec = replace(env.spec, tasks=endless)
+    with pytest.raises(ValueError, match="the tasks of short are no bounded numbers to observe"):
+        ObserveTask(env)
+    env.spec = replace(env.spec, discrete=True)
+    with pytest.raises(ValueError, match="short has discrete actions, which have no Box"):
+        GymEnv(env, np.zeros(2))
 
 
 def test_ranges_that_are_not_symmetric_are_scaled_too():

@@ -20,6 +20,7 @@ from metarl.baselines.members import Played, TrialLstmPolicy
 from metarl.baselines.sb3 import build
 from metarl.collect import Key, trial
 from metarl.config import SamplerConfig, TrainConfig
+from metarl.errors import ConfigError
 from metarl.threads import one_torch_thread
 
 HORIZON = 12
@@ -402,6 +403,27 @@ def test_the_curve_from_scratch_puts_each_return_against_the_experience_before_i
     assert result["num_tasks"] == 3 and result["episodes_per_task"] == 4
     np.testing.assert_array_equal(result["tasks"], evaluate.held_out_tasks(bench.env.spec, 0, 3))
     assert "from scratch" in result["note"]
+    assert result["faulted_episodes"] == [0, 0, 0, 0]
+
+
+class Breaking(NavigationEnv):
+    """The first row breaks down in the third step of every episode."""
+
+    def step(self, action, alive):
+        step = super().step(action, alive)
+        first = np.arange(len(alive)) == 0
+        self.steps = 0 if not hasattr(self, "steps") else self.steps + 1
+        fault = first & alive & (self.steps % 3 == 2)
+        return Step(step.obs, np.where(fault, 0.0, step.reward), step.terminated & ~fault, fault)
+
+
+def test_episodes_that_broke_down_are_counted_in_every_point():
+    bench = Bench("ppo scratch", env=Breaking("breaking", DenseGoal(), horizon=HORIZON))
+    done = bench.iterate(range(2))
+    result = bench.learner.learning_curve(bench.env)
+    # the first K + 1 = 2 episodes of the first of 2 rows, for 3 tasks each
+    assert [iteration.faults for iteration in done] == [6.0, 6.0]
+    assert result["faulted_episodes"][:2] == [6, 6] and result["faulted_episodes"][2] >= 1
 
 
 def test_a_long_curve_is_thinned_out_evenly_over_the_logarithm_of_the_experience():
@@ -432,6 +454,13 @@ def test_only_policies_from_scratch_have_a_curve():
         Bench("ppo scratch").learner.begin(4, 1)
 
 
+def test_discrete_actions_are_refused():
+    env = small_env()
+    env.spec = replace(env.spec, discrete=True)
+    with pytest.raises(ConfigError, match="--algo sb3-ppo has no policy for discrete actions"):
+        Bench("ppo multi-task", env=env)
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "words"),
     [
@@ -446,5 +475,5 @@ def test_only_policies_from_scratch_have_a_curve():
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(kind, changes, words):
-    with pytest.raises(Exception, match=words):
+    with pytest.raises(ConfigError, match=words):
         kind(**changes)

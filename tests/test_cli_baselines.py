@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,13 +116,24 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(whole, tmp_path,
         assert torch.equal(value, other[name]), name
 
 
-def test_a_policy_trained_as_a_baseline_is_filmed(whole, tmp_path, capsys):
+def test_a_policy_trained_as_a_baseline_is_filmed(whole, capsys):
     run, _, _ = whole
-    assert cli.main(["video", str(run), "--num-tasks", "1", "--threads", "1"]) == 0
-    path = Path(capsys.readouterr().out.strip())
-    assert path.read_bytes()[4:8] == b"ftyp"
-    path.unlink()
-    path.parent.rmdir()
+    words = ["--num-tasks", "1", "--threads", "1", "--format", "mp4", "--size", "64"]
+    assert cli.main(["video", str(run), *words]) == 0
+    film = Path(capsys.readouterr().out.strip())
+    assert film.read_bytes()[4:8] == b"ftyp"
+    shutil.rmtree(film.parent)
+
+
+def test_runs_of_two_modes_are_no_seeds_of_one_experiment(tmp_path, capsys):
+    for seed, mode in enumerate(("oracle", "multi-task")):
+        words = [*TINY, "--algo", "sb3-ppo", "--learner.mode", mode, "--seed", str(seed)]
+        words += ["--iterations", "1", "--trainer.evaluate-tasks", "0"]
+        assert cli.train_main([*words, "--run-dir", str(tmp_path / mode)]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path / "oracle"), str(tmp_path / "multi-task")]) == 2
+    err = capsys.readouterr().err
+    assert one_line(err) and "algo is sb3-ppo-multi-task, of" in err and "sb3-ppo-oracle" in err
 
 
 def test_help_shows_the_modes_without_torch_and_without_stable_baselines():

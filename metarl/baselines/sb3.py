@@ -19,6 +19,7 @@ from metarl.baselines.configs import Sb3Rl2Config, label
 from metarl.baselines.curve import Curve
 from metarl.baselines.members import Member, Played
 from metarl.config import TrainConfig
+from metarl.errors import ConfigError
 from metarl.rng import stream
 from metarl.types import BatchEnv, Iteration
 
@@ -167,6 +168,12 @@ class Sb3Baseline:
             final,
             returns=np.concatenate([curve.returns.numpy()[shown], final.returns]),
             env_steps=[*np.diff(steps).tolist(), final.env_steps[0]],
+            faults=np.concatenate(
+                [
+                    curve.faults.numpy()[shown].astype(int)[..., None],
+                    final.faults.sum(axis=2, keepdims=True),
+                ]
+            ),
         )
         result = evaluate.summary(whole, env.spec, label(config.algo, config.learner), config.seed)
         words = (
@@ -194,8 +201,12 @@ def build(
         device: Of the models.
 
     Raises:
+        ConfigError: The environment has discrete actions.
         ValueError: The environment lacks what vec_env needs.
     """
+    if getattr(env.spec, "discrete", False):
+        able = "take --algo maml-trpo"
+        raise ConfigError(f"--algo {config.algo} has no policy for discrete actions; {able}")
     sampler = config.sampler
     tasks, num_rows, trial = distribution, sampler.num_tasks * sampler.num_episodes, 0
     if isinstance(config.learner, Sb3Rl2Config):
