@@ -233,7 +233,10 @@ def make_env(
         raise ConfigError(f"--observe-task: the tasks of {name} are no numbers; leave the flag out")
     from envs.observe import ObserveTask
 
-    return ObserveTask(env)
+    try:
+        return ObserveTask(env)
+    except UnsupportedHere as error:
+        raise ConfigError(f"--observe-task: {error}") from error
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
