@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import BatchEnv, Step, checked_tasks
+from envs.base import BatchEnv, Step, UnsupportedHere, checked_tasks
 from envs.tasks import full_range
 
 
@@ -21,14 +21,15 @@ class ObserveTask:
         env: The environment; its tasks are rows of numbers.
 
     Raises:
-        ValueError: The tasks are opaque objects or have no bounds.
+        UnsupportedHere: The numbers of a task have no range; names the environment.
     """
 
     def __init__(self, env: BatchEnv):
         self._env = env
         low, high = full_range(env.spec.tasks)
         if not np.isfinite([low, high]).all():
-            raise ValueError(f"the tasks of {env.spec.name} are no bounded numbers to observe")
+            cure = "say the range of each in task_variables"
+            raise UnsupportedHere(f"the task numbers of {env.spec.name} have no range; {cure}")
         self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
         size = env.spec.obs_size + len(low)
         words = "the task is in the observation"

@@ -235,7 +235,7 @@ def make_env(
 
     try:
         return ObserveTask(env)
-    except ValueError as error:
+    except UnsupportedHere as error:
         raise ConfigError(f"--observe-task: {error}") from error
 
 

@@ -13,7 +13,7 @@ import stable_baselines3.common.env_checker
 from gymnasium.vector import AutoresetMode
 
 from envs.adapters import GymEnv, GymVectorEnv
-from envs.base import Step
+from envs.base import Step, UnsupportedHere
 from envs.episodes import Episodes, Trials, streams
 from envs.navigation import DenseGoal, NavigationEnv
 from envs.observe import ObserveTask
@@ -339,7 +339,7 @@ def test_what_has_no_numbers_is_not_observed_and_what_has_alternatives_has_no_bo
     env = short()
     endless = Uniform((Variable("index", "1", -np.inf, np.inf),) * 2)
     env.spec = replace(env.spec, tasks=endless)
-    with pytest.raises(ValueError, match="the tasks of short are no bounded numbers to observe"):
+    with pytest.raises(UnsupportedHere, match="the task numbers of short have no range"):
         ObserveTask(env)
     env.spec = replace(env.spec, discrete=True)
     with pytest.raises(ValueError, match="short has discrete actions, which have no Box"):

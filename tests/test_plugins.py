@@ -195,6 +195,18 @@ def test_test_tasks_are_those_that_the_plug_in_keeps_for_it(mazes):
     assert mazes.task_words(train[2]) == "maze train 2"
 
 
+def test_an_oracle_needs_tasks_that_are_numbers_with_a_range():
+    with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
+        cli.make_env("plugin_envs:Mazes", 1, observe_task=True)
+    with pytest.raises(
+        ConfigError, match="the task numbers of plugin_envs:Spot have no range; say"
+    ):
+        cli.make_env("plugin_envs:Spot", 1, observe_task=True)
+    with closing(cli.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
+        env.set_tasks(np.array([[-1.0], [1.0]]), 1)
+        assert env.reset([np.random.default_rng(0)] * 2)[:, 2].tolist() == [-1.0, 1.0]
+
+
 def test_a_fixed_training_set_of_opaque_tasks_is_the_same_tasks_again(mazes):
     chosen = fixed_set(mazes.spec.tasks, np.random.default_rng(0), 3)
     rows = chosen.sample(np.random.default_rng(1), 6)
