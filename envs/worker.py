@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import secrets
 import signal
 import threading
 import traceback
@@ -47,7 +48,8 @@ class Block:
             "stepped": ((num_rows,), bool),
         }
         sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values()]
-        self._memory = SharedMemory(name=name, create=name is None, size=sum(sizes))
+        fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # whoever finds it sees whose it is
+        self._memory = SharedMemory(name=name or fresh, create=name is None, size=sum(sizes))
         self.name = self._memory.name
         self.num_rows = num_rows
         offset = 0

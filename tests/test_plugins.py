@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -270,20 +271,25 @@ def test_a_plug_in_that_breaks_in_training_ends_it_with_exit_code_3_and_can_be_r
 
 
 def test_a_run_in_processes_leaves_nothing_on_the_screen_or_in_the_memory(tmp_path):
-    before = set(os.listdir("/dev/shm"))
     train = Path(__file__).resolve().parent.parent / "train.py"
     path = os.path.dirname(plugin_envs.__file__)
     words = [*TINY, "--env", "plugin_envs:Spot", "--iterations", "1", "--run-dir", "run"]
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, train, *words, "--trainer.evaluate-tasks", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("video: run/videos/adaptation.mp4\ndone: run\n")
-    assert set(os.listdir("/dev/shm")) <= before
+    ) as process:
+        found = []
+        while process.poll() is None and not found:
+            found = list(Path("/dev/shm").glob(f"metarl-{process.pid}-*"))
+            time.sleep(0.01)
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out.endswith("video: run/videos/adaptation.mp4\ndone: run\n")
+    assert found and not list(Path("/dev/shm").glob(f"metarl-{process.pid}-*"))
 
 
 def test_a_run_with_discrete_actions_learns_which_lever_pays(tmp_path, monkeypatch, capsys):
