@@ -1,6 +1,7 @@
-"""Draws the README's pictures from run folders: learning curves, and return over the space of tasks.
+"""Draws the README's pictures from run folders: learning curves, adaptation, and return over the space of tasks.
 
 python -m benchmarks.figures curves docs/curves.png RUN [RUN ...]
+python -m benchmarks.figures adaptation docs/experience.png RUN [RUN ...]
 python -m benchmarks.figures tasks docs/polar.png RUN [RUN ...]
 """
 
@@ -17,7 +18,7 @@ from metarl.runs import grouped, load_all
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("curves", "tasks"))
+    parser.add_argument("kind", choices=("curves", "adaptation", "tasks"))
     parser.add_argument("path", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
     options = parser.parse_args()
@@ -25,6 +26,8 @@ def main() -> None:
     if options.kind == "curves":
         floors = {group.env: make(group.env).spec.floors for group in groups}
         figure = figures.learning_curves(groups, floors)
+    elif options.kind == "adaptation":
+        figure = figures.adaptation(groups, {})
     else:
         figure = figures.task_space(groups[0])
         if figure is None:

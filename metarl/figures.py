@@ -175,6 +175,7 @@ def _log_if_wide(axes: Axes, members: Sequence[Group], unit: str) -> None:
     positive = x[x > 0]
     if len(positive) and positive.max() > 30 * positive.min():
         axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
+        axes.set_xlim(left=-0.3 * positive.min())  # there is no negative experience
 
 
 # ------------------------------------------------------------------------------------------ task space
