@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from metarl import checkpoint, cli, run_folder
+from metarl import checkpoint, cli, compose, run_folder
 from metarl.errors import ConfigError, EnvironmentContractError, reporting
 from metarl.log import without_time
 
@@ -549,5 +549,5 @@ def test_a_plug_in_that_breaks_is_one_line_that_names_the_place(
     (tmp_path / "broken_robot.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(failure, match=words) as caught:
-        cli.make_env(f"broken_robot:{attribute}")
+        compose.make_env(f"broken_robot:{attribute}")
     assert "\n" not in str(caught.value)

@@ -25,12 +25,13 @@ metarl.statistics metarl.results metarl.collect metarl.evaluate
 metarl.baselines.members metarl.baselines.acting metarl.baselines.curve metarl.baselines.sb3
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.replay metarl.film
 metarl.runs metarl.figures metarl.report
-metarl.trainer metarl.distributed metarl.cli metarl.__main__
+metarl.trainer metarl.distributed metarl.compose metarl.outcomes metarl.cli metarl.__main__
 
 train
 """.split()
 
-COMPOSITION_ROOTS = {"metarl.cli", "train"}
+# compose puts an environment and a learner together; cli asks envs for what only people read and for `check-env`.
+COMPOSITION_ROOTS = {"metarl.compose", "metarl.cli", "train"}
 
 
 def module_name(path):
