@@ -31,6 +31,7 @@ from metarl.errors import (
     EnvironmentContractError,
     MetarlError,
     NumericalError,
+    Preempted,
     reporting,
 )
 from metarl.options import check_env_options, evaluate_options, report_options, video_options
@@ -125,21 +126,38 @@ def _iterate(run: Run, progress: Any) -> None:
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:
-        program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
-        cure = shlex.join(["python", program, "--resume", str(run.path)])
-        raise type(error)(f"{error}; go on with: {cure}") from error
+        raise type(error)(f"{error}; go on with: {_resuming(run)}") from error
     finally:
         log.close()
 
 
+def _resuming(run: Run) -> str:
+    """The command that goes on with a run."""
+    program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
+    return shlex.join(["python", program, "--resume", str(run.path)])
+
+
 def _finish(run: Run, *, again: bool) -> None:
-    """Evaluates and films what was trained; if not `again`, only what a kill at the end left undone."""
+    """Evaluates and films what was trained; if not `again`, only what a kill at the end left undone.
+
+    Raises:
+        Preempted: Ctrl-C; the training is saved.
+    """
+    try:
+        _evaluate_and_film(run, again=again)
+    except KeyboardInterrupt as error:
+        raise Preempted(
+            f"stopped after training; what is missing is made by: {_resuming(run)}"
+        ) from error
+
+
+def _evaluate_and_film(run: Run, *, again: bool) -> None:
     from metarl import outcomes
 
     trainer = run.config.trainer
     if trainer.evaluate_tasks and (again or outcomes.outdated(run, outcomes.EVALUATION)):
         outcomes.evaluate_run(run, trainer.evaluate_tasks, 3)
-    if trainer.video and (again or outcomes.outdated(run, outcomes.VIDEO)):
+    if trainer.video and (again or outcomes.unfilmed(run)):
         from envs.base import NoPictures
 
         try:

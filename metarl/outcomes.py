@@ -22,6 +22,13 @@ def outdated(run: Run, name: str) -> bool:
     return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
 
 
+def unfilmed(run: Run) -> bool:
+    """Whether one of the films that `film_run` makes by default is missing or outdated."""
+    replay = str(Path(VIDEO).with_suffix(".html"))
+    films = (VIDEO, replay) if hasattr(run.env, "scene") else (VIDEO,)
+    return any(outdated(run, film) for film in films)
+
+
 def evaluate_run(
     run: Run, num_tasks: int, num_adaptations: int, oracle: dict[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -203,6 +203,39 @@ def test_what_a_kill_at_the_very_end_left_undone_is_made_up_for_once(copy, capsy
     assert content(copy) == before
 
 
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [
+        ("metarl.evaluate.evaluate", ["evaluation.json", "mp4", "html"]),
+        ("metarl.outcomes.film_trial", ["mp4", "html"]),
+        ("metarl.film.write_replay", ["html"]),
+    ],
+)
+def test_ctrl_c_after_training_is_exit_code_75_and_a_resume_makes_what_is_missing(
+    step, left, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_args, **_named):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "a run"
+    words = ["--iterations", "1", "--trainer.evaluate-tasks", "2", "--trainer.no-tensorboard"]
+    with monkeypatch.context() as patched:
+        patched.setattr(step, interrupted)
+        patched.setattr(sys, "argv", [TRAIN[1]])
+        assert cli.train_main([*TINY, *words, "--run-dir", str(run)]) == 75
+    out, err = capsys.readouterr()
+    said = "metarl: stopped after training; what is missing is made by: "
+    assert one_line(err) and err.startswith(said) and "done" not in out
+    assert shlex.split(err.removeprefix(said)) == ["python", TRAIN[1], "--resume", str(run)]
+    before = content(run)
+    assert cli.train_main(["--resume", str(run)]) == 0
+    made = content(run).keys() - before.keys()
+    assert sorted(path.name for path in made) == sorted(
+        name if "." in name else f"adaptation.{name}" for name in left
+    )
+    assert all(content(run)[path] == raw for path, raw in before.items())
+
+
 def test_more_iterations_train_on_and_are_kept_for_the_next_resume(copy, capsys):
     first = records(copy)
     more = str(ITERATIONS + 2)
