@@ -20,7 +20,7 @@ metarl metarl.errors metarl.options metarl.types metarl.rng metarl.threads
 metarl.learners metarl.learners.configs metarl.baselines metarl.baselines.configs metarl.fields metarl.config
 metarl.returns metarl.gaussian metarl.categorical metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.scores metarl.policies metarl.encoders metarl.buffers
-metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
+metarl.learners.inner metarl.learners.curvature metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.statistics metarl.results metarl.collect metarl.evaluate
 metarl.baselines.members metarl.baselines.acting metarl.baselines.curve metarl.baselines.sb3
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.replay metarl.film
