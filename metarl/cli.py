@@ -158,7 +158,7 @@ def _evaluate_and_film(run: Run, *, again: bool) -> None:
     if trainer.evaluate_tasks and (again or outcomes.outdated(run, outcomes.EVALUATION)):
         outcomes.evaluate_run(run, trainer.evaluate_tasks, 3)
     if trainer.video and (again or outcomes.unfilmed(run)):
-        from envs.base import NoPictures
+        from envs.protocol import NoPictures
 
         try:
             paths = outcomes.film_run(run, 2, max(1, run.config.sampler.num_adaptations))
@@ -283,7 +283,7 @@ def _check_env_verb(options: argparse.Namespace) -> None:
 
 
 def _video_verb(options: argparse.Namespace) -> None:
-    from envs.base import NoPictures
+    from envs.protocol import NoPictures
     from metarl import outcomes
 
     run = open_run(options.run, options.threads)

@@ -54,8 +54,8 @@ def make_env(
         ConfigError: There is no such name; the message names the nearest.
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
-    from envs.base import UnsupportedHere
     from envs.foreign import PluginFailure
+    from envs.protocol import UnsupportedHere
     from envs.registry import ENVIRONMENTS, UnknownEnvironment, make
 
     if ":" in name and os.getcwd() not in sys.path:
@@ -78,7 +78,7 @@ def make_env(
     if lacking:
         raise EnvironmentContractError(
             f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
-            "envs/base.py says what a BatchEnv is"
+            "envs/protocol.py says what a BatchEnv is"
         )
     if not observe_task:
         return env

@@ -572,7 +572,7 @@ def test_a_plug_in_is_found_and_trained(place, tmp_path):
     ("attribute", "failure", "words"),
     [
         ("breaks", EnvironmentContractError, r"RuntimeError: no robot is connected .*, line 8"),
-        ("gym_env", EnvironmentContractError, "lacks set_tasks; envs/base.py"),
+        ("gym_env", EnvironmentContractError, "lacks set_tasks; envs/protocol.py"),
         ("make_evn", ConfigError, "did you mean 'make_env'?"),
     ],
 )
