@@ -16,8 +16,8 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from envs.base import BatchEnv, EnvSpec
 from envs.episodes import Episodes, streams
+from envs.protocol import BatchEnv, EnvSpec
 from envs.tasks import TaskDistribution
 
 

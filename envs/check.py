@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import BatchEnv
 from envs.foreign import ForeignEnv
+from envs.protocol import BatchEnv
 
 NUM_TASKS, NUM_EPISODES = 4, 2
 COMPARED_STEPS = 100

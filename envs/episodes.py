@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.base import BatchEnv, EnvSpec, RestartableEnv
+from envs.protocol import BatchEnv, EnvSpec, RestartableEnv
 from envs.tasks import TaskDistribution
 
 Streams = Callable[[int, int], np.random.Generator]
@@ -117,7 +117,7 @@ class Episodes:
         if not hasattr(env, "reset_rows"):
             raise ValueError(
                 f"{env.spec.name} cannot begin an episode in one row while others go on; "
-                "give it reset_rows, see RestartableEnv in envs/base.py"
+                "give it reset_rows, see RestartableEnv in envs/protocol.py"
             )
         self.env: RestartableEnv = env  # ty: ignore[invalid-assignment]
         self.spec, self.obs_size, self.num_rows = env.spec, env.spec.obs_size, num_rows

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import EnvSpec, NoPictures, Step, check_streams, checked_tasks
 from envs.contract import Facts
+from envs.protocol import EnvSpec, NoPictures, Step, check_streams, checked_tasks
 from envs.task_rows import ForeignTasks
 from envs.tasks import describe
 from envs.worker import Block

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from envs.base import EnvSpec
+from envs.protocol import EnvSpec
 from envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
 from envs.robots import ROBOTS
 from envs.tasks import TaskDistribution, Variable

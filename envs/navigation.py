@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import EnvSpec, Step
-from envs.checks import check_streams, checked_rows, checked_tasks
 from envs.goals import Marker
+from envs.protocol import EnvSpec, Step, check_streams, checked_rows, checked_tasks
 from envs.tasks import TaskDistribution, Uniform, Variable
 
 

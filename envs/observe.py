@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import BatchEnv, Step, UnsupportedHere, checked_tasks
+from envs.protocol import BatchEnv, Step, UnsupportedHere, checked_tasks
 from envs.tasks import full_range
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
-from envs.base import BatchEnv
 from envs.foreign import ForeignEnv
+from envs.protocol import BatchEnv
 
 GROUP = "metarl.envs"
 """Name of the group of entry points."""

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from envs import plugins
-from envs.base import BatchEnv, EnvSpec, MujocoBatchEnv, spec_of
+from envs.base import MujocoBatchEnv, spec_of
 from envs.goals import Direction, Forward, ForwardBackward, Goal, Position, RewardTerms, Velocity
 from envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from envs.observe import ObserveTask
 from envs.plugins import UnknownEnvironment, nearest
+from envs.protocol import BatchEnv, EnvSpec
 from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, HeightBand, Robot
 from envs.tasks import Choice, Variable
 from envs.terrain import Terrain

@@ -10,8 +10,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.adapters import action_space, observation_space
-from envs.base import BatchEnv
 from envs.episodes import Episodes, Rows, Streams, Trials, streams
+from envs.protocol import BatchEnv
 from envs.tasks import TaskDistribution
 
 

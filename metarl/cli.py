@@ -1,4 +1,4 @@
-"""The commands: `train.py` and `python -m metarl <verb>`. The one module of metarl that knows `envs`.
+"""The command line: `train.py` and `python -m metarl <verb>`.
 
 Nothing heavy is imported at module level: --help and --list-envs answer without torch.
 """
@@ -7,44 +7,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metarl.baselines.configs import BASELINE_CONFIGS, label
-from metarl.config import TrainConfig, from_yaml, parse, to_yaml
+from metarl.baselines.configs import label
+from metarl.compose import (
+    Run,
+    build_env,
+    build_learner,
+    make_env,
+    num_threads,
+    open_run,
+    read_config,
+    restore_newest,
+    training_tasks,
+)
+from metarl.config import parse, to_yaml
 from metarl.errors import (
-    CheckpointError,
     ConfigError,
     EnvironmentContractError,
     MetarlError,
     NumericalError,
+    Preempted,
     reporting,
 )
 from metarl.options import check_env_options, evaluate_options, report_options, video_options
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder with what was learned in it.
-
-    Attributes:
-        path: The folder.
-        config: How it was trained.
-        env: The environment.
-        learner: The learner.
-    """
-
-    path: Path
-    config: TrainConfig[Any]
-    env: Any
-    learner: Any
-
 
 # ------------------------------------------------------------------------------------------------ train
 
@@ -59,7 +49,7 @@ def _train(argv: list[str]) -> None:
     if config.list_envs:
         print(list_envs())
         return
-    env = make_env(config.env, config.sampler.threads, **_sight(config))
+    env = build_env(config)
     from metarl import run_folder
     from metarl.trainer import pick_device
 
@@ -79,7 +69,7 @@ def _train_in(run: Run, device: Any) -> None:
     from metarl.trainer import Progress
 
     resume, total = run.config.resume, run.config.iterations
-    progress = _restored(run.path, run.learner) if resume else Progress()
+    progress = restore_newest(run.path, run.learner) if resume else Progress()
     if progress.iteration >= total:
         cure = "raise --iterations to train on"
         print(f"{run.path} is finished, all {progress.iteration} iterations are done; {cure}")
@@ -130,29 +120,48 @@ def _iterate(run: Run, progress: Any) -> None:
         start_iteration=progress.iteration,
         tensorboard=config.trainer.tensorboard,
     )
-    tasks = _training_tasks(run.env, config)
+    tasks = training_tasks(run.env, config)
     try:
         Trainer(run.env, run.learner, tasks, config, run.path, log, progress).run()
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:
-        program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
-        cure = shlex.join(["python", program, "--resume", str(run.path)])
-        raise type(error)(f"{error}; go on with: {cure}") from error
+        raise type(error)(f"{error}; go on with: {_resuming(run)}") from error
     finally:
         log.close()
 
 
+def _resuming(run: Run) -> str:
+    """The command that goes on with a run."""
+    program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
+    return shlex.join(["python", program, "--resume", str(run.path)])
+
+
 def _finish(run: Run, *, again: bool) -> None:
-    """Evaluates and films what was trained; if not `again`, only what a kill at the end left undone."""
+    """Evaluates and films what was trained; if not `again`, only what a kill at the end left undone.
+
+    Raises:
+        Preempted: Ctrl-C; the training is saved.
+    """
+    try:
+        _evaluate_and_film(run, again=again)
+    except KeyboardInterrupt as error:
+        raise Preempted(
+            f"stopped after training; what is missing is made by: {_resuming(run)}"
+        ) from error
+
+
+def _evaluate_and_film(run: Run, *, again: bool) -> None:
+    from metarl import outcomes
+
     trainer = run.config.trainer
-    if trainer.evaluate_tasks and (again or _outdated(run, _EVALUATION)):
-        _evaluate(run, trainer.evaluate_tasks, 3)
-    if trainer.video and (again or _outdated(run, _VIDEO)):
-        from envs.base import NoPictures
+    if trainer.evaluate_tasks and (again or outcomes.outdated(run, outcomes.EVALUATION)):
+        outcomes.evaluate_run(run, trainer.evaluate_tasks, 3)
+    if trainer.video and (again or outcomes.unfilmed(run)):
+        from envs.protocol import NoPictures
 
         try:
-            paths = _film(run, 2, max(1, run.config.sampler.num_adaptations))
+            paths = outcomes.film_run(run, 2, max(1, run.config.sampler.num_adaptations))
         except NoPictures as error:
             print(f"no video: {error}")
             return
@@ -160,127 +169,10 @@ def _finish(run: Run, *, again: bool) -> None:
             print(f"video: {path}")
 
 
-_EVALUATION = "evaluation.json"
-_VIDEO = "videos/adaptation.mp4"
-
-
-def _outdated(run: Run, name: str) -> bool:
-    path, checkpoints = run.path / name, run.path / "checkpoints"
-    return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
-
-
-def num_threads(config: TrainConfig[Any]) -> int:
-    """Threads of the physics and of the update: as asked for, or the cores this process may use."""
-    return config.sampler.threads or len(os.sched_getaffinity(0))
-
-
 def _device_name(device: Any) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _sight(config: TrainConfig[Any]) -> dict[str, bool]:
-    """What the observation holds beside the robot."""
-    oracle = config.observe_task or _is(config, "oracle")
-    return {"observe_task": oracle, "observe_terrain": config.observe_terrain}
-
-
-def make_env(
-    name: str, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
-) -> Any:
-    """Builds an environment; one of a plug-in is looked for in the current directory too.
-
-    Args:
-        name: See `envs/registry.py`.
-        threads: Of the physics; 0 takes all cores.
-        observe_task: Append the task's numbers to the observation.
-        observe_terrain: Append heights of the ground around the robot to the observation.
-
-    Raises:
-        ConfigError: There is no such name; the message names the nearest.
-        EnvironmentContractError: The code of a plug-in fails; the message names the line.
-    """
-    from envs.base import UnsupportedHere
-    from envs.foreign import PluginFailure
-    from envs.registry import ENVIRONMENTS, UnknownEnvironment, make
-
-    if ":" in name and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
-    try:
-        env = make(name, threads, observe_terrain=observe_terrain)
-    except (UnknownEnvironment, UnsupportedHere) as error:
-        raise ConfigError(f"--env {name}: {error}") from error
-    except PluginFailure as error:
-        raise EnvironmentContractError(f"--env {error}") from error
-    except Exception as error:
-        if name in ENVIRONMENTS:
-            raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise EnvironmentContractError(
-            f"--env {name}: {words} ({place.filename}, line {place.lineno})"
-        ) from error
-    lacking = [verb for verb in ("spec", "set_tasks", "reset", "step") if not hasattr(env, verb)]
-    if lacking:
-        raise EnvironmentContractError(
-            f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
-            "envs/base.py says what a BatchEnv is"
-        )
-    if not observe_task:
-        return env
-    if getattr(env.spec.tasks, "opaque", False):
-        raise ConfigError(f"--observe-task: the tasks of {name} are no numbers; leave the flag out")
-    from envs.observe import ObserveTask
-
-    try:
-        return ObserveTask(env)
-    except UnsupportedHere as error:
-        raise ConfigError(f"--observe-task: {error}") from error
-
-
-def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
-    """Builds the learner of a config for an environment, with fresh parameters."""
-    if config.algo in BASELINE_CONFIGS:
-        return _build_baseline(config, env, device)
-    from metarl.learners import build
-
-    return build(
-        config.algo,
-        config.learner,
-        env.spec.obs_size,
-        env.spec.action_size,
-        discrete=getattr(env.spec, "discrete", False),
-        seed=config.seed,
-        device=device,
-        num_threads=num_threads(config),
-    )
-
-
-def _is(config: TrainConfig[Any], mode: str) -> bool:
-    """Whether the learner is a baseline of this mode."""
-    return getattr(config.learner, "mode", None) == mode
-
-
-def _build_baseline(config: TrainConfig[Any], env: Any, device: Any) -> Any:
-    from envs.sb3 import vec_env
-    from metarl.baselines.sb3 import build
-
-    try:
-        return build(config, env, _training_tasks(env, config), vec_env, device=device)
-    except ValueError as error:
-        raise EnvironmentContractError(f"--env {config.env}: {error}") from error
-
-
-def _training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
-    """The distribution of the environment, or a fixed set drawn once from it."""
-    size = config.sampler.train_tasks
-    if size == 0:
-        return env.spec.tasks
-    from envs.tasks import fixed_set
-    from metarl.rng import stream
-
-    return fixed_set(env.spec.tasks, stream(config.seed, "train-tasks"), size)
 
 
 def list_envs() -> str:
@@ -291,111 +183,6 @@ def list_envs() -> str:
     # by name only: a plug-in is loaded when it is asked for
     installed = f"\ninstalled plug-ins: {', '.join(entry_points())}" if entry_points() else ""
     return listing() + installed
-
-
-# ------------------------------------------------------------------------------------------- run folders
-
-
-def open_run(path: Path, threads: int = 0) -> Run:
-    """Opens a run folder with its newest good checkpoint.
-
-    Args:
-        path: The folder, wherever it has been moved to.
-        threads: Of the physics and of the adaptation; 0 takes all cores.
-
-    Raises:
-        CheckpointError: The folder is not a run, or no checkpoint verifies.
-    """
-    config = _read_config(path)
-    config = replace(config, sampler=replace(config.sampler, threads=threads))
-    env = make_env(config.env, threads, **_sight(config))
-    learner = build_learner(config, env, "cpu")
-    _restored(path, learner)
-    return Run(path, config, env, learner)
-
-
-def _read_config(path: Path) -> TrainConfig[Any]:
-    try:
-        return from_yaml(path / "config.yaml")
-    except ConfigError as error:
-        raise CheckpointError(f"{path} is not a run folder: {error}") from error
-
-
-def _restored(run: Path, learner: Any) -> Any:
-    """Brings a learner to the newest checkpoint that verifies and says where that is."""
-    from metarl import checkpoint
-    from metarl.trainer import restore
-
-    saved = checkpoint.load_newest(
-        run / "checkpoints", report=lambda line: print(f"metarl: {line}", file=sys.stderr)
-    )
-    try:
-        return restore(learner, saved)
-    except CheckpointError as error:
-        raise CheckpointError(f"{run}: {error}") from error
-
-
-def _evaluate(
-    run: Run, num_tasks: int, num_adaptations: int, oracle: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
-    from metarl import evaluate, results
-
-    if _is(run.config, "scratch"):  # what has learned one task each is evaluated on these
-        result = run.learner.learning_curve(run.env)
-    else:
-        seed = run.config.seed
-        measured = evaluate.evaluate(
-            run.env,
-            run.learner,
-            evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
-            num_episodes=run.config.sampler.num_episodes,
-            num_adaptations=num_adaptations,
-            key=evaluate.Key(seed, "evaluate", 0),
-        )
-        name = label(run.config.algo, run.config.learner)
-        result = evaluate.summary(measured, run.env.spec, name, seed)
-    if oracle:
-        result["oracle"] = oracle
-    print(results.table(result), flush=True)
-    results.write(run.path / _EVALUATION, result)
-    return result
-
-
-def _film(
-    run: Run,
-    num_tasks: int,
-    num_adaptations: int,
-    formats: Sequence[str] | None = None,
-    *,
-    num_shown: int = 1,
-    camera: tuple[float, float] | None = None,
-    size: int = 480,
-) -> list[Path]:
-    """Films held-out tasks before and after adaptation; by default as mp4, and as a replay where the environment can."""
-    from metarl import evaluate
-    from metarl.film import film_trial, write_films
-
-    seed, num_episodes = run.config.seed, run.config.sampler.num_episodes
-    if num_shown > num_episodes:
-        cure = f"the run adapts from {num_episodes} episodes, so there are no more"
-        raise ConfigError(f"--episodes {num_shown}: {cure}")
-    if _is(run.config, "scratch"):
-        tasks = run.learner.tasks[:num_tasks]
-    else:
-        tasks = evaluate.held_out_tasks(run.env.spec, seed, num_tasks)
-    panels = film_trial(
-        run.env,
-        run.learner,
-        tasks,
-        num_episodes=num_episodes,
-        num_adaptations=num_adaptations,
-        key=evaluate.Key(seed, "video", 0),
-        num_shown=num_shown,
-    )
-    path = run.path / _VIDEO
-    title = f"{run.config.env}, {run.config.algo}: {run.path.resolve().name}"
-    return write_films(path, run.env, panels, formats, title=title, camera=camera, size=size)
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -429,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate_verb(options: argparse.Namespace) -> None:
-    from metarl import results
+    from metarl import outcomes, results
 
     _check_folder("--json", options.json)
     env = _check_are_seeds(options.runs)
@@ -439,7 +226,7 @@ def _evaluate_verb(options: argparse.Namespace) -> None:
         run = open_run(path, options.threads)
         if len(options.runs) > 1:
             print(f"{path}:")
-        found.append(_evaluate(run, options.num_tasks, options.num_adaptations, oracle))
+        found.append(outcomes.evaluate_run(run, options.num_tasks, options.num_adaptations, oracle))
         run.env.close()
     result = found[0]
     if len(found) > 1:
@@ -458,7 +245,7 @@ def _check_folder(name: str, path: Path | None) -> None:
 
 def _check_are_seeds(runs: Sequence[Path]) -> str:
     """Refuses run folders that are not one learner on one environment with different seeds; returns the environment."""
-    configs = [_read_config(path) for path in runs]
+    configs = [read_config(path) for path in runs]
     for name in ("env", "algo"):
         values = [c.env if name == "env" else label(c.algo, c.learner) for c in configs]
         for path, value in zip(runs, values, strict=True):
@@ -496,13 +283,14 @@ def _check_env_verb(options: argparse.Namespace) -> None:
 
 
 def _video_verb(options: argparse.Namespace) -> None:
-    from envs.base import NoPictures
+    from envs.protocol import NoPictures
+    from metarl import outcomes
 
     run = open_run(options.run, options.threads)
     formats = (options.format,) if options.format else None
     shown = {"num_shown": options.episodes, "camera": options.camera, "size": options.size}
     try:
-        paths = _film(run, options.num_tasks, options.num_adaptations, formats, **shown)
+        paths = outcomes.film_run(run, options.num_tasks, options.num_adaptations, formats, **shown)
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
     for path in paths:

@@ -96,7 +96,7 @@ class Step(Protocol):
 
 
 class BatchEnv(Protocol):
-    """What `metarl` asks of an environment batch; `envs/base.py` documents the whole contract."""
+    """What `metarl` asks of an environment batch; `envs/protocol.py` documents the whole contract."""
 
     @property
     def spec(self) -> Any:

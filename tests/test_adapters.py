@@ -13,10 +13,10 @@ import stable_baselines3.common.env_checker
 from gymnasium.vector import AutoresetMode
 
 from envs.adapters import GymEnv, GymVectorEnv
-from envs.base import Step, UnsupportedHere
 from envs.episodes import Episodes, Trials, streams
 from envs.navigation import DenseGoal, NavigationEnv
 from envs.observe import ObserveTask
+from envs.protocol import Step, UnsupportedHere
 from envs.registry import make
 from envs.sb3 import Sb3VecEnv
 from envs.tasks import Uniform, Variable

@@ -9,9 +9,9 @@ import pytest
 import torch
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 
-from envs.base import Step
 from envs.navigation import DenseGoal, NavigationEnv
 from envs.observe import ObserveTask
+from envs.protocol import Step
 from envs.sb3 import vec_env
 from metarl import checkpoint, evaluate
 from metarl.baselines.configs import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from metarl import checkpoint, cli, run_folder
+from metarl import checkpoint, cli, compose, run_folder
 from metarl.errors import ConfigError, EnvironmentContractError, reporting
 from metarl.log import without_time
 
@@ -201,6 +201,39 @@ def test_what_a_kill_at_the_very_end_left_undone_is_made_up_for_once(copy, capsy
     before = content(copy)
     assert cli.train_main(words) == 0 and "held-out" not in capsys.readouterr().out
     assert content(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [
+        ("metarl.evaluate.evaluate", ["evaluation.json", "mp4", "html"]),
+        ("metarl.outcomes.film_trial", ["mp4", "html"]),
+        ("metarl.film.write_replay", ["html"]),
+    ],
+)
+def test_ctrl_c_after_training_is_exit_code_75_and_a_resume_makes_what_is_missing(
+    step, left, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_args, **_named):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "a run"
+    words = ["--iterations", "1", "--trainer.evaluate-tasks", "2", "--trainer.no-tensorboard"]
+    with monkeypatch.context() as patched:
+        patched.setattr(step, interrupted)
+        patched.setattr(sys, "argv", [TRAIN[1]])
+        assert cli.train_main([*TINY, *words, "--run-dir", str(run)]) == 75
+    out, err = capsys.readouterr()
+    said = "metarl: stopped after training; what is missing is made by: "
+    assert one_line(err) and err.startswith(said) and "done" not in out
+    assert shlex.split(err.removeprefix(said)) == ["python", TRAIN[1], "--resume", str(run)]
+    before = content(run)
+    assert cli.train_main(["--resume", str(run)]) == 0
+    made = content(run).keys() - before.keys()
+    assert sorted(path.name for path in made) == sorted(
+        name if "." in name else f"adaptation.{name}" for name in left
+    )
+    assert all(content(run)[path] == raw for path, raw in before.items())
 
 
 def test_more_iterations_train_on_and_are_kept_for_the_next_resume(copy, capsys):
@@ -539,7 +572,7 @@ def test_a_plug_in_is_found_and_trained(place, tmp_path):
     ("attribute", "failure", "words"),
     [
         ("breaks", EnvironmentContractError, r"RuntimeError: no robot is connected .*, line 8"),
-        ("gym_env", EnvironmentContractError, "lacks set_tasks; envs/base.py"),
+        ("gym_env", EnvironmentContractError, "lacks set_tasks; envs/protocol.py"),
         ("make_evn", ConfigError, "did you mean 'make_env'?"),
     ],
 )
@@ -549,5 +582,5 @@ def test_a_plug_in_that_breaks_is_one_line_that_names_the_place(
     (tmp_path / "broken_robot.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(failure, match=words) as caught:
-        cli.make_env(f"broken_robot:{attribute}")
+        compose.make_env(f"broken_robot:{attribute}")
     assert "\n" not in str(caught.value)

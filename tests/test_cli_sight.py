@@ -2,7 +2,7 @@
 
 import pytest
 
-from metarl import cli
+from metarl import cli, compose
 
 SMALL = ["--sampler.num-tasks", "1", "--sampler.num-episodes", "1", "--iterations", "1"]
 QUIET = ["--trainer.evaluate-tasks", "0", "--trainer.no-video", "--trainer.no-tensorboard"]
@@ -11,7 +11,7 @@ QUIET = ["--trainer.evaluate-tasks", "0", "--trainer.no-video", "--trainer.no-te
 def obs_size(run, *flags):
     words = ["--env", "half-cheetah-terrain", *SMALL, *QUIET, *flags, "--run-dir", str(run)]
     assert cli.train_main(words) == 0
-    opened = cli.open_run(run, 1)
+    opened = compose.open_run(run, 1)
     opened.env.close()
     return opened.env.spec.obs_size
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.base import Step
+from envs.protocol import Step
 from envs.registry import make
 from metarl.collect import Key, rollout, trial
 from metarl.learners.configs import MamlTrpoConfig

@@ -9,8 +9,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs.base import MujocoBatchEnv, RewardTerms
-from envs.goals import Direction, ForwardBackward
+from envs.base import MujocoBatchEnv
+from envs.goals import Direction, ForwardBackward, RewardTerms
 from envs.registry import make
 from envs.robots import ANT, HALF_CHEETAH, Robot
 

@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A module imports only what stands above it. Names of modules that are yet to come are welcome.
 FLOORS = """
-envs.tasks envs.robots envs.goals envs.world envs.variations envs.terrain envs.relief envs.shot envs.rays envs.render envs.plane envs.scene
-envs.checks envs.base envs.observe envs.navigation
+envs.tasks envs.protocol envs.robots envs.goals envs.world envs.variations envs.terrain envs.relief envs.shot envs.rays envs.render envs.plane envs.scene
+envs.base envs.observe envs.navigation
 envs.task_rows envs.contract envs.worker envs.worker_pool envs.foreign envs.plugins envs.registry envs.check
 envs.listing envs.episodes envs.adapters envs.sb3
 
@@ -20,17 +20,18 @@ metarl metarl.errors metarl.options metarl.types metarl.rng metarl.threads
 metarl.learners metarl.learners.configs metarl.baselines metarl.baselines.configs metarl.fields metarl.config
 metarl.returns metarl.gaussian metarl.categorical metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.scores metarl.policies metarl.encoders metarl.buffers
-metarl.learners.inner metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
+metarl.learners.inner metarl.learners.curvature metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
 metarl.statistics metarl.results metarl.collect metarl.evaluate
 metarl.baselines.members metarl.baselines.acting metarl.baselines.curve metarl.baselines.sb3
 metarl.run_folder metarl.log metarl.checkpoint metarl.video metarl.replay metarl.film
 metarl.runs metarl.figures metarl.report
-metarl.trainer metarl.distributed metarl.cli metarl.__main__
+metarl.trainer metarl.distributed metarl.compose metarl.outcomes metarl.cli metarl.__main__
 
 train
 """.split()
 
-COMPOSITION_ROOTS = {"metarl.cli", "train"}
+# compose puts an environment and a learner together; cli asks envs for what only people read and for `check-env`.
+COMPOSITION_ROOTS = {"metarl.compose", "metarl.cli", "train"}
 
 
 def module_name(path):

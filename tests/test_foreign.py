@@ -10,8 +10,8 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from envs.base import NoPictures
 from envs.foreign import ForeignEnv, PluginFailure
+from envs.protocol import NoPictures
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASKS = np.array([[-0.9], [0.2], [0.7]])

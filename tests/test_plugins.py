@@ -17,7 +17,7 @@ from envs.foreign import ForeignEnv, PluginFailure
 from envs.plugins import UnknownEnvironment, entry_points
 from envs.registry import make
 from envs.tasks import fixed_set
-from metarl import checkpoint, cli
+from metarl import checkpoint, cli, compose
 from metarl.errors import ConfigError, EnvironmentContractError
 from metarl.evaluate import held_out_tasks
 from metarl.log import without_time
@@ -64,7 +64,7 @@ def test_an_entry_point_is_found_by_its_name_and_nothing_else_is_loaded(installe
     with pytest.raises(UnknownEnvironment, match="did you mean 'my-spot'"):
         make("my-spott")
     with pytest.raises(EnvironmentContractError, match=r"RuntimeError: loaded \(.*bad_package.py"):
-        cli.make_env("my-bad-one")
+        compose.make_env("my-bad-one")
 
 
 def test_an_entry_point_that_names_nothing_says_so(installed):
@@ -116,7 +116,7 @@ def test_an_environment_without_tasks_says_what_it_lacks():
         with pytest.raises(PluginFailure, match=f"{name}: lacks sample_tasks and set_task"):
             make(name)
         with pytest.raises(EnvironmentContractError, match=f"--env {name}: lacks sample_tasks"):
-            cli.make_env(name)
+            compose.make_env(name)
 
 
 def test_a_robot_that_needs_a_newer_mujoco_says_so(monkeypatch):
@@ -124,7 +124,7 @@ def test_a_robot_that_needs_a_newer_mujoco_says_so(monkeypatch):
     with pytest.raises(
         ConfigError, match="--env ant-dir: ant-dir needs mujoco.batch; this is MuJoCo"
     ):
-        cli.make_env("ant-dir")
+        compose.make_env("ant-dir")
 
 
 def test_the_registry_needs_no_newer_mujoco():
@@ -198,12 +198,12 @@ def test_test_tasks_are_those_that_the_plug_in_keeps_for_it(mazes):
 
 def test_an_oracle_needs_tasks_that_are_numbers_with_a_range():
     with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
-        cli.make_env("plugin_envs:Mazes", 1, observe_task=True)
+        compose.make_env("plugin_envs:Mazes", 1, observe_task=True)
     with pytest.raises(
         ConfigError, match="the task numbers of plugin_envs:Spot have no range; say"
     ):
-        cli.make_env("plugin_envs:Spot", 1, observe_task=True)
-    with closing(cli.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
+        compose.make_env("plugin_envs:Spot", 1, observe_task=True)
+    with closing(compose.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
         env.set_tasks(np.array([[-1.0], [1.0]]), 1)
         assert env.reset([np.random.default_rng(0)] * 2)[:, 2].tolist() == [-1.0, 1.0]
 

@@ -11,7 +11,7 @@ import torch
 
 from envs.registry import make
 from metarl import checkpoint
-from metarl.cli import _training_tasks
+from metarl.compose import training_tasks
 from metarl.config import SamplerConfig, TrainConfig, TrainerConfig
 from metarl.errors import (
     CheckpointError,
@@ -79,7 +79,7 @@ def trainer_in(folder, env=None, config=CONFIG, resume=False, learner=None):
         tensorboard=False,
         stream=io.StringIO(),
     )
-    return Trainer(env, learner, _training_tasks(env, config), config, folder, log, progress)
+    return Trainer(env, learner, training_tasks(env, config), config, folder, log, progress)
 
 
 def run(trainer):
@@ -174,7 +174,7 @@ def test_torchs_number_of_threads_changes_nothing_bit_for_bit(tmp_path):
 
 
 def trained_tasks(config):
-    distribution = _training_tasks(make(config.env), config)
+    distribution = training_tasks(make(config.env), config)
     drawn = [distribution.sample(stream(config.seed, "tasks", i), 2) for i in range(20)]
     return {tuple(task) for task in np.concatenate(drawn)}
 
@@ -182,7 +182,7 @@ def trained_tasks(config):
 def test_the_fixed_training_set_is_all_that_is_trained_on():
     sampler = dataclasses.replace(CONFIG.sampler, train_tasks=3)
     config = dataclasses.replace(CONFIG, sampler=sampler)
-    expected = set(_training_tasks(make(config.env), config).tasks)
+    expected = set(training_tasks(make(config.env), config).tasks)
     assert len(expected) == 3
     assert trained_tasks(config) == expected
     assert trained_tasks(dataclasses.replace(config, seed=1)).isdisjoint(expected)
@@ -194,7 +194,7 @@ def test_a_trainer_gives_the_environment_tasks_of_the_fixed_set(tmp_path):
     config = dataclasses.replace(CONFIG, sampler=sampler)
     env = Nuisance(0, nothing)
     run(trainer_in(tmp_path, env, config))
-    expected = set(_training_tasks(env, config).tasks)
+    expected = set(training_tasks(env, config).tasks)
     assert {tuple(task) for task in np.concatenate(env.tasks)} == expected
 
 

@@ -5,7 +5,7 @@ PYTHONPATH=examples/vectorised python train.py --env hidden_spots:make
 
 import numpy as np
 
-from envs.base import EnvSpec, NoPictures, Step, check_streams, checked_tasks
+from envs.protocol import EnvSpec, NoPictures, Step, check_streams, checked_tasks
 from envs.tasks import Uniform, Variable
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.baseline import advantages
 from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.curvature import AdaptedTasks, gauss_newton
 from metarl.learners.inner import (
     Batch,
     Tape,
@@ -19,7 +20,6 @@ from metarl.learners.inner import (
     inner_steps,
     linearised_at,
     repeat,
-    total,
     unflatten,
 )
 from metarl.normalize import Moments, scaled
@@ -67,19 +67,6 @@ class _Chunk:
     stop: int
     old: Law
     points: tuple[Params, ...]
-
-
-@dataclass(frozen=True)
-class _States:
-    """What the curvature reads of a block of states after adaptation.
-
-    Attributes:
-        weight: (n, M, 1), each state's share of its task.
-        activations: Of the network at the adapted parameters.
-    """
-
-    weight: Tensor
-    activations: list[Tensor]
 
 
 class MamlTrpo:
@@ -337,57 +324,24 @@ class MamlTrpo:
             self.policy, config.surrogate, chunk.points, steps, self.step_sizes(len(steps))
         )
 
-    def _curvature(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]):
-        """The Gauss-Newton product v -> mean_i J_i^T F_i J_i v, on every stride-th state.
-
-        At the sampling parameters it is the Hessian of the mean KL divergence (the residual term is zero there),
-        positive semi-definite by construction, and needs no third derivatives.
-        """
+    def _curvature(
+        self, chunks: Sequence[_Chunk], batches: Sequence[Batch]
+    ) -> Callable[[Tensor], Tensor]:
+        """The Gauss-Newton product of flat vectors (P,), on every stride-th state."""
         stride = max(1, round(1.0 / self.config.curvature_fraction))
         # dice couples the steps of an episode, so it can leave out whole episodes only
         whole = self.config.surrogate == "dice"
 
         @torch.no_grad()
-        def prepare(chunk: _Chunk) -> tuple[Tape, list[_States]]:
+        def prepare(chunk: _Chunk) -> AdaptedTasks:
             own = [
                 batch.tasks(chunk.start, chunk.stop).share(stride, whole_episodes=whole)
                 for batch in batches
             ]
-            tape = self._tape(chunk, own[:-1])
-            return tape, [self._states(tape.points[-1], block) for block in own[-1].blocks()]
+            return AdaptedTasks.of(self.policy, self._tape(chunk, own[:-1]), own[-1])
 
-        prepared = map_chunks(prepare, chunks, self._num_threads)
-        num_tasks = len(batches[0].obs)
-
-        def product(vector: Tensor) -> Tensor:
-            def one(part: tuple[Tape, list[_States]]) -> Tensor:
-                return flatten(self._curvature_of(vector, *part))
-
-            return torch.stack(map_chunks(one, prepared, self._num_threads)).sum(dim=0) / num_tasks
-
-        return product
-
-    def _states(self, point: Params, block: Batch) -> _States:
-        activations = self.policy.activations(point, block.obs.flatten(1, 2))
-        return _States(block.weight.flatten(1).unsqueeze(-1), activations)
-
-    @torch.no_grad()
-    def _curvature_of(self, vector: Tensor, tape: Tape, blocks: Sequence[_States]) -> Params:
-        """Sum over a chunk's tasks of J_i^T F_i J_i v."""
-        point, policy = tape.points[-1], self.policy
-        num_tasks = len(point["weight0"])
-        moved = tape.jacobian(repeat(unflatten(vector, self.params), num_tasks))
-
-        def pulled(block: _States) -> Params:
-            output = block.activations[-1]
-            tangent = policy.tangents(point, moved, block.activations)[-1]
-            cotangent, others = policy.fisher_pull(point, moved, output, tangent, block.weight)
-            slopes, _ = policy.pullback(point, block.activations, cotangent)
-            return {**slopes, **others}
-
-        whole = total(map(pulled, blocks))
-        whole = tape.transposed({n: whole[n] for n in self.params})
-        return {n: v.sum(dim=0) for n, v in whole.items()}
+        parts = map_chunks(prepare, chunks, self._num_threads)
+        return gauss_newton(self.policy, self.params, parts, num_threads=self._num_threads)
 
     def _search(
         self, step: Tensor, chunks: Sequence[_Chunk], batches: Sequence[Batch]
