@@ -18,7 +18,7 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import gymnasium
@@ -58,20 +58,23 @@ class Workload:
 
     Attributes:
         env: Registry name.
-        gymnasium_id: The same robot as Gymnasium sells it.
+        gymnasium_id: The same robot as Gymnasium sells it; "" leaves the vector environments out.
         options: Of gymnasium.make: the same observation.
         target: Share of the bound that is asked for.
     """
 
     env: str
-    gymnasium_id: str
-    options: dict[str, Any]
-    target: float
+    gymnasium_id: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    target: float = 0.90
 
 
 WORKLOADS = (
     Workload("ant-dir", "Ant-v5", {"include_cfrc_ext_in_observation": False}, 0.95),
-    Workload("half-cheetah-dir", "HalfCheetah-v5", {}, 0.90),
+    Workload("half-cheetah-dir", "HalfCheetah-v5"),
+    Workload("walker2d-dir"),
+    Workload("hopper-vel"),
+    Workload("humanoid-dir"),
 )
 
 
@@ -237,7 +240,8 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
     torch.set_num_threads(1)
     horizon = make(work.env, 1).spec.horizon
     # processes are forked before there are threads
-    vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in ("async", "subproc")}
+    kinds = ("async", "subproc") if work.gymnasium_id else ()
+    vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
     with closing(make(work.env, THREADS)) as env:
         ours, memories = Ours(env, sizes, "maml-trpo"), Ours(env, sizes, "rl2")
         collected = ours.collect()
@@ -270,15 +274,17 @@ def ratios(timings: dict[str, Timing], target: float) -> list[Ratio]:
     """Ours against each of the others."""
     ours = timings["ours"]
     bound = f"ours / ({THREADS} x bare)"
-    return [
+    found = [
         Ratio.of(bound, ours, timings["bare"], times=THREADS, target=target),
         Ratio.of(
             f"RL^2 / ({THREADS} x bare)", timings["rl2"], timings["bare"], times=THREADS, target=0.6
         ),
         Ratio.of(f"ours / {THREADS} bare loops together", ours, timings["together"]),
-        Ratio.of("ours / AsyncVectorEnv", ours, timings["async"], target=3.0),
-        Ratio.of("ours / SubprocVecEnv", ours, timings["subproc"], target=5.0),
     ]
+    if "async" in timings:
+        found.append(Ratio.of("ours / AsyncVectorEnv", ours, timings["async"], target=3.0))
+        found.append(Ratio.of("ours / SubprocVecEnv", ours, timings["subproc"], target=5.0))
+    return found
 
 
 def show(found: dict[str, Any]) -> None:
@@ -288,11 +294,13 @@ def show(found: dict[str, Any]) -> None:
         "together": f"{THREADS} bare loops together",
         "ours": f"ours, {found['simulations']} simulations, {THREADS} threads",
         "rl2": "ours under RL^2",
-        "async": f"AsyncVectorEnv, {found['processes']['async']} processes",
-        "subproc": f"SubprocVecEnv, {found['processes']['subproc']} processes",
+        "async": f"AsyncVectorEnv, {found['processes'].get('async')} processes",
+        "subproc": f"SubprocVecEnv, {found['processes'].get('subproc')} processes",
     }
     rows = []
     for key, name in names.items():
+        if key not in found["timings"]:
+            continue
         timing = found["timings"][key]
         slowest, fastest = (
             timing["work"] / max(timing["seconds"]),
@@ -316,12 +324,15 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0]).parse_args()
+    arguments = parser(__doc__.splitlines()[0])
+    robots = [work.env for work in WORKLOADS]
+    arguments.add_argument("--envs", nargs="+", choices=robots, default=robots)
+    options = arguments.parse_args()
     sizes = QUICK if options.quick else Sizes()
     found = machine(("mujoco", "gymnasium", "stable-baselines3", "torch", "numpy"))
     print(describe(found))
     results = []
-    for work in WORKLOADS:
+    for work in (work for work in WORKLOADS if work.env in options.envs):
         results.append(measure(work, sizes))
         show(results[-1])
     write_json(options.json, {"machine": found, "sizes": asdict(sizes), "results": results})
