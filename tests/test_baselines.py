@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 
 from envs.navigation import DenseGoal, NavigationEnv
@@ -477,3 +478,17 @@ def test_discrete_actions_are_refused():
 def test_settings_out_of_range_are_refused_by_name(kind, changes, words):
     with pytest.raises(ConfigError, match=words):
         kind(**changes)
+
+
+def test_where_an_array_begins_in_memory_does_not_change_what_is_chosen():
+    from metarl.baselines.members import CopyingExtractor
+
+    extractor = CopyingExtractor(spaces.Box(-1.0, 1.0, (6,)))
+    torch.manual_seed(0)
+    layer, chosen = torch.nn.Linear(6, 64), []
+    for start in range(16):
+        seen = np.zeros(2 * 6 + 16, np.float32)[start : start + 12].reshape(2, 6)
+        seen[:] = np.random.default_rng(0).standard_normal((2, 6))
+        with torch.no_grad():
+            chosen.append(layer(extractor(torch.from_numpy(seen))))
+    assert all(torch.equal(one, chosen[0]) for one in chosen)

@@ -400,6 +400,11 @@ def test_a_trial_hands_explore_and_observer_on():
     assert not rollouts[0].action.any()
 
 
+def test_the_arrays_begin_where_torch_would_let_them_begin():
+    made, _ = collect()
+    assert [getattr(made, name).data_ptr() % 64 for name in FIELDS] == [0] * len(FIELDS)
+
+
 class Listening(Gain):
     """Keeps in the context what it was told."""
 

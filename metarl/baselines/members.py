@@ -21,6 +21,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
@@ -271,7 +272,11 @@ def _ppo_settings(config: Any, vec: VecEnv, steps: int) -> dict[str, Any]:
 
 def _network(config: Any) -> dict[str, Any]:
     sizes = list(config.hidden_sizes)
-    return {"net_arch": {"pi": sizes, "vf": sizes}, "log_std_init": config.initial_log_std}
+    return {
+        "net_arch": {"pi": sizes, "vf": sizes},
+        "log_std_init": config.initial_log_std,
+        "features_extractor_class": CopyingExtractor,
+    }
 
 
 def _ppo(config: Sb3PpoConfig, vec: VecEnv, steps: int, device: Any) -> PPO:
@@ -297,6 +302,18 @@ def _trpo(config: Sb3TrpoConfig, vec: VecEnv, steps: int, device: Any) -> TRPO:
         policy_kwargs=_network(config),
         device=device,
     )
+
+
+class CopyingExtractor(FlattenExtractor):
+    """Hands the network copies of the observations.
+
+    NumPy's arrays begin at any multiple of 16 bytes, and a product of two rows differs in its last bit with the place:
+    a resumed run would not repeat the numbers of an uninterrupted one. torch's own arrays begin at multiples of 64.
+    """
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Maps observations (M, S) to themselves."""
+        return super().forward(observations).clone()
 
 
 class TrialLstmPolicy(RecurrentActorCriticPolicy):
