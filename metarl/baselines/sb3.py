@@ -21,6 +21,7 @@ from metarl.baselines.members import Member, Played
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
 from metarl.rng import stream
+from metarl.threads import one_torch_thread
 from metarl.types import BatchEnv, Iteration
 
 
@@ -215,7 +216,8 @@ def build(
         tasks = evaluate.held_out_tasks(env.spec, config.seed, sampler.num_tasks)
         num_rows = sampler.num_episodes
     vec = vec_env(env, num_rows, trial=trial)
-    return Sb3Baseline(config, vec, tasks, env.spec.horizon, device=device)
+    with one_torch_thread():  # the last bit of SB3's orthogonal matrices depends on the threads
+        return Sb3Baseline(config, vec, tasks, env.spec.horizon, device=device)
 
 
 def _summary(played: list[Played]) -> Iteration:
