@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import mujoco
 import numpy as np
@@ -75,6 +76,19 @@ class MujocoBatchEnv:
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
         self._world: Any = None
+
+    @property
+    def threads(self) -> int:
+        """Physics threads."""
+        return self._threads or len(os.sched_getaffinity(0))
+
+    def split(self, parts: int) -> list[Self]:
+        """Environments like this one, before any set_tasks, which share its threads: for parts of the tasks at a time."""
+        twins = [copy.copy(self) for _ in range(parts)]
+        for twin in twins:
+            twin._threads = -(-self.threads // parts)
+            twin._batch = None
+        return twins
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.

@@ -51,6 +51,10 @@ class MamlContext:
     batches: tuple[Batch, ...] = ()
     explained: tuple[float, ...] = ()
 
+    def tasks(self, start: int, stop: int) -> MamlContext:
+        """The same for acting in the tasks start..stop alone, as views; acting leaves it as it is."""
+        return MamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
+
 
 @dataclass(frozen=True)
 class _Chunk:

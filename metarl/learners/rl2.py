@@ -42,6 +42,20 @@ class Rl2Context:
     reward: Tensor
     done: Tensor
 
+    def tasks(self, start: int, stop: int) -> Rl2Context:
+        """The context of the tasks start..stop alone, as views."""
+        episodes = self.reward.shape[1]
+        state = tuple(part[start * episodes : stop * episodes] for part in self.state)
+        own = (part[start:stop] for part in (self.action, self.reward, self.done))
+        return Rl2Context(state, *own)
+
+    @staticmethod
+    def joined(parts: Sequence[Rl2Context]) -> Rl2Context:
+        """The context of all tasks from those of neighbouring shares."""
+        state = zip(*(part.state for part in parts), strict=True)
+        rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
+        return Rl2Context(tuple(map(torch.cat, state)), *map(torch.cat, rest))
+
 
 @dataclass(frozen=True)
 class _Batch:
