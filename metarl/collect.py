@@ -72,7 +72,8 @@ class _Recording:
 
     def see(self, t: int, obs: np.ndarray) -> None:
         """Takes the observation before step t where the episode goes on."""
-        np.copyto(self.arrays["obs"][:, t], obs, where=self.alive[:, None], casting="same_kind")
+        going_on = True if self.alive.all() else self.alive[:, None]
+        np.copyto(self.arrays["obs"][:, t], obs, where=going_on, casting="same_kind")
 
     def choose(self, t: int, chosen: Action) -> np.ndarray:
         """Takes the action of step t and returns it (M, A)."""
