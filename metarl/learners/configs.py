@@ -23,6 +23,10 @@ class MamlTrpoConfig:
     """Factor on inner_lr from the second step of a trial on, > 0. Advantages are standardised, so a step does not get
     shorter by itself as the policy gets better (Finn et al. 2017 halve it)."""
 
+    later_decay: float = 1.0
+    """Factor from each later step to the one after it, in (0, 1]; 1 keeps them equal. Where the sign of the error steers
+    and not its size, steps of equal length end up about half a step away on either side; shrinking ones close in."""
+
     surrogate: Literal["lvc", "loglik", "dice"] = "lvc"
     """Inner loss: likelihood ratio (ProMP, Rothfuss et al. 2019), plain log-likelihood, or DiCE (Foerster et al. 2018)."""
 
@@ -87,6 +91,7 @@ class MamlTrpoConfig:
         for name in ("inner_lr", "later_lr", "max_kl", "output_gain"):
             check(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
         check("cg_damping", 0 <= self.cg_damping < math.inf, "a finite number >= 0")
+        check("later_decay", 0 < self.later_decay <= 1, "in (0, 1]")
         check("curvature_fraction", 0 < self.curvature_fraction <= 1, "in (0, 1]")
         check("line_search_decay", 0 < self.line_search_decay < 1, "in (0, 1)")
         for name in ("discount", "gae_lambda"):
