@@ -111,6 +111,10 @@ class Rl2Config:
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""
 
+    value_memory: Literal["shared", "own"] = "shared"
+    """Whether the value reads the policy's memory or has one of its own, of the same kind and size. Its loss then no longer
+    shapes what the policy remembers; an update takes up to twice the time, acting the same."""
+
     hidden_size: int = 64
     """Units of the tanh layers between memory and action, and memory and value, >= 1."""
 
@@ -167,6 +171,7 @@ class Rl2Config:
         check("memory", self.memory in ("gru", "lstm", "transformer"), "gru, lstm or transformer")
         for name in ("memory_size", "hidden_size", "epochs", "minibatches"):
             check(name, getattr(self, name) >= 1, "at least 1")
+        check("value_memory", self.value_memory in ("shared", "own"), "shared or own")
         attends = self.memory == "transformer"
         check("memory_size", not attends or self.memory_size % 4 == 0, "a multiple of 4 heads")
         check("truncation", self.truncation >= 0, "at least 0")
