@@ -153,7 +153,8 @@ class Rl2Config:
     """Steps that gradients go back in time; 0 takes the whole trial."""
 
     initial_log_std: float = 0.0
-    """Log of the action noise at the start [log of policy output units], >= min_log_std."""
+    """Log of the action noise at the start [log of policy output units], >= min_log_std. No more than the log of the range to
+    which an environment clips actions: larger noise makes means far outside it pay, where neither mean nor noise still learns."""
 
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units]."""
