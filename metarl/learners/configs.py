@@ -113,7 +113,8 @@ class Rl2Config:
 
     value_memory: Literal["shared", "own"] = "shared"
     """Whether the value reads the policy's memory or has one of its own, of the same kind and size. Its loss then no longer
-    shapes what the policy remembers; an update takes up to twice the time, acting the same."""
+    shapes what the policy remembers; an update takes up to twice the time, acting the same. On navigation-2d it explained more of
+    the returns, 0.82 instead of 0.77 at 0.6 M steps, and the policy learned no faster (one seed)."""
 
     hidden_size: int = 64
     """Units of the tanh layers between memory and action, and memory and value, >= 1."""
