@@ -116,7 +116,8 @@ class Rl2:
         sizes = obs_size, action_size, config.memory_size, config.hidden_size
         with torch.random.fork_rng(devices=[]):  # torch initialises once, we do it again
             log_std = config.initial_log_std, config.min_log_std
-            policy = MemoryActorCritic(config.memory, *sizes, log_std, discrete)
+            own = config.value_memory == "own"
+            policy = MemoryActorCritic(config.memory, *sizes, log_std, discrete, own)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
@@ -282,9 +283,8 @@ class Rl2:
 
     def _forward(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Means (L, M, A) and scaled values (L, M)."""
-        features = self.policy.memory.unroll(batch.inputs, self.config.truncation)
         obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
-        return self.policy.mean(features, obs), self.policy.value(features, obs)
+        return self.policy.unroll(batch.inputs, obs, self.config.truncation)
 
     @torch.no_grad()
     def _evaluated(self, batch: _Batch) -> tuple[Tensor, Tensor]:
