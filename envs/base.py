@@ -11,11 +11,10 @@ from typing import Any, Self
 import mujoco
 import numpy as np
 
-from envs.goals import Goal, Marker, RewardTerms
-from envs.protocol import EnvSpec, Step, UnsupportedHere, check_streams, checked_rows, checked_tasks
-from envs.robots import Robot, bare_model, seen_of
-from envs.tasks import joined
-from envs.world import Variation, World
+from envs.goals import Marker
+from envs.protocol import Step, UnsupportedHere, check_streams, checked_rows, checked_tasks
+from envs.recipe import Recipe
+from envs.world import World
 
 Batch: Any = None
 SimulationError: Any = ()
@@ -31,48 +30,17 @@ class MujocoBatchEnv:
 
     Args:
         name: Registry name, used in messages and records.
-        robot: The robot.
-        goal: The goal.
-        terms: Bonus and costs.
-        variations: What a task changes in the world; its numbers follow the goal's, in this order.
-        horizon: T.
-        action_scale: See EnvSpec.
-        observe_contacts: Append the contact forces, clipped to [-1, 1], to the observation.
+        recipe: What it is made of.
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        robot: Robot,
-        goal: Goal,
-        terms: RewardTerms,
-        *,
-        variations: Sequence[Variation] = (),
-        horizon: int = 200,
-        action_scale: float = 1.0,
-        observe_contacts: bool = False,
-        threads: int = 0,
-    ):
+    def __init__(self, name: str, recipe: Recipe, threads: int = 0):
         if Batch is None:
             raise UnsupportedHere(f"{name} needs mujoco.batch; this is MuJoCo {mujoco.__version__}")
-        self.robot, self.goal, self.terms = robot, goal, terms
-        self.variations = tuple(variations)
-        self._threads = threads
-        forces = observe_contacts or terms.contact_cost > 0 or "cfrc_ext" in dict(robot.derived)
-        self.model = _compiled(robot, self.variations, contact_forces=forces)
-        self._seen = seen_of(robot, bare_model(robot), contacts=observe_contacts)
-        self._scan = _scan(robot, self.variations)
-        self.spec = spec_of(
-            name,
-            robot,
-            goal,
-            terms,
-            variations=self.variations,
-            horizon=horizon,
-            action_scale=action_scale,
-            observe_contacts=observe_contacts,
-        )
+        self.robot, self.goal, self.terms = recipe.robot, recipe.goal, recipe.terms
+        self.variations, self._threads = recipe.variations, threads
+        self.model, self.spec = recipe.compiled(), recipe.spec(name)
+        self._seen, self._scan = recipe.seen(), recipe.scan()
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
         self._world: Any = None
@@ -306,52 +274,3 @@ class MujocoBatchEnv:
         self._batch = self._forces = self._centre = self._world = None
         self._parts = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
-
-
-def spec_of(
-    name: str,
-    robot: Robot,
-    goal: Goal,
-    terms: RewardTerms,
-    *,
-    variations: Sequence[Variation] = (),
-    horizon: int = 200,
-    action_scale: float = 1.0,
-    observe_contacts: bool = False,
-) -> EnvSpec:
-    """Says what MujocoBatchEnv would be, of the same arguments, without building its world."""
-    model = bare_model(robot)
-    tasks = joined(goal.tasks, *(variation.tasks(robot) for variation in variations))
-    seen = sum(part.size for part in seen_of(robot, model, contacts=observe_contacts))
-    splits = [variation.task_split for variation in variations if variation.task_split]
-    return EnvSpec(
-        name=name,
-        version=1,
-        obs_size=seen + len(_scan(robot, variations)),
-        action_size=model.nu,
-        horizon=horizon,
-        dt=robot.frame_skip * model.opt.timestep,
-        action_scale=action_scale,
-        tasks=tasks,
-        reward=terms.formula(goal),
-        floors=terms.floors(goal, horizon),
-        note="" if tasks.held_out else "test tasks are the training tasks",
-        task_split=splits[0] if splits else None,
-    )
-
-
-def _scan(robot: Robot, variations: Sequence[Variation]) -> np.ndarray:
-    """Where the robot sees the ground's height (P, 2) [m]."""
-    return np.concatenate([np.empty((0, 2)), *(v.scan(robot) for v in variations)])
-
-
-def _compiled(
-    robot: Robot, variations: Sequence[Variation], *, contact_forces: bool
-) -> mujoco.MjModel:
-    edits = [edit for variation in variations for edit in variation.edits(robot)]
-    if not edits and not contact_forces:
-        return copy.copy(bare_model(robot))
-    model = robot.model(contact_forces=contact_forces, edits=edits)
-    for variation in variations:
-        variation.finish(robot, model)
-    return model

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from envs import plugins
-from envs.base import MujocoBatchEnv, spec_of
+from envs.base import MujocoBatchEnv
 from envs.goals import Direction, Forward, ForwardBackward, Goal, Position, RewardTerms, Velocity
 from envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from envs.observe import ObserveTask
 from envs.plugins import UnknownEnvironment, nearest
-from envs.protocol import BatchEnv, EnvSpec
+from envs.protocol import BatchEnv
+from envs.recipe import Recipe
 from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, HeightBand, Robot
 from envs.tasks import Choice, Variable
 from envs.terrain import Terrain
@@ -23,53 +24,7 @@ from envs.world import Variation
 
 __all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]
 
-Factory = Callable[[str, int], BatchEnv]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What an environment on MuJoCo is made of.
-
-    Attributes:
-        robot: The robot.
-        goal: The goal.
-        terms: Bonus and costs.
-        variations: What a task changes in the world.
-        horizon: T.
-        action_scale: See EnvSpec.
-        observe_contacts: See MujocoBatchEnv.
-        note: What a reader of results must know.
-        task_split: See EnvSpec; None is that of the variations.
-    """
-
-    robot: Robot
-    goal: Goal
-    terms: RewardTerms
-    variations: tuple[Variation, ...] = ()
-    horizon: int = 200
-    action_scale: float = 1.0
-    observe_contacts: bool = False
-    note: str = ""
-    task_split: tuple[int, int] | None = None
-
-    def __call__(self, name: str, threads: int) -> MujocoBatchEnv:
-        """Builds the environment under a name."""
-        parts = (self.robot, self.goal, self.terms)
-        env = MujocoBatchEnv(name, *parts, threads=threads, **self._settings())
-        env.spec = self._noted(env.spec)
-        return env
-
-    def spec(self, name: str) -> EnvSpec:
-        """What the environment would be under a name, without building its world."""
-        return self._noted(spec_of(name, self.robot, self.goal, self.terms, **self._settings()))
-
-    def _settings(self) -> dict[str, Any]:
-        names = ("variations", "horizon", "action_scale", "observe_contacts")
-        return {name: getattr(self, name) for name in names}
-
-    def _noted(self, spec: EnvSpec) -> EnvSpec:
-        note = "; ".join(words for words in (self.note, spec.note) if words)
-        return replace(spec, note=note, task_split=self.task_split or spec.task_split)
+Factory = Recipe | Callable[[str, int], BatchEnv]
 
 
 def _ant(
@@ -239,7 +194,10 @@ def make(
     factory = _factory(name)
     if observe_terrain:
         factory = _with_sight(name, factory)
-    env = factory(name, threads)
+    if isinstance(factory, Recipe):
+        env: BatchEnv = MujocoBatchEnv(name, factory, threads)
+    else:
+        env = factory(name, threads)
     if not observe_task:
         return env
     observing: Any = ObserveTask(env)  # what it does not say itself it hands through

@@ -11,6 +11,7 @@ import pytest
 
 from envs.base import MujocoBatchEnv
 from envs.goals import Direction, ForwardBackward, RewardTerms
+from envs.recipe import Recipe
 from envs.registry import make
 from envs.robots import ANT, HALF_CHEETAH, Robot
 
@@ -26,7 +27,7 @@ def streams(count):
 
 
 def build(robot, rows, *, threads=1, **settings):
-    env = MujocoBatchEnv("test", robot, Direction(), RewardTerms(), threads=threads, **settings)
+    env = MujocoBatchEnv("test", Recipe(robot, Direction(), RewardTerms(), **settings), threads)
     env.set_tasks(np.zeros((rows, 1)), 1)
     return env
 
@@ -169,7 +170,7 @@ def test_a_reset_leaves_nothing_of_the_last_episode(name):
 
 
 def test_new_tasks_of_the_same_number_take_the_place_of_the_old():
-    env = MujocoBatchEnv("test", HALF_CHEETAH, ForwardBackward(), RewardTerms(), threads=1)
+    env = MujocoBatchEnv("test", Recipe(HALF_CHEETAH, ForwardBackward(), RewardTerms()), threads=1)
     commands = np.random.default_rng(9).normal(size=(5, 4, 6))
     rewards = []
     for sign in (1.0, -1.0):

@@ -10,6 +10,7 @@ from gymnasium.utils import seeding
 
 from envs.base import MujocoBatchEnv
 from envs.goals import Forward, RewardTerms
+from envs.recipe import Recipe
 from envs.registry import make
 from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
 
@@ -34,7 +35,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def build(robot, rows, **settings):
-    env = MujocoBatchEnv("test", robot, Forward(), RewardTerms(), threads=1, **settings)
+    env = MujocoBatchEnv("test", Recipe(robot, Forward(), RewardTerms(), **settings), threads=1)
     env.set_tasks(np.zeros((rows, 0)), 1)
     return env
 

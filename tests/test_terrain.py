@@ -6,6 +6,7 @@ import pytest
 
 from envs.base import MujocoBatchEnv
 from envs.goals import Forward, RewardTerms
+from envs.recipe import Recipe
 from envs.robots import ANT, HALF_CHEETAH, HUMANOID, WALKER2D
 from envs.terrain import (
     FIELD,
@@ -36,8 +37,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def build(robot, *variations, threads=1, **settings):
     variations = variations or (Terrain(**settings),)
-    parts = ("test", robot, Forward(), RewardTerms())
-    return MujocoBatchEnv(*parts, variations=variations, threads=threads)
+    return MujocoBatchEnv("test", Recipe(robot, Forward(), RewardTerms(), variations), threads)
 
 
 def streams(count):
@@ -207,7 +207,7 @@ def test_beyond_the_edge_and_for_a_broken_row_there_is_a_height_too():
 
 @pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=lambda robot: robot.name)
 def test_a_robot_starts_on_flat_ground_as_it_does_without_terrain(robot):
-    flat = MujocoBatchEnv("test", robot, Forward(), RewardTerms(), threads=1)
+    flat = MujocoBatchEnv("test", Recipe(robot, Forward(), RewardTerms()), threads=1)
     flat.set_tasks(np.zeros((3, 0)), 1)
     env = build(robot)
     env.set_tasks(np.array([[kind_number[k], 1.0, 1.0] for k in ("steep", "gaps", "rough")]), 1)

@@ -6,6 +6,7 @@ import pytest
 
 from envs.base import MujocoBatchEnv
 from envs.goals import Forward, RewardTerms, Velocity
+from envs.recipe import Recipe
 from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D, bare_model
 from envs.variations import VARIATIONS, Actuator, Cripple, Friction, Gravity, Params, Payload, Wind
 
@@ -21,7 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def build(robot, *variations, goal=None, terms=None, threads=1):
     goal, terms = goal or Forward(), terms or RewardTerms()
-    return MujocoBatchEnv("test", robot, goal, terms, variations=variations, threads=threads)
+    return MujocoBatchEnv("test", Recipe(robot, goal, terms, variations), threads)
 
 
 def streams(count):
