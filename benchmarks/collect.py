@@ -41,7 +41,7 @@ from benchmarks.side_by_side import (
 )
 from envs.base import MujocoBatchEnv
 from envs.registry import make
-from metarl.collect import Key, rollout
+from metarl.collect import Collector, Key
 from metarl.learners import build
 from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
 from metarl.learners.maml_trpo import MamlTrpo
@@ -104,19 +104,17 @@ class Ours:
     """The collector on the rollout after adaptation, where MAML has parameters of its own for every task."""
 
     def __init__(self, env: MujocoBatchEnv, sizes: Sizes, algo: str):
-        self.env, self.size = env, (sizes.tasks, sizes.episodes)
-        spec = env.spec
+        spec, size = env.spec, (sizes.tasks, sizes.episodes)
         config = LEARNER_CONFIGS[algo]()
         self.learner = build(algo, config, spec.obs_size, spec.action_size, seed=0)
         tasks = spec.tasks.sample(stream(0, "tasks"), sizes.tasks)
-        env.set_tasks(tasks, sizes.episodes)
-        first, context = rollout(
-            env, self.learner, self.learner.begin(*self.size), KEY, 0, self.size
-        )
+        self.collector = Collector(env)
+        self.collector.set_tasks(tasks, sizes.episodes)
+        first, context = self.collector.rollout(self.learner, self.learner.begin(*size), KEY, 0)
         self.context = self.learner.adapt(context, first)
 
     def collect(self) -> Rollout:
-        return rollout(self.env, self.learner, self.context, KEY, 1, self.size)[0]
+        return self.collector.rollout(self.learner, self.context, KEY, 1)[0]
 
     def round(self) -> int:
         return self.collect().num_steps()
@@ -222,7 +220,7 @@ def best_vector(work: Workload, kind: str, horizon: int, sizes: Sizes) -> Vector
 
 
 def memory(ours: Ours) -> tuple[int, int]:
-    """Peak of Python's and NumPy's memory during a rollout, and the bytes of the arrays it returns."""
+    """Peak of Python's and NumPy's memory during the first rollout, and the bytes of the arrays it returns."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -244,9 +242,10 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
     vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
     with closing(make(work.env, THREADS)) as env:
         ours, memories = Ours(env, sizes, "maml-trpo"), Ours(env, sizes, "rl2")
+        peak, returned = memory(ours)  # later rollouts use its memory again
         collected = ours.collect()
         loops = [Bare(env, collected) for _ in range(THREADS)]
-        loops[0].check(env.snapshot())
+        loops[0].check(ours.collector.snapshot())
         contenders = {
             "bare": loops[0].replay,
             "ours": ours.round,
@@ -255,7 +254,6 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
         }
         contenders |= {kind: vector.round for kind, vector in vectors.items()}
         timings = take_turns(contenders, sizes.rounds)
-        peak, returned = memory(ours)
     for vector in vectors.values():
         vector.close()
     return {

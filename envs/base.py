@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import mujoco
 import numpy as np
@@ -76,6 +77,19 @@ class MujocoBatchEnv:
         self._batch: Any = None
         self._world: Any = None
 
+    @property
+    def threads(self) -> int:
+        """Physics threads."""
+        return self._threads or len(os.sched_getaffinity(0))
+
+    def split(self, parts: int) -> list[Self]:
+        """Environments like this one, before any set_tasks, which share its threads: for parts of the tasks at a time."""
+        twins = [copy.copy(self) for _ in range(parts)]
+        for twin in twins:
+            twin._threads = -(-self.threads // parts)
+            twin._batch = None
+        return twins
+
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
 
@@ -94,6 +108,7 @@ class MujocoBatchEnv:
         self._batch = batch
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._ctrl = batch.bind("ctrl")
+        self._sent = np.empty(self._ctrl.shape)  # rows in one piece, those of the batch lie apart
         self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
@@ -149,6 +164,7 @@ class MujocoBatchEnv:
         self._qpos[where], self._qvel[where] = qpos, qvel
         self._world.start(where)
         self._batch.forward(ids)
+        self._was = self._position()
         self._warnings[where] = self._batch.warning[where, :, 1].sum(axis=1)
         return self._observe()
 
@@ -189,14 +205,15 @@ class MujocoBatchEnv:
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Steps the rows of the mask alive (M,) with action (M, A) [policy output]; leaves the others as they are."""
         # in double precision whatever comes: float32 actions would be scaled in float32
-        np.multiply(action, self.spec.action_scale, out=self._ctrl, dtype=float)
-        np.clip(self._ctrl, self._ctrl_low, self._ctrl_high, out=self._ctrl)
-        effort = np.square(self._ctrl).sum(axis=1)
+        sent = np.multiply(action, self.spec.action_scale, out=self._sent, dtype=float)
+        np.clip(sent, self._ctrl_low, self._ctrl_high, out=sent)
+        self._ctrl[...] = sent
+        effort = np.square(sent).sum(axis=1)
         self._world.drive()
-        before = self._position()
+        before = self._was
         ids = None if alive.all() else np.flatnonzero(alive)
         raised = self._advance(ids)
-        after = self._position()
+        self._was = after = self._position()
         # clipping hides an infinite action, hence the look at the action itself
         fault = alive & (self._broken() | raised | ~np.isfinite(action).all(axis=1))
         with np.errstate(invalid="ignore", over="ignore"):

@@ -37,10 +37,17 @@ class ObserveTask:
         self.spec = replace(env.spec, obs_size=size, note=note)
         if hasattr(env, "reset_rows"):
             self.reset_rows = self._reset_rows
+        if hasattr(env, "split"):
+            self.split = self._split
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the environment's own."""
         return getattr(self._env, name)
+
+    def _split(self, parts: int) -> list[ObserveTask]:
+        """Environments like this one, for parts of the tasks at a time."""
+        inner: Any = self._env
+        return [ObserveTask(env) for env in inner.split(parts)]
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows."""

@@ -104,7 +104,9 @@ class BatchEnv(Protocol):
         """Gives back threads and memory."""
 
     # Optional, where an environment can: `render(..., camera=(azimuth, elevation))` [degrees] films from elsewhere, and
-    # `scene(states, task, camera=None)` returns what a replay draws by itself (see `envs/scene.py`).
+    # `scene(states, task, camera=None)` returns what a replay draws by itself (see `envs/scene.py`); `split(parts)` makes
+    # as many environments like this one, of no tasks yet, for shares of the tasks that are stepped at the same time
+    # from threads, as many as the attribute `threads` says.
 
 
 class RestartableEnv(BatchEnv, Protocol):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,13 @@ import torch
 from metarl.errors import EnvironmentContractError
 from metarl.rng import stream
 from metarl.threads import one_torch_thread
-from metarl.types import BatchEnv, C, Feedback, Learner, Rollout
+from metarl.types import Action, BatchEnv, C, Feedback, Learner, Rollout, Step
 
 Observer = Callable[[int, np.ndarray, np.ndarray], None]
 """Called after every step with (rollout k, snapshot (M, n), alive (M,)), for videos."""
+
+Arrays = dict[str, np.ndarray]
+"""The fields of a rollout by name, rows first: (M, T, ...) or (M,)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,93 @@ class Key:
             for task in range(num_tasks)
             for episode in range(num_episodes)
         ]
+
+
+class _Recording:
+    """Episodes of one environment as they unfold, written into the arrays of a rollout.
+
+    Args:
+        arrays: Their rows.
+        num_episodes: E, neighbouring rows of a task.
+    """
+
+    def __init__(self, arrays: Arrays, num_episodes: int):
+        self.arrays, self.num_episodes = arrays, num_episodes
+        self.rows, self.horizon = arrays["valid"].shape
+        self.alive = np.ones(self.rows, dtype=bool)
+        self.seen, self.noise, self.given = (
+            torch.from_numpy(arrays[name]).unflatten(0, (-1, num_episodes)).unbind(2)
+            for name in ("obs", "action", "reward")
+        )
+
+    def draw_noise(self, rngs: Sequence[np.random.Generator]) -> None:
+        """Draws the noise of whole episodes; it waits where the actions will be."""
+        for row, rng in enumerate(rngs):
+            rng.standard_normal(dtype=np.float32, out=self.arrays["action"][row])
+
+    def see(self, t: int, obs: np.ndarray) -> None:
+        """Takes the observation before step t where the episode goes on."""
+        going_on = True if self.alive.all() else self.alive[:, None]
+        np.copyto(self.arrays["obs"][:, t], obs, where=going_on, casting="same_kind")
+
+    def choose(self, t: int, chosen: Action) -> np.ndarray:
+        """Takes the action of step t and returns it (M, A)."""
+        action = self.arrays["action"][:, t]
+        action[...] = chosen.value.numpy().reshape(self.rows, -1)
+        self.arrays["log_prob"][:, t] = chosen.log_prob.numpy().reshape(self.rows)
+        return action
+
+    def take(self, t: int, step: Step) -> Feedback:
+        """Takes the outcome of step t and says what the learner is told of it."""
+        arrays, valid = self.arrays, self.arrays["valid"][:, t]
+        valid[...] = self.alive & ~step.fault
+        # nothing is believed of a row that broke down or rests, whatever stands there
+        np.copyto(arrays["reward"][:, t], step.reward, where=valid, casting="same_kind")
+        arrays["terminated"] |= valid & step.terminated
+        arrays["truncated"] |= self.alive & step.fault
+        self.alive = valid & ~step.terminated
+        going_on = torch.from_numpy(self.alive).view(-1, self.num_episodes)
+        return Feedback(self.given[t], going_on)
+
+    def finish(self, first_task: int = 0) -> None:
+        """Clears what stands at invalid steps and checks the rest.
+
+        Raises:
+            EnvironmentContractError: A number is not finite; names the task, counted from first_task.
+        """
+        arrays = self.arrays
+        # not action[~valid] = 0: the mask's indices take 16 bytes a step, and a step of navigation 25
+        np.copyto(arrays["action"], 0.0, where=~arrays["valid"][:, :, None])
+        np.copyto(arrays["log_prob"], 0.0, where=~arrays["valid"])
+        for name in ("obs", "reward"):
+            _check_finite(name, arrays[name], first_task, self.num_episodes)
+
+
+def _play(
+    env: BatchEnv,
+    learner: Learner[C],
+    context: C,
+    recording: _Recording,
+    rngs: Sequence[np.random.Generator],
+    *,
+    explore: bool = True,
+    after_step: Callable[[np.ndarray], bool | None] = lambda valid: None,
+) -> C:
+    """Plays an episode in every row; stops where `after_step`, told which steps were valid (M,), returns True."""
+    current = env.reset(rngs)
+    recording.draw_noise(rngs)
+    # threads of torch's pool that spin beside the physics threads slow both several times
+    with one_torch_thread(), torch.inference_mode():
+        feedback = None
+        for t in range(recording.horizon):
+            recording.see(t, current)
+            seen, noise = recording.seen[t], recording.noise[t]
+            chosen, context = learner.act(context, seen, noise, feedback, explore=explore)
+            step = env.step(recording.choose(t, chosen), recording.alive)
+            feedback, current = recording.take(t, step), step.obs
+            if after_step(recording.arrays["valid"][:, t]) or not recording.alive.any():
+                break
+    return context
 
 
 def rollout(
@@ -71,91 +164,17 @@ def rollout(
     Raises:
         EnvironmentContractError: An observation or a reward is not finite and was not called a fault.
     """
-    num_tasks, num_episodes = size
-    rows, horizon = num_tasks * num_episodes, env.spec.horizon
-    rngs = key.episodes(k, num_tasks, num_episodes)
-    current = env.reset(rngs)
-    arrays = _allocate(rows, horizon, env.spec.obs_size, env.spec.action_size)
-    obs, action, log_prob = arrays["obs"], arrays["action"], arrays["log_prob"]
-    reward, valid = arrays["reward"], arrays["valid"]
-    for row, rng in enumerate(rngs):  # the noise waits where the actions will be
-        rng.standard_normal(dtype=np.float32, out=action[row])
-    alive = np.ones(rows, dtype=bool)
-    # threads of torch's pool that spin beside the physics threads slow both several times
-    with one_torch_thread(), torch.inference_mode():
-        seen, noise, given = (
-            torch.from_numpy(a).view(num_tasks, num_episodes, horizon, -1).unbind(2)
-            for a in (obs, action, reward)
-        )
-        feedback = None
-        for t in range(horizon):
-            np.copyto(obs[:, t], current, where=alive[:, None], casting="same_kind")
-            chosen, context = learner.act(context, seen[t], noise[t], feedback, explore=explore)
-            action[:, t] = chosen.value.numpy().reshape(rows, -1)
-            log_prob[:, t] = chosen.log_prob.numpy().reshape(rows)
-            step = env.step(action[:, t], alive)
-            valid[:, t] = alive & ~step.fault
-            # nothing is believed of a row that broke down or rests, whatever stands there
-            np.copyto(reward[:, t], step.reward, where=valid[:, t], casting="same_kind")
-            arrays["terminated"] |= valid[:, t] & step.terminated
-            arrays["truncated"] |= alive & step.fault
-            alive = valid[:, t] & ~step.terminated
-            if observer is not None:
-                observer(k, env.snapshot(), valid[:, t])
-            current = step.obs
-            going_on = torch.from_numpy(alive).view(num_tasks, num_episodes)
-            feedback = Feedback(given[t].squeeze(-1), going_on)
-            if not alive.any():
-                break
-    return _finished(arrays, num_tasks, num_episodes), context
 
+    def after_step(valid: np.ndarray) -> None:
+        if observer is not None:
+            observer(k, env.snapshot(), valid)
 
-def _finished(arrays: dict[str, np.ndarray], num_tasks: int, num_episodes: int) -> Rollout:
-    """Clears what stands at invalid steps, checks the rest and hands the memory over to torch."""
-    # not action[~valid] = 0: the mask's indices take 16 bytes a step, and a step of navigation 25
-    np.copyto(arrays["action"], 0.0, where=~arrays["valid"][:, :, None])
-    np.copyto(arrays["log_prob"], 0.0, where=~arrays["valid"])
-    for name in ("obs", "reward"):
-        _check_finite(name, arrays[name], num_episodes)
-    tensors = {
-        name: torch.from_numpy(a.reshape(num_tasks, num_episodes, *a.shape[1:]))
-        for name, a in arrays.items()
-    }
-    return Rollout(**tensors)
-
-
-def _check_finite(name: str, array: np.ndarray, num_episodes: int) -> None:
-    # a sum needs no second array; what is finite and sums up to infinity is found out below
-    with np.errstate(invalid="ignore"):  # inf - inf
-        if np.isfinite(array.sum(dtype=np.float64)):
-            return
-    broken = np.argwhere(~np.isfinite(array))
-    if len(broken):
-        task, episode = divmod(int(broken[0, 0]), num_episodes)
-        raise EnvironmentContractError(
-            f"task {task}, episode {episode}, step {broken[0, 1]}: the environment gave {name} "
-            f"{array[tuple(broken[0])]} and called it no fault"
-        )
-
-
-def _allocate(rows: int, horizon: int, obs_size: int, action_size: int) -> dict[str, np.ndarray]:
-    return {
-        "obs": _zeros((rows, horizon, obs_size), np.float32),
-        "action": _zeros((rows, horizon, action_size), np.float32),
-        "log_prob": _zeros((rows, horizon), np.float32),
-        "reward": _zeros((rows, horizon), np.float32),
-        "valid": _zeros((rows, horizon), np.bool_),
-        "terminated": _zeros((rows,), np.bool_),
-        "truncated": _zeros((rows,), np.bool_),
-    }
-
-
-def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Zeros that begin at a multiple of 64 bytes, as torch's do: products of few rows differ with the place."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    arrays = _allocate(env.spec, math.prod(size))
+    recording, rngs = _Recording(arrays, size[1]), key.episodes(k, *size)
+    options: dict[str, Any] = {"explore": explore, "after_step": after_step}
+    context = _play(env, learner, context, recording, rngs, **options)
+    recording.finish()
+    return _tensors(arrays, size), context
 
 
 def trial(
@@ -183,11 +202,172 @@ def trial(
     """
     size = (len(tasks), num_episodes)
     env.set_tasks(tasks, num_episodes)
-    context = learner.begin(*size)
+    play = partial(rollout, env, learner, key=key, size=size, **options)
+    return _alternate(learner, learner.begin(*size), num_adaptations, play)
+
+
+def _alternate(
+    learner: Learner[C],
+    context: C,
+    num_adaptations: int,
+    play: Callable[..., tuple[Rollout, C]],
+) -> tuple[list[Rollout], C]:
     rollouts: list[Rollout] = []
     for k in range(num_adaptations + 1):
         if k > 0:
             context = learner.adapt(context, rollouts[-1])
-        collected, context = rollout(env, learner, context, key, k, size, **options)
+        collected, context = play(context=context, k=k)
         rollouts.append(collected)
     return rollouts, context
+
+
+class Collector:
+    """Runs trials; the way to collect much experience.
+
+    An environment that can be split does its tasks in two halves at the same time: while the policy chooses for one,
+    the physics of the other go on. The halves do not depend on the number of threads, nor then do the results. Memory
+    is used again: the rollouts of a trial are overwritten by the next.
+
+    Args:
+        env: The environment.
+    """
+
+    def __init__(self, env: BatchEnv):
+        self.env = env
+        split = getattr(env, "split", None)
+        self._halves: list[BatchEnv] = split(2) if split else []
+        self._concurrent: bool = getattr(env, "threads", 1) > 1
+        self._memory: dict[int, Arrays] = {}
+        self._stop = threading.Event()
+
+    def trial(
+        self,
+        learner: Learner[C],
+        tasks: np.ndarray,
+        num_episodes: int,
+        num_adaptations: int,
+        key: Key,
+    ) -> tuple[list[Rollout], C]:
+        """Runs K + 1 rollouts of the same tasks with `adapt` between them; see the function `trial`."""
+        size = (len(tasks), num_episodes)
+        context = learner.begin(*size)
+        self.set_tasks(tasks, num_episodes, whole=not hasattr(context, "tasks"))
+        play = partial(self.rollout, learner, key=key)
+        return _alternate(learner, context, num_adaptations, play)
+
+    def set_tasks(self, tasks: np.ndarray, num_episodes: int, *, whole: bool = False) -> None:
+        """Gives tasks (N, D) to the environment, each to num_episodes neighbouring rows.
+
+        Args:
+            tasks: (N, D).
+            num_episodes: E.
+            whole: Do not split it: the contexts of the learner cannot be split.
+        """
+        envs = [self.env] if whole or len(tasks) < 2 or not self._halves else self._halves
+        cuts = [len(tasks) * i // len(envs) for i in range(len(envs) + 1)]
+        self._size = (len(tasks), num_episodes)
+        self._parts = [(env, slice(*cut)) for env, *cut in zip(envs, cuts, cuts[1:], strict=False)]
+        for env, part in self._parts:
+            env.set_tasks(tasks[part], num_episodes)
+
+    def rollout(self, learner: Learner[C], context: C, key: Key, k: int) -> tuple[Rollout, C]:
+        """Runs one episode in each of the N * E rows, after set_tasks; see the function `rollout`."""
+        arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
+        episodes = self._size[1]
+
+        def play(env: BatchEnv, part: slice, own: Any) -> Any:
+            rows = slice(part.start * episodes, part.stop * episodes)
+            shares = {name: array[rows] for name, array in arrays.items()}
+            recording = _Recording(shares, episodes)
+            options: dict[str, Any] = {"after_step": lambda valid: self._stop.is_set()}
+            after = _play(env, learner, own, recording, rngs[rows], **options)
+            recording.finish(part.start)
+            return after
+
+        if len(self._parts) == 1:
+            context = play(*self._parts[0], context)
+        else:
+            context = self._in_parts(play, context)
+        return _tensors(arrays, self._size), context
+
+    def _in_parts(self, play: Callable[..., Any], context: Any) -> Any:
+        """Plays every part with its share of the context, at the same time if there are threads; returns the whole."""
+        before = [context.tasks(part.start, part.stop) for _, part in self._parts]
+        work = [(*part, own) for part, own in zip(self._parts, before, strict=True)]
+        with one_torch_thread():  # threads started inside take the number over
+            after = self._together(play, work) if self._concurrent else [play(*w) for w in work]
+        if all(new is old for new, old in zip(after, before, strict=True)):
+            return context
+        return type(context).joined(after)
+
+    def _together(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
+        self._stop.clear()
+        with ThreadPoolExecutor(len(work)) as pool:
+            running = [pool.submit(play, *each) for each in work]
+            try:
+                return [each.result() for each in running]
+            except BaseException:  # also a second Ctrl-C: the pool waits for what still runs
+                self._stop.set()
+                raise
+
+    def _arrays(self, k: int) -> Arrays:
+        spec, rows = self.env.spec, math.prod(self._size)
+        arrays = self._memory.get(k)
+        if arrays is None or arrays["obs"].shape[:2] != (rows, spec.horizon):
+            arrays = self._memory[k] = _allocate(spec, rows)
+        else:  # memory that was never used costs more than clearing: the system pages it in
+            for array in arrays.values():
+                array.fill(0)
+        return arrays
+
+    def snapshot(self) -> np.ndarray:
+        """The states of all rows (M, n) as far as pictures need them, copied."""
+        return np.concatenate([env.snapshot() for env, _ in self._parts])
+
+    def close(self) -> None:
+        """Gives back the halves and the memory; the environment stays open."""
+        for half in self._halves:
+            half.close()
+        self._memory.clear()
+
+
+def _allocate(spec: Any, rows: int) -> Arrays:
+    steps = (rows, spec.horizon)
+    return {
+        "obs": _zeros((*steps, spec.obs_size), np.float32),
+        "action": _zeros((*steps, spec.action_size), np.float32),
+        "log_prob": _zeros(steps, np.float32),
+        "reward": _zeros(steps, np.float32),
+        "valid": _zeros(steps, np.bool_),
+        "terminated": _zeros((rows,), np.bool_),
+        "truncated": _zeros((rows,), np.bool_),
+    }
+
+
+def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros that begin at a multiple of 64 bytes, as torch's do: products of few rows differ with the place."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, dtype=np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _tensors(arrays: Arrays, size: tuple[int, int]) -> Rollout:
+    """The same memory as torch knows it (N, E, ...)."""
+    return Rollout(
+        **{name: torch.from_numpy(a.reshape(*size, *a.shape[1:])) for name, a in arrays.items()}
+    )
+
+
+def _check_finite(name: str, array: np.ndarray, first_task: int, num_episodes: int) -> None:
+    # a sum needs no second array; what is finite and sums up to infinity is found out below
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf
+        if np.isfinite(array.sum()):
+            return
+    broken = np.argwhere(~np.isfinite(array))
+    if len(broken):
+        task, episode = divmod(int(broken[0, 0]), num_episodes)
+        raise EnvironmentContractError(
+            f"task {first_task + task}, episode {episode}, step {broken[0, 1]}: the environment gave {name} "
+            f"{array[tuple(broken[0])]} and called it no fault"
+        )

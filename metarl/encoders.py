@@ -238,6 +238,7 @@ class MemoryActorCritic(nn.Module):
         hidden_size: Units of the tanh layers.
         log_std: First and least log standard deviation of every action dimension.
         discrete: Actions are one-hot rows of A alternatives, and the mean their logits.
+        own_value_memory: The value has a memory of its own, of the same kind and size, else it reads the policy's.
     """
 
     def __init__(
@@ -249,10 +250,15 @@ class MemoryActorCritic(nn.Module):
         hidden_size: int,
         log_std: tuple[float, float] = (0.0, -3.0),
         discrete: bool = False,
+        own_value_memory: bool = False,
     ):
         super().__init__()
         self.discrete, self._min_log_std = discrete, log_std[1]
-        self.memory: Memory = MEMORIES[memory](obs_size + action_size + 2, memory_size)
+        input_size = obs_size + action_size + 2
+        self.memory: Memory = MEMORIES[memory](input_size, memory_size)
+        # one module under two names has its parameters once
+        own = MEMORIES[memory](input_size, memory_size) if own_value_memory else self.memory
+        self.value_memory: Memory = own
         sizes = memory_size + obs_size, hidden_size
         self.actor = nn.Sequential(
             nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, action_size)
@@ -275,12 +281,23 @@ class MemoryActorCritic(nn.Module):
             elif name.endswith("bias") or ".bias_" in name:
                 value.data.zero_()
 
+    def unroll(self, inputs: Tensor, obs: Tensor, truncation: int = 0) -> tuple[Tensor, Tensor]:
+        """Maps inputs (L, M, I) and scaled observations (L, M, S) of whole trials to means (L, M, A) and values (L, M).
+
+        Gradients go back through `truncation` steps, 0 for all of them.
+        """
+        features = self.memory.unroll(inputs, truncation)
+        judged = features
+        if self.value_memory is not self.memory:
+            judged = self.value_memory.unroll(inputs, truncation)
+        return self.mean(features, obs), self.value(judged, obs)
+
     def mean(self, features: Tensor, obs: Tensor) -> Tensor:
         """Mean actions, or logits (..., A), for features (..., H) and scaled observations (..., S)."""
         return self.actor(torch.cat([features, obs], dim=-1))
 
     def value(self, features: Tensor, obs: Tensor) -> Tensor:
-        """Scaled values (...) for features (..., H) and scaled observations (..., S)."""
+        """Scaled values (...) for features (..., H) of the value's memory and scaled observations (..., S)."""
         return self.critic(torch.cat([features, obs], dim=-1)).squeeze(-1)
 
     # --- the distribution over actions -------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ The task is the unit: episodes of one task are averaged first, and standard erro
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from metarl import statistics
-from metarl.collect import Key, trial
+from metarl.collect import Collector, Key
 from metarl.errors import naming_failures
 from metarl.rng import stream
 from metarl.threads import one_torch_thread
@@ -74,14 +75,15 @@ def evaluate(
         EnvironmentContractError: A task had no valid step to adapt to.
     """
     with naming_failures(f"evaluation of {env.spec.name}"), one_torch_thread():
-        rollouts, _ = trial(env, learner, tasks, num_episodes, num_adaptations, key)
-    return Evaluation(
-        tasks=tasks,
-        returns=np.stack([r.returns().numpy() for r in rollouts]),
-        env_steps=[r.num_steps() / len(tasks) for r in rollouts],
-        faults=np.stack([r.truncated.numpy() for r in rollouts]),
-        pools_episodes=getattr(learner, "pools_episodes", True),
-    )
+        with closing(Collector(env)) as collector:
+            rollouts, _ = collector.trial(learner, tasks, num_episodes, num_adaptations, key)
+            return Evaluation(
+                tasks=tasks,
+                returns=np.stack([r.returns().numpy() for r in rollouts]),
+                env_steps=[r.num_steps() / len(tasks) for r in rollouts],
+                faults=np.stack([r.truncated.numpy() for r in rollouts]),
+                pools_episodes=getattr(learner, "pools_episodes", True),
+            )
 
 
 def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str, Any]:

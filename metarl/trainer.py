@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metarl import checkpoint
-from metarl.collect import Key, trial
+from metarl.collect import Collector, Key
 from metarl.config import TrainConfig
 from metarl.errors import (
     CheckpointError,
@@ -86,6 +86,7 @@ class Trainer:
     ):
         self.env, self.learner, self.distribution = env, learner, distribution
         self.config, self.log = config, log
+        self._collector = Collector(env)
         self.checkpoints = run_dir / "checkpoints"
         self.progress = progress or Progress()
         self._saved = progress.iteration if progress else None
@@ -103,7 +104,7 @@ class Trainer:
         started = last_save = time.monotonic()
         before = self.progress.seconds
         # baselines and sums in the main thread depend on torch's number of threads, results must not
-        with self._signals(), one_torch_thread():
+        with self._signals(), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
                 with self._saving_on_failure(), naming_failures(f"iteration {iteration}"):
@@ -131,8 +132,7 @@ class Trainer:
         sampler, seed = self.config.sampler, self.config.seed
         began = time.monotonic()
         tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
-        rollouts, context = trial(
-            self.env,
+        rollouts, context = self._collector.trial(
             self.learner,
             tasks,
             sampler.num_episodes,

@@ -126,6 +126,10 @@ class BatchEnv(Protocol):
 class Learner(Protocol[C]):
     """Five verbs. The context is a value, passed and returned, never stored; its arrays have the task axis first.
 
+    A context that can be cut into shares of the tasks says `tasks(start, stop)`, what acting in these alone needs, and,
+    unless acting leaves it as it is, `joined(contexts)`; halves of the tasks are then collected at the same time.
+    Memory of rollouts is used again in the next trial, so a learner that keeps one copies it.
+
     A learner may say `pools_episodes`, True by default: whether `adapt` learns from all E episodes of a task, as MAML
     does. It is False where every episode has a memory of its own, so that the E copies are independent trials. Evaluation
     counts the experience in a task by it.

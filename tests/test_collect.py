@@ -8,7 +8,7 @@ import torch
 
 from envs.protocol import Step
 from envs.registry import make
-from metarl.collect import Key, rollout, trial
+from metarl.collect import Key, rollout
 from metarl.learners.configs import MamlTrpoConfig
 from metarl.learners.maml_trpo import MamlTrpo
 from metarl.types import Action, Rollout
@@ -353,51 +353,6 @@ def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
     assert returned == 400 * (100 * (8 + 8 + 4 + 4 + 1) + 2)
     assert generators < 400 * 1000
     assert peak - generators <= 1.2 * returned
-
-
-# ------------------------------------------------------------------------------------------- trials
-
-
-class Counting(Gain):
-    """Keeps in the context how often it acted and what it adapted to."""
-
-    def begin(self, num_tasks, num_episodes):
-        self.began = (num_tasks, num_episodes)
-        return (0, ())
-
-    def act(self, context, obs, noise, feedback=None, *, explore):
-        action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
-        return action, (context[0] + 1, context[1])
-
-    def adapt(self, context, rollout):
-        return (context[0], (*context[1], rollout))
-
-
-def test_a_trial_is_rollouts_of_the_same_tasks_with_adapt_between_them():
-    env, learner = RobotBatch(), Counting()
-    rollouts, (acted, adapted) = trial(env, learner, TASKS[1:3], 4, 2, KEY)
-    assert learner.began == (2, 4)
-    assert len(rollouts) == 3
-    assert acted == 3 * HORIZON  # the context of one rollout goes on in the next
-    assert [a is r for a, r in zip(adapted, rollouts, strict=False)] == [True, True]
-    assert [r.truncated[0].all().item() for r in rollouts] == [True] * 3
-    for one, other in ((0, 1), (1, 2), (0, 2)):  # every rollout has noise of its own
-        assert not torch.equal(rollouts[one].action, rollouts[other].action)
-
-
-def test_a_trial_without_adaptation_is_one_rollout():
-    rollouts, _ = trial(RobotBatch(), Gain(), TASKS, 4, 0, KEY)
-    assert len(rollouts) == 1
-    assert_same(rollouts[0], collect(k=0)[0])
-
-
-def test_a_trial_hands_explore_and_observer_on():
-    env, calls = RobotBatch(), []
-    rollouts, _ = trial(
-        env, Counting(), TASKS, 2, 1, KEY, explore=False, observer=lambda *c: calls.append(c[0])
-    )
-    assert calls == [0] * HORIZON + [1] * HORIZON
-    assert not rollouts[0].action.any()
 
 
 def test_the_arrays_begin_where_torch_would_let_them_begin():

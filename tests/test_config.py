@@ -187,6 +187,8 @@ def test_a_bad_command_line_is_one_line_that_names_the_flag_and_the_nearest(word
         (MamlTrpoConfig, dict(inner_lr=0.0, max_kl=-1.0, cg_iterations=0, cg_damping=-1e-9)),
         (MamlTrpoConfig, dict(curvature_fraction=0.0, line_search_steps=0, line_search_decay=1.0)),
         (MamlTrpoConfig, dict(discount=1.01, gae_lambda=-0.1, initial_log_std=-4.0, task_chunk=-1)),
+        (MamlTrpoConfig, dict(later_lr=0.0, later_decay=1.01)),
+        (MamlTrpoConfig, dict(later_decay=0.0)),
         (MamlTrpoConfig, dict(hidden_sizes=(64, 0), min_log_std=float("-inf"))),
     ],
 )

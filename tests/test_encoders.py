@@ -110,7 +110,7 @@ def test_attention_refuses_truncation(inputs):
 
 @pytest.mark.parametrize("name", MEMORIES)
 def test_the_first_parameters_are_orthogonal_and_follow_from_the_stream_alone(name):
-    made = [MemoryActorCritic(name, 3, 2, 16, 8, (-0.5, -3.0)) for _ in range(2)]
+    made = [actor_critic(name, own_value_memory=True) for _ in range(2)]
     for policy in made:
         policy.initialise(stream(1, "init"))
     one, other = (dict(policy.named_parameters()) for policy in made)
@@ -121,5 +121,68 @@ def test_the_first_parameters_are_orthogonal_and_follow_from_the_stream_alone(na
     last = one["actor.2.weight"]  # (2, 8)
     torch.testing.assert_close(last @ last.T, 1e-4 * torch.eye(2))
     if name == "gru":
-        for gate in one["memory.cell.weight_hh_l0"].chunk(3):
-            torch.testing.assert_close(gate @ gate.T, torch.eye(16))
+        for owner in ("memory", "value_memory"):
+            for gate in one[f"{owner}.cell.weight_hh_l0"].chunk(3):
+                torch.testing.assert_close(gate @ gate.T, torch.eye(16))
+
+
+# ------------------------------------------------------------------------------ whose memory the value reads
+
+
+def actor_critic(name, *, own_value_memory):
+    """For observations of 3, actions of 2 and so inputs of 7 numbers."""
+    sizes = {"obs_size": 3, "action_size": 2, "memory_size": 16, "hidden_size": 8}
+    return MemoryActorCritic(name, **sizes, log_std=(-0.5, -3.0), own_value_memory=own_value_memory)
+
+
+def slopes(policy, output):
+    """Gradient of the sum of the means (0) or values (1) in each parameter that it reaches."""
+    inputs = torch.randn(6, 4, 7, generator=torch.Generator().manual_seed(0))
+    total = policy.unroll(inputs, inputs[..., :3])[output].sum()
+    found = torch.autograd.grad(total, list(policy.parameters()), allow_unused=True)
+    names = [name for name, _ in policy.named_parameters()]
+    return {name: slope for name, slope in zip(names, found, strict=True) if slope is not None}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_value_memory_of_its_own_leaves_the_policys_memory_to_the_policy(name):
+    policy = actor_critic(name, own_value_memory=True)
+    policy.initialise(stream(1, "init"))
+    of_mean, of_value = ({key.split(".")[0] for key in slopes(policy, i)} for i in (0, 1))
+    assert of_mean == {"memory", "actor"}
+    assert of_value == {"value_memory", "critic"}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_shared_memory_learns_from_both_and_has_its_parameters_once(name):
+    policy = actor_critic(name, own_value_memory=False)
+    policy.initialise(stream(1, "init"))
+    of_mean, of_value = ({key.split(".")[0] for key in slopes(policy, i)} for i in (0, 1))
+    assert of_mean == {"memory", "actor"}
+    assert of_value == {"memory", "critic"}
+    names = [key for key, _ in policy.named_parameters()]
+    assert not [key for key in names if key.startswith("value_memory")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MEMORIES)
+def test_means_and_values_of_a_trial_come_from_their_own_memories(name):
+    policy = actor_critic(name, own_value_memory=True)
+    policy.initialise(stream(1, "init"))
+    inputs = torch.randn(6, 4, 7)
+    obs = inputs[..., :3]
+    mean, value = policy.unroll(inputs, obs)
+    remembered, judged = policy.memory.unroll(inputs), policy.value_memory.unroll(inputs)
+    assert torch.equal(mean, policy.mean(remembered, obs))
+    assert torch.equal(value, policy.value(judged, obs))
+    assert not torch.equal(value, policy.value(remembered, obs))
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_truncation_cuts_the_gradient_of_both_memories(name):
+    policy = actor_critic(name, own_value_memory=True)
+    inputs = torch.randn(8, 2, 7, requires_grad=True)
+    for output in (0, 1):
+        total = policy.unroll(inputs, inputs[..., :3], 3)[output][5].sum()
+        (slope,) = torch.autograd.grad(total, inputs)
+        assert not slope[:3].any() and (slope[3:6] != 0).all()

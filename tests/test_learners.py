@@ -30,21 +30,22 @@ class Case:
 
 MAML = MamlTrpoConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
 
+RL2 = Rl2Config(
+    memory_size=32,
+    hidden_size=32,
+    lr=6e-3,
+    max_kl=0.05,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, scaled observations": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
-    "rl2": Case(
-        Rl2Config(
-            memory_size=32,
-            hidden_size=32,
-            lr=6e-3,
-            max_kl=0.05,
-            discount=0.9,
-            gae_lambda=0.9,
-            initial_log_std=-1.5,
-        ),
-        *(64, 1, 1, 30),
-        gain=3.0,
+    "rl2": Case(RL2, 64, 1, 1, 30, gain=3.0),
+    "rl2, a value memory of its own": Case(
+        replace(RL2, value_memory="own"), 64, 1, 1, 30, gain=3.0
     ),
 }
 

@@ -365,6 +365,26 @@ def test_adaptation_is_one_gradient_step_for_each_task():
             torch.testing.assert_close(context.params[name][i : i + 1], stepped)
 
 
+def test_later_steps_are_a_share_of_the_first_and_shrink_from_one_to_the_next():
+    learner = small_learner(inner_lr=0.4, later_lr=0.5, later_decay=0.25)
+    assert learner.step_sizes(4) == pytest.approx([0.4, 0.2, 0.05, 0.0125])
+    assert [len(learner.step_sizes(k)) for k in range(3)] == [0, 1, 2]
+    equal = small_learner(inner_lr=0.4, later_lr=0.5)
+    assert equal.step_sizes(4) == [0.4, 0.2, 0.2, 0.2]
+
+
+def test_the_third_adaptation_takes_the_shrunken_step():
+    learner = small_learner(inner_lr=0.4, later_lr=0.5, later_decay=0.25)
+    context, _ = double_trial(learner, num_adaptations=3)
+    before, after = context.points[2], context.params
+    own = {n: v.detach().clone().requires_grad_() for n, v in before.items()}
+    batch = context.batches[2]
+    loss = -(log_prob(learner.policy, own, batch) * batch.advantage * batch.weight).sum()
+    slopes = torch.autograd.grad(loss, list(own.values()))
+    for (name, value), slope in zip(before.items(), slopes, strict=True):
+        torch.testing.assert_close(after[name], value - 0.05 * slope)
+
+
 def test_initial_parameters_depend_on_the_seed_alone():
     one, same, other = (MamlTrpo(MamlTrpoConfig(), 4, 2, seed=s) for s in (3, 3, 4))
     assert torch.equal(one.params["weight0"], same.params["weight0"])

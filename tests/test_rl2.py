@@ -15,6 +15,7 @@ from metarl.learners.rl2 import Rl2
 from metarl.rng import stream
 
 MEMORIES = ["gru", "lstm", "transformer"]
+VALUE_MEMORIES = ["shared", "own"]
 SMALL = {"memory_size": 16, "hidden_size": 16}
 
 
@@ -79,10 +80,14 @@ class ChoiceBatch(SignBatch):
         return super().step(action[:, 1:] - action[:, :1], alive)
 
 
+@pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(memory):
+def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(
+    memory, value_memory
+):
     env = SignBatch(eventful=True)
-    learner = Rl2(Rl2Config(memory=memory, max_kl=0.0, **SMALL), 2, 1, seed=0)
+    config = Rl2Config(memory=memory, value_memory=value_memory, max_kl=0.0, **SMALL)
+    learner = Rl2(config, 2, 1, seed=0)
     for iteration in range(3):  # with scales other than 0 and 1 too
         rollouts, context = collected(learner, env, iteration, num_adaptations=2)
         assert rollouts[0].truncated.any() and rollouts[0].terminated.any()
@@ -123,11 +128,12 @@ def test_a_gradient_that_is_not_finite_is_refused_and_nothing_changes(monkeypatc
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
-def test_shares_of_the_trials_add_up_to_the_whole(monkeypatch):
+@pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
+def test_shares_of_the_trials_add_up_to_the_whole(monkeypatch, value_memory):
     found = []
     for rows in (64, 5):
         monkeypatch.setattr(rl2, "SHARD_ROWS", rows)
-        learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+        learner = Rl2(Rl2Config(**SMALL, value_memory=value_memory), 2, 1, seed=0)
         rollouts, context = collected(learner, SignBatch(eventful=True), num_tasks=10)
         learner.update(context, rollouts)
         found.append(learner.state_dict())
@@ -160,6 +166,35 @@ def test_the_loss_is_the_mean_over_valid_steps_of_a_slow_loop():
         number += 1
     assert float(loss) == pytest.approx(total / number, rel=1e-4)
     assert float(statistics[0]) == pytest.approx(moved / number, rel=1e-3)
+
+
+@pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_the_gradient_is_the_slope_of_the_loss(memory, value_memory):
+    config = Rl2Config(**SMALL, memory=memory, value_memory=value_memory, entropy_weight=0.1)
+    learner = Rl2(config, 2, 1, seed=0)
+    learner.policy.double()
+    steps = Sequences.of(collected(Rl2(config, 2, 1, seed=0), SignBatch(eventful=True))[0])
+    draw = torch.Generator().manual_seed(0)
+    shape, double = steps.valid.shape, {"dtype": torch.float64, "generator": draw}
+    advantage, target = torch.randn(shape, **double), torch.randn(shape, **double)
+    batch = rl2._Batch(steps, learner._inputs(steps).double(), advantage, target)
+    parameters = list(learner.policy.parameters())
+
+    def loss():
+        return learner._loss(batch, steps.valid.sum())[0]
+
+    slopes = torch.autograd.grad(loss(), parameters)
+    for parameter, slope in zip(parameters, slopes, strict=True):
+        way, at = torch.randn(parameter.shape, **double), parameter.data.clone()
+        ends = []
+        for size in (1e-6, -1e-6):
+            parameter.data = at + size * way
+            with torch.no_grad():
+                ends.append(float(loss()))
+        parameter.data = at
+        expected = (ends[0] - ends[1]) / 2e-6
+        assert float((slope * way).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
 def test_passes_stop_where_the_policy_has_moved_too_far():
@@ -220,6 +255,7 @@ def test_with_the_memory_cleared_between_episodes_the_gain_disappears(solver):
     ("settings", "words"),
     [
         ({"memory": "hopfield"}, "learner.memory.*gru, lstm or transformer"),
+        ({"value_memory": "none"}, "learner.value_memory.*shared or own"),
         ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
         ({"memory": "transformer", "truncation": 10}, "learner.truncation.*never truncated"),
         ({"lr": 0.0}, "learner.lr"),

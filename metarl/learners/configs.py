@@ -23,6 +23,10 @@ class MamlTrpoConfig:
     """Factor on inner_lr from the second step of a trial on, > 0. Advantages are standardised, so a step does not get
     shorter by itself as the policy gets better (Finn et al. 2017 halve it)."""
 
+    later_decay: float = 1.0
+    """Factor from each later step to the one after it, in (0, 1]; 1 keeps them equal. Where the sign of the error steers
+    and not its size, steps of equal length end up about half a step away on either side; shrinking ones close in."""
+
     surrogate: Literal["lvc", "loglik", "dice"] = "lvc"
     """Inner loss: likelihood ratio (ProMP, Rothfuss et al. 2019), plain log-likelihood, or DiCE (Foerster et al. 2018)."""
 
@@ -87,6 +91,7 @@ class MamlTrpoConfig:
         for name in ("inner_lr", "later_lr", "max_kl", "output_gain"):
             check(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
         check("cg_damping", 0 <= self.cg_damping < math.inf, "a finite number >= 0")
+        check("later_decay", 0 < self.later_decay <= 1, "in (0, 1]")
         check("curvature_fraction", 0 < self.curvature_fraction <= 1, "in (0, 1]")
         check("line_search_decay", 0 < self.line_search_decay < 1, "in (0, 1)")
         for name in ("discount", "gae_lambda"):
@@ -110,6 +115,11 @@ class Rl2Config:
 
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""
+
+    value_memory: Literal["shared", "own"] = "shared"
+    """Whether the value reads the policy's memory or has one of its own, of the same kind and size. Its loss then no longer
+    shapes what the policy remembers; an update takes up to twice the time, acting the same. On navigation-2d it explained more of
+    the returns, 0.82 instead of 0.77 at 0.6 M steps, and the policy learned no faster (one seed)."""
 
     hidden_size: int = 64
     """Units of the tanh layers between memory and action, and memory and value, >= 1."""
@@ -149,7 +159,8 @@ class Rl2Config:
     """Steps that gradients go back in time; 0 takes the whole trial."""
 
     initial_log_std: float = 0.0
-    """Log of the action noise at the start [log of policy output units], >= min_log_std."""
+    """Log of the action noise at the start [log of policy output units], >= min_log_std. No more than the log of the range to
+    which an environment clips actions: larger noise makes means far outside it pay, where neither mean nor noise still learns."""
 
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units]."""
@@ -167,6 +178,7 @@ class Rl2Config:
         check("memory", self.memory in ("gru", "lstm", "transformer"), "gru, lstm or transformer")
         for name in ("memory_size", "hidden_size", "epochs", "minibatches"):
             check(name, getattr(self, name) >= 1, "at least 1")
+        check("value_memory", self.value_memory in ("shared", "own"), "shared or own")
         attends = self.memory == "transformer"
         check("memory_size", not attends or self.memory_size % 4 == 0, "a multiple of 4 heads")
         check("truncation", self.truncation >= 0, "at least 0")

@@ -51,6 +51,10 @@ class MamlContext:
     batches: tuple[Batch, ...] = ()
     explained: tuple[float, ...] = ()
 
+    def tasks(self, start: int, stop: int) -> MamlContext:
+        """The same for acting in the tasks start..stop alone, as views; acting leaves it as it is."""
+        return MamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
+
 
 @dataclass(frozen=True)
 class _Chunk:
@@ -214,9 +218,11 @@ class MamlTrpo:
         }
 
     def step_sizes(self, num_steps: int) -> list[float]:
-        """alpha of each adaptation step: inner_lr, and from the second step on a share of it."""
+        """alpha of each adaptation step: inner_lr, then later_lr of it, then shorter by later_decay each time."""
         config = self.config
-        return [config.inner_lr * (config.later_lr if k else 1.0) for k in range(num_steps)]
+        later = config.inner_lr * config.later_lr
+        steps = [config.inner_lr, *(later * config.later_decay**k for k in range(num_steps - 1))]
+        return steps[:num_steps]
 
     def max_kl(self) -> float:
         """Radius of the next update's trust region [nats], halved every `kl_halving` updates."""

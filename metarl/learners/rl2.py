@@ -42,6 +42,20 @@ class Rl2Context:
     reward: Tensor
     done: Tensor
 
+    def tasks(self, start: int, stop: int) -> Rl2Context:
+        """The context of the tasks start..stop alone, as views."""
+        episodes = self.reward.shape[1]
+        state = tuple(part[start * episodes : stop * episodes] for part in self.state)
+        own = (part[start:stop] for part in (self.action, self.reward, self.done))
+        return Rl2Context(state, *own)
+
+    @staticmethod
+    def joined(parts: Sequence[Rl2Context]) -> Rl2Context:
+        """The context of all tasks from those of neighbouring shares."""
+        state = zip(*(part.state for part in parts), strict=True)
+        rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
+        return Rl2Context(tuple(map(torch.cat, state)), *map(torch.cat, rest))
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -102,7 +116,8 @@ class Rl2:
         sizes = obs_size, action_size, config.memory_size, config.hidden_size
         with torch.random.fork_rng(devices=[]):  # torch initialises once, we do it again
             log_std = config.initial_log_std, config.min_log_std
-            policy = MemoryActorCritic(config.memory, *sizes, log_std, discrete)
+            own = config.value_memory == "own"
+            policy = MemoryActorCritic(config.memory, *sizes, log_std, discrete, own)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
@@ -268,9 +283,8 @@ class Rl2:
 
     def _forward(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Means (L, M, A) and scaled values (L, M)."""
-        features = self.policy.memory.unroll(batch.inputs, self.config.truncation)
         obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
-        return self.policy.mean(features, obs), self.policy.value(features, obs)
+        return self.policy.unroll(batch.inputs, obs, self.config.truncation)
 
     @torch.no_grad()
     def _evaluated(self, batch: _Batch) -> tuple[Tensor, Tensor]:
