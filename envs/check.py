@@ -6,10 +6,11 @@ all it knows is the contract. A check that stands on another that failed is not 
 
 from __future__ import annotations
 
-import pickle
+import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,7 @@ def _check_tasks_differ(env: BatchEnv) -> None:
     tasks = spec.tasks.sample(np.random.default_rng(2), num_tasks)
     env.set_tasks(tasks, num_episodes)
     streams = [np.random.default_rng(episode) for episode in range(num_episodes)]
-    obs = env.reset([s for _ in range(num_tasks) for s in map(_copy, streams)])
+    obs = env.reset([s for _ in range(num_tasks) for s in copy.deepcopy(streams)])
     alive = np.ones(num_tasks * num_episodes, dtype=bool)
     rng = np.random.default_rng(3)
     drift = rng.normal(size=(num_episodes, spec.action_size))  # noise alone goes nowhere
@@ -276,10 +277,6 @@ def _check_tasks_differ(env: BatchEnv) -> None:
     )
 
 
-def _copy(rng: np.random.Generator) -> np.random.Generator:
-    return pickle.loads(pickle.dumps(rng))
-
-
 def _equal_over_tasks(array: np.ndarray, num_tasks: int) -> bool:
     by_task = array.reshape(num_tasks, -1)
     return bool((by_task == by_task[0]).all())
@@ -288,7 +285,9 @@ def _equal_over_tasks(array: np.ndarray, num_tasks: int) -> bool:
 def _check_pickling(env: BatchEnv) -> None:
     thing = env.make if isinstance(env, ForeignEnv) else env.spec
     try:
-        pickle.loads(pickle.dumps(thing))
+        ForkingPickler.dumps(
+            thing
+        )  # what multiprocessing writes into its pipes; nothing is read back
     except Exception as error:
         what = type(thing).__name__
         raise _Violation(f"its {what} cannot go to another process: {error}") from error

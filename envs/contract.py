@@ -194,7 +194,7 @@ def _variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
 
 
 def written(tasks: list[Any]) -> list[bytes]:
-    """Tasks as bytes, to be compared; [] if they cannot be written down."""
+    """Tasks as bytes, to be compared and never read back; [] if they cannot be written down."""
     try:
         return [pickle.dumps(task) for task in tasks]
     except Exception:  # whatever the plug-in's objects say

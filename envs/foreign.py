@@ -12,10 +12,10 @@ time features of the baseline see the time. `truncated` at the horizon is the ho
 from __future__ import annotations
 
 import os
-import pickle
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class ForeignEnv:
 
     Args:
         name: Registry name.
-        make: Makes one environment: a class, or any callable that pickles.
+        make: Makes one environment: a class, or any callable that `multiprocessing` can send.
         threads: Worker processes; 0 takes all cores. Results do not depend on it.
         timeout: See TIMEOUT.
 
@@ -93,7 +93,7 @@ class ForeignEnv:
         self._name, self._timeout = name, timeout
         self._max_workers = threads or len(os.sched_getaffinity(0))
         try:
-            self._pickled = pickle.dumps(make)
+            ForkingPickler.dumps(make)  # as the pipe to a worker will, before one is started
         except Exception as error:
             raise PluginFailure(f"{name}: {make!r} cannot be sent to a worker: {error}") from error
         self._resources = _Resources()
@@ -269,7 +269,7 @@ class ForeignEnv:
         return self._resources.block
 
     def _start(self) -> Worker:
-        return Worker(self._pickled, self._facts, self._timeout)
+        return Worker(self.make, self._facts, self._timeout)
 
     def _first_worker(self) -> Worker:
         if not self._resources.workers:

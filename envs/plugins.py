@@ -31,7 +31,7 @@ class UnknownEnvironment(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words for an error message that ask for the name most like the one given, or "" where none is."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
     # a word written out, as in ant-direction, begins with the right one
     begins = [k for k in known if name.startswith(k) and name[len(k) :][:1].isalpha()]
     near = [max(begins, key=len)] if begins else near

@@ -241,14 +241,19 @@ class RayCaster:
 
     def _landscape(self, relief: Relief, eye: np.ndarray, lamp: np.ndarray):
         """The empty scene with a relief, where its pixels' shadows fall on the floor's level, and its depth."""
-        seen = relief.view(eye, self._fan)
-        shown, point = np.isfinite(seen.depth), seen.point
-        # along the line from the lamp; what shows no ground lies far from every shadow
-        reach = (lamp[2] - self.floor) / np.maximum(lamp[2] - point[..., 2], 1.0)
-        ground = lamp[:2] + (point[..., :2] - lamp[:2]) * np.where(shown, reach, 1e6)[..., None]
-        places = (ground[..., k].astype(np.float32) for k in (0, 1))
-        image = painted(seen, self._fan.rays, self._lamp, self._focal)
-        return image, (0, *places), seen.depth.astype(np.float32)
+        image = self._fan.sky.copy()
+        size, colors = image.shape[:2], image.reshape(-1, 3)
+        # what shows no ground lies far from every shadow
+        places = np.full((2, *size), 1e9, dtype=np.float32)
+        depth = np.full(size, np.inf, dtype=np.float32)
+        for seen in relief.view(eye, self._fan):
+            colors[seen.pixel] = painted(seen, self._lamp, self._focal)
+            depth.ravel()[seen.pixel] = seen.depth
+            # along the line from the lamp
+            reach = (lamp[2] - self.floor) / np.maximum(lamp[2] - seen.point[2], 1.0)
+            for k in (0, 1):
+                places[k].ravel()[seen.pixel] = lamp[k] + (seen.point[k] - lamp[k]) * reach
+        return image, (0, *places), depth
 
     def _paint(
         self, image: np.ndarray, eye: np.ndarray, patch: Patch, depth: np.ndarray | None
@@ -298,8 +303,10 @@ class RayCaster:
         scale = np.float32((_SHADOW_CELLS - 1) / (2.0 * half))
         column = (floor_x[here] - np.float32(centre[0] - half)) * scale
         row = (floor_y[here] - np.float32(centre[1] - half)) * scale
-        shade = 1.0 - 0.55 * _sample(dark, column, row)
-        image[low[1] : high[1], low[0] : high[0]] *= shade[..., None]
+        last = _SHADOW_CELLS - 1
+        inside = (column > 0) & (column < last) & (row > 0) & (row < last)
+        shade = 1.0 - 0.55 * _sample(dark, column[inside], row[inside])
+        image[low[1] : high[1], low[0] : high[0]][inside] *= shade[:, None]
 
     def _window(self, data: mujoco.MjData, eye: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Corners low, high (2,) [pixels] of a rectangle that holds all that rays can hit."""

@@ -7,12 +7,16 @@ azimuth and range and one search for each pixel. Lengths are metres in the world
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
-_NEAREST, _FARTHEST, _RANGES = 0.4, 70.0, 256
+_RANGES = np.geomspace(0.4, 70.0, 256)
+"""Where a plane looks at the ground [m]."""
+_AT_ONCE = 40
+"""Planes that are looked along together."""
 _NOTHING = -1e3
 """Height of what lies beyond the edge of the map [m]."""
 _STEEPEST = 60.0
@@ -53,53 +57,79 @@ def checker(x: np.ndarray, y: np.ndarray, width_x: np.ndarray, width_y: np.ndarr
 
 @dataclass(frozen=True)
 class Seen:
-    """The ground in a picture; what shows none has an infinite depth.
+    """The ground at n pixels of a picture.
 
     Attributes:
-        point: Places (height, width, 3) [m].
-        normal: Of the surface (height, width, 3).
-        depth: Distance along the viewing direction (height, width) [m].
-        cut: Where the picture shows the earth below the edge of the map (height, width).
+        pixel: Which pixels, counted row by row (n,).
+        depth: Distance along the viewing direction (n,) [m].
+        point: Places (3, n) [m].
+        normal: Of the surface (3, n).
+        cut: Whether it is the earth below the edge of the map (n,).
+        sine: Of the elevation of its ray, without sign (n,).
     """
 
+    pixel: np.ndarray
+    depth: np.ndarray
     point: np.ndarray
     normal: np.ndarray
-    depth: np.ndarray
     cut: np.ndarray
+    sine: np.ndarray
 
 
 @dataclass(frozen=True)
 class Fan:
-    """The rays of a picture, sorted into vertical planes; they stay while the camera only moves.
+    """The rays of a picture of n pixels by vertical planes, in each by elevation; they stay while the camera only moves.
 
     Attributes:
-        rays: Of each pixel (height, width, 3), with a component of one along the viewing direction; none is vertical.
-        level: Their lengths on the ground plan (height, width).
-        tangent: Of their elevation (height, width).
+        pixel: Which pixels, counted row by row (n,).
+        rays: With a component of one along the viewing direction (3, n); none is vertical.
+        level: Their lengths on the ground plan (n,).
+        tangent: Of their elevation (n,).
+        sine: Of their elevation, without sign (n,).
+        number: Their planes (n,).
         azimuth: Of each plane (P,) [rad].
-        number: The nearest plane of each pixel (height, width).
+        start: The first ray of each plane, and n (P + 1,).
+        sky: What the picture shows where no ground is (height, width, 3) float32.
     """
 
+    pixel: np.ndarray
     rays: np.ndarray
     level: np.ndarray
     tangent: np.ndarray
-    azimuth: np.ndarray
+    sine: np.ndarray
     number: np.ndarray
+    azimuth: np.ndarray
+    start: np.ndarray
+    sky: np.ndarray
 
 
 def fan_of(rays: np.ndarray) -> Fan:
     """Sorts rays (height, width, 3) into planes, a few more than there are columns."""
-    level = np.hypot(rays[..., 0], rays[..., 1])
     # angles from that of the middle, so that none jumps by a turn
     middle = rays[rays.shape[0] // 2, rays.shape[1] // 2]
     ahead = np.arctan2(middle[1], middle[0])
-    turned = np.arctan2(rays[..., 1], rays[..., 0]) - ahead
+    turned = (np.arctan2(rays[..., 1], rays[..., 0]) - ahead).ravel()
     turned = (turned + np.pi) % (2.0 * np.pi) - np.pi
     low, high = float(turned.min()), float(turned.max())
     planes = 3 * rays.shape[1] // 2
     number = np.rint((turned - low) * ((planes - 1) / max(high - low, 1e-9))).astype(np.intp)
-    tangent = np.clip(rays[..., 2] / level, -_STEEPEST, _STEEPEST)
-    return Fan(rays, level, tangent, ahead + np.linspace(low, high, planes), number)
+    flat = rays.reshape(-1, 3).T
+    level = np.hypot(flat[0], flat[1])
+    tangent = np.clip(flat[2] / level, -_STEEPEST, _STEEPEST)
+    order = np.lexsort((tangent, number))
+    number = number[order]
+    glow = np.clip(rays[..., 2:] / 0.5, 0.0, 1.0) ** 0.7
+    return Fan(
+        order,
+        flat[:, order],
+        level[order],
+        tangent[order],
+        (np.abs(flat[2]) / np.hypot(level, flat[2]))[order],
+        number,
+        ahead + np.linspace(low, high, planes),
+        np.searchsorted(number, np.arange(planes + 1)),
+        (HORIZON + (SKY - HORIZON) * glow).astype(np.float32),
+    )
 
 
 class Relief:
@@ -122,68 +152,87 @@ class Relief:
         slope_y, slope_x = np.gradient(heights, cells[1], cells[0])
         self._heights, self._slopes = heights, (slope_x, slope_y)
 
-    def _look_up(self, table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Bilinear values of a table at x, y [m], any shape; beyond the edge those of the edge."""
-        rows, columns = table.shape
+    def _cells(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lower left corners of cells [flat index], and the shares of the way through them to the right and up."""
+        rows, columns = self._heights.shape
         column = (np.clip(x / self._half[0], -1.0, 1.0) + 1.0) * (0.5 * (columns - 1))
         row = (np.clip(y / self._half[1], -1.0, 1.0) + 1.0) * (0.5 * (rows - 1))
         left = np.minimum(column.astype(np.intp), columns - 2)
         low = np.minimum(row.astype(np.intp), rows - 2)
-        right, up = column - left, row - low
-        flat, first = table.ravel(), low * columns + left
-        lower = flat[first] * (1 - right) + flat[first + 1] * right
-        upper = flat[first + columns] * (1 - right) + flat[first + columns + 1] * right
-        return lower * (1 - up) + upper * up
+        return low * columns + left, column - left, row - low
+
+    def _mixed(self, table: np.ndarray, cells: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Bilinear values of a table in cells; beyond the edge those of the edge."""
+        first, right, up = cells
+        columns, flat = table.shape[1], table.ravel()
+        lower, upper = flat[first], flat[first + columns]
+        lower += (flat[first + 1] - lower) * right
+        upper += (flat[first + columns + 1] - upper) * right
+        upper -= lower
+        upper *= up
+        lower += upper
+        return lower
 
     def height(self, x: float, y: float) -> float:
         """Height at a place [m]."""
-        return float(self._look_up(self._heights, np.array(x), np.array(y)))
+        return float(self._mixed(self._heights, self._cells(np.array([x]), np.array([y])))[0])
 
     def _beyond(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         outside = np.abs(x) > self._half[0]
         return outside if self._endless else outside | (np.abs(y) > self._half[1])
 
-    def view(self, eye: np.ndarray, fan: Fan) -> Seen:
-        """Looks at the ground from eye (3,) [m] through the pixels of a fan."""
-        ranges = np.geomspace(_NEAREST, _FARTHEST, _RANGES)
-        x = eye[0] + np.cos(fan.azimuth)[:, None] * ranges
-        y = eye[1] + np.sin(fan.azimuth)[:, None] * ranges
-        height = np.where(self._beyond(x, y), _NOTHING, self._look_up(self._heights, x, y))
-        rising = np.clip((height - eye[2]) / ranges, -_STEEPEST, _STEEPEST)
-        distance = _first_as_high(rising, ranges, fan.number, fan.tangent)
-        depth = distance / fan.level
-        shown = np.isfinite(distance)
-        point = eye + np.where(shown, depth, 0.0)[..., None] * fan.rays
-        x, y = point[..., 0], point[..., 1]
-        slope_x, slope_y = (self._look_up(table, x, y) for table in self._slopes)
-        normal = np.stack([-slope_x, -slope_y, np.ones_like(depth)], axis=-1)
-        normal /= np.sqrt(1.0 + slope_x**2 + slope_y**2)[..., None]
-        cut = shown & (point[..., 2] < self._look_up(self._heights, x, y) - 0.2)
-        return Seen(point, normal, depth, cut)
+    def view(self, eye: np.ndarray, fan: Fan) -> Iterator[Seen]:
+        """Looks at the ground from eye (3,) [m] through the pixels of a fan; leaves out those that see none.
+
+        Yields:
+            Some planes after others: arrays that stay in the processor's cache take half the time.
+        """
+        for first in range(0, len(fan.azimuth), _AT_ONCE):
+            last = min(first + _AT_ONCE, len(fan.azimuth))
+            some = np.s_[fan.start[first] : fan.start[last]]
+            rising = self._rising(eye, fan.azimuth[first:last])
+            distance = _first_as_high(rising, fan.number[some] - first, fan.tangent[some])
+            seen = np.flatnonzero(np.isfinite(distance))
+            rays = fan.rays[:, some][:, seen]
+            depth = distance[seen] / fan.level[some][seen]
+            point = eye[:, None] + depth * rays
+            cells = self._cells(point[0], point[1])
+            slope_x, slope_y = (self._mixed(table, cells) for table in self._slopes)
+            upright = 1.0 / np.sqrt(1.0 + slope_x**2 + slope_y**2)
+            normal = np.stack([-slope_x * upright, -slope_y * upright, upright])
+            cut = point[2] < self._mixed(self._heights, cells) - 0.2
+            yield Seen(fan.pixel[some][seen], depth, point, normal, cut, fan.sine[some][seen])
+
+    def _rising(self, eye: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
+        """Tangents of the ground's elevation (planes, n) seen from eye (3,) [m], in planes (planes,) [rad] at _RANGES."""
+        x = eye[0] + np.cos(azimuth)[:, None] * _RANGES
+        y = eye[1] + np.sin(azimuth)[:, None] * _RANGES
+        height = self._mixed(self._heights, self._cells(x, y))
+        height[self._beyond(x, y)] = _NOTHING
+        return np.clip((height - eye[2]) / _RANGES, -_STEEPEST, _STEEPEST)
 
 
-def _first_as_high(
-    rising: np.ndarray, ranges: np.ndarray, number: np.ndarray, wanted: np.ndarray
-) -> np.ndarray:
+def _first_as_high(rising: np.ndarray, number: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Range at which the elevation in a plane first reaches what a pixel wants; infinite if never.
 
     Args:
-        rising: Tangents of elevation (planes, n) at the ranges.
-        ranges: (n,) [m].
-        number: The plane of each pixel, any shape.
-        wanted: The tangent of each pixel, of that shape.
+        rising: Tangents of elevation (planes, n) at _RANGES.
+        number: The plane of each pixel (m,).
+        wanted: The tangent of each pixel (m,). Pixels sorted by plane and tangent are found faster.
     """
     # shifted by their plane's number the running maxima of all planes are one sorted table
-    shift = 4.0 * _STEEPEST
+    shift, size = 4.0 * _STEEPEST, len(_RANGES)
     skyline = np.maximum.accumulate(rising, axis=1)
     table = (skyline + shift * np.arange(len(rising))[:, None]).ravel()
-    index = np.searchsorted(table, wanted + shift * number) - number * len(ranges)
-    never = index >= len(ranges)
-    after = np.clip(index, 1, len(ranges) - 1)
-    low, high = rising[number, after - 1], rising[number, after]
+    index = np.searchsorted(table, wanted + shift * number) - number * size
+    after = np.clip(index, 1, size - 1)
+    flat, place = rising.ravel(), number * size + after
+    low, high = flat[place - 1], flat[place]
     share = np.clip((wanted - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
-    found = ranges[after - 1] + share * (ranges[after] - ranges[after - 1])
-    return np.where(never, np.inf, np.where(index == 0, ranges[0], found))
+    found = _RANGES[after - 1] + share * (_RANGES[after] - _RANGES[after - 1])
+    found[index == 0] = _RANGES[0]
+    found[index >= size] = np.inf
+    return found
 
 
 def _heightfields(model: mujoco.MjModel) -> np.ndarray:
@@ -196,35 +245,29 @@ def relief_of(model: mujoco.MjModel) -> Relief | None:
     return Relief(model) if len(_heightfields(model)) else None
 
 
-def painted(seen: Seen, rays: np.ndarray, lamp: np.ndarray, focal: float) -> np.ndarray:
-    """Paints what is seen, a checker of 1 m squares, and the sky above it.
+def painted(seen: Seen, lamp: np.ndarray, focal: float) -> np.ndarray:
+    """Paints what is seen, a checker of 1 m squares.
 
     Args:
-        seen: The ground.
-        rays: Those of the fan.
+        seen: The ground at n pixels.
         lamp: Direction to the lamp (3,), of length one.
         focal: Focal length [pixels].
 
     Returns:
-        The image (height, width, 3) float32.
+        The colours (n, 3) float32.
     """
-    shown = np.isfinite(seen.depth)
-    depth = np.where(shown, seen.depth, 1e3).astype(np.float32)
-    x, y, z = (seen.point[..., k].astype(np.float32) for k in range(3))
-    rise = rays[..., 2].astype(np.float32)
-    steep = np.maximum(np.float32(0.08), np.abs(rise) / np.sqrt((rays**2).sum(axis=-1)))
-    box = np.maximum(0.02, depth / (focal * steep)).astype(np.float32)
+    depth = seen.depth.astype(np.float32)
+    x, y, z = seen.point.astype(np.float32)
+    box = np.maximum(0.02, depth / (focal * np.maximum(0.08, seen.sine))).astype(np.float32)
     share = checker(x, y, box, box)
     # a relief is read from its slopes first, from its height second
-    facing = (seen.normal @ (lamp / lamp[2])).astype(np.float32)
+    facing = ((lamp / lamp[2]) @ seen.normal).astype(np.float32)
     light = np.clip(0.25 + 0.75 * facing, 0.3, 1.4) * (1.0 + 0.12 * np.clip(z, -1.5, 1.5))
     fog = 1.0 - np.exp(-((depth / 30.0) ** 2))
-    glow = np.clip(rise / 0.5, 0.0, 1.0) ** 0.7
-    image = np.empty((*depth.shape, 3), dtype=np.float32)
+    light *= 1.0 - fog
+    color = np.empty((len(depth), 3), dtype=np.float32)
     for channel in range(3):
         dark, bright = FLOOR_DARK[channel], FLOOR_LIGHT[channel]
-        far, sky = HORIZON[channel], SKY[channel]
-        color = np.where(seen.cut, EARTH[channel], dark + (bright - dark) * share)
-        ground = color * light * (1.0 - fog) + far * fog
-        image[..., channel] = np.where(shown, ground, far + (sky - far) * glow)
-    return image
+        ground = np.where(seen.cut, EARTH[channel], dark + (bright - dark) * share)
+        color[:, channel] = ground * light + HORIZON[channel] * fog
+    return color

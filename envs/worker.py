@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import secrets
 import signal
 import threading
@@ -93,7 +92,8 @@ def serve(connection: Any, progress: Any) -> None:
     """The main function of a worker process: answers messages (verb, arguments) until the other end is closed.
 
     Args:
-        connection: Answers are ("done", result) or ("failed", row or None, words).
+        connection: Of `multiprocessing`, to the process that started this one and to no other. Answers are ("done", result)
+            or ("failed", row or None, words).
         progress: Two shared integers: how many rows were worked on, and which is now.
     """
     # Ctrl-C is for the trainer, which finishes its iteration
@@ -105,6 +105,11 @@ def serve(connection: Any, progress: Any) -> None:
             verb, arguments = connection.recv()
         except (EOFError, ConnectionError):
             return
+        except (
+            Exception
+        ) as error:  # what was sent is unknown here, as a class of a module that is not found
+            connection.send(("failed", None, words_of(error)))
+            continue
         try:
             answer = ("done", getattr(share, verb)(*arguments))
         except RowFailed as error:
@@ -138,9 +143,9 @@ class Share:
 
     # --- the verbs, in the order of use -----------------------------------------------------------------------------
 
-    def begin(self, pickled: bytes, facts: Facts | None) -> Facts:
+    def begin(self, make: Callable[..., Any], facts: Facts | None) -> Facts:
         """Takes the maker of environments; the first worker finds out what they are like."""
-        self._make = pickle.loads(pickled)
+        self._make = make
         self._facts = facts or facts_of(self._environment(0), self._make)
         return self._facts
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,12 +39,12 @@ class Worker:
     """This process's side of a worker.
 
     Args:
-        pickled: The maker of environments.
+        make: The maker of environments.
         facts: What they are like, if known.
         timeout: How long it may make no progress [s].
     """
 
-    def __init__(self, pickled: bytes, facts: Facts | None, timeout: float):
+    def __init__(self, make: Callable[..., Any], facts: Facts | None, timeout: float):
         context = multiprocessing.get_context("spawn")
         self._timeout = timeout
         self._progress = context.RawArray("q", 2)
@@ -54,7 +54,7 @@ class Worker:
             self._process.start()
         other.close()  # so that the death of the worker closes the pipe
         try:
-            self.facts: Facts = self.ask("begin", pickled, facts)
+            self.facts: Facts = self.ask("begin", make, facts)
         except BaseException:
             self.kill()
             raise

@@ -121,8 +121,10 @@ def _iterate(run: Run, progress: Any) -> None:
         tensorboard=config.trainer.tensorboard,
     )
     tasks = training_tasks(run.env, config)
+    # only of a resumed run is there a checkpoint of where it stands
+    standing = progress if config.resume else None
     try:
-        Trainer(run.env, run.learner, tasks, config, run.path, log, progress).run()
+        Trainer(run.env, run.learner, tasks, config, run.path, log, standing).run()
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:

@@ -86,6 +86,7 @@ def learning_curves(
             found = _floors(members) if floors is None else floors.get(env, {})
             _lines(axes, found)
             axes.set(title=env, xlabel="environment steps of training [million]", ylabel="return")
+            axes.xaxis.set_major_locator(MaxNLocator(5))  # more would touch in a run of few steps
             _legend(axes)
     return figure
 

@@ -109,7 +109,7 @@ def _at_a_glance(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any
     rows = []
     for group in groups:
         steps = [run.column("env_steps")[-1] for run in group.runs if len(run.column("env_steps"))]
-        trained = f"{np.mean(steps) / 1e6:.1f} M" if steps else "none"
+        trained = _steps(float(np.mean(steps))) if steps else "none"
         cells = [_name(group.env), _name(group.label), str(len(group.runs)), trained]
         result = group.result
         if result is None:
@@ -343,6 +343,10 @@ def _cell(words: str) -> str:
     if words.startswith("\0"):
         return f'<th scope="row">{words[1:]}</th>'
     return f"<td>{words}</td>"
+
+
+def _steps(count: float) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,.0f}"
 
 
 def _number(value: float | None) -> str:

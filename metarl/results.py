@@ -24,15 +24,29 @@ def read(run: Path) -> dict[str, Any]:
     """Reads evaluation.json of a run folder.
 
     Raises:
-        CheckpointError: It is missing or damaged; the message says how to make it.
+        CheckpointError: It is missing, damaged, or has not the entries 0 .. K everywhere; the message says how to make it.
     """
     path, cure = run / FILE, f"make it with: python -m metarl evaluate {run}"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        experience(result), result["returns"]["ci95"], result["env"]
+        result["env"]
+        _check_lengths(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error!r}); {cure}") from error
+        words = str(error) if isinstance(error, ValueError) else repr(error)
+        raise CheckpointError(f"{path} cannot be read ({words}); {cure}") from error
     return result
+
+
+def _check_lengths(result: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names a list without one entry for each number of adaptations."""
+    returns, length = result["returns"], len(result["returns"]["mean"])
+    lists = {f"returns.{name}": returns[name] for name in ("stderr", "ci95", "per_task")}
+    lists |= {f"experience.{name}": values for name, values in experience(result).items()}
+    if "faulted_episodes" in result:
+        lists["faulted_episodes"] = result["faulted_episodes"]
+    for name, values in lists.items():
+        if len(values) != length:
+            raise ValueError(f"{name} has {len(values)} entries, returns.mean {length}")
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

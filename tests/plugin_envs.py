@@ -336,3 +336,17 @@ class Levers(Spot):
 
 class Switches(Spot):
     action_space = gymnasium.spaces.MultiBinary(3)
+
+
+def not_here():
+    raise ModuleNotFoundError("no module of that name here")
+
+
+class Elsewhere:
+    """A maker that can be sent to a worker, which then lacks its module."""
+
+    def __call__(self):
+        return Spot()
+
+    def __reduce__(self):
+        return not_here, ()

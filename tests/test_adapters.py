@@ -16,10 +16,9 @@ from envs.adapters import GymEnv, GymVectorEnv
 from envs.episodes import Episodes, Trials, streams
 from envs.navigation import DenseGoal, NavigationEnv
 from envs.observe import ObserveTask
-from envs.protocol import Step, UnsupportedHere
+from envs.protocol import Step
 from envs.registry import make
 from envs.sb3 import Sb3VecEnv
-from envs.tasks import Uniform, Variable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAVIGATION, CHEETAH = "navigation-2d", "half-cheetah-dir/rllib"
@@ -283,6 +282,13 @@ def test_a_distribution_gives_every_episode_a_task_of_its_own():
     assert len(np.unique(np.concatenate(goals), axis=0)) == 15
 
 
+def test_what_has_alternatives_has_no_box():
+    env = short()
+    env.spec = replace(env.spec, discrete=True)
+    with pytest.raises(ValueError, match="short has discrete actions, which have no Box"):
+        GymEnv(env, np.zeros(2))
+
+
 def test_the_vector_environment_of_gymnasium_says_how_it_resets():
     vec = GymVectorEnv(short(), np.array([[0.2, 0.0], [0.4, 0.4]]), 2)
     assert vec.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
@@ -299,59 +305,6 @@ def test_the_vector_environment_of_gymnasium_says_how_it_resets():
     assert info["final_info"]["fault"].tolist() == [False, False]
     np.testing.assert_allclose(obs[0], 0.0)
     vec.close()
-
-
-@both
-def test_the_oracle_sees_the_task_between_minus_one_and_one(name):
-    plain, rows = make(name, 1), 4
-    env = ObserveTask(make(name, 1))
-    assert env.spec.obs_size == plain.spec.obs_size + len(plain.spec.tasks.variables)
-    tasks = some_tasks(env, rows)
-    for each in (plain, env):
-        each.set_tasks(tasks, 2)
-    keys = [np.random.default_rng(i) for i in range(2 * rows)]
-    again = [np.random.default_rng(i) for i in range(2 * rows)]
-    obs, expected = env.reset(keys), plain.reset(again)
-    size = plain.spec.obs_size
-    np.testing.assert_array_equal(obs[:, :size], expected)
-    half = np.array([v.high for v in plain.spec.tasks.variables])  # all ranges here are symmetric
-    np.testing.assert_allclose(obs[:, size:], np.repeat(tasks / half, 2, axis=0))
-    action, alive = commands(plain, 1, 2 * rows)[0], np.ones(2 * rows, dtype=bool)
-    one, other = env.step(action, alive), plain.step(action, alive)
-    np.testing.assert_array_equal(one.obs[:, :size], other.obs)
-    np.testing.assert_allclose(one.obs[:, size:], np.repeat(tasks / half, 2, axis=0))
-    mask = np.arange(2 * rows) == 5
-    fresh = some_tasks(env, 1, key=9)
-    obs = env.reset_rows(mask, [np.random.default_rng(0)], fresh)
-    np.testing.assert_allclose(obs[5, size:], fresh[0] / half)
-    np.testing.assert_array_equal(obs[:5, size:], one.obs[:5, size:])
-    env.close(), plain.close()
-
-
-def test_the_oracle_begins_in_single_rows_only_where_the_environment_can():
-    plain = Breaking(row=0, at=1)
-    del plain.reset_rows
-    assert hasattr(ObserveTask(short()), "reset_rows")
-    assert not hasattr(ObserveTask(plain), "reset_rows")
-
-
-def test_what_has_no_numbers_is_not_observed_and_what_has_alternatives_has_no_box():
-    env = short()
-    endless = Uniform((Variable("index", "1", -np.inf, np.inf),) * 2)
-    env.spec = replace(env.spec, tasks=endless)
-    with pytest.raises(UnsupportedHere, match="the task numbers of short have no range"):
-        ObserveTask(env)
-    env.spec = replace(env.spec, discrete=True)
-    with pytest.raises(ValueError, match="short has discrete actions, which have no Box"):
-        GymEnv(env, np.zeros(2))
-
-
-def test_ranges_that_are_not_symmetric_are_scaled_too():
-    env = ObserveTask(make("ant-vel", 1))  # 0 to 3 m/s
-    env.set_tasks(np.array([[0.0], [1.5], [3.0]]), 1)
-    obs = env.reset([np.random.default_rng(i) for i in range(3)])
-    np.testing.assert_allclose(obs[:, -1], [-1.0, 0.0, 1.0])
-    env.close()
 
 
 # -------------------------------------------------------------------------------------------- trials

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from commands import one_line, records
 
 from metarl import checkpoint, cli
 from metarl.baselines.configs import BASELINE_CONFIGS
@@ -34,14 +35,6 @@ def call(*words, cwd):
         [sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300
     )
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
-
-
-def records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def one_line(text):
-    return text.startswith("metarl: ") and text.count("\n") == 1 and text.endswith("\n")
 
 
 @pytest.fixture(scope="module", params=ALGOS)

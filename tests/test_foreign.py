@@ -348,6 +348,8 @@ def test_a_class_that_a_worker_cannot_find_is_refused():
         pass
 
     assert "cannot be sent to a worker" in message(lambda: ForeignEnv("mine", Local))
+    text = message(lambda: ForeignEnv("mine", plugin_envs.Elsewhere()))
+    assert text.startswith("mine: ModuleNotFoundError: no module of that name here (")
 
 
 # ---------------------------------------------------------------------------------------------- pictures

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from meta_objective import MetaObjective
 
 from metarl import gaussian
 from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.inner import Batch, inner_steps, linearised_at, log_prob, surrogate_loss
+from metarl.learners.inner import Batch, log_prob, surrogate_loss
 from metarl.learners.maml_trpo import MamlTrpo
 from metarl.policies import GaussianMLP
 from metarl.rng import stream
@@ -54,56 +55,24 @@ def exact_batch(policy, params):
         return replace(batch, log_prob=log_prob(policy, params, batch))
 
 
-def adapted_return(policy, params, num_steps):
-    """The meta-objective itself: gradient ascent on the exact return, then the exact return."""
-    for step_size in STEP_SIZES[:num_steps]:
-        own = {n: v.detach().requires_grad_() for n, v in params.items()}
-        slopes = torch.autograd.grad(expected_return(policy, own), list(own.values()))
-        params = {
-            n: v.detach() + step_size * g for (n, v), g in zip(own.items(), slopes, strict=True)
-        }
-    return expected_return(policy, params)
-
-
-def meta_gradient(policy, params, num_steps, kind):
-    points, batches = [params], []
-    for _ in range(num_steps):
-        batches.append(exact_batch(policy, points[-1]))
-        points = inner_steps(policy, kind, params, batches, STEP_SIZES[: len(batches)]).points
-    tape = linearised_at(policy, kind, points, batches, STEP_SIZES[: len(batches)])
-    slopes = torch.autograd.grad(
-        expected_return(policy, tape.points[-1]), list(tape.points[-1].values())
-    )
-    return tape.transposed(dict(zip(params, slopes, strict=True)))
-
-
-def finite_difference(policy, params, num_steps, width=1e-5):
-    slopes = {n: torch.zeros_like(v) for n, v in params.items()}
-    for name, value in params.items():
-        for i in range(value.numel()):
-            ends = []
-            for sign in (1.0, -1.0):
-                moved = {n: v.clone() for n, v in params.items()}
-                moved[name].view(-1)[i] += sign * width
-                ends.append(adapted_return(policy, moved, num_steps))
-            slopes[name].view(-1)[i] = (ends[0] - ends[1]) / (2.0 * width)
-    return slopes
+def objective(num_steps):
+    return MetaObjective(expected_return, exact_batch, STEP_SIZES[:num_steps])
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
 @pytest.mark.parametrize("kind", ["lvc", "dice"])
 def test_the_meta_gradient_equals_finite_differences_of_the_exact_objective(kind, num_steps):
     policy, params = small_policy()
-    ours = meta_gradient(policy, params, num_steps, kind)
-    exact = finite_difference(policy, params, num_steps)
+    ours = objective(num_steps).gradient(policy, params, kind)
+    exact = objective(num_steps).differences(policy, params)
     for name in params:
         torch.testing.assert_close(ours[name], exact[name], rtol=1e-6, atol=1e-8)
 
 
 def test_plain_log_likelihood_gets_the_meta_gradient_wrong():
     policy, params = small_policy()
-    ours = meta_gradient(policy, params, 1, "loglik")
-    exact = finite_difference(policy, params, 1)
+    ours = objective(1).gradient(policy, params, "loglik")
+    exact = objective(1).differences(policy, params)
     error = max(float((ours[n] - exact[n]).abs().max()) for n in params)
     assert error > 0.1
 

@@ -1,8 +1,15 @@
+"""What an observation holds beside the robot: the task, for the oracle."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from envs.observe import ObserveTask
+from envs.protocol import UnsupportedHere
 from envs.registry import make
+from envs.tasks import Uniform, Variable
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +70,52 @@ def test_the_spec_says_that_it_is_the_oracle():
 def test_bad_tasks_are_named():
     with pytest.raises(ValueError, match=r"half-cheetah-dir: tasks must be finite and \(N, 1\)"):
         make("half-cheetah-dir", 1, observe_task=True).set_tasks(np.zeros((2, 3)), 1)
+
+
+@pytest.mark.parametrize("name", ["navigation-2d", "half-cheetah-dir/rllib"])
+def test_the_oracle_sees_the_task_between_minus_one_and_one(name):
+    plain, rows = make(name, 1), 4
+    env = ObserveTask(make(name, 1))
+    assert env.spec.obs_size == plain.spec.obs_size + len(plain.spec.tasks.variables)
+    tasks = env.spec.tasks.sample(np.random.default_rng(0), rows)
+    for each in (plain, env):
+        each.set_tasks(tasks, 2)
+    obs, expected = env.reset(streams(2 * rows)), plain.reset(streams(2 * rows))
+    size = plain.spec.obs_size
+    np.testing.assert_array_equal(obs[:, :size], expected)
+    half = np.array([v.high for v in plain.spec.tasks.variables])  # all ranges here are symmetric
+    np.testing.assert_allclose(obs[:, size:], np.repeat(tasks / half, 2, axis=0))
+    action, alive = np.full((2 * rows, plain.spec.action_size), 0.05), np.ones(2 * rows, dtype=bool)
+    one, other = env.step(action, alive), plain.step(action, alive)
+    np.testing.assert_array_equal(one.obs[:, :size], other.obs)
+    np.testing.assert_allclose(one.obs[:, size:], np.repeat(tasks / half, 2, axis=0))
+    mask = np.arange(2 * rows) == 5
+    fresh = env.spec.tasks.sample(np.random.default_rng(9), 1)
+    obs = env.reset_rows(mask, streams(1), fresh)
+    np.testing.assert_allclose(obs[5, size:], fresh[0] / half)
+    np.testing.assert_array_equal(obs[:5, size:], one.obs[:5, size:])
+    env.close(), plain.close()
+
+
+def test_the_oracle_begins_in_single_rows_only_where_the_environment_can():
+    env = make("navigation-2d", 1)
+    verbs = ("spec", "set_tasks", "reset", "step", "close")
+    plain = SimpleNamespace(**{verb: getattr(env, verb) for verb in verbs})
+    assert hasattr(ObserveTask(env), "reset_rows")
+    assert not hasattr(ObserveTask(plain), "reset_rows")
+
+
+def test_what_has_no_numbers_is_not_observed():
+    env = make("navigation-2d", 1)
+    endless = Uniform((Variable("index", "1", -np.inf, np.inf),) * 2)
+    env.spec = replace(env.spec, tasks=endless)
+    with pytest.raises(UnsupportedHere, match="the task numbers of navigation-2d have no range"):
+        ObserveTask(env)
+
+
+def test_ranges_that_are_not_symmetric_are_scaled_too():
+    env = ObserveTask(make("ant-vel", 1))  # 0 to 3 m/s
+    env.set_tasks(np.array([[0.0], [1.5], [3.0]]), 1)
+    obs = env.reset(streams(3))
+    np.testing.assert_allclose(obs[:, -1], [-1.0, 0.0, 1.0])
+    env.close()

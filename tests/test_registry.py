@@ -220,8 +220,9 @@ def test_an_unknown_name_names_the_nearest_one(name, near):
     assert message(name) == expected
 
 
-def test_a_name_like_no_other_gets_no_guess():
-    assert message("xyzzy") == "no environment 'xyzzy' (--list-envs shows all)"
+@pytest.mark.parametrize("name", ["xyzzy", "nope", "CartPole-v9"])
+def test_a_name_like_no_other_gets_no_guess(name):
+    assert message(name) == f"no environment '{name}' (--list-envs shows all)"
 
 
 def test_an_environment_of_ones_own_is_named_by_module_and_attribute(plug_in):

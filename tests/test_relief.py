@@ -36,6 +36,17 @@ def task(env, kind, level=1.0, patch=1.0):
     return numbers
 
 
+def looked_at(relief, eye, rays):
+    """Depth (SIZE, SIZE) and places and normals (SIZE, SIZE, 3) of the ground; infinite and NaN where there is none."""
+    depth = np.full(rays.shape[:2], np.inf)
+    point, normal = np.full((2, *rays.shape), np.nan)
+    for seen in relief.view(eye, fan_of(rays)):
+        depth.ravel()[seen.pixel] = seen.depth
+        point.reshape(-1, 3)[seen.pixel] = seen.point.T
+        normal.reshape(-1, 3)[seen.pixel] = seen.normal.T
+    return depth, point, normal
+
+
 def pixel_rays(axes, focal=1.2):
     offsets = ((np.arange(SIZE) + 0.5) / SIZE - 0.5) / focal * 2
     return axes[2] + offsets[None, :, None] * axes[0] - offsets[:, None, None] * axes[1]
@@ -55,11 +66,11 @@ def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
     axes = shot.axes()
     eye = shot.lookat[0] - shot.distance * axes[2]
     rays = pixel_rays(axes)
-    seen = Relief(model).view(eye, fan_of(rays))
+    depths, points, _ = looked_at(Relief(model), eye, rays)
     rng, groups, geom = np.random.default_rng(0), np.ones(6, np.uint8), np.zeros(1, np.int32)
     wrong = []
     for row, column in rng.integers(0, SIZE, (300, 2)):
-        ray, depth = rays[row, column], seen.depth[row, column]
+        ray, depth = rays[row, column], depths[row, column]
         # a ray has length one along the viewing direction, as depth has
         distance = mujoco.mj_ray(model, data, eye, ray, groups, 1, -1, geom, None)
         beside = env.robot.planar and abs((eye + distance * ray)[1]) > 1.49
@@ -67,7 +78,7 @@ def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
             continue
         wrong.append(abs(depth - distance) > 0.02 * distance)
         if np.isfinite(depth):
-            np.testing.assert_allclose(seen.point[row, column], eye + depth * ray, atol=1e-6)
+            np.testing.assert_allclose(points[row, column], eye + depth * ray, atol=1e-6)
     assert len(wrong) > 20
     assert np.mean(wrong) < 0.06  # at an edge a pixel shows one side or the other
 
@@ -83,12 +94,25 @@ def test_a_plane_has_no_relief_and_a_heightfield_has_its_heights():
             assert relief.height(x, y) == pytest.approx(ground, abs=1e-6)
 
 
+def test_every_pixel_is_looked_at_once_whatever_planes_are_taken_together(monkeypatch):
+    env = make("ant-terrain", threads=1)
+    rays, eye = pixel_rays(AXES), np.array([-4.0, 0.0, 3.0])
+    relief, fan = relief_of(env._model_of(task(env, "waves"))), fan_of(rays)
+    assert sorted(fan.pixel) == list(range(SIZE**2))
+    np.testing.assert_array_equal(fan.rays.T, rays.reshape(-1, 3)[fan.pixel])
+    together = looked_at(relief, eye, rays)
+    monkeypatch.setattr("envs.relief._AT_ONCE", 7)
+    for one, other in zip(together, looked_at(relief, eye, rays), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
+    assert 0.5 < np.isfinite(together[0]).mean() < 1.0
+
+
 def test_normals_stand_upright_on_the_slope():
     env = make("half-cheetah-terrain", threads=1)
     relief = relief_of(env._model_of(task(env, "slopes", 1.0)))
     eye, down = np.array([2.5, 0.0, 3.0]), np.zeros((1, 1, 3))
     down[..., 0], down[..., 2] = 1e-3, -1.0
-    normal = relief.view(eye, fan_of(down)).normal[0, 0]
+    normal = looked_at(relief, eye, down)[2][0, 0]
     assert np.degrees(np.arccos(normal[2])) == pytest.approx(12.0, abs=0.1)
 
 

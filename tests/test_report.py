@@ -1,5 +1,6 @@
 """The page: well-formed, self-contained, escaped, and with the numbers of the run folders."""
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -113,6 +114,31 @@ def test_the_numbers_of_one_run_are_those_of_its_file(tmp_path):
         *(f"{returns['mean'][k]:.2f}" for k in range(3)),
         f"[{returns['ci95'][2][0]:.2f}, {returns['ci95'][2][1]:.2f}]",
     ]
+
+
+@pytest.mark.parametrize(("records", "words"), [(7, "7,000"), (99, "99,000"), (250, "0.2 M")])
+def test_a_run_of_a_minute_has_not_trained_for_nothing(records, words, tmp_path):
+    page = Page(report(tmp_path, write_run(tmp_path / "a", records=records)))
+    assert next(row for row in page.rows if row[0] == "navigation-2d")[3] == words
+
+
+def test_the_ticks_of_a_run_of_a_minute_do_not_touch(tmp_path):
+    paths = [write_run(tmp_path / env, env=env, records=2) for env in ("ant-dir", "ant-vel")]
+    for path in paths:
+        text = (path / "metrics.jsonl").read_text().replace(": 1000,", ": 1586,")
+        (path / "metrics.jsonl").write_text(text.replace(": 2000,", ": 3186,"))
+    figure = figures.learning_curves(grouped(load_all(paths)))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = sorted(
+        (label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()),
+        key=lambda box: box.x0,
+    )
+    shown = [
+        box for box in boxes if axes.bbox.x0 - 1 <= 0.5 * (box.x0 + box.x1) <= axes.bbox.x1 + 1
+    ]
+    assert len(shown) >= 3
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(shown))
 
 
 def test_the_numbers_of_seeds_are_their_aggregate(seeds, tmp_path):

@@ -175,3 +175,25 @@ def test_the_oracle_is_the_final_value_of_its_run(env, tmp_path):
         oracle(tmp_path / "informed", "ant-dir")
     shown = table(result | {"oracle": found})
     assert "oracle (task observed): -4.00 [-4.0, -4.0], informed" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("faulted_episodes", "faulted_episodes has 2 entries, returns.mean 3"),
+        ("returns.ci95", "returns.ci95 has 2 entries"),
+        ("experience.env_steps", "experience.env_steps has 2 entries"),
+    ],
+)
+def test_a_list_that_lacks_an_entry_is_named_with_the_command_that_makes_it_anew(
+    name, words, env, tmp_path
+):
+    result = result_of(env, np.zeros((3, 4, 2)))
+    write(tmp_path / "evaluation.json", result)
+    assert read(tmp_path) == result
+    group, _, leaf = name.rpartition(".")
+    (result[group] if group else result)[leaf].pop()
+    write(tmp_path / "evaluation.json", result)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read(tmp_path)
+    assert f"python -m metarl evaluate {tmp_path}" in str(caught.value)

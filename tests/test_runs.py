@@ -155,7 +155,7 @@ def test_the_same_seed_twice_is_two_groups_with_the_names_of_the_runs(tmp_path):
 def test_evaluations_of_other_lengths_are_not_put_together(tmp_path):
     write_run(tmp_path / "a", seed=0)
     longer = evaluation(seed=1)
-    for values in longer["returns"].values():
+    for values in (*longer["returns"].values(), longer["env_steps_per_rollout"]):
         values.append(values[-1])
     path = write_run(tmp_path / "b", seed=1)
     (path / "evaluation.json").write_text(json.dumps(longer))

@@ -1,0 +1,58 @@
+"""The meta-objective of a small problem whose expected return is known exactly, and its gradient in two independent ways."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from metarl.learners.inner import inner_steps, linearised_at
+
+
+@dataclass(frozen=True)
+class MetaObjective:
+    """Adaptation by gradient ascent on the exact return, step by step.
+
+    Attributes:
+        expected_return: (policy, params) -> the return, exact.
+        exact_batch: (policy, params) -> every outcome of an episode, weighted with its probability.
+        step_sizes: Of the adaptations.
+    """
+
+    expected_return: Any
+    exact_batch: Any
+    step_sizes: tuple[float, ...]
+
+    def adapted_return(self, policy, params):
+        """The meta-objective itself: gradient ascent on the exact return, then the exact return."""
+        for step_size in self.step_sizes:
+            own = {n: v.detach().requires_grad_() for n, v in params.items()}
+            slopes = torch.autograd.grad(self.expected_return(policy, own), list(own.values()))
+            params = {
+                n: v.detach() + step_size * g for (n, v), g in zip(own.items(), slopes, strict=True)
+            }
+        return self.expected_return(policy, params)
+
+    def gradient(self, policy, params, kind):
+        """What the learner finds from the batches, with a surrogate."""
+        points, batches = [params], []
+        for _ in self.step_sizes:
+            batches.append(self.exact_batch(policy, points[-1]))
+            sizes = self.step_sizes[: len(batches)]
+            points = inner_steps(policy, kind, params, batches, sizes).points
+        tape = linearised_at(policy, kind, points, batches, self.step_sizes)
+        last = tape.points[-1]
+        slopes = torch.autograd.grad(self.expected_return(policy, last), list(last.values()))
+        return tape.transposed(dict(zip(params, slopes, strict=True)))
+
+    def differences(self, policy, params, width=1e-5):
+        """Central finite differences of the meta-objective."""
+        slopes = {n: torch.zeros_like(v) for n, v in params.items()}
+        for name, value in params.items():
+            for i in range(value.numel()):
+                ends = []
+                for sign in (1.0, -1.0):
+                    moved = {n: v.clone() for n, v in params.items()}
+                    moved[name].view(-1)[i] += sign * width
+                    ends.append(self.adapted_return(policy, moved))
+                slopes[name].view(-1)[i] = (ends[0] - ends[1]) / (2.0 * width)
+        return slopes

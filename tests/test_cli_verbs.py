@@ -1,0 +1,140 @@
+"""python -m metarl evaluate and video as their users start them."""
+
+import json
+import shutil
+import struct
+
+import pytest
+from commands import METARL, REPOSITORY, call, content, one_line
+
+from metarl import cli
+
+
+def test_evaluate_works_in_a_moved_folder_and_twice_gives_the_same_numbers(copy, tmp_path, capsys):
+    words = ["evaluate", str(copy), "--num-tasks", "4", "--num-adaptations", "2"]
+    done = call(*METARL, *words, "--json", tmp_path / "out.json", cwd=REPOSITORY)
+    assert (done.code, done.err) == (0, "")
+    first = json.loads((tmp_path / "out.json").read_text())
+    assert first == json.loads((copy / "evaluation.json").read_text())
+    assert first["num_tasks"] == 4 and len(first["returns"]["mean"]) == 3
+    assert "4 held-out tasks" in done.out and f"{first['returns']['mean'][2]:.2f}" in done.out
+    assert cli.main([*words, "--threads", "2"]) == 0
+    assert capsys.readouterr().out == done.out
+    assert json.loads((copy / "evaluation.json").read_text()) == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "out.json"]
+
+
+def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, copy, capsys):
+    assert cli.main(["evaluate", str(copy), "--num-tasks", "3"]) == 0
+    assert capsys.readouterr().out in whole[1].out
+    assert (copy / "evaluation.json").read_bytes() == (whole[0] / "evaluation.json").read_bytes()
+
+
+def other_seed(run):
+    """A copy of a run beside it that passes for one with seed 1."""
+    path = run.with_name("seed1")
+    shutil.copytree(run, path)
+    config = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(config.replace("seed: 0\n", "seed: 1\n"))
+    return path
+
+
+def test_evaluate_puts_seeds_together_and_names_the_oracle(copy, tmp_path, capsys):
+    other, out = other_seed(copy), tmp_path / "all.json"
+    words = ["--num-tasks", "3", "--num-adaptations", "1", "--json", str(out)]
+    assert cli.main(["evaluate", str(copy), str(other), *words]) == 0
+    runs = [json.loads((run / "evaluation.json").read_text()) for run in (copy, other)]
+    assert [run["seed"] for run in runs] == [0, 1] and runs[0]["tasks"] != runs[1]["tasks"]
+    found = json.loads(out.read_text())
+    assert found["seeds"] == [0, 1] and found["runs"] == [str(copy), str(other)]
+    for k in range(2):
+        mean = sum(run["returns"]["mean"][k] for run in runs) / 2
+        assert found["returns"]["mean"][k] == pytest.approx(mean)
+    shown = capsys.readouterr().out
+    assert f"{found['returns']['mean'][1]:.2f}" in shown and "2 seeds,  6 held-out tasks" in shown
+    assert cli.main(["evaluate", str(copy), *words, "--oracle", str(other)]) == 0
+    oracle = json.loads((copy / "evaluation.json").read_text())["oracle"]
+    assert oracle["mean"] == runs[1]["returns"]["mean"][-1]
+    assert f"oracle (task observed): {oracle['mean']:.2f}" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_seeds_of_one_another_are_refused_and_stay_as_they_were(copy, capsys):
+    other = other_seed(copy)
+    config = (other / "config.yaml").read_text()
+    before = content(copy)
+    for text, words in (
+        (config.replace("env: navigation-2d", "env: ant-dir"), f"{other}: env is ant-dir"),
+        (config.replace("seed: 1", "seed: 0"), f"{other}: seed 0 is that of {copy} too"),
+    ):
+        (other / "config.yaml").write_text(text)
+        assert cli.main(["evaluate", str(copy), str(other)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and one_line(err) and words in err
+    assert content(copy) == before
+
+
+def test_an_oracle_without_an_evaluation_is_one_line_with_exit_code_5(copy, tmp_path, capsys):
+    assert cli.main(["evaluate", str(copy), "--oracle", str(tmp_path)]) == 5
+    out, err = capsys.readouterr()
+    assert out == "" and one_line(err) and f"python -m metarl evaluate {tmp_path}" in err
+
+
+def test_video_films_a_run_in_a_moved_folder(copy, capsys):
+    assert cli.main(["video", str(copy), "--num-tasks", "1"]) == 0
+    path = copy / "videos" / "adaptation.mp4"
+    replay = path.with_suffix(".html")
+    assert capsys.readouterr().out == f"{path}\n{replay}\n" and path.read_bytes()[4:8] == b"ftyp"
+    assert "WebGL" in replay.read_text() and "navigation-2d, maml-trpo: run" in replay.read_text()
+
+
+def test_video_takes_format_size_tasks_and_episodes(copy, capsys):
+    shutil.rmtree(copy / "videos", ignore_errors=True)
+    words = "--format gif --tasks 1 --episodes 2 --size 64".split()
+    assert cli.main(["video", str(copy), *words]) == 0
+    path = copy / "videos" / "adaptation.gif"
+    assert capsys.readouterr().out == f"{path}\n"
+    assert [p.name for p in path.parent.iterdir()] == ["adaptation.gif"]
+    width, height = struct.unpack("<HH", path.read_bytes()[6:10])
+    assert (width, height) == (2 * 64 + 4, 64 + 2 * 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--episodes 3", "--episodes 3: the run adapts from 2 episodes"),
+        ("--camera top", "--camera: navigation-2d is drawn from its own place"),
+    ],
+)
+def test_a_film_that_cannot_be_made_is_one_line_with_exit_code_2(words, message, copy, capsys):
+    before = content(copy)
+    assert cli.main(["video", str(copy), *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and one_line(err) and message in err and content(copy) == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "video"])
+def test_a_verb_on_a_folder_that_is_no_run_is_one_line_with_exit_code_5(verb, tmp_path, capsys):
+    assert cli.main([verb, str(tmp_path)]) == 5
+    out, err = capsys.readouterr()
+    assert out == "" and one_line(err) and "is not a run folder" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluat runs/x", "invalid choice: 'evaluat' (choose from"),
+        ("evaluate", "required: RUN"),
+        ("evaluate runs/x --num-tasks 0", "--num-tasks: 0: must be a whole number >= 1"),
+        ("video runs/x --json out.json", "unrecognized arguments: --json out.json"),
+        ("video runs/x --size 481", "--size: 481: must be even"),
+        ("video runs/x --camera above", "--camera: above: must be side, behind, front, top, or AZ"),
+        ("video runs/x --camera 0,-90", "--camera: 0,-90: must be"),
+        ("video runs/x --format avi", "invalid choice: 'avi'"),
+        ("evaluate runs/x --json no/folder/out.json", "there is no folder no/folder"),
+    ],
+)
+def test_a_verb_that_is_not_understood_is_one_line_with_exit_code_2(words, message, capsys):
+    assert cli.main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and one_line(err) and message in err
