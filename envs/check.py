@@ -285,9 +285,8 @@ def _equal_over_tasks(array: np.ndarray, num_tasks: int) -> bool:
 def _check_pickling(env: BatchEnv) -> None:
     thing = env.make if isinstance(env, ForeignEnv) else env.spec
     try:
-        ForkingPickler.dumps(
-            thing
-        )  # what multiprocessing writes into its pipes; nothing is read back
+        # what multiprocessing writes into its pipes; nothing is read back
+        ForkingPickler.dumps(thing)
     except Exception as error:
         what = type(thing).__name__
         raise _Violation(f"its {what} cannot go to another process: {error}") from error

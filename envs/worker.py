@@ -105,9 +105,8 @@ def serve(connection: Any, progress: Any) -> None:
             verb, arguments = connection.recv()
         except (EOFError, ConnectionError):
             return
-        except (
-            Exception
-        ) as error:  # what was sent is unknown here, as a class of a module that is not found
+        except Exception as error:
+            # what was sent is unknown here, as a class of a module that is not found
             connection.send(("failed", None, words_of(error)))
             continue
         try:
