@@ -107,7 +107,7 @@ class Trainer:
         with self._signals(), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
-                with self._saving_on_failure(), naming_failures(f"iteration {iteration}"):
+                with self._saving_on_failure(), naming_failures(f"iteration {iteration + 1}"):
                     done = self._iterate(iteration)
                 ended = time.monotonic()
                 self.progress = Progress(
@@ -120,7 +120,7 @@ class Trainer:
                     last_save = ended
                 if self._stop:
                     self.save()
-                    raise Preempted(f"stopped by {self._stop} after iteration {iteration}")
+                    raise Preempted(f"stopped by {self._stop} after iteration {iteration + 1}")
             self.save()
 
     def _iterate(self, iteration: int) -> Iteration:

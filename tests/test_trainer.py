@@ -207,7 +207,7 @@ def test_a_signal_finishes_the_iteration_and_saves_and_a_resume_goes_on_bit_for_
 ):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     env = Nuisance(1, lambda step, alive: os.kill(os.getpid(), number))
-    with pytest.raises(Preempted, match=f"stopped by {number.name} after iteration 1") as caught:
+    with pytest.raises(Preempted, match=f"stopped by {number.name} after iteration 2") as caught:
         run(trainer_in(tmp_path, env))
     assert caught.value.exit_code == 75
     assert f"{number.name}: stopping after this iteration" in capfd.readouterr().err
@@ -231,7 +231,7 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(tmp_path, 
 
 def test_a_signal_in_the_last_iteration_has_lost_nothing(tmp_path, whole, capfd):
     env = Nuisance(3, lambda step, alive: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Preempted, match="after iteration 3"):
+    with pytest.raises(Preempted, match="after iteration 4"):
         run(trainer_in(tmp_path, env))
     assert_same_runs(tmp_path, whole)
 
@@ -288,7 +288,7 @@ def test_a_failure_names_the_iteration_and_saves_the_state_before_it(
     with pytest.raises(failure, match=words) as caught:
         run(trainer_in(tmp_path, Nuisance(2, happen, step=step)))
     if failure not in (KeyError, ResourceError):
-        assert str(caught.value).startswith("iteration 2: ")
+        assert str(caught.value).startswith("iteration 3: ")
         assert str(caught.value).endswith("; the state before it is saved")
         assert "\n" not in str(caught.value)
     assert saved(tmp_path).step == len(records(tmp_path)) == 2
@@ -307,7 +307,7 @@ def test_an_update_that_is_not_finite_is_saved_before_and_has_exit_code_4(tmp_pa
         return update(context, rollouts)
 
     trainer.learner.update = breaks
-    with pytest.raises(NumericalError, match="iteration 2: task 1: the gradient") as caught:
+    with pytest.raises(NumericalError, match="iteration 3: task 1: the gradient") as caught:
         run(trainer)
     assert caught.value.exit_code == 4 and saved(tmp_path).step == 2
 
