@@ -1,11 +1,13 @@
-"""The meta-objective of a small problem whose expected return is known exactly, and its gradient in two independent ways."""
+"""Small problems: a meta-objective that is known exactly, with its gradient in two independent ways, and random episodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from metarl.learners.inner import inner_steps, linearised_at
+from metarl.learners.inner import Batch, inner_steps, linearised_at, log_prob
+from metarl.policies import GaussianMLP
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,32 @@ class MetaObjective:
                     ends.append(self.adapted_return(policy, moved))
                 slopes[name].view(-1)[i] = (ends[0] - ends[1]) / (2.0 * width)
         return slopes
+
+
+def small_policy(seed=0):
+    """A network of three units and its parameters for one task, in double precision."""
+    policy = GaussianMLP(1, 1, (3,), min_log_std=-3.0)
+    params = policy.initial(np.random.default_rng(seed), -0.3)
+    return policy, {n: v.double().unsqueeze(0) for n, v in params.items()}
+
+
+def random_batch(policy, params, num_tasks=3, episodes=4, steps=5, seed=0):
+    """A rollout drawn from the policy, with episodes of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    shape = (num_tasks, episodes, steps)
+    obs = normal(*shape, policy.obs_size)
+    with torch.no_grad():
+        mean = policy.mean(params, obs.flatten(1, 2))
+        noise = normal(num_tasks, episodes * steps, policy.action_size)
+        action = (mean + policy.log_std(params).exp() * noise).view(*shape, -1)
+    lengths = torch.randint(2, steps + 1, shape[:2], generator=generator)
+    valid = (torch.arange(steps) < lengths.unsqueeze(-1)).double()
+    advantage = normal(*shape) * valid
+    weight = valid / valid.sum(dim=(1, 2), keepdim=True)
+    batch = Batch(obs, action, torch.zeros(shape, dtype=torch.float64), advantage, valid, weight)
+    with torch.no_grad():
+        return replace(batch, log_prob=log_prob(policy, params, batch) * valid)

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_objective import MetaObjective
+from meta_objective import MetaObjective, random_batch, small_policy
 
 from metarl import gaussian
 from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.inner import Batch, log_prob, surrogate_loss
+from metarl.learners.inner import Batch, log_prob
 from metarl.learners.maml_trpo import MamlTrpo
-from metarl.policies import GaussianMLP
 from metarl.rng import stream
 from metarl.trust_region import MARGIN
 from metarl.types import Rollout
@@ -23,12 +22,6 @@ STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
 NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 STEP_SIZES = (0.3, 0.2)
-
-
-def small_policy(seed=0):
-    policy = GaussianMLP(1, 1, (3,), min_log_std=-3.0)
-    params = policy.initial(np.random.default_rng(seed), -0.3)
-    return policy, {n: v.double().unsqueeze(0) for n, v in params.items()}
 
 
 def reward(state, action):
@@ -75,88 +68,6 @@ def test_plain_log_likelihood_gets_the_meta_gradient_wrong():
     exact = objective(1).differences(policy, params)
     error = max(float((ours[n] - exact[n]).abs().max()) for n in params)
     assert error > 0.1
-
-
-# --- second derivatives of the surrogates on whole episodes ----------------------------------------------------------
-
-
-def random_batch(policy, params, num_tasks=3, episodes=4, steps=5, seed=0):
-    """A rollout drawn from the policy, with episodes of different lengths."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    shape = (num_tasks, episodes, steps)
-    obs = normal(*shape, policy.obs_size)
-    with torch.no_grad():
-        mean = policy.mean(params, obs.flatten(1, 2))
-        noise = normal(num_tasks, episodes * steps, policy.action_size)
-        action = (mean + policy.log_std(params).exp() * noise).view(*shape, -1)
-    lengths = torch.randint(2, steps + 1, shape[:2], generator=generator)
-    valid = (torch.arange(steps) < lengths.unsqueeze(-1)).double()
-    advantage = normal(*shape) * valid
-    weight = valid / valid.sum(dim=(1, 2), keepdim=True)
-    batch = Batch(obs, action, torch.zeros(shape, dtype=torch.float64), advantage, valid, weight)
-    with torch.no_grad():
-        return replace(batch, log_prob=log_prob(policy, params, batch) * valid)
-
-
-def flat_scores(policy, params, batch):
-    """Scores and Hessians of log pi for every step of task 0, by a slow loop."""
-    names = list(params)
-    sizes = [params[n].numel() for n in names]
-    start = torch.cat([params[n][0].flatten() for n in names])
-
-    def log_density(vector, obs, action):
-        parts = vector.split(sizes)
-        own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
-        mean = policy.mean(own, obs.view(1, 1, -1))[0, 0]
-        std = policy.log_std(own)[0, 0].exp()
-        return torch.distributions.Normal(mean, std).log_prob(action).sum()
-
-    scores, hessians = {}, {}
-    for e, t in batch.valid[0].nonzero().tolist():
-        arguments = (batch.obs[0, e, t], batch.action[0, e, t])
-        scores[e, t] = torch.func.grad(log_density)(start, *arguments)
-        hessians[e, t] = torch.autograd.functional.hessian(
-            lambda v, a=arguments: log_density(v, *a), start
-        )
-    return start, scores, hessians
-
-
-def surrogate_derivatives(policy, params, batch, kind):
-    names = list(params)
-    sizes = [params[n].numel() for n in names]
-
-    def loss(vector):
-        parts = vector.split(sizes)
-        own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
-        return surrogate_loss(kind, log_prob(policy, own, batch), batch).sum()
-
-    start = torch.cat([params[n][0].flatten() for n in names])
-    return torch.func.grad(loss)(start), torch.autograd.functional.hessian(loss, start)
-
-
-@pytest.mark.parametrize("kind", ["lvc", "loglik", "dice"])
-def test_each_surrogate_has_the_right_second_derivative(kind):
-    policy, params = small_policy()
-    batch = random_batch(policy, params, num_tasks=1)
-    start, scores, hessians = flat_scores(policy, params, batch)
-    slope, curvature = torch.zeros_like(start), torch.zeros(len(start), len(start)).double()
-    for (e, t), score in scores.items():
-        scale = batch.advantage[0, e, t] * batch.weight[0, e, t]
-        second = hessians[e, t].clone()
-        if kind in ("lvc", "dice"):
-            second += torch.outer(score, score)
-        if kind == "dice":
-            earlier = sum((scores[e, i] for i in range(t)), torch.zeros_like(score))
-            second += torch.outer(score, earlier) + torch.outer(earlier, score)
-        slope -= scale * score
-        curvature -= scale * second
-    found_slope, found_curvature = surrogate_derivatives(policy, params, batch, kind)
-    torch.testing.assert_close(found_slope, slope)
-    torch.testing.assert_close(found_curvature, curvature)
 
 
 # --- the curvature product -------------------------------------------------------------------------------------------
