@@ -274,6 +274,7 @@ class Collector:
         """Runs one episode in each of the N * E rows, after set_tasks; see the function `rollout`."""
         arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
         episodes = self._size[1]
+        self._stop.clear()
 
         def play(env: BatchEnv, part: slice, own: Any) -> Any:
             rows = slice(part.start * episodes, part.stop * episodes)
@@ -301,10 +302,9 @@ class Collector:
         return type(context).joined(after)
 
     def _together(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
-        self._stop.clear()
         with ThreadPoolExecutor(len(work)) as pool:
-            running = [pool.submit(play, *each) for each in work]
             try:
+                running = [pool.submit(play, *each) for each in work]
                 return [each.result() for each in running]
             except BaseException:  # also a second Ctrl-C: the pool waits for what still runs
                 self._stop.set()

@@ -244,6 +244,8 @@ def test_a_failure_in_one_half_ends_the_other_and_is_raised():
     with pytest.raises(RuntimeError, match="on fire"):
         collector.trial(Remembering(), lasting, 1, 0, KEY)
     assert len(waited) == 2 < HORIZON
+    made, _ = collector.trial(Remembering(), lasting[:1], 1, 0, KEY)  # nothing ends the next one
+    assert made[0].valid.all()
     del one.step, other.step
     made, _ = collector.trial(Remembering(), lasting, 1, 0, KEY)  # and works again
     assert made[0].valid.all()
