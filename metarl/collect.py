@@ -235,8 +235,10 @@ class Collector:
     def __init__(self, env: BatchEnv):
         self.env = env
         split = getattr(env, "split", None)
-        self._halves: list[BatchEnv] = split(2) if split else []
-        self._concurrent: bool = getattr(env, "threads", 1) > 1
+        # what a wrapper hands through belongs to what it wraps, whose halves would lack the wrapper
+        own = callable(split) and getattr(split, "__self__", env) is env
+        self._halves: list[BatchEnv] = split(2) if own else []
+        self._concurrent: bool = own and getattr(env, "threads", 1) > 1
         self._memory: dict[int, Arrays] = {}
         self._stop = threading.Event()
 
