@@ -37,7 +37,8 @@ class ObserveTask:
         self.spec = replace(env.spec, obs_size=size, note=note)
         if hasattr(env, "reset_rows"):
             self.reset_rows = self._reset_rows
-        if hasattr(env, "split"):
+        split = getattr(env, "split", None)
+        if callable(split) and getattr(split, "__self__", env) is env:  # its own, see Collector
             self.split = self._split
 
     def __getattr__(self, name: str) -> Any:

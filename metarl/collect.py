@@ -235,8 +235,10 @@ class Collector:
     def __init__(self, env: BatchEnv):
         self.env = env
         split = getattr(env, "split", None)
-        self._halves: list[BatchEnv] = split(2) if split else []
-        self._concurrent: bool = getattr(env, "threads", 1) > 1
+        # what a wrapper hands through belongs to what it wraps, whose halves would lack the wrapper
+        own = callable(split) and getattr(split, "__self__", env) is env
+        self._halves: list[BatchEnv] = split(2) if own else []
+        self._concurrent: bool = own and getattr(env, "threads", 1) > 1
         self._memory: dict[int, Arrays] = {}
         self._stop = threading.Event()
 
@@ -274,6 +276,7 @@ class Collector:
         """Runs one episode in each of the N * E rows, after set_tasks; see the function `rollout`."""
         arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
         episodes = self._size[1]
+        self._stop.clear()
 
         def play(env: BatchEnv, part: slice, own: Any) -> Any:
             rows = slice(part.start * episodes, part.stop * episodes)
@@ -301,10 +304,9 @@ class Collector:
         return type(context).joined(after)
 
     def _together(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
-        self._stop.clear()
         with ThreadPoolExecutor(len(work)) as pool:
-            running = [pool.submit(play, *each) for each in work]
             try:
+                running = [pool.submit(play, *each) for each in work]
                 return [each.result() for each in running]
             except BaseException:  # also a second Ctrl-C: the pool waits for what still runs
                 self._stop.set()

@@ -7,6 +7,7 @@ trials; a trial of L steps is time-major, (L, M, ...).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -108,6 +109,19 @@ def _keep(before: State, after: State, alive: Tensor) -> State:
         return after
     chosen = alive.unsqueeze(-1)
     return tuple(torch.where(chosen, new, old) for new, old in zip(after, before, strict=True))
+
+
+def joined(states: Sequence[State]) -> State:
+    """The state of all rows from those of neighbouring shares."""
+    return tuple(torch.cat(_as_long(parts)) for parts in zip(*states, strict=True))
+
+
+def _as_long(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Makes caches (M, layers, 2, heads, capacity, H / heads) as long as the longest; they grow where robots live on."""
+    if parts[0].ndim < 6:
+        return list(parts)
+    longest = max(part.shape[4] for part in parts)
+    return [functional.pad(part, (0, 0, 0, longest - part.shape[4])) for part in parts]
 
 
 def _unroll(cell: nn.RNNBase, inputs: Tensor, truncation: int) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.observe import ObserveTask
 from envs.registry import make
 from metarl.collect import Collector, trial
 from metarl.errors import EnvironmentContractError
@@ -178,6 +179,39 @@ def test_an_environment_that_tells_the_task_tells_it_in_both_halves():
     np.testing.assert_array_equal(seen, np.broadcast_to(np.float32(told)[:, None], seen.shape))
 
 
+class Generous:
+    """A wrapper that pays 7 a step and hands all else through."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    def step(self, action, alive):
+        step = self.env.step(action, alive)
+        return dataclasses.replace(step, reward=np.full(len(alive), 7.0))
+
+
+@pytest.mark.parametrize("wrapped", [Generous, lambda env: ObserveTask(Generous(env))])
+def test_a_wrapper_that_hands_split_through_is_not_left_out(wrapped):
+    env = wrapped(make("half-cheetah-dir", 2))
+    learner = build("maml-trpo", LEARNER_CONFIGS["maml-trpo"](), env.spec.obs_size, 6, seed=0)
+    tasks = env.spec.tasks.sample(stream(0, "tasks"), 2)
+    try:
+        made, _ = Collector(env).trial(learner, tasks, 1, 0, KEY)
+    finally:
+        env.close()
+    assert (made[0].reward == 7.0).all()
+
+
+def test_a_split_that_is_no_verb_is_left_alone():
+    env = RobotBatch()
+    env.split, env.threads = "train", None
+    made, _ = Collector(env).trial(Remembering(), TASKS, 4, 0, KEY)
+    assert_same(made[0], trial(RobotBatch(), Remembering(), TASKS, 4, 0, KEY)[0][0])
+
+
 def test_contexts_that_cannot_be_cut_and_single_tasks_are_collected_as_a_whole():
     for learner, tasks in ((Gain(), TASKS), (Remembering(), TASKS[:1])):
         env = Halving()
@@ -244,6 +278,8 @@ def test_a_failure_in_one_half_ends_the_other_and_is_raised():
     with pytest.raises(RuntimeError, match="on fire"):
         collector.trial(Remembering(), lasting, 1, 0, KEY)
     assert len(waited) == 2 < HORIZON
+    made, _ = collector.trial(Remembering(), lasting[:1], 1, 0, KEY)  # nothing ends the next one
+    assert made[0].valid.all()
     del one.step, other.step
     made, _ = collector.trial(Remembering(), lasting, 1, 0, KEY)  # and works again
     assert made[0].valid.all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metarl.buffers import Sequences
-from metarl.collect import Key, trial
+from metarl.collect import Collector, Key, trial
 from metarl.errors import ConfigError
 from metarl.learners import rl2
 from metarl.learners.configs import Rl2Config
@@ -97,6 +97,20 @@ def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(
         assert float(error) < 1e-5
         metrics = learner.update(context, rollouts)
         assert metrics["update/ratio_error"] < 1e-4
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_halves_of_the_tasks_that_live_for_different_times_are_joined(memory):
+    env = SignBatch(70)  # more steps than the first cache of a transformer holds
+    env.split = lambda parts: [SignBatch(70), SignBatch(70, eventful=True)]
+    learner = Rl2(Rl2Config(memory=memory, max_kl=0.0, **SMALL), 2, 1, seed=0)
+    collector = Collector(env)
+    rollouts, _ = collector.trial(learner, signs(2), 2, 2, Key(0, "train", 0))
+    assert rollouts[0].valid[0].all() and rollouts[0].truncated[1].all()
+    steps = Sequences.of(rollouts)
+    with torch.no_grad():
+        error = (log_probs(learner, steps) - steps.log_prob)[steps.valid].abs().max()
+    assert float(error) < 1e-5
 
 
 def test_another_policy_than_the_one_that_acted_is_refused_and_nothing_changes():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.buffers import Sequences
 from metarl.clipped import approximate_kl, clipped_loss, clipped_share
-from metarl.encoders import MemoryActorCritic, State
+from metarl.encoders import MemoryActorCritic, State, joined
 from metarl.learners.configs import Rl2Config
 from metarl.normalize import Moments, scaled
 from metarl.returns import explained_variance, gae_over_trial, standardise
@@ -52,9 +52,9 @@ class Rl2Context:
     @staticmethod
     def joined(parts: Sequence[Rl2Context]) -> Rl2Context:
         """The context of all tasks from those of neighbouring shares."""
-        state = zip(*(part.state for part in parts), strict=True)
+        state = joined([part.state for part in parts])
         rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
-        return Rl2Context(tuple(map(torch.cat, state)), *map(torch.cat, rest))
+        return Rl2Context(state, *map(torch.cat, rest))
 
 
 @dataclass(frozen=True)
