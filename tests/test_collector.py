@@ -277,7 +277,7 @@ def test_a_failure_in_one_half_ends_the_other_and_is_raised():
     lasting = np.tile(TASKS[2], (4, 1))
     with pytest.raises(RuntimeError, match="on fire"):
         collector.trial(Remembering(), lasting, 1, 0, KEY)
-    assert len(waited) == 2 < HORIZON
+    assert 1 <= len(waited) <= 2 < HORIZON  # it may be told before its first step is over
     made, _ = collector.trial(Remembering(), lasting[:1], 1, 0, KEY)  # nothing ends the next one
     assert made[0].valid.all()
     del one.step, other.step

@@ -266,7 +266,7 @@ def test_a_plug_in_that_breaks_in_training_ends_it_with_exit_code_3_and_can_be_r
     assert cli.train_main([*words, "--iterations", "2"]) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "iteration 0: plugin_envs:Raises, task " in err and "step 2: step raised Zero" in err
+    assert "iteration 1: plugin_envs:Raises, task " in err and "step 2: step raised Zero" in err
     assert "go on with: python" in err
 
 
