@@ -3,7 +3,8 @@
 400 simulations (20 tasks x 20 episodes) under per-task MAML policies, against
 
     the bound      `threads x` the speed of a bare `mj_step` loop on one thread, which replays the very control steps
-                   of our episodes in C: no policy, no observation, no reward, no noise
+                   of our episodes in C: no policy, no observation, no reward, no noise; MuJoCo as it comes
+    lean loop      that loop without MuJoCo's profiler and its search for islands, which our environments switch off
     RL^2           the collector again, under RL^2's memory policy (a GRU of 128 units)
     bare loops     as many such loops at the same time, one a thread: what these cores can really do together
     Async, Subproc Gymnasium's AsyncVectorEnv and Stable-Baselines3's SubprocVecEnv with a policy of the same size
@@ -13,6 +14,7 @@ All take turns in one process, so that only ratios of neighbours in time are rep
 
 from __future__ import annotations
 
+import copy
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -39,6 +41,7 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
+from envs import profiler
 from envs.base import MujocoBatchEnv
 from envs.registry import make
 from metarl.collect import Collector, Key
@@ -125,10 +128,18 @@ class Bare:
 
     `Batch.rollout` of one simulation that records nothing sets the controls and calls mj_step; an episode of T control
     steps is one call.
+
+    Args:
+        env: Whose model is stepped.
+        collected: Whose episodes are replayed.
+        lean: Switch MuJoCo's profiler and its search for islands off, as our environments do.
     """
 
-    def __init__(self, env: MujocoBatchEnv, collected: Rollout):
-        self.batch = Batch(env.model, 1, 1)
+    def __init__(self, env: MujocoBatchEnv, collected: Rollout, *, lean: bool):
+        model = copy.copy(env.model)
+        if not lean:
+            model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
+        self.batch = Batch(model, 1, 1)
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         rngs = KEY.episodes(1, *collected.valid.shape[:2])
         self.starts = [env.robot.initial_state(rng, env.model.qpos0) for rng in rngs]
@@ -158,6 +169,16 @@ class Bare:
             self.replay(range(row, row + 1))
             if not np.array_equal(self.qpos[0], end):
                 raise AssertionError(f"episode {row} is not what the bare loop replays")
+
+
+def profiled(run: Callable[[], int]) -> Callable[[], int]:
+    """The same with MuJoCo's profiler on, as it is when the package is imported."""
+
+    def round() -> int:
+        with profiler.running():
+            return run()
+
+    return round
 
 
 def together(loops: list[Bare]) -> Callable[[], int]:
@@ -239,18 +260,22 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
     horizon = make(work.env, 1).spec.horizon
     # processes are forked before there are threads
     kinds = ("async", "subproc") if work.gymnasium_id else ()
-    vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
+    with profiler.running():
+        vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
     with closing(make(work.env, THREADS)) as env:
         ours, memories = Ours(env, sizes, "maml-trpo"), Ours(env, sizes, "rl2")
         peak, returned = memory(ours)  # later rollouts use its memory again
         collected = ours.collect()
-        loops = [Bare(env, collected) for _ in range(THREADS)]
-        loops[0].check(ours.collector.snapshot())
+        loops = [Bare(env, collected, lean=False) for _ in range(THREADS)]
+        lean = Bare(env, collected, lean=True)
+        for loop in (loops[0], lean):
+            loop.check(ours.collector.snapshot())
         contenders = {
-            "bare": loops[0].replay,
+            "bare": profiled(loops[0].replay),
+            "lean": lean.replay,
             "ours": ours.round,
             "rl2": memories.round,
-            "together": together(loops),
+            "together": profiled(together(loops)),
         }
         contenders |= {kind: vector.round for kind, vector in vectors.items()}
         timings = take_turns(contenders, sizes.rounds)
@@ -278,6 +303,7 @@ def ratios(timings: dict[str, Timing], target: float) -> list[Ratio]:
             f"RL^2 / ({THREADS} x bare)", timings["rl2"], timings["bare"], times=THREADS, target=0.6
         ),
         Ratio.of(f"ours / {THREADS} bare loops together", ours, timings["together"]),
+        Ratio.of(f"ours / ({THREADS} x lean)", ours, timings["lean"], times=THREADS),
     ]
     if "async" in timings:
         found.append(Ratio.of("ours / AsyncVectorEnv", ours, timings["async"], target=3.0))
@@ -289,6 +315,7 @@ def show(found: dict[str, Any]) -> None:
     """Prints one robot's results."""
     names = {
         "bare": "bare mj_step loop, 1 thread",
+        "lean": "the same without profiler and islands",
         "together": f"{THREADS} bare loops together",
         "ours": f"ours, {found['simulations']} simulations, {THREADS} threads",
         "rl2": "ours under RL^2",

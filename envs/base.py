@@ -11,6 +11,7 @@ from typing import Any, Self
 import mujoco
 import numpy as np
 
+from envs import profiler
 from envs.goals import Marker
 from envs.protocol import Step, UnsupportedHere, check_streams, checked_rows, checked_tasks
 from envs.recipe import Recipe
@@ -44,6 +45,7 @@ class MujocoBatchEnv:
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
         self._world: Any = None
+        profiler.stop()
 
     @property
     def threads(self) -> int:

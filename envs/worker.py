@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -232,6 +233,10 @@ class Share:
         assert self._make is not None
         while len(self._envs) <= i:
             self._envs.append(self._make())
+            if "mujoco" in sys.modules:
+                from envs import profiler  # whose import is that of MuJoCo
+
+                profiler.stop()
         return self._envs[i]
 
     def _drawn(self, draw: int, size: int) -> list[Any]:

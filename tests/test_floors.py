@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A module imports only what stands above it. Names of modules that are yet to come are welcome.
 FLOORS = """
-envs.tasks envs.protocol envs.robots envs.goals envs.world envs.recipe envs.variations envs.terrain envs.relief envs.shot envs.rays envs.render envs.plane envs.scene
+envs.tasks envs.protocol envs.robots envs.goals envs.world envs.recipe envs.variations envs.terrain envs.relief envs.shot envs.rays envs.render envs.plane envs.scene envs.profiler
 envs.base envs.observe envs.navigation
 envs.task_rows envs.contract envs.worker envs.worker_pool envs.foreign envs.plugins envs.registry envs.check
 envs.listing envs.episodes envs.adapters envs.sb3
