@@ -21,14 +21,15 @@ from envs.relief import (
     FLOOR_DARK,
     FLOOR_LIGHT,
     HORIZON,
-    SKY,
     Fan,
     Relief,
     checker,
     fan_of,
     painted,
     relief_of,
+    sky_color,
 )
+from envs.shot import geom_colors
 
 # an array compared with the enum itself takes 300 ns an element
 _PLANE, _HEIGHTFIELD = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD)
@@ -132,13 +133,7 @@ class RayCaster:
         self._relief = relief_of(model)
         drawn_otherwise = planes | (model.geom_type == _HEIGHTFIELD)
         self._static = bool((~self._moving & ~drawn_otherwise).any())
-        material = model.geom_matid[:, None]
-        rgba = (
-            np.where(material >= 0, model.mat_rgba[material[:, 0]], model.geom_rgba)
-            if model.nmat
-            else model.geom_rgba
-        )
-        self._albedo = rgba[:, :3].astype(np.float32)
+        self._albedo = geom_colors(model)[:, :3].astype(np.float32)
         level = axes[2] * [1.0, 1.0, 0.0]
         lamp = (
             1.2 * np.array([0.0, 0.0, 1.0]) - 0.55 * axes[0] - 0.45 * level / np.linalg.norm(level)
@@ -218,9 +213,8 @@ class RayCaster:
         right, up, forward = self._axes
         above = (0.5 * height - (np.arange(height) + 0.5)) / self._focal
         slope = forward[2] + above * up[2]
-        glow = np.clip(slope / 0.5, 0.0, 1.0)[:, None] ** 0.7
         image = np.empty((height, width, 3), dtype=np.float32)
-        image[:] = (HORIZON + (SKY - HORIZON) * glow)[:, None].astype(np.float32)
+        image[:] = sky_color(slope)[:, None]
         first = int(np.count_nonzero(slope > -1e-3)) if eye[2] > self.floor else height
         depth = (eye[2] - self.floor) / -slope[first:]
         axis = (np.arange(width) + 0.5 - 0.5 * width) / self._focal

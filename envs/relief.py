@@ -55,6 +55,12 @@ def checker(x: np.ndarray, y: np.ndarray, width_x: np.ndarray, width_y: np.ndarr
     return 0.5 - 0.5 * wave(x, width_x) * wave(y, width_y)
 
 
+def sky_color(rise: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) of the sky in directions that rise by (...) per unit of length."""
+    glow = np.clip(rise / 0.5, 0.0, 1.0)[..., None] ** 0.7
+    return (HORIZON + (SKY - HORIZON) * glow).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Seen:
     """The ground at n pixels of a picture.
@@ -118,7 +124,6 @@ def fan_of(rays: np.ndarray) -> Fan:
     tangent = np.clip(flat[2] / level, -_STEEPEST, _STEEPEST)
     order = np.lexsort((tangent, number))
     number = number[order]
-    glow = np.clip(rays[..., 2:] / 0.5, 0.0, 1.0) ** 0.7
     return Fan(
         order,
         flat[:, order],
@@ -128,7 +133,7 @@ def fan_of(rays: np.ndarray) -> Fan:
         number,
         ahead + np.linspace(low, high, planes),
         np.searchsorted(number, np.arange(planes + 1)),
-        (HORIZON + (SKY - HORIZON) * glow).astype(np.float32),
+        sky_color(rays[..., 2]),
     )
 
 

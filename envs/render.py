@@ -19,7 +19,7 @@ import numpy as np
 
 from envs.goals import Marker
 from envs.rays import FLOOR_DARK, FLOOR_LIGHT, Patch, RayCaster
-from envs.relief import relief_of
+from envs.relief import relief_of, sky_color
 from envs.shot import (
     Figure,
     Shot,
@@ -34,6 +34,9 @@ Backend = Literal["auto", "gl", "rays"]
 
 MARKER_COLOR = np.array([0.05, 0.66, 0.38], dtype=np.float32)
 """Red, green, blue in [0, 1] of every goal; nothing else in a scene is green."""
+
+_FAR = 60.0
+"""Half width of an endless track [m]."""
 
 _PROBE = """
 import mujoco
@@ -145,12 +148,15 @@ def _gl_frames(
 
 
 def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A copy whose floor has the ray caster's colours and does not mirror.
+    """A copy with the ray caster's sky, and its floor: squares of 1 m, and tracks that go on endlessly to their sides.
 
-    A mirrored goal looks like a second one.
+    The floor does not mirror, for a mirrored goal looks like a second one.
     """
     model = copy.copy(model)
     model.mat_reflectance[:] = 0.0
+    model.hfield_size[model.hfield_nrow == 2, 1] = _FAR
+    for sky in np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX):
+        _paint_sky(model, int(sky))
     kinds = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))
     planes = np.flatnonzero(np.isin(model.geom_type, kinds))
     model.geom_rgba[planes] = 1.0
@@ -161,10 +167,26 @@ def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
         start = model.tex_adr[texture]
         end = start + 3 * model.tex_width[texture] * model.tex_height[texture]
         pixels = model.tex_data[start:end].reshape(-1, 3)
-        light = pixels.sum(axis=1, dtype=int) > pixels.sum(axis=1, dtype=int).mean()
-        pixels[:] = 255.0 * np.where(light[:, None], FLOOR_LIGHT, FLOOR_DARK)
+        bright = pixels.sum(axis=1, dtype=int)
+        first = bright < bright.mean()  # so that a square is light where the ray caster's is
+        pixels[:] = 255.0 * np.where(first[:, None], FLOOR_LIGHT, FLOOR_DARK)
         model.mat_rgba[material] = 1.0
+        model.mat_texuniform[material] = True
+        model.mat_texrepeat[material] = 1.0  # each is two squares a side, over two metres
     return model
+
+
+def _paint_sky(model: mujoco.MjModel, texture: int) -> None:
+    """Paints the six faces of a sky: right, left, up, down, front, back, one below the other."""
+    width, channels = int(model.tex_width[texture]), int(model.tex_nchannel[texture])
+    pixels = model.tex_data[model.tex_adr[texture] :][: 6 * width * width * channels]
+    faces = pixels.reshape(6, width, width, channels)
+    row = np.arange(width) + 0.5
+    across, above = np.meshgrid(2.0 * row / width - 1.0, 1.0 - 2.0 * row / width)
+    wall = above / np.sqrt(1.0 + across**2 + above**2)
+    lid = 1.0 / np.sqrt(1.0 + across**2 + above**2)
+    for face, up in zip(faces, (wall, wall, lid, -lid, wall, wall), strict=True):
+        face[..., :3] = 255.0 * sky_color(up)
 
 
 def _add_geom(scene: mujoco.MjvScene, figure: Figure) -> None:

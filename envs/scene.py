@@ -27,7 +27,7 @@ import mujoco
 import numpy as np
 
 from envs.goals import Marker
-from envs.shot import checked_states, plan_shot
+from envs.shot import checked_states, geom_colors, plan_shot
 
 _SHOWN_GROUPS = 3
 """Geoms of groups from here on are hidden, as in MuJoCo's viewer."""
@@ -69,7 +69,7 @@ def mujoco_scene(
     """
     states = checked_states(model, states)
     shot = plan_shot(model, states, marker, camera)
-    shown = np.flatnonzero((model.geom_group < _SHOWN_GROUPS) & (_colors(model)[:, 3] > 0))
+    shown = np.flatnonzero((model.geom_group < _SHOWN_GROUPS) & (geom_colors(model)[:, 3] > 0))
     moving = model.body_weldid[model.geom_bodyid] > 0
     bodies = np.unique(model.geom_bodyid[shown[moving[shown]]])
     data = mujoco.MjData(model)
@@ -112,14 +112,6 @@ def _poses(
     return position, rotation
 
 
-def _colors(model: mujoco.MjModel) -> np.ndarray:
-    """Red, green, blue, opacity (ngeom, 4): of the material where there is one, as in the films."""
-    if not model.nmat:
-        return model.geom_rgba
-    material = model.geom_matid[:, None]
-    return np.where(material >= 0, model.mat_rgba[material[:, 0]], model.geom_rgba)
-
-
 def _geom(
     model: mujoco.MjModel,
     data: mujoco.MjData,
@@ -148,7 +140,7 @@ def _geom(
     return {
         "kind": kind,
         "size": size,
-        "color": _colors(model)[geom].tolist(),
+        "color": geom_colors(model)[geom].tolist(),
         "body": place,
         "position": position.tolist(),
         "rotation": rotation.tolist(),

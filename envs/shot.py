@@ -19,6 +19,10 @@ _SMOOTHING = 15
 """Frames over which the camera averages the robot's path: steps shake, the picture does not."""
 
 
+_UNCOLORED = np.array([0.5, 0.5, 0.5, 1.0], dtype=np.float32)
+"""What MuJoCo takes for "no colour given"."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A part of a marker.
@@ -194,3 +198,11 @@ def marker_level(
         return float(shot.root[row, 2]) + 0.75 * shot.radius
     planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
     return float(model.geom_pos[planes[0], 2]) if len(planes) else 0.0
+
+
+def geom_colors(model: mujoco.MjModel) -> np.ndarray:
+    """Red, green, blue, opacity (ngeom, 4): a colour given to a geom goes before that of its material, as in MuJoCo."""
+    if not model.nmat:
+        return model.geom_rgba
+    bare = (model.geom_rgba == _UNCOLORED).all(axis=1) & (model.geom_matid >= 0)
+    return np.where(bare[:, None], model.mat_rgba[model.geom_matid], model.geom_rgba)

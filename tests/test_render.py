@@ -279,7 +279,39 @@ print(envs.render.gl_works(), [name for name in sys.modules if name.split(".")[0
         assert done.stdout == "False []\n"
 
 
-def test_gl_draws_the_same_camera_and_marker_as_the_ray_caster(tmp_path):
+def draw_with_gl(code, folder, library):
+    """Runs a program that prints "drawn" where a GL context opens."""
+    done = run_python(code, folder, MUJOCO_GL=library)
+    if "drawn" not in done.stdout:
+        assert "envs" not in done.stderr, done.stderr
+        pytest.skip(f"no GL context opens here with {library}")
+
+
+@pytest.mark.parametrize("library", ["egl", "osmesa"])
+@pytest.mark.parametrize("name", ["half-cheetah-terrain", "ant-terrain", "humanoid-dir"])
+def test_gl_draws_the_same_ground_and_sky_as_the_ray_caster(name, library, tmp_path):
+    code = f"""
+import numpy as np
+from envs.registry import make
+from envs.render import gl_works, render_mujoco
+if gl_works():
+    env = make({name!r}, 1)
+    for k, task in enumerate(env.spec.tasks.test.sample(np.random.default_rng(0), 3)):
+        model, marker = env._model_of(task), env.marker(task)
+        for backend in ("gl", "rays"):
+            frame = next(render_mujoco(
+                model, model.qpos0[None], marker, width=320, height=240, backend=backend))
+            np.save(f"{{backend}}{{k}}.npy", frame)
+    print("drawn")
+"""
+    draw_with_gl(code, tmp_path, library)
+    for k in range(3):
+        gl, rays = (np.load(tmp_path / f"{kind}{k}.npy").mean(axis=2) for kind in ("gl", "rays"))
+        assert np.corrcoef(gl.ravel(), rays.ravel())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("library", ["egl", "osmesa"])
+def test_gl_draws_the_same_camera_and_marker_as_the_ray_caster(library, tmp_path):
     code = """
 import numpy as np
 from envs.goals import Marker
@@ -300,10 +332,7 @@ if gl_works():
     assert (model.tex_data == before[0]).all() and model.vis.global_.offwidth == before[1]
     print("drawn")
 """
-    done = run_python(code, tmp_path, MUJOCO_GL="egl")
-    if "drawn" not in done.stdout:
-        assert "envs" not in done.stderr, done.stderr
-        pytest.skip("no GL context opens here")
+    draw_with_gl(code, tmp_path, library)
     for k in (0, 1):
         gl, rays = (np.load(tmp_path / f"{name}{k}.npy") for name in ("gl", "rays"))
         columns = [np.flatnonzero(green(frame).sum(axis=0) > 1)[[0, -1]] for frame in (gl, rays)]

@@ -71,7 +71,7 @@ EVERYTHING = """
     <body name="post" pos="1 2 3" euler="0 0 90"><geom type="box" size="1 2 3" pos="0.5 0 0"/></body>
     <body pos="0 0 5"><freejoint/>
       <geom type="sphere" size="0.3" material="red"/>
-      <geom type="capsule" size="0.1 0.4" rgba="0.1 0.2 0.3 0.5"/>
+      <geom type="capsule" size="0.1 0.4" material="red" rgba="0.1 0.2 0.3 0.5"/>
       <geom type="cylinder" size="0.2 0.5"/>
       <geom type="ellipsoid" size="0.1 0.2 0.3"/>
       <geom type="mesh" mesh="wedge" pos="0 0 1" euler="30 40 50"/>
