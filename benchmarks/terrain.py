@@ -1,0 +1,105 @@
+"""What terrain costs: `python -m benchmarks.terrain [--json FILE] [--quick]`.
+
+400 simulations of a robot on flat ground and on maps of every kind, trained on and held out, in turn in one process. The
+same random actions, environment only: physics, observation, reward and health, no policy. A fallen robot rests, as it does
+in a rollout, and an episode that nobody survives ends.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from benchmarks.side_by_side import (
+    RATIO_HEADER,
+    Ratio,
+    describe,
+    machine,
+    parser,
+    table,
+    take_turns,
+    write_json,
+)
+from envs.base import MujocoBatchEnv
+from envs.registry import make
+from metarl.rng import stream
+
+THREADS = len(os.sched_getaffinity(0))
+ROBOTS = ("ant-dir", "half-cheetah-dir", "walker2d-dir", "hopper-vel", "humanoid-dir")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        rows: Simulations.
+        steps: Control steps of an episode.
+        rounds: Rounds that count.
+    """
+
+    rows: int = 400
+    steps: int = 100
+    rounds: int = 7
+
+
+QUICK = Sizes(rows=20, steps=10, rounds=2)
+
+
+class Walk:
+    """Episodes of random actions on tasks of the training and the test distribution, half each."""
+
+    def __init__(self, env: MujocoBatchEnv, sizes: Sizes):
+        self.env, self.sizes = env, sizes
+        tasks, half = env.spec.tasks, sizes.rows // 2
+        rng = stream(0, "tasks")
+        drawn = [tasks.sample(rng, half), tasks.test.sample(rng, sizes.rows - half)]
+        env.set_tasks(np.concatenate(drawn), 1)
+        shape = (sizes.steps, sizes.rows, env.spec.action_size)
+        self.actions = stream(0, "actions").standard_normal(shape)
+
+    def round(self) -> int:
+        """Runs the episodes; returns control steps."""
+        alive = np.ones(self.sizes.rows, dtype=bool)
+        self.env.reset([stream(0, "start", row) for row in range(self.sizes.rows)])
+        steps = 0
+        for action in self.actions:
+            steps += int(alive.sum())
+            step = self.env.step(action, alive)
+            alive &= ~(step.terminated | step.fault)
+            if not alive.any():
+                break
+        return steps
+
+
+def measure(robot: str, sizes: Sizes) -> Ratio:
+    """Time per step on terrain over that on flat ground."""
+    with ExitStack() as stack:
+        grounds = {"flat": robot, "terrain": f"{robot}-terrain"}
+        walks = {
+            ground: Walk(stack.enter_context(closing(make(name, THREADS))), sizes)
+            for ground, name in grounds.items()
+        }
+        contenders = {ground: walk.round for ground, walk in walks.items()}
+        timings = take_turns(contenders, sizes.rounds)
+    return Ratio.of(robot, timings["flat"], timings["terrain"], target=2.5)
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--envs", nargs="+", choices=ROBOTS, default=ROBOTS)
+    options = arguments.parse_args()
+    sizes = QUICK if options.quick else Sizes()
+    found = machine(("mujoco", "numpy"))
+    print(describe(found), "\n\ntime per step on terrain to that on flat ground, at most the target\n")
+    ratios = [measure(robot, sizes) for robot in options.envs]
+    print(table(RATIO_HEADER, [ratio.row() for ratio in ratios]))
+    results = [asdict(ratio) for ratio in ratios]
+    write_json(options.json, {"machine": found, "sizes": asdict(sizes), "results": results})
+
+
+if __name__ == "__main__":
+    main()
