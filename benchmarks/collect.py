@@ -19,7 +19,7 @@ import os
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -262,8 +262,11 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
     kinds = ("async", "subproc") if work.gymnasium_id else ()
     with profiler.running():
         vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
-    with closing(make(work.env, THREADS)) as env:
-        ours, memories = Ours(env, sizes, "maml-trpo"), Ours(env, sizes, "rl2")
+    with ExitStack() as stack:
+        env = stack.enter_context(closing(make(work.env, THREADS)))
+        ours, memories = (Ours(env, sizes, algo) for algo in ("maml-trpo", "rl2"))
+        for each in (ours, memories):
+            stack.callback(each.collector.close)
         peak, returned = memory(ours)  # later rollouts use its memory again
         collected = ours.collect()
         loops = [Bare(env, collected, lean=False) for _ in range(THREADS)]

@@ -94,7 +94,9 @@ def main() -> None:
     options = arguments.parse_args()
     sizes = QUICK if options.quick else Sizes()
     found = machine(("mujoco", "numpy"))
-    print(describe(found), "\n\ntime per step on terrain to that on flat ground, at most the target\n")
+    print(
+        describe(found), "\n\ntime per step on terrain to that on flat ground, at most the target\n"
+    )
     ratios = [measure(robot, sizes) for robot in options.envs]
     print(table(RATIO_HEADER, [ratio.row() for ratio in ratios]))
     results = [asdict(ratio) for ratio in ratios]
