@@ -88,6 +88,7 @@ class Friction(Variation):
 
     name = "friction"
     fields = ("geom_friction",)
+    sets = True
     formula = "sliding friction of the ground, uniform in log"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:

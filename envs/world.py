@@ -73,6 +73,7 @@ class Variation:
         fields: Model fields it writes.
         derives: Whether other fields follow from them (mass, inertia), so that MuJoCo must compute them anew.
         looks_back: How many control steps back it reads the controls.
+        sets: Whether it sets values whatever they were, and so writes after those that multiply them.
         task_split: Training and test tasks that its source asks for; None draws both afresh.
         formula: What it does, for people.
     """
@@ -81,6 +82,7 @@ class Variation:
     fields: ClassVar[tuple[str, ...]] = ()
     derives: ClassVar[bool] = False
     looks_back: ClassVar[int] = 0
+    sets: ClassVar[bool] = False
     task_split: ClassVar[tuple[int, int] | None] = None
     formula: ClassVar[str] = ""
 
@@ -146,7 +148,7 @@ class World:
         for name, values in self.fields.items():
             option = name.removeprefix("opt.")
             values[:] = getattr(self.model.opt if option != name else self.model, option)
-        for variation, task in self._varied:
+        for variation, task in sorted(self._varied, key=lambda varied: varied[0].sets):
             variation.write(self, task)
         for name, values in kept.items():
             self.fields[name][others] = values
