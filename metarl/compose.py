@@ -141,8 +141,8 @@ def _build_baseline(config: TrainConfig[Any], env: Any, device: Any) -> Any:
 
 
 def training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
-    """The distribution of the environment, or a fixed set drawn once from it."""
-    size = config.sampler.train_tasks
+    """The distribution of the environment, or a fixed set drawn once from it, as the config or else the definition asks."""
+    size = config.sampler.train_tasks or (env.spec.task_split or (0,))[0]
     if size == 0:
         return env.spec.tasks
     from envs.tasks import fixed_set

@@ -189,6 +189,14 @@ def test_the_fixed_training_set_is_all_that_is_trained_on():
     assert len(trained_tasks(CONFIG)) == 40
 
 
+def test_a_definition_with_a_fixed_number_of_training_tasks_is_trained_on_as_many():
+    config = dataclasses.replace(CONFIG, env="hopper-params")
+    assert len(training_tasks(make("hopper-params"), config).tasks) == 40
+    sampler = dataclasses.replace(CONFIG.sampler, train_tasks=7)
+    asked = dataclasses.replace(config, sampler=sampler)
+    assert len(training_tasks(make("hopper-params"), asked).tasks) == 7
+
+
 def test_a_trainer_gives_the_environment_tasks_of_the_fixed_set(tmp_path):
     sampler = dataclasses.replace(CONFIG.sampler, train_tasks=3)
     config = dataclasses.replace(CONFIG, sampler=sampler)
