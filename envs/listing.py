@@ -17,16 +17,17 @@ def listing() -> str:
 
     Nothing is built that a name alone does not need, so that the answer comes at once.
     """
-    described = [
-        _described(factory.spec(name), factory.variations)
+    each = [
+        described(factory.spec(name), factory.variations)
         if isinstance(factory, Recipe)
-        else _described(factory(name, 1).spec)
+        else described(factory(name, 1).spec)
         for name, factory in ENVIRONMENTS.items()
     ]
-    return "\n".join([*described, "", _families()])
+    return "\n".join([*each, "", _families()])
 
 
-def _described(spec: EnvSpec, variations: Sequence[Variation] = ()) -> str:
+def described(spec: EnvSpec, variations: Sequence[Variation] = ()) -> str:
+    """Sizes, task numbers, worlds, split, reward and floors of one environment."""
     floors = ", ".join(f"{name} {value:.0f}" for name, value in spec.floors.items())
     lines = [
         f"{spec.name:24} T={spec.horizon} dt={spec.dt:g} s  S={spec.obs_size} "
@@ -50,7 +51,7 @@ def _split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> str:
         text = f"held out {numbers(changed)}"
     else:
         text = "fresh draws" if tasks.held_out else "none: test = train"
-    return text + (f"; {sizes[0]} train and {sizes[1]} test tasks" if sizes else "")
+    return text + (f"; {sizes[0]} fixed training tasks, tested on {sizes[1]}" if sizes else "")
 
 
 def numbers(variables: Sequence[Variable]) -> str:
@@ -76,7 +77,8 @@ def _alike(variable: Variable) -> tuple[str, str, str]:
 
 def _families() -> str:
     lines = [
-        "robot-goal-variation-... names any other: one robot, one goal or none, any variations"
+        "robot-goal-variation-... names any other: one robot, one goal or none, any variations; "
+        "--env NAME --list-envs describes it"
     ]
     for robot, goals in FAMILIES.items():
         words = ", ".join(
@@ -84,7 +86,7 @@ def _families() -> str:
             for word, recipe in goals.items()
         )
         lines.append(f"  {robot:14}{words}")
-    lines.append("variations, and their numbers for ant")
+    lines.append("variations, and their numbers for ant (planar robots have fewer)")
     for word, variation in WORLDS.items():
         tasks = variation.tasks(ROBOTS["ant"])
         split = _split(tasks, variation.task_split)

@@ -169,7 +169,10 @@ class Terrain(Variation):
 
     name = "terrain"
     fields = ("geom_dataid",)
-    formula = "the ground is a map of the given kind, level of difficulty and patch"
+    formula = (
+        "the ground is a map of the given kind, level of difficulty and patch; its edge, "
+        f"{FIELD.half_x:g} m from the start ({TRACK.half_x:g} m for planar robots), ends the episode"
+    )
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Puts the atlas into the model and the first map in place of the plane."""

@@ -47,7 +47,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: list[str]) -> None:
     config = parse(argv)
     if config.list_envs:
-        print(list_envs())
+        print(_description(config) if config.env else list_envs())
         return
     env = build_env(config)
     from metarl import run_folder
@@ -175,6 +175,14 @@ def _device_name(device: Any) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _description(config: TrainConfig[Any]) -> str:
+    """What --list-envs prints of the environment that --env names, whatever its name."""
+    from envs.listing import described
+
+    env = build_env(config)
+    return described(env.spec, getattr(env, "variations", ()))
 
 
 def list_envs() -> str:

@@ -44,7 +44,7 @@ class SamplerConfig:
     """Adaptations in a trial (K), >= 0; a trial is K + 1 rollouts."""
 
     train_tasks: int = 0
-    """Size of the fixed set of training tasks; 0 draws from the continuous distribution."""
+    """Size of the fixed set of training tasks; 0 is that of the environment's definition, or draws from its distribution."""
 
     threads: int = 0
     """Physics threads; 0 takes all cores. Results do not depend on it."""
@@ -113,7 +113,7 @@ class TrainConfig(Generic[L]):
     """Run folder to go on with, as if it had never stopped."""
 
     list_envs: bool = False
-    """Print the environments' names and exit."""
+    """Print the environments' names, with --env what there is to know of that one, and exit."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How much experience one iteration collects."""

@@ -117,6 +117,17 @@ def test_a_full_disk_is_one_line_with_exit_code_6(capsys):
     assert one_line(err) and "No space left on device: 'metrics.jsonl'" in err
 
 
+def test_any_environment_is_described_by_name(capsys):
+    assert cli.train_main(["--env", "hopper-vel-wind-params", "--list-envs"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("hopper-vel-wind-params ") and "floors" in said
+    # a planar robot has no wind from the side, and its range follows from its weight
+    assert "wind_x" in said and "wind_y" not in said
+    assert "40 fixed training tasks, tested on 10" in said
+    assert cli.train_main(["--env", "hoper-vel", "--list-envs"]) == 2
+    assert "did you mean 'hopper-vel'?" in capsys.readouterr().err
+
+
 def test_a_reader_that_goes_away_is_one_line(tmp_path):
     process = start(*TRAIN, "--list-envs", cwd=tmp_path)
     process.stdout.close()

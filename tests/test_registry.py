@@ -174,8 +174,8 @@ def test_the_list_says_numbers_units_ranges_split_and_floors():
         "angle in [0, 6.283] rad, kind of slopes, rough, waves, level in [0.2, 1], patch in [0, 3]",
         "held out kind of stairs, basin, hill, steep, gaps",
         "held out limb = 3",
-        "fresh draws; 100 train and 30 test tasks",
-        "fresh draws; 40 train and 10 test tasks",
+        "fresh draws; 100 fixed training tasks, tested on 30",
+        "fresh draws; 40 fixed training tasks, tested on 10",
         "none: test = train",
         "mass (7 numbers) in [-3, 3], inertia (21 numbers)",
     ):
