@@ -1,8 +1,9 @@
 """What terrain costs: `python -m benchmarks.terrain [--json FILE] [--quick]`.
 
 400 simulations of a robot on flat ground and on maps of every kind, trained on and held out, in turn in one process. The
-same random actions, environment only: physics, observation, reward and health, no policy. A fallen robot rests, as it does
-in a rollout, and an episode that nobody survives ends.
+same random actions, environment only: physics, observation, reward and health, no policy. Maps are flat around the start, so
+the robots begin at places all over them. A fallen robot rests, as it does in a rollout, and an episode that nobody
+survives ends.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from envs.registry import make
 from metarl.rng import stream
 
 THREADS = len(os.sched_getaffinity(0))
+PLACES = 20.0
+"""How far from the middle of a map the robots begin, at most, along each axis [m]."""
+REACH = np.linspace(-0.75, 0.75, 7)
 ROBOTS = ("ant-dir", "half-cheetah-dir", "walker2d-dir", "hopper-vel", "humanoid-dir")
 
 
@@ -60,11 +64,28 @@ class Walk:
         env.set_tasks(np.concatenate(drawn), 1)
         shape = (sizes.steps, sizes.rows, env.spec.action_size)
         self.actions = stream(0, "actions").standard_normal(shape)
+        self.starts = self._starts()
+
+    def _starts(self) -> tuple[np.ndarray, np.ndarray]:
+        """States (M, nq), (M, nv) at rest height above the highest ground within a robot's reach."""
+        env, rng = self.env, stream(0, "starts")
+        pairs = [env.robot.initial_state(rng, env.model.qpos0) for _ in range(self.sizes.rows)]
+        qpos, qvel = map(np.array, zip(*pairs, strict=True))
+        place = rng.uniform(-PLACES, PLACES, (self.sizes.rows, 2))
+        place[:, 1:] *= not env.robot.planar
+        axes = 1 if env.robot.planar else 2
+        qpos[:, :axes] += place[:, :axes]
+        ground = env._world.ground
+        if ground is not None:
+            across, along = np.meshgrid(REACH, REACH)
+            around = ground.height(place[:, :1] + across.ravel(), place[:, 1:] + along.ravel())
+            qpos[:, env.robot.height_index] += around.max(axis=1)
+        return qpos, qvel
 
     def round(self) -> int:
         """Runs the episodes; returns control steps."""
         alive = np.ones(self.sizes.rows, dtype=bool)
-        self.env.reset([stream(0, "start", row) for row in range(self.sizes.rows)])
+        self.env.restore(*self.starts)
         steps = 0
         for action in self.actions:
             steps += int(alive.sum())

@@ -177,7 +177,7 @@ def _device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _description(config: TrainConfig[Any]) -> str:
+def _description(config: Any) -> str:
     """What --list-envs prints of the environment that --env names, whatever its name."""
     from envs.listing import described
 
