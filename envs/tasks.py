@@ -333,4 +333,5 @@ def describe(variables: Sequence[Variable], task: np.ndarray) -> str:
 def _said(variable: Variable, value: float) -> str:
     if variable.labels:
         return f"{variable.name} {variable.labels[int(value)]}"
-    return f"{variable.name} {value:.2f}" + ("" if variable.unit == "1" else f" {variable.unit}")
+    number = f"{value:.2f}".removesuffix(".00")  # limb 5, not 5.00
+    return f"{variable.name} {number}" + ("" if variable.unit == "1" else f" {variable.unit}")

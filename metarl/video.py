@@ -113,7 +113,8 @@ def _said(variable: Any, value: float) -> str:
     name = variable.name.replace("_", " ")
     if labels := getattr(variable, "labels", ()):
         return f"{name} {labels[int(value)]}"
-    return f"{name} {value:.2f}" + ("" if variable.unit == "1" else f" {variable.unit}")
+    number = f"{value:.2f}".removesuffix(".00")  # limb 5, not 5.00
+    return f"{name} {number}" + ("" if variable.unit == "1" else f" {variable.unit}")
 
 
 def write_video(

@@ -81,7 +81,7 @@ def test_poses_and_rewards_come_back_as_they_were_recorded(tmp_path):
     assert data["rate"] == 20.0
     (row,) = data["tasks"]
     (found,) = row["episodes"]
-    assert row["words"] == "goal 2.00 m, goal 1.00 m" and found["label"] == "before adaptation"
+    assert row["words"] == "goal 2 m, goal 1 m" and found["label"] == "before adaptation"
     size = found["frames"], found["bodies"]
     assert size == (200, 13)
     scene = env.scene(played.states, played.task)

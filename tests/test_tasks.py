@@ -170,7 +170,7 @@ def test_a_set_needs_a_task():
 
 def test_a_task_is_described_with_its_units():
     variables = (Variable("angle", "rad", 0.0, 7.0), Variable("sign", "1", -1.0, 1.0))
-    assert describe(variables, np.array([np.pi / 2, -1.0])) == "angle 1.57 rad, sign -1.00"
+    assert describe(variables, np.array([np.pi / 2, -1.0])) == "angle 1.57 rad, sign -1"
     kind = Variable("kind", "1", 0.0, 1.0, labels=("slopes", "stairs"))
     assert describe((kind,), np.array([1.0])) == "kind stairs"
     with pytest.raises(ValueError, match="zip"):

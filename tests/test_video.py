@@ -126,9 +126,9 @@ def test_a_long_label_is_shortened_before_it_meets_the_return():
 def test_tasks_are_said_with_unit_and_without_for_pure_numbers():
     sign = SimpleNamespace(name="sign", unit="1")
     goal = SimpleNamespace(name="goal_x", unit="m")
-    assert say_task((sign, goal), np.array([-1.0, 0.5])) == "sign -1.00, goal x 0.50 m"
+    assert say_task((sign, goal), np.array([-1.0, 0.5])) == "sign -1, goal x 0.50 m"
     kind = SimpleNamespace(name="kind", unit="1", labels=("slopes", "stairs"))
-    assert say_task((kind, sign), np.array([1.0, -1.0])) == "kind stairs, sign -1.00"
+    assert say_task((kind, sign), np.array([1.0, -1.0])) == "kind stairs, sign -1"
 
 
 @pytest.mark.parametrize(
