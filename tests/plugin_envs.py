@@ -95,6 +95,22 @@ class AbortsOnce(Spot):
         return super().step(action)
 
 
+class HangsInReset(Spot):
+    def reset(self, *, seed=None, options=None):
+        if self.spot > 0.5:
+            time.sleep(600.0)
+        return super().reset(seed=seed)
+
+
+class AbortsInSample(Spot):
+    """Dies whenever it shall draw few tasks."""
+
+    def sample_tasks(self, rng, n):
+        if n < 64:
+            die()
+        return super().sample_tasks(rng, n)
+
+
 class RandomAbortsOnce(AbortsOnce):
     def obs(self):
         return np.array([self.x + 1e-9 * time.monotonic(), self.t])
@@ -350,3 +366,14 @@ class Elsewhere:
 
     def __reduce__(self):
         return not_here, ()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesAtTheStart:
+    """A maker that kills the worker it is sent to."""
+
+    def __reduce__(self):
+        return die, ()
