@@ -292,6 +292,30 @@ class Images(Spot):
     observation_space = Box(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
+class ChannelsFirst(Spot):
+    observation_space = Box(0.0, 1.0, (3, 8, 8))
+
+
+class Grey(Spot):
+    observation_space = Box(0, 255, (64, 48), dtype=np.uint8)
+
+
+class ImageInDict(Spot):
+    observation_space = gymnasium.spaces.Dict(
+        {"arm": Box(-1.0, 1.0, (7,)), "image": Images.observation_space}
+    )
+
+
+class ImageInTupleInDict(Spot):
+    observation_space = gymnasium.spaces.Dict(
+        {"eyes": gymnasium.spaces.Tuple([Box(0.0, 1.0, (2,)), Box(0.0, 1.0, (8, 8, 1))])}
+    )
+
+
+class Matrix(Spot):
+    observation_space = Box(-1.0, 1.0, (2, 3))
+
+
 class DictObs(Spot):
     observation_space = gymnasium.spaces.Dict({"x": Box(-1.0, 1.0, (1,))})
 

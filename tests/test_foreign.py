@@ -393,6 +393,11 @@ def test_a_raised_error_names_its_line():
     [
         ("NoTasks", "lacks sample_tasks and set_task; the contract is sample_tasks(rng, n)"),
         ("Images", "image observations (64, 64, 3) are not supported; give a vector"),
+        ("ChannelsFirst", "image observations (3, 8, 8) are not supported; give a vector"),
+        ("Grey", "image observations (64, 48) are not supported; give a vector"),
+        ("ImageInDict", "image observations (64, 64, 3) are not supported; give a vector"),
+        ("ImageInTupleInDict", "image observations (8, 8, 1) are not supported; give a vector"),
+        ("Matrix", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
         ("DictObs", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
         ("Switches", "the action space MultiBinary(3) is not supported; it must be a Box of one"),
         ("NoHorizon", "says no horizon; give the class one, as in `horizon = 200`"),
