@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
-from envs.foreign import ForeignEnv
+from envs.foreign import ForeignEnv, PluginFailure
 from envs.protocol import BatchEnv
 
 GROUP = "metarl.envs"
@@ -104,11 +104,23 @@ def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
         threads: Threads or worker processes; 0 takes all cores.
 
     Raises:
-        PluginFailure: It breaks the contract.
+        PluginFailure: It breaks the contract, or is neither a class of environments nor a function of two arguments.
     """
     import gymnasium
 
     one_at_a_time = isinstance(thing, functools.partial) and thing.func is gymnasium.make
     if one_at_a_time or (inspect.isclass(thing) and issubclass(thing, gymnasium.Env)):
         return ForeignEnv(name, thing, threads)
+    if not _takes(thing, name, threads):
+        raise PluginFailure(f"{name}: neither a gymnasium.Env class nor a function (name, threads)")
     return thing(name, threads)
+
+
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # what is written in C may have no signature: a call will show
+    return True

@@ -86,6 +86,24 @@ def test_a_class_is_run_in_workers_and_a_function_makes_a_batch(installed):
     assert make("batches:fast", 5).spec.horizon == 5
 
 
+@pytest.mark.parametrize("thing", ["without", "One", "Plain", "keyword"])
+def test_what_is_no_class_and_no_function_of_name_and_threads_is_refused(thing, installed):
+    installed(
+        "makers",
+        "without = lambda: None\ndef One(name): ...\nclass Plain: ...\n"
+        "def keyword(name, *, threads): ...\n",
+    )
+    words = f"makers:{thing}: neither a gymnasium.Env class nor a function \\(name, threads\\)$"
+    with pytest.raises(EnvironmentContractError, match=f"^--env {words}"):
+        compose.make_env(f"makers:{thing}")
+
+
+def test_an_error_within_a_function_that_makes_a_batch_is_its_own(installed):
+    installed("faulty", "def make(name, threads, extra=1):\n    return len(5)\n")
+    with pytest.raises(EnvironmentContractError, match=r"TypeError: .*faulty.py, line 2"):
+        compose.make_env("faulty:make")
+
+
 @pytest.mark.parametrize("name", ["HiddenSpot-v0", "plugin_ids:HiddenSpot-v0"])
 def test_an_id_of_gymnasium_is_run_with_its_time_limit(installed, name):
     installed(
