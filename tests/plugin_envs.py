@@ -71,6 +71,26 @@ class Raises(Spot):
         return super().step(action)
 
 
+class RaisesInterrupt(Spot):
+    def step(self, action):
+        if self.t == 2 and self.spot > 0.5:
+            raise KeyboardInterrupt("by a key")
+        return super().step(action)
+
+
+class InterruptInSample(Spot):
+    def sample_tasks(self, rng, n):
+        raise KeyboardInterrupt("by a key")
+
+
+class TakesInterrupts(Spot):
+    """Wants to hear of Ctrl-C itself, as some libraries of robots do."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Hangs(Spot):
     def step(self, action):
         if self.t == 2 and self.spot > 0.5:

@@ -290,12 +290,23 @@ def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
         assert play(env)[0].shape == (STEPS + 1, ROWS, 2)
 
 
-def test_ctrl_c_does_not_reach_the_workers(spots):
-    spots.set_tasks(TASKS, EPISODES)
-    ids = process_ids(spots)
-    for number in ids:
-        os.kill(number, signal.SIGINT)
-    assert same(play(spots), loop()) and process_ids(spots) == ids
+@pytest.mark.parametrize("kind", ["Spot", "TakesInterrupts"])
+def test_ctrl_c_does_not_reach_the_workers(kind):
+    with closing(ForeignEnv(kind, getattr(plugin_envs, kind), 2)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        ids = process_ids(env)
+        for number in ids:
+            os.kill(number, signal.SIGINT)
+        assert same(play(env), loop()) and process_ids(env) == ids
+
+
+def test_an_interrupt_that_a_plug_in_raises_is_an_error_like_others(capfd):
+    text = message(lambda: played(plugin_envs.RaisesInterrupt))
+    where = "RaisesInterrupt, task 2 (spot 0.70), episode 0, step 2: "
+    assert text.startswith(where + "step raised KeyboardInterrupt: by a key (")
+    text = message(lambda: ForeignEnv("mine", plugin_envs.InterruptInSample, 1))
+    assert text.startswith("mine: KeyboardInterrupt: by a key (")
+    assert capfd.readouterr() == ("", "")
 
 
 def running(number):
