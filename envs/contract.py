@@ -124,14 +124,26 @@ def obs_space(env: Any) -> Any:
     space = env.observation_space
     if isinstance(space, Box) and len(space.shape) == 1:
         return space
-    if isinstance(space, Box) and len(space.shape) > 1 and space.dtype == np.uint8:
-        raise Refused(
-            f"image observations {space.shape} are not supported; give a vector of numbers"
-        )
+    if images := _images(space):
+        raise Refused(f"image observations {images[0]} are not supported; give a vector of numbers")
     raise Refused(
         f"the observation space {str(space):.120} is no vector; wrap the environment in "
         "gymnasium.wrappers.FlattenObservation"
     )
+
+
+def _images(space: Any) -> list[tuple[int, ...]]:
+    """Shapes of the images in a space, also of those in the parts of a Dict or Tuple."""
+    from gymnasium.spaces import Box, Dict, Tuple
+
+    if isinstance(space, (Dict, Tuple)):
+        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return [shape for part in parts for shape in _images(part)]
+    if not isinstance(space, Box):
+        return []
+    # rows, columns and channels in any order and of any type; bytes may lack the channels
+    image = len(space.shape) > (1 if space.dtype == np.uint8 else 2)
+    return [space.shape] if image else []
 
 
 def action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:

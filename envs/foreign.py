@@ -25,7 +25,7 @@ from envs.protocol import EnvSpec, NoPictures, Step, check_streams, checked_task
 from envs.task_rows import ForeignTasks
 from envs.tasks import describe
 from envs.worker import Block
-from envs.worker_pool import Died, Failed, Worker
+from envs.worker_pool import Died, Failed, Resources, Worker
 
 TIMEOUT = 120.0
 """How long one row may take for one step or reset, and a plug-in to start, before it counts as hanging [s]."""
@@ -36,22 +36,6 @@ MAX_STARTS = 3
 
 class PluginFailure(ValueError):
     """A plug-in breaks the contract, raises, hangs or dies; names the environment and the place."""
-
-
-@dataclass
-class _Resources:
-    """What outlives a ForeignEnv unless it is given back."""
-
-    workers: list[Worker] = field(default_factory=list)
-    block: Block | None = None
-
-    def release(self) -> None:
-        for worker in self.workers:
-            worker.kill()
-        self.workers.clear()
-        if self.block is not None:
-            self.block.release(unlink=True)
-            self.block = None
 
 
 @dataclass
@@ -96,13 +80,14 @@ class ForeignEnv:
             ForkingPickler.dumps(make)  # as the pipe to a worker will, before one is started
         except Exception as error:
             raise PluginFailure(f"{name}: {make!r} cannot be sent to a worker: {error}") from error
-        self._resources = _Resources()
+        self._resources = Resources()
         self._finalizer = weakref.finalize(self, self._resources.release)
         self._facts: Facts | None = None
         self._tasks: np.ndarray | None = None
         self._episode: _Episode | None = None
         self._films: list[_Episode] = []
-        self._facts = facts = self._first_worker().facts
+        self._start_up_to(1)
+        self._facts = facts = self._resources.workers[0].facts
         self.spec = EnvSpec(
             name=name,
             version=1,
@@ -131,15 +116,14 @@ class ForeignEnv:
         """
         rows = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
         num_rows, block = len(rows), self._resources.block
+        num_shares = min(self._max_workers, num_rows)
+        self._start_up_to(num_shares)
         if block is None or block.num_rows != num_rows:
             if block is not None:
                 block.release(unlink=True)
             self._resources.block = Block(num_rows, self.spec.obs_size, self.spec.action_size)
         self._tasks, self._num_episodes, self._episode = rows, num_episodes, None
-        num_shares = min(self._max_workers, num_rows)
         self._bounds = [num_rows * i // num_shares for i in range(num_shares + 1)]
-        while len(self._resources.workers) < num_shares:
-            self._resources.workers.append(self._start())
         self._exchange("take", range(num_shares))
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
@@ -271,23 +255,25 @@ class ForeignEnv:
     def _start(self) -> Worker:
         return Worker(self.make, self._facts, self._timeout)
 
-    def _first_worker(self) -> Worker:
-        if not self._resources.workers:
-            try:
+    def _start_up_to(self, count: int) -> None:
+        """Starts workers until there are so many."""
+        try:
+            while len(self._resources.workers) < count:
                 self._resources.workers.append(self._start())
-            except Failed as error:
-                raise PluginFailure(f"{self._name}: {error}") from error
-            except Died as error:
-                raise PluginFailure(
-                    f"{self._name}: its process died at the start ({error})"
-                ) from error
-        return self._resources.workers[0]
+        except Failed as error:
+            raise PluginFailure(f"{self._name}: {error}") from error
+        except Died as error:
+            raise PluginFailure(f"{self._name}: its process died at the start ({error})") from error
 
     def _ask_first(self, verb: str, *arguments: Any) -> Any:
-        """Asks the first worker something that has no row."""
+        """Asks the first worker something that has no row; it is replaced if it dies."""
+        self._start_up_to(1)
         try:
-            return self._first_worker().ask(verb, *arguments)
-        except (Failed, Died) as error:
+            try:
+                return self._resources.workers[0].ask(verb, *arguments)
+            except Died as error:
+                return self._replace(0, error, verb, *arguments)
+        except Failed as error:
             self._resources.release()
             self._tasks = self._episode = None
             raise PluginFailure(f"{self._name}: {verb}: {error}") from error
@@ -318,12 +304,15 @@ class ForeignEnv:
                 failures.append(error)
         for share, error in dead.items():
             try:
-                self._replace(verb, share, error)
+                self._replace(share, error, *self._message(verb, share))
             except Failed as failure:
                 failures.append(failure)
         if failures:
             first = min(failures, key=lambda failure: -1 if failure.row is None else failure.row)
-            raise PluginFailure(f"{self._name}, {self._place(first.row, verb)}: {first}") from first
+            place = self._place(first.row, verb)
+            if verb != "step":  # there is nothing to play again
+                self._tasks, self._episode = None if verb == "take" else self._tasks, None
+            raise PluginFailure(f"{self._name}, {place}: {first}") from first
 
     def _message(self, verb: str, share: int) -> tuple[Any, ...]:
         start, stop = self._bounds[share : share + 2]
@@ -335,8 +324,12 @@ class ForeignEnv:
             return verb, self._episode.seeds[start:stop]
         return (verb,)
 
-    def _replace(self, verb: str, share: int, error: Died) -> None:
-        """Starts a worker in place of a dead one and lets it do all that the dead one had done, then the verb."""
+    def _replace(self, share: int, error: Died, verb: str, *arguments: Any) -> Any:
+        """Starts a worker in place of a dead one and lets it do all that the dead one had done, then the verb.
+
+        Raises:
+            Failed: It fails, or dies again and again.
+        """
         workers = self._resources.workers
         for _ in range(MAX_STARTS - 1):
             row = workers[share].row
@@ -344,29 +337,32 @@ class ForeignEnv:
             try:
                 workers[share] = self._start()
                 self._redo(verb, share)
-                return
+                return workers[share].ask(verb, *arguments)
             except Died as again:
                 error = again
         raise Failed(row, f"its process died {MAX_STARTS} times ({error})")
 
     def _redo(self, verb: str, share: int) -> None:
-        worker, rows = self._resources.workers[share], slice(*self._bounds[share : share + 2])
-        if verb != "take":
-            worker.ask(*self._message("take", share))
+        """Lets a new worker do what the current tasks and episodes asked of its share before a verb."""
+        worker, episode = self._resources.workers[share], self._episode
+        if verb == "take" or self._tasks is None:
+            return
+        worker.ask(*self._message("take", share))
+        if verb == "reset" or episode is None:
+            return
+        if verb != "step" and len(episode.rewards) >= self.spec.horizon:
+            return  # what comes next is a reset
+        worker.ask(*self._message("reset", share))
+        rows = slice(*self._bounds[share : share + 2])
+        for step in range(len(episode.rewards)):
+            self._load(rows, step)
+            worker.ask("step")
+        differs = (self._block.obs[rows] != self._obs[rows]).any(axis=1)
+        if differs.any():
+            row = rows.start + int(np.argmax(differs))
+            raise Failed(row, "its process died, and the episode did not come out the same again")
         if verb == "step":
-            assert self._episode is not None
-            worker.ask(*self._message("reset", share))
-            for step in range(len(self._episode.actions) - 1):
-                self._load(rows, step)
-                worker.ask("step")
-            differs = (self._block.obs[rows] != self._obs[rows]).any(axis=1)
-            if differs.any():
-                row = rows.start + int(np.argmax(differs))
-                raise Failed(
-                    row, "its process died, and the episode did not come out the same again"
-                )
             self._load(rows, -1)
-        worker.ask(*self._message(verb, share))
 
     def _load(self, rows: slice, step: int) -> None:
         """Writes a step of the episode into some rows of the shared memory."""

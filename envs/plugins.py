@@ -13,11 +13,13 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from envs.foreign import ForeignEnv
+from envs.foreign import ForeignEnv, PluginFailure
 from envs.protocol import BatchEnv
 
 GROUP = "metarl.envs"
@@ -62,9 +64,9 @@ def find(name: str) -> Callable[..., Any] | None:
     if not colon:
         return _registered(name)
     if not module_name or module_name.startswith(".") or not attribute:
-        raise UnknownEnvironment(
-            f"{name!r}: write module:attribute, for example my_robots:MyEnv or my_robots:make_env"
-        )
+        example = "write module:attribute, for example my_robots:MyEnv or my_robots:make_env"
+        hint = _no_file(module_name, attribute)
+        raise UnknownEnvironment(f"{name!r}: {example}{hint}")
     return _attribute(name, module_name, attribute)
 
 
@@ -72,7 +74,10 @@ def _attribute(name: str, module_name: str, attribute: str) -> Callable[..., Any
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UnknownEnvironment(f"{name!r}: no module {error.name!r} can be imported") from error
+        hint = _no_file(module_name, attribute)
+        raise UnknownEnvironment(
+            f"{name!r}: no module {error.name!r} can be imported{hint}"
+        ) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         found = _registered(attribute)
@@ -83,6 +88,16 @@ def _attribute(name: str, module_name: str, attribute: str) -> Callable[..., Any
             f"{name!r}: {module_name} has no class or function {attribute!r}{hint}"
         )
     return found
+
+
+def _no_file(path: str, attribute: str) -> str:
+    """Words for an error message on a module that was given as a file, or "" where it was not."""
+    if not attribute or not (path.endswith(".py") or "/" in path):
+        return ""
+    folder, parts = "", Path(os.path.relpath(path)).with_suffix("").parts
+    if ".." in parts:  # out of reach from here
+        folder, parts = f" with PYTHONPATH={Path(path).parent}", parts[-1:]
+    return f"; give a module, not a file: {'.'.join(parts)}:{attribute}{folder}"
 
 
 def _registered(name: str) -> Callable[..., Any] | None:
@@ -104,11 +119,23 @@ def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
         threads: Threads or worker processes; 0 takes all cores.
 
     Raises:
-        PluginFailure: It breaks the contract.
+        PluginFailure: It breaks the contract, or is neither a class of environments nor a function of two arguments.
     """
     import gymnasium
 
     one_at_a_time = isinstance(thing, functools.partial) and thing.func is gymnasium.make
     if one_at_a_time or (inspect.isclass(thing) and issubclass(thing, gymnasium.Env)):
         return ForeignEnv(name, thing, threads)
+    if not _takes(thing, name, threads):
+        raise PluginFailure(f"{name}: neither a gymnasium.Env class nor a function (name, threads)")
     return thing(name, threads)
+
+
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # what is written in C may have no signature: a call will show
+    return True

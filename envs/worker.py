@@ -97,8 +97,7 @@ def serve(connection: Any, progress: Any) -> None:
             or ("failed", row or None, words).
         progress: Two shared integers: how many rows were worked on, and which is now.
     """
-    # Ctrl-C is for the trainer, which finishes its iteration
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_interrupts_to_the_trainer()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = Share(progress)
     while True:
@@ -114,9 +113,14 @@ def serve(connection: Any, progress: Any) -> None:
             answer = ("done", getattr(share, verb)(*arguments))
         except RowFailed as error:
             answer = ("failed", error.row, str(error))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # also a KeyboardInterrupt, which is the plug-in's own
             answer = ("failed", None, words_of(error))
         connection.send(answer)
+
+
+def _leave_interrupts_to_the_trainer() -> None:
+    """Ignores Ctrl-C: the trainer hears it too, and finishes its iteration."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_with_parent() -> None:
@@ -224,7 +228,7 @@ class Share:
         self._progress[1] = row
         try:
             work()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             said = "" if isinstance(error, Refused) else f"{verb} raised "
             raise RowFailed(row, said + words_of(error)) from error
         self._progress[0] += 1
@@ -233,6 +237,7 @@ class Share:
         assert self._make is not None
         while len(self._envs) <= i:
             self._envs.append(self._make())
+            _leave_interrupts_to_the_trainer()  # again: libraries of robots take them
             if "mujoco" in sys.modules:
                 from envs import profiler  # whose import is that of MuJoCo
 

@@ -8,10 +8,11 @@ import signal
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from envs.contract import Facts
-from envs.worker import serve
+from envs.worker import Block, serve
 
 
 class Died(Exception):
@@ -112,6 +113,23 @@ class Worker:
         self._process.kill()
         self._process.join()
         self._connection.close()
+
+
+@dataclass
+class Resources:
+    """What outlives an environment in workers unless it is given back."""
+
+    workers: list[Worker] = field(default_factory=list)
+    block: Block | None = None
+
+    def release(self) -> None:
+        """Ends the workers and gives the shared memory back."""
+        for worker in self.workers:
+            worker.kill()
+        self.workers.clear()
+        if self.block is not None:
+            self.block.release(unlink=True)
+            self.block = None
 
 
 @contextmanager

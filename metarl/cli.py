@@ -34,7 +34,13 @@ from metarl.errors import (
     Preempted,
     reporting,
 )
-from metarl.options import check_env_options, evaluate_options, report_options, video_options
+from metarl.options import (
+    check_env_options,
+    evaluate_options,
+    report_options,
+    video_options,
+    with_negative_values,
+)
 
 # ------------------------------------------------------------------------------------------------ train
 
@@ -202,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m metarl <verb>`; returns the exit code."""
 
     def command() -> None:
-        options = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        options = _parser().parse_args(with_negative_values(words))
         options.function(options)
 
     return reporting(command)

@@ -136,7 +136,8 @@ def write_films(
         raise ConfigError(f"--format html: {name} has no scene to show; take mp4 or gif")
     turns = "camera" in inspect.signature(env.render).parameters
     if camera and not turns and set(formats) != {"html"}:
-        raise ConfigError(f"--camera: {name} is drawn from its own place; take --format html")
+        cure = "take --format html" if staged else "leave --camera out"
+        raise ConfigError(f"--camera: {name} is drawn from its own place; {cure}")
     written = []
     for kind in formats:
         target = path.with_suffix(f".{kind}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 FORMATS = ("mp4", "gif", "html")
@@ -63,6 +64,17 @@ def report_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--oracle", type=Path, action="append", default=[], metavar="RUN", help=oracle
     )
+
+
+def with_negative_values(words: Iterable[str]) -> list[str]:
+    """Command-line words with "--camera", "-90,-20" joined by "=", without which argparse takes "-90,-20" for an option."""
+    joined: list[str] = []
+    for word in words:
+        if re.match(r"-[\d.]", word) and joined and re.fullmatch(r"--\w[\w-]*", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _trial_options(verb: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int) -> None:

@@ -71,6 +71,26 @@ class Raises(Spot):
         return super().step(action)
 
 
+class RaisesInterrupt(Spot):
+    def step(self, action):
+        if self.t == 2 and self.spot > 0.5:
+            raise KeyboardInterrupt("by a key")
+        return super().step(action)
+
+
+class InterruptInSample(Spot):
+    def sample_tasks(self, rng, n):
+        raise KeyboardInterrupt("by a key")
+
+
+class TakesInterrupts(Spot):
+    """Wants to hear of Ctrl-C itself, as some libraries of robots do."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Hangs(Spot):
     def step(self, action):
         if self.t == 2 and self.spot > 0.5:
@@ -93,6 +113,22 @@ class AbortsOnce(Spot):
             open(os.environ["ABORTED"], "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
+
+
+class HangsInReset(Spot):
+    def reset(self, *, seed=None, options=None):
+        if self.spot > 0.5:
+            time.sleep(600.0)
+        return super().reset(seed=seed)
+
+
+class AbortsInSample(Spot):
+    """Dies whenever it shall draw few tasks."""
+
+    def sample_tasks(self, rng, n):
+        if n < 64:
+            die()
+        return super().sample_tasks(rng, n)
 
 
 class RandomAbortsOnce(AbortsOnce):
@@ -276,6 +312,30 @@ class Images(Spot):
     observation_space = Box(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
+class ChannelsFirst(Spot):
+    observation_space = Box(0.0, 1.0, (3, 8, 8))
+
+
+class Grey(Spot):
+    observation_space = Box(0, 255, (64, 48), dtype=np.uint8)
+
+
+class ImageInDict(Spot):
+    observation_space = gymnasium.spaces.Dict(
+        {"arm": Box(-1.0, 1.0, (7,)), "image": Images.observation_space}
+    )
+
+
+class ImageInTupleInDict(Spot):
+    observation_space = gymnasium.spaces.Dict(
+        {"eyes": gymnasium.spaces.Tuple([Box(0.0, 1.0, (2,)), Box(0.0, 1.0, (8, 8, 1))])}
+    )
+
+
+class Matrix(Spot):
+    observation_space = Box(-1.0, 1.0, (2, 3))
+
+
 class DictObs(Spot):
     observation_space = gymnasium.spaces.Dict({"x": Box(-1.0, 1.0, (1,))})
 
@@ -350,3 +410,14 @@ class Elsewhere:
 
     def __reduce__(self):
         return not_here, ()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesAtTheStart:
+    """A maker that kills the worker it is sent to."""
+
+    def __reduce__(self):
+        return die, ()

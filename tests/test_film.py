@@ -176,12 +176,14 @@ def test_an_environment_without_a_scene_has_a_film_and_no_replay(tmp_path):
     assert write_films(tmp_path / "a.mp4", env, film()[:1], size=64) == [tmp_path / "a.mp4"]
     with pytest.raises(ConfigError, match="navigation-2d has no scene to show; take mp4 or gif"):
         write_films(tmp_path / "b.mp4", env, film()[:1], ("html",))
+    with pytest.raises(ConfigError, match="drawn from its own place; leave --camera out"):
+        write_films(tmp_path / "b.mp4", env, film()[:1], camera=(0.0, -45.0))
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_camera_is_refused_where_pictures_have_none(tmp_path):
     env = make("navigation-2d")
-    with pytest.raises(ConfigError, match="--camera: navigation-2d is drawn from its own place"):
+    with pytest.raises(ConfigError, match="--camera: navigation-2d .*; take --format html"):
         write_films(tmp_path / "a.mp4", env, film()[:1], camera=(0.0, -45.0))
     assert list(tmp_path.iterdir()) == []
     write_films(tmp_path / "a.mp4", env, film()[:1], ("html",), camera=(12.0, -45.0))

@@ -188,15 +188,76 @@ def test_a_worker_killed_in_mid_rollout_is_replaced_and_nothing_differs(spots):
     assert now[0] == ids[0] and now[1] != ids[1]
 
 
-@pytest.mark.parametrize("verb", ["reset", "set_tasks"])
-def test_a_worker_killed_between_rollouts_is_replaced(spots, verb):
+VERBS = {
+    "reset": lambda env: None,
+    "set_tasks": lambda env: env.set_tasks(TASKS, EPISODES),
+    "sample": lambda env: env.spec.tasks.sample(np.random.default_rng(1), 3).tolist(),
+    "task_words": lambda env: env.task_words(TASKS[0]),
+}
+
+
+@pytest.mark.parametrize("workers", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_worker_killed_between_rollouts_is_replaced(spots, verb, workers):
     spots.set_tasks(TASKS, EPISODES)
+    said = VERBS[verb](spots)
     first = play(spots)
-    for number in process_ids(spots):
-        os.kill(number, signal.SIGKILL)
-    if verb == "set_tasks":
-        spots.set_tasks(TASKS, EPISODES)
+    ids = process_ids(spots)
+    for worker in workers:
+        os.kill(ids[worker], signal.SIGKILL)
+    assert VERBS[verb](spots) == said
     assert same(play(spots), first)
+    now = process_ids(spots)
+    assert [now[i] != ids[i] for i in (0, 1)] == [i in workers for i in (0, 1)]
+
+
+@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize("verb", ["sample", "task_words"])
+def test_a_question_to_a_killed_worker_in_mid_rollout_changes_nothing(spots, verb, at):
+    spots.set_tasks(TASKS, EPISODES)
+    ids, said = process_ids(spots), VERBS[verb](spots)
+
+    def kill_and_ask(t):
+        if t == at:
+            os.kill(ids[0], signal.SIGKILL)
+            assert VERBS[verb](spots) == said
+
+    assert same(play(spots, kill_and_ask), loop())
+    assert process_ids(spots)[0] != ids[0]
+
+
+def test_after_an_episode_that_cannot_be_repeated_a_question_is_answered_all_the_same():
+    with closing(ForeignEnv("random", plugin_envs.NotRepeatable, 1)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        play(env)
+        os.kill(process_ids(env)[0], signal.SIGKILL)
+        assert env.task_words(TASKS[0]) == "spot -0.90"
+        play(env)
+
+
+def test_a_worker_that_hangs_in_reset_is_replaced_and_its_episode_forgotten():
+    with closing(ForeignEnv("hangs", plugin_envs.HangsInReset, 1, timeout=2.0)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        text = message(lambda: env.reset(streams()))
+        assert text == "hangs, task 2 (spot 0.70), episode 0, reset: no answer for 2 s"
+        assert env.task_words(TASKS[0]) == "spot -0.90"
+        with pytest.raises(RuntimeError, match="call reset before step"):
+            env.step(np.zeros((ROWS, 1)), np.ones(ROWS, dtype=bool))
+
+
+def test_a_question_that_kills_every_worker_is_named_with_the_signal():
+    with closing(ForeignEnv("mine", plugin_envs.AbortsInSample, 1)) as env:
+        text = message(lambda: env.spec.tasks.sample(np.random.default_rng(0), 3))
+        assert text == "mine: sample: its process died 3 times (SIGKILL)"
+        env.set_tasks(TASKS, EPISODES)
+        assert same(play(env), loop())
+
+
+def test_a_further_worker_that_dies_at_its_start_is_named():
+    with closing(ForeignEnv("mine", plugin_envs.Spot, 2)) as env:
+        env.make = plugin_envs.DiesAtTheStart()
+        text = message(lambda: env.set_tasks(TASKS, EPISODES))
+        assert text == "mine: its process died at the start (SIGKILL)"
 
 
 def test_a_worker_that_dies_within_a_step_is_replaced_and_its_share_redone(tmp_path, monkeypatch):
@@ -229,12 +290,23 @@ def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
         assert play(env)[0].shape == (STEPS + 1, ROWS, 2)
 
 
-def test_ctrl_c_does_not_reach_the_workers(spots):
-    spots.set_tasks(TASKS, EPISODES)
-    ids = process_ids(spots)
-    for number in ids:
-        os.kill(number, signal.SIGINT)
-    assert same(play(spots), loop()) and process_ids(spots) == ids
+@pytest.mark.parametrize("kind", ["Spot", "TakesInterrupts"])
+def test_ctrl_c_does_not_reach_the_workers(kind):
+    with closing(ForeignEnv(kind, getattr(plugin_envs, kind), 2)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        ids = process_ids(env)
+        for number in ids:
+            os.kill(number, signal.SIGINT)
+        assert same(play(env), loop()) and process_ids(env) == ids
+
+
+def test_an_interrupt_that_a_plug_in_raises_is_an_error_like_others(capfd):
+    text = message(lambda: played(plugin_envs.RaisesInterrupt))
+    where = "RaisesInterrupt, task 2 (spot 0.70), episode 0, step 2: "
+    assert text.startswith(where + "step raised KeyboardInterrupt: by a key (")
+    text = message(lambda: ForeignEnv("mine", plugin_envs.InterruptInSample, 1))
+    assert text.startswith("mine: KeyboardInterrupt: by a key (")
+    assert capfd.readouterr() == ("", "")
 
 
 def running(number):
@@ -332,6 +404,11 @@ def test_a_raised_error_names_its_line():
     [
         ("NoTasks", "lacks sample_tasks and set_task; the contract is sample_tasks(rng, n)"),
         ("Images", "image observations (64, 64, 3) are not supported; give a vector"),
+        ("ChannelsFirst", "image observations (3, 8, 8) are not supported; give a vector"),
+        ("Grey", "image observations (64, 48) are not supported; give a vector"),
+        ("ImageInDict", "image observations (64, 64, 3) are not supported; give a vector"),
+        ("ImageInTupleInDict", "image observations (8, 8, 1) are not supported; give a vector"),
+        ("Matrix", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
         ("DictObs", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
         ("Switches", "the action space MultiBinary(3) is not supported; it must be a Box of one"),
         ("NoHorizon", "says no horizon; give the class one, as in `horizon = 200`"),

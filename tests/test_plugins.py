@@ -86,6 +86,51 @@ def test_a_class_is_run_in_workers_and_a_function_makes_a_batch(installed):
     assert make("batches:fast", 5).spec.horizon == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("plug/bad.py:Good", "plug.bad:Good"),
+        ("./plug/bad.py:Good", "plug.bad:Good"),
+        ("{here}/plug/bad.py:Good", "plug.bad:Good"),
+        ("plug/gone:Good", "plug.gone:Good"),
+        ("bad.py:Good", "bad:Good"),
+        ("../plug/bad.py:Good", "bad:Good with PYTHONPATH=../plug"),
+    ],
+)
+def test_a_file_in_place_of_a_module_is_answered_with_the_module(name, hint, installed, tmp_path):
+    (tmp_path / "plug").mkdir()
+    (tmp_path / "plug" / "bad.py").write_text("from plugin_envs import Spot as Good\n")
+    with pytest.raises(ConfigError) as caught:
+        compose.make_env(name.format(here=tmp_path))
+    assert str(caught.value).endswith(f"; give a module, not a file: {hint}")
+    if hint == "plug.bad:Good":
+        with closing(compose.make_env(hint)) as env:
+            assert env.spec.horizon == 8
+
+
+def test_a_module_that_is_not_there_is_not_called_a_file(installed):
+    with pytest.raises(ConfigError, match="no module 'nowhere' can be imported$"):
+        compose.make_env("nowhere.bad:Good")
+
+
+@pytest.mark.parametrize("thing", ["without", "One", "Plain", "keyword"])
+def test_what_is_no_class_and_no_function_of_name_and_threads_is_refused(thing, installed):
+    installed(
+        "makers",
+        "without = lambda: None\ndef One(name): ...\nclass Plain: ...\n"
+        "def keyword(name, *, threads): ...\n",
+    )
+    words = f"makers:{thing}: neither a gymnasium.Env class nor a function \\(name, threads\\)$"
+    with pytest.raises(EnvironmentContractError, match=f"^--env {words}"):
+        compose.make_env(f"makers:{thing}")
+
+
+def test_an_error_within_a_function_that_makes_a_batch_is_its_own(installed):
+    installed("faulty", "def make(name, threads, extra=1):\n    return len(5)\n")
+    with pytest.raises(EnvironmentContractError, match=r"TypeError: .*faulty.py, line 2"):
+        compose.make_env("faulty:make")
+
+
 @pytest.mark.parametrize("name", ["HiddenSpot-v0", "plugin_ids:HiddenSpot-v0"])
 def test_an_id_of_gymnasium_is_run_with_its_time_limit(installed, name):
     installed(
