@@ -9,7 +9,8 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,10 @@ def _train_in(run: Run, device: Any) -> None:
         print(f"{run.path} is finished, all {progress.iteration} iterations are done; {cure}")
         _finish(run, again=False)
         return
-    _record_start(run, device)
-    _say_start(run, device, progress.iteration)
-    _iterate(run, progress)
+    with _saying_where_it_stands(run):
+        _record_start(run, device)
+        _say_start(run, device, progress.iteration)
+        _iterate(run, progress)
     _finish(run, again=True)
     print(f"done: {run.path}")
 
@@ -139,6 +141,18 @@ def _iterate(run: Run, progress: Any) -> None:
         log.close()
 
 
+@contextmanager
+def _saying_where_it_stands(run: Run) -> Generator[None]:
+    """Says how to go on after a Ctrl-C that waited for no iteration, if there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not any(run.path.glob("checkpoints/it_*")):
+            raise
+        words = f"the last checkpoint stands; go on with: {_resuming(run)}"
+        raise type(error)(words) from error
+
+
 def _resuming(run: Run) -> str:
     """The command that goes on with a run."""
     program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
@@ -149,7 +163,7 @@ def _finish(run: Run, *, again: bool) -> None:
     """Evaluates and films what was trained; if not `again`, only what a kill at the end left undone.
 
     Raises:
-        Preempted: Ctrl-C; the training is saved.
+        Preempted: Ctrl-C or SIGTERM; the training is saved.
     """
     try:
         _evaluate_and_film(run, again=again)

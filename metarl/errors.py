@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -54,6 +56,19 @@ class Preempted(MetarlError):
     exit_code = 75
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; whatever cleans up and says how to go on after Ctrl-C does so after it too."""
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Handles SIGINT and SIGTERM: stops what runs.
+
+    Raises:
+        KeyboardInterrupt: Always; of SIGTERM it is a Terminated.
+    """
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
 def require(ok: bool, field: str, value: object, cure: str) -> None:
     """Refuses a field's value.
 
@@ -97,10 +112,14 @@ def naming_failures(where: str) -> Generator[None]:
 
 
 def reporting(command: Callable[[], None]) -> int:
-    """Turns a failure into one line and its exit code; 130 is Ctrl-C where there was nothing to save."""
+    """Turns a failure into one line and its exit code.
+
+    Ctrl-C is 130 and SIGTERM 143, as a shell counts them, unless the command makes a Preempted of them.
+    """
     try:
-        command()
-        sys.stdout.flush()
+        with _terminated_as_by_ctrl_c():
+            command()
+            sys.stdout.flush()
     except MetarlError as error:
         return _report(error)
     except BrokenPipeError:
@@ -111,10 +130,23 @@ def reporting(command: Callable[[], None]) -> int:
         return _report(ResourceError(" ".join(str(error).split())))
     except MemoryError:
         return _report(ResourceError("no memory left"))
-    except KeyboardInterrupt:
-        print("metarl: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"metarl: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     return 0
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Generator[None]:
+    """Without it SIGTERM would end the process on the spot, with half a film left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # python handles signals in the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _report(error: MetarlError) -> int:

@@ -21,6 +21,7 @@ from metarl.errors import (
     MetarlError,
     Preempted,
     ResourceError,
+    interrupt,
     naming_failures,
 )
 from metarl.log import RunLog
@@ -97,6 +98,7 @@ class Trainer:
 
         Raises:
             Preempted: SIGINT or SIGTERM arrived; the iteration was finished and saved.
+            KeyboardInterrupt: It arrived twice; the last checkpoint stands.
             NumericalError: An update met a number that is not finite; the state before it was saved.
             EnvironmentContractError: A task had no valid step, or a number that is not finite was called
                 no fault; the state before it was saved.
@@ -119,9 +121,10 @@ class Trainer:
                     self.save()
                     last_save = ended
                 if self._stop:
-                    self.save()
-                    raise Preempted(f"stopped by {self._stop} after iteration {iteration + 1}")
+                    break
             self.save()
+        if self._stop:  # also one that came while the last checkpoint was written
+            raise Preempted(f"stopped by {self._stop} after iteration {self.progress.iteration}")
 
     def _iterate(self, iteration: int) -> Iteration:
         """Collects and learns: by trials, unless the learner brings a loop of its own, as baselines do."""
@@ -189,7 +192,7 @@ class Trainer:
 
         def note(number: int, frame: object) -> None:
             if self._stop:
-                raise KeyboardInterrupt
+                interrupt(number, frame)
             self._stop = signal.Signals(number).name
             words = (
                 f"\nmetarl: {self._stop}: stopping after this iteration; once more stops at once\n"

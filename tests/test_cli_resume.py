@@ -1,6 +1,7 @@
 """A run that was stopped, killed or damaged, and the command that goes on with it."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -44,19 +45,39 @@ def test_a_signal_saves_and_prints_the_command_that_goes_on(battered, index, nam
     assert "done" not in outcomes[index].out and not (run / "evaluation.json").exists()
 
 
-def test_a_run_that_is_killed_in_its_first_iteration_can_be_resumed(tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_at_once_in_its_first_iteration_says_how_to_go_on(
+    number, code, tmp_path, monkeypatch, whole, capfd
+):
     def killed(*_):
-        raise KeyboardInterrupt
+        for _ in range(2):
+            os.kill(os.getpid(), number)
 
-    run = tmp_path / "run"
+    run, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
         patched.setattr("envs.navigation.NavigationEnv.set_tasks", killed)
         words = [*TINY, *QUIET, "--iterations", "2", "--run-dir", str(run)]
-        assert cli.train_main(words) == 130
+        patched.setattr(sys, "argv", [TRAIN[1]])
+        assert cli.train_main(words) == code
+    said, _, command = capfd.readouterr().err.splitlines()[-1].partition("; go on with: ")
+    assert said == "metarl: interrupted; the last checkpoint stands"
+    assert shlex.split(command) == ["python", TRAIN[1], "--resume", str(run)]
+    assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["it_00000000"]
     assert cli.train_main(["--resume", str(run)]) == 0
     expected = [without_time(record) for record in records(whole[0])[:2]]
     assert [without_time(record) for record in records(run)] == expected
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_promises_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("metarl.cli._say_start", stopped)
+    assert cli.train_main([*TINY, *QUIET, "--run-dir", str(tmp_path / "run")]) == 143
+    assert capsys.readouterr().err == "metarl: interrupted\n"
 
 
 def test_every_resume_is_recorded_and_voids_nothing(battered):
@@ -82,6 +103,7 @@ def test_what_a_kill_at_the_very_end_left_undone_is_made_up_for_once(copy, capsy
     assert content(copy) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("step", "left"),
     [
@@ -90,11 +112,11 @@ def test_what_a_kill_at_the_very_end_left_undone_is_made_up_for_once(copy, capsy
         ("metarl.film.write_replay", ["html"]),
     ],
 )
-def test_ctrl_c_after_training_is_exit_code_75_and_a_resume_makes_what_is_missing(
-    step, left, tmp_path, monkeypatch, capsys
+def test_a_signal_after_training_is_exit_code_75_and_a_resume_makes_what_is_missing(
+    step, left, number, tmp_path, monkeypatch, capsys
 ):
     def interrupted(*_args, **_named):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     run = tmp_path / "a run"
     words = ["--iterations", "1", "--trainer.evaluate-tasks", "2", "--trainer.no-tensorboard"]

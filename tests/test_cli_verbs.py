@@ -1,13 +1,15 @@
 """python -m metarl evaluate and video as their users start them."""
 
 import json
+import os
 import shutil
+import signal
 import struct
 
 import pytest
 from commands import METARL, REPOSITORY, call, content, one_line
 
-from metarl import cli
+from metarl import cli, video
 
 
 def test_evaluate_works_in_a_moved_folder_and_twice_gives_the_same_numbers(copy, tmp_path, capsys):
@@ -85,6 +87,23 @@ def test_video_films_a_run_in_a_moved_folder(copy, capsys):
     replay = path.with_suffix(".html")
     assert capsys.readouterr().out == f"{path}\n{replay}\n" and path.read_bytes()[4:8] == b"ftyp"
     assert "WebGL" in replay.read_text() and "navigation-2d, maml-trpo: run" in replay.read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_film_that_is_stopped_leaves_nothing_behind(number, code, copy, monkeypatch, capsys):
+    caption = video._caption
+
+    def stopped(env, episode, step, size):
+        if step == 30:
+            assert [path.suffix for path in (copy / "videos").iterdir()] == [".mp4"]
+            os.kill(os.getpid(), number)
+        return caption(env, episode, step, size)
+
+    shutil.rmtree(copy / "videos", ignore_errors=True)
+    monkeypatch.setattr(video, "_caption", stopped)
+    assert cli.main(["video", str(copy), "--num-tasks", "1"]) == code
+    assert capsys.readouterr().err == "metarl: interrupted\n"
+    assert list((copy / "videos").iterdir()) == []
 
 
 def test_video_takes_format_size_tasks_and_episodes(copy, capsys):

@@ -19,6 +19,7 @@ from metarl.errors import (
     NumericalError,
     Preempted,
     ResourceError,
+    Terminated,
 )
 from metarl.learners import build
 from metarl.learners.configs import MamlTrpoConfig
@@ -242,6 +243,35 @@ def test_a_signal_in_the_last_iteration_has_lost_nothing(tmp_path, whole, capfd)
     with pytest.raises(Preempted, match="after iteration 4"):
         run(trainer_in(tmp_path, env))
     assert_same_runs(tmp_path, whole)
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(
+    tmp_path, whole, monkeypatch, capfd
+):
+    save = checkpoint.save
+
+    def signalled(directory, step, *rest, **options):
+        if step == CONFIG.iterations:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(directory, step, *rest, **options)
+
+    monkeypatch.setattr(checkpoint, "save", signalled)
+    with pytest.raises(Preempted, match="stopped by SIGTERM after iteration 4"):
+        run(trainer_in(tmp_path))
+    assert_same_runs(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_the_second_signal_says_which_it_was(number, kind, tmp_path, capfd):
+    def twice(step, alive):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(trainer_in(tmp_path, Nuisance(0, twice)))
+    assert caught.type is kind
 
 
 # ------------------------------------------------------------------------------------------- failures
