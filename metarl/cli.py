@@ -28,6 +28,7 @@ from metarl.compose import (
 )
 from metarl.config import parse, to_yaml
 from metarl.errors import (
+    CheckpointError,
     ConfigError,
     EnvironmentContractError,
     MetarlError,
@@ -76,6 +77,8 @@ def _train_in(run: Run, device: Any) -> None:
     from metarl.trainer import Progress
 
     resume, total = run.config.resume, run.config.iterations
+    if resume:
+        _refuse_other_version(run)
     progress = restore_newest(run.path, run.learner) if resume else Progress()
     if progress.iteration >= total:
         cure = "raise --iterations to train on"
@@ -90,6 +93,14 @@ def _train_in(run: Run, device: Any) -> None:
     print(f"done: {run.path}")
 
 
+def _refuse_other_version(run: Run) -> None:
+    from metarl import run_folder
+
+    if line := run_folder.other_version(run.path, run.env.spec):
+        cure = "start a new run, or go on with the code that this one was started with"
+        raise CheckpointError(f"{line}; {cure}")
+
+
 def _record_start(run: Run, device: Any) -> None:
     """Writes config.yaml and run.json; says what makes a resumed run differ from an uninterrupted one."""
     from metarl import run_folder
@@ -97,7 +108,8 @@ def _record_start(run: Run, device: Any) -> None:
     # a resumed run may have other iterations or threads than before; the next resume keeps them
     run_folder.write_atomically(run.path / "config.yaml", to_yaml(run.config))
     where = _device_name(device)
-    changed = run_folder.write_run_json(run.path, device=where, threads=num_threads(run.config))
+    spec, threads = run.env.spec, num_threads(run.config)
+    changed = run_folder.write_run_json(run.path, spec, device=where, threads=threads)
     for line in changed:
         print(f"metarl: bit-for-bit resume is void: {line}", file=sys.stderr)
 

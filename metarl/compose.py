@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metarl import run_folder
 from metarl.baselines.configs import BASELINE_CONFIGS
 from metarl.config import TrainConfig, from_yaml
 from metarl.errors import CheckpointError, ConfigError, EnvironmentContractError
@@ -152,7 +153,7 @@ def training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
 
 
 def open_run(path: Path, threads: int = 0) -> Run:
-    """Opens a run folder with its newest good checkpoint.
+    """Opens a run folder with its newest good checkpoint; warns if its environment has changed since.
 
     Args:
         path: The folder, wherever it has been moved to.
@@ -164,6 +165,8 @@ def open_run(path: Path, threads: int = 0) -> Run:
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     env = build_env(config)
+    if line := run_folder.other_version(path, env.spec):
+        print(f"metarl: warning: {line}", file=sys.stderr)
     learner = build_learner(config, env, "cpu")
     restore_newest(path, learner)
     return Run(path, config, env, learner)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -80,11 +81,12 @@ def locked(run_dir: Path) -> Generator[None]:
         os.close(handle)
 
 
-def write_run_json(run_dir: Path, *, device: str, threads: int) -> list[str]:
+def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> list[str]:
     """Records what the run is made with; of a run that is resumed, adds it under "resumed".
 
     Args:
         run_dir: Folder of the run.
+        spec: The environment's spec; recorded at the first start only, since it must not change.
         device: Where the update runs, with the name of a GPU.
         threads: Threads of the physics and of the update, for the record only.
 
@@ -98,7 +100,8 @@ def write_run_json(run_dir: Path, *, device: str, threads: int) -> list[str]:
     facts = _facts(device, threads)
     path = run_dir / "run.json"
     if not path.exists():
-        write_atomically(path, json.dumps({"contract": CONTRACT, **facts, "resumed": []}, indent=1))
+        record = {"contract": CONTRACT, "env": _definition(spec), **facts, "resumed": []}
+        write_atomically(path, json.dumps(record, indent=1))
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -110,6 +113,28 @@ def write_run_json(run_dir: Path, *, device: str, threads: int) -> list[str]:
     after = _what_must_not_change(facts)
     names = [name for name in after if before.get(name) != after[name]]
     return [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
+
+
+def other_version(run_dir: Path, spec: Any) -> str | None:
+    """Says in one line that a run was trained on another version of its environment; None if it was not.
+
+    A run whose run.json does not tell, as those of older versions, is taken for one of this version.
+
+    Args:
+        run_dir: Folder of the run.
+        spec: The spec of the environment as it is now.
+    """
+    try:
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        before = record["env"]["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if before == spec.version:
+        return None
+    return (
+        f"{run_dir} was trained on version {before} of {spec.name}, and this is version {spec.version}: "
+        "their returns are not comparable"
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -144,6 +169,42 @@ def _facts(device: str, threads: int) -> dict[str, Any]:
         "processor": _processor(),
         "num_processors": os.cpu_count(),
     }
+
+
+_OF_A_SPEC = ("name", "version", "horizon", "dt", "action_scale", "obs_size", "action_size")
+_OF_A_VARIABLE = ("name", "unit", "low", "high", "bands", "labels")
+
+
+def _definition(spec: Any) -> dict[str, Any]:
+    """What the returns of an environment rest on; that of a plug-in may leave some of it out."""
+    tasks = spec.tasks
+    variables = {"train": tasks, "test": getattr(tasks, "test", tasks)}
+    rest = ("reward", "floors", "note", "task_split", "discrete")
+    return {
+        **_told(spec, _OF_A_SPEC),
+        "tasks": {
+            name: [_told(each, _OF_A_VARIABLE) for each in getattr(distribution, "variables", ())]
+            for name, distribution in variables.items()
+        },
+        **_told(tasks, ("held_out",)),
+        **_told(spec, rest),
+    }
+
+
+def _told(source: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: _strict(getattr(source, name)) for name in names if hasattr(source, name)}
+
+
+def _strict(value: Any) -> Any:
+    """A value as strict JSON can hold it: numbers of NumPy become Python's, infinity a text."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _what_must_not_change(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,12 @@ def truncate_metrics(run):
         shutil.rmtree(path)
 
 
+def change_the_version(run):
+    record = json.loads((run / "run.json").read_text())
+    record["env"]["version"] = 99
+    (run / "run.json").write_text(json.dumps(record))
+
+
 def damage_all_checkpoints(run):
     for path in run.glob("checkpoints/*/tensors.safetensors"):
         damage(path)
@@ -207,6 +213,7 @@ def change_the_network(run):
     [
         (damage_all_checkpoints, "no checkpoint verifies"),
         (change_the_network, "does not fit"),
+        (change_the_version, "was trained on version 99 of navigation-2d, and this is version 1"),
         (truncate_metrics, "metrics.jsonl, line 1: no record"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "no folder of checkpoints"),
         (lambda run: (run / "config.yaml").write_text("env: ["), "config.yaml"),

@@ -32,6 +32,20 @@ def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, copy, cap
     assert (copy / "evaluation.json").read_bytes() == (whole[0] / "evaluation.json").read_bytes()
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "video"])
+def test_a_run_on_another_version_of_its_environment_is_used_with_a_warning(verb, copy, capsys):
+    words = [verb, str(copy), "--num-tasks", "1"]
+    path = copy / "run.json"
+    record = json.loads(path.read_text())
+    env = record.pop("env")
+    for changed, warns in ((record, False), ({**record, "env": {**env, "version": 0}}, True)):
+        path.write_text(json.dumps(changed))
+        assert cli.main(words) == 0
+        err = capsys.readouterr().err
+        said = f"metarl: warning: {copy} was trained on version 0 of navigation-2d, and this is"
+        assert one_line(err) and err.startswith(said) if warns else err == ""
+
+
 def other_seed(run):
     """A copy of a run beside it that passes for one with seed 1."""
     path = run.with_name("seed1")

@@ -1,13 +1,26 @@
 import json
 import re
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from envs.registry import ENVIRONMENTS, make
+from envs.tasks import Variable
 from metarl import run_folder
 from metarl.errors import CheckpointError, ResourceError, RunExists
-from metarl.run_folder import create, default_run_dir, write_atomically, write_run_json
+from metarl.run_folder import (
+    create,
+    default_run_dir,
+    other_version,
+    write_atomically,
+    write_run_json,
+)
+
+SPEC = make("navigation-2d").spec
 
 
 def test_the_default_name_says_environment_learner_and_seed_and_is_new(tmp_path):
@@ -41,7 +54,7 @@ def test_a_folder_that_cannot_be_made_says_why(tmp_path):
 
 
 def test_run_json_holds_what_the_run_was_made_with(tmp_path):
-    assert write_run_json(tmp_path, device="cpu", threads=2) == []
+    assert write_run_json(tmp_path, SPEC, device="cpu", threads=2) == []
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["versions"]["torch"] == metadata.version("torch")
     assert set(record["versions"]) == {"metarl", "python", "torch", "mujoco", "gymnasium", "numpy"}
@@ -50,11 +63,50 @@ def test_run_json_holds_what_the_run_was_made_with(tmp_path):
     assert "bit for bit" in record["contract"]
 
 
+def test_run_json_defines_the_environment_in_strict_json(tmp_path):
+    odd = Variable("mass", "kg", np.float32(0.5), np.inf, bands=((0.5, 1.0), (2.0, np.inf)))
+    tasks = SimpleNamespace(variables=(odd,), held_out=np.bool_(True))  # of a plug-in: no twin
+    spec = replace(SPEC, tasks=tasks, floors={"still": np.float64(-2.5)})
+    write_run_json(tmp_path, spec, device="cpu", threads=2)
+    text = (tmp_path / "run.json").read_text()
+    env = json.loads(text, parse_constant=pytest.fail)["env"]
+    bands = [[0.5, 1.0], [2.0, "inf"]]
+    mass = {"name": "mass", "unit": "kg", "low": 0.5, "high": "inf", "bands": bands, "labels": []}
+    assert env["tasks"] == {"train": [mass], "test": [mass]} and env["held_out"] is True
+    assert (env["name"], env["version"]) == ("navigation-2d", SPEC.version)
+    assert (env["horizon"], env["dt"]) == (SPEC.horizon, SPEC.dt)
+    assert (env["action_scale"], env["reward"]) == (SPEC.action_scale, SPEC.reward)
+    assert env["floors"] == {"still": -2.5}
+
+
+def test_the_ranges_of_training_and_test_tasks_are_both_recorded(tmp_path):
+    spec = ENVIRONMENTS["walker2d-params"].spec("walker2d-params")
+    write_run_json(tmp_path, spec, device="cpu", threads=2)
+    tasks = json.loads((tmp_path / "run.json").read_text())["env"]["tasks"]
+    for kind, distribution in (("train", spec.tasks), ("test", spec.tasks.test)):
+        found = [(v["name"], v["unit"], v["low"], v["high"]) for v in tasks[kind]]
+        assert found == [(v.name, v.unit, v.low, v.high) for v in distribution.variables]
+
+
+def test_another_version_of_the_environment_is_told(tmp_path):
+    assert other_version(tmp_path, SPEC) is None  # no run.json
+    write_run_json(tmp_path, SPEC, device="cpu", threads=2)
+    assert other_version(tmp_path, SPEC) is None
+    line = other_version(tmp_path, replace(SPEC, version=SPEC.version + 1))
+    assert f"version {SPEC.version} of navigation-2d, and this is" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"env": "ant"}', '{"env": {}}'])
+def test_a_run_that_does_not_tell_its_version_is_accepted(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    assert other_version(tmp_path, SPEC) is None
+
+
 def test_a_resume_is_added_and_tells_what_voids_the_contract(tmp_path, monkeypatch):
-    write_run_json(tmp_path, device="cpu", threads=2)
-    assert write_run_json(tmp_path, device="cpu", threads=2) == []
+    write_run_json(tmp_path, SPEC, device="cpu", threads=2)
+    assert write_run_json(tmp_path, SPEC, device="cpu", threads=2) == []
     monkeypatch.setattr(run_folder, "_version", lambda package: "0.0.1")
-    differences = write_run_json(tmp_path, device="cpu", threads=1)
+    differences = write_run_json(tmp_path, SPEC, device="cpu", threads=1)
     assert len(differences) == 4 and "numpy: " in differences[-1]  # threads void nothing
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["threads"] == 2 and [r["threads"] for r in record["resumed"]] == [2, 1]
@@ -64,7 +116,7 @@ def test_a_resume_is_added_and_tells_what_voids_the_contract(tmp_path, monkeypat
 def test_a_foreign_run_json_is_refused_and_stays(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(CheckpointError, match="run.json is not what metarl wrote"):
-        write_run_json(tmp_path, device="cpu", threads=2)
+        write_run_json(tmp_path, SPEC, device="cpu", threads=2)
     assert (tmp_path / "run.json").read_text() == text
 
 
