@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,13 @@ def _train_in(run: Run, device: Any) -> None:
     if progress.iteration >= total:
         cure = "raise --iterations to train on"
         print(f"{run.path} is finished, all {progress.iteration} iterations are done; {cure}")
-        _finish(run, again=False)
+        _finish(replace(run, progress=progress), again=False)
         return
     with _saying_where_it_stands(run):
         _record_start(run, device)
         _say_start(run, device, progress.iteration)
-        _iterate(run, progress)
-    _finish(run, again=True)
+        reached = _iterate(run, progress)
+    _finish(replace(run, progress=reached), again=True)
     print(f"done: {run.path}")
 
 
@@ -127,8 +128,8 @@ def _say_start(run: Run, device: Any, start: int) -> None:
     )
 
 
-def _iterate(run: Run, progress: Any) -> None:
-    """Trains; a failure says how to go on where that can help."""
+def _iterate(run: Run, progress: Any) -> Any:
+    """Trains and returns how far; a failure says how to go on where that can help."""
     from metarl.log import RunLog
     from metarl.trainer import Trainer
 
@@ -144,7 +145,9 @@ def _iterate(run: Run, progress: Any) -> None:
     # only of a resumed run is there a checkpoint of where it stands
     standing = progress if config.resume else None
     try:
-        Trainer(run.env, run.learner, tasks, config, run.path, log, standing).run()
+        trainer = Trainer(run.env, run.learner, tasks, config, run.path, log, standing)
+        trainer.run()
+        return trainer.progress
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:

@@ -27,12 +27,14 @@ class Run:
         config: How it was trained.
         env: The environment.
         learner: The learner.
+        progress: Where in training the learner stands, once that is known.
     """
 
     path: Path
     config: TrainConfig[Any]
     env: Any
     learner: Any
+    progress: Any = None
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
@@ -168,8 +170,7 @@ def open_run(path: Path, threads: int = 0) -> Run:
     if line := run_folder.other_version(path, env.spec):
         print(f"metarl: warning: {line}", file=sys.stderr)
     learner = build_learner(config, env, "cpu")
-    restore_newest(path, learner)
-    return Run(path, config, env, learner)
+    return Run(path, config, env, learner, restore_newest(path, learner))
 
 
 def read_config(path: Path) -> TrainConfig[Any]:

@@ -47,6 +47,8 @@ def evaluate_run(
         )
         name = label(run.config.algo, run.config.learner)
         result = evaluate.summary(measured, run.env.spec, name, seed)
+    progress = run.progress
+    result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
     print(results.table(result), flush=True)

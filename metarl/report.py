@@ -16,7 +16,7 @@ import numpy as np
 
 from metarl import figures, results
 from metarl.errors import ConfigError
-from metarl.results import experience
+from metarl.results import experience, trained
 from metarl.run_folder import write_atomically
 from metarl.runs import Group, RunData, differences, grouped, load_all
 
@@ -198,7 +198,7 @@ def _numbers(group: Group) -> list[str]:
     size = f"{result['num_tasks']} {kind} x {result['episodes_per_task']} episodes"
     floors = ", ".join(f"{name} {_number(value)}" for name, value in result["floors"].items())
     parts = [f"<h3>{_text(group.env)}, {_text(group.label)}</h3>", _table(columns, rows)]
-    words = [size, f"Floors: {floors}"]
+    words = [size + trained(result), f"Floors: {floors}"]
     if result["strata"] != "none":
         words.append(f"Intervals stratified by {result['strata']}")
     if result["note"]:

@@ -112,6 +112,7 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **{name: first.get(name) for name in ("env", "env_version", "algo")},
         "seeds": seeds,
+        "checkpoints": [result.get("checkpoint") for result in results],
         "num_tasks": sum(result["num_tasks"] for result in results),
         "episodes_per_task": sizes[0] if len(set(sizes)) == 1 else sizes,
         "held_out": first["held_out"],
@@ -209,7 +210,22 @@ def _heading(result: Mapping[str, Any]) -> str:
     seeds = result.get("seeds")
     over = "" if seeds is None else f"  {len(seeds)} seeds,"
     episodes = result["episodes_per_task"]
-    return f"{result['env']}  {result['algo']}{over}  {result['num_tasks']} {kind} x {episodes} episodes"
+    size = f"{result['num_tasks']} {kind} x {episodes} episodes"
+    return f"{result['env']}  {result['algo']}{over}  {size}{trained(result)}"
+
+
+def trained(result: Mapping[str, Any]) -> str:
+    """Says how long what was evaluated had been trained, of a result or of an aggregate; "" where it is not recorded."""
+    marks = result.get("checkpoints", [result.get("checkpoint")])
+    if None in marks:
+        return ""
+    words = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
+    return f", after {words[0]} iterations and {words[1]} training steps"
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:

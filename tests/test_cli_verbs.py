@@ -7,9 +7,9 @@ import signal
 import struct
 
 import pytest
-from commands import METARL, REPOSITORY, call, content, one_line
+from commands import ITERATIONS, METARL, REPOSITORY, call, content, damage, one_line
 
-from metarl import cli, video
+from metarl import checkpoint, cli, video
 
 
 def test_evaluate_works_in_a_moved_folder_and_twice_gives_the_same_numbers(copy, tmp_path, capsys):
@@ -28,8 +28,22 @@ def test_evaluate_works_in_a_moved_folder_and_twice_gives_the_same_numbers(copy,
 
 def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, copy, capsys):
     assert cli.main(["evaluate", str(copy), "--num-tasks", "3"]) == 0
-    assert capsys.readouterr().out in whole[1].out
+    out = capsys.readouterr().out
+    assert out in whole[1].out
+    found = json.loads((copy / "evaluation.json").read_text())["checkpoint"]
+    last = checkpoint.load_newest(copy / "checkpoints").state
+    assert found == {"iteration": ITERATIONS, "env_steps": last["env_steps"]}
+    assert f", after {ITERATIONS} iterations and {last['env_steps']:,} training steps\n" in out
     assert (copy / "evaluation.json").read_bytes() == (whole[0] / "evaluation.json").read_bytes()
+
+
+def test_evaluate_says_that_it_took_an_older_checkpoint(copy, capsys):
+    before, newest = sorted((copy / "checkpoints").iterdir())[-2:]
+    damage(newest / "tensors.safetensors")
+    assert cli.main(["evaluate", str(copy), "--num-tasks", "1"]) == 0
+    state = json.loads((before / "state.json").read_text())["state"]
+    assert state["iteration"] < ITERATIONS
+    assert f"after {state['iteration']} iterations and" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "video"])

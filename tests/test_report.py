@@ -170,6 +170,16 @@ def test_settings_that_differ_stand_side_by_side(seeds, tmp_path):
     assert ["torch", *["2.13.0"] * 4] in page.rows and ["git", *["ab" * 6] * 4] in page.rows
 
 
+def test_the_page_says_how_long_what_was_evaluated_had_been_trained(tmp_path):
+    path = write_run(tmp_path / "a")
+    assert "training steps" not in "".join(Page(report(tmp_path, path)).words)  # an older file
+    result = json.loads((path / "evaluation.json").read_text())
+    result["checkpoint"] = {"iteration": 30, "env_steps": 30_000}
+    (path / "evaluation.json").write_text(json.dumps(result))
+    words = "".join(Page(report(tmp_path, path)).words)
+    assert "6 held-out tasks x 4 episodes, after 30 iterations and 30,000 training steps. " in words
+
+
 def test_a_run_without_an_evaluation_says_how_to_make_one(tmp_path):
     path = write_run(tmp_path / "a", evaluated=False)
     page = Page(report(tmp_path, path))

@@ -124,6 +124,25 @@ def test_the_table_of_seeds_shows_each_of_them(env):
     assert lines[5] == f"seeds after 1: {means} (std.err. over seeds {error:.2f})"
 
 
+def marked(result, iteration, env_steps):
+    return {**result, "checkpoint": {"iteration": iteration, "env_steps": env_steps}}
+
+
+def test_the_table_says_how_long_what_was_evaluated_had_been_trained(env):
+    one, two, three = seeds(env)
+    first = [marked(one, 24, 9600), marked(two, 24, 10_000), marked(three, 24, 9600)]
+    heading = table(first[0]).splitlines()[0]
+    assert heading.endswith(" x 4 episodes, after 24 iterations and 9,600 training steps")
+    together = aggregate(first)
+    assert [mark["env_steps"] for mark in together["checkpoints"]] == [9600, 10_000, 9600]
+    heading = table(together).splitlines()[0]
+    assert heading.endswith(", after 24 iterations and 9,600 to 10,000 training steps")
+    # an older file does not tell, and nothing is said of what is half known
+    older = aggregate([marked(one, 24, 9600), two])
+    assert older["checkpoints"][1] is None
+    assert table(older).splitlines()[0].endswith(" episodes")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
