@@ -21,8 +21,8 @@ from metarl import __version__
 from metarl.errors import CheckpointError, ConfigError, ResourceError, RunExists
 
 CONTRACT = (
-    "A run is a function of config.yaml, of the versions and the device recorded here, and of the "
-    "processor's kind. With these the same, every metric but times, and every parameter, comes out "
+    "A run is a function of config.yaml, of the versions, the commit and the device recorded here, "
+    "and of the processor's kind. With these the same, every metric but times, and every parameter, comes out "
     "bit for bit the same, also when the run is killed and resumed. The number of threads, of the "
     "physics and of the update, never matters."
 )
@@ -91,7 +91,7 @@ def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> li
         threads: Threads of the physics and of the update, for the record only.
 
     Returns:
-        One line for each version or device that differs from the first start, which voids the
+        One line for each version, commit or device that differs from the first start, which voids the
         bit-for-bit contract; empty for a new run.
 
     Raises:
@@ -208,7 +208,7 @@ def _strict(value: Any) -> Any:
 
 
 def _what_must_not_change(facts: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: facts[name] for name in ("device", "processor")}
+    kept = {name: facts[name] for name in ("git", "device", "processor")}
     return {**facts["versions"], **kept}
 
 

@@ -112,6 +112,17 @@ def test_a_resume_is_added_and_tells_what_voids_the_contract(tmp_path, monkeypat
     assert record["threads"] == 2 and [r["threads"] for r in record["resumed"]] == [2, 1]
 
 
+def test_a_resume_with_other_sources_tells_both_commits(tmp_path, monkeypatch):
+    for revision, lines in (
+        ("a" * 40, []),
+        ("a" * 40, []),
+        ("a" * 40 + "-dirty", [f"git: {'a' * 40} at the start, {'a' * 40}-dirty now"]),
+        (None, [f"git: {'a' * 40} at the start, None now"]),
+    ):
+        monkeypatch.setattr(run_folder, "_git_revision", lambda revision=revision: revision)
+        assert write_run_json(tmp_path, SPEC, device="cpu", threads=2) == lines
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"resumed": 3}', '{"resumed": []}'])
 def test_a_foreign_run_json_is_refused_and_stays(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
