@@ -7,9 +7,8 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -152,6 +151,31 @@ def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     return found
 
 
+def read_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
+    """Yields each line of a metrics.jsonl with its record; nothing of a file that is not there.
+
+    The half line at the end of a file, of a write that was killed, is left out.
+
+    Raises:
+        CheckpointError: A line is no record; names file and line.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        fault = CheckpointError(f"{path}, line {number}: no record; cut the file there")
+        try:
+            text = line.decode("utf-8")  # half a line that json has written can be decoded too
+        except UnicodeDecodeError as error:
+            raise fault from error
+        try:
+            record = json.loads(text)
+            record["iteration"] = int(record["iteration"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                return
+            raise fault from error
+        yield text, record
+
+
 def _cut_back(path: Path, start_iteration: int) -> dict[str, Any] | None:
     """Keeps the records before an iteration and returns the last of them.
 
@@ -159,23 +183,14 @@ def _cut_back(path: Path, start_iteration: int) -> dict[str, Any] | None:
     write, come again.
     """
     kept, last = [], None
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if record["iteration"] >= start_iteration:
-                break
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise CheckpointError(
-                f"{path}, line {number}: no record; cut the file there"
-            ) from error
+    for line, record in read_records(path):
+        if record["iteration"] >= start_iteration:
+            break
         kept.append(line)
         last = record
     if len(kept) != start_iteration:
         line = f"{path} has {len(kept)} of the {start_iteration} records before the checkpoint"
-        warnings.warn(line, stacklevel=3)
+        print(f"metarl: warning: {line}", file=sys.stderr)
     write_atomically(path, "".join(line + "\n" for line in kept))
     return last
 

@@ -17,6 +17,7 @@ import numpy as np
 from metarl import results
 from metarl.errors import CheckpointError, ConfigError
 from metarl.fields import load_yaml
+from metarl.log import read_records
 
 _NO_SETTINGS = {"seed", "device", "iterations", "sampler.threads"}
 """Keys of config.yaml, beside those of the trainer, in which two samples of the same learner may differ."""
@@ -157,18 +158,8 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    """The numbers of every record; a half line at the end, of a write that was killed, is left out."""
-    rows: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            row["iteration"] = int(row["iteration"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise CheckpointError(f"{path}, line {number}: no record") from error
-        rows.append(row)
+    """The numbers of every record."""
+    rows = [record for _, record in read_records(path)]
     names = {"iteration": None}
     for row in rows:
         names |= dict.fromkeys(k for k, v in row.items() if isinstance(v, (int, float)))

@@ -123,10 +123,25 @@ def test_resume_says_which_line_in_the_middle_is_no_record_and_leaves_the_file(t
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
-def test_resume_warns_of_records_that_the_disk_has_lost(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0}\n')
-    with pytest.warns(UserWarning, match="has 1 of the 3 records before the checkpoint"):
-        opened(tmp_path, resume=True, start_iteration=3).close()
+NO_TEXT = bytes(range(200, 250))
+
+
+@pytest.mark.parametrize("raw", [NO_TEXT, NO_TEXT + b"\n", b'{"iteration": 0}\n' + NO_TEXT])
+def test_bytes_that_are_no_text_are_never_taken_for_a_half_line(tmp_path, raw):
+    (tmp_path / "metrics.jsonl").write_bytes(raw)
+    number = 1 + raw.startswith(b"{")
+    with pytest.raises(CheckpointError, match=f"metrics.jsonl, line {number}: no record"):
+        opened(tmp_path, resume=True, start_iteration=3)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == raw
+
+
+@pytest.mark.parametrize(("text", "count"), [("", 0), ('{"iteration": 0}\n', 1)])
+def test_resume_warns_in_one_line_of_records_that_the_disk_has_lost(tmp_path, capsys, text, count):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    opened(tmp_path, resume=True, start_iteration=3).close()
+    words = f"metarl: warning: {path} has {count} of the 3 records before the checkpoint\n"
+    assert capsys.readouterr().err == words
 
 
 def test_time_fields_are_the_only_ones_left_out():

@@ -109,6 +109,7 @@ def test_a_run_that_has_only_begun_has_no_records(tmp_path):
         ("config.yaml", "learning_rate: 3\n", "is not a run folder.*has no env and algo"),
         ("config.yaml", "env: [", "is not a run folder"),
         ("metrics.jsonl", "no record\n{}\n", "metrics.jsonl, line 1: no record"),
+        ("metrics.jsonl", bytes(range(200, 250)), "metrics.jsonl, line 1: no record"),
         ("run.json", "{", "run.json cannot be read"),
         ("evaluation.json", "{}", "evaluation.json cannot be read.*python -m metarl evaluate"),
     ],
@@ -117,7 +118,7 @@ def test_what_cannot_be_read_is_named(name, text, words, tmp_path):
     path = write_run(tmp_path / "a")
     (path / name).unlink()
     if text is not None:
-        (path / name).write_text(text)
+        (path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CheckpointError, match=words) as caught:
         load(path)
     assert "\n" not in str(caught.value)
