@@ -145,15 +145,14 @@ def _iterate(run: Run, progress: Any) -> Any:
     # only of a resumed run is there a checkpoint of where it stands
     standing = progress if config.resume else None
     try:
-        trainer = Trainer(run.env, run.learner, tasks, config, run.path, log, standing)
-        trainer.run()
+        with log:
+            trainer = Trainer(run.env, run.learner, tasks, config, run.path, log, standing)
+            trainer.run()
         return trainer.progress
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:
         raise type(error)(f"{error}; go on with: {_resuming(run)}") from error
-    finally:
-        log.close()
 
 
 @contextmanager

@@ -6,15 +6,18 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, ResourceError
 from metarl.run_folder import write_atomically
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
@@ -64,10 +67,12 @@ class RunLog:
             FileExistsError: Not `resume`, and there is a metrics.jsonl.
             CheckpointError: A record before `start_iteration` cannot be read.
         """
-        path = run_dir / _FILE
+        self._path = path = run_dir / _FILE
         self.last_record = _cut_back(path, start_iteration) if resume else None
-        self._file = open(path, "a" if resume else "x", encoding="utf-8")
+        # without a buffer, that would fail once more when the file is closed
+        self._file = open(path, "ab" if resume else "xb", buffering=0)
         self._events: Any = None
+        self._hook: Callable[[Any], Any] | None = None
         self._run_dir, self._tensorboard = run_dir, tensorboard
         self._purge = start_iteration if resume else None
         stream = stream or sys.stdout
@@ -84,40 +89,63 @@ class RunLog:
                 return_pre, return_post, kl [nats] and any other numbers; a group is a key `group/name`
                 or a mapping. A number that is not finite is written as null and its key is listed
                 under "non_finite", since JSON has no word for it.
+
+        Raises:
+            ResourceError: The disk refuses; names the file. metrics.jsonl is as it was.
         """
         values = dict(_flatten(record))
         non_finite = [k for k, v in values.items() if type(v) is float and not math.isfinite(v)]
         line: dict[str, Any] = {k: None if k in non_finite else v for k, v in values.items()}
         if non_finite:
             line["non_finite"] = non_finite
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with _naming(self._path):
+            _append(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
         if self._tensorboard:
-            self._events = self._events or self._open_events()
-            for key, value in values.items():
-                if key != "iteration" and isinstance(value, (int, float)):
-                    tag = key if "/" in key else f"train/{key}"
-                    self._events.add_scalar(tag, value, values["iteration"])
+            with _naming(self._run_dir / "events.out.tfevents.*"):
+                self._write_events(values)
         self._progress.show(values, self._time_left(values))
+
+    def _write_events(self, values: Mapping[str, Any]) -> None:
+        self._events = self._events or self._open_events()
+        for key, value in values.items():
+            if key != "iteration" and isinstance(value, (int, float)):
+                tag = key if "/" in key else f"train/{key}"
+                self._events.add_scalar(tag, value, values["iteration"])
 
     def _open_events(self) -> Any:
         """Imports TensorBoard with the first record: a kill in these two seconds finds a saved run."""
         from torch.utils.tensorboard import SummaryWriter
 
+        self._hook = threading.excepthook
+        threading.excepthook = _quiet_for_tensorboard(self._hook)
         return SummaryWriter(str(self._run_dir), purge_step=self._purge, flush_secs=10)
 
     def sync(self) -> None:
-        """Brings every record to the disk; to be called before a checkpoint that stands on them."""
-        os.fsync(self._file.fileno())
+        """Brings every record to the disk; to be called before a checkpoint that stands on them.
+
+        Raises:
+            ResourceError: The disk refuses; names the file.
+        """
+        with _naming(self._path):
+            os.fsync(self._file.fileno())
         if self._events is not None:
-            self._events.flush()
+            with suppress(OSError):  # comes again from the next write; no checkpoint stands on it
+                self._events.flush()
 
     def close(self) -> None:
-        """Shows the last record if it was held back, and closes the files."""
+        """Shows the last record if it was held back, and closes the files.
+
+        Raises:
+            ResourceError: The disk refuses the last events; names the file.
+        """
         self._progress.close()
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            if self._events is not None:
+                with _naming(self._run_dir / "events.out.tfevents.*"):
+                    self._events.close()
+        finally:
+            threading.excepthook = self._hook or threading.excepthook
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +156,11 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except ResourceError:
+            if error is None:  # else what came first says more
+                raise
 
     def _time_left(self, values: Mapping[str, Any]) -> float:
         """Remaining time at the pace of the last 20 iterations [s]."""
@@ -138,6 +170,38 @@ class RunLog:
         if done > first_done:
             return (self._total - done) * (seconds - first_seconds) / (done - first_done)
         return (self._total - done) * seconds / done
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        cure = "make room on its disk"
+        raise ResourceError(f"{path}: {error.strerror or error}; {cure}") from error
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Writes a line; if the disk refuses a part of it, the file is as it was."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError:
+        with suppress(OSError):
+            file.truncate(size)
+        raise
+
+
+def _quiet_for_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Has TensorBoard's thread fail without a traceback: what it met comes again from the next call."""
+
+    def quiet(args: Any) -> None:
+        theirs = type(args.thread).__module__.startswith("tensorboard.")
+        if not (theirs and issubclass(args.exc_type, OSError)):
+            hook(args)
+
+    return quiet
 
 
 def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

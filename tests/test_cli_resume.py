@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import ITERATIONS, QUIET, TINY, TRAIN, call, content, damage, one_line, records
 
-from metarl import checkpoint, cli, run_folder
+from metarl import checkpoint, cli, log, run_folder
 from metarl.log import without_time
 
 # ------------------------------------------------------------------------------------ kill and resume
@@ -67,6 +67,31 @@ def test_a_run_that_is_stopped_at_once_in_its_first_iteration_says_how_to_go_on(
     assert cli.train_main(["--resume", str(run)]) == 0
     expected = [without_time(record) for record in records(whole[0])[:2]]
     assert [without_time(record) for record in records(run)] == expected
+
+
+def test_a_full_disk_names_file_and_cure_and_the_run_goes_on_once_there_is_room(
+    tmp_path, monkeypatch, capsys
+):
+    append, count = log._append, []
+
+    def full(file, line):
+        count.append(1)
+        if len(count) == 2:
+            raise OSError(28, "No space left on device")
+        append(file, line)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "_append", full)
+        patched.setattr(sys, "argv", [TRAIN[1]])
+        words = [*TINY, *QUIET, "--iterations", "3", "--run-dir", str(run)]
+        assert cli.train_main(words) == 6
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"metarl: error: {run / 'metrics.jsonl'}: No space left on device; make room"
+    )
+    assert one_line(err) and err.endswith(f"go on with: python {TRAIN[1]} --resume {run}\n")
+    assert cli.train_main(["--resume", str(run)]) == 0 and len(records(run)) == 2
 
 
 def test_a_run_that_is_stopped_before_its_first_checkpoint_promises_nothing(

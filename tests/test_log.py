@@ -1,5 +1,7 @@
 import io
 import json
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from rich.console import Console
 
 from metarl import log as log_module
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, ResourceError
 from metarl.log import TIME_FIELDS, RunLog, without_time
 
 
@@ -147,6 +149,94 @@ def test_resume_warns_in_one_line_of_records_that_the_disk_has_lost(tmp_path, ca
 def test_time_fields_are_the_only_ones_left_out():
     full = record(0, **{"time/physics": 0.5})
     assert full.keys() - without_time(full).keys() == TIME_FIELDS | {"time/physics"}
+
+
+# ----------------------------------------------------------------------------------------- full disk
+
+
+class Full:
+    """A file on a disk that has room for so many more bytes."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+        self.fileno, self.truncate, self.close = file.fileno, file.truncate, file.close
+
+    def write(self, raw):
+        if not self._room:
+            raise OSError(28, "No space left on device")
+        written = self._file.write(raw[: self._room])
+        self._room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_full_disk_is_named_and_leaves_whole_records(tmp_path, room):
+    path = tmp_path / "metrics.jsonl"
+    with opened(tmp_path) as log:
+        log.write(record(0))
+        before = path.read_bytes()
+        log._file = Full(log._file, room)
+        words = f"{path}: No space left on device; make room on its disk"
+        with pytest.raises(ResourceError, match=words) as caught:
+            log.write(record(1))
+        assert caught.value.exit_code == 6
+    assert path.read_bytes() == before
+
+
+def test_a_line_that_the_disk_takes_in_parts_is_whole(tmp_path):
+    with opened(tmp_path) as log:
+        log._file = file = Full(log._file, 1)
+        file.write = lambda raw, write=log._file._file.write: write(raw[:7])
+        log.write(record(0))
+    assert lines(tmp_path) == [record(0)]
+
+
+def test_a_record_that_does_not_reach_the_disk_is_told_before_a_checkpoint(tmp_path, monkeypatch):
+    def refuse(handle):
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as log:
+        monkeypatch.setattr(log_module.os, "fsync", refuse)
+        with pytest.raises(ResourceError, match="metrics.jsonl: No space"):
+            log.sync()
+
+
+def test_tensorboard_on_a_full_disk_says_so_once_and_prints_no_traceback(
+    tmp_path, monkeypatch, capfd
+):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    hook = threading.excepthook
+    log = opened(tmp_path, tensorboard=True)
+    log.write(record(0))
+    log.sync()
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", refuse)
+    with pytest.raises(ResourceError, match=r"events\.out.*: No space left on device"):
+        for iteration in range(1, 200):
+            log.write(record(iteration))
+            log.sync()
+    log.sync()  # no checkpoint stands on events
+    with pytest.raises(ResourceError, match=r"events\.out.*: No space left on device"):
+        log.close()
+    assert capfd.readouterr().err == "" and threading.excepthook is hook
+
+
+def test_a_log_that_cannot_be_closed_hides_no_failure(tmp_path, monkeypatch):
+    def refuse():
+        raise OSError(28, "No space left on device")
+
+    for failure, words in ((KeyError("a bug"), "a bug"), (None, "No space left")):
+        path = tmp_path / words
+        path.mkdir()
+        with pytest.raises((KeyError, ResourceError), match=words):
+            with opened(path) as log:
+                log._events = SimpleNamespace(close=refuse)
+                if failure:
+                    raise failure
 
 
 # ------------------------------------------------------------------------------------------ progress
