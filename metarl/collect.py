@@ -94,18 +94,18 @@ class _Recording:
         going_on = torch.from_numpy(self.alive).view(-1, self.num_episodes)
         return Feedback(self.given[t], going_on)
 
-    def finish(self, first_task: int = 0) -> None:
-        """Clears what stands at invalid steps and checks the rest.
+    def finish(self, k: int, first_task: int = 0) -> None:
+        """Checks rollout k and clears what stands at invalid steps.
 
         Raises:
-            EnvironmentContractError: A number is not finite; names the task, counted from first_task.
+            FloatingPointError: The policy chose an action that is not finite; names the task, counted from first_task.
+            EnvironmentContractError: A number of the environment is not finite; names the task.
         """
         arrays = self.arrays
+        _check_finite(arrays, k, first_task, self.num_episodes)
         # not action[~valid] = 0: the mask's indices take 16 bytes a step, and a step of navigation 25
         np.copyto(arrays["action"], 0.0, where=~arrays["valid"][:, :, None])
         np.copyto(arrays["log_prob"], 0.0, where=~arrays["valid"])
-        for name in ("obs", "reward"):
-            _check_finite(name, arrays[name], first_task, self.num_episodes)
 
 
 def _play(
@@ -162,6 +162,7 @@ def rollout(
         The rollout and the context after the last action. Peak memory is that of the rollout's arrays.
 
     Raises:
+        FloatingPointError: The policy chose an action that is not finite.
         EnvironmentContractError: An observation or a reward is not finite and was not called a fault.
     """
 
@@ -173,7 +174,7 @@ def rollout(
     recording, rngs = _Recording(arrays, size[1]), key.episodes(k, *size)
     options: dict[str, Any] = {"explore": explore, "after_step": after_step}
     context = _play(env, learner, context, recording, rngs, **options)
-    recording.finish()
+    recording.finish(k)
     return _tensors(arrays, size), context
 
 
@@ -284,7 +285,7 @@ class Collector:
             recording = _Recording(shares, episodes)
             options: dict[str, Any] = {"after_step": lambda valid: self._stop.is_set()}
             after = _play(env, learner, own, recording, rngs[rows], **options)
-            recording.finish(part.start)
+            recording.finish(k, part.start)
             return after
 
         if len(self._parts) == 1:
@@ -361,15 +362,34 @@ def _tensors(arrays: Arrays, size: tuple[int, int]) -> Rollout:
     )
 
 
-def _check_finite(name: str, array: np.ndarray, first_task: int, num_episodes: int) -> None:
-    # a sum needs no second array; what is finite and sums up to infinity is found out below
+def _check_finite(arrays: Arrays, k: int, first_task: int, num_episodes: int) -> None:
+    """Blames whoever was the first to give a number that is not finite: all others may follow from it."""
+    suspects = [name for name in _GIVEN if not _sums_up(arrays[name])]
+    found = []
+    for name in suspects:
+        broken = np.argwhere(~np.isfinite(arrays[name]))
+        if len(broken):
+            place = tuple(broken[broken[:, 1].argmin()].tolist())
+            found.append((place[1], _GIVEN.index(name), place))
+    if not found:
+        return
+    step, which, place = min(found)
+    name, (task, episode) = _GIVEN[which], divmod(place[0], num_episodes)
+    where = f"task {first_task + task}, episode {episode}, step {step}"
+    value = arrays[name][place]
+    if name == "action":
+        words = ": it diverged in adapting" if k else ""
+        raise FloatingPointError(f"{where} of rollout {k}: the policy chose action {value}{words}")
+    raise EnvironmentContractError(
+        f"{where}: the environment gave {name} {value} and called it no fault"
+    )
+
+
+_GIVEN = ("obs", "action", "reward")
+"""What is given in a step, in this order."""
+
+
+def _sums_up(array: np.ndarray) -> bool:
+    # a sum needs no second array; what is finite and sums up to infinity is found out later
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf
-        if np.isfinite(array.sum()):
-            return
-    broken = np.argwhere(~np.isfinite(array))
-    if len(broken):
-        task, episode = divmod(int(broken[0, 0]), num_episodes)
-        raise EnvironmentContractError(
-            f"task {first_task + task}, episode {episode}, step {broken[0, 1]}: the environment gave {name} "
-            f"{array[tuple(broken[0])]} and called it no fault"
-        )
+        return bool(np.isfinite(array.sum()))

@@ -10,7 +10,7 @@ import torch
 
 from envs.observe import ObserveTask
 from envs.registry import make
-from metarl.collect import Collector, trial
+from metarl.collect import Collector, rollout, trial
 from metarl.errors import EnvironmentContractError
 from metarl.learners import build
 from metarl.learners.configs import LEARNER_CONFIGS
@@ -253,6 +253,56 @@ def test_the_task_of_a_number_that_is_not_finite_is_counted_over_both_halves():
     env.halves[1].__class__ = Lying
     with pytest.raises(EnvironmentContractError, match=r"task 4, episode 3, step 0"):
         collector.trial(Remembering(), TASKS, 4, 0, KEY)
+
+
+class Diverging(Gain):
+    """Chooses an infinite action in the second episode of its last task, from a step on."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        count, own = context
+        action, _ = super().act(own, obs, noise, explore=explore)
+        action.value[-1, 1] += torch.inf if count % HORIZON >= self._step else 0.0
+        return action, (count + 1, own)
+
+    def begin(self, num_tasks, num_episodes):
+        return 0, super().begin(num_tasks, num_episodes)
+
+    def adapt(self, context, rollout):
+        return context
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [(5, False), (0, True)],  # the robot goes on with numbers that are not finite, or breaks down
+)
+def test_a_policy_that_diverges_is_not_blamed_on_the_environment(step, fault):
+    tasks = np.array([[9.0, -1.0], [9.0, 0.0 if fault else -1.0]])
+    words = f"task 1, episode 1, step {step} of rollout 0: the policy chose action inf$"
+    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+        trial(RobotBatch(), Diverging(step), tasks, 4, 1, KEY)
+
+
+def test_a_policy_that_diverges_after_adaptation_is_said_to():
+    env, learner = RobotBatch(), Diverging(5)
+    env.set_tasks(TASKS[2:3], 4)
+    words = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adapting"
+    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+        rollout(env, learner, learner.begin(1, 4), KEY, 2, (1, 4))
+
+
+def test_the_task_of_a_policy_that_diverges_is_counted_over_both_halves():
+    class InHalves(Remembering):
+        def act(self, context, obs, noise, feedback=None, *, explore):
+            action, after = super().act(context, obs, noise, feedback, explore=explore)
+            return dataclasses.replace(action, value=action.value / (len(obs) < 3)), after
+
+    # of 5 tasks the first half has two
+    words = "task 2, episode 0, step 0 of rollout 0"
+    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+        Collector(Halving(1)).trial(InHalves(), TASKS, 4, 0, KEY)
 
 
 def test_a_failure_in_one_half_ends_the_other_and_is_raised():

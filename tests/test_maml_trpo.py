@@ -253,6 +253,18 @@ def test_a_gradient_that_is_not_finite_names_the_task_and_changes_nothing():
         assert torch.equal(learner.params[name], value)
 
 
+def test_an_adaptation_that_is_not_finite_names_task_and_rollout_and_changes_nothing(monkeypatch):
+    learner = small_learner()
+    context, rollouts = double_trial(learner)
+    before = {n: v.clone() for n, v in learner.params.items()}
+    monkeypatch.setattr(learner, "step_sizes", lambda count: [math.inf] * count)
+    words = "task 0: 'weight0' is not finite after adapting to rollout 1"
+    with pytest.raises(FloatingPointError, match=words):
+        learner.adapt(context, rollouts[1])
+    for name, value in before.items():
+        assert torch.equal(learner.params[name], value)
+
+
 def test_a_policy_that_did_not_act_is_refused():
     learner = small_learner()
     context, rollouts = double_trial(learner)

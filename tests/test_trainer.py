@@ -350,6 +350,14 @@ def test_an_update_that_is_not_finite_is_saved_before_and_has_exit_code_4(tmp_pa
     assert caught.value.exit_code == 4 and saved(tmp_path).step == 2
 
 
+def test_a_policy_that_diverges_in_adaptation_has_exit_code_4(tmp_path):
+    learner = dataclasses.replace(CONFIG.learner, inner_lr=1e38)
+    config = dataclasses.replace(CONFIG, learner=learner)
+    with pytest.raises(NumericalError, match="iteration 1: task 0.* rollout [01].*saved") as caught:
+        run(trainer_in(tmp_path, config=config))
+    assert caught.value.exit_code == 4
+
+
 def test_a_log_that_cannot_be_written_loses_no_update(tmp_path):
     trainer = trainer_in(tmp_path)
     write = trainer.log.write

@@ -228,11 +228,25 @@ def check_gradient(slope: Params, first_task: int) -> None:
     Raises:
         FloatingPointError: Names the task and the parameter.
     """
-    for name, value in slope.items():
+    check_finite(slope, first_task, "the gradient of {} is not finite")
+
+
+def check_finite(values: Params, first_task: int, words: str) -> None:
+    """Refuses values (n, *shape) that are not finite.
+
+    Args:
+        values: By the name of the parameter.
+        first_task: The task of row 0.
+        words: What to say of a parameter, {}.
+
+    Raises:
+        FloatingPointError: Names the task and the parameter.
+    """
+    for name, value in values.items():
         finite = value.detach().isfinite().flatten(1).all(dim=1)
         if not bool(finite.all()):
             task = first_task + int((~finite).nonzero()[0])
-            raise FloatingPointError(f"task {task}: the gradient of {name!r} is not finite")
+            raise FloatingPointError(f"task {task}: {words.format(repr(name))}")
 
 
 def total(parts: Iterable[Params]) -> Params:

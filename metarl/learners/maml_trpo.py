@@ -14,6 +14,7 @@ from metarl.learners.curvature import AdaptedTasks, gauss_newton
 from metarl.learners.inner import (
     Batch,
     Tape,
+    check_finite,
     check_gradient,
     flatten,
     gradient,
@@ -145,11 +146,12 @@ class MamlTrpo:
         """Takes one gradient step on every task's share of the rollout.
 
         Raises:
-            FloatingPointError: A gradient is not finite; names the task and the parameter.
+            FloatingPointError: A gradient or a result is not finite; names the task and the parameter.
             ValueError: A task has no valid step.
         """
         batch, explained = self._batch(rollout)
-        step_size = self.step_sizes(len(context.batches) + 1)[-1]
+        k = len(context.batches)
+        step_size = self.step_sizes(k + 1)[-1]
 
         def step(bounds: tuple[int, int]) -> Tape:
             params = {n: v[slice(*bounds)] for n, v in context.params.items()}
@@ -163,6 +165,7 @@ class MamlTrpo:
         adapted = {
             n: torch.cat([tape.points[-1][n].detach() for tape in tapes]) for n in context.params
         }
+        check_finite(adapted, 0, f"{{}} is not finite after adapting to rollout {k}")
         return self._context(
             adapted,
             points=(*context.points, context.params),
