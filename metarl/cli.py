@@ -9,7 +9,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,11 +38,12 @@ from metarl.errors import (
     reporting,
 )
 from metarl.options import (
+    Verbs,
     check_env_options,
     evaluate_options,
+    read_verb,
     report_options,
     video_options,
-    with_negative_values,
 )
 
 # ------------------------------------------------------------------------------------------------ train
@@ -236,28 +237,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m metarl <verb>`; returns the exit code."""
 
     def command() -> None:
-        words = sys.argv[1:] if argv is None else argv
-        options = _parser().parse_args(with_negative_values(words))
+        options = read_verb(list(sys.argv[1:] if argv is None else argv), _VERBS)
         options.function(options)
 
     return reporting(command)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argparse, whose errors are those of every other command."""
-
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message} ({self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m metarl", description="Work on run folders.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (function, add_options, text) in _VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=text)
-        add_options(verb)
-        verb.set_defaults(function=function)
-    return parser
 
 
 def _evaluate_verb(options: argparse.Namespace) -> None:
@@ -356,8 +339,7 @@ def _report_verb(options: argparse.Namespace) -> None:
     print(output)
 
 
-_Options = Callable[[argparse.ArgumentParser], None]
-_VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str]] = {
+_VERBS: Verbs = {
     "evaluate": (
         _evaluate_verb,
         evaluate_options,

@@ -30,10 +30,11 @@ def flag(name: str) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Returns "; did you mean X?" for the nearest of the names, or nothing."""
-    choices = list(names)
-    same_leaf = [choice for choice in choices if choice.rpartition(".")[2] == name.lstrip("-")]
-    near = same_leaf or difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    choices = {choice.lstrip("-"): choice for choice in names}  # dashes make short names alike
+    bare = name.lstrip("-")
+    same_leaf = [choice for choice in choices if choice.rpartition(".")[2] == bare]
+    near = same_leaf or difflib.get_close_matches(bare, choices, n=1, cutoff=0.5)
+    return f"; did you mean {choices[near[0]]}?" if near else ""
 
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from metarl.errors import ConfigError
+from metarl.fields import nearest
+
+Verbs = Mapping[
+    str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str]
+]
+"""Verb -> (what it does with its options, what adds them to its parser, its help)."""
 
 FORMATS = ("mp4", "gif", "html")
 """Of a film; html is a replay in 3-D that can be turned."""
@@ -17,6 +26,51 @@ CAMERAS = {
     "top": (90.0, -89.0),
 }
 """Azimuth and elevation of the view [degrees]: azimuth 0 looks along x, 90 along y; negative elevation looks down."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse, whose errors are those of every other command."""
+
+    def __init__(self, **settings: Any):
+        # a flag cut short would mean another one as soon as there are more
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message} ({self.prog} --help)")
+
+    def refuse(self, word: str) -> None:
+        """Refuses a word that means nothing."""
+        what = "unknown flag" if word.startswith("-") else "a value without a flag:"
+        self.error(f"{what} {word}{nearest(word, self._option_string_actions)}")
+
+
+def read_verb(words: Sequence[str], verbs: Verbs) -> argparse.Namespace:
+    """Reads the words behind `python -m metarl`.
+
+    Args:
+        words: A verb and its options.
+        verbs: The verbs.
+
+    Returns:
+        The options; `function` is what the verb does with them.
+
+    Raises:
+        ConfigError: A verb or a flag is unknown (the message names the nearest), or a value cannot be used.
+        SystemExit: --help was asked for and is printed (status 0).
+    """
+    parser = _Parser(prog="python -m metarl", description="Work on run folders.")
+    parsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (function, add_options, text) in verbs.items():
+        verb = parsers.add_parser(name, help=text, description=text)
+        add_options(verb)
+        verb.set_defaults(function=function, parser=verb)
+    if words and not words[0].startswith("-") and words[0] not in verbs:
+        parser.error(f"unknown verb {words[0]}{nearest(words[0], verbs)}")
+    options, unknown = parser.parse_known_args(with_negative_values(words))
+    if unknown:
+        name = next((word for word in unknown if word.startswith("-")), unknown[0])
+        options.parser.refuse(name.partition("=")[0])
+    return options
 
 
 def evaluate_options(verb: argparse.ArgumentParser) -> None:

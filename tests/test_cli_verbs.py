@@ -179,10 +179,20 @@ def test_a_verb_on_a_folder_that_is_no_run_is_one_line_with_exit_code_5(verb, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("evaluat runs/x", "invalid choice: 'evaluat' (choose from"),
+        (
+            "evaluat runs/x",
+            "unknown verb evaluat; did you mean evaluate? (python -m metarl --help)",
+        ),
+        ("", "required: VERB"),
+        ("check_env x", "unknown verb check_env; did you mean check-env?"),
+        ("evaluate runs/x --num-task 20", "unknown flag --num-task; did you mean --num-tasks? ("),
+        ("evaluate runs/x --num-task=20", "unknown flag --num-task; did you mean --num-tasks?"),
+        ("video runs/x --epsodes 2", "--epsodes; did you mean --episodes? (python -m metarl video"),
+        ("report runs/x --xyz 2", "unknown flag --xyz (python -m metarl report --help)"),
+        ("video runs/x runs/y", "a value without a flag: runs/y (python -m metarl video --help)"),
         ("evaluate", "required: RUN"),
         ("evaluate runs/x --num-tasks 0", "--num-tasks: 0: must be a whole number >= 1"),
-        ("video runs/x --json out.json", "unrecognized arguments: --json out.json"),
+        ("video runs/x --json out.json", "unknown flag --json (python -m metarl video"),
         ("video runs/x --size 481", "--size: 481: must be even"),
         ("video runs/x --camera above", "--camera: above: must be side, behind, front, top, or AZ"),
         ("video runs/x --camera 0,-90", "--camera: 0,-90: must be"),

@@ -16,8 +16,8 @@ envs.base envs.observe envs.navigation
 envs.task_rows envs.contract envs.worker envs.worker_pool envs.foreign envs.plugins envs.registry envs.check
 envs.listing envs.episodes envs.adapters envs.sb3
 
-metarl metarl.errors metarl.options metarl.types metarl.rng metarl.threads
-metarl.learners metarl.learners.configs metarl.baselines metarl.baselines.configs metarl.fields metarl.config
+metarl metarl.errors metarl.types metarl.rng metarl.threads
+metarl.learners metarl.learners.configs metarl.baselines metarl.baselines.configs metarl.fields metarl.config metarl.options
 metarl.returns metarl.gaussian metarl.categorical metarl.trust_region metarl.clipped metarl.baseline metarl.normalize
 metarl.scores metarl.policies metarl.encoders metarl.buffers
 metarl.learners.inner metarl.learners.curvature metarl.learners.maml_trpo metarl.learners.rl2 metarl.learners.table
