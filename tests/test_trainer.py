@@ -226,13 +226,17 @@ def test_a_signal_finishes_the_iteration_and_saves_and_a_resume_goes_on_bit_for_
     assert_same_runs(tmp_path, whole)
 
 
-def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(tmp_path, whole, capfd):
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(
+    second, tmp_path, whole, capfd
+):
     def twice(step, alive):
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), second)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         run(trainer_in(tmp_path, Nuisance(2, twice)))
+    assert caught.type is (Terminated if second == signal.SIGTERM else KeyboardInterrupt)
     assert saved(tmp_path).step == 0 and len(records(tmp_path)) == 2
     run(trainer_in(tmp_path, resume=True))
     assert_same_runs(tmp_path, whole)
@@ -259,19 +263,6 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(
     with pytest.raises(Preempted, match="stopped by SIGTERM after iteration 4"):
         run(trainer_in(tmp_path))
     assert_same_runs(tmp_path, whole)
-
-
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-)
-def test_the_second_signal_says_which_it_was(number, kind, tmp_path, capfd):
-    def twice(step, alive):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), number)
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        run(trainer_in(tmp_path, Nuisance(0, twice)))
-    assert caught.type is kind
 
 
 # ------------------------------------------------------------------------------------------- failures
