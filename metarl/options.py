@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
     def refuse(self, word: str) -> None:
         """Refuses a word that means nothing."""
-        what = "unknown flag" if word.startswith("-") else "a value without a flag:"
+        what = "unknown flag" if re.match(r"-+[a-zA-Z]", word) else "a value without a flag:"
         self.error(f"{what} {word}{nearest(word, self._option_string_actions)}")
 
 

@@ -145,7 +145,7 @@ def test_video_takes_format_size_tasks_and_episodes(copy, capsys):
     assert (width, height) == (2 * 64 + 4, 64 + 2 * 5)
 
 
-@pytest.mark.parametrize("camera", ["--camera -90,-20", "--camera=-90,-20", "--cam -90.0,-20"])
+@pytest.mark.parametrize("camera", ["--camera -90,-20", "--camera=-90,-20", "--camera -90.0,-20"])
 def test_an_azimuth_may_be_negative(camera, copy, capsys):
     words = f"{camera} --format html --tasks 1 --episodes 1 --size 64"
     assert cli.main(["video", str(copy), *words.split()]) == 0
@@ -198,7 +198,7 @@ def test_a_verb_on_a_folder_that_is_no_run_is_one_line_with_exit_code_5(verb, tm
         ("video runs/x --camera 0,-90", "--camera: 0,-90: must be"),
         ("video runs/x --camera -90", "--camera: -90: must be side, behind"),
         ("video runs/x --camera --size 64", "--camera: expected one argument"),
-        ("video runs/x --size 64 -90,-20", "unrecognized arguments: -90,-20"),
+        ("video runs/x --size 64 -90,-20", "a value without a flag: -90,-20 (python"),
         ("video runs/x --format avi", "invalid choice: 'avi'"),
         ("evaluate runs/x --json no/folder/out.json", "there is no folder no/folder"),
     ],
