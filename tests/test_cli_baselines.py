@@ -139,7 +139,7 @@ def test_help_shows_the_modes_without_torch_and_without_stable_baselines():
 def test_every_preset_is_read():
     folders = [REPOSITORY / "configs" / algo for algo in BASELINE_CONFIGS]
     paths = [path for folder in folders for path in folder.glob("**/*.yaml")]
-    assert len(paths) == 12
+    assert len(paths) == 15
     for path in paths:
         algo, env = path.parent.name, path.stem
         config = parse(["--env", env, "--algo", algo])
