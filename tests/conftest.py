@@ -1,11 +1,15 @@
-"""One torch thread, and the runs that the tests of several commands look at."""
+"""One torch thread, and what the tests of several files look at: runs, and an environment in worker processes."""
 
 import shutil
 import signal
+from contextlib import closing
 
+import plugin_envs
 import pytest
 import torch
 from commands import QUIET, TINY, TRAIN, after_records, call, finish, num_records, start
+
+from envs.foreign import ForeignEnv
 
 # sums and matrix products of torch depend on its number of threads in the last bits
 torch.set_num_threads(1)
@@ -41,3 +45,10 @@ def copy(battered, tmp_path):
     """A finished run, moved to another folder."""
     shutil.copytree(battered[0], tmp_path / "moved" / "run")
     return tmp_path / "moved" / "run"
+
+
+@pytest.fixture(scope="module")
+def spots():
+    """An environment with two workers whose tasks are set by each test."""
+    with closing(ForeignEnv("spots", plugin_envs.Spot, 2)) as env:
+        yield env
