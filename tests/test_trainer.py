@@ -24,7 +24,6 @@ from metarl.errors import (
 from metarl.learners import build
 from metarl.learners.configs import MamlTrpoConfig
 from metarl.log import RunLog, without_time
-from metarl.rng import stream
 from metarl.trainer import Progress, Trainer, pick_device, restore
 
 CONFIG = TrainConfig(
@@ -172,30 +171,6 @@ def test_torchs_number_of_threads_changes_nothing_bit_for_bit(tmp_path):
 
 
 # ------------------------------------------------------------------------------------- training tasks
-
-
-def trained_tasks(config):
-    distribution = training_tasks(make(config.env), config)
-    drawn = [distribution.sample(stream(config.seed, "tasks", i), 2) for i in range(20)]
-    return {tuple(task) for task in np.concatenate(drawn)}
-
-
-def test_the_fixed_training_set_is_all_that_is_trained_on():
-    sampler = dataclasses.replace(CONFIG.sampler, train_tasks=3)
-    config = dataclasses.replace(CONFIG, sampler=sampler)
-    expected = set(training_tasks(make(config.env), config).tasks)
-    assert len(expected) == 3
-    assert trained_tasks(config) == expected
-    assert trained_tasks(dataclasses.replace(config, seed=1)).isdisjoint(expected)
-    assert len(trained_tasks(CONFIG)) == 40
-
-
-def test_a_definition_with_a_fixed_number_of_training_tasks_is_trained_on_as_many():
-    config = dataclasses.replace(CONFIG, env="hopper-params")
-    assert len(training_tasks(make("hopper-params"), config).tasks) == 40
-    sampler = dataclasses.replace(CONFIG.sampler, train_tasks=7)
-    asked = dataclasses.replace(config, sampler=sampler)
-    assert len(training_tasks(make("hopper-params"), asked).tasks) == 7
 
 
 def test_a_trainer_gives_the_environment_tasks_of_the_fixed_set(tmp_path):
