@@ -41,15 +41,15 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from envs import profiler
-from envs.base import MujocoBatchEnv
-from envs.registry import make
-from metarl.collect import Collector, Key
-from metarl.learners import build
+from metarl.core.learner import Rollout
+from metarl.core.rng import stream
+from metarl.envs.locomotion import profiler
+from metarl.envs.locomotion.env import MujocoBatchEnv
+from metarl.envs.registry import make
 from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
-from metarl.learners.maml_trpo import MamlTrpo
-from metarl.rng import stream
-from metarl.types import Rollout
+from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.registry import build
+from metarl.sampling.sampler import Collector, Key
 
 THREADS = len(os.sched_getaffinity(0))
 KEY = Key(0, "benchmark", 0)

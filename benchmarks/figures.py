@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from envs.registry import make
-from metarl import figures
-from metarl.runs import grouped, load_all
+from metarl.envs.registry import make
+from metarl.reporting import plots as figures
+from metarl.runs.reader import grouped, load_all
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from envs.base import MujocoBatchEnv
-from envs.registry import make
-from metarl.rng import stream
+from metarl.core.rng import stream
+from metarl.envs.locomotion.env import MujocoBatchEnv
+from metarl.envs.registry import make
 
 THREADS = len(os.sched_getaffinity(0))
 PLACES = 20.0

@@ -31,9 +31,9 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
+from metarl.core.learner import Metrics, Params, Rollout
 from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.maml_trpo import MamlContext, MamlTrpo
-from metarl.types import Metrics, Params, Rollout
+from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
 
 THREADS = len(os.sched_getaffinity(0))
 PAGES_TO_MB = os.sysconf("SC_PAGE_SIZE") / 1e6

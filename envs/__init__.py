@@ -1,1 +1,1 @@
-"""Task distributions and batched robot environments: NumPy and MuJoCo, no torch and no metarl."""
+"""Task distributions and batched robot environments: NumPy and MuJoCo, without torch."""

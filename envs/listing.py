@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from envs.protocol import EnvSpec
-from envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
-from envs.robots import ROBOTS
-from envs.tasks import TaskDistribution, Variable
-from envs.world import Variation
+from metarl.core.env import EnvSpec
+from metarl.core.tasks import TaskDistribution, Variable
+from metarl.envs.locomotion.robots import ROBOTS
+from metarl.envs.locomotion.world import Variation
+from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
 
 
 def listing() -> str:

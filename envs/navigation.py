@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.goals import Marker
-from envs.protocol import EnvSpec, Step, check_streams, checked_rows, checked_tasks
-from envs.tasks import TaskDistribution, Uniform, Variable
+from metarl.core.env import EnvSpec, Step, check_streams, checked_rows, checked_tasks
+from metarl.core.tasks import TaskDistribution, Uniform, Variable
+from metarl.envs.locomotion.goals import Marker
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class NavigationEnv:
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
         """Draws snapshots (L, 2) with the goal of a task (D,): L frames (height, width, 3) uint8."""
-        from envs.plane import render_plane  # only pictures need it
+        from metarl.envs.rendering.point_mass import render_plane  # only pictures need it
 
         return render_plane(states, self.marker(task), width=width, height=height)
 
@@ -194,7 +194,7 @@ class NavigationEnv:
         self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
     ) -> dict[str, Any]:
         """A ball on a floor at snapshots (L, 2) of a task (D,), for a replay."""
-        from envs.scene import plane_scene  # only replays need it
+        from metarl.envs.rendering.scene import plane_scene  # only replays need it
 
         return plane_scene(states, self.marker(task), camera)
 

@@ -1,4 +1,4 @@
-"""Name -> environment: a literal table, robot-goal-variations, or a plug-in (`envs/plugins.py`)."""
+"""Name -> environment: a literal table, robot-goal-variations, or a plug-in (`envs/plugins/discovery.py`)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from envs import plugins
-from envs.base import MujocoBatchEnv
-from envs.goals import Direction, Forward, ForwardBackward, Goal, Position, RewardTerms, Velocity
-from envs.navigation import DenseGoal, NavigationEnv, SparseGoal
-from envs.observe import ObserveTask
-from envs.plugins import UnknownEnvironment, nearest
-from envs.protocol import BatchEnv
-from envs.recipe import Recipe
-from envs.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, HeightBand, Robot
-from envs.tasks import Choice, Variable
-from envs.terrain import Terrain
-from envs.variations import VARIATIONS
-from envs.world import Variation
+from metarl.core.env import BatchEnv
+from metarl.core.tasks import Choice, Variable
+from metarl.envs.locomotion.env import MujocoBatchEnv
+from metarl.envs.locomotion.goals import (
+    Direction,
+    Forward,
+    ForwardBackward,
+    Goal,
+    Position,
+    RewardTerms,
+    Velocity,
+)
+from metarl.envs.locomotion.recipe import Recipe
+from metarl.envs.locomotion.robots import (
+    ANT,
+    HALF_CHEETAH,
+    HOPPER,
+    HUMANOID,
+    WALKER2D,
+    HeightBand,
+    Robot,
+)
+from metarl.envs.locomotion.terrain import Terrain
+from metarl.envs.locomotion.variations import VARIATIONS
+from metarl.envs.locomotion.world import Variation
+from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
+from metarl.envs.plugins import discovery as plugins
+from metarl.envs.plugins.discovery import UnknownEnvironment, nearest
+from metarl.envs.wrappers.observe_task import ObserveTask
 
 __all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]
 
@@ -177,7 +193,7 @@ def make(
 
     Args:
         name: A name of ENVIRONMENTS, "robot-goal-variation-..." of FAMILIES and WORLDS, or of a plug-in (see
-            `envs/plugins.py`).
+            `envs/plugins/discovery.py`).
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
         observe_terrain: Append heights of the ground around the robot to the observation.
         observe_task: Append the task's numbers to the observation: the oracle.

@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.cli import main
+from metarl.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl import evaluate, results
-from metarl.baselines.configs import label
-from metarl.compose import Run, is_baseline
-from metarl.errors import ConfigError
-from metarl.film import film_trial, write_films
+from metarl.core.errors import ConfigError
+from metarl.evaluation import evaluate, results
+from metarl.experiment import Run, is_baseline
+from metarl.learners.sb3.config import label
+from metarl.reporting.film import film_trial, write_films
 
 EVALUATION = "evaluation.json"
 VIDEO = "videos/adaptation.mp4"

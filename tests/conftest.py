@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import QUIET, TINY, TRAIN, after_records, call, finish, num_records, start
 
-from envs.foreign import ForeignEnv
+from metarl.envs.plugins.subproc_env import ForeignEnv
 
 # sums and matrix products of torch depend on its number of threads in the last bits
 torch.set_num_threads(1)

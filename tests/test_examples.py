@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.check import check
-from envs.foreign import ForeignEnv
-from envs.registry import make
-from metarl import cli
+from metarl.cli import train as cli
+from metarl.envs.env_checker import check
+from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.registry import make
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

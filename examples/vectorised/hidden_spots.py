@@ -5,8 +5,8 @@ PYTHONPATH=examples/vectorised python train.py --env hidden_spots:make
 
 import numpy as np
 
-from envs.protocol import EnvSpec, NoPictures, Step, check_streams, checked_tasks
-from envs.tasks import Uniform, Variable
+from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, checked_tasks
+from metarl.core.tasks import Uniform, Variable
 
 
 class HiddenSpots:

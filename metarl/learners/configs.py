@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from metarl.errors import require
+from metarl.core.errors import require
 
 
 @dataclass(frozen=True)

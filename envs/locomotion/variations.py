@@ -1,0 +1,339 @@
+"""Variations: what a task changes in the world, for any robot and any goal (terrain has a file of its own)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from metarl.core.tasks import (
+    Bands,
+    Choice,
+    Disc,
+    Product,
+    Sometimes,
+    Split,
+    TaskDistribution,
+    Uniform,
+    Variable,
+)
+from metarl.envs.locomotion.robots import Edit, Robot, bare_model
+from metarl.envs.locomotion.world import GROUND, Variation, World
+
+TORSO = 1
+"""The body that carries the root joint."""
+
+GRAVITY = 9.81
+
+
+@dataclass(frozen=True)
+class Params(Variation):
+    """Mass, inertia, friction and damping of every element, each multiplied by a draw of its own.
+
+    A number of the task is the exponent x: mass, inertia and friction times 1.5^x, damping times 1.3^x. Elements on
+    which nothing depends are left out (the world's mass, torsional friction of sliding contacts, a damping of zero).
+
+    Source: rand_param_envs (Rothfuss et al. 2019, arXiv:1810.06784; Rakelly et al. 2019, with 40 train and 10 test
+    tasks). As there, the three principal inertias are drawn one by one.
+    """
+
+    name = "params"
+    fields = ("body_mass", "body_inertia", "geom_friction", "dof_damping")
+    derives = True
+    task_split = (40, 10)
+    formula = "mass, inertia, friction x 1.5^U(-3,3), damping x 1.3^U(-3,3), each element by itself"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """One exponent for each mass, inertia, friction and damping."""
+        model = bare_model(robot)
+        bodies = [model.body(i).name or f"body {i}" for i in range(1, model.nbody)]
+        geoms = [model.geom(i).name or f"geom {i}" for i in range(model.ngeom)]
+        damped = [model.joint(model.dof_jntid[i]).name for i in _damped(model)]
+        names = [f"mass {name}" for name in bodies]
+        names += [f"inertia {name} {axis}" for name in bodies for axis in "xyz"]
+        names += [f"friction {name}" for name in geoms] + [f"damping {name}" for name in damped]
+        return Uniform(tuple(Variable(name, "1", -3.0, 3.0) for name in names))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Multiplies; bodies and geoms that are not the robot's own come last and stay as they are."""
+        model = bare_model(world.robot)
+        bodies, geoms = model.nbody - 1, model.ngeom
+        mass, inertia, friction, damping = np.split(
+            tasks, np.cumsum([bodies, 3 * bodies, geoms]), axis=1
+        )
+        fields = world.fields
+        fields["body_mass"][:, 1 : bodies + 1] *= 1.5**mass
+        fields["body_inertia"][:, 1 : bodies + 1] *= 1.5 ** inertia.reshape(-1, bodies, 3)
+        fields["geom_friction"][:, :geoms, 0] *= 1.5**friction
+        fields["dof_damping"][:, _damped(model)] *= 1.3**damping
+
+
+def _damped(model: mujoco.MjModel) -> np.ndarray:
+    return np.flatnonzero(model.dof_damping > 0.0)
+
+
+@dataclass(frozen=True)
+class Friction(Variation):
+    """Sliding friction of the ground, from ice to rubber.
+
+    MuJoCo takes the larger friction of two surfaces, which would be the robot's own on ice: the ground is given
+    priority, so that the friction of every contact with it is the ground's.
+    """
+
+    train: tuple[tuple[float, float], ...] = ((0.2, 1.5),)
+    test: tuple[tuple[float, float], ...] = ((0.08, 0.2), (1.5, 2.5))
+
+    name = "friction"
+    fields = ("geom_friction",)
+    sets = True
+    formula = "sliding friction of the ground, uniform in log"
+
+    def edits(self, robot: Robot) -> Sequence[Edit]:
+        """Gives the ground priority."""
+
+        def edit(spec: mujoco.MjSpec) -> None:
+            spec.geom(GROUND).priority = 1
+
+        return (edit,)
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """The coefficient of friction; smaller and larger ones are held out."""
+        train, test = (Bands("friction", "1", b, log=True) for b in (self.train, self.test))
+        return Split(train, test)
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Sets the coefficient."""
+        world.fields["geom_friction"][:, world.model.geom(GROUND).id, 0] = tasks[:, 0]
+
+
+@dataclass(frozen=True)
+class Payload(Variation):
+    """A ball on top of the torso, of up to the torso's own mass, off centre.
+
+    Attributes:
+        reach: Largest distance from the torso's centre along x and y [m].
+        radius: Of the ball; it touches nothing [m].
+    """
+
+    reach: float = 0.2
+    radius: float = 0.06
+
+    name = "payload"
+    fields = ("body_mass", "body_inertia", "body_pos")
+    derives = True
+    formula = "a ball of the given share of the torso's mass, on top of it"
+
+    def edits(self, robot: Robot) -> Sequence[Edit]:
+        """Adds the ball, without mass, as the last body, so that no other changes its number."""
+
+        def edit(spec: mujoco.MjSpec) -> None:
+            # a place off the centre: what stands at the origin of its parent is marked as such and never moved
+            ball = spec.worldbody.first_body().add_body(name="payload", pos=[0.1, 0.1, 0.1])
+            ball.add_geom(
+                name="payload",
+                type=mujoco.mjtGeom.mjGEOM_SPHERE,
+                size=[self.radius, 0.0, 0.0],
+                mass=0.0,
+                contype=0,
+                conaffinity=0,
+                rgba=[0.25, 0.3, 0.4, 1.0],
+            )
+
+        return (edit,)
+
+    def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
+        """Puts the centre of mass, which the compiler leaves anywhere, where the ball is."""
+        model.body_ipos[model.body("payload").id] = 0.0
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Share of the torso's mass, place along x and, unless the robot is planar, y."""
+        share = Variable("payload", "1", 0.0, 1.0)
+        axes = ("x",) if robot.planar else ("x", "y")
+        places = tuple(Variable(f"payload_{axis}", "m", -self.reach, self.reach) for axis in axes)
+        return Uniform((share, *places))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Sets mass, inertia (that of a solid ball) and place."""
+        body = world.model.body("payload").id
+        mass = tasks[:, 0] * world.model.body_mass[TORSO]
+        world.fields["body_mass"][:, body] = mass
+        world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
+        place = world.fields["body_pos"][:, body]
+        place[:] = 0.0
+        place[:, : tasks.shape[1] - 1] = tasks[:, 1:]
+        place[:, 2] = _top(bare_model(world.robot)) + self.radius
+
+
+def _top(model: mujoco.MjModel) -> float:
+    """Height of the highest point of the torso's first geom above the torso's origin, at rest [m]."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    geom = int(model.body_geomadr[TORSO])
+    up = np.abs(data.geom_xmat[geom].reshape(3, 3)[2])
+    centre = data.geom_xpos[geom, 2] - data.xpos[TORSO, 2]
+    return float(centre + up @ model.geom_aabb[geom, 3:])
+
+
+@dataclass(frozen=True)
+class Gravity(Variation):
+    """Size and tilt of gravity: a slope without a terrain.
+
+    Attributes:
+        size: Range of its size [m/s^2].
+        train: Largest tilt to train on [degrees].
+        test: Largest tilt held out; held-out tilts begin where training ends [degrees].
+    """
+
+    size: tuple[float, float] = (0.8 * GRAVITY, 1.2 * GRAVITY)
+    train: float = 10.0
+    test: float = 20.0
+
+    name = "gravity"
+    fields = ("opt.gravity",)
+    formula = "gravity of the given size, tilted towards the heading"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Size, tilt and, unless the robot is planar, the heading towards which it is tilted; else the tilt's sign."""
+        size = Uniform((Variable("gravity", "m/s^2", *self.size),))
+        near, far = np.radians([self.train, self.test]).tolist()
+        if robot.planar:
+            train, test = Bands("tilt", "rad", ((-near, near),)), ((-far, -near), (near, far))
+            return Product((size, Split(train, Bands("tilt", "rad", test))))
+        heading = Uniform((Variable("heading", "rad", 0.0, 2.0 * np.pi),))
+        train, test = (Bands("tilt", "rad", (b,)) for b in ((0.0, near), (near, far)))
+        return Product((size, Split(train, test), heading))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Sets the vector."""
+        size, tilt = tasks[:, 0], tasks[:, 1]
+        heading = np.zeros(len(tasks)) if world.robot.planar else tasks[:, 2]
+        level = np.sin(tilt)
+        down = np.stack([level * np.cos(heading), level * np.sin(heading), -np.cos(tilt)], axis=1)
+        world.fields["opt.gravity"][:] = size[:, None] * down
+
+
+@dataclass(frozen=True)
+class Wind(Variation):
+    """A constant level force on the torso's centre of mass.
+
+    Attributes:
+        share: Largest force, as a share of the robot's weight.
+    """
+
+    share: float = 0.2
+
+    name = "wind"
+    formula = "a constant level force on the torso"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """The force along x and, unless the robot is planar, y."""
+        # three digits, so that the range can be printed as it is
+        force = float(f"{self.share * GRAVITY * bare_model(robot).body_mass.sum():.3g}")
+        if robot.planar:
+            return Uniform((Variable("wind_x", "N", -force, force),))
+        return Disc(force, names=("wind_x", "wind_y"), unit="N")
+
+    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
+        """Applies the force, which every reset takes away."""
+        world.batch.bind("xfrc_applied")[rows, TORSO, : tasks.shape[1]] = tasks[rows]
+
+
+@dataclass(frozen=True)
+class Cripple(Variation):
+    """The actuators of one limb are dead, from the start or from some control step on.
+
+    A limb is a leg of a robot that has four, else a single joint; the last one is held out.
+
+    Attributes:
+        share: Of the tasks in which the limb dies in mid-episode.
+        onset: First and last control step at which it may then die.
+
+    Source: Nagabandi et al. 2019 (arXiv:1803.11347), learning_to_adapt: legs 0 to 2, held out leg 3.
+    """
+
+    share: float = 0.25
+    onset: tuple[int, int] = (20, 100)
+
+    name = "cripple"
+    fields = ("actuator_gainprm",)
+    formula = "the actuators of one limb are dead from step `onset` on"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Which limb, and when."""
+        last = len(_limbs(robot)) - 1
+        onset = Sometimes("onset", "step", *self.onset, self.share)
+        limbs = (tuple(map(float, range(last))), (float(last),))
+        train, test = (
+            Product((Choice(Variable("limb", "1", values[0], values[-1]), values), onset))
+            for values in limbs
+        )
+        return Split(train, test)
+
+    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
+        """Revives what died in the last episode."""
+        world.fields["actuator_gainprm"][rows] = world.model.actuator_gainprm
+
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Takes the gain away: whatever is sent, the actuator does nothing."""
+        rows = np.flatnonzero(tasks[:, 1] == step)
+        if len(rows):
+            dead = _limbs(world.robot)[tasks[rows, 0].astype(int)]
+            world.fields["actuator_gainprm"][rows, :, 0] *= ~dead
+
+
+def _limbs(robot: Robot) -> np.ndarray:
+    """Which actuators belong to which limb (limbs, A)."""
+    actuators = np.arange(bare_model(robot).nu)
+    if not robot.limbs:
+        return np.eye(len(actuators), dtype=bool)
+    return np.array([np.isin(actuators, limb) for limb in robot.limbs])
+
+
+@dataclass(frozen=True)
+class Actuator(Variation):
+    """The gear of each actuator, and a delay of all controls.
+
+    Attributes:
+        gear: Range of the factor of each gear.
+    """
+
+    gear: tuple[float, float] = (0.5, 1.5)
+
+    name = "actuator"
+    fields = ("actuator_gear",)
+    looks_back = 3
+    formula = "the gear of each actuator times its factor; all controls late by the delay"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """A factor for each actuator, and the delay."""
+        model = bare_model(robot)
+        joints = [model.joint(int(model.actuator_trnid[i, 0])).name for i in range(model.nu)]
+        gears = Uniform(tuple(Variable(f"gear {joint}", "1", *self.gear) for joint in joints))
+        delays = tuple(map(float, range(self.looks_back + 1)))
+        return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Multiplies the gears."""
+        world.fields["actuator_gear"][:] *= tasks[:, :-1, None]
+
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Replaces the controls by those of `delay` steps ago; zero before the first."""
+        late = (step - tasks[:, -1].astype(int)) % len(world.sent)
+        world.ctrl[:] = world.sent[late, np.arange(len(tasks))]
+
+
+VARIATIONS: dict[str, Variation] = {
+    variation.name: variation
+    for variation in (
+        Params(),
+        Friction(),
+        Payload(),
+        Gravity(),
+        Wind(),
+        Cripple(),
+        Actuator(),
+    )
+}

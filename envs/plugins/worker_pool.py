@@ -1,0 +1,148 @@
+"""The side of a worker process that gives the orders: starting it, asking it, noticing that it hangs or has died."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from metarl.envs.plugins.interface import Facts
+from metarl.envs.plugins.worker import Block, serve
+
+
+class Died(Exception):
+    """A worker is gone; `code` is its exit status, negative for a signal."""
+
+    def __init__(self, code: int | None):
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        if self.code is None or self.code >= 0:
+            return f"exit status {self.code}"
+        return signal.Signals(-self.code).name
+
+
+class Failed(Exception):
+    """A worker reports a failure, or hangs, in a row of the batch (None: in none)."""
+
+    def __init__(self, row: int | None, words: str):
+        super().__init__(words)
+        self.row = row
+
+
+class Worker:
+    """This process's side of a worker.
+
+    Args:
+        make: The maker of environments.
+        facts: What they are like, if known.
+        timeout: How long it may make no progress [s].
+    """
+
+    def __init__(self, make: Callable[..., Any], facts: Facts | None, timeout: float):
+        context = multiprocessing.get_context("spawn")
+        self._timeout = timeout
+        self._progress = context.RawArray("q", 2)
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(other, self._progress), daemon=True)
+        with _single_threaded():
+            self._process.start()
+        other.close()  # so that the death of the worker closes the pipe
+        try:
+            self.facts: Facts = self.ask("begin", make, facts)
+        except BaseException:
+            self.kill()
+            raise
+
+    def ask(self, verb: str, *arguments: Any) -> Any:
+        """Sends a message and waits for the answer."""
+        self.send(verb, *arguments)
+        return self.answer()
+
+    def send(self, verb: str, *arguments: Any) -> None:
+        """Sends a message.
+
+        Raises:
+            Died: The worker is gone.
+        """
+        try:
+            self._connection.send((verb, arguments))
+        except OSError as error:
+            raise Died(self._exit_code()) from error
+
+    def answer(self) -> Any:
+        """Waits for the answer.
+
+        Raises:
+            Died: The worker is gone.
+            Failed: It reports a failure, or made no progress for the time-out; then it is ended.
+        """
+        done, since = self._progress[0], time.monotonic()
+        try:
+            while not self._connection.poll(min(1.0, self._timeout / 4)):
+                if self._progress[0] != done:
+                    done, since = self._progress[0], time.monotonic()
+                elif time.monotonic() - since > self._timeout:
+                    row = self._progress[1]
+                    self.kill()
+                    raise Failed(row, f"no answer for {self._timeout:g} s")
+            kind, *rest = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise Died(self._exit_code()) from error
+        if kind == "failed":
+            raise Failed(*rest)
+        return rest[0]
+
+    @property
+    def row(self) -> int:
+        """The row that was worked on last."""
+        return self._progress[1]
+
+    def _exit_code(self) -> int | None:
+        self._process.join(1.0)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Ends the process at once; a plug-in that hangs hears nothing else."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+@dataclass
+class Resources:
+    """What outlives an environment in workers unless it is given back."""
+
+    workers: list[Worker] = field(default_factory=list)
+    block: Block | None = None
+
+    def release(self) -> None:
+        """Ends the workers and gives the shared memory back."""
+        for worker in self.workers:
+            worker.kill()
+        self.workers.clear()
+        if self.block is not None:
+            self.block.release(unlink=True)
+            self.block = None
+
+
+@contextmanager
+def _single_threaded() -> Generator[None]:
+    """Lets processes that are started inside compute on one thread each: there are as many of them as cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

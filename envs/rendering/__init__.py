@@ -1,0 +1,1 @@
+"""Pictures and scenes of simulated robots, with and without OpenGL."""

@@ -1,0 +1,208 @@
+"""How an episode is filmed: where the camera stands, and the figures that mark the goal.
+
+Lengths are metres in the world frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import mujoco
+import numpy as np
+
+from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.heightfield import Relief
+
+_SMOOTHING = 15
+"""Frames over which the camera averages the robot's path: steps shake, the picture does not."""
+
+
+_UNCOLORED = np.array([0.5, 0.5, 0.5, 1.0], dtype=np.float32)
+"""What MuJoCo takes for "no colour given"."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A part of a marker.
+
+    Attributes:
+        kind: "arrow" and "disc" are flat, "post" faces the camera.
+        start: Tail of the arrow, centre of the disc, foot of the post (3,) [m].
+        end: Tip of the arrow, top of the post; the disc ignores it (3,) [m].
+        width: Of the shaft, of the post, or the disc's diameter [m].
+        normal: Of the plane of the figure (3,).
+        opacity: In (0, 1].
+    """
+
+    kind: Literal["arrow", "disc", "post"]
+    start: np.ndarray
+    end: np.ndarray
+    width: float
+    normal: np.ndarray
+    opacity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shot:
+    """How an episode of L frames is filmed: angles and distance stay, the camera follows the robot.
+
+    Attributes:
+        root: Position of the robot (L, 3) [m].
+        lookat: The point in the middle of the picture (L, 3) [m].
+        radius: Of a sphere around the root that holds the robot at rest [m].
+        planar: Whether the robot moves in the x-z plane.
+        distance: From the camera to lookat [m].
+        azimuth: Of the viewing direction, 0 along x, 90 along y [degrees].
+        elevation: Of the viewing direction, negative looks down [degrees].
+    """
+
+    root: np.ndarray
+    lookat: np.ndarray
+    radius: float
+    planar: bool
+    distance: float
+    azimuth: float
+    elevation: float
+
+    def axes(self) -> np.ndarray:
+        """Right, up and forward of the camera, the rows of a matrix (3, 3)."""
+        azimuth, elevation = math.radians(self.azimuth), math.radians(self.elevation)
+        level = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
+        forward = math.cos(elevation) * level + math.sin(elevation) * np.array([0.0, 0.0, 1.0])
+        right = np.cross(level, [0.0, 0.0, 1.0])
+        return np.stack([right, np.cross(right, forward), forward])
+
+
+def checked_states(model: mujoco.MjModel, states: np.ndarray) -> np.ndarray:
+    """Returns qpos snapshots (L, nq) in float64.
+
+    Raises:
+        ValueError: They are not finite or not (L, nq).
+    """
+    states = np.asarray(states, dtype=float)
+    if states.ndim != 2 or states.shape[1] != model.nq or not len(states):
+        raise ValueError(f"states must be (L, {model.nq}) with L >= 1, got {states.shape}")
+    if not np.isfinite(states).all():
+        broken = int(np.flatnonzero(~np.isfinite(states).all(axis=1))[0])
+        raise ValueError(f"state {broken} of {len(states)} is not finite")
+    return states
+
+
+def plan_shot(
+    model: mujoco.MjModel,
+    states: np.ndarray,
+    marker: Marker,
+    camera: tuple[float, float] | None = None,
+) -> Shot:
+    """Places the camera: beside a planar robot, behind and above one that roams.
+
+    Args:
+        model: The robot in its scene.
+        states: qpos (L, nq), L >= 1.
+        marker: The goal. A target is kept in the picture up to 4 m from the robot.
+        camera: Azimuth and elevation in its place [degrees].
+
+    Returns:
+        The shot.
+    """
+    data = mujoco.MjData(model)
+    body = int(model.jnt_bodyid[0]) if model.njnt else model.nbody - 1
+    mujoco.mj_kinematics(model, data)
+    moving = model.body_weldid[model.geom_bodyid] > 0
+    reach = np.linalg.norm(data.geom_xpos - data.xpos[body], axis=1) + model.geom_rbound
+    radius = float(reach[moving].max(initial=0.1))
+    root = np.empty((len(states), 3))
+    for row, qpos in enumerate(states):
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        root[row] = data.xpos[body]
+    planar = bool(model.njnt) and model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE
+    lookat = root.copy()
+    distance = (4.2 if planar else 4.6) * radius
+    if marker.kind == "target":
+        apart = np.zeros_like(root)
+        apart[:, :2] = np.asarray(marker.vector) - root[:, :2]
+        length = np.linalg.norm(apart, axis=1, keepdims=True)
+        lookat += 0.5 * apart * np.minimum(1.0, 4.0 / np.maximum(length, 1e-9))
+        distance += 0.9 * float(np.minimum(length, 4.0).max())
+    lookat[:, 2] += (0.15 if planar else 0.0) * radius
+    window = np.ones(_SMOOTHING) / _SMOOTHING
+    padded = np.pad(lookat, ((_SMOOTHING // 2, _SMOOTHING // 2), (0, 0)), mode="edge")
+    lookat = np.stack([np.convolve(axis, window, mode="valid") for axis in padded.T], axis=1)
+    azimuth, elevation = camera or ((90.0, -14.0) if planar else (60.0, -29.0))
+    return Shot(root, lookat, radius, planar, distance, azimuth, elevation)
+
+
+def marker_figures(marker: Marker, shot: Shot, row: int, floor: float) -> list[Figure]:
+    """The parts of a marker in frame `row`.
+
+    An arrow lies on the floor and starts at the robot, or hangs above a planar robot; a target is a
+    disc with a post.
+    """
+    upright, vector = np.array([0.0, 0.0, 1.0]), np.array([*marker.vector, 0.0])
+    if marker.kind == "target":
+        foot = vector + [0.0, 0.0, floor + 0.01]
+        top = foot + 0.9 * upright
+        flat = [Figure("disc", foot, foot, width, upright, 0.45) for width in (0.9, 0.5)]
+        facing = -shot.axes()[2]
+        post = Figure("post", foot, top, 0.05, facing)
+        return [*flat, post, Figure("disc", top, top, 0.22, facing)]
+    start, normal = shot.root[row].copy(), upright
+    start[2] = floor + 0.01
+    if shot.planar:
+        start[2], normal = shot.root[row, 2] + 0.75 * shot.radius, np.array([0.0, -1.0, 0.0])
+    speed = float(np.linalg.norm(vector))
+    width = 0.15 * shot.radius
+    if speed < 0.05:
+        return [Figure("disc", start, start, 2.0 * width, normal)]
+    along = vector * (shot.radius * (1.3 + 0.25 * speed) / speed)
+    if shot.planar:
+        start -= 0.5 * along
+    dot = Figure("disc", start, start, 2.0 * width, normal)
+    return [dot, Figure("arrow", start, start + along, width, normal)]
+
+
+def outline(figure: Figure, right: np.ndarray) -> np.ndarray:
+    """Corners (n, 3) [m] of a figure; a post extends across `right`, the camera's right (3,)."""
+    axis = figure.end - figure.start
+    if figure.kind == "disc":
+        across = np.cross(figure.normal, [0.31, 0.59, 0.74])
+        across /= np.linalg.norm(across)
+        along = np.cross(figure.normal, across)
+        angle = np.linspace(0.0, 2.0 * np.pi, 48, endpoint=False)[:, None]
+        circle = np.cos(angle) * across + np.sin(angle) * along
+        return figure.start + 0.5 * figure.width * circle
+    if figure.kind == "post":
+        side = 0.5 * figure.width * right
+        return np.stack(
+            [figure.start - side, figure.start + side, figure.end + side, figure.end - side]
+        )
+    length = float(np.linalg.norm(axis))
+    along = axis / length
+    side = np.cross(figure.normal, along) * figure.width
+    neck = figure.end - along * min(2.6 * figure.width, 0.6 * length)
+    shaft = [figure.start + 0.5 * side, neck + 0.5 * side]
+    head = [neck + 1.4 * side, figure.end, neck - 1.4 * side]
+    return np.stack([*shaft, *head, neck - 0.5 * side, figure.start - 0.5 * side])
+
+
+def marker_level(
+    model: mujoco.MjModel, relief: Relief | None, marker: Marker, shot: Shot, row: int
+) -> float:
+    """Height [m] at which a marker lies: the first plane, or 0; on a relief a target's ground, or above the robot."""
+    if relief is not None and marker.kind == "target":
+        return relief.height(*marker.vector) + 0.04
+    if relief is not None:
+        return float(shot.root[row, 2]) + 0.75 * shot.radius
+    planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
+    return float(model.geom_pos[planes[0], 2]) if len(planes) else 0.0
+
+
+def geom_colors(model: mujoco.MjModel) -> np.ndarray:
+    """Red, green, blue, opacity (ngeom, 4): a colour given to a geom goes before that of its material, as in MuJoCo."""
+    if not model.nmat:
+        return model.geom_rgba
+    bare = (model.geom_rgba == _UNCOLORED).all(axis=1) & (model.geom_matid >= 0)
+    return np.where(bare[:, None], model.mat_rgba[model.geom_matid], model.geom_rgba)

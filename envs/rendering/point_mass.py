@@ -1,0 +1,77 @@
+"""Recorded positions of a point in the plane -> frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.render import MARKER_COLOR
+
+POINT_COLOR, PATH_COLOR = (214, 84, 44), (232, 158, 128)
+
+_SUBPIXELS = 3
+
+
+def render_plane(
+    states: np.ndarray, marker: Marker, *, width: int, height: int
+) -> Iterator[np.ndarray]:
+    """Draws an episode of a point in the plane: the target, the path so far, the point.
+
+    Args:
+        states: Positions (L, 2) [m], L >= 1.
+        marker: The goal; an arrow is drawn from the origin.
+        width: Of a frame [pixels].
+        height: Of a frame [pixels].
+
+    Yields:
+        L frames (height, width, 3) uint8.
+
+    Raises:
+        ValueError: The states are not finite or not (L, 2).
+    """
+    states = np.asarray(states, dtype=float)
+    if states.ndim != 2 or states.shape[1] != 2 or not len(states) or not np.isfinite(states).all():
+        raise ValueError(f"states must be finite and (L, 2) with L >= 1, got {states.shape}")
+    return _frames(states, marker, (width, height))
+
+
+def _frames(states: np.ndarray, marker: Marker, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    goal = np.asarray(marker.vector)
+    reach = max(1.2, 1.1 * float(np.abs(states).max()), 1.1 * float(np.abs(goal).max()))
+    fine = np.array(size) * _SUBPIXELS
+    scale = 0.5 * float(fine.min()) / reach
+
+    def pixels(point) -> tuple[float, float]:
+        return tuple(0.5 * fine + scale * np.asarray(point) * [1.0, -1.0])
+
+    def disc(draw: ImageDraw.ImageDraw, point, radius: float, fill) -> None:
+        draw.circle(pixels(point), radius * scale * reach, fill=fill)
+
+    canvas = Image.new("RGB", tuple(fine), (244, 247, 251))
+    draw = ImageDraw.Draw(canvas)
+    unit = 0.2 if reach < 3.0 else 10.0 ** math.ceil(math.log10(reach / 10.0))
+    lines = int(math.ceil(reach * float(fine.max() / fine.min()) / unit))
+    for k in range(-lines, lines + 1):
+        shade, far = ((196, 206, 219) if k == 0 else (224, 231, 240)), 2 * lines * unit
+        for ends in (((k * unit, -far), (k * unit, far)), ((-far, k * unit), (far, k * unit))):
+            draw.line([pixels(end) for end in ends], fill=shade, width=_SUBPIXELS)
+    color = (255.0 * MARKER_COLOR).astype(int)
+    for share, radius in ((0.3, 0.07), (1.0, 0.035)):
+        blend = color * share + 255.0 * (1.0 - share)
+        disc(draw, goal, radius, tuple(blend.astype(int)))
+    if marker.kind == "arrow":
+        draw.line([pixels((0.0, 0.0)), pixels(goal)], fill=tuple(color), width=4 * _SUBPIXELS)
+    disc(draw, (0.0, 0.0), 0.012, (150, 160, 175))
+    for row, point in enumerate(states):
+        stroke = max(2, round(0.012 * scale * reach))
+        before = states[max(row - 1, 0)]
+        draw.line([pixels(before), pixels(point)], fill=PATH_COLOR, width=stroke)
+        disc(draw, point, 0.006, PATH_COLOR)  # rounds the corner between two strokes
+        picture = canvas.copy()
+        disc(ImageDraw.Draw(picture), point, 0.036, (255, 255, 255))
+        disc(ImageDraw.Draw(picture), point, 0.028, POINT_COLOR)
+        yield np.asarray(picture.reduce(_SUBPIXELS))

@@ -1,0 +1,210 @@
+"""Recorded states -> frames: GL where a context really opens, else a ray caster that needs no GL.
+
+Both back ends film with the same camera and show the same marker. Lengths are metres in the world
+frame; images have row 0 at the top.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Literal
+
+import mujoco
+import numpy as np
+
+from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.camera import (
+    Figure,
+    Shot,
+    checked_states,
+    marker_figures,
+    marker_level,
+    outline,
+    plan_shot,
+)
+from metarl.envs.rendering.heightfield import relief_of, sky_color
+from metarl.envs.rendering.ray_caster import FLOOR_DARK, FLOOR_LIGHT, Patch, RayCaster
+
+Backend = Literal["auto", "gl", "rays"]
+
+MARKER_COLOR = np.array([0.05, 0.66, 0.38], dtype=np.float32)
+"""Red, green, blue in [0, 1] of every goal; nothing else in a scene is green."""
+
+_FAR = 60.0
+"""Half width of an endless track [m]."""
+
+_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+"""
+
+
+@functools.cache
+def gl_works() -> bool:
+    """Whether an off-screen GL context opens in this environment, tried in a child process.
+
+    A child, because a missing driver can end the process, and because what MUJOCO_GL promises
+    cannot be trusted.
+    """
+    command = [sys.executable, "-c", _PROBE]
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # MuJoCo writes its log into the working directory
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return done.returncode == 0
+
+
+def render_mujoco(
+    model: mujoco.MjModel,
+    states: np.ndarray,
+    marker: Marker,
+    *,
+    width: int,
+    height: int,
+    camera: tuple[float, float] | None = None,
+    backend: Backend = "auto",
+) -> Iterator[np.ndarray]:
+    """Draws an episode of a MuJoCo robot.
+
+    Args:
+        model: The robot in its scene; not changed.
+        states: qpos snapshots (L, nq), L >= 1.
+        marker: The goal.
+        width: Of a frame [pixels].
+        height: Of a frame [pixels].
+        camera: Azimuth and elevation of the view, as in Shot [degrees]; by default that of `plan_shot`.
+        backend: "auto" takes GL where it works (`gl_works`), else the ray caster.
+
+    Yields:
+        L frames (height, width, 3) uint8.
+
+    Raises:
+        ValueError: The states are not finite or not (L, nq).
+    """
+    states = checked_states(model, states)
+    if backend == "auto":
+        backend = "gl" if gl_works() else "rays"
+    shot = plan_shot(model, states, marker, camera)
+    frames = _gl_frames if backend == "gl" else _ray_frames
+    return frames(model, states, marker, shot, (width, height))
+
+
+def _pose(model: mujoco.MjModel, data: mujoco.MjData, qpos: np.ndarray) -> None:
+    data.qpos[:] = qpos
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_camlight(model, data)
+
+
+def _ray_frames(
+    model: mujoco.MjModel, states: np.ndarray, marker: Marker, shot: Shot, size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    data, axes, relief = mujoco.MjData(model), shot.axes(), relief_of(model)
+    caster = RayCaster(model, axes, *size)
+    for row, qpos in enumerate(states):
+        _pose(model, data, qpos)
+        patches = [
+            Patch(
+                outline(figure, axes[0]),
+                MARKER_COLOR,
+                figure.opacity,
+                bool(figure.normal[2] < 0.9) or relief is not None,
+            )
+            for figure in marker_figures(
+                marker, shot, row, marker_level(model, relief, marker, shot, row)
+            )
+        ]
+        eye = shot.lookat[row] - shot.distance * axes[2]
+        yield caster.frame(data, eye, shot.root[row], shot.radius, patches)
+
+
+def _gl_frames(
+    model: mujoco.MjModel, states: np.ndarray, marker: Marker, shot: Shot, size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    model, data, relief = _repainted(model), mujoco.MjData(model), relief_of(model)
+    model.vis.global_.offwidth, model.vis.global_.offheight = size
+    camera = mujoco.MjvCamera()
+    camera.distance, camera.azimuth, camera.elevation = shot.distance, shot.azimuth, shot.elevation
+    with mujoco.Renderer(model, size[1], size[0]) as renderer:
+        for row, qpos in enumerate(states):
+            _pose(model, data, qpos)
+            camera.lookat[:] = shot.lookat[row]
+            renderer.update_scene(data, camera)
+            level = marker_level(model, relief, marker, shot, row)
+            for figure in marker_figures(marker, shot, row, level):
+                _add_geom(renderer.scene, figure)
+            yield renderer.render().copy()
+
+
+def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy with the ray caster's sky, and its floor: squares of 1 m, and tracks that go on endlessly to their sides.
+
+    The floor does not mirror, for a mirrored goal looks like a second one.
+    """
+    model = copy.copy(model)
+    model.mat_reflectance[:] = 0.0
+    model.hfield_size[model.hfield_nrow == 2, 1] = _FAR
+    for sky in np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX):
+        _paint_sky(model, int(sky))
+    kinds = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))
+    planes = np.flatnonzero(np.isin(model.geom_type, kinds))
+    model.geom_rgba[planes] = 1.0
+    for material in set(model.geom_matid[planes].tolist()) - {-1}:
+        texture = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+        if texture < 0 or model.tex_nchannel[texture] != 3:
+            continue
+        start = model.tex_adr[texture]
+        end = start + 3 * model.tex_width[texture] * model.tex_height[texture]
+        pixels = model.tex_data[start:end].reshape(-1, 3)
+        bright = pixels.sum(axis=1, dtype=int)
+        first = bright < bright.mean()  # so that a square is light where the ray caster's is
+        pixels[:] = 255.0 * np.where(first[:, None], FLOOR_LIGHT, FLOOR_DARK)
+        model.mat_rgba[material] = 1.0
+        model.mat_texuniform[material] = True
+        model.mat_texrepeat[material] = 1.0  # each is two squares a side, over two metres
+    return model
+
+
+def _paint_sky(model: mujoco.MjModel, texture: int) -> None:
+    """Paints the six faces of a sky: right, left, up, down, front, back, one below the other."""
+    width, channels = int(model.tex_width[texture]), int(model.tex_nchannel[texture])
+    pixels = model.tex_data[model.tex_adr[texture] :][: 6 * width * width * channels]
+    faces = pixels.reshape(6, width, width, channels)
+    row = np.arange(width) + 0.5
+    across, above = np.meshgrid(2.0 * row / width - 1.0, 1.0 - 2.0 * row / width)
+    wall = above / np.sqrt(1.0 + across**2 + above**2)
+    lid = 1.0 / np.sqrt(1.0 + across**2 + above**2)
+    for face, up in zip(faces, (wall, wall, lid, -lid, wall, wall), strict=True):
+        face[..., :3] = 255.0 * sky_color(up)
+
+
+def _add_geom(scene: mujoco.MjvScene, figure: Figure) -> None:
+    geom = scene.geoms[scene.ngeom]
+    kinds = mujoco.mjtGeom
+    kind = {
+        "arrow": kinds.mjGEOM_ARROW,
+        "disc": kinds.mjGEOM_CYLINDER,
+        "post": kinds.mjGEOM_CAPSULE,
+    }
+    color = np.append(MARKER_COLOR, figure.opacity).astype(np.float32)
+    zeros = np.zeros(3)
+    mujoco.mjv_initGeom(geom, kind[figure.kind], zeros, zeros, np.zeros(9), color)
+    start, end = figure.start, figure.end
+    if figure.kind == "disc":
+        start, end = figure.start - 0.004 * figure.normal, figure.start + 0.004 * figure.normal
+    mujoco.mjv_connector(geom, kind[figure.kind], 0.5 * figure.width, start, end)
+    if figure.kind == "arrow":
+        geom.size[2] *= 2.0  # the connector's arrow ends half way (MuJoCo 4.0)
+    geom.emission = 0.4
+    scene.ngeom += 1

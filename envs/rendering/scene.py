@@ -1,0 +1,211 @@
+"""Recorded states -> a scene that a viewer can draw by itself: shapes of the model, poses of its bodies, goal, camera.
+
+A scene is a dict of plain values and arrays, so that an environment of anybody's can make one:
+
+    geoms       list of {kind, size, color, body, position, rotation}: kind "sphere" (size: radius), "capsule" and
+                "cylinder" (radius, half length along z), "box" and "ellipsoid" (half extents), "plane" (none, endless) or
+                "hfield" (index into hfields); color red, green, blue, opacity in [0, 1]; body the index of the body that
+                carries it, -1 for the world; position (3,) [m] and rotation (4,) [quaternion, w first] in that body
+    hfields     list of {rows, columns, size, heights}: half extents along x and y, height and depth [m]; heights
+                (rows * columns,) in [0, 1], rows along y
+    position    (L, B, 3) of the bodies [m, world], frame by frame
+    rotation    (L, B, 4) [quaternion, w first]
+    root        (L, 3) where the robot is [m, world]
+    radius      of a sphere around the root that holds the robot [m]
+    planar      the robot moves in the x-z plane
+    marker      {kind, position, vector, size}: "target" at a position (3,) [m, world] with a disc of a radius, or "arrow"
+                at the robot along a vector (2,)
+    camera      {azimuth, elevation, distance} [degrees, m] and lookat (L, 3) [m, world], as in `metarl.envs.rendering.render.Shot`
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.camera import checked_states, geom_colors, plan_shot
+
+_SHOWN_GROUPS = 3
+"""Geoms of groups from here on are hidden, as in MuJoCo's viewer."""
+
+_TARGET = 0.45  # radius of a target's disc [m]
+
+_KINDS = {
+    int(mujoco.mjtGeom.mjGEOM_SPHERE): ("sphere", 1),
+    int(mujoco.mjtGeom.mjGEOM_CAPSULE): ("capsule", 2),
+    int(mujoco.mjtGeom.mjGEOM_CYLINDER): ("cylinder", 2),
+    int(mujoco.mjtGeom.mjGEOM_BOX): ("box", 3),
+    int(mujoco.mjtGeom.mjGEOM_ELLIPSOID): ("ellipsoid", 3),
+    int(mujoco.mjtGeom.mjGEOM_PLANE): ("plane", 0),
+}
+"""Kind and number of sizes; other geoms, such as meshes, are shown as the box around them."""
+
+_HFIELD = int(mujoco.mjtGeom.mjGEOM_HFIELD)
+
+
+def mujoco_scene(
+    model: mujoco.MjModel,
+    states: np.ndarray,
+    marker: Marker,
+    camera: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """Builds the scene of an episode of a MuJoCo robot.
+
+    Args:
+        model: The robot in its scene; not changed.
+        states: qpos snapshots (L, nq), L >= 1.
+        marker: The goal.
+        camera: Azimuth and elevation of the first view [degrees]; by default those of a film.
+
+    Returns:
+        The scene.
+
+    Raises:
+        ValueError: The states are not finite or not (L, nq).
+    """
+    states = checked_states(model, states)
+    shot = plan_shot(model, states, marker, camera)
+    shown = np.flatnonzero((model.geom_group < _SHOWN_GROUPS) & (geom_colors(model)[:, 3] > 0))
+    moving = model.body_weldid[model.geom_bodyid] > 0
+    bodies = np.unique(model.geom_bodyid[shown[moving[shown]]])
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    hfields: list[dict[str, Any]] = []
+    geoms = [_geom(model, data, int(geom), bodies, hfields) for geom in shown]
+    position, rotation = _poses(model, data, states, bodies)
+    return {
+        "geoms": geoms,
+        "hfields": hfields,
+        "position": position,
+        "rotation": rotation,
+        "root": shot.root,
+        "radius": shot.radius,
+        "planar": shot.planar,
+        "marker": {
+            **asdict(marker),
+            "position": [*marker.vector, _ground(model, data, marker.vector)],
+            "size": _TARGET,
+        },
+        "camera": {
+            "azimuth": shot.azimuth,
+            "elevation": shot.elevation,
+            "distance": shot.distance,
+            "lookat": shot.lookat,
+        },
+    }
+
+
+def _poses(
+    model: mujoco.MjModel, data: mujoco.MjData, states: np.ndarray, bodies: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (L, B, 3) and rotations (L, B, 4) of bodies; changes data."""
+    position = np.empty((len(states), len(bodies), 3))
+    rotation = np.empty((len(states), len(bodies), 4))
+    for row, qpos in enumerate(states):
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        position[row], rotation[row] = data.xpos[bodies], data.xquat[bodies]
+    return position, rotation
+
+
+def _geom(
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    geom: int,
+    bodies: np.ndarray,
+    hfields: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """A geom in the frame of the body that carries it, or in the world's; appends its heightfield."""
+    kind, count = _KINDS.get(int(model.geom_type[geom]), ("box", 3))
+    size = model.geom_size[geom, :count].tolist()
+    body = int(model.geom_bodyid[geom])
+    if body in bodies:
+        place = int(np.searchsorted(bodies, body))
+        position, rotation = model.geom_pos[geom].copy(), model.geom_quat[geom].copy()
+    else:
+        place, rotation = -1, np.empty(4)
+        position = data.geom_xpos[geom].copy()
+        mujoco.mju_mat2Quat(rotation, data.geom_xmat[geom])
+    if model.geom_type[geom] == _HFIELD:
+        kind, size = "hfield", [len(hfields)]
+        hfields.append(_hfield(model, int(model.geom_dataid[geom])))
+    elif int(model.geom_type[geom]) not in _KINDS:
+        centre, size = model.geom_aabb[geom, :3].copy(), model.geom_aabb[geom, 3:].tolist()
+        mujoco.mju_rotVecQuat(centre, centre.copy(), rotation)
+        position += centre
+    return {
+        "kind": kind,
+        "size": size,
+        "color": geom_colors(model)[geom].tolist(),
+        "body": place,
+        "position": position.tolist(),
+        "rotation": rotation.tolist(),
+    }
+
+
+def _hfield(model: mujoco.MjModel, index: int) -> dict[str, Any]:
+    rows, columns = int(model.hfield_nrow[index]), int(model.hfield_ncol[index])
+    start = int(model.hfield_adr[index])
+    return {
+        "rows": rows,
+        "columns": columns,
+        "size": model.hfield_size[index].tolist(),
+        "heights": model.hfield_data[start : start + rows * columns].copy(),
+    }
+
+
+def _ground(model: mujoco.MjModel, data: mujoco.MjData, point: tuple[float, float]) -> float:
+    """Height of the ground below a point (2,) [m]: of the heightfields there, or else of the first plane."""
+    top = 1e3
+    start, down = np.array([*point, top]), np.array([0.0, 0.0, -1.0])
+    normal = np.zeros(3)
+    fields = np.flatnonzero(model.geom_type == _HFIELD)
+    found = [
+        top - distance
+        for geom in fields
+        if (distance := mujoco.mj_rayHfield(model, data, int(geom), start, down, normal)) >= 0
+    ]
+    planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
+    return max(found) if found else float(model.geom_pos[planes[0], 2]) if len(planes) else 0.0
+
+
+def plane_scene(
+    states: np.ndarray, marker: Marker, camera: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Builds the scene of an episode of a point in the plane: a ball on a floor.
+
+    Args:
+        states: Positions (L, 2) [m], L >= 1.
+        marker: The goal.
+        camera: Azimuth and elevation of the first view [degrees].
+
+    Returns:
+        The scene.
+    """
+    radius = 0.03
+    root = np.column_stack([states, np.full(len(states), radius)])
+    azimuth, elevation = camera or (90.0, -55.0)
+    reach = max(1.2, float(np.abs(states).max()), float(np.abs(marker.vector).max()))
+    upright = [1.0, 0.0, 0.0, 0.0]
+    ball = {"kind": "sphere", "size": [radius], "color": [0.84, 0.33, 0.17, 1.0], "body": 0}
+    floor = {"kind": "plane", "size": [], "color": [1.0, 1.0, 1.0, 1.0], "body": -1}
+    return {
+        "geoms": [{**geom, "position": [0.0] * 3, "rotation": upright} for geom in (floor, ball)],
+        "hfields": [],
+        "position": root[:, None],
+        "rotation": np.tile(upright, (len(states), 1, 1)),
+        "root": root,
+        "radius": 4.0 * radius,
+        "planar": False,
+        "marker": {**asdict(marker), "position": [*marker.vector, 0.0], "size": 0.07},
+        "camera": {
+            "azimuth": azimuth,
+            "elevation": elevation,
+            "distance": 1.7 * reach,
+            "lookat": np.zeros((len(states), 3)),
+        },
+    }

@@ -1,0 +1,85 @@
+"""The oracle's view: an environment whose observation tells the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from metarl.core.env import BatchEnv, Step, UnsupportedHere, checked_tasks
+from metarl.core.tasks import full_range
+
+
+class ObserveTask:
+    """A BatchEnv with the task's numbers appended to the observation.
+
+    Each number is scaled from its range over training and test tasks to [-1, 1]; one whose range is a point is 0.
+
+    Args:
+        env: The environment; its tasks are rows of numbers.
+
+    Raises:
+        UnsupportedHere: The numbers of a task have no range; names the environment.
+    """
+
+    def __init__(self, env: BatchEnv):
+        self._env = env
+        low, high = full_range(env.spec.tasks)
+        if not np.isfinite([low, high]).all():
+            cure = "say the range of each in task_variables"
+            raise UnsupportedHere(f"the task numbers of {env.spec.name} have no range; {cure}")
+        self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
+        size = env.spec.obs_size + len(low)
+        words = "the task is in the observation"
+        note = f"{env.spec.note}; {words}" if env.spec.note else words
+        self.spec = replace(env.spec, obs_size=size, note=note)
+        if hasattr(env, "reset_rows"):
+            self.reset_rows = self._reset_rows
+        split = getattr(env, "split", None)
+        if callable(split) and getattr(split, "__self__", env) is env:  # its own, see Collector
+            self.split = self._split
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the environment's own."""
+        return getattr(self._env, name)
+
+    def _split(self, parts: int) -> list[ObserveTask]:
+        """Environments like this one, for parts of the tasks at a time."""
+        inner: Any = self._env
+        return [ObserveTask(env) for env in inner.split(parts)]
+
+    def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
+        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
+        tasks = checked_tasks(self.spec, tasks)
+        self._env.set_tasks(tasks, num_episodes)
+        scaled = np.repeat((tasks - self._middle) / self._half, num_episodes, axis=0)
+        self._obs = np.empty((len(scaled), self.spec.obs_size))
+        self._obs[:, self._env.spec.obs_size :] = scaled
+
+    def _observe(self, obs: np.ndarray) -> np.ndarray:
+        self._obs[:, : obs.shape[1]] = obs
+        return self._obs
+
+    def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
+        return self._observe(self._env.reset(rngs))
+
+    def _reset_rows(
+        self,
+        rows: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        tasks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Starts an episode in the m-th row of the mask rows (M,) from rngs[m], with tasks (rows.sum(), D) if given."""
+        inner: Any = self._env
+        obs = inner.reset_rows(rows, rngs, tasks)
+        if tasks is not None:
+            self._obs[rows, obs.shape[1] :] = (tasks - self._middle) / self._half
+        return self._observe(obs)
+
+    def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
+        """Steps the rows of the mask alive (M,) with action (M, A) [policy output]."""
+        step = self._env.step(action, alive)
+        return replace(step, obs=self._observe(step.obs))

@@ -1,0 +1,240 @@
+"""Frozen dataclasses from words and from YAML: one reader of values for both.
+
+A *tree* is a dataclass whose fields are values or further dataclasses; a field has a dotted name,
+such as `learner.inner_lr`, and the flag `--learner.inner-lr`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from metarl.core.errors import ConfigError
+
+T = TypeVar("T")
+"""The class of a tree."""
+
+
+def flag(name: str) -> str:
+    """Spells a dotted name as a flag."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns "; did you mean X?" for the nearest of the names, or nothing."""
+    choices = {choice.lstrip("-"): choice for choice in names}  # dashes make short names alike
+    bare = name.lstrip("-")
+    same_leaf = [choice for choice in choices if choice.rpartition(".")[2] == bare]
+    near = same_leaf or difflib.get_close_matches(bare, choices, n=1, cutoff=0.5)
+    return f"; did you mean {choices[near[0]]}?" if near else ""
+
+
+def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns dotted name -> type of every field that is no dataclass itself."""
+    found = {}
+    for name, kind in typing.get_type_hints(type(tree)).items():
+        value = getattr(tree, name)
+        if is_dataclass(value):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = kind
+    return found
+
+
+# --------------------------------------------------------------------------------------------- words
+
+
+def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
+    """Reads words such as `--learner.inner-lr 0.1` against the fields of a tree.
+
+    Args:
+        argv: The words; of a flag given twice the last counts.
+        tree: The dataclass whose fields are the flags. A switch also has its `--no-` form.
+
+    Returns:
+        Nested mapping as `merge` takes it: texts, lists of texts, and true or false for switches.
+
+    Raises:
+        ConfigError: A flag is unknown (the message names the nearest) or has too few or many values.
+    """
+    kinds = leaves(tree)
+    names = {flag(name): name for name in kinds}
+    for name in (name for name, kind in kinds.items() if kind is bool):
+        parent, dot, leaf = name.rpartition(".")
+        names[flag(f"{parent}{dot}no-{leaf}")] = name
+    given: dict[str, Any] = {}
+    words = list(argv)
+    while words:
+        word, equals, text = words.pop(0).partition("=")
+        key = word.replace("_", "-")
+        if key not in names:
+            what = "unknown flag" if word.startswith("-") else "a value without a flag:"
+            raise ConfigError(f"{what} {word}{nearest(key, names)} (--help shows all)")
+        values = [text] if equals else []
+        while not equals and words and not words[0].startswith("--"):
+            values.append(words.pop(0))
+        *parents, leaf = names[key].split(".")
+        node = given
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = _flag_value(key, kinds[names[key]], values, on=key == flag(names[key]))
+    return given
+
+
+def _flag_value(key: str, kind: Any, values: list[str], on: bool) -> Any:
+    if kind is bool:
+        if values:
+            raise ConfigError(f"{key} takes no value, but {values[0]!r} follows it")
+        return on
+    if typing.get_origin(kind) is tuple:
+        return values
+    if len(values) != 1:
+        follows = f"{' '.join(values)!r} follows it" if values else "none follows it"
+        raise ConfigError(f"{key} takes one value, but {follows}")
+    return values[0]
+
+
+# -------------------------------------------------------------------------------------------- values
+
+
+def merge(
+    tree: T,
+    given: Mapping[str, Any],
+    *,
+    where: str = "",
+    spell: Callable[[str], str] = str,
+    allowed: Collection[str] | None = None,
+    prefix: str = "",
+) -> T:
+    """Returns a tree with the given values in it, read by the type of their field.
+
+    Args:
+        tree: The defaults.
+        given: Nested mapping of keys to values of YAML or texts; PyYAML reads `3e-4` as a text.
+        where: Put before a message: the file that the values come from.
+        spell: How a message writes a dotted name.
+        allowed: Keys that may be set at this level; by default all fields.
+        prefix: Dotted name of this level.
+
+    Returns:
+        The new tree; the old one is as it was.
+
+    Raises:
+        ConfigError: A key is unknown, a value has the wrong type or is out of range.
+    """
+    kinds = typing.get_type_hints(type(tree))
+    names = sorted(kinds if allowed is None else allowed)
+    changes = {}
+    for key, value in given.items():
+        if key not in names:
+            raise ConfigError(f"{where}unknown key {prefix}{key}{nearest(str(key), names)}")
+        old, name = getattr(tree, key), prefix + key
+        if is_dataclass(old):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}{name} = {value!r}: must be a group of keys")
+            changes[key] = merge(old, value, where=where, spell=spell, prefix=name + ".")
+            continue
+        try:
+            changes[key] = _coerce(value, kinds[key])
+        except ValueError as error:
+            raise ConfigError(f"{where}{spell(name)} = {value!r}: must be {error}") from None
+    try:
+        return replace(tree, **changes)  # ty: ignore[invalid-argument-type]
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
+def _coerce(value: Any, kind: Any) -> Any:
+    """Reads a value as `kind`; a ValueError says what it must be."""
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(choice for choice in choices if choice is not type(None))
+        return None if value in (None, "None") else _coerce(value, inner)
+    if origin is Literal:
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(choices) + nearest(str(value), choices))
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("a list")
+        return tuple(_coerce(item, choices[0]) for item in value)
+    if kind in (str, Path) and isinstance(value, (str, Path)):
+        return kind(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind in (int, float) and isinstance(value, (int, float, str)):
+        return _number(value, kind)
+    raise ValueError(_WORDS.get(kind, "a text"))
+
+
+_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _number(value: float | str, kind: type) -> float:
+    """Reads a number; a whole number may be written 1e6."""
+    if isinstance(value, bool):
+        raise ValueError(_WORDS[kind])
+    try:
+        if kind is float or isinstance(value, int):
+            return kind(value)
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9_]+", value):
+            return int(value)
+        if float(value).is_integer():
+            return int(float(value))
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(_WORDS[kind])
+
+
+# ---------------------------------------------------------------------------------------------- YAML
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds one mapping of the document."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: key {key} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Reads a file of YAML that holds a group of keys.
+
+    Raises:
+        ConfigError: The file is missing, no YAML, or gives a key twice; the message names the file.
+    """
+    try:
+        loader = _StrictLoader(path.read_text(encoding="utf-8"))
+        try:
+            tree = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold a group of keys")
+    return tree
+
+
+def plain(value: Any) -> Any:
+    """Returns nested mappings and sequences as dicts and lists, as YAML writes them."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""Pure mathematics on tensors: distributions, advantages, losses, trust regions. No networks and no state."""

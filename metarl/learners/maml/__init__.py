@@ -1,0 +1,1 @@
+"""MAML-TRPO: gradient-based adaptation, and its exact meta-gradient."""

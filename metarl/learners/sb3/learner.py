@@ -1,0 +1,235 @@
+"""Sb3Baseline: learners of Stable-Baselines3 in a run of metarl, trained by SB3's own loop on its own view of the tasks.
+
+It acts like every Learner, so evaluation and videos are as ever; instead of `update` it has `iterate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.config.schema import TrainConfig
+from metarl.core.errors import ConfigError
+from metarl.core.learner import BatchEnv, Iteration
+from metarl.core.parallel import one_torch_thread
+from metarl.core.rng import stream
+from metarl.evaluation import evaluate
+from metarl.learners.sb3.config import Sb3Rl2Config, label
+from metarl.learners.sb3.learning_curve import Curve
+from metarl.learners.sb3.model import Member, Played
+from metarl.learners.sb3.policies import FeedForward, Recurrent
+
+
+class Restartable(Protocol):
+    """A VecEnv of SB3 whose streams and tasks are set from outside (`envs/wrappers/sb3.py`)."""
+
+    num_envs: int
+
+    def restart(self, streams: Any, tasks: Any = None) -> None:
+        """Sets streams(episode, row), and tasks: (D,) or a distribution; for the next reset."""
+
+
+class Sb3Baseline:
+    """One policy for all tasks, with or without memory; or, from scratch, one for each of N held-out tasks.
+
+    An iteration begins with new episodes in all rows and takes as many steps as one of any other learner at most.
+
+    Args:
+        config: The run's settings.
+        vec: The environments: E rows from scratch, else N * E.
+        tasks: From scratch the tasks (N, D), else the distribution that episodes (for RL^2 trials) draw from.
+        horizon: T.
+        device: Of the models.
+    """
+
+    pools_episodes = False
+
+    def __init__(
+        self,
+        config: TrainConfig[Any],
+        vec: Restartable,
+        tasks: Any,
+        horizon: int,
+        *,
+        device: torch.device | str = "cpu",
+    ):
+        self._config, self._vec = config, vec
+        self.tasks: np.ndarray | None = tasks if isinstance(tasks, np.ndarray) else None
+        self._sources = [tasks] if self.tasks is None else list(self.tasks)
+        rollouts = config.sampler.num_adaptations + 1
+        self._members = [
+            Member(
+                config.learner,
+                vec,  # ty: ignore[invalid-argument-type]
+                rollouts,
+                horizon,
+                rng=stream(config.seed, "sb3-initial", index),
+                device=device,
+            )
+            for index in range(len(self._sources))
+        ]
+        self._curve = Curve.empty(len(self._sources), vec.num_envs * rollouts)
+        recurrent = isinstance(config.learner, Sb3Rl2Config)
+        acting = Recurrent(self._members[0]) if recurrent else FeedForward(self._members)
+        self.begin, self.act, self.adapt = acting.begin, acting.act, acting.adapt
+
+    # ------------------------------------------------------------------------------------- training
+
+    def iterate(self, iteration: int) -> Iteration:
+        """Trains every policy for one iteration; if that fails, all is as it was before.
+
+        Raises:
+            FloatingPointError: A parameter is not finite.
+            ValueError: The environment gave a number that is not finite and called it no fault.
+        """
+        before = self.state_dict()
+        try:
+            played = [self._play(iteration, index) for index in range(len(self._members))]
+        except Exception:
+            self.load_state_dict(before)
+            raise
+        if self.tasks is not None:
+            self._curve = self._curve.longer(played)
+        return _summary(played)
+
+    def _play(self, iteration: int, index: int) -> Played:
+        seed = self._config.seed
+
+        def streams(episode: int, row: int) -> np.random.Generator:
+            return stream(seed, "sb3-episode", iteration, index, episode, row)
+
+        self._vec.restart(streams, self._sources[index])
+        try:
+            return self._members[index].iterate(stream(seed, "sb3-update", iteration, index))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"policy {index}: {error}") from error
+
+    # ---------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every policy with its optimiser and statistics, and the learning curves from scratch; copies on the CPU."""
+        found = {
+            f"{index:03d}/{name}": value
+            for index, member in enumerate(self._members)
+            for name, value in member.state_dict().items()
+        }
+        return found if self.tasks is None else found | self._curve.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a state_dict().
+
+        Raises:
+            ValueError: It is of another network or another number of tasks; nothing has changed.
+        """
+        expected = self.state_dict()
+        for name in sorted(expected.keys() ^ state.keys()):
+            raise ValueError(f"{name} is {'missing' if name in expected else 'not known'}")
+        for name, value in expected.items():
+            given, grows = state[name], name.startswith("curve/")
+            shapes = (given.shape[grows:], value.shape[grows:])
+            if given.dtype != value.dtype or given.ndim != value.ndim or shapes[0] != shapes[1]:
+                raise ValueError(f"{name} is {tuple(given.shape)}, not {tuple(value.shape)}")
+        for index, member in enumerate(self._members):
+            start = f"{index:03d}/"
+            member.load_state_dict(
+                {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
+            )
+        if self.tasks is not None:
+            self._curve = Curve.from_state(state)
+
+    # ----------------------------------------------------------------------------------- evaluation
+
+    def learning_curve(self, env: BatchEnv) -> dict[str, Any]:
+        """Contents of evaluation.json for policies trained from scratch: return against experience in the task.
+
+        Entry i of `returns` is of the episodes that a policy played after the experience of entry i, which then served
+        its next update; the last entry is measured anew, after the end of training.
+
+        Raises:
+            ValueError: The policies are not from scratch.
+        """
+        if self.tasks is None:
+            raise ValueError("a learning curve in single tasks has only mode scratch")
+        config, curve, shown = self._config, self._curve, self._curve.points()
+        final = evaluate.evaluate(
+            env,
+            self,  # ty: ignore[invalid-argument-type]
+            self.tasks,
+            num_episodes=curve.returns.shape[2],
+            num_adaptations=0,
+            key=evaluate.Key(config.seed, "evaluate", 0),
+        )
+        steps, episodes = (each[[*shown, -1]].tolist() for each in curve.experience())
+        whole = replace(
+            final,
+            returns=np.concatenate([curve.returns.numpy()[shown], final.returns]),
+            env_steps=[*np.diff(steps).tolist(), final.env_steps[0]],
+            faults=np.concatenate(
+                [
+                    curve.faults.numpy()[shown].astype(int)[..., None],
+                    final.faults.sum(axis=2, keepdims=True),
+                ]
+            ),
+        )
+        result = evaluate.summary(whole, env.spec, label(config.algo, config.learner), config.seed)
+        words = (
+            "each task was trained on from scratch; entry i is the i-th point of its learning curve"
+        )
+        result["note"] = "; ".join(filter(None, [result["note"], words]))
+        return result | {"experience": {"episodes": episodes, "env_steps": steps}}
+
+
+def build(
+    config: TrainConfig[Any],
+    env: BatchEnv,
+    distribution: Any,
+    vec_env: Callable[..., Restartable],
+    *,
+    device: torch.device | str = "cpu",
+) -> Sb3Baseline:
+    """Builds a baseline with fresh parameters.
+
+    Args:
+        config: The run's settings.
+        env: The environment; in mode oracle its observation holds the task.
+        distribution: Where training tasks come from; not asked from scratch.
+        vec_env: Makes a VecEnv of (env, number of rows, trial=episodes in a trial of RL^2 or 0).
+        device: Of the models.
+
+    Raises:
+        ConfigError: The environment has discrete actions.
+        ValueError: The environment lacks what vec_env needs.
+    """
+    if getattr(env.spec, "discrete", False):
+        able = "take --algo maml-trpo"
+        raise ConfigError(f"--algo {config.algo} has no policy for discrete actions; {able}")
+    sampler = config.sampler
+    tasks, num_rows, trial = distribution, sampler.num_tasks * sampler.num_episodes, 0
+    if isinstance(config.learner, Sb3Rl2Config):
+        trial = sampler.num_adaptations + 1
+    elif config.learner.mode == "scratch":
+        tasks = evaluate.held_out_tasks(env.spec, config.seed, sampler.num_tasks)
+        num_rows = sampler.num_episodes
+    vec = vec_env(env, num_rows, trial=trial)
+    with one_torch_thread():  # the last bit of SB3's orthogonal matrices depends on the threads
+        return Sb3Baseline(config, vec, tasks, env.spec.horizon, device=device)
+
+
+def _summary(played: list[Played]) -> Iteration:
+    """Averages over policies; rollout k of a trial is the k-th episode of a row."""
+    names = played[0].metrics
+    return Iteration(
+        steps=sum(p.steps for p in played),
+        returns=np.mean([p.returns.mean(axis=0) for p in played], axis=0).tolist(),
+        length=float(np.mean([p.lengths[:, -1] for p in played])),
+        terminated=float(np.mean([p.terminated[:, -1] for p in played])),
+        faults=float(np.sum([p.faults.sum() for p in played])),
+        metrics={name: float(np.mean([p.metrics[name] for p in played])) for name in names},
+        collect=sum(p.collect for p in played),
+        update=sum(p.update for p in played),
+    )

@@ -1,0 +1,1 @@
+"""Networks and distributions over actions: the parts of policies that have parameters."""

@@ -1,0 +1,1 @@
+"""Videos, replays, plots and reports of trained runs."""

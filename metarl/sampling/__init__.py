@@ -1,0 +1,1 @@
+"""Collection of rollouts and trials, and their arrangement for recurrent updates."""

@@ -1,0 +1,314 @@
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarl.config.schema import (
+    PRESETS,
+    SamplerConfig,
+    TrainConfig,
+    TrainerConfig,
+    from_yaml,
+    parse,
+    to_yaml,
+)
+from metarl.core.errors import CheckpointError, ConfigError
+from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NO_PRESETS = Path("/nonexistent")
+
+
+def write_preset(folder, text, env="ant-dir", algo="maml-trpo"):
+    path = folder / algo / f"{env}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return folder
+
+
+def read(*words, presets=NO_PRESETS):
+    return parse(words, presets=presets)
+
+
+# ------------------------------------------------------------------------------------------ defaults
+
+
+def test_without_flags_the_dataclasses_speak():
+    assert read("--env", "ant-dir") == TrainConfig(env="ant-dir")
+
+
+def test_a_preset_lies_over_the_defaults_and_flags_over_the_preset(tmp_path):
+    write_preset(tmp_path, "iterations: 7\nlearner: {inner_lr: 0.5, max_kl: 0.03}\n")
+    config = read("--env=ant-dir", "--learner.inner-lr", "0.4", presets=tmp_path)
+    assert config.iterations == 7
+    assert config.learner == MamlTrpoConfig(inner_lr=0.4, max_kl=0.03)
+    assert config.sampler == SamplerConfig()
+
+
+def test_a_slash_in_the_name_is_a_folder_of_the_presets(tmp_path):
+    write_preset(tmp_path, "iterations: 9\n", env="half-cheetah-dir/rllib")
+    assert read("--env", "half-cheetah-dir/rllib", presets=tmp_path).iterations == 9
+
+
+@pytest.mark.parametrize("env", ["../outside", "/outside", "module:attribute", "a//b", "..", "."])
+def test_no_file_outside_the_presets_is_read(tmp_path, env):
+    write_preset(tmp_path, "iterations: 9\n", env="outside", algo="")
+    assert read("--env", env, presets=tmp_path).iterations == TrainConfig().iterations
+
+
+def test_a_number_that_yaml_reads_as_a_text_is_read_by_the_type_of_its_field(tmp_path):
+    write_preset(tmp_path, "iterations: 1e3\nlearner: {cg_damping: 3e-4, initial_log_std: -1}\n")
+    config = read("--env", "ant-dir", presets=tmp_path)
+    assert config.iterations == 1000 and type(config.iterations) is int
+    assert config.learner.cg_damping == 3e-4
+    assert type(config.learner.initial_log_std) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learner: {inner_rl: 0.1}", "unknown key learner.inner_rl; did you mean inner_lr?"),
+        ("sampler: {num_task: 3}", "unknown key sampler.num_task; did you mean num_tasks?"),
+        ("learnr: {inner_lr: 0.1}", "unknown key learnr; did you mean learner?"),
+        ("env: ant-dir", "unknown key env"),
+        ("learner: 3", "learner = 3: must be a group of keys"),
+        ("learner: {inner_lr: fast}", "learner.inner_lr = 'fast': must be a number"),
+        ("learner: {inner_lr: true}", "learner.inner_lr = True: must be a number"),
+        ("learner: {inner_lr: [0.1]}", r"learner.inner_lr = \[0.1\]: must be a number"),
+        ("learner: {inner_lr: null}", "learner.inner_lr = None: must be a number"),
+        ("learner: {hidden_sizes: 64}", "learner.hidden_sizes = 64: must be a list"),
+        ("learner: {hidden_sizes: [64, 1.5]}", "must be a whole number"),
+        ("learner: {surrogate: lcv}", "must be one of lvc, loglik, dice; did you mean lvc?"),
+        ("learner: {first_order: 1}", "learner.first_order = 1: must be true or false"),
+        ("iterations: 2.5", "iterations = 2.5: must be a whole number"),
+        ("iterations: inf", "iterations = 'inf': must be a whole number"),
+        ("iterations: .inf", "iterations = inf: must be a whole number"),
+        ("iterations: 0", "iterations = 0: must be at least 1"),
+        ("iterations: 3\niterations: 4", "line 2: key iterations is given twice"),
+        ("sampler: {num_tasks: 3, num_tasks: 4}", "key num_tasks is given twice"),
+        ("[1, 2]", "must hold a group of keys"),
+        ("", "must hold a group of keys"),
+        ("learner: {", "while parsing"),
+        ("? [1, 2]\n: 3", "ant-dir.yaml: "),
+    ],
+)
+def test_a_bad_preset_is_one_line_that_names_file_key_and_cure(tmp_path, text, message):
+    write_preset(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read("--env", "ant-dir", presets=tmp_path)
+    line = str(caught.value)
+    assert line.startswith(str(tmp_path / "maml-trpo" / "ant-dir.yaml")) and "\n" not in line
+
+
+def test_every_preset_of_the_repository_can_be_read():
+    for path in sorted(PRESETS.glob("*/**/*.yaml")):
+        algo, *env = path.relative_to(PRESETS).with_suffix("").parts
+        config = parse(["--algo", algo, "--env", "/".join(env)])
+        assert (config.algo, config.env) == (algo, "/".join(env))
+
+
+# --------------------------------------------------------------------------------------------- flags
+
+
+def test_flags_of_every_kind_are_read():
+    config = read(
+        *("--env", "ant-dir", "--seed=3", "--device", "cuda:1", "--run-dir", "runs/x"),
+        *("--sampler.num-tasks", "5", "--trainer.no-video", "--trainer.checkpoint-minutes", "1"),
+        *("--learner.hidden-sizes", "32", "16", "--learner.initial-log-std", "-0.5"),
+        *("--learner.first-order", "--learner.surrogate", "dice"),
+    )
+    assert config == TrainConfig(
+        env="ant-dir",
+        seed=3,
+        device="cuda:1",
+        run_dir=Path("runs/x"),
+        sampler=SamplerConfig(num_tasks=5),
+        trainer=TrainerConfig(video=False, checkpoint_minutes=1.0),
+        learner=MamlTrpoConfig(
+            hidden_sizes=(32, 16), initial_log_std=-0.5, first_order=True, surrogate="dice"
+        ),
+    )
+
+
+def test_of_a_flag_given_twice_the_last_counts_and_underscores_are_hyphens():
+    assert read("--env", "a", "--seed", "1", "--seed", "2").seed == 2
+    assert read("--env", "a", "--sampler.num_tasks", "2").sampler.num_tasks == 2
+
+
+def test_list_envs_needs_no_environment():
+    assert read("--list-envs").list_envs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--env is missing; --list-envs"),
+        (["--env"], "--env takes one value, but none follows it"),
+        (["--evn", "a"], r"unknown flag --evn; did you mean --env\?"),
+        (
+            ["--env", "a", "--inner-lr", "1"],
+            r"unknown flag --inner-lr; did you mean --learner.inner-lr\?",
+        ),
+        (["--env", "a", "--learner.inner-rl", "1"], r"did you mean --learner.inner-lr\?"),
+        (["--env", "a", "--zzzzzzzz"], r"unknown flag --zzzzzzzz \(--help"),
+        (["--env", "a", "b"], "--env takes one value, but 'a b' follows it"),
+        (["ant-dir"], "a value without a flag: ant-dir"),
+        (["--env", "a", "--trainer.video", "no"], "--trainer.video takes no value, but 'no'"),
+        (["--env", "a", "--trainer.video=no"], "--trainer.video takes no value, but 'no'"),
+        (["--env", "a", "--seed", "x"], "--seed = 'x': must be a whole number"),
+        (["--env", "a", "--seed", "-1"], "seed = -1: must be at least 0"),
+        (
+            ["--env", "a", "--algo", "maml"],
+            r"--algo maml: no such learner; did you mean maml-trpo\?",
+        ),
+        (["--env", "a", "--device", "gpu"], "device = 'gpu': must be auto, cpu, cuda or cuda:N"),
+        (["--env", "a", "--learner.surrogate", "x"], "--learner.surrogate = 'x': must be one of"),
+        (["--env", "a", "--learner.inner-lr", "nan"], "learner.inner_lr = nan: must be"),
+        (["--env", "a", "--learner.hidden-sizes"], r"learner.hidden_sizes = \(\): must be"),
+    ],
+)
+def test_a_bad_command_line_is_one_line_that_names_the_flag_and_the_nearest(words, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(*words)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "kind_and_values",
+    [
+        (SamplerConfig, dict(num_tasks=0, num_episodes=0, num_adaptations=-1, threads=-1)),
+        (SamplerConfig, dict(train_tasks=-1)),
+        (TrainerConfig, dict(checkpoint_minutes=0.0, keep_checkpoints=0, evaluate_tasks=-1)),
+        (MamlTrpoConfig, dict(inner_lr=0.0, max_kl=-1.0, cg_iterations=0, cg_damping=-1e-9)),
+        (MamlTrpoConfig, dict(curvature_fraction=0.0, line_search_steps=0, line_search_decay=1.0)),
+        (MamlTrpoConfig, dict(discount=1.01, gae_lambda=-0.1, initial_log_std=-4.0, task_chunk=-1)),
+        (MamlTrpoConfig, dict(later_lr=0.0, later_decay=1.01)),
+        (MamlTrpoConfig, dict(later_decay=0.0)),
+        (MamlTrpoConfig, dict(hidden_sizes=(64, 0), min_log_std=float("-inf"))),
+    ],
+)
+def test_every_value_out_of_range_is_refused_by_name(kind_and_values):
+    kind, values = kind_and_values
+    for name, value in values.items():
+        with pytest.raises(ConfigError, match=rf"{name} = .*: must be"):
+            kind(**{name: value})
+
+
+def test_the_learner_must_be_the_one_that_algo_names():
+    with pytest.raises(ConfigError, match="learner = .*MamlTrpoConfig"):
+        TrainConfig(learner=SamplerConfig())
+    assert all(isinstance(kind(), kind) for kind in LEARNER_CONFIGS.values())
+
+
+# ------------------------------------------------------------------------------- config.yaml, resume
+
+
+@settings(deadline=None)
+@given(
+    inner_lr=st.floats(1e-300, 1e300),
+    damping=st.floats(0, 1e-3),
+    sizes=st.lists(st.integers(1, 10**6), min_size=1).map(tuple),
+    seed=st.integers(0, 2**64),
+    env=st.text(min_size=1).filter(lambda text: text.isprintable()),
+    video=st.booleans(),
+)
+def test_config_yaml_gives_back_exactly_the_same_values(
+    tmp_path_factory, inner_lr, damping, sizes, seed, env, video
+):
+    learner = MamlTrpoConfig(inner_lr=inner_lr, cg_damping=damping, hidden_sizes=sizes)
+    config = TrainConfig(env=env, seed=seed, learner=learner, trainer=TrainerConfig(video=video))
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert from_yaml(path) == config
+
+
+def test_config_yaml_leaves_out_where_and_how_the_run_was_started():
+    config = TrainConfig(env="a", run_dir=Path("x"), resume=Path("x"), list_envs=True)
+    assert to_yaml(config) == to_yaml(TrainConfig(env="a"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = TrainConfig(env="ant-dir", iterations=5, learner=MamlTrpoConfig(inner_lr=0.3))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    return tmp_path, config
+
+
+def test_resume_takes_the_settings_of_the_run_and_not_those_of_the_preset(run):
+    folder, config = run
+    resumed = parse(["--resume", str(folder), "--iterations", "8", "--trainer.no-video"])
+    trainer = TrainerConfig(video=False)
+    assert resumed == replace(config, resume=folder, run_dir=folder, iterations=8, trainer=trainer)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env", "ant-vel"], "--env ant-vel: the run has ant-dir"),
+        (["--seed", "1"], "--seed 1: the run has 0"),
+        (["--learner.inner-lr", "0.1"], "--learner.inner-lr 0.1: the run has 0.3"),
+        (["--sampler.num-tasks", "3"], "--sampler.num-tasks 3: the run has 20"),
+        (["--run-dir", "elsewhere"], "--run-dir: a resumed run stays in its folder"),
+    ],
+)
+def test_resume_refuses_what_would_make_it_another_run(run, words, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(["--resume", str(run[0]), *words])
+
+
+def test_resume_accepts_flags_that_repeat_the_run_and_other_thread_counts(run):
+    words = ["--env", "ant-dir", "--learner.inner-lr", "0.3", "--sampler.threads", "7"]
+    assert parse(["--resume", str(run[0]), *words]).sampler.threads == 7
+
+
+@pytest.mark.parametrize("text", [None, "", "x: 1", "algo: ppo", "iterations: -3", "\x00"])
+def test_resume_of_a_foreign_folder_is_one_line_with_exit_code_5(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=f"--resume {tmp_path}: .*give the folder") as caught:
+        parse(["--resume", str(tmp_path)])
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 5
+
+
+# ---------------------------------------------------------------------------------------------- help
+
+
+def in_a_new_process(code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+
+
+HELP = """
+import sys, time
+start = time.perf_counter()
+from metarl.config.schema import parse
+try:
+    parse(["--env", "ant-dir", "--help"])
+except SystemExit as stop:
+    print("status", stop.code, "torch", "torch" in sys.modules, "numpy", "numpy" in sys.modules)
+    print("seconds", time.perf_counter() - start)
+"""
+
+
+def test_help_shows_every_field_and_answers_at_once_without_torch():
+    start = time.perf_counter()
+    done = in_a_new_process(HELP)
+    assert "status 0 torch False numpy False" in done.stdout, done.stderr
+    assert time.perf_counter() - start < 5  # generous where other jobs share the cores
+    for flag in ("--env", "--learner.inner-lr", "--sampler.num-tasks", "--trainer.no-video"):
+        assert flag in done.stdout
+    assert "ty: ignore" not in done.stdout
+
+
+def test_help_shows_the_preset_as_default(tmp_path, capsys):
+    write_preset(tmp_path, "learner: {inner_lr: 0.12345}\n")
+    with pytest.raises(SystemExit) as stop:
+        read("--env", "ant-dir", "--help", presets=tmp_path)
+    assert stop.value.code == 0 and "(default: 0.12345)" in " ".join(
+        capsys.readouterr().out.split()
+    )

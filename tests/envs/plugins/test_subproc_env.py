@@ -1,0 +1,211 @@
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import plugin_envs
+import pytest
+from foreign_bench import EPISODES, ROWS, TASKS, actions, loop, message, play, played, same, streams
+
+from metarl.core.env import NoPictures
+from metarl.envs.plugins.subproc_env import ForeignEnv
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+# -------------------------------------------------------------------------------------------- a rollout
+
+
+def test_the_batch_equals_a_loop_over_environments_whatever_the_number_of_workers(spots):
+    expected = loop()
+    for threads in (1, 4):
+        assert same(played(plugin_envs.Spot, threads), expected)
+    spots.set_tasks(TASKS, EPISODES)
+    assert same(play(spots), expected)
+
+
+def test_a_batch_of_another_size_and_other_tasks_leave_nothing_behind(spots):
+    spots.set_tasks(TASKS, EPISODES)
+    first = play(spots)
+    spots.set_tasks(np.array([[0.4]]), 1)
+    spots.reset([np.random.default_rng(3)])
+    spots.step(np.ones((1, 1)), np.ones(1, dtype=bool))
+    spots.set_tasks(TASKS[::-1].copy(), EPISODES)
+    assert not same(play(spots), first)
+    spots.set_tasks(TASKS, EPISODES)
+    assert same(play(spots), first)
+
+
+def test_the_spec_says_what_the_plug_in_says(spots):
+    spec = spots.spec
+    sizes = spec.name, spec.obs_size, spec.action_size, spec.horizon, spec.dt, spec.action_scale
+    assert sizes == ("spots", 2, 1, 8, 0.05, 1.0)
+    assert spec.reward == "A point on a line that shall come to a hidden spot."
+    assert (spec.tasks.held_out, spec.note, spec.floors) == (True, "", {})
+    with closing(ForeignEnv("ways", plugin_envs.TwoWays)) as env:
+        spec = env.spec
+    (way,) = spec.tasks.variables
+    assert (way.name, way.unit, way.low, way.high) == ("way", "m", -1.0, 1.0)
+    assert (spec.dt, spec.action_scale, spec.floors) == (0.5, 0.25, {"stand still": -8.0})
+    assert (spec.tasks.held_out, spec.note) == (False, "test tasks are among the training tasks")
+
+
+def test_actions_are_scaled_clipped_and_of_the_type_of_the_space():
+    with closing(ForeignEnv("sends", plugin_envs.Sends, 1)) as env:
+        env.set_tasks(np.array([[0.0]]), 2)
+        env.reset(streams()[:2])
+        sent = env.step(np.array([[0.25, -1.0], [0.75, 2.0]]), np.ones(2, dtype=bool)).obs
+    np.testing.assert_array_equal(sent, [[0.5, 0.0], [1.0, 3.0]])
+
+
+def test_of_discrete_actions_the_largest_entry_counts():
+    with closing(ForeignEnv("levers", plugin_envs.Levers, 1)) as env:
+        assert (env.spec.discrete, env.spec.action_size, env.spec.action_scale) == (True, 3, 1.0)
+        env.set_tasks(np.array([[6.0]]), 4)
+        env.reset(streams()[:4])
+        action = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-9.0, 2.0, 1.5]], dtype=np.float32)
+        assert env.step(action, np.ones(4, dtype=bool)).reward.tolist() == [0, 1, 0, 1]
+
+
+def test_a_row_that_has_ended_is_not_stepped_and_keeps_its_observation():
+    obs, reward, ended = played(plugin_envs.Falls)
+    assert ended[3].tolist() == [True, True, False, False, False, False] and ended.sum() == 2
+    assert (obs[4:, :2] == obs[4, :2]).all() and (reward[4:, :2] == 0).all()
+    assert (reward[:, 2:] != 0).all()
+
+
+def test_truncation_ends_an_episode_before_the_horizon_and_is_no_end_at_the_horizon():
+    _, reward, ended = played(plugin_envs.CutShort)
+    assert ended[2].tolist() == [True, True, False, False, False, False] and ended.sum() == 2
+    assert (reward[2] != 0).all() and (reward[3:, :2] == 0).all()
+
+
+def test_an_action_that_is_not_finite_is_a_fault_of_its_row_alone(spots):
+    spots.set_tasks(TASKS, EPISODES)
+    before = spots.reset(streams()).copy()
+    action = np.ones((ROWS, 1))
+    action[3] = np.nan
+    step = spots.step(action, np.ones(ROWS, dtype=bool))
+    assert step.fault.nonzero()[0].tolist() == [3] and not step.terminated.any()
+    assert step.reward[3] == 0 and np.array_equal(step.obs[3], before[3])
+    assert (np.delete(step.obs[:, 1], 3) == 1).all()
+
+
+def test_wrong_calls_say_what_is_missing():
+    with closing(ForeignEnv("spots", plugin_envs.Spot, 1)) as env:
+        with pytest.raises(RuntimeError, match="spots: call set_tasks before reset"):
+            env.reset([])
+        with pytest.raises(ValueError, match=r"spots: tasks must be finite and \(N, 1\)"):
+            env.set_tasks(np.zeros((2, 3)), 1)
+        env.set_tasks(TASKS, EPISODES)
+        with pytest.raises(RuntimeError, match="spots: call reset before step"):
+            env.step(np.zeros((ROWS, 1)), np.ones(ROWS, dtype=bool))
+        with pytest.raises(ValueError, match="6 rows need as many streams, got 1"):
+            env.reset([np.random.default_rng(0)])
+
+
+# ------------------------------------------------------------------------------- what breaks the contract
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("Raises", "(spot 0.70), episode 0, step 2: step raised ZeroDivisionError: no friction ("),
+        ("NanReward", "(spot 0.70), episode 0, step 2: the reward is nan; it must be"),
+        ("NanObs", "task 0 (spot -0.90), episode 0, step 2: obs[1] is inf; observations must be"),
+        (
+            "WrongShape",
+            "task 0 (spot -0.90), episode 0, step 2: the observation has the shape (3,)",
+        ),
+        ("OldStep", "step 0: step must return (observation, reward, terminated, truncated, info)"),
+        (
+            "OldReset",
+            "task 0 (spot -0.90), episode 0, reset: reset must return (observation, info)",
+        ),
+        (
+            "RefusesTask",
+            "task 0 (spot -0.90), episode 0, set_task: set_task raised KeyError: 'velocity'",
+        ),
+    ],
+)
+def test_a_broken_contract_names_environment_task_episode_and_step(kind, words):
+    text = message(lambda: played(getattr(plugin_envs, kind)))
+    assert text.startswith(f"{kind}, task ") and words in text
+
+
+def test_a_raised_error_names_its_line():
+    line = next(
+        number
+        for number, text in enumerate(Path(plugin_envs.__file__).read_text().splitlines(), start=1)
+        if "raise ZeroDivisionError" in text
+    )
+    assert f"plugin_envs.py, line {line})" in message(lambda: played(plugin_envs.Raises))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("NoTasks", "lacks sample_tasks and set_task; the contract is sample_tasks(rng, n)"),
+        ("Images", "image observations (64, 64, 3) are not supported; give a vector"),
+        ("ChannelsFirst", "image observations (3, 8, 8) are not supported; give a vector"),
+        ("Grey", "image observations (64, 48) are not supported; give a vector"),
+        ("ImageInDict", "image observations (64, 64, 3) are not supported; give a vector"),
+        ("ImageInTupleInDict", "image observations (8, 8, 1) are not supported; give a vector"),
+        ("Matrix", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        ("DictObs", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        ("Switches", "the action space MultiBinary(3) is not supported; it must be a Box of one"),
+        ("NoHorizon", "says no horizon; give the class one, as in `horizon = 200`"),
+        ("TooFewTasks", "sample_tasks(rng, 64) returned 63 tasks"),
+    ],
+)
+def test_an_environment_that_cannot_be_run_is_refused_at_once(kind, words):
+    text = message(lambda: ForeignEnv("mine", getattr(plugin_envs, kind)))
+    assert text.startswith("mine: ") and words in text
+
+
+def test_a_class_that_a_worker_cannot_find_is_refused():
+    class Local(plugin_envs.Spot):
+        pass
+
+    assert "cannot be sent to a worker" in message(lambda: ForeignEnv("mine", Local))
+    text = message(lambda: ForeignEnv("mine", plugin_envs.Elsewhere()))
+    assert text.startswith("mine: ModuleNotFoundError: no module of that name here (")
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def filmed(kind, threads=1):
+    with closing(ForeignEnv("films", kind, threads)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        states = []
+        env.reset(streams())
+        for action in actions():
+            env.step(action, np.ones(ROWS, dtype=bool))
+            states.append(env.snapshot()[4])
+        play(env, first=1)  # a film stays what it was
+        return list(env.render(np.array(states)[::3], TASKS[2], width=40, height=30))
+
+
+def test_a_film_shows_the_recorded_episode_played_again():
+    frames = filmed(plugin_envs.Spot)
+    obs, _, _ = loop()
+    assert len(frames) == 3 and frames[0].shape == (30, 40, 3) and frames[0].dtype == np.uint8
+    for frame, t in zip(frames, (1, 4, 7), strict=True):
+        bright = frame[15, :, 0].astype(float)
+        shown = (bright * np.arange(40)).sum() / bright.sum()  # pictures are twice as large
+        assert shown == pytest.approx(2 * int(10 + 5 * obs[t, 4, 0]) + 0.5, abs=0.6)
+        assert not frame[:5].any() and not frame[25:].any()  # nothing is stretched
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("Blind", "films draws no pictures: its metadata names no render mode 'rgb_array'"),
+        ("NoRenderMode", "films draws no pictures: its constructor takes no render_mode"),
+        ("DrawsAnotherEpisode", "it drew another episode than was recorded"),
+        ("CannotDraw", "films cannot be filmed: RuntimeError: no display"),
+    ],
+)
+def test_what_cannot_be_filmed_says_why(kind, words):
+    with pytest.raises(NoPictures, match=words.replace("(", r"\(")):
+        filmed(getattr(plugin_envs, kind))

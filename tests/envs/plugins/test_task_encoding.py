@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from metarl.envs.plugins.task_encoding import common_form, form_of
+
+NUMBERS = [
+    (1.5, ["task"]),
+    (3, ["task"]),
+    (True, ["task"]),
+    (np.int64(-1), ["task"]),
+    (np.float32(0.1), ["task"]),
+    ((0.5, -2.0), ["task_0", "task_1"]),
+    ([1, 2, 3], ["task_0", "task_1", "task_2"]),
+    (np.array([0.1, 0.2], dtype=np.float32), ["task_0", "task_1"]),
+    ({"direction": -1.0}, ["direction"]),
+    ({"goal": np.array([0.3, 4.0]), "leg": 2}, ["goal_0", "goal_1", "leg"]),
+]
+
+
+@pytest.mark.parametrize(("task", "names"), NUMBERS)
+def test_tasks_of_numbers_come_back_from_their_row_as_they_were(task, names):
+    form = form_of(task)
+    row = form.row(task)
+    assert form.names() == names and row.dtype == float and row.shape == (len(names),)
+    back = form.task(row)
+    if not isinstance(task, dict):
+        task, back = {"": task}, {"": back}
+    assert list(back) == list(task)
+    for key, entry in task.items():
+        assert type(back[key]) is type(entry) and np.array_equal(back[key], entry)
+        assert np.asarray(back[key]).dtype == np.asarray(entry).dtype
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "reach",
+        None,
+        {},
+        {1: 2.0},
+        {"a": "b"},
+        [[1.0], [2.0]],
+        [1, "a"],
+        np.zeros((2, 2)),
+        2**60 + 1,
+    ],
+)
+def test_other_tasks_are_opaque(task):
+    assert form_of(task) is None
+
+
+def test_tasks_of_different_forms_have_none_in_common():
+    assert common_form([1.0, 2.0]) == form_of(3.0)
+    assert common_form([1.0, (1.0, 2.0)]) is None and common_form(["a", 1.0]) is None
+    with pytest.raises(ValueError, match="not all of one form: 2"):
+        form_of(1.0).row(2)

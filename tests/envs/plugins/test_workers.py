@@ -1,0 +1,214 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import plugin_envs
+import pytest
+from foreign_bench import (
+    EPISODES,
+    ROWS,
+    STEPS,
+    TASKS,
+    loop,
+    message,
+    play,
+    played,
+    process_ids,
+    same,
+    streams,
+)
+
+from metarl.envs.plugins.subproc_env import ForeignEnv
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def test_a_worker_killed_in_mid_rollout_is_replaced_and_nothing_differs(spots):
+    spots.set_tasks(TASKS, EPISODES)
+    ids = process_ids(spots)
+
+    def kill(t):
+        if t == 5:
+            os.kill(ids[1], signal.SIGKILL)
+
+    assert same(play(spots, kill), loop())
+    now = process_ids(spots)
+    assert now[0] == ids[0] and now[1] != ids[1]
+
+
+VERBS = {
+    "reset": lambda env: None,
+    "set_tasks": lambda env: env.set_tasks(TASKS, EPISODES),
+    "sample": lambda env: env.spec.tasks.sample(np.random.default_rng(1), 3).tolist(),
+    "task_words": lambda env: env.task_words(TASKS[0]),
+}
+
+
+@pytest.mark.parametrize("workers", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_worker_killed_between_rollouts_is_replaced(spots, verb, workers):
+    spots.set_tasks(TASKS, EPISODES)
+    said = VERBS[verb](spots)
+    first = play(spots)
+    ids = process_ids(spots)
+    for worker in workers:
+        os.kill(ids[worker], signal.SIGKILL)
+    assert VERBS[verb](spots) == said
+    assert same(play(spots), first)
+    now = process_ids(spots)
+    assert [now[i] != ids[i] for i in (0, 1)] == [i in workers for i in (0, 1)]
+
+
+@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize("verb", ["sample", "task_words"])
+def test_a_question_to_a_killed_worker_in_mid_rollout_changes_nothing(spots, verb, at):
+    spots.set_tasks(TASKS, EPISODES)
+    ids, said = process_ids(spots), VERBS[verb](spots)
+
+    def kill_and_ask(t):
+        if t == at:
+            os.kill(ids[0], signal.SIGKILL)
+            assert VERBS[verb](spots) == said
+
+    assert same(play(spots, kill_and_ask), loop())
+    assert process_ids(spots)[0] != ids[0]
+
+
+def test_after_an_episode_that_cannot_be_repeated_a_question_is_answered_all_the_same():
+    with closing(ForeignEnv("random", plugin_envs.NotRepeatable, 1)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        play(env)
+        os.kill(process_ids(env)[0], signal.SIGKILL)
+        assert env.task_words(TASKS[0]) == "spot -0.90"
+        play(env)
+
+
+def test_a_worker_that_hangs_in_reset_is_replaced_and_its_episode_forgotten():
+    with closing(ForeignEnv("hangs", plugin_envs.HangsInReset, 1, timeout=2.0)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        text = message(lambda: env.reset(streams()))
+        assert text == "hangs, task 2 (spot 0.70), episode 0, reset: no answer for 2 s"
+        assert env.task_words(TASKS[0]) == "spot -0.90"
+        with pytest.raises(RuntimeError, match="call reset before step"):
+            env.step(np.zeros((ROWS, 1)), np.ones(ROWS, dtype=bool))
+
+
+def test_a_question_that_kills_every_worker_is_named_with_the_signal():
+    with closing(ForeignEnv("mine", plugin_envs.AbortsInSample, 1)) as env:
+        text = message(lambda: env.spec.tasks.sample(np.random.default_rng(0), 3))
+        assert text == "mine: sample: its process died 3 times (SIGKILL)"
+        env.set_tasks(TASKS, EPISODES)
+        assert same(play(env), loop())
+
+
+def test_a_further_worker_that_dies_at_its_start_is_named():
+    with closing(ForeignEnv("mine", plugin_envs.Spot, 2)) as env:
+        env.make = plugin_envs.DiesAtTheStart()
+        text = message(lambda: env.set_tasks(TASKS, EPISODES))
+        assert text == "mine: its process died at the start (SIGKILL)"
+
+
+def test_a_worker_that_dies_within_a_step_is_replaced_and_its_share_redone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABORTED", str(tmp_path / "aborted"))
+    assert same(played(plugin_envs.AbortsOnce), loop())
+    assert (tmp_path / "aborted").exists()
+
+
+def test_a_share_that_cannot_be_redone_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABORTED", str(tmp_path / "aborted"))
+    text = message(lambda: played(plugin_envs.RandomAbortsOnce))
+    assert "the episode did not come out the same again" in text and "step 5" in text
+
+
+def test_a_step_that_kills_every_worker_is_named_with_the_signal():
+    text = message(lambda: played(plugin_envs.Aborts))
+    assert text == (
+        "Aborts, task 2 (spot 0.70), episode 0, step 2: its process died 3 times (SIGKILL)"
+    )
+
+
+def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
+    with closing(ForeignEnv("hangs", plugin_envs.Hangs, 2, timeout=2.0)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        started = time.monotonic()
+        text = message(lambda: play(env))
+        assert time.monotonic() - started < 30.0
+        assert text == "hangs, task 2 (spot 0.70), episode 0, step 2: no answer for 2 s"
+        env.set_tasks(np.minimum(TASKS, 0.5), EPISODES)
+        assert play(env)[0].shape == (STEPS + 1, ROWS, 2)
+
+
+@pytest.mark.parametrize("kind", ["Spot", "TakesInterrupts"])
+def test_ctrl_c_does_not_reach_the_workers(kind):
+    with closing(ForeignEnv(kind, getattr(plugin_envs, kind), 2)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        ids = process_ids(env)
+        for number in ids:
+            os.kill(number, signal.SIGINT)
+        assert same(play(env), loop()) and process_ids(env) == ids
+
+
+def test_an_interrupt_that_a_plug_in_raises_is_an_error_like_others(capfd):
+    text = message(lambda: played(plugin_envs.RaisesInterrupt))
+    where = "RaisesInterrupt, task 2 (spot 0.70), episode 0, step 2: "
+    assert text.startswith(where + "step raised KeyboardInterrupt: by a key (")
+    text = message(lambda: ForeignEnv("mine", plugin_envs.InterruptInSample, 1))
+    assert text.startswith("mine: KeyboardInterrupt: by a key (")
+    assert capfd.readouterr() == ("", "")
+
+
+def running(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().split()[2] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def gone(numbers):
+    deadline = time.monotonic() + 10.0
+    while any(map(running, numbers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return True
+
+
+def test_close_ends_the_workers_and_gives_the_memory_back():
+    env = ForeignEnv("spots", plugin_envs.Spot, 2)
+    env.set_tasks(TASKS, EPISODES)
+    memory, ids = Path("/dev/shm") / env._block.name, process_ids(env)
+    assert memory.exists() and all(map(running, ids))
+    env.close()
+    assert gone(ids) and not memory.exists()
+    env.set_tasks(TASKS, EPISODES)
+    assert same(play(env), loop())
+    env.close()
+
+
+def test_workers_do_not_outlive_a_trainer_that_is_killed_even_if_they_hang():
+    code = (
+        "import plugin_envs, numpy as np\n"
+        "from metarl.envs.plugins.subproc_env import ForeignEnv\n"
+        "env = ForeignEnv('hangs', plugin_envs.Hangs, 2)\n"
+        "env.set_tasks(np.array([[0.7], [0.0]]), 1)\n"
+        "env.reset([np.random.default_rng(0)] * 2)\n"
+        "print(*[w._process.pid for w in env._resources.workers], flush=True)\n"
+        "for _ in range(3): env.step(np.zeros((2, 1)), np.ones(2, dtype=bool))\n"
+    )
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # Python says that it removes the memory that was left
+        text=True,
+    ) as process:
+        ids = [int(word) for word in process.stdout.readline().split()]
+        assert len(ids) == 2 and all(map(running, ids))
+        time.sleep(0.5)  # the first worker hangs, the second waits for orders
+        process.kill()
+    assert gone(ids)

@@ -1,0 +1,172 @@
+"""Scenes against MuJoCo's own poses of the geoms, heights worked out by hand, and the wire format's promises."""
+
+import mujoco
+import numpy as np
+import pytest
+
+from metarl.envs.locomotion.goals import Marker
+from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
+from metarl.envs.registry import make
+from metarl.envs.rendering.scene import mujoco_scene, plane_scene
+
+ARROW = Marker("arrow", (1.0, 0.0))
+
+
+def matrix(quaternion):
+    found = np.empty(9)
+    mujoco.mju_quat2Mat(found, np.asarray(quaternion, dtype=float))
+    return found.reshape(3, 3)
+
+
+def placed(scene, frame, geom):
+    """Position (3,) and orientation (3, 3) of a geom in the world, as a viewer finds them."""
+    position, rotation = np.array(geom["position"]), matrix(geom["rotation"])
+    if geom["body"] < 0:
+        return position, rotation
+    turn = matrix(scene["rotation"][frame, geom["body"]])
+    return scene["position"][frame, geom["body"]] + turn @ position, turn @ rotation
+
+
+def wandering(model, frames, seed=0):
+    """States qpos (frames, nq) from all over the place."""
+    rng = np.random.default_rng(seed)
+    states = model.qpos0 + rng.normal(0.0, 0.7, (frames, model.nq))
+    for j in np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE):
+        start = model.jnt_qposadr[j] + 3
+        quaternion = states[:, start : start + 4]
+        quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
+    return states
+
+
+@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=lambda robot: robot.name)
+def test_every_shape_stands_where_mujoco_puts_the_geom(robot):
+    model = robot.model()
+    states = wandering(model, 5)
+    scene = mujoco_scene(model, states, ARROW)
+    assert len(scene["geoms"]) == model.ngeom
+    data = mujoco.MjData(model)
+    for frame, qpos in enumerate(states):
+        data.qpos[:] = qpos
+        mujoco.mj_forward(model, data)
+        for index, geom in enumerate(scene["geoms"]):
+            position, rotation = placed(scene, frame, geom)
+            np.testing.assert_allclose(position, data.geom_xpos[index], atol=1e-12)
+            np.testing.assert_allclose(rotation.ravel(), data.geom_xmat[index], atol=1e-12)
+    np.testing.assert_array_equal(scene["root"][:, 0], states[:, 0])
+    assert scene["planar"] == robot.planar
+    assert scene["camera"]["lookat"].shape == (5, 3)
+
+
+EVERYTHING = """
+<mujoco>
+  <asset>
+    <hfield name="hill" nrow="3" ncol="5" size="2 1 4 0.1"
+      elevation="0 0 0 0 0  0 0 1 0 0  0 0 0 0 0"/>
+    <mesh name="wedge" vertex="0 0 0  1 0 0  0 2 0  0 0 3"/>
+    <material name="red" rgba="1 0 0 1"/>
+  </asset>
+  <worldbody>
+    <geom type="plane" size="9 9 1" pos="0 0 -0.5"/>
+    <geom type="hfield" hfield="hill" pos="3 0 0.25"/>
+    <body name="post" pos="1 2 3" euler="0 0 90"><geom type="box" size="1 2 3" pos="0.5 0 0"/></body>
+    <body pos="0 0 5"><freejoint/>
+      <geom type="sphere" size="0.3" material="red"/>
+      <geom type="capsule" size="0.1 0.4" material="red" rgba="0.1 0.2 0.3 0.5"/>
+      <geom type="cylinder" size="0.2 0.5"/>
+      <geom type="ellipsoid" size="0.1 0.2 0.3"/>
+      <geom type="mesh" mesh="wedge" pos="0 0 1" euler="30 40 50"/>
+      <geom type="sphere" size="9" group="3"/>
+      <geom type="sphere" size="9" rgba="1 1 1 0"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return mujoco.MjModel.from_xml_string(EVERYTHING)
+
+
+def test_shapes_have_mujocos_sizes_and_hidden_ones_are_left_out(everything):
+    geoms = mujoco_scene(everything, everything.qpos0[None], ARROW)["geoms"]
+    kinds = ["plane", "hfield", "box", "sphere", "capsule", "cylinder", "ellipsoid", "box"]
+    assert [geom["kind"] for geom in geoms] == kinds
+    sizes = [[], [0], [1, 2, 3], [0.3], [0.1, 0.4], [0.2, 0.5], [0.1, 0.2, 0.3]]
+    assert [geom["size"] for geom in geoms][:7] == sizes
+    assert [geom["body"] for geom in geoms] == [-1] * 3 + [0] * 5
+    assert geoms[3]["color"] == [1.0, 0.0, 0.0, 1.0]
+    np.testing.assert_allclose(geoms[4]["color"], [0.1, 0.2, 0.3, 0.5], rtol=1e-6)
+
+
+def test_a_fixed_shape_of_a_turned_body_stands_in_the_world(everything):
+    scene = mujoco_scene(everything, everything.qpos0[None], ARROW)
+    position, rotation = placed(scene, 0, scene["geoms"][2])
+    np.testing.assert_allclose(position, [1.0, 2.5, 3.0], atol=1e-12)
+    np.testing.assert_allclose(rotation @ [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], atol=1e-12)
+
+
+def test_a_mesh_is_shown_as_a_box_that_holds_it_and_no_more(everything):
+    scene = mujoco_scene(everything, everything.qpos0[None], ARROW)
+    position, rotation = placed(scene, 0, scene["geoms"][7])
+    data = mujoco.MjData(everything)
+    mujoco.mj_forward(everything, data)
+    mesh = np.flatnonzero(everything.geom_type == mujoco.mjtGeom.mjGEOM_MESH)[0]
+    corners = everything.mesh_vert @ data.geom_xmat[mesh].reshape(3, 3).T + data.geom_xpos[mesh]
+    inside = np.abs((corners - position) @ rotation) / scene["geoms"][7]["size"]
+    np.testing.assert_allclose(inside.max(axis=0), 1.0, atol=1e-5)
+
+
+def test_a_heightfield_has_the_models_heights_and_size(everything):
+    (field,) = mujoco_scene(everything, everything.qpos0[None], ARROW)["hfields"]
+    assert (field["rows"], field["columns"]) == (3, 5)
+    np.testing.assert_allclose(field["size"], [2.0, 1.0, 4.0, 0.1])
+    heights = np.zeros((3, 5))
+    heights[1, 2] = 1.0
+    np.testing.assert_array_equal(field["heights"].reshape(3, 5), heights)
+
+
+@pytest.mark.parametrize(
+    ("point", "height"),
+    # the summit of 4 m stands at (3, 0) on a field whose foot is at 0.25; half way along x, a metre wide, it is at 2
+    [((3.0, 0.0), 4.25), ((3.5, 0.0), 2.25), ((1.5, 0.0), 0.25), ((-3.0, 0.0), -0.5)],
+)
+def test_a_target_stands_on_the_ground_below_it(everything, point, height):
+    scene = mujoco_scene(everything, everything.qpos0[None], Marker("target", point))
+    assert scene["marker"]["kind"] == "target"
+    np.testing.assert_allclose(scene["marker"]["position"], [*point, height], atol=1e-6)
+
+
+def test_states_that_are_no_poses_are_refused_and_the_camera_can_be_chosen():
+    model = ANT.model()
+    with pytest.raises(ValueError, match=r"states must be \(L, 15\)"):
+        mujoco_scene(model, np.zeros((2, 3)), ARROW)
+    with pytest.raises(ValueError, match="state 1 of 2 is not finite"):
+        mujoco_scene(model, np.stack([model.qpos0, model.qpos0 * np.nan]), ARROW)
+    camera = mujoco_scene(model, model.qpos0[None], ARROW, (12.0, -34.0))["camera"]
+    assert (camera["azimuth"], camera["elevation"]) == (12.0, -34.0)
+
+
+def test_a_point_in_the_plane_is_a_ball_at_its_positions():
+    states = np.array([[0.0, 0.0], [0.3, -0.2]])
+    scene = plane_scene(states, Marker("target", (0.4, 0.1)))
+    ball = next(geom for geom in scene["geoms"] if geom["kind"] == "sphere")
+    for frame, state in enumerate(states):
+        np.testing.assert_array_equal(placed(scene, frame, ball)[0], [*state, ball["size"][0]])
+    assert scene["marker"]["position"] == [0.4, 0.1, 0.0]
+
+
+@pytest.mark.parametrize("name", ["ant-goal", "half-cheetah-vel", "navigation-2d"])
+def test_environments_make_scenes_of_their_snapshots(name):
+    env = make(name, threads=1)
+    tasks = env.spec.tasks.sample(np.random.default_rng(0), 2)
+    env.set_tasks(tasks, 1)
+    env.reset([np.random.default_rng(i) for i in range(2)])
+    states = env.snapshot()[1][None]
+    scene = env.scene(states, tasks[1], camera=(30.0, -20.0))
+    marker = env.marker(tasks[1])
+    assert (
+        tuple(scene["marker"]["vector"]) == marker.vector and scene["marker"]["kind"] == marker.kind
+    )
+    assert scene["camera"]["azimuth"] == 30.0 and len(scene["position"]) == 1
+    env.close()

@@ -1,0 +1,191 @@
+"""check-env: every broken contract is named, and nothing else."""
+
+import json
+
+import numpy as np
+import plugin_envs
+import pytest
+
+from metarl.cli import train as cli
+from metarl.envs.env_checker import Finding, check, report
+from metarl.envs.navigation import DenseGoal, NavigationEnv
+from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.registry import make
+
+ALL = [
+    "sizes",
+    "tasks",
+    "episode",
+    "horizon",
+    "replay",
+    "threads",
+    "nothing left behind",
+    "set_task survives reset",
+    "rows are independent",
+    "tasks differ",
+    "pickling",
+]
+
+
+def violations(make_env):
+    findings = check(make_env)
+    assert [f.name for f in findings] == ALL
+    assert all("\n" not in f.violation for f in findings)
+    return {f.name: f.violation for f in findings if f.violation}
+
+
+def foreign(kind):
+    return lambda threads: ForeignEnv("mine", getattr(plugin_envs, kind), threads)
+
+
+@pytest.mark.parametrize("name", ["navigation-2d", "navigation-2d-sparse", "half-cheetah-dir"])
+def test_a_built_in_environment_keeps_the_contract(name):
+    assert violations(lambda threads: make(name, threads)) == {}
+
+
+@pytest.mark.parametrize("kind", ["Spot", "Falls", "CutShort", "TwoWays", "Mazes", "Levers"])
+def test_a_plug_in_that_keeps_the_contract_passes(kind):
+    assert violations(foreign(kind)) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("Raises", "episode", "episode 0, step 2: step raised ZeroDivisionError: no friction ("),
+        ("Aborts", "episode", "step 2: its process died 3 times (SIGKILL)"),
+        ("NanReward", "episode", "step 2: the reward is nan"),
+        ("NanObs", "episode", "step 2: obs[1] is inf"),
+        ("WrongShape", "episode", "step 2: the observation has the shape (3,)"),
+        ("OutOfBounds", "episode", "obs[1] is 4; observation_space says [-3, 3]"),
+        ("EndsEarly", "horizon", "every episode ended after 5 of 8 steps"),
+        ("NotRepeatable", "replay", "gave something else in a new environment (task 0, episode 0,"),
+        ("Remembers", "nothing left behind", "after other episodes it is something else"),
+        ("SharesState", "threads", "with one thread or worker it is something else"),
+        ("ForgetsTaskLater", "set_task survives reset", "the task holds for one episode only"),
+        ("IgnoresTask", "tasks differ", "8 tasks gave the same observations and rewards"),
+        ("ForgetsTask", "tasks differ", "the task is lost at reset"),
+        ("OneTask", "tasks", "all tasks are the same: [0.5]"),
+        ("TasksOfTheirOwn", "tasks", "tasks.sample is no function of its stream"),
+        ("MazesOfTheirOwn", "tasks", "tasks.sample is no function of its stream"),
+        ("TasksOutOfBounds", "tasks", "task number 'spot' leaves [0, 1] 1"),
+    ],
+)
+def test_a_broken_contract_is_named(kind, name, words):
+    found = violations(foreign(kind))
+    assert words in found.pop(name)
+    assert not found or (kind, list(found)) == ("SharesState", ["nothing left behind"])
+
+
+class Navigation(NavigationEnv):
+    """A BatchEnv of one's own, with a fault that a subclass chooses."""
+
+    def __init__(self, threads):
+        super().__init__("mine", DenseGoal())
+        self.threads = threads
+
+
+class WrongRewards(Navigation):
+    def step(self, action, alive):
+        step = super().step(action, alive)
+        return type(step)(step.obs, step.reward[:, None], step.terminated, step.fault)
+
+
+class NumbersForTruth(Navigation):
+    def step(self, action, alive):
+        step = super().step(action, alive)
+        return type(step)(step.obs, step.reward, step.terminated * 1.0, step.fault)
+
+
+class SilentNan(Navigation):
+    def step(self, action, alive):
+        step = super().step(action, alive)
+        return type(step)(
+            np.where(step.obs > 0.3, np.nan, step.obs), *list(vars(step).values())[1:]
+        )
+
+
+class RowsMeet(Navigation):
+    def reset(self, rngs):
+        super().reset(rngs)
+        self._position = self._position + 0.01 * len(rngs)
+        return self._position
+
+
+class ThreadsCount(Navigation):
+    def step(self, action, alive):
+        return super().step(action * self.threads, alive)
+
+
+class NoRowsAtAll(Navigation):
+    def reset(self, rngs):
+        raise OSError("no robot\nis connected")
+
+
+class NoSizes(Navigation):
+    def __init__(self, threads):
+        super().__init__(threads)
+        object.__setattr__(self.spec, "horizon", 0)
+
+
+class Unpicklable(Navigation):
+    def __init__(self, threads):
+        super().__init__(threads)
+        object.__setattr__(self.spec, "reward", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        (WrongRewards, "episode", "step 0: reward has the shape (8, 1), not (8,)"),
+        (NumbersForTruth, "episode", "step 0: terminated is of type float64; it must hold truth"),
+        (SilentNan, "episode", "is not finite, and no fault"),
+        (RowsMeet, "rows are independent", "task 3 alone is something else than among others"),
+        (ThreadsCount, "threads", "with one thread or worker it is something else than with two"),
+        (NoRowsAtAll, "episode", "OSError: no robot is connected"),
+        (NoSizes, "sizes", "spec.horizon is 0; it must be a whole number >= 1"),
+        (Unpicklable, "pickling", "its EnvSpec cannot go to another process"),
+    ],
+)
+def test_a_fault_of_a_batch_of_ones_own_is_named(kind, name, words):
+    found = violations(kind)
+    assert words in found.pop(name) and not found
+
+
+def test_what_stands_on_a_failed_check_is_not_checked():
+    findings = check(NoRowsAtAll)
+    unchecked = [f.name for f in findings if not f.checked]
+    assert unchecked == ALL[3:10] and not any(f.violation for f in findings[3:])
+    words = report([Finding("a"), Finding("b", "bad"), Finding("c", checked=False)])
+    assert [line.split(maxsplit=1)[1] for line in words.splitlines()] == [
+        "ok",
+        "VIOLATION: bad",
+        "not checked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "name_of_check"),
+    [
+        ("navigation-2d", 0, None),
+        ("plugin_envs:IgnoresTask", 3, "tasks differ"),
+        ("plugin_envs:Images", 3, "start"),
+    ],
+)
+def test_the_command_prints_and_writes_every_check(name, code, name_of_check, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    assert cli.main(["check-env", name, "--json", str(path)]) == code
+    out, err = capsys.readouterr()
+    result = json.loads(path.read_text())
+    assert result["env"] == name and result["violations"] == (code == 3)
+    bad = [c["name"] for c in result["checks"] if c["violation"]]
+    assert bad == [name_of_check] * (code == 3)
+    assert len(out.splitlines()) == len(result["checks"]) and out.count("VIOLATION: ") == len(bad)
+    lines = [
+        f"metarl: error: {name} breaks the contract: 1 of {len(result['checks'])} checks failed"
+    ]
+    assert err.splitlines() == lines * (code == 3)
+
+
+def test_the_command_names_an_unknown_environment_with_exit_code_2(capsys):
+    assert cli.main(["check-env", "navigation2d"]) == 2
+    assert "did you mean 'navigation-2d'" in capsys.readouterr().err

@@ -1,0 +1,260 @@
+import re
+
+import numpy as np
+import pytest
+
+from metarl.envs.listing import listing
+from metarl.envs.registry import (
+    ENVIRONMENTS,
+    FAMILIES,
+    WORLDS,
+    Recipe,
+    UnknownEnvironment,
+    make,
+    parsed,
+)
+
+# name: S, A, T, dt [s], action scale, held-out tasks
+SPECS = {
+    "ant-dir": (27, 8, 200, 0.05, 0.2, True),
+    "ant-fwd-bwd": (27, 8, 200, 0.05, 0.2, False),
+    "ant-goal": (27, 8, 200, 0.05, 0.2, True),
+    "ant-vel": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-dir": (17, 6, 200, 0.05, 1.0, False),
+    "half-cheetah-vel": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-dir": (17, 6, 200, 0.008, 1.0, False),
+    "walker2d-vel": (17, 6, 200, 0.008, 1.0, True),
+    "hopper-vel": (11, 3, 200, 0.008, 1.0, True),
+    "humanoid-dir": (348, 17, 200, 0.015, 1.0, True),
+    "ant-terrain": (27, 8, 200, 0.05, 0.2, True),
+    "ant-dir-terrain": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-terrain": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-terrain": (17, 6, 200, 0.008, 1.0, True),
+    "ant-cripple": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-cripple": (17, 6, 200, 0.05, 1.0, True),
+    "walker2d-params": (17, 6, 200, 0.008, 1.0, True),
+    "hopper-params": (11, 3, 200, 0.008, 1.0, True),
+    "ant-friction": (27, 8, 200, 0.05, 0.2, True),
+    "half-cheetah-friction": (17, 6, 200, 0.05, 1.0, True),
+    "ant-payload": (27, 8, 200, 0.05, 0.2, True),
+    "ant-gravity": (27, 8, 200, 0.05, 0.2, True),
+    "ant-wind": (27, 8, 200, 0.05, 0.2, True),
+    "ant-actuator": (27, 8, 200, 0.05, 0.2, True),
+    "navigation-2d": (2, 2, 100, 1.0, 1.0, True),
+    "navigation-2d-sparse": (2, 2, 100, 1.0, 0.1, True),
+    "ant-dir/promp": (111, 8, 200, 0.05, 0.1, True),
+    "ant-dir/pearl": (27, 8, 200, 0.05, 1.0, True),
+    "ant-dir/varibad": (27, 8, 200, 0.05, 1.0, False),
+    "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
+}
+
+PLUG_IN = """
+from metarl.envs.navigation import DenseGoal, NavigationEnv
+
+def make_env(name, threads):
+    env = NavigationEnv(name, DenseGoal(), horizon=7)
+    env.threads = threads
+    return env
+
+SIZE = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """Writes a module into a folder on the path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return lambda name, text=PLUG_IN: (tmp_path / f"{name}.py").write_text(text)
+
+
+def message(name):
+    with pytest.raises(UnknownEnvironment) as caught:
+        make(name)
+    text = str(caught.value)
+    assert "\n" not in text and name in text
+    return text
+
+
+def test_the_table_is_the_one_written_down():
+    assert list(ENVIRONMENTS) == list(SPECS)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(name):
+    env = make(name, threads=1)
+    spec = env.spec
+    held_out = spec.tasks.held_out
+    facts = (
+        spec.obs_size,
+        spec.action_size,
+        spec.horizon,
+        round(spec.dt, 12),
+        spec.action_scale,
+        held_out,
+    )
+    assert facts == SPECS[name]
+    assert (spec.name, spec.version) == (name, 1)
+    assert spec.reward and all(np.isfinite(list(spec.floors.values())))
+    assert spec.note.endswith("" if held_out else "test tasks are the training tasks")
+    assert (spec.note == "") == (held_out and "humanoid" not in name)
+
+    tasks = spec.tasks.sample(np.random.default_rng(0), 3)
+    env.set_tasks(tasks, 2)
+    obs = env.reset([np.random.default_rng(i) for i in range(6)])
+    assert obs.shape == (6, spec.obs_size) and np.isfinite(obs).all()
+    step = env.step(np.full((6, spec.action_size), 0.3), np.ones(6, dtype=bool))
+    assert step.obs.shape == (6, spec.obs_size) and np.isfinite(step.obs).all()
+    for array, kind in ((step.reward, "f"), (step.terminated, "b"), (step.fault, "b")):
+        assert array.shape == (6,) and array.dtype.kind == kind
+    assert np.isfinite(step.reward).all() and not step.fault.any()
+    assert len(env.snapshot()) == 6
+    assert env.marker(tasks[0]).kind in ("arrow", "target")
+    env.close()
+
+
+def test_a_peers_error_and_a_peers_split_are_said():
+    varibad = make("ant-dir/varibad", threads=1).spec
+    assert "the signs +-1 were used as angles [rad]" in varibad.note
+    np.testing.assert_array_equal(
+        np.unique(varibad.tasks.sample(np.random.default_rng(0), 10)), [-1.0, 1.0]
+    )
+    assert list(varibad.floors) == ["stand still"]  # both tasks pay for running along +x
+    assert make("humanoid-wind", threads=1).spec.note.endswith("not Gymnasium's")
+    assert make("ant-dir/pearl", threads=1).spec.task_split == (100, 30)
+    assert make("ant-dir", threads=1).spec.task_split is None
+
+
+def test_any_robot_goal_and_variations_make_a_name():
+    env = make("half-cheetah-vel-gravity-friction", threads=1)
+    assert env.spec.name == "half-cheetah-vel-gravity-friction"
+    names = [v.name for v in env.spec.tasks.variables]
+    assert names == ["speed", "gravity", "tilt", "friction"]  # in the order of the name
+    assert env.spec.reward == "-|v_x - g| - 0.05 sum a^2"
+    for robot, goals in FAMILIES.items():
+        for goal in goals:
+            for word, variation in WORLDS.items():
+                recipe = parsed("-".join(part for part in (robot, goal, word) if part))
+                assert (recipe.robot.name, recipe.goal) == (robot, goals[goal].goal)
+                assert recipe.variations == (variation,)
+
+
+@pytest.mark.parametrize(
+    "name", ["ant", "hopper", "ant-", "ant-wind-wind", "ant-wind-dir", "hopper-goal", "ant-dir-"]
+)
+def test_a_name_without_a_task_or_with_a_word_twice_or_out_of_place_is_none(name):
+    assert parsed(name) is None
+    message(name)
+
+
+def test_what_is_listed_is_what_is_built():
+    for name, factory in ENVIRONMENTS.items():
+        if isinstance(factory, Recipe):
+            assert factory.spec(name) == make(name, threads=1).spec
+
+
+def test_the_list_says_numbers_units_ranges_split_and_floors():
+    text = listing()
+    for name in ENVIRONMENTS:
+        assert re.search(rf"^{re.escape(name)} ", text, re.M), name
+    entry = text[text.index("ant-friction ") : text.index("half-cheetah-friction ")].splitlines()
+    assert entry == [
+        "ant-friction             T=200 dt=0.05 s  S=27 A=8 action x0.2",
+        "    task    friction in [0.2, 1.5]",
+        "    world   sliding friction of the ground, uniform in log",
+        "    split   held out friction in [0.08, 0.2] or [1.5, 2.5]",
+        "    reward  v_x + 1 - 0.5 sum a^2",
+        "    floors  stand still 200",
+    ]
+    for words in (
+        "angle in [0, 6.283] rad, kind of slopes, rough, waves, level in [0.2, 1], patch in [0, 3]",
+        "held out kind of stairs, basin, hill, steep, gaps",
+        "held out limb = 3",
+        "fresh draws; 100 fixed training tasks, tested on 30",
+        "fresh draws; 40 fixed training tasks, tested on 10",
+        "none: test = train",
+        "mass (7 numbers) in [-3, 3], inertia (21 numbers)",
+    ):
+        assert words in text, words
+    families = text[text.index("names any other") :]
+    assert all(f"  {word} " in families for word in (*FAMILIES, *WORLDS))
+
+
+def test_terrain_is_observed_where_there_is_one():
+    plain, seen = make("ant-terrain", 1), make("ant-terrain", 1, observe_terrain=True)
+    assert seen.spec.obs_size == plain.spec.obs_size + 25
+    with pytest.raises(UnknownEnvironment, match="'ant-dir' has no terrain to observe"):
+        make("ant-dir", 1, observe_terrain=True)
+
+
+def test_an_environment_can_be_closed_and_used_again():
+    env = make("half-cheetah-dir", threads=1)
+    for _ in range(2):
+        env.set_tasks(np.array([[1.0]]), 1)
+        assert env.reset([np.random.default_rng(0)]).shape == (1, 17)
+        env.close()
+    with pytest.raises(RuntimeError, match="half-cheetah-dir: call set_tasks before reset"):
+        env.reset([np.random.default_rng(0)])
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("ant_dir", "ant-dir"),
+        ("ant-direction", "ant-dir"),
+        ("halfcheetah-vel", "half-cheetah-vel"),
+        ("navigation2d", "navigation-2d"),
+        ("ant-dir/prmp", "ant-dir/promp"),
+        ("ant-dir-terain", "ant-dir-terrain"),
+        ("half-cheetah-frictoin", "half-cheetah-friction"),
+        ("walker-params", "walker2d-params"),
+        ("ant-goal-wind-fricton", "ant-goal-wind-friction"),
+    ],
+)
+def test_an_unknown_name_names_the_nearest_one(name, near):
+    expected = f"no environment '{name}'; did you mean '{near}'? (--list-envs shows all)"
+    assert message(name) == expected
+
+
+@pytest.mark.parametrize("name", ["xyzzy", "nope", "CartPole-v9"])
+def test_a_name_like_no_other_gets_no_guess(name):
+    assert message(name) == f"no environment '{name}' (--list-envs shows all)"
+
+
+def test_an_environment_of_ones_own_is_named_by_module_and_attribute(plug_in):
+    plug_in("my_points")
+    env = make("my_points:make_env", threads=2)
+    assert (env.spec.name, env.spec.horizon, env.threads) == ("my_points:make_env", 7, 2)
+    env.set_tasks(np.array([[0.3, 0.4]]), 1)
+    env.reset([np.random.default_rng(0)])
+    assert env.step(np.zeros((1, 2)), np.ones(1, dtype=bool)).reward[0] == pytest.approx(-0.5)
+
+
+def test_a_missing_module_is_named(plug_in):
+    expected = "'no_such_module:make': no module 'no_such_module' can be imported"
+    assert message("no_such_module:make") == expected
+    # also when it is the plug-in's own import that fails
+    plug_in("needs_more", "import not_installed_anywhere\n")
+    assert "no module 'not_installed_anywhere'" in message("needs_more:make")
+
+
+def test_a_missing_attribute_names_the_nearest_one(plug_in):
+    plug_in("my_other_points")
+    text = message("my_other_points:make_emv")
+    assert "my_other_points has no class or function 'make_emv'; did you mean 'make_env'?" in text
+    assert "has no class or function 'SIZE'" in message("my_other_points:SIZE")
+
+
+@pytest.mark.parametrize("name", [":make", "module:", ".relative:make", ":"])
+def test_half_a_name_is_answered_with_the_form(name):
+    assert "write module:attribute" in message(name)
+
+
+def test_a_fault_inside_a_plug_in_is_not_disguised(plug_in):
+    plug_in("broken_points", "import math\nmath.no_such_function\n")
+    with pytest.raises(AttributeError, match="no_such_function"):
+        make("broken_points:make_env")

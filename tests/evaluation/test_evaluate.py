@@ -1,0 +1,163 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.core.rng import stream
+from metarl.core.tasks import Split, Uniform, Variable
+from metarl.envs.registry import make
+from metarl.evaluation.evaluate import Evaluation, evaluate, held_out_tasks, summary
+from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.sampling.sampler import Key, trial
+
+
+@pytest.fixture(scope="module")
+def env():
+    return make("navigation-2d")
+
+
+def evaluation(env, returns):
+    """What was measured on as many tasks as returns (K + 1, N, E) says."""
+    returns = np.asarray(returns, dtype=float)
+    tasks = held_out_tasks(env.spec, 0, returns.shape[1])
+    return Evaluation(tasks, returns, [400.0] * len(returns), np.zeros(returns.shape, bool))
+
+
+# ------------------------------------------------------------------------------------------ summary
+
+
+def test_the_summary_has_the_keys_of_the_design(env):
+    result = summary(evaluation(env, np.zeros((3, 4, 5))), env.spec, "maml-trpo", 0)
+    assert {
+        "env",
+        "algo",
+        "num_tasks",
+        "episodes_per_task",
+        "env_steps_per_rollout",
+        "experience",
+        "returns",
+        "floors",
+    } <= set(result)
+    pooled = {"mean", "stderr", "ci95", "iqm", "iqm_ci95"}
+    per_task = {"per_task", "per_task_iqm", "per_task_stderr", "per_task_ci95"}
+    assert set(result["returns"]) == pooled | per_task
+    assert (result["env"], result["algo"]) == ("navigation-2d", "maml-trpo")
+    assert (result["num_tasks"], result["episodes_per_task"]) == (4, 5)
+    assert result["env_steps_per_rollout"] == [400.0] * 3
+    assert result["floors"] == env.spec.floors
+    assert result["held_out"] is True
+    assert np.shape(result["returns"]["per_task"]) == (3, 4)
+    assert np.shape(result["returns"]["ci95"]) == np.shape(result["returns"]["iqm_ci95"]) == (3, 2)
+    assert np.shape(result["returns"]["per_task_ci95"]) == (3, 4, 2)
+    assert np.shape(result["tasks"]) == (4, 2)
+    assert [v["name"] for v in result["task_variables"]] == ["goal_x", "goal_y"]
+
+
+def test_the_task_is_the_unit_of_the_statistics(env):
+    # tasks average 2 and 6 whatever their episodes do: mean 4, standard error |6 - 2| / 2 = 2
+    result = summary(evaluation(env, [[[1.0, 3.0], [-94.0, 106.0]]]), env.spec, "maml-trpo", 0)
+    assert result["returns"]["per_task"] == [[2.0, 6.0]]
+    assert result["returns"]["mean"] == [4.0]
+    assert result["returns"]["stderr"] == [pytest.approx(2.0, rel=1e-14)]
+    assert result["returns"]["ci95"] == [[2.0, 6.0]]
+
+
+def test_the_share_of_tasks_made_worse_compares_with_no_adaptation(env):
+    before, once, twice = [0.0, 1.0, 2.0, 3.0], [-1.0, 1.0, 3.0, 2.0], [5.0, 1.0, 2.5, 2.9]
+    returns = np.array([before, once, twice])[:, :, None]
+    result = summary(evaluation(env, returns), env.spec, "maml-trpo", 0)
+    assert result["share_of_tasks_made_worse"] == [0.0, 0.5, 0.25]
+
+
+def test_one_task_gives_null_in_json(env):
+    result = summary(evaluation(env, [[[1.0, 3.0]], [[5.0, 5.0]]]), env.spec, "maml-trpo", 0)
+    read = json.loads(json.dumps(result, allow_nan=False))["returns"]
+    assert read["mean"] == [2.0, 5.0]
+    assert read["stderr"] == [None, None]
+    assert read["ci95"] == [[None, None], [None, None]]
+
+
+def test_experience_is_what_was_met_before_the_episodes_of_an_entry(env):
+    # 5 episodes of 80 steps in each rollout: an adaptation that pools them has met them all, a memory of its own one
+    measured = evaluation(env, np.zeros((3, 4, 5)))
+    pooled = summary(measured, env.spec, "maml-trpo", 0)["experience"]
+    assert pooled == {"episodes": [0, 5, 10], "env_steps": [0.0, 400.0, 800.0]}
+    alone = replace(measured, env_steps=[400.0, 300.0, 200.0], pools_episodes=False)
+    assert summary(alone, env.spec, "rl2", 0)["experience"] == {
+        "episodes": [0, 1, 2],
+        "env_steps": [0.0, 80.0, 140.0],
+    }
+
+
+def test_episodes_that_broke_down_are_counted(env):
+    measured = evaluation(env, np.zeros((2, 3, 4)))
+    measured.faults[1, 2, 1:3] = True
+    assert summary(measured, env.spec, "maml-trpo", 0)["faulted_episodes"] == [0, 2]
+
+
+def test_two_tasks_in_equal_shares_are_strata_and_many_tasks_are_not():
+    env = make("half-cheetah-dir", threads=1)
+    tasks = held_out_tasks(env.spec, 0, 20)
+    # all tasks of a kind alike: with shares that stay as they are, nothing is left to chance
+    measured = replace(evaluation(env, np.zeros((1, 20, 1))), returns=100.0 * tasks[None])
+    result = summary(measured, env.spec, "maml-trpo", 0)
+    assert result["strata"] == "tasks" and result["returns"]["ci95"] == [[0.0, 0.0]]
+    few = replace(measured, tasks=tasks[:8], returns=100.0 * tasks[None, :8])
+    assert summary(few, env.spec, "maml-trpo", 0)["strata"] == "none"
+
+
+def test_the_summary_is_a_function_of_its_seed(env):
+    measured = evaluation(env, np.random.default_rng(0).normal(size=(2, 6, 3)))
+    results = [summary(measured, env.spec, "maml-trpo", seed) for seed in (0, 0, 1)]
+    assert results[0] == results[1]
+    assert results[0]["returns"]["ci95"] != results[2]["returns"]["ci95"]
+
+
+# ---------------------------------------------------------------------------------------- the trial
+
+
+def test_held_out_tasks_are_fixed_by_the_seed_and_are_not_those_of_training(env):
+    first = held_out_tasks(env.spec, 3, 5)
+    assert first.shape == (5, 2)
+    np.testing.assert_array_equal(first, held_out_tasks(env.spec, 3, 5))
+    assert not np.array_equal(first, held_out_tasks(env.spec, 4, 5))
+    training = {
+        tuple(task) for i in range(50) for task in env.spec.tasks.sample(stream(3, "tasks", i), 5)
+    }
+    assert not training & {tuple(task) for task in first}
+
+
+def test_held_out_tasks_are_of_the_kinds_that_training_never_meets(env):
+    low, high = (Uniform((Variable("friction", "1", *ends),)) for ends in ((0, 1), (1, 2)))
+    spec = replace(env.spec, tasks=Split(low, high))
+    tasks = held_out_tasks(spec, 3, 50)
+    assert tasks.shape == (50, 1) and (tasks > 1).all()
+
+
+def test_evaluating_is_the_trial_without_the_update(env):
+    learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    before = learner.state_dict()
+    tasks, key = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0)
+    measured = evaluate(env, learner, tasks, num_episodes=4, num_adaptations=2, key=key)
+    rollouts, _ = trial(env, learner, tasks, 4, 2, key)
+    assert measured.returns.shape == (3, 3, 4)
+    for k, made in enumerate(rollouts):
+        np.testing.assert_array_equal(measured.returns[k], made.reward.double().sum(2).numpy())
+        assert measured.env_steps[k] == float(made.valid.sum()) / 3
+        np.testing.assert_array_equal(measured.faults[k], made.truncated.numpy())
+    assert measured.pools_episodes
+    after = learner.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_learner_says_whether_an_adaptation_pools_the_episodes(env):
+    class Remembers(MamlTrpo):
+        pools_episodes = False
+
+    learner = Remembers(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    tasks, key = held_out_tasks(env.spec, 0, 2), Key(0, "evaluate", 0)
+    measured = evaluate(env, learner, tasks, num_episodes=3, num_adaptations=1, key=key)
+    assert summary(measured, env.spec, "rl2", 0)["experience"]["episodes"] == [0, 1]

@@ -1,0 +1,218 @@
+"""evaluation.json: written, read, of several seeds put together, and shown to people."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from metarl.core.errors import CheckpointError, ConfigError
+from metarl.core.rng import stream
+from metarl.envs.registry import make
+from metarl.evaluation.evaluate import Evaluation, summary
+from metarl.evaluation.results import aggregate, experience, oracle, read, table, write
+
+
+@pytest.fixture(scope="module")
+def env():
+    return make("navigation-2d")
+
+
+def result_of(env, returns, seed=0, faults=0):
+    """The contents of evaluation.json for returns (K + 1, N, E) and a number of broken last episodes."""
+    returns = np.asarray(returns, dtype=float)
+    tasks = env.spec.tasks.sample(stream(seed, "test-tasks"), returns.shape[1])
+    broken = np.zeros(returns.shape, bool)
+    broken[-1].flat[:faults] = True
+    measured = Evaluation(tasks, returns, [400.0] * len(returns), broken)
+    return summary(measured, env.spec, "maml-trpo", seed)
+
+
+# ---------------------------------------------------------------------------------------------------- table
+
+
+def test_the_table_shows_every_adaptation_with_its_interval(env):
+    returns = np.array([[-40.0, -20.0], [-10.0, -30.0]])[:, :, None]
+    result = result_of(env, returns)
+    lines = table(result).splitlines()
+    assert lines[0] == "navigation-2d  maml-trpo  2 held-out tasks x 1 episodes"
+    words = "0 0 0 -30.00 10.00 [-40.0, -20.0] -30.00 [-40.0, -20.0]"
+    assert lines[2].split() == words.split()
+    words = "1 1 400 -20.00 10.00 [-30.0, -10.0] -20.00 [-30.0, -10.0] 50 %"
+    assert lines[3].split() == words.split()
+    # the mean distance in a square of half width 1/2 is 0.3826; 100 steps
+    assert lines[4] == "floors: stand still -38.3, best without the task -38.3"
+
+
+def test_the_table_of_one_task_shows_dashes_and_that_test_tasks_were_training_tasks():
+    env = make("half-cheetah-dir", threads=1)
+    result = result_of(env, [[[1.0]]])
+    lines = table(result).splitlines()
+    assert "1 tasks (test = train) x 1 episodes" in lines[0]
+    assert lines[2].split() == "0 0 0 1.00 - - 1.00 -".split()
+    assert lines[-1] == "note: test tasks are the training tasks"
+
+
+def test_the_file_is_the_summary(env, tmp_path):
+    result = result_of(env, np.zeros((2, 3, 1)))
+    write(tmp_path / "evaluation.json", result)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_a_summary_that_is_not_json_leaves_the_old_file(tmp_path):
+    write(tmp_path / "evaluation.json", {"old": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(tmp_path / "evaluation.json", {"mean": math.nan})
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_the_table_says_how_many_episodes_broke_down(env):
+    result = result_of(env, np.zeros((3, 4, 5)), faults=3)
+    assert "the simulation broke off 0, 0, 3 episodes after 0 .. K adaptations" in table(result)
+    assert "broke off" not in table(result_of(env, np.zeros((3, 4, 5))))
+
+
+# -------------------------------------------------------------------------------------------- several seeds
+
+
+def seeds(env, num=3):
+    rng = np.random.default_rng(0)
+    return [
+        result_of(env, rng.normal(10.0 * seed, 1.0, (2, 6 + seed, 4)), seed) for seed in range(num)
+    ]
+
+
+def test_seeds_are_put_together_task_by_task(env):
+    results = seeds(env)
+    found = aggregate(results)
+    rows = [np.array(result["returns"]["per_task"]) for result in results]
+    for k in range(2):
+        pooled = np.concatenate([row[k] for row in rows])
+        assert found["returns"]["mean"][k] == pytest.approx(pooled.mean(), rel=1e-14)
+        assert found["returns"]["iqm"][k] == pytest.approx(stats.trim_mean(pooled, 0.25))
+        means = [row[k].mean() for row in rows]
+        assert found["returns"]["per_seed"][k] == pytest.approx(means)
+        spread = np.std(means, ddof=1) / np.sqrt(3.0)
+        assert found["returns"]["stderr_over_seeds"][k] == pytest.approx(spread)
+        low, high = found["returns"]["ci95"][k]
+        # the seeds' means are 10 apart, the tasks' within half a unit: the interval is about these three seeds
+        assert pooled.mean() - 0.5 < low < high < pooled.mean() + 0.5
+    worse = np.concatenate([row[1] < row[0] for row in rows]).mean()
+    assert found["share_of_tasks_made_worse"] == [0.0, pytest.approx(worse)]
+    assert (found["num_tasks"], found["seeds"], found["strata"]) == (21, [0, 1, 2], "seeds")
+    assert found["experience"] == results[0]["experience"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_one_seed_put_together_is_its_own_evaluation(env):
+    result = result_of(env, np.random.default_rng(0).normal(size=(2, 6, 4)))
+    found = aggregate([result])
+    for name in ("mean", "stderr", "ci95", "iqm", "iqm_ci95"):
+        assert found["returns"][name] == result["returns"][name]
+    assert found["returns"]["stderr_over_seeds"] == [None, None]
+
+
+def test_the_table_of_seeds_shows_each_of_them(env):
+    found = aggregate(seeds(env))
+    lines = table(found).splitlines()
+    assert lines[0] == "navigation-2d  maml-trpo  3 seeds,  21 held-out tasks x 4 episodes"
+    means = ", ".join(f"{mean:.2f}" for mean in found["returns"]["per_seed"][1])
+    error = found["returns"]["stderr_over_seeds"][1]
+    assert lines[5] == f"seeds after 1: {means} (std.err. over seeds {error:.2f})"
+
+
+def marked(result, iteration, env_steps):
+    return {**result, "checkpoint": {"iteration": iteration, "env_steps": env_steps}}
+
+
+def test_the_table_says_how_long_what_was_evaluated_had_been_trained(env):
+    one, two, three = seeds(env)
+    first = [marked(one, 24, 9600), marked(two, 24, 10_000), marked(three, 24, 9600)]
+    heading = table(first[0]).splitlines()[0]
+    assert heading.endswith(" x 4 episodes, after 24 iterations and 9,600 training steps")
+    together = aggregate(first)
+    assert [mark["env_steps"] for mark in together["checkpoints"]] == [9600, 10_000, 9600]
+    heading = table(together).splitlines()[0]
+    assert heading.endswith(", after 24 iterations and 9,600 to 10,000 training steps")
+    # an older file does not tell, and nothing is said of what is half known
+    older = aggregate([marked(one, 24, 9600), two])
+    assert older["checkpoints"][1] is None
+    assert table(older).splitlines()[0].endswith(" episodes")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"env": "ant-dir"}, "differ in env: navigation-2d and ant-dir"),
+        ({"algo": "rl2"}, "differ in algo: maml-trpo and rl2"),
+        ({"env_version": 2}, "differ in env_version: 1 and 2"),
+        ({"seed": 0}, "two runs have seed 0"),
+        ({"returns": {"mean": [1.0]}}, "differ in number of adaptations: 1 and 0"),
+    ],
+)
+def test_what_cannot_be_put_together_is_refused_by_name(env, change, words):
+    one, other = seeds(env, 2)
+    with pytest.raises(ValueError, match=words):
+        aggregate([one, other | change])
+
+
+# --------------------------------------------------------------------------------------- reading, the oracle
+
+
+def test_an_evaluation_of_an_older_version_is_read(env, tmp_path):
+    result = result_of(env, np.zeros((3, 4, 5)))
+    for name in ("experience", "seed", "faulted_episodes", "strata"):
+        del result[name]
+    for name in ("iqm", "iqm_ci95", "per_task_iqm", "per_task_stderr", "per_task_ci95"):
+        del result["returns"][name]
+    write(tmp_path / "evaluation.json", result)
+    old = read(tmp_path)
+    assert experience(old)["episodes"] == [0, 5, 10]
+    assert aggregate([old])["returns"]["iqm"] == [0.0, 0.0, 0.0]
+    assert aggregate([old, old])["faulted_episodes"] == [0, 0, 0]
+    assert table(old).splitlines()[2].split()[:4] == ["0", "0", "0", "0.00"]
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"env": "a", "returns": {}}'])
+def test_an_evaluation_that_cannot_be_read_says_how_to_make_one(text, tmp_path):
+    if text is not None:
+        (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(CheckpointError, match=f"python -m metarl evaluate {tmp_path}"):
+        read(tmp_path)
+
+
+def test_the_oracle_is_the_final_value_of_its_run(env, tmp_path):
+    (tmp_path / "informed").mkdir()
+    result = result_of(env, np.array([-9.0, -1.0, -4.0])[:, None, None] * np.ones((3, 2, 1)))
+    write(tmp_path / "informed" / "evaluation.json", result)
+    found = oracle(tmp_path / "informed", "navigation-2d")
+    assert found == {"run": "informed", "mean": -4.0, "ci95": [-4.0, -4.0]}
+    with pytest.raises(ConfigError, match="it is of navigation-2d, not of ant-dir"):
+        oracle(tmp_path / "informed", "ant-dir")
+    shown = table(result | {"oracle": found})
+    assert "oracle (task observed): -4.00 [-4.0, -4.0], informed" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("faulted_episodes", "faulted_episodes has 2 entries, returns.mean 3"),
+        ("returns.ci95", "returns.ci95 has 2 entries"),
+        ("experience.env_steps", "experience.env_steps has 2 entries"),
+    ],
+)
+def test_a_list_that_lacks_an_entry_is_named_with_the_command_that_makes_it_anew(
+    name, words, env, tmp_path
+):
+    result = result_of(env, np.zeros((3, 4, 2)))
+    write(tmp_path / "evaluation.json", result)
+    assert read(tmp_path) == result
+    group, _, leaf = name.rpartition(".")
+    (result[group] if group else result)[leaf].pop()
+    write(tmp_path / "evaluation.json", result)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read(tmp_path)
+    assert f"python -m metarl evaluate {tmp_path}" in str(caught.value)

@@ -1,0 +1,64 @@
+"""Second derivatives of the inner losses on whole episodes, against a slow loop over steps."""
+
+import pytest
+import torch
+from meta_objective import random_batch, small_policy
+
+from metarl.learners.maml.inner_loop import log_prob, surrogate_loss
+
+
+def flat_scores(policy, params, batch):
+    """Scores and Hessians of log pi for every step of task 0, by a slow loop."""
+    names = list(params)
+    sizes = [params[n].numel() for n in names]
+    start = torch.cat([params[n][0].flatten() for n in names])
+
+    def log_density(vector, obs, action):
+        parts = vector.split(sizes)
+        own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
+        mean = policy.mean(own, obs.view(1, 1, -1))[0, 0]
+        std = policy.log_std(own)[0, 0].exp()
+        return torch.distributions.Normal(mean, std).log_prob(action).sum()
+
+    scores, hessians = {}, {}
+    for e, t in batch.valid[0].nonzero().tolist():
+        arguments = (batch.obs[0, e, t], batch.action[0, e, t])
+        scores[e, t] = torch.func.grad(log_density)(start, *arguments)
+        hessians[e, t] = torch.autograd.functional.hessian(
+            lambda v, a=arguments: log_density(v, *a), start
+        )
+    return start, scores, hessians
+
+
+def surrogate_derivatives(policy, params, batch, kind):
+    names = list(params)
+    sizes = [params[n].numel() for n in names]
+
+    def loss(vector):
+        parts = vector.split(sizes)
+        own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
+        return surrogate_loss(kind, log_prob(policy, own, batch), batch).sum()
+
+    start = torch.cat([params[n][0].flatten() for n in names])
+    return torch.func.grad(loss)(start), torch.autograd.functional.hessian(loss, start)
+
+
+@pytest.mark.parametrize("kind", ["lvc", "loglik", "dice"])
+def test_each_surrogate_has_the_right_second_derivative(kind):
+    policy, params = small_policy()
+    batch = random_batch(policy, params, num_tasks=1)
+    start, scores, hessians = flat_scores(policy, params, batch)
+    slope, curvature = torch.zeros_like(start), torch.zeros(len(start), len(start)).double()
+    for (e, t), score in scores.items():
+        scale = batch.advantage[0, e, t] * batch.weight[0, e, t]
+        second = hessians[e, t].clone()
+        if kind in ("lvc", "dice"):
+            second += torch.outer(score, score)
+        if kind == "dice":
+            earlier = sum((scores[e, i] for i in range(t)), torch.zeros_like(score))
+            second += torch.outer(score, earlier) + torch.outer(earlier, score)
+        slope -= scale * score
+        curvature -= scale * second
+    found_slope, found_curvature = surrogate_derivatives(policy, params, batch, kind)
+    torch.testing.assert_close(found_slope, slope)
+    torch.testing.assert_close(found_curvature, curvature)

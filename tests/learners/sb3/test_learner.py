@@ -1,0 +1,218 @@
+"""Learners of Stable-Baselines3 as baselines: every one x every property, and what each mode means."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from baseline_bench import CASES, HORIZON, Bench, assert_same, differ, small_env, state
+
+from metarl.config.schema import SamplerConfig, TrainConfig
+from metarl.core.env import Step
+from metarl.core.errors import ConfigError
+from metarl.envs.navigation import DenseGoal, NavigationEnv
+from metarl.envs.wrappers.observe_task import ObserveTask
+from metarl.envs.wrappers.sb3 import vec_env
+from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
+from metarl.learners.sb3.learner import build
+from metarl.runs import checkpoint
+
+
+@pytest.fixture(params=CASES)
+def name(request):
+    return request.param
+
+
+# ------------------------------------------------------------------------------------------ every one
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_another(name):
+    one, other, third = Bench(name), Bench(name), Bench(name, seed=1)
+    assert differ(state(one), state(third))
+    assert one.iterate(range(2)) == other.iterate(range(2))
+    assert_same(state(one), state(other))
+    third.learner.load_state_dict(state(Bench(name)))
+    assert third.iterate(range(1)) != Bench(name).iterate(range(1))  # tasks and noise differ too
+
+
+def test_a_saved_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(name, tmp_path):
+    whole, first, second = Bench(name), Bench(name), Bench(name)
+    expected = whole.iterate(range(4))
+    done = first.iterate(range(2))
+    checkpoint.save(tmp_path, 2, state(first), {})
+    second.iterate(range(7, 8))  # whatever it has done before must not matter
+    second.learner.load_state_dict(checkpoint.load_newest(tmp_path).tensors)
+    done += second.iterate(range(2, 4))
+    assert done == expected
+    assert_same(state(second), state(whole))
+
+
+def test_an_update_changes_the_policy_and_evaluation_does_not(name):
+    bench = Bench(name)
+    before = state(bench)
+    bench.iterate(range(1))
+    after = state(bench)
+    policies = [key for key in before if "/policy/" in key]
+    assert any(not torch.equal(before[key], after[key]) for key in policies)
+    bench.returns()
+    assert_same(state(bench), after)
+
+
+def test_a_saved_state_does_not_change_when_training_goes_on(name):
+    bench = Bench(name)
+    bench.iterate(range(1))
+    saved = state(bench)
+    copy = {key: value.clone() for key, value in saved.items()}
+    bench.iterate(range(1, 2))
+    assert_same(saved, copy)
+    bench.learner.load_state_dict(saved)
+    bench.iterate(range(1, 2))
+    assert_same(saved, copy)
+
+
+def test_a_state_of_another_network_is_refused_and_changes_nothing(name):
+    bench = Bench(name)
+    before = state(bench)
+    for key, value in before.items():
+        missing = {other: tensor for other, tensor in before.items() if other != key}
+        doubled = {**before, key: torch.stack([value, value])}
+        for broken in (missing, doubled):
+            with pytest.raises(ValueError, match=f"^{key} is "):
+                bench.learner.load_state_dict(broken)
+    with pytest.raises(ValueError, match="^more is not known"):
+        bench.learner.load_state_dict({**before, "more": torch.zeros(1)})
+    assert_same(state(bench), before)
+
+
+def test_training_leaves_the_global_random_generators_as_they_were(name):
+    bench = Bench(name)
+
+    def drawn():
+        return random.random(), np.random.random(), float(torch.rand(()))
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(3)
+    expected = drawn()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(3)
+    bench.iterate(range(1))
+    assert drawn() == expected
+
+
+def test_an_update_that_is_not_finite_is_named_and_leaves_all_as_it_was(name):
+    bench = Bench(name)
+    bench.iterate(range(1))
+    before = state(bench)
+    last = bench.learner._members[-1].model
+    train = last.train
+
+    def poisoned():
+        train()
+        with torch.no_grad():
+            last.policy.log_std.fill_(float("nan"))
+
+    last.train = poisoned
+    policy = len(bench.learner._members) - 1
+    with pytest.raises(FloatingPointError, match=f"policy {policy}: parameter log_std is not"):
+        bench.iterate(range(1, 2))
+    assert_same(state(bench), before)
+
+
+def test_a_policy_that_breaks_down_while_it_acts_is_a_matter_of_numbers_and_not_of_the_environment(
+    name,
+):
+    bench = Bench(name)
+    with torch.no_grad():
+        bench.learner._members[-1].model.policy.log_std.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="parameter log_std is not finite"):
+        bench.iterate(range(1))
+
+
+class Lying(NavigationEnv):
+    """Gives a reward that is not finite and calls it no fault."""
+
+    def step(self, action, alive):
+        step = super().step(action, alive)
+        return Step(step.obs, np.full(len(alive), np.inf), step.terminated, step.fault)
+
+
+def test_a_number_of_the_environment_that_is_not_finite_is_the_environments_fault(name):
+    bench = Bench(name, env=Lying("lying", DenseGoal(), horizon=HORIZON))
+    before = state(bench)
+    with pytest.raises(ValueError, match="lying, row 0, step 0: obs or reward is not finite"):
+        bench.iterate(range(1))
+    assert_same(state(bench), before)
+
+
+def test_an_iteration_takes_the_steps_of_its_rollouts_and_reports_whole_episodes(name):
+    bench = Bench(name)
+    (done,) = bench.iterate(range(1))
+    assert done.steps == 3 * 2 * 2 * HORIZON
+    assert len(done.returns) == 2 and all(np.isfinite(done.returns))
+    assert 0 < done.length <= HORIZON and done.faults == 0
+    assert "kl" in done.metrics and "policy/std" in done.metrics
+
+
+# --------------------------------------------------------------------------------------------- learning
+
+
+def trained(name, learner, iterations, sampler):
+    algo, _ = CASES[name]
+    config = TrainConfig(env="x", algo=algo, learner=learner, sampler=sampler)
+    env = NavigationEnv("navigation-2d", DenseGoal())
+    env = ObserveTask(env) if getattr(learner, "mode", "") == "oracle" else env
+    bench = Bench.__new__(Bench)
+    bench.config, bench.env = config, env
+    bench.learner = build(config, env, env.spec.tasks, vec_env)
+    start = bench.returns().mean()
+    bench.iterate(range(iterations))
+    return start, bench.returns().mean()
+
+
+def test_ppo_that_observes_the_task_learns_navigation_and_one_that_does_not_stays_at_the_floor():
+    settings = {"minibatches": 8, "epochs": 5, "initial_log_std": -1.0, "learning_rate": 3e-3}
+    sampler = SamplerConfig(num_tasks=16, num_episodes=1, num_adaptations=0)
+    floor = NavigationEnv("x", DenseGoal()).spec.floors["stand still"]
+    learner = Sb3PpoConfig(mode="oracle", **settings)
+    start, oracle = trained("ppo oracle", learner, 12, sampler)
+    assert start < floor and oracle > floor + 10.0
+    learner = Sb3PpoConfig(mode="multi-task", **settings)
+    start, blind = trained("ppo multi-task", learner, 12, sampler)
+    assert start < blind < floor
+
+
+def test_ppo_from_scratch_learns_each_of_its_tasks():
+    settings = {"minibatches": 8, "epochs": 5, "initial_log_std": -1.0, "learning_rate": 3e-3}
+    sampler = SamplerConfig(num_tasks=2, num_episodes=8, num_adaptations=0)
+    learner = Sb3PpoConfig(mode="scratch", **settings)
+    start, after = trained("ppo scratch", learner, 12, sampler)
+    assert after > start + 20.0
+
+
+# --------------------------------------------------------------------------------------- what is refused
+
+
+def test_discrete_actions_are_refused():
+    env = small_env()
+    env.spec = replace(env.spec, discrete=True)
+    with pytest.raises(ConfigError, match="--algo sb3-ppo has no policy for discrete actions"):
+        Bench("ppo multi-task", env=env)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        (Sb3PpoConfig, {"learning_rate": 0.0}, "learner.learning_rate = 0.0: must be a finite"),
+        (Sb3PpoConfig, {"hidden_sizes": (8, 0)}, "learner.hidden_sizes = "),
+        (Sb3PpoConfig, {"gae_lambda": 1.5}, r"learner.gae_lambda = 1.5: must be in \[0, 1\]"),
+        (Sb3TrpoConfig, {"max_kl": float("nan")}, "learner.max_kl = nan"),
+        (Sb3TrpoConfig, {"line_search_decay": 1.0}, "learner.line_search_decay = 1.0"),
+        (Sb3Rl2Config, {"minibatches": 0}, "learner.minibatches = 0: must be at least 1"),
+        (Sb3Rl2Config, {"lstm_size": 0}, "learner.lstm_size = 0"),
+        (Sb3Rl2Config, {"initial_log_std": float("inf")}, "learner.initial_log_std = inf"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(kind, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        kind(**changes)

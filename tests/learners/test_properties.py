@@ -1,0 +1,205 @@
+"""Every learner x every property. A new learner is one line of CASES, by "name" or "name, what is special"."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from metarl.core.parallel import one_torch_thread
+from metarl.core.rng import stream
+from metarl.envs.registry import make
+from metarl.evaluation.evaluate import evaluate, held_out_tasks
+from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig, Rl2Config
+from metarl.learners.registry import LEARNERS, build
+from metarl.runs import checkpoint
+from metarl.sampling.sampler import Key, trial
+
+
+@dataclass(frozen=True)
+class Case:
+    """Settings with which a learner learns navigation-2d within seconds."""
+
+    config: Any
+    num_tasks: int
+    num_episodes: int
+    num_adaptations: int
+    iterations: int
+    gain: float = 12.0  # of the last rollout over the first; a memory adapts within the first, too
+
+
+MAML = MamlTrpoConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
+
+RL2 = Rl2Config(
+    memory_size=32,
+    hidden_size=32,
+    lr=6e-3,
+    max_kl=0.05,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
+CASES = {
+    "maml-trpo": Case(MAML, 8, 8, 1, 10),
+    "maml-trpo, scaled observations": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
+    "rl2": Case(RL2, 64, 1, 1, 30, gain=3.0),
+    "rl2, a value memory of its own": Case(
+        replace(RL2, value_memory="own"), 64, 1, 1, 30, gain=3.0
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def algo(request):
+    return request.param
+
+
+class Bench:
+    """A learner on an environment, with a small meta-batch."""
+
+    def __init__(self, name, seed=0, env="navigation-2d", threads=1, num_threads=1, small=True):
+        self.case, self.seed, algo = CASES[name], seed, name.partition(",")[0]
+        self.size = (3, 4) if small else (self.case.num_tasks, self.case.num_episodes)
+        self.env = make(env, threads)
+        spec = self.env.spec
+        config = self.case.config if env == "navigation-2d" else LEARNER_CONFIGS[algo]()
+        sizes = (spec.obs_size, spec.action_size)
+        self.learner = build(algo, config, *sizes, seed=seed, num_threads=num_threads)
+
+    def trial(self, iteration):
+        tasks = self.env.spec.tasks.sample(stream(self.seed, "tasks", iteration), self.size[0])
+        key = Key(self.seed, "train", iteration)
+        adaptations = self.case.num_adaptations
+        return trial(self.env, self.learner, tasks, self.size[1], adaptations, key)
+
+    def iterate(self, iterations):
+        """Trains; returns the metrics of every iteration."""
+        metrics = []
+        with one_torch_thread():
+            for iteration in iterations:
+                rollouts, context = self.trial(iteration)
+                metrics.append(self.learner.update(context, rollouts))
+        return metrics
+
+    def returns(self):
+        """Mean return on held-out tasks after 0..K adaptations."""
+        tasks = held_out_tasks(self.env.spec, self.seed, 16)
+        key = Key(self.seed, "evaluate", 0)
+        settings = {"num_episodes": self.size[1], "num_adaptations": self.case.num_adaptations}
+        measured = evaluate(self.env, self.learner, tasks, key=key, **settings)
+        return measured.returns.mean(axis=(1, 2))
+
+
+def state(learner):
+    return {name: value.clone() for name, value in learner.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys() and len(one) > 0
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype and torch.equal(value, other[name]), name
+
+
+def test_every_learner_has_a_config_and_stands_here():
+    assert set(LEARNERS) == set(LEARNER_CONFIGS) == {name.partition(",")[0] for name in CASES}
+
+
+def test_it_learns_to_adapt(algo):
+    bench = Bench(algo, small=False)
+    start = bench.returns()[-1]
+    bench.iterate(range(bench.case.iterations))
+    before, *_, after = bench.returns()
+    assert after > start + 12.0
+    assert after > before + bench.case.gain
+
+
+def test_the_same_seed_gives_the_same_learner_and_metrics_bit_for_bit(algo):
+    one, other = Bench(algo), Bench(algo)
+    assert one.iterate(range(2)) == other.iterate(range(2))
+    assert_same(state(one.learner), state(other.learner))
+
+
+def test_another_seed_gives_another_learner_from_the_start_on(algo):
+    one, other = Bench(algo, seed=1), Bench(algo, seed=2)
+    starts = [state(bench.learner) for bench in (one, other)]
+    assert any(not torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+    other.learner.load_state_dict(starts[0])
+    assert one.iterate(range(1)) != other.iterate(range(1))  # tasks and noise differ too
+
+
+def test_an_update_changes_the_learner(algo):
+    bench = Bench(algo)
+    before = state(bench.learner)
+    bench.iterate(range(1))
+    after = state(bench.learner)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_saved_and_resumed_learner_equals_the_uninterrupted_one_bit_for_bit(algo, tmp_path):
+    whole, first, second = Bench(algo), Bench(algo), Bench(algo, seed=0)
+    expected = whole.iterate(range(4))
+    metrics = first.iterate(range(2))
+    checkpoint.save(tmp_path, 2, first.learner.state_dict(), {})
+    for value in second.learner.state_dict().values():
+        value.zero_()  # a state_dict is a copy: this must not reach the learner
+    second.iterate(range(7, 8))  # whatever the learner has done before must not matter
+    second.learner.load_state_dict(checkpoint.load_newest(tmp_path).tensors)
+    metrics += second.iterate(range(2, 4))
+    assert metrics == expected
+    assert_same(state(second.learner), state(whole.learner))
+
+
+def test_a_saved_state_does_not_change_when_the_learner_goes_on(algo):
+    bench = Bench(algo)
+    saved = bench.learner.state_dict()
+    copy = {name: value.clone() for name, value in saved.items()}
+    bench.iterate(range(1))
+    assert_same(saved, copy)
+    bench.learner.load_state_dict(saved)
+    bench.iterate(range(1, 2))
+    assert_same(saved, copy)
+
+
+def test_a_state_of_another_network_is_refused_and_changes_nothing(algo):
+    bench = Bench(algo)
+    before = state(bench.learner)
+    for name, value in before.items():
+        missing = {key: tensor for key, tensor in before.items() if key != name}
+        larger = {**before, name: torch.cat([value.reshape(-1), value.reshape(-1)])}
+        for broken in (missing, larger):
+            with pytest.raises(ValueError, match=name.rpartition("/")[2]):
+                bench.learner.load_state_dict(broken)
+            assert_same(state(bench.learner), before)
+
+
+def test_acting_and_adapting_do_not_change_the_learner(algo):
+    bench = Bench(algo)
+    before = state(bench.learner)
+    bench.trial(0)
+    bench.returns()
+    assert_same(state(bench.learner), before)
+
+
+def test_without_exploration_the_noise_is_not_read(algo):
+    learner = Bench(algo).learner
+    obs, noise = torch.ones(3, 4, 2), torch.full((3, 4, 2), float("nan"))
+    with torch.inference_mode():
+        chosen, _ = learner.act(learner.begin(3, 4), obs, noise, explore=False)
+    assert chosen.value.shape == (3, 4, 2) and chosen.value.isfinite().all()
+    assert torch.equal(chosen.log_prob, torch.zeros(3, 4))
+
+
+def test_threads_of_the_update_do_not_change_it_bit_for_bit(algo):
+    one, two = Bench(algo, num_threads=1), Bench(algo, num_threads=2)
+    assert one.iterate(range(2)) == two.iterate(range(2))
+    assert_same(state(one.learner), state(two.learner))
+
+
+def test_threads_of_the_physics_do_not_change_what_is_learned_bit_for_bit(algo):
+    env = "half-cheetah-dir/rllib"
+    one, two = Bench(algo, env=env, threads=1), Bench(algo, env=env, threads=2)
+    assert one.iterate(range(1)) == two.iterate(range(1))
+    assert_same(state(one.learner), state(two.learner))
+    for bench in (one, two):
+        bench.env.close()

@@ -1,0 +1,188 @@
+import pytest
+import torch
+
+from metarl.core.rng import stream
+from metarl.networks.memory import MEMORIES, MemoryActorCritic
+
+INPUTS, SIZE, ROWS, STEPS = (
+    5,
+    16,
+    3,
+    150,
+)  # more steps than the first capacity of the attention's cache
+
+
+@pytest.fixture(params=MEMORIES)
+def memory(request):
+    torch.manual_seed(0)
+    return MEMORIES[request.param](INPUTS, SIZE).double()
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(STEPS, ROWS, INPUTS, dtype=torch.float64)
+
+
+def double(state):
+    return tuple(s.double() if s.is_floating_point() else s for s in state)
+
+
+def stepped(memory, inputs, alive=None):
+    """Features (L, M, H) of acting step by step."""
+    state, features = double(memory.initial(inputs.shape[1])), []
+    for t, x in enumerate(inputs):
+        out, after = memory.step(x, state)
+        state = after if alive is None else memory.keep(state, after, alive[t])
+        features.append(out)
+    return torch.stack(features)
+
+
+@torch.no_grad()
+def test_acting_step_by_step_equals_the_whole_trial_at_once(memory, inputs):
+    torch.testing.assert_close(stepped(memory, inputs), memory.unroll(inputs))
+
+
+@torch.no_grad()
+def test_what_comes_later_changes_nothing_before(memory, inputs):
+    other = inputs.clone()
+    other[100:] = 7.0
+    whole, changed = memory.unroll(inputs), memory.unroll(other)
+    torch.testing.assert_close(whole[:100], changed[:100])
+    assert (whole[100:] - changed[100:]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_it_remembers_the_first_step(memory, inputs):
+    other = inputs.clone()
+    other[0] += 1.0
+    assert (memory.unroll(inputs)[20] - memory.unroll(other)[20]).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_rows_do_not_touch_each_other(memory, inputs):
+    alone = memory.unroll(inputs[:, 1:2])
+    torch.testing.assert_close(memory.unroll(inputs)[:, 1:2], alone)
+
+
+@torch.no_grad()
+def test_a_row_that_rests_goes_on_as_if_the_pause_had_not_been(memory, inputs):
+    alive = torch.ones(STEPS, ROWS, dtype=torch.bool)
+    alive[40:60, 1] = False
+    together = stepped(memory, inputs, alive)
+    awake = torch.cat([inputs[:40, 1:2], inputs[60:, 1:2]])
+    torch.testing.assert_close(together[60:, 1:2], stepped(memory, awake)[40:])
+    torch.testing.assert_close(together[:, 0], stepped(memory, inputs)[:, 0])
+
+
+@torch.no_grad()
+def test_a_state_stays_what_it_was_when_the_trial_goes_on(memory, inputs):
+    state = double(memory.initial(ROWS))
+    for x in inputs[:10]:
+        _, state = memory.step(x, state)
+    first, _ = memory.step(inputs[10], state)
+    memory.step(inputs[11], state)
+    again, _ = memory.step(inputs[10], state)
+    torch.testing.assert_close(first, again)
+
+
+def test_gradients_go_back_through_the_whole_trial(memory, inputs):
+    inputs.requires_grad_()
+    memory.unroll(inputs)[-1, :, 0].sum().backward()
+    assert inputs.grad[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_truncation_cuts_the_gradient_and_leaves_the_values(name, inputs):
+    torch.manual_seed(0)
+    memory = MEMORIES[name](INPUTS, SIZE).double()
+    torch.testing.assert_close(memory.unroll(inputs, 40), memory.unroll(inputs))
+    inputs.requires_grad_()
+    memory.unroll(inputs, 40)[99].sum().backward()  # the third part starts at 80
+    assert not inputs.grad[:80].any()
+    assert (inputs.grad[80:100] != 0).all()
+
+
+def test_attention_refuses_truncation(inputs):
+    memory = MEMORIES["transformer"](INPUTS, SIZE).double()
+    with pytest.raises(ValueError, match="truncated"):
+        memory.unroll(inputs, 10)
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_the_first_parameters_are_orthogonal_and_follow_from_the_stream_alone(name):
+    made = [actor_critic(name, own_value_memory=True) for _ in range(2)]
+    for policy in made:
+        policy.initialise(stream(1, "init"))
+    one, other = (dict(policy.named_parameters()) for policy in made)
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    assert (one["log_std"] == -0.5).all()
+    actor = one["actor.0.weight"]  # (8, 19)
+    torch.testing.assert_close(actor @ actor.T, torch.eye(8))
+    last = one["actor.2.weight"]  # (2, 8)
+    torch.testing.assert_close(last @ last.T, 1e-4 * torch.eye(2))
+    if name == "gru":
+        for owner in ("memory", "value_memory"):
+            for gate in one[f"{owner}.cell.weight_hh_l0"].chunk(3):
+                torch.testing.assert_close(gate @ gate.T, torch.eye(16))
+
+
+# ------------------------------------------------------------------------------ whose memory the value reads
+
+
+def actor_critic(name, *, own_value_memory):
+    """For observations of 3, actions of 2 and so inputs of 7 numbers."""
+    sizes = {"obs_size": 3, "action_size": 2, "memory_size": 16, "hidden_size": 8}
+    return MemoryActorCritic(name, **sizes, log_std=(-0.5, -3.0), own_value_memory=own_value_memory)
+
+
+def slopes(policy, output):
+    """Gradient of the sum of the means (0) or values (1) in each parameter that it reaches."""
+    inputs = torch.randn(6, 4, 7, generator=torch.Generator().manual_seed(0))
+    total = policy.unroll(inputs, inputs[..., :3])[output].sum()
+    found = torch.autograd.grad(total, list(policy.parameters()), allow_unused=True)
+    names = [name for name, _ in policy.named_parameters()]
+    return {name: slope for name, slope in zip(names, found, strict=True) if slope is not None}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_value_memory_of_its_own_leaves_the_policys_memory_to_the_policy(name):
+    policy = actor_critic(name, own_value_memory=True)
+    policy.initialise(stream(1, "init"))
+    of_mean, of_value = ({key.split(".")[0] for key in slopes(policy, i)} for i in (0, 1))
+    assert of_mean == {"memory", "actor"}
+    assert of_value == {"value_memory", "critic"}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_shared_memory_learns_from_both_and_has_its_parameters_once(name):
+    policy = actor_critic(name, own_value_memory=False)
+    policy.initialise(stream(1, "init"))
+    of_mean, of_value = ({key.split(".")[0] for key in slopes(policy, i)} for i in (0, 1))
+    assert of_mean == {"memory", "actor"}
+    assert of_value == {"memory", "critic"}
+    names = [key for key, _ in policy.named_parameters()]
+    assert not [key for key in names if key.startswith("value_memory")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MEMORIES)
+def test_means_and_values_of_a_trial_come_from_their_own_memories(name):
+    policy = actor_critic(name, own_value_memory=True)
+    policy.initialise(stream(1, "init"))
+    inputs = torch.randn(6, 4, 7)
+    obs = inputs[..., :3]
+    mean, value = policy.unroll(inputs, obs)
+    remembered, judged = policy.memory.unroll(inputs), policy.value_memory.unroll(inputs)
+    assert torch.equal(mean, policy.mean(remembered, obs))
+    assert torch.equal(value, policy.value(judged, obs))
+    assert not torch.equal(value, policy.value(remembered, obs))
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_truncation_cuts_the_gradient_of_both_memories(name):
+    policy = actor_critic(name, own_value_memory=True)
+    inputs = torch.randn(8, 2, 7, requires_grad=True)
+    for output in (0, 1):
+        total = policy.unroll(inputs, inputs[..., :3], 3)[output][5].sum()
+        (slope,) = torch.autograd.grad(total, inputs)
+        assert not slope[:3].any() and (slope[3:6] != 0).all()

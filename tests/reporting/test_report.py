@@ -1,0 +1,321 @@
+"""The page: well-formed, self-contained, escaped, and with the numbers of the run folders."""
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from test_runs import evaluation, write_run
+
+from metarl.cli import train as cli
+from metarl.evaluation.results import aggregate
+from metarl.reporting import plots as figures
+from metarl.reporting.report import write_report
+from metarl.runs.reader import grouped, load, load_all
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest; collects attributes, ids, and the cells of every row of every table."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.attributes, self.rows, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.open)
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def report(tmp_path, *runs, **options):
+    """The text of the page of runs."""
+    write_report(runs, tmp_path / "report.html", **options)
+    return (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    runs = [write_run(folder / f"s{seed}", seed=seed) for seed in range(3)]
+    return [*runs, write_run(folder / "other", max_kl=0.05, seed=0)]
+
+
+def test_the_page_is_well_formed_and_loads_nothing(seeds, tmp_path):
+    text = report(tmp_path, *seeds)
+    page = Page(text)
+    assert page.tags.count("svg") == 2 + 2 and page.tags.count("h1") == 1
+    assert "http" not in text and "//" not in re.sub(r"base64,[^\"]*", "", text)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    for name, value in page.attributes:
+        if name in ("src", "href", "xlink:href"):
+            assert value.startswith(("#", "data:image/png;base64,")), value
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 10
+    used = re.findall(r'(?:url\(#|href="#)([^)"]+)', text)
+    assert set(used) <= set(ids)
+
+
+def test_words_of_a_run_are_escaped(tmp_path):
+    path = write_run(tmp_path / "<script>alert(1)", surrogate="</pre><b>&amp;")
+    other = evaluation()
+    other |= {"note": "<i>note", "floors": {"<u>floor": -38.25}}
+    other["task_variables"] = [{"name": "<x>", "unit": "<m>"}, {"name": "y", "unit": "1"}]
+    (path / "evaluation.json").write_text(json.dumps(other))
+    (path / "videos").mkdir()
+    (path / "videos" / 'a"b <c>.mp4').write_bytes(b"")
+    page = Page(report(tmp_path, path))
+    assert not {"script", "b", "i", "u", "x", "c"} & set(page.tags)
+    words = "".join(page.words)
+    for expected in ("<script>alert(1)", "</pre><b>&amp;", "<i>note", "<u>floor", "<x> [<m>]"):
+        assert expected in words, expected
+    links = [value for name, value in page.attributes if name == "href" and value[0] != "#"]
+    assert links == ["%3Cscript%3Ealert%281%29/videos/a%22b%20%3Cc%3E.mp4"]
+
+
+def test_the_numbers_of_one_run_are_those_of_its_file(tmp_path):
+    path = write_run(tmp_path / "a")
+    page = Page(report(tmp_path, path))
+    returns = json.loads((path / "evaluation.json").read_text())["returns"]
+    rows = [row for row in page.rows if len(row) == 10 and row[0] in ("0", "1", "2")]
+    assert len(rows) == 3
+    for k, row in enumerate(rows):
+        low, high = returns["ci95"][k]
+        assert row[:3] == [str(k), str(4 * k), ["0", "400", "700"][k]]
+        assert row[3:6] == [
+            f"{returns['mean'][k]:.2f}",
+            f"{returns['stderr'][k]:.2f}",
+            f"[{low:.2f}, {high:.2f}]",
+        ]
+    glance = next(row for row in page.rows if row[0] == "navigation-2d")
+    assert glance[4:8] == [
+        *(f"{returns['mean'][k]:.2f}" for k in range(3)),
+        f"[{returns['ci95'][2][0]:.2f}, {returns['ci95'][2][1]:.2f}]",
+    ]
+
+
+@pytest.mark.parametrize(("records", "words"), [(7, "7,000"), (99, "99,000"), (250, "0.2 M")])
+def test_a_run_of_a_minute_has_not_trained_for_nothing(records, words, tmp_path):
+    page = Page(report(tmp_path, write_run(tmp_path / "a", records=records)))
+    assert next(row for row in page.rows if row[0] == "navigation-2d")[3] == words
+
+
+def test_the_ticks_of_a_run_of_a_minute_do_not_touch(tmp_path):
+    paths = [write_run(tmp_path / env, env=env, records=2) for env in ("ant-dir", "ant-vel")]
+    for path in paths:
+        text = (path / "metrics.jsonl").read_text().replace(": 1000,", ": 1586,")
+        (path / "metrics.jsonl").write_text(text.replace(": 2000,", ": 3186,"))
+    figure = figures.learning_curves(grouped(load_all(paths)))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = sorted(
+        (label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()),
+        key=lambda box: box.x0,
+    )
+    shown = [
+        box for box in boxes if axes.bbox.x0 - 1 <= 0.5 * (box.x0 + box.x1) <= axes.bbox.x1 + 1
+    ]
+    assert len(shown) >= 3
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(shown))
+
+
+def test_the_numbers_of_seeds_are_their_aggregate(seeds, tmp_path):
+    page = Page(report(tmp_path, *seeds))
+    found = aggregate([load(path).evaluation for path in seeds[:3]])["returns"]
+    rows = [row for row in page.rows if len(row) == 10 and row[0] == "2"]
+    assert rows[0][3] == f"{found['mean'][2]:.2f}"
+    assert rows[0][6:8] == [
+        f"{found['iqm'][2]:.2f}",
+        "[{:.2f}, {:.2f}]".format(*found["iqm_ci95"][2]),
+    ]
+    means = [f"{mean:.2f}" for mean in found["per_seed"][2]]
+    assert ["2", *means, f"{found['stderr_over_seeds'][2]:.2f}"] in page.rows
+
+
+def test_speed_and_shares_of_time_worked_by_hand(tmp_path):
+    # 30 records of 2 s and 1,000 steps, of which collecting took 1.2 s and the update 0.6 s
+    page = Page(report(tmp_path, write_run(tmp_path / "a")))
+    row = next(row for row in page.rows if row[0] == "a")
+    assert row == ["a", "30", "30,000", "0:01:00", "500", "60 %", "30 %", "", "30"]
+    assert ("style", "width: 60.0%") in page.attributes
+
+
+def test_settings_that_differ_stand_side_by_side(seeds, tmp_path):
+    page = Page(report(tmp_path, *seeds))
+    assert ["differs", "s0", "s1", "s2", "other"] in page.rows
+    assert ["learner.max_kl", "0.01", "0.01", "0.01", "0.05"] in page.rows
+    assert not any(row[0] == "iterations" for row in page.rows if len(row) == 5)
+    assert ["torch", *["2.13.0"] * 4] in page.rows and ["git", *["ab" * 6] * 4] in page.rows
+
+
+def test_the_page_says_how_long_what_was_evaluated_had_been_trained(tmp_path):
+    path = write_run(tmp_path / "a")
+    assert "training steps" not in "".join(Page(report(tmp_path, path)).words)  # an older file
+    result = json.loads((path / "evaluation.json").read_text())
+    result["checkpoint"] = {"iteration": 30, "env_steps": 30_000}
+    (path / "evaluation.json").write_text(json.dumps(result))
+    words = "".join(Page(report(tmp_path, path)).words)
+    assert "6 held-out tasks x 4 episodes, after 30 iterations and 30,000 training steps. " in words
+
+
+def test_a_run_without_an_evaluation_says_how_to_make_one(tmp_path):
+    path = write_run(tmp_path / "a", evaluated=False)
+    page = Page(report(tmp_path, path))
+    assert f"python -m metarl evaluate {path}" in "".join(page.words)
+    assert page.tags.count("svg") == 1 and "Numbers" not in page.words
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path):
+    path = write_run(tmp_path / "a", records=0, evaluated=False)
+    assert "No iteration is finished." in Page(report(tmp_path, path)).words
+
+
+def test_the_oracle_stands_in_the_table_and_in_the_figure(tmp_path):
+    path, informed = write_run(tmp_path / "a"), write_run(tmp_path / "informed", seed=9)
+    page = Page(report(tmp_path, path, oracles=[informed]))
+    final = json.loads((informed / "evaluation.json").read_text())["returns"]["mean"][-1]
+    assert next(row for row in page.rows if row[0] == "navigation-2d")[-1] == f"{final:.2f}"
+    assert "oracle (task observed)" in "".join(page.words)
+
+
+def test_a_run_that_observes_the_task_is_the_oracle_of_the_others(tmp_path):
+    path = write_run(tmp_path / "a", mode="multi-task")
+    informed = write_run(tmp_path / "informed", seed=9, mode="oracle")
+    page = Page(report(tmp_path, path, informed))
+    final = json.loads((informed / "evaluation.json").read_text())["returns"]["mean"][-1]
+    rows = [row for row in page.rows if row[0] == "navigation-2d"]
+    assert [row[-1] for row in rows] == [f"{final:.2f}"] * 2
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize(
+    ("variables", "projections"),
+    [
+        ((("angle", "rad"),), ["polar"]),
+        ((("speed", "m/s"),), ["rectilinear"]),
+        ((("goal_x", "m"), ("goal_y", "m")), ["rectilinear"] * 2),
+        ((("a", "1"), ("b", "1"), ("c", "1")), ["rectilinear"]),
+    ],
+)
+def test_the_space_of_tasks_decides_how_returns_are_drawn(variables, projections, tmp_path):
+    path = write_run(tmp_path / "a")
+    (path / "evaluation.json").write_text(json.dumps(evaluation(variables=variables)))
+    figure = figures.task_space(grouped([load(path)])[0])
+    axes = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert [a.name for a in axes] == projections
+    per_task = json.loads((path / "evaluation.json").read_text())["returns"]["per_task"]
+    if len(variables) == 3:
+        assert axes[0].get_xlabel() == "return of a task before adaptation"
+        np.testing.assert_array_equal(axes[0].lines[-1].get_ydata(), per_task[-1])
+    elif len(variables) == 2:
+        np.testing.assert_array_equal(axes[1].collections[0].get_array(), per_task[-1])
+    else:
+        drawn = next(line for line in axes[0].lines if line.get_label() == "after 2")
+        assert sorted(drawn.get_ydata()[:6]) == sorted(per_task[-1])
+
+
+def test_tasks_that_are_no_numbers_are_drawn_before_against_after(tmp_path):
+    path = write_run(tmp_path / "a")
+    found = evaluation()
+    found["tasks"] = [{"level": i} for i in range(6)]
+    (path / "evaluation.json").write_text(json.dumps(found))
+    figure = figures.task_space(grouped([load(path)])[0])
+    assert figure.axes[0].get_xlabel() == "return of a task before adaptation"
+
+
+def test_the_mean_curve_of_seeds_has_a_band_of_one_standard_error(seeds):
+    figure = figures.learning_curves(grouped(load_all(seeds[:3])))
+    mean = next(line for line in figure.axes[0].lines if "3 seeds" in str(line.get_label()))
+    # return_post of record i is i + seed, and three records are averaged: linear, so the mean is i + 1 but at the ends
+    x, y = mean.get_data()
+    inside = (x > 0.002) & (x < 0.029)
+    np.testing.assert_allclose(y[inside], x[inside] * 1e3, rtol=1e-9)
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    at = np.abs(band[:, 0] - 0.015) < 1e-4
+    np.testing.assert_allclose(np.ptp(band[at, 1]), 2.0 / np.sqrt(3.0), atol=0.15)
+
+
+def test_smoothing_averages_what_is_there():
+    values = np.arange(40.0)
+    values[20] = np.nan
+    found = figures.smooth(values)
+    # windows of four, 8 to 11 around 10; at the start two values, around the gap three
+    assert found[10] == 9.5 and found[0] == 0.5 and found[20] == (18.0 + 19.0 + 21.0) / 3.0
+    assert np.isfinite(found).all()
+    assert figures.smooth(np.array([1.0, np.nan]))[0] == 1.0
+
+
+def test_a_wide_range_of_experience_is_drawn_on_a_logarithmic_axis(tmp_path):
+    wide = evaluation()
+    wide["experience"] = {"episodes": [0, 1, 1000], "env_steps": [0.0, 100.0, 1e5]}
+    for name, found in (("wide", wide), ("narrow", evaluation())):
+        path = write_run(tmp_path / name)
+        (path / "evaluation.json").write_text(json.dumps(found))
+        figure = figures.adaptation(grouped([load(path)]), {})
+        scale = "symlog" if name == "wide" else "linear"
+        assert [axes.get_xscale() for axes in figure.axes] == [scale] * 2
+        np.testing.assert_allclose(
+            figure.axes[0].lines[0].get_xdata(),
+            [0.0, *[(100.0, 1e5), (400.0, 700.0)][name != "wide"]],
+        )
+
+
+# ------------------------------------------------------------------------------------------------- the verb
+
+
+def test_the_verb_writes_beside_one_run_and_the_numbers_for_programs(seeds, tmp_path, capsys):
+    path = write_run(tmp_path / "a")
+    assert cli.main(["report", str(path), "--json", str(tmp_path / "out.json")]) == 0
+    assert capsys.readouterr().out == f"{path / 'report.html'}\n"
+    Page((path / "report.html").read_text())
+    (group,) = json.loads((tmp_path / "out.json").read_text())["groups"]
+    returns = json.loads((path / "evaluation.json").read_text())["returns"]
+    assert group["evaluation"]["returns"]["mean"] == returns["mean"]
+    assert not (path / "videos" / "report.html").exists() and not list(path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("{a} {b}", 2, "--output is missing"),
+        ("{a} -o no/folder/x.html", 2, "there is no folder no/folder"),
+        ("{a} --json no/folder/x.json", 2, "there is no folder no/folder"),
+        ("{a} --oracle {ant}", 2, "it is of ant-dir, of which no run is given"),
+        ("{a} --oracle {empty}", 5, "make it with: python -m metarl evaluate"),
+        ("{empty}", 5, "empty is not a run folder"),
+        ("{empty}/none", 5, "none is not a run folder"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(words, code, message, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    folders = {name: write_run(tmp_path / name, seed=i) for i, name in enumerate("ab")}
+    folders |= {"ant": write_run(tmp_path / "ant", env="ant-dir"), "empty": tmp_path / "empty"}
+    assert cli.main(["report", *words.format(**folders).split()]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
+    assert not list(tmp_path.rglob("*.html"))

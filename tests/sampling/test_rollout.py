@@ -1,0 +1,384 @@
+import dataclasses
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.core.env import Step
+from metarl.core.learner import Action, Rollout
+from metarl.envs.registry import make
+from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.sampling.sampler import Key, rollout
+
+HORIZON = 12
+FIELDS = [f.name for f in dataclasses.fields(Rollout)]
+
+
+class Robot:
+    """A drifting point that falls beyond a limit and breaks down at a chosen step."""
+
+    def __init__(self, limit, breaks_at):
+        self.limit, self.breaks_at = limit, breaks_at
+
+    def reset(self, rng):
+        self.place, self.steps = 0.1 * rng.standard_normal(2), 0
+        return self.place
+
+    def step(self, action):
+        action = action.astype(float)
+        self.place = 0.9 * self.place + [action[0] - action[1] + 0.3, action[2]]
+        self.steps += 1
+        fault = self.steps - 1 == self.breaks_at
+        if fault:
+            self.place = np.full(2, np.nan)
+        return self.place, float(-np.abs(self.place).sum()), self.place[0] > self.limit, fault
+
+
+class RobotBatch:
+    """Robots in a batch; what the contract leaves open is filled with garbage."""
+
+    def __init__(self):
+        self.spec = SimpleNamespace(obs_size=2, action_size=3, horizon=HORIZON)
+        self.stepped = []
+
+    def set_tasks(self, tasks, num_episodes):
+        rows = np.repeat(tasks, num_episodes, axis=0)
+        self.robots = [Robot(limit, breaks_at) for limit, breaks_at in rows]
+
+    def reset(self, rngs):
+        self.obs = np.stack([r.reset(rng) for r, rng in zip(self.robots, rngs, strict=True)])
+        return self.obs
+
+    def step(self, action, alive):
+        self.stepped.append(alive.copy())
+        rows = len(self.robots)
+        reward, terminated, fault = np.full(rows, np.nan), np.ones(rows, bool), np.ones(rows, bool)
+        for m in np.flatnonzero(alive):
+            self.obs[m], reward[m], terminated[m], fault[m] = self.robots[m].step(action[m])
+            if fault[m]:
+                reward[m], terminated[m] = np.nan, True
+        return Step(self.obs, reward, terminated, fault)
+
+    def snapshot(self):
+        return self.obs.copy()
+
+
+class Gain:
+    """Acts by a gain per task on the sum of the observation, element by element."""
+
+    def begin(self, num_tasks, num_episodes):
+        return torch.linspace(-0.3, 0.3, num_tasks)
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        mean = context[:, None, None] * (obs[..., :1] + obs[..., 1:])
+        value = mean + 0.5 * noise if explore else mean.expand_as(noise)
+        return Action(value, noise[..., 0] * 2.0), context
+
+
+TASKS = np.array([[0.8, -1.0], [9.0, 7.0], [9.0, -1.0], [1.4, 0.0], [0.5, 3.0]])
+"""Limits and the step that breaks down (-1: none): falls, breaks, lasts, breaks at once, both."""
+
+KEY = Key(3, "train", 2)
+
+
+def collect(num_episodes=4, tasks=TASKS, k=1, **options):
+    env, learner = RobotBatch(), Gain()
+    env.set_tasks(tasks, num_episodes)
+    size = (len(tasks), num_episodes)
+    collected, _ = rollout(env, learner, learner.begin(*size), KEY, k, size, **options)
+    return collected, env
+
+
+def collect_slowly(num_episodes=4, explore=True, k=1):
+    """The same, one episode after the other."""
+    shape = (len(TASKS), num_episodes, HORIZON)
+    empty = {
+        "obs": torch.zeros(*shape, 2),
+        "action": torch.zeros(*shape, 3),
+        "log_prob": torch.zeros(shape),
+        "reward": torch.zeros(shape),
+        "valid": torch.zeros(shape, dtype=torch.bool),
+        "terminated": torch.zeros(shape[:2], dtype=torch.bool),
+        "truncated": torch.zeros(shape[:2], dtype=torch.bool),
+    }
+    result, learner = Rollout(**empty), Gain()
+    context = learner.begin(*shape[:2])
+    for i, (limit, breaks_at) in enumerate(TASKS):
+        for j in range(num_episodes):
+            rng = KEY.episodes(k, *shape[:2])[i * num_episodes + j]
+            robot = Robot(limit, breaks_at)
+            obs = robot.reset(rng)
+            noise = torch.from_numpy(rng.standard_normal((HORIZON, 3), dtype=np.float32))
+            for t in range(HORIZON):
+                result.obs[i, j, t] = torch.from_numpy(obs)
+                seen = result.obs[i, j, t].view(1, 1, 2)
+                chosen, _ = learner.act(
+                    context[i : i + 1], seen, noise[t].view(1, 1, 3), explore=explore
+                )
+                obs, reward, terminated, fault = robot.step(chosen.value[0, 0].numpy())
+                if fault:
+                    result.truncated[i, j] = True
+                    break
+                result.action[i, j, t] = chosen.value[0, 0]
+                result.log_prob[i, j, t] = chosen.log_prob[0, 0]
+                result.reward[i, j, t] = reward
+                result.valid[i, j, t] = True
+                if terminated:
+                    result.terminated[i, j] = True
+                    break
+    return result
+
+
+def assert_same(one, other):
+    for name in FIELDS:
+        a, b = getattr(one, name), getattr(other, name)
+        assert a.dtype == b.dtype, name
+        assert torch.equal(a, b), name
+
+
+# -------------------------------------------------------------------------------------- one rollout
+
+
+@pytest.mark.parametrize("explore", [True, False])
+def test_lockstep_equals_a_loop_over_episodes_bit_for_bit(explore):
+    collected, _ = collect(explore=explore)
+    assert collected.terminated.any() and collected.truncated.any() and collected.valid.all(2).any()
+    assert_same(collected, collect_slowly(explore=explore))
+
+
+def test_steps_after_the_end_of_an_episode_hold_zeros():
+    collected, _ = collect()
+    rest = ~collected.valid
+    broke = rest & (rest.cumsum(dim=2) == 1) & collected.truncated[..., None]
+    assert rest.any()
+    assert not collected.reward[rest].any()
+    assert not collected.action[rest].any()
+    assert not collected.log_prob[rest].any()
+    assert not collected.obs[rest & ~broke].any()
+
+
+def test_a_row_is_never_stepped_after_its_episode_has_ended():
+    collected, env = collect()
+    stepped = np.stack(env.stepped, axis=1).reshape(*collected.valid.shape[:2], -1)
+    # the steps taken are the valid ones and the one that broke down
+    taken = collected.valid.sum(2) + collected.truncated
+    assert stepped.sum(2).tolist() == taken.tolist()
+    assert (np.diff(stepped.astype(int), axis=2) <= 0).all()
+
+
+def test_the_loop_stops_when_no_episode_is_left():
+    collected, env = collect(tasks=np.array([[-9.0, -1.0]]))  # falls in the first step
+    assert len(env.stepped) == 1
+    assert collected.valid.sum(2).tolist() == [[1] * 4]
+    assert collected.terminated.all() and not collected.truncated.any()
+
+
+def test_a_fault_ends_the_episode_at_the_step_before_and_keeps_what_was_seen():
+    collected, _ = collect()
+    task = 1  # breaks down in step 7
+    assert collected.valid[task].tolist() == [[True] * 7 + [False] * 5] * 4
+    assert collected.truncated[task].all() and not collected.terminated[task].any()
+    assert bool((collected.obs[task, :, 7] != 0.0).all())
+    assert not collected.obs[task, :, 8:].any()
+    assert not collected.reward[task, :, 7:].any()
+    assert all(bool(getattr(collected, name).isfinite().all()) for name in FIELDS)
+
+
+def test_a_fault_in_the_first_step_leaves_no_valid_step():
+    collected, _ = collect()
+    assert not collected.valid[3].any()
+    assert collected.truncated[3].all() and not collected.terminated[3].any()
+    assert collected.returns()[3].tolist() == [0.0] * 4
+
+
+def test_the_step_in_which_a_robot_falls_is_valid_and_the_horizon_is_no_end():
+    collected, _ = collect()
+    fell, lasted = collected.terminated[0], ~collected.terminated[2]
+    assert fell.any() and lasted.all()
+    assert collected.valid[2].all() and not collected.truncated[2].any()
+    length = collected.valid[0].sum(1)
+    last = collected.reward[0].gather(1, length[:, None] - 1)
+    assert bool((last != 0.0).all())
+
+
+def test_returns_are_sums_over_valid_steps_in_double_precision():
+    reward = torch.tensor([[[1e8, 1.0, -1e8]]])
+    flags = torch.ones(1, 1, dtype=torch.bool)
+    obs, valid = torch.zeros(1, 1, 3, 2), torch.tensor([[[True, True, False]]])
+    made = Rollout(obs, obs, torch.zeros(1, 1, 3), reward, valid, flags, flags)
+    assert made.returns().tolist() == [[1.0]]
+    assert made.returns().dtype == torch.float64
+    assert made.num_steps() == 2
+
+
+def test_acting_without_exploration_does_not_read_the_noise():
+    quiet, _ = collect(explore=False)
+    mean = quiet.action[quiet.valid]
+    assert torch.equal(mean, mean[:, :1].expand_as(mean))  # the mean is alike in every dimension
+    assert not torch.equal(quiet.action, collect()[0].action)
+
+
+def test_the_observer_sees_every_step():
+    calls = []
+    collected, env = collect(k=2, observer=lambda *call: calls.append(call))
+    assert [k for k, _, _ in calls] == [2] * len(env.stepped)
+    valid = np.stack([alive for _, _, alive in calls], axis=1).reshape(collected.valid.shape)
+    assert valid.tolist() == collected.valid.tolist()
+    for t in range(len(calls) - 1):  # the state after step t is what was seen at t + 1
+        snapshot = torch.from_numpy(calls[t][1]).float().view(len(TASKS), 4, 2)
+        going_on = collected.valid[:, :, t + 1]
+        assert torch.equal(snapshot[going_on], collected.obs[:, :, t + 1][going_on])
+
+
+def test_acting_runs_on_one_torch_thread_without_gradients_and_restores_both():
+    seen = []
+
+    class Watching(Gain):
+        def act(self, context, obs, noise, feedback=None, *, explore):
+            seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+            return super().act(context, obs, noise, feedback, explore=explore)
+
+    env, learner = RobotBatch(), Watching()
+    env.set_tasks(TASKS, 1)
+    torch.set_num_threads(2)
+    try:
+        made, _ = rollout(env, learner, learner.begin(5, 1), KEY, 0, (5, 1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert set(seen) == {(1, False)}
+    assert torch.is_grad_enabled()
+    assert not made.obs.is_inference()  # the update differentiates functions of it
+
+
+# ------------------------------------------------------------------------------------------ streams
+
+
+def part(collected, num_tasks, num_episodes):
+    return Rollout(**{n: getattr(collected, n)[:num_tasks, :num_episodes] for n in FIELDS})
+
+
+def test_an_episode_alone_is_the_episode_among_others_bit_for_bit():
+    many, alone = collect(num_episodes=6)[0], collect(num_episodes=1)[0]
+    assert_same(part(many, len(TASKS), 1), alone)
+
+
+@pytest.mark.parametrize("name", ["navigation-2d", "half-cheetah-dir"])
+def test_an_episode_does_not_depend_on_the_batch_it_is_in_bit_for_bit(name):
+    # from four rows a task up; for one to three the matrix product rounds differently
+    env = make(name, threads=1)
+    learner = MamlTrpo(MamlTrpoConfig(), env.spec.obs_size, env.spec.action_size, seed=0)
+    tasks = env.spec.tasks.sample(np.random.default_rng(0), 3)
+
+    def run(num_tasks, num_episodes):
+        context = learner.begin(3, num_episodes)
+        noise = torch.Generator().manual_seed(0)
+        acting = {  # another policy for every task, as after adapting
+            n: v[:num_tasks] + 0.1 * torch.randn(v.shape, generator=noise)[:num_tasks]
+            for n, v in context.acting.items()
+        }
+        env.set_tasks(tasks[:num_tasks], num_episodes)
+        size = (num_tasks, num_episodes)
+        made, _ = rollout(env, learner, dataclasses.replace(context, acting=acting), KEY, 0, size)
+        return made
+
+    try:
+        small = run(1, 4)
+        assert small.num_steps() > 100
+        assert_same(part(run(3, 4), 1, 4), small)
+        assert_same(part(run(3, 7), 1, 4), small)
+    finally:
+        env.close()
+
+
+def test_episodes_rollouts_iterations_and_trials_have_noise_of_their_own():
+    first = collect()[0].action[2]  # the task that lasts
+    assert len({tuple(episode[0].tolist()) for episode in first}) == 4
+    keys = [Key(3, "train", 2), Key(4, "train", 2), Key(3, "evaluate", 2), Key(3, "train", 3)]
+    draws = [
+        tuple(rng.standard_normal(4))
+        for key in keys
+        for k in (0, 1)
+        for rng in key.episodes(k, 2, 3)
+    ]
+    assert len(set(draws)) == len(keys) * 2 * 6
+
+
+def test_rows_are_task_times_episodes_plus_episode():
+    rngs = KEY.episodes(0, 3, 4)
+    own = KEY.episodes(0, 3, 2)  # the stream of (task 2, episode 1) does not depend on E
+    assert rngs[2 * 4 + 1].random() == own[2 * 2 + 1].random()
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+class HeadsForTheGoal:
+    """Reaches the goal of navigation in a few steps, so that nearly all steps are invalid."""
+
+    def __init__(self, tasks):
+        self.goal = torch.from_numpy(tasks).float()[:, None]
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        return Action(self.goal - obs, torch.zeros(obs.shape[:2])), context
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["to the horizon", "ends early"])
+def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
+    # 20 % above the arrays, and 0.6 kB for each episode's generator
+    size = (20, 20)
+    env = make("navigation-2d")
+    tasks = env.spec.tasks.sample(np.random.default_rng(0), 20)
+    learner = MamlTrpo(MamlTrpoConfig(), 2, 2, seed=0)
+    env.set_tasks(tasks, 20)
+    context = learner.begin(*size)
+    acting = HeadsForTheGoal(tasks) if early else learner
+    rollout(env, acting, context, KEY, 0, size)  # what is built at the first call stays
+    tracemalloc.start()
+    try:
+        rngs = KEY.episodes(0, *size)
+        generators = tracemalloc.get_traced_memory()[0]
+        del rngs
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        made, _ = rollout(env, acting, context, KEY, 0, size)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert (made.num_steps() < 8000) == early
+    returned = sum(getattr(made, name).nbytes for name in FIELDS)
+    assert returned == 400 * (100 * (8 + 8 + 4 + 4 + 1) + 2)
+    assert generators < 400 * 1000
+    assert peak - generators <= 1.2 * returned
+
+
+def test_the_arrays_begin_where_torch_would_let_them_begin():
+    made, _ = collect()
+    assert [getattr(made, name).data_ptr() % 64 for name in FIELDS] == [0] * len(FIELDS)
+
+
+class Listening(Gain):
+    """Keeps in the context what it was told."""
+
+    def begin(self, num_tasks, num_episodes):
+        return ()
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
+        return action, (*context, feedback)
+
+
+def test_a_learner_is_told_the_raw_reward_of_its_last_action_and_whether_the_episode_goes_on():
+    env = RobotBatch()
+    env.set_tasks(TASKS, 2)
+    made, heard = rollout(env, Listening(), (), KEY, 0, (len(TASKS), 2))
+    assert heard[0] is None
+    assert not made.valid[..., : len(heard) - 1].all()  # some end early
+    for t, feedback in enumerate(heard[1:]):
+        assert torch.equal(feedback.reward, made.reward[..., t])
+        acted = made.valid[..., t].clone()
+        over = (made.valid.sum(dim=2) == t + 1) & made.terminated
+        assert torch.equal(feedback.alive, acted & ~over)

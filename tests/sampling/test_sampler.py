@@ -1,0 +1,349 @@
+"""Trials, and the collector that shares their tasks between two halves."""
+
+import dataclasses
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.test_collect import HORIZON, KEY, TASKS, Gain, RobotBatch, assert_same, collect
+
+from metarl.core.errors import EnvironmentContractError
+from metarl.core.rng import stream
+from metarl.envs.registry import make
+from metarl.envs.wrappers.observe_task import ObserveTask
+from metarl.learners.configs import LEARNER_CONFIGS
+from metarl.learners.registry import build
+from metarl.sampling.sampler import Collector, rollout, trial
+
+# ------------------------------------------------------------------------------------------- trials
+
+
+class Counting(Gain):
+    """Keeps in the context how often it acted and what it adapted to."""
+
+    def begin(self, num_tasks, num_episodes):
+        self.began = (num_tasks, num_episodes)
+        return (0, ())
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
+        return action, (context[0] + 1, context[1])
+
+    def adapt(self, context, rollout):
+        return (context[0], (*context[1], rollout))
+
+
+def test_a_trial_is_rollouts_of_the_same_tasks_with_adapt_between_them():
+    env, learner = RobotBatch(), Counting()
+    rollouts, (acted, adapted) = trial(env, learner, TASKS[1:3], 4, 2, KEY)
+    assert learner.began == (2, 4)
+    assert len(rollouts) == 3
+    assert acted == 3 * HORIZON  # the context of one rollout goes on in the next
+    assert [a is r for a, r in zip(adapted, rollouts, strict=False)] == [True, True]
+    assert [r.truncated[0].all().item() for r in rollouts] == [True] * 3
+    for one, other in ((0, 1), (1, 2), (0, 2)):  # every rollout has noise of its own
+        assert not torch.equal(rollouts[one].action, rollouts[other].action)
+
+
+def test_a_trial_without_adaptation_is_one_rollout():
+    rollouts, _ = trial(RobotBatch(), Gain(), TASKS, 4, 0, KEY)
+    assert len(rollouts) == 1
+    assert_same(rollouts[0], collect(k=0)[0])
+
+
+def test_a_trial_hands_explore_and_observer_on():
+    env, calls = RobotBatch(), []
+    rollouts, _ = trial(
+        env, Counting(), TASKS, 2, 1, KEY, explore=False, observer=lambda *c: calls.append(c[0])
+    )
+    assert calls == [0] * HORIZON + [1] * HORIZON
+    assert not rollouts[0].action.any()
+
+
+# ----------------------------------------------------------------------------------------- two halves
+
+
+class Halving(RobotBatch):
+    """Robots in halves, one after the other or at the same time."""
+
+    def __init__(self, threads=2, half=RobotBatch):
+        super().__init__()
+        self.threads, self.half, self.halves = threads, half, []
+
+    def split(self, parts):
+        self.halves = [self.half() for _ in range(parts)]
+        return self.halves
+
+
+@dataclasses.dataclass
+class Gains:
+    """A gain per task, and for each how often it acted."""
+
+    gain: torch.Tensor
+    acted: torch.Tensor
+
+    def tasks(self, start, stop):
+        return Gains(self.gain[start:stop], self.acted[start:stop])
+
+    @staticmethod
+    def joined(parts):
+        parts = list(parts)
+        return Gains(
+            torch.cat([p.gain for p in parts]),
+            torch.cat([p.acted for p in parts]),
+        )
+
+
+class Remembering(Gain):
+    """Counts in the context the steps of every episode that goes on."""
+
+    def begin(self, num_tasks, num_episodes):
+        gain = super().begin(num_tasks, num_episodes)
+        return Gains(gain, torch.zeros(num_tasks, num_episodes))
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        action, _ = super().act(context.gain, obs, noise, explore=explore)
+        going_on = 1.0 if feedback is None else feedback.alive.float()
+        return action, Gains(context.gain, context.acted + going_on)
+
+    def adapt(self, context, rollout):
+        return Gains(context.gain + 0.1, context.acted)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_halves_are_the_whole_bit_for_bit(threads):
+    env = Halving(threads)
+    collector = Collector(env)
+    made, context = collector.trial(Remembering(), TASKS, 4, 2, KEY)
+    expected, whole = trial(RobotBatch(), Remembering(), TASKS, 4, 2, KEY)
+    for one, other in zip(made, expected, strict=True):
+        assert_same(one, other)
+    assert torch.equal(context.gain, whole.gain)
+    assert torch.equal(context.acted, whole.acted)
+    assert [len(half.robots) for half in env.halves] == [2 * 4, 3 * 4]
+    places = [robot.place for half in env.halves for robot in half.robots]
+    np.testing.assert_array_equal(collector.snapshot(), places)
+    assert not env.stepped
+
+
+@pytest.mark.parametrize("algo", ["maml-trpo", "rl2"])
+@pytest.mark.parametrize("name", ["half-cheetah-dir", "hopper-vel-terrain"])
+def test_real_robots_do_not_depend_on_the_number_of_threads_bit_for_bit(algo, name):
+    def run(threads):
+        env = make(name, threads)
+        learner = build(
+            algo, LEARNER_CONFIGS[algo](), env.spec.obs_size, env.spec.action_size, seed=0
+        )
+        tasks = env.spec.tasks.sample(stream(0, "tasks"), 3)
+        try:
+            return Collector(env).trial(learner, tasks, 4, 1, KEY)[0], env.threads
+        finally:
+            env.close()
+
+    alone, threads = run(1)
+    assert threads == 1
+    assert alone[0].num_steps() > 100
+    for one, other in zip(alone, run(3)[0], strict=True):
+        assert_same(one, other)
+
+
+def test_half_of_the_robots_do_what_they_do_among_all_bit_for_bit():
+    env, config = make("half-cheetah-dir", 2), LEARNER_CONFIGS["maml-trpo"]()
+    learner = build("maml-trpo", config, env.spec.obs_size, env.spec.action_size, seed=0)
+    tasks = env.spec.tasks.sample(stream(0, "tasks"), 5)
+    try:
+        made, context = Collector(env).trial(learner, tasks, 4, 1, KEY)
+        expected, whole = trial(env, learner, tasks, 4, 1, KEY)
+    finally:
+        env.close()
+    for one, other in zip(made, expected, strict=True):
+        assert_same(one, other)
+    assert all(torch.equal(context.params[n], v) for n, v in whole.params.items())
+    assert len(context.batches) == 1  # the context after acting is the whole one, for the update
+
+
+def test_an_environment_that_tells_the_task_tells_it_in_both_halves():
+    env = make("half-cheetah-vel", 2, observe_task=True)
+    tasks = env.spec.tasks.sample(stream(0, "tasks"), 4)
+    learner = build("maml-trpo", LEARNER_CONFIGS["maml-trpo"](), env.spec.obs_size, 6, seed=0)
+    try:
+        made, _ = Collector(env).trial(learner, tasks, 1, 0, KEY)
+        env.set_tasks(tasks, 1)
+        told = env.reset(KEY.episodes(0, 4, 1))[:, -1]
+    finally:
+        env.close()
+    assert len(set(told)) == 4
+    seen = made[0].obs[:, 0, :, -1].numpy()
+    np.testing.assert_array_equal(seen, np.broadcast_to(np.float32(told)[:, None], seen.shape))
+
+
+class Generous:
+    """A wrapper that pays 7 a step and hands all else through."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    def step(self, action, alive):
+        step = self.env.step(action, alive)
+        return dataclasses.replace(step, reward=np.full(len(alive), 7.0))
+
+
+@pytest.mark.parametrize("wrapped", [Generous, lambda env: ObserveTask(Generous(env))])
+def test_a_wrapper_that_hands_split_through_is_not_left_out(wrapped):
+    env = wrapped(make("half-cheetah-dir", 2))
+    learner = build("maml-trpo", LEARNER_CONFIGS["maml-trpo"](), env.spec.obs_size, 6, seed=0)
+    tasks = env.spec.tasks.sample(stream(0, "tasks"), 2)
+    try:
+        made, _ = Collector(env).trial(learner, tasks, 1, 0, KEY)
+    finally:
+        env.close()
+    assert (made[0].reward == 7.0).all()
+
+
+def test_a_split_that_is_no_verb_is_left_alone():
+    env = RobotBatch()
+    env.split, env.threads = "train", None
+    made, _ = Collector(env).trial(Remembering(), TASKS, 4, 0, KEY)
+    assert_same(made[0], trial(RobotBatch(), Remembering(), TASKS, 4, 0, KEY)[0][0])
+
+
+def test_contexts_that_cannot_be_cut_and_single_tasks_are_collected_as_a_whole():
+    for learner, tasks in ((Gain(), TASKS), (Remembering(), TASKS[:1])):
+        env = Halving()
+        made, _ = Collector(env).trial(learner, tasks, 4, 0, KEY)
+        assert len(env.stepped) == HORIZON if len(tasks) > 1 else env.stepped
+        assert_same(made[0], trial(RobotBatch(), learner, tasks, 4, 0, KEY)[0][0])
+
+
+def test_memory_of_a_trial_is_used_again_and_holds_nothing_of_it():
+    collector = Collector(Halving())
+    first, _ = collector.trial(Remembering(), TASKS[::-1].copy(), 4, 1, KEY)
+    places = [r.obs.data_ptr() for r in first]
+    second, _ = collector.trial(Remembering(), TASKS, 4, 1, KEY)
+    assert [r.obs.data_ptr() for r in second] == places
+    for one, other in zip(
+        second, trial(RobotBatch(), Remembering(), TASKS, 4, 1, KEY)[0], strict=True
+    ):
+        assert_same(one, other)
+    other_size, _ = collector.trial(Remembering(), TASKS, 3, 0, KEY)
+    assert_same(other_size[0], trial(RobotBatch(), Remembering(), TASKS, 3, 0, KEY)[0][0])
+
+
+class Lying(RobotBatch):
+    """Gives NaN as the observation of its last row and calls it no fault."""
+
+    def reset(self, rngs):
+        obs = super().reset(rngs)
+        obs[-1] = np.nan
+        return obs
+
+
+def test_the_task_of_a_number_that_is_not_finite_is_counted_over_both_halves():
+    with pytest.raises(
+        EnvironmentContractError, match=r"task (1|4), episode 3, step 0: .* obs nan"
+    ):
+        Collector(Halving(1, Lying)).trial(Remembering(), TASKS, 4, 0, KEY)
+    env = Halving(1)
+    collector = Collector(env)
+    env.halves[1].__class__ = Lying
+    with pytest.raises(EnvironmentContractError, match=r"task 4, episode 3, step 0"):
+        collector.trial(Remembering(), TASKS, 4, 0, KEY)
+
+
+class Diverging(Gain):
+    """Chooses an infinite action in the second episode of its last task, from a step on."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        count, own = context
+        action, _ = super().act(own, obs, noise, explore=explore)
+        action.value[-1, 1] += torch.inf if count % HORIZON >= self._step else 0.0
+        return action, (count + 1, own)
+
+    def begin(self, num_tasks, num_episodes):
+        return 0, super().begin(num_tasks, num_episodes)
+
+    def adapt(self, context, rollout):
+        return context
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [(5, False), (0, True)],  # the robot goes on with numbers that are not finite, or breaks down
+)
+def test_a_policy_that_diverges_is_not_blamed_on_the_environment(step, fault):
+    tasks = np.array([[9.0, -1.0], [9.0, 0.0 if fault else -1.0]])
+    words = f"task 1, episode 1, step {step} of rollout 0: the policy chose action inf$"
+    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+        trial(RobotBatch(), Diverging(step), tasks, 4, 1, KEY)
+
+
+def test_a_policy_that_diverges_after_adaptation_is_said_to():
+    env, learner = RobotBatch(), Diverging(5)
+    env.set_tasks(TASKS[2:3], 4)
+    words = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adapting"
+    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+        rollout(env, learner, learner.begin(1, 4), KEY, 2, (1, 4))
+
+
+def test_the_task_of_a_policy_that_diverges_is_counted_over_both_halves():
+    class InHalves(Remembering):
+        def act(self, context, obs, noise, feedback=None, *, explore):
+            action, after = super().act(context, obs, noise, feedback, explore=explore)
+            return dataclasses.replace(action, value=action.value / (len(obs) < 3)), after
+
+    # of 5 tasks the first half has two
+    words = "task 2, episode 0, step 0 of rollout 0"
+    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+        Collector(Halving(1)).trial(InHalves(), TASKS, 4, 0, KEY)
+
+
+def test_a_failure_in_one_half_ends_the_other_and_is_raised():
+    env = Halving()
+    collector = Collector(env)
+    one, other = env.halves
+    failed = threading.Event()
+
+    def fail(action, alive):
+        failed.set()
+        raise RuntimeError("the robot is on fire")
+
+    def wait(action, alive):
+        assert failed.wait(10.0)
+        waited.append(alive)
+        if len(waited) > 1:  # the other half has been told by now, or is told within a second
+            assert collector._stop.wait(10.0)
+        return RobotBatch.step(other, action, alive)
+
+    waited = []
+    one.step, other.step = fail, wait
+    lasting = np.tile(TASKS[2], (4, 1))
+    with pytest.raises(RuntimeError, match="on fire"):
+        collector.trial(Remembering(), lasting, 1, 0, KEY)
+    assert 1 <= len(waited) <= 2 < HORIZON  # it may be told before its first step is over
+    made, _ = collector.trial(Remembering(), lasting[:1], 1, 0, KEY)  # nothing ends the next one
+    assert made[0].valid.all()
+    del one.step, other.step
+    made, _ = collector.trial(Remembering(), lasting, 1, 0, KEY)  # and works again
+    assert made[0].valid.all()
+
+
+def test_closing_gives_back_the_halves_and_not_the_environment():
+    closed = []
+    env = SimpleNamespace(
+        spec=None,
+        threads=2,
+        split=lambda parts: [
+            SimpleNamespace(close=lambda i=i: closed.append(i)) for i in range(parts)
+        ],
+        close=lambda: closed.append("env"),
+    )
+    Collector(env).close()
+    assert closed == [0, 1]
