@@ -41,14 +41,14 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from metarl.core.learner import Rollout
 from metarl.core.rng import stream
+from metarl.core.rollout import Rollout
 from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.registry import make
-from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.learners.registry import build
+from metarl.learners.registry import LEARNER_CONFIGS, build
 from metarl.sampling.sampler import Collector, Key
 
 THREADS = len(os.sched_getaffinity(0))

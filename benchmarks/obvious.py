@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Params, Rollout
+from metarl.core.rollout import Params, Rollout
+from metarl.functional.advantages import advantages
 from metarl.functional.gaussian import kl_divergence, log_prob
-from metarl.functional.linear_baseline import advantages
 from metarl.functional.trust_region import line_search, natural_step
-from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml.config import MamlTrpoConfig
 
 
 @dataclass(frozen=True)

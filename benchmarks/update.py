@@ -31,8 +31,8 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from metarl.core.learner import Metrics, Params, Rollout
-from metarl.learners.configs import MamlTrpoConfig
+from metarl.core.rollout import Metrics, Params, Rollout
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
 
 THREADS = len(os.sched_getaffinity(0))

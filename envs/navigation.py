@@ -15,7 +15,7 @@ import numpy as np
 
 from metarl.core.env import EnvSpec, Step, check_streams, checked_rows, checked_tasks
 from metarl.core.tasks import TaskDistribution, Uniform, Variable
-from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.marker import Marker
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class NavigationEnv:
         self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
     ) -> dict[str, Any]:
         """A ball on a floor at snapshots (L, 2) of a task (D,), for a replay."""
-        from metarl.envs.rendering.scene import plane_scene  # only replays need it
+        from metarl.envs.rendering.point_mass import plane_scene
 
         return plane_scene(states, self.marker(task), camera)
 

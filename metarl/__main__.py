@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.cli.train import main
+from metarl.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metarl.config.schema import TrainConfig, from_yaml
 from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError
-from metarl.learners.sb3.config import BASELINE_CONFIGS
-from metarl.runs import folder as run_folder
+from metarl.learners.registry import BASELINE_CONFIGS
+from metarl.learners.sb3.config import label
+from metarl.runs import provenance
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def open_run(path: Path, threads: int = 0) -> Run:
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     env = build_env(config)
-    if line := run_folder.other_version(path, env.spec):
+    if line := provenance.other_version(path, env.spec):
         print(f"metarl: warning: {line}", file=sys.stderr)
     learner = build_learner(config, env, "cpu")
     return Run(path, config, env, learner, restore_newest(path, learner))
@@ -201,3 +203,87 @@ def restore_newest(run: Path, learner: Any) -> Any:
         return restore(learner, saved)
     except CheckpointError as error:
         raise CheckpointError(f"{run}: {error}") from error
+
+
+EVALUATION = "evaluation.json"
+
+
+VIDEO = "videos/adaptation.mp4"
+
+
+def outdated(run: Run, name: str) -> bool:
+    """Whether a file of the run folder is missing or older than the newest checkpoint."""
+    path, checkpoints = run.path / name, run.path / "checkpoints"
+    return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
+
+
+def unfilmed(run: Run) -> bool:
+    """Whether one of the films that `film_run` makes by default is missing or outdated."""
+    replay = str(Path(VIDEO).with_suffix(".html"))
+    films = (VIDEO, replay) if hasattr(run.env, "scene") else (VIDEO,)
+    return any(outdated(run, film) for film in films)
+
+
+def evaluate_run(
+    run: Run, num_tasks: int, num_adaptations: int, oracle: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
+    from metarl.evaluation import evaluate, results, table
+
+    if is_baseline(run.config, "scratch"):  # what has learned one task each is evaluated on these
+        result = run.learner.learning_curve(run.env)
+    else:
+        seed = run.config.seed
+        measured = evaluate.evaluate(
+            run.env,
+            run.learner,
+            evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
+            num_episodes=run.config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=evaluate.Key(seed, "evaluate", 0),
+        )
+        name = label(run.config.algo, run.config.learner)
+        result = evaluate.summary(measured, run.env.spec, name, seed)
+    progress = run.progress
+    result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
+    if oracle:
+        result["oracle"] = oracle
+    print(table.table(result), flush=True)
+    results.write(run.path / EVALUATION, result)
+    return result
+
+
+def film_run(
+    run: Run,
+    num_tasks: int,
+    num_adaptations: int,
+    formats: Sequence[str] | None = None,
+    *,
+    num_shown: int = 1,
+    camera: tuple[float, float] | None = None,
+    size: int = 480,
+) -> list[Path]:
+    """Films held-out tasks before and after adaptation; by default as mp4, and as a replay where the environment can."""
+    from metarl.evaluation import evaluate
+    from metarl.reporting.film import film_trial, write_films
+
+    seed, num_episodes = run.config.seed, run.config.sampler.num_episodes
+    if num_shown > num_episodes:
+        cure = f"the run adapts from {num_episodes} episodes, so there are no more"
+        raise ConfigError(f"--episodes {num_shown}: {cure}")
+    if is_baseline(run.config, "scratch"):
+        tasks = run.learner.tasks[:num_tasks]
+    else:
+        tasks = evaluate.held_out_tasks(run.env.spec, seed, num_tasks)
+    panels = film_trial(
+        run.env,
+        run.learner,
+        tasks,
+        num_episodes=num_episodes,
+        num_adaptations=num_adaptations,
+        key=evaluate.Key(seed, "video", 0),
+        num_shown=num_shown,
+    )
+    path = run.path / VIDEO
+    title = f"{run.config.env}, {run.config.algo}: {run.path.resolve().name}"
+    return write_films(path, run.env, panels, formats, title=title, camera=camera, size=size)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.envs.env_checker import check
 from metarl.envs.plugins.subproc_env import ForeignEnv
@@ -42,7 +43,7 @@ def test_an_installed_plug_in_is_checked_and_trained_by_its_name(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(installed))
-    assert cli.main(["check-env", "hidden-spot"]) == 0
+    assert commands.main(["check-env", "hidden-spot"]) == 0
     words = (
         "--env hidden-spot --iterations 2 --run-dir run --device cpu --learner.hidden-sizes 8 "
         "--sampler.num-tasks 2 --sampler.num-episodes 2 --sampler.threads 2 "

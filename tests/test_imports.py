@@ -16,14 +16,13 @@ metarl.envs
 metarl.functional
 metarl.networks
 metarl.sampling
+metarl.evaluation
 metarl.learners
 metarl.config
 metarl.runs
-metarl.evaluation
 metarl.training
 metarl.reporting
 metarl.experiment
-metarl.outcomes
 metarl.cli
 metarl.__main__
 train

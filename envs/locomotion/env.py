@@ -13,9 +13,9 @@ import numpy as np
 
 from metarl.core.env import Step, UnsupportedHere, check_streams, checked_rows, checked_tasks
 from metarl.envs.locomotion import profiler
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.world import World
+from metarl.envs.rendering.marker import Marker
 
 Batch: Any = None
 SimulationError: Any = ()

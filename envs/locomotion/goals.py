@@ -7,24 +7,12 @@ a goal is the same for every robot.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from metarl.core.tasks import Choice, Disc, TaskDistribution, Uniform, Variable
-
-
-@dataclass(frozen=True)
-class Marker:
-    """What a video draws to show the goal.
-
-    Attributes:
-        kind: "arrow" in the direction of `vector` from the robot, or "target" at the point `vector`.
-        vector: (2,) [m, world] for a target; (2,) of any length for an arrow, longer for a faster goal.
-    """
-
-    kind: Literal["arrow", "target"]
-    vector: tuple[float, float]
+from metarl.envs.rendering.marker import Marker
 
 
 class Goal(Protocol):

@@ -12,8 +12,8 @@ from typing import Literal
 import mujoco
 import numpy as np
 
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.rendering.heightfield import Relief
+from metarl.envs.rendering.marker import Marker
 
 _SMOOTHING = 15
 """Frames over which the camera averages the robot's path: steps shake, the picture does not."""

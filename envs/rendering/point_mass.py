@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.render import MARKER_COLOR
 
 POINT_COLOR, PATH_COLOR = (214, 84, 44), (232, 158, 128)
@@ -75,3 +77,41 @@ def _frames(states: np.ndarray, marker: Marker, size: tuple[int, int]) -> Iterat
         disc(ImageDraw.Draw(picture), point, 0.036, (255, 255, 255))
         disc(ImageDraw.Draw(picture), point, 0.028, POINT_COLOR)
         yield np.asarray(picture.reduce(_SUBPIXELS))
+
+
+def plane_scene(
+    states: np.ndarray, marker: Marker, camera: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Builds the scene of an episode of a point in the plane: a ball on a floor.
+
+    Args:
+        states: Positions (L, 2) [m], L >= 1.
+        marker: The goal.
+        camera: Azimuth and elevation of the first view [degrees].
+
+    Returns:
+        The scene.
+    """
+    radius = 0.03
+    root = np.column_stack([states, np.full(len(states), radius)])
+    azimuth, elevation = camera or (90.0, -55.0)
+    reach = max(1.2, float(np.abs(states).max()), float(np.abs(marker.vector).max()))
+    upright = [1.0, 0.0, 0.0, 0.0]
+    ball = {"kind": "sphere", "size": [radius], "color": [0.84, 0.33, 0.17, 1.0], "body": 0}
+    floor = {"kind": "plane", "size": [], "color": [1.0, 1.0, 1.0, 1.0], "body": -1}
+    return {
+        "geoms": [{**geom, "position": [0.0] * 3, "rotation": upright} for geom in (floor, ball)],
+        "hfields": [],
+        "position": root[:, None],
+        "rotation": np.tile(upright, (len(states), 1, 1)),
+        "root": root,
+        "radius": 4.0 * radius,
+        "planar": False,
+        "marker": {**asdict(marker), "position": [*marker.vector, 0.0], "size": 0.07},
+        "camera": {
+            "azimuth": azimuth,
+            "elevation": elevation,
+            "distance": 1.7 * reach,
+            "lookat": np.zeros((len(states), 3)),
+        },
+    }

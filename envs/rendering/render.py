@@ -17,7 +17,6 @@ from typing import Literal
 import mujoco
 import numpy as np
 
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.rendering.camera import (
     Figure,
     Shot,
@@ -28,6 +27,7 @@ from metarl.envs.rendering.camera import (
     plan_shot,
 )
 from metarl.envs.rendering.heightfield import relief_of, sky_color
+from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import FLOOR_DARK, FLOOR_LIGHT, Patch, RayCaster
 
 Backend = Literal["auto", "gl", "rays"]

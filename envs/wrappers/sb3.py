@@ -11,8 +11,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.core.env import BatchEnv
 from metarl.core.tasks import TaskDistribution
-from metarl.envs.wrappers.autoreset import Episodes, Rows, Streams, Trials, streams
+from metarl.envs.wrappers.autoreset import Episodes, Rows, Streams, streams
 from metarl.envs.wrappers.gymnasium import action_space, observation_space
+from metarl.envs.wrappers.trials import Trials
 
 
 class Sb3VecEnv(VecEnv):

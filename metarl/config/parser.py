@@ -15,8 +15,6 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from metarl.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -195,42 +193,6 @@ def _number(value: float | str, kind: type) -> float:
 
 
 # ---------------------------------------------------------------------------------------------- YAML
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Builds one mapping of the document."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: key {key} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Reads a file of YAML that holds a group of keys.
-
-    Raises:
-        ConfigError: The file is missing, no YAML, or gives a key twice; the message names the file.
-    """
-    try:
-        loader = _StrictLoader(path.read_text(encoding="utf-8"))
-        try:
-            tree = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must hold a group of keys")
-    return tree
 
 
 def plain(value: Any) -> Any:

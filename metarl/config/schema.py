@@ -16,10 +16,11 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from metarl.config.parser import flag, load_yaml, merge, nearest, plain, read_flags
+from metarl.config.parser import flag, merge, nearest, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
-from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
-from metarl.learners.sb3.config import BASELINE_CONFIGS
+from metarl.core.files import load_yaml
+from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.registry import BASELINE_CONFIGS, LEARNER_CONFIGS
 
 ALGO_CONFIGS = {**LEARNER_CONFIGS, **BASELINE_CONFIGS}
 """Config class by --algo."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.core.rollout import Rollout
+from metarl.functional.linear_baseline import fit_predict
+
 
 def discounted_sum(values: Tensor, factor: float) -> Tensor:
     """Sums what is to come: y[t] = x[t] + factor * y[t + 1].
@@ -110,3 +113,32 @@ def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
     largest = advantage.abs().amax(dim=(1, 2), keepdim=True)
     flat = std <= 1e-6 * largest.clamp(min=1.0)
     return torch.where(flat, torch.zeros_like(centred), centred / torch.where(flat, 1.0, std))
+
+
+def advantages(
+    rollout: Rollout, discount: float, lam: float, *, num_threads: int = 1
+) -> tuple[Tensor, float]:
+    """Fits the baseline on a rollout and estimates its advantages.
+
+    Args:
+        rollout: Any rollout.
+        discount: gamma in [0, 1].
+        lam: GAE's lambda in [0, 1].
+        num_threads: Threads over tasks; the result does not depend on it.
+
+    Returns:
+        Advantages (N, E, T) [task's standard deviations], the dtype of obs, zero at invalid steps; and the share of the
+        returns' variance that the baseline explains.
+    """
+    valid = rollout.valid
+    reward = torch.where(valid, rollout.reward, 0.0).double()
+    # what follows a fault is unknown: its target would be too small, so the fit leaves these episodes out
+    fitted = valid & ~rollout.truncated.unsqueeze(-1)
+    target = discounted_sum(reward, discount)
+    value = fit_predict(rollout.obs, target, fitted, num_threads=num_threads)
+    length = valid.sum(dim=2, keepdim=True).clamp(max=valid.shape[2] - 1)
+    reached = value.gather(2, length).squeeze(2)
+    last_value = torch.where(rollout.truncated, reached, 0.0)
+    advantage = gae(reward, value, last_value, valid, discount, lam)
+    explained = explained_variance(target[fitted], value[fitted])
+    return standardise(advantage, valid).to(rollout.obs.dtype), explained

@@ -5,6 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.rl2.config import Rl2Config
+from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
+
+LEARNER_CONFIGS: dict[str, type] = {"maml-trpo": MamlTrpoConfig, "rl2": Rl2Config}
+
 LEARNERS: dict[str, str] = {
     "maml-trpo": "metarl.learners.maml.maml_trpo:MamlTrpo",
     "rl2": "metarl.learners.rl2.rl2:Rl2",
@@ -24,7 +30,7 @@ def build(
 
     Args:
         algo: A name of LEARNERS.
-        config: Its config, from `metarl/learners/configs.py`.
+        config: Its config.
         obs_size: S.
         action_size: A.
         discrete: Actions are one-hot rows of A alternatives.
@@ -36,3 +42,10 @@ def build(
     module, _, name = LEARNERS[algo].partition(":")
     learner = getattr(importlib.import_module(module), name)
     return learner(config, obs_size, action_size, discrete=discrete, **options)
+
+
+BASELINE_CONFIGS: dict[str, type] = {
+    "sb3-ppo": Sb3PpoConfig,
+    "sb3-trpo": Sb3TrpoConfig,
+    "sb3-rl2": Sb3Rl2Config,
+}

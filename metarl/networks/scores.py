@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Params
+from metarl.core.rollout import Params
 from metarl.functional import categorical, gaussian
 
 

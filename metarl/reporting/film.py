@@ -12,8 +12,10 @@ import numpy as np
 from metarl.core.errors import ConfigError, naming_failures
 from metarl.core.learner import BatchEnv, Learner
 from metarl.core.parallel import one_torch_thread
+from metarl.core.tasks import say_task
+from metarl.reporting.episode import Episode
 from metarl.reporting.replay import write_replay
-from metarl.reporting.video import Episode, say_task, write_video
+from metarl.reporting.video import write_video
 from metarl.sampling.sampler import Key, rollout
 
 

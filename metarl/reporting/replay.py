@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from metarl.reporting.video import Episode, check_panels, playback, say_task
-from metarl.runs.folder import write_atomically
+from metarl.core.files import write_atomically
+from metarl.core.tasks import say_task
+from metarl.reporting.episode import Episode, check_panels, playback
 
 _TEMPLATE = Path(__file__).with_name("replay.html")
 

@@ -15,10 +15,11 @@ from urllib.parse import quote
 import numpy as np
 
 from metarl.core.errors import ConfigError
+from metarl.core.files import write_atomically
 from metarl.evaluation import results
-from metarl.evaluation.results import experience, trained
+from metarl.evaluation.results import experience
+from metarl.evaluation.table import trained
 from metarl.reporting import plots as figures
-from metarl.runs.folder import write_atomically
 from metarl.runs.reader import Group, RunData, differences, grouped, load_all
 
 _CSS = Path(__file__).with_name("report.css")

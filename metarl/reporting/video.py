@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SLOW_RATE, FAST_RATE = 5.0, 60.0
-"""Control steps per second below which real time is given up, and above which steps are skipped."""
-SLOW_FPS = 20.0
-"""Frames per second of an episode too slow for real time."""
+from metarl.core.tasks import say_task
+from metarl.reporting.episode import Episode, check_panels, playback
+
 GIF_FPS = 25.0
 """Most frames per second of a gif: some viewers show faster ones slowly."""
 HOLD = 0.8
@@ -46,25 +43,6 @@ _STRIP, _LABEL, _TASK, _VALUE, _MUTED = (
 )
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One recorded episode of L steps.
-
-    Attributes:
-        states: Snapshots (L, n) as `env.snapshot` gives them, state i after step i.
-        reward: (L,) of the same steps.
-        task: (D,) the task that was played.
-        label: What the policy knew of the task, for example "after 1 step".
-        task_words: The task for people; "" says it from `env.spec.tasks.variables`.
-    """
-
-    states: np.ndarray
-    reward: np.ndarray
-    task: np.ndarray
-    label: str
-    task_words: str = ""
-
-
 class Filmed(Protocol):
     """What pictures need of an environment: `spec.dt`, `spec.tasks.variables`, and `render`."""
 
@@ -76,45 +54,6 @@ class Filmed(Protocol):
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
         """Draws snapshots (L, n) of task (D,): L frames (height, width, 3) uint8."""
-
-
-def playback(dt: float) -> tuple[float, int]:
-    """Chooses how fast an episode is shown.
-
-    Args:
-        dt: Duration of a control step [s].
-
-    Returns:
-        Frames per second and steps per frame, together real time; SLOW_FPS and 1 for an environment
-        whose step is longer than 1 / SLOW_RATE.
-    """
-    rate = 1.0 / dt
-    if rate < SLOW_RATE:
-        return SLOW_FPS, 1
-    # the small number keeps 1 / (1 / 60) from needing two steps a frame
-    stride = max(1, math.ceil(rate / FAST_RATE - 1e-9))
-    return rate / stride, stride
-
-
-def say_task(variables: Sequence, task: np.ndarray) -> str:
-    """Says a task in words, "angle 1.57 rad".
-
-    Args:
-        variables: D objects with `name` and `unit`, "1" for a pure number; one that numbers kinds has their `labels`.
-        task: (D,) [units of variables].
-
-    Returns:
-        The words.
-    """
-    return ", ".join(_said(v, value) for v, value in zip(variables, task, strict=True))
-
-
-def _said(variable: Any, value: float) -> str:
-    name = variable.name.replace("_", " ")
-    if labels := getattr(variable, "labels", ()):
-        return f"{name} {labels[int(value)]}"
-    number = f"{value:.2f}".removesuffix(".00")  # limb 5, not 5.00
-    return f"{name} {number}" + ("" if variable.unit == "1" else f" {variable.unit}")
 
 
 def write_video(
@@ -171,23 +110,6 @@ def write_video(
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def check_panels(panels: Sequence[Sequence[Episode]]) -> None:
-    """Refuses what cannot be shown.
-
-    Raises:
-        ValueError: There is no task or a task without an episode, or states and rewards disagree.
-    """
-    if not panels or not all(panels):
-        raise ValueError("a film needs at least one task, and every task at least one episode")
-    for row in panels:
-        for episode in row:
-            if not len(episode.states) or len(episode.states) != len(episode.reward):
-                raise ValueError(
-                    f"episode {episode.label!r} has {len(episode.states)} states and "
-                    f"{len(episode.reward)} rewards; need as many, and at least one"
-                )
 
 
 def _encode(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, int], fps: float) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from metarl.evaluation import results
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.config.parser import load_yaml
+from metarl.core.files import load_yaml
 from metarl.runs.logger import read_records
 
 _NO_SETTINGS = {"seed", "device", "iterations", "sampler.threads"}

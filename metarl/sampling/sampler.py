@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from metarl.core.errors import EnvironmentContractError
-from metarl.core.learner import Action, BatchEnv, C, Feedback, Learner, Rollout, Step
+from metarl.core.learner import BatchEnv, C, Learner, Step
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
+from metarl.core.rollout import Action, Feedback, Rollout
 
 Observer = Callable[[int, np.ndarray, np.ndarray], None]
 """Called after every step with (rollout k, snapshot (M, n), alive (M,)), for videos."""

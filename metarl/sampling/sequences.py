@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Rollout
+from metarl.core.rollout import Rollout
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from metarl.core.errors import (
     interrupt,
     naming_failures,
 )
-from metarl.core.learner import BatchEnv, Iteration, Learner
+from metarl.core.learner import BatchEnv, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
+from metarl.core.rollout import Iteration
 from metarl.runs import checkpoint
 from metarl.runs.logger import RunLog
 from metarl.sampling.sampler import Collector, Key

@@ -9,7 +9,7 @@ import struct
 import pytest
 from commands import ITERATIONS, METARL, REPOSITORY, call, content, damage, one_line
 
-from metarl.cli import train as cli
+from metarl.cli import commands
 from metarl.reporting import video
 from metarl.runs import checkpoint
 
@@ -22,14 +22,14 @@ def test_evaluate_works_in_a_moved_folder_and_twice_gives_the_same_numbers(copy,
     assert first == json.loads((copy / "evaluation.json").read_text())
     assert first["num_tasks"] == 4 and len(first["returns"]["mean"]) == 3
     assert "4 held-out tasks" in done.out and f"{first['returns']['mean'][2]:.2f}" in done.out
-    assert cli.main([*words, "--threads", "2"]) == 0
+    assert commands.main([*words, "--threads", "2"]) == 0
     assert capsys.readouterr().out == done.out
     assert json.loads((copy / "evaluation.json").read_text()) == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "out.json"]
 
 
 def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, copy, capsys):
-    assert cli.main(["evaluate", str(copy), "--num-tasks", "3"]) == 0
+    assert commands.main(["evaluate", str(copy), "--num-tasks", "3"]) == 0
     out = capsys.readouterr().out
     assert out in whole[1].out
     found = json.loads((copy / "evaluation.json").read_text())["checkpoint"]
@@ -42,7 +42,7 @@ def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, copy, cap
 def test_evaluate_says_that_it_took_an_older_checkpoint(copy, capsys):
     before, newest = sorted((copy / "checkpoints").iterdir())[-2:]
     damage(newest / "tensors.safetensors")
-    assert cli.main(["evaluate", str(copy), "--num-tasks", "1"]) == 0
+    assert commands.main(["evaluate", str(copy), "--num-tasks", "1"]) == 0
     state = json.loads((before / "state.json").read_text())["state"]
     assert state["iteration"] < ITERATIONS
     assert f"after {state['iteration']} iterations and" in capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_a_run_on_another_version_of_its_environment_is_used_with_a_warning(verb
     env = record.pop("env")
     for changed, warns in ((record, False), ({**record, "env": {**env, "version": 0}}, True)):
         path.write_text(json.dumps(changed))
-        assert cli.main(words) == 0
+        assert commands.main(words) == 0
         err = capsys.readouterr().err
         said = f"metarl: warning: {copy} was trained on version 0 of navigation-2d, and this is"
         assert one_line(err) and err.startswith(said) if warns else err == ""
@@ -74,7 +74,7 @@ def other_seed(run):
 def test_evaluate_puts_seeds_together_and_names_the_oracle(copy, tmp_path, capsys):
     other, out = other_seed(copy), tmp_path / "all.json"
     words = ["--num-tasks", "3", "--num-adaptations", "1", "--json", str(out)]
-    assert cli.main(["evaluate", str(copy), str(other), *words]) == 0
+    assert commands.main(["evaluate", str(copy), str(other), *words]) == 0
     runs = [json.loads((run / "evaluation.json").read_text()) for run in (copy, other)]
     assert [run["seed"] for run in runs] == [0, 1] and runs[0]["tasks"] != runs[1]["tasks"]
     found = json.loads(out.read_text())
@@ -84,7 +84,7 @@ def test_evaluate_puts_seeds_together_and_names_the_oracle(copy, tmp_path, capsy
         assert found["returns"]["mean"][k] == pytest.approx(mean)
     shown = capsys.readouterr().out
     assert f"{found['returns']['mean'][1]:.2f}" in shown and "2 seeds,  6 held-out tasks" in shown
-    assert cli.main(["evaluate", str(copy), *words, "--oracle", str(other)]) == 0
+    assert commands.main(["evaluate", str(copy), *words, "--oracle", str(other)]) == 0
     oracle = json.loads((copy / "evaluation.json").read_text())["oracle"]
     assert oracle["mean"] == runs[1]["returns"]["mean"][-1]
     assert f"oracle (task observed): {oracle['mean']:.2f}" in capsys.readouterr().out
@@ -99,20 +99,20 @@ def test_runs_that_are_not_seeds_of_one_another_are_refused_and_stay_as_they_wer
         (config.replace("seed: 1", "seed: 0"), f"{other}: seed 0 is that of {copy} too"),
     ):
         (other / "config.yaml").write_text(text)
-        assert cli.main(["evaluate", str(copy), str(other)]) == 2
+        assert commands.main(["evaluate", str(copy), str(other)]) == 2
         out, err = capsys.readouterr()
         assert out == "" and one_line(err) and words in err
     assert content(copy) == before
 
 
 def test_an_oracle_without_an_evaluation_is_one_line_with_exit_code_5(copy, tmp_path, capsys):
-    assert cli.main(["evaluate", str(copy), "--oracle", str(tmp_path)]) == 5
+    assert commands.main(["evaluate", str(copy), "--oracle", str(tmp_path)]) == 5
     out, err = capsys.readouterr()
     assert out == "" and one_line(err) and f"python -m metarl evaluate {tmp_path}" in err
 
 
 def test_video_films_a_run_in_a_moved_folder(copy, capsys):
-    assert cli.main(["video", str(copy), "--num-tasks", "1"]) == 0
+    assert commands.main(["video", str(copy), "--num-tasks", "1"]) == 0
     path = copy / "videos" / "adaptation.mp4"
     replay = path.with_suffix(".html")
     assert capsys.readouterr().out == f"{path}\n{replay}\n" and path.read_bytes()[4:8] == b"ftyp"
@@ -131,7 +131,7 @@ def test_a_film_that_is_stopped_leaves_nothing_behind(number, code, copy, monkey
 
     shutil.rmtree(copy / "videos", ignore_errors=True)
     monkeypatch.setattr(video, "_caption", stopped)
-    assert cli.main(["video", str(copy), "--num-tasks", "1"]) == code
+    assert commands.main(["video", str(copy), "--num-tasks", "1"]) == code
     assert capsys.readouterr().err == "metarl: interrupted\n"
     assert list((copy / "videos").iterdir()) == []
 
@@ -139,7 +139,7 @@ def test_a_film_that_is_stopped_leaves_nothing_behind(number, code, copy, monkey
 def test_video_takes_format_size_tasks_and_episodes(copy, capsys):
     shutil.rmtree(copy / "videos", ignore_errors=True)
     words = "--format gif --tasks 1 --episodes 2 --size 64".split()
-    assert cli.main(["video", str(copy), *words]) == 0
+    assert commands.main(["video", str(copy), *words]) == 0
     path = copy / "videos" / "adaptation.gif"
     assert capsys.readouterr().out == f"{path}\n"
     assert [p.name for p in path.parent.iterdir()] == ["adaptation.gif"]
@@ -150,7 +150,7 @@ def test_video_takes_format_size_tasks_and_episodes(copy, capsys):
 @pytest.mark.parametrize("camera", ["--camera -90,-20", "--camera=-90,-20", "--camera -90.0,-20"])
 def test_an_azimuth_may_be_negative(camera, copy, capsys):
     words = f"{camera} --format html --tasks 1 --episodes 1 --size 64"
-    assert cli.main(["video", str(copy), *words.split()]) == 0
+    assert commands.main(["video", str(copy), *words.split()]) == 0
     replay = copy / "videos" / "adaptation.html"
     assert capsys.readouterr().out == f"{replay}\n"
     assert '"azimuth":-90.0,"elevation":-20.0' in replay.read_text()
@@ -165,14 +165,14 @@ def test_an_azimuth_may_be_negative(camera, copy, capsys):
 )
 def test_a_film_that_cannot_be_made_is_one_line_with_exit_code_2(words, message, copy, capsys):
     before = content(copy)
-    assert cli.main(["video", str(copy), *words.split()]) == 2
+    assert commands.main(["video", str(copy), *words.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and one_line(err) and message in err and content(copy) == before
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "video"])
 def test_a_verb_on_a_folder_that_is_no_run_is_one_line_with_exit_code_5(verb, tmp_path, capsys):
-    assert cli.main([verb, str(tmp_path)]) == 5
+    assert commands.main([verb, str(tmp_path)]) == 5
     out, err = capsys.readouterr()
     assert out == "" and one_line(err) and "is not a run folder" in err
     assert list(tmp_path.iterdir()) == []
@@ -206,6 +206,6 @@ def test_a_verb_on_a_folder_that_is_no_run_is_one_line_with_exit_code_5(verb, tm
     ],
 )
 def test_a_verb_that_is_not_understood_is_one_line_with_exit_code_2(words, message, capsys):
-    assert cli.main(words.split()) == 2
+    assert commands.main(words.split()) == 2
     out, err = capsys.readouterr()
     assert out == "" and one_line(err) and message in err

@@ -136,7 +136,7 @@ def test_what_a_kill_at_the_very_end_left_undone_is_made_up_for_once(copy, capsy
     ("step", "left"),
     [
         ("metarl.evaluation.evaluate.evaluate", ["evaluation.json", "mp4", "html"]),
-        ("metarl.outcomes.film_trial", ["mp4", "html"]),
+        ("metarl.reporting.film.film_trial", ["mp4", "html"]),
         ("metarl.reporting.film.write_replay", ["html"]),
     ],
 )

@@ -13,9 +13,10 @@ import torch
 import yaml
 from commands import one_line, records
 
+from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.config.schema import parse
-from metarl.learners.sb3.config import BASELINE_CONFIGS
+from metarl.learners.registry import BASELINE_CONFIGS
 from metarl.runs import checkpoint
 from metarl.runs.logger import without_time
 
@@ -91,7 +92,7 @@ def test_evaluation_puts_returns_beside_experience(whole):
 def test_evaluate_repeats_the_evaluation_at_the_end_of_training(whole, capsys):
     run, done, _ = whole
     before = (run / "evaluation.json").read_bytes()
-    assert cli.main(["evaluate", str(run), "--threads", "1"]) == 0
+    assert commands.main(["evaluate", str(run), "--threads", "1"]) == 0
     assert (run / "evaluation.json").read_bytes() == before
     assert capsys.readouterr().out in done.out
 
@@ -113,7 +114,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(whole, tmp_path,
 def test_a_policy_trained_as_a_baseline_is_filmed(whole, capsys):
     run, _, _ = whole
     words = ["--num-tasks", "1", "--threads", "1", "--format", "mp4", "--size", "64"]
-    assert cli.main(["video", str(run), *words]) == 0
+    assert commands.main(["video", str(run), *words]) == 0
     film = Path(capsys.readouterr().out.strip())
     assert film.read_bytes()[4:8] == b"ftyp"
     shutil.rmtree(film.parent)
@@ -125,7 +126,7 @@ def test_runs_of_two_modes_are_no_seeds_of_one_experiment(tmp_path, capsys):
         words += ["--iterations", "1", "--trainer.evaluate-tasks", "0"]
         assert cli.train_main([*words, "--run-dir", str(tmp_path / mode)]) == 0
     capsys.readouterr()
-    assert cli.main(["evaluate", str(tmp_path / "oracle"), str(tmp_path / "multi-task")]) == 2
+    assert commands.main(["evaluate", str(tmp_path / "oracle"), str(tmp_path / "multi-task")]) == 2
     err = capsys.readouterr().err
     assert one_line(err) and "algo is sb3-ppo-multi-task, of" in err and "sb3-ppo-oracle" in err
 

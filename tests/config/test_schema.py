@@ -18,7 +18,8 @@ from metarl.config.schema import (
     to_yaml,
 )
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig
+from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.registry import LEARNER_CONFIGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_PRESETS = Path("/nonexistent")

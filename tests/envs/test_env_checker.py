@@ -6,7 +6,7 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl.cli import train as cli
+from metarl.cli import commands
 from metarl.envs.env_checker import Finding, check, report
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.plugins.subproc_env import ForeignEnv
@@ -173,7 +173,7 @@ def test_what_stands_on_a_failed_check_is_not_checked():
 )
 def test_the_command_prints_and_writes_every_check(name, code, name_of_check, tmp_path, capsys):
     path = tmp_path / "out.json"
-    assert cli.main(["check-env", name, "--json", str(path)]) == code
+    assert commands.main(["check-env", name, "--json", str(path)]) == code
     out, err = capsys.readouterr()
     result = json.loads(path.read_text())
     assert result["env"] == name and result["violations"] == (code == 3)
@@ -187,5 +187,5 @@ def test_the_command_prints_and_writes_every_check(name, code, name_of_check, tm
 
 
 def test_the_command_names_an_unknown_environment_with_exit_code_2(capsys):
-    assert cli.main(["check-env", "navigation2d"]) == 2
+    assert commands.main(["check-env", "navigation2d"]) == 2
     assert "did you mean 'navigation-2d'" in capsys.readouterr().err

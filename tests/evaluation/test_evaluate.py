@@ -9,7 +9,7 @@ from metarl.core.rng import stream
 from metarl.core.tasks import Split, Uniform, Variable
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import Evaluation, evaluate, held_out_tasks, summary
-from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.sampling.sampler import Key, trial
 

@@ -11,7 +11,8 @@ from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import Evaluation, summary
-from metarl.evaluation.results import aggregate, experience, oracle, read, table, write
+from metarl.evaluation.results import aggregate, experience, oracle, read, write
+from metarl.evaluation.table import table
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.core.learner import Rollout
-from metarl.functional.linear_baseline import advantages, features, fit_predict
+from metarl.core.rollout import Rollout
+from metarl.functional.advantages import advantages
+from metarl.functional.linear_baseline import features, fit_predict
 
 NAN = float("nan")
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.learners.maml.inner_loop import Batch, inner_steps, linearised_at, log_prob
+from metarl.learners.maml.inner_loop import inner_steps, linearised_at
+from metarl.learners.maml.surrogates import Batch, log_prob
 from metarl.networks.policies import GaussianMLP
 
 

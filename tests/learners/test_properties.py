@@ -10,8 +10,9 @@ from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
-from metarl.learners.configs import LEARNER_CONFIGS, MamlTrpoConfig, Rl2Config
-from metarl.learners.registry import LEARNERS, build
+from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.registry import LEARNER_CONFIGS, LEARNERS, build
+from metarl.learners.rl2.config import Rl2Config
 from metarl.runs import checkpoint
 from metarl.sampling.sampler import Key, trial
 

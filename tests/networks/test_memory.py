@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from metarl.core.rng import stream
-from metarl.networks.memory import MEMORIES, MemoryActorCritic
+from metarl.networks.actor_critic import MEMORIES, MemoryActorCritic
 
 INPUTS, SIZE, ROWS, STEPS = (
     5,

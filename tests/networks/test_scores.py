@@ -7,11 +7,11 @@ import pytest
 import torch
 from meta_objective import MetaObjective
 
-from metarl.core.learner import Rollout
+from metarl.core.rollout import Rollout
 from metarl.functional import categorical, gaussian
-from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.maml.inner_loop import Batch, log_prob
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.surrogates import Batch, log_prob
 from metarl.networks.policies import CategoricalMLP
 from metarl.networks.scores import CategoricalScores, GaussianScores
 

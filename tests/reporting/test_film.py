@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, NumericalError
-from metarl.core.learner import Action
+from metarl.core.rollout import Action
 from metarl.envs.registry import make
 from metarl.reporting.film import film_trial, write_films
 from metarl.sampling.sampler import Key

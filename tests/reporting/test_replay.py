@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.locomotion.robots import ANT
+from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.scene import mujoco_scene
+from metarl.reporting.episode import Episode
 from metarl.reporting.replay import write_replay
-from metarl.reporting.video import Episode
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

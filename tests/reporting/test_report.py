@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_runs import evaluation, write_run
+from run_files import evaluation, write_run
 
-from metarl.cli import train as cli
+from metarl.cli import commands
 from metarl.evaluation.results import aggregate
 from metarl.reporting import plots as figures
 from metarl.reporting.report import write_report
@@ -290,7 +290,7 @@ def test_a_wide_range_of_experience_is_drawn_on_a_logarithmic_axis(tmp_path):
 
 def test_the_verb_writes_beside_one_run_and_the_numbers_for_programs(seeds, tmp_path, capsys):
     path = write_run(tmp_path / "a")
-    assert cli.main(["report", str(path), "--json", str(tmp_path / "out.json")]) == 0
+    assert commands.main(["report", str(path), "--json", str(tmp_path / "out.json")]) == 0
     assert capsys.readouterr().out == f"{path / 'report.html'}\n"
     Page((path / "report.html").read_text())
     (group,) = json.loads((tmp_path / "out.json").read_text())["groups"]
@@ -315,7 +315,7 @@ def test_what_cannot_be_reported_is_one_line(words, code, message, tmp_path, cap
     (tmp_path / "empty").mkdir()
     folders = {name: write_run(tmp_path / name, seed=i) for i, name in enumerate("ab")}
     folders |= {"ant": write_run(tmp_path / "ant", env="ant-dir"), "empty": tmp_path / "empty"}
-    assert cli.main(["report", *words.format(**folders).split()]) == code
+    assert commands.main(["report", *words.format(**folders).split()]) == code
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
     assert not list(tmp_path.rglob("*.html"))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metarl.core.tasks import say_task
 from metarl.reporting import video
-from metarl.reporting.video import Episode, playback, say_task, write_video
+from metarl.reporting.episode import Episode, playback
+from metarl.reporting.video import write_video
 
 ANGLE = SimpleNamespace(name="angle", unit="rad")
 SIZE = 64

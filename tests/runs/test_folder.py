@@ -1,3 +1,5 @@
+
+from metarl.runs import provenance
 import json
 import re
 from dataclasses import replace
@@ -12,7 +14,9 @@ from metarl.envs.registry import ENVIRONMENTS, make
 from metarl.core.tasks import Variable
 from metarl.runs import folder as run_folder
 from metarl.core.errors import CheckpointError, ResourceError, RunExists
-from metarl.runs.folder import create, default_run_dir, other_version, write_atomically, write_run_json
+from metarl.runs.folder import create, default_run_dir
+from metarl.runs.provenance import other_version, write_run_json
+from metarl.core.files import write_atomically
 
 SPEC = make("navigation-2d").spec
 
@@ -139,7 +143,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
 
 
 def test_the_revision_is_that_of_these_sources_or_none():
-    revision = run_folder._git_revision()
+    revision = provenance._git_revision()
     if not (Path(run_folder.__file__).parents[2] / ".git").exists():
         assert revision is None
     assert revision is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", revision)

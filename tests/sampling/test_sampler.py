@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.test_collect import HORIZON, KEY, TASKS, Gain, RobotBatch, assert_same, collect
+from gain_robot import HORIZON, KEY, TASKS, Gain, RobotBatch, assert_same, collect
 
 from metarl.core.errors import EnvironmentContractError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.envs.wrappers.observe_task import ObserveTask
-from metarl.learners.configs import LEARNER_CONFIGS
-from metarl.learners.registry import build
+from metarl.learners.registry import LEARNER_CONFIGS, build
 from metarl.sampling.sampler import Collector, rollout, trial
 
 # ------------------------------------------------------------------------------------------- trials

@@ -1,6 +1,6 @@
 import torch
 
-from metarl.core.learner import Rollout
+from metarl.core.rollout import Rollout
 from metarl.sampling.sequences import Sequences
 
 # 2 tasks x 1 episode x 3 steps, 2 rollouts. Row 0 falls after 2 steps, then breaks down in step 1 of the second episode;

@@ -20,7 +20,7 @@ from metarl.core.errors import (
 )
 from metarl.envs.registry import make
 from metarl.experiment import training_tasks
-from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import build
 from metarl.runs import checkpoint
 from metarl.runs.logger import RunLog, without_time

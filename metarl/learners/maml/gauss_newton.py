@@ -11,17 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Params
 from metarl.core.parallel import map_chunks
-from metarl.learners.maml.inner_loop import (
-    AnyPolicy,
-    Batch,
-    Tape,
-    flatten,
-    repeat,
-    total,
-    unflatten,
-)
+from metarl.core.rollout import Params
+from metarl.functional.params import flatten, repeat, total, unflatten
+from metarl.learners.maml.inner_loop import Tape
+from metarl.learners.maml.surrogates import AnyPolicy, Batch
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
-from metarl.functional.linear_baseline import advantages
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.functional.advantages import advantages
+from metarl.functional.params import check_finite, check_gradient, flatten, repeat, unflatten
 from metarl.functional.running_moments import Moments, scaled
 from metarl.functional.trust_region import SearchResult, line_search, natural_step
-from metarl.learners.configs import MamlTrpoConfig
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.gauss_newton import AdaptedTasks, gauss_newton
-from metarl.learners.maml.inner_loop import (
-    Batch,
-    Tape,
-    check_finite,
-    check_gradient,
-    flatten,
-    gradient,
-    inner_steps,
-    linearised_at,
-    repeat,
-    unflatten,
-)
+from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, linearised_at
+from metarl.learners.maml.surrogates import Batch
 from metarl.networks.policies import CategoricalMLP, GaussianMLP, Law
 
 MAX_RATIO_ERROR = 1e-3

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Action, Feedback, Metrics, Rollout
 from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
+from metarl.core.rollout import Action, Feedback, Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.ppo import approximate_kl, clipped_loss, clipped_share
 from metarl.functional.running_moments import Moments, scaled
-from metarl.learners.configs import Rl2Config
-from metarl.networks.memory import MemoryActorCritic, State, joined
+from metarl.learners.rl2.config import Rl2Config
+from metarl.networks.actor_critic import MemoryActorCritic
+from metarl.networks.memory import State, joined
 from metarl.sampling.sequences import Sequences
 
 MAX_RATIO_ERROR = 1e-4

@@ -209,13 +209,6 @@ def _check_sizes(config: object, name: str) -> None:
     require(min(sizes, default=1) >= 1, f"learner.{name}", sizes, "numbers >= 1")
 
 
-BASELINE_CONFIGS: dict[str, type] = {
-    "sb3-ppo": Sb3PpoConfig,
-    "sb3-trpo": Sb3TrpoConfig,
-    "sb3-rl2": Sb3Rl2Config,
-}
-
-
 def label(algo: str, learner: object) -> str:
     """The name of what was trained: --algo, and the mode of a baseline that has modes."""
     mode = getattr(learner, "mode", None)

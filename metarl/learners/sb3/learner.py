@@ -15,9 +15,10 @@ from torch import Tensor
 
 from metarl.config.schema import TrainConfig
 from metarl.core.errors import ConfigError
-from metarl.core.learner import BatchEnv, Iteration
+from metarl.core.learner import BatchEnv
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
+from metarl.core.rollout import Iteration
 from metarl.evaluation import evaluate
 from metarl.learners.sb3.config import Sb3Rl2Config, label
 from metarl.learners.sb3.learning_curve import Curve

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metarl.core.learner import Action, Feedback, Rollout
+from metarl.core.rollout import Action, Feedback, Rollout
 from metarl.functional.gaussian import log_prob_of_noise
 from metarl.learners.sb3.model import Member
 

@@ -14,6 +14,7 @@ import plugin_envs
 import pytest
 
 from metarl import experiment as compose
+from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError, EnvironmentContractError
 from metarl.core.tasks import fixed_set
@@ -301,7 +302,7 @@ def test_a_run_of_an_environment_that_draws_nothing_says_so_and_succeeds(
     out, err = capsys.readouterr()
     reason = "plugin_envs:Blind draws no pictures: its metadata names no render mode 'rgb_array'"
     assert f"no video: {reason}\ndone: run\n" in out and err == ""
-    assert cli.main(["video", "run"]) == 3
+    assert commands.main(["video", "run"]) == 3
     assert capsys.readouterr().err == f"metarl: error: {reason}\n"
 
 

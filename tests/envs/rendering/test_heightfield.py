@@ -4,11 +4,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.locomotion.robots import ANT
 from metarl.envs.locomotion.terrain import KINDS
 from metarl.envs.registry import make
 from metarl.envs.rendering.heightfield import FLOOR_DARK, FLOOR_LIGHT, Relief, fan_of, relief_of
+from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster
 from metarl.envs.rendering.render import plan_shot
 

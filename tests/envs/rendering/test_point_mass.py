@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.goals import Marker
+from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.point_mass import PATH_COLOR, POINT_COLOR, render_plane
 from metarl.envs.rendering.render import MARKER_COLOR
 

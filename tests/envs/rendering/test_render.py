@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
 from metarl.envs.rendering import render
+from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster, cast, checker
 from metarl.envs.rendering.render import marker_figures, plan_shot, render_mujoco
 

@@ -4,10 +4,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.goals import Marker
 from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
 from metarl.envs.registry import make
-from metarl.envs.rendering.scene import mujoco_scene, plane_scene
+from metarl.envs.rendering.marker import Marker
+from metarl.envs.rendering.point_mass import plane_scene
+from metarl.envs.rendering.scene import mujoco_scene
 
 ARROW = Marker("arrow", (1.0, 0.0))
 

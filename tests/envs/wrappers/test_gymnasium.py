@@ -15,10 +15,11 @@ from gymnasium.vector import AutoresetMode
 from metarl.core.env import Step
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.registry import make
-from metarl.envs.wrappers.autoreset import Episodes, Trials, streams
+from metarl.envs.wrappers.autoreset import Episodes, streams
 from metarl.envs.wrappers.gymnasium import GymEnv, GymVectorEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.envs.wrappers.sb3 import Sb3VecEnv
+from metarl.envs.wrappers.trials import Trials
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NAVIGATION, CHEETAH = "navigation-2d", "half-cheetah-dir/rllib"

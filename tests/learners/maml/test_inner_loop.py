@@ -4,7 +4,7 @@ import pytest
 import torch
 from meta_objective import random_batch, small_policy
 
-from metarl.learners.maml.inner_loop import log_prob, surrogate_loss
+from metarl.learners.maml.surrogates import log_prob, surrogate_loss
 
 
 def flat_scores(policy, params, batch):

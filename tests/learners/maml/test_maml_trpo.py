@@ -8,13 +8,13 @@ import pytest
 import torch
 from meta_objective import MetaObjective, random_batch, small_policy
 
-from metarl.core.learner import Rollout
 from metarl.core.rng import stream
+from metarl.core.rollout import Rollout
 from metarl.functional import gaussian
 from metarl.functional.trust_region import MARGIN
-from metarl.learners.configs import MamlTrpoConfig
-from metarl.learners.maml.inner_loop import Batch, log_prob
+from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.surrogates import Batch, log_prob
 
 # --- a small problem with exact expectations: two states, one action, reward polynomial in the action ----------------
 

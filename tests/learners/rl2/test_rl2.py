@@ -8,8 +8,9 @@ import torch
 
 from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
-from metarl.learners.configs import Rl2Config
-from metarl.learners.rl2.rl2 import Rl2, rl2
+from metarl.learners.rl2 import rl2
+from metarl.learners.rl2.config import Rl2Config
+from metarl.learners.rl2.rl2 import Rl2
 from metarl.sampling.sampler import Collector, Key, trial
 from metarl.sampling.sequences import Sequences
 

@@ -1,0 +1,99 @@
+"""Notation, and the records that learners, samplers and trainers exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Parameters by name; per-task parameters have values (N, *shape)."""
+
+
+Metrics = dict[str, float]
+"""Figures of one iteration by name; "/" groups them."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One rollout of N tasks x E episodes x T steps; entries of invalid steps are zero.
+
+    Attributes:
+        obs: (N, E, T, S) seen before the action. Where an episode broke down in step t, obs[t] is still recorded.
+        action: (N, E, T, A) the policy's output, before the environment's scale and clip.
+        log_prob: (N, E, T) of the action under the policy that drew it [nats].
+        reward: (N, E, T).
+        valid: (N, E, T) the step was taken and belongs to the episode.
+        terminated: (N, E) the task ended (the robot fell, the goal was reached).
+        truncated: (N, E) the simulation broke down; the episode ends at the step before. Reaching the horizon is
+            neither: the horizon is part of the task and the time features of the baseline see it.
+    """
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    reward: Tensor
+    valid: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+    def returns(self) -> Tensor:
+        """Undiscounted return of every episode (N, E)."""
+        return self.reward.sum(dim=2, dtype=torch.float64)
+
+    def num_steps(self) -> int:
+        """Environment steps taken."""
+        return int(self.valid.sum())
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a policy sends.
+
+    Attributes:
+        value: (N, E, A).
+        log_prob: (N, E) [nats]; 0 for the mode of the policy (explore=False).
+    """
+
+    value: Tensor
+    log_prob: Tensor
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What followed the last action of an episode.
+
+    Attributes:
+        reward: (N, E) as the environment gave it; 0 where it was not stepped.
+        alive: (N, E) the episode goes on.
+    """
+
+    reward: Tensor
+    alive: Tensor
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration of training did.
+
+    Attributes:
+        steps: Environment steps taken.
+        returns: Mean return of each rollout of a trial.
+        length: Mean steps of an episode of the last rollout.
+        terminated: Share of its episodes that the task ended.
+        faults: Episodes, of all rollouts, in which the simulation broke down.
+        metrics: Figures of the update.
+        collect: Time spent on experience [s].
+        update: Time spent on learning from it [s].
+    """
+
+    steps: int
+    returns: Sequence[float]
+    length: float
+    terminated: float
+    faults: float
+    metrics: Metrics
+    collect: float
+    update: float

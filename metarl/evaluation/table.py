@@ -1,0 +1,101 @@
+"""The table of an evaluation as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metarl.evaluation.results import completed, experience
+
+_COLUMNS = (
+    ("adaptations", 11),
+    ("episodes", 8),
+    ("env steps", 9),
+    ("return", 9),
+    ("std.err.", 8),
+    ("95 % interval", 18),
+    ("IQM", 9),
+    ("95 % interval", 18),
+    ("made worse", 10),
+)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Writes a summary of one evaluation, or of the seeds in an aggregate, for people."""
+    result = completed(result)
+    returns, met = result["returns"], experience(result)
+    lines = [_heading(result), _row([title for title, _ in _COLUMNS])]
+    for k, mean in enumerate(returns["mean"]):
+        stderr = returns["stderr"][k]
+        cells = [
+            f"{k}",
+            f"{met['episodes'][k]:.0f}",
+            f"{met['env_steps'][k]:,.0f}",
+            f"{mean:.2f}",
+            "-" if stderr is None else f"{stderr:.2f}",
+            _ends(returns["ci95"][k]),
+            f"{returns['iqm'][k]:.2f}",
+            _ends(returns["iqm_ci95"][k]),
+            f"{100 * result['share_of_tasks_made_worse'][k]:.0f} %" if k else "",
+        ]
+        lines.append(_row(cells))
+    return "\n".join(lines + _remarks(result))
+
+
+def _row(cells: Sequence[str]) -> str:
+    """The cells at the right of their columns."""
+    return "  ".join(
+        f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
+    ).rstrip()
+
+
+def _ends(ends: Sequence[float | None]) -> str:
+    low, high = ends
+    return "-" if low is None else f"[{low:.1f}, {high:.1f}]"
+
+
+def _heading(result: Mapping[str, Any]) -> str:
+    kind = "held-out tasks" if result["held_out"] else "tasks (test = train)"
+    seeds = result.get("seeds")
+    over = "" if seeds is None else f"  {len(seeds)} seeds,"
+    episodes = result["episodes_per_task"]
+    size = f"{result['num_tasks']} {kind} x {episodes} episodes"
+    return f"{result['env']}  {result['algo']}{over}  {size}{trained(result)}"
+
+
+def trained(result: Mapping[str, Any]) -> str:
+    """Says how long what was evaluated had been trained, of a result or of an aggregate; "" where it is not recorded."""
+    marks = result.get("checkpoints", [result.get("checkpoint")])
+    if None in marks:
+        return ""
+    words = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
+    return f", after {words[0]} iterations and {words[1]} training steps"
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _remarks(result: Mapping[str, Any]) -> list[str]:
+    """What stands below the table: seeds, oracle, floors, faults, the note."""
+    returns, lines = result["returns"], []
+    if "per_seed" in returns:
+        for k, means in enumerate(returns["per_seed"]):
+            error = returns["stderr_over_seeds"][k]
+            words = "" if error is None else f" (std.err. over seeds {error:.2f})"
+            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{words}")
+    if oracle := result.get("oracle"):
+        ends = _ends(oracle["ci95"])
+        lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
+    floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
+    lines.append(f"floors: {floors or 'not known'}")
+    if any(result["faulted_episodes"]):
+        counts = ", ".join(map(str, result["faulted_episodes"]))
+        lines.append(
+            f"the simulation broke off {counts} episodes after 0 .. K adaptations; "
+            "their returns count as far as they went"
+        )
+    if result["note"]:
+        lines.append(f"note: {result['note']}")
+    return lines

@@ -1,0 +1,109 @@
+"""A causal transformer as a memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metarl.networks.memory import State
+
+
+class AttentionMemory(nn.Module):
+    """A causal transformer over the trial (Vaswani et al. 2017), normalised before each block.
+
+    Distances enter as a penalty on the attention, linear in the number of steps and of another slope for each head
+    (Press et al. 2022, ALiBi), so a trial may be longer than those trained on. Keys and values of the steps so far
+    are kept, so acting takes one pass for the newest step.
+
+    Args:
+        input_size: I.
+        size: H, a multiple of num_heads.
+        num_layers: Blocks.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, input_size: int, size: int, num_layers: int = 2, num_heads: int = 4):
+        super().__init__()
+        self.size, self.num_heads = size, num_heads
+        self.embed = nn.Linear(input_size, size)
+        self.blocks = [_Block(size, num_heads) for _ in range(num_layers)]
+        for i, block in enumerate(self.blocks):  # a ModuleList would forget their type
+            self.add_module(f"block{i}", block)
+        self.last = nn.LayerNorm(size)
+        self.slopes = 2.0 ** (-8.0 * torch.arange(1, num_heads + 1) / num_heads)
+
+    def initial(self, num_rows: int) -> State:
+        """No steps yet: keys and values (M, layers, 2, heads, capacity, H / heads) and their number (M,)."""
+        shape = (num_rows, len(self.blocks), 2, self.num_heads, 64, self.size // self.num_heads)
+        return (torch.zeros(shape), torch.zeros(num_rows, dtype=torch.long))
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Maps inputs (M, I) of one step to features (M, H) and the next state.
+
+        The cache is written in place behind the steps of `state`, which stays what it was.
+        """
+        cache, length = state
+        used = int(length.max()) + 1
+        if used > cache.shape[4]:
+            cache = functional.pad(cache, (0, 0, 0, cache.shape[4]))
+        rows, slots = torch.arange(len(length)), torch.arange(used)
+        distance = (length.unsqueeze(1) - slots).float()  # (M, used)
+        penalty = -self.slopes[:, None] * distance[:, None]
+        bias = penalty.masked_fill(distance[:, None] < 0, -math.inf).unsqueeze(2)
+        x = self.embed(inputs).unsqueeze(1)
+        for i, block in enumerate(self.blocks):
+            query, key, value = block.project(x)
+            cache[rows, i, 0, :, length] = key.squeeze(2)
+            cache[rows, i, 1, :, length] = value.squeeze(2)
+            keys, values = cache[:, i, 0, :, :used], cache[:, i, 1, :, :used]
+            x = block.combine(x, query, keys, values, bias)
+        return self.last(x).squeeze(1), (cache, length + 1)
+
+    def keep(self, before: State, after: State, alive: Tensor) -> State:
+        """The state `after` where alive (M,), else `before`: what stands behind its steps is never read."""
+        return (after[0], torch.where(alive, after[1], before[1]))
+
+    def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
+        """Maps inputs (L, M, I) of whole trials to features (L, M, H).
+
+        Raises:
+            ValueError: truncation is not 0: attention has no state to cut at.
+        """
+        if truncation:
+            raise ValueError("attention cannot be truncated in time")
+        steps = torch.arange(len(inputs), device=inputs.device)
+        distance = (steps.unsqueeze(1) - steps).float()
+        bias = -self.slopes.to(inputs.device)[:, None, None] * distance
+        bias = bias.masked_fill(distance < 0, -math.inf)
+        x = self.embed(inputs).transpose(0, 1)
+        for block in self.blocks:
+            x = block.combine(x, *block.project(x), bias)
+        return self.last(x).transpose(0, 1)
+
+
+class _Block(nn.Module):
+    """Attention and a two-layer network, each added to its input."""
+
+    def __init__(self, size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.before_attention, self.before_network = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.query_key_value, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.network = nn.Sequential(
+            nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
+        )
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps x (M, L, H) to query, key and value (M, heads, L, H / heads)."""
+        parts = self.query_key_value(self.before_attention(x)).chunk(3, dim=-1)
+        return tuple(p.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in parts)
+
+    def combine(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """Adds attention, with bias broadcast to (M, heads, L, keys), and the network to x (M, L, H)."""
+        bias = bias.to(query.dtype)  # a mask of another type is read as noise
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        return x + self.network(self.before_network(x))

@@ -1,0 +1,72 @@
+"""Run folders written without training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import yaml
+
+
+def write_run(path, env="navigation-2d", seed=0, records=30, evaluated=True, **settings):
+    """A run folder as metarl writes it, with `learner` settings; return_post of record i is i + seed."""
+    path.mkdir(parents=True)
+    config = {
+        "env": env,
+        "algo": "maml-trpo",
+        "seed": seed,
+        "iterations": 500,
+        "sampler": {"num_tasks": 2, "threads": 0},
+        "learner": {"max_kl": 0.01, **settings},
+    }
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    rows = [
+        {
+            "iteration": i,
+            "env_steps": 1000 * (i + 1),
+            "seconds": 2.0 * (i + 1),
+            "time/collect": 1.2,
+            "time/update": 0.6,
+            "return_pre": -40.0,
+            "return_post": float(i + seed),
+            "rollout/faults": 1.0,
+        }
+        for i in range(records)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "run.json").write_text(
+        json.dumps(
+            {"versions": {"metarl": "0.1.0", "torch": "2.13.0"}, "git": "ab" * 20, "device": "cpu"}
+        )
+    )
+    if evaluated:
+        (path / "evaluation.json").write_text(json.dumps(evaluation(env, seed)))
+    return path
+
+
+def evaluation(
+    env="navigation-2d", seed=0, num_tasks=6, variables=(("goal_x", "m"), ("goal_y", "m"))
+):
+    rng = np.random.default_rng(seed)
+    per_task = rng.normal([[-40.0], [-12.0], [-6.0]], 3.0, (3, num_tasks))
+    return {
+        "env": env,
+        "env_version": 1,
+        "algo": "maml-trpo",
+        "seed": seed,
+        "num_tasks": num_tasks,
+        "episodes_per_task": 4,
+        "env_steps_per_rollout": [400.0, 300.0, 200.0],
+        "held_out": True,
+        "note": "",
+        "returns": {
+            "mean": per_task.mean(axis=1).tolist(),
+            "stderr": [1.25, 1.5, 1.75],
+            "ci95": [[-45.5, -35.25], [-15.5, -10.25], [-8.5, -4.25]],
+            "per_task": per_task.tolist(),
+        },
+        "share_of_tasks_made_worse": [0.0, 0.25, 0.0],
+        "task_variables": [{"name": name, "unit": unit} for name, unit in variables],
+        "tasks": rng.uniform(-0.5, 0.5, (num_tasks, len(variables))).tolist(),
+        "floors": {"stand still": -38.25, "best without the task": -38.25},
+    }
