@@ -113,8 +113,8 @@ class Ours:
         tasks = spec.tasks.sample(stream(0, "tasks"), sizes.tasks)
         self.collector = Collector(env)
         self.collector.set_tasks(tasks, sizes.episodes)
-        first, context = self.collector.rollout(self.learner, self.learner.begin(*size), KEY, 0)
-        self.context = self.learner.adapt(context, first)
+        first, context = self.collector.rollout(self.learner, self.learner.begin(*size, ()), KEY, 0)
+        self.context = self.learner.adapt(context, first, ())
 
     def collect(self) -> Rollout:
         return self.collector.rollout(self.learner, self.context, KEY, 1)[0]
@@ -210,7 +210,7 @@ class Vector:
         self.obs = self.envs.reset()[0] if self.gym else self.envs.reset()
         size, actions = self.obs.shape[1], self._space().shape[0]
         self.learner = MamlTrpo(MamlTrpoConfig(), size, actions, seed=0)
-        self.context = self.learner.begin(1, processes)
+        self.context = self.learner.begin(1, processes, ())
         self.low, self.high = self._space().low, self._space().high
 
     def _space(self) -> Any:

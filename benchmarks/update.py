@@ -81,7 +81,7 @@ def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) 
     reward = (action * goal).mean(dim=-1) * obs[..., 0].cos() + 0.1 * normal(*shape)
     ended = torch.zeros(shape[:2], dtype=torch.bool)
     valid = torch.ones(shape, dtype=torch.bool)
-    return Rollout(obs, action, log_prob, reward, valid, ended, ended.clone())
+    return Rollout(obs, action, log_prob, reward, valid, ended, ended.clone(), obs[:, :, -1])
 
 
 def build(
@@ -105,17 +105,17 @@ class Trial:
     @staticmethod
     def of(sizes: Sizes, dtype: torch.dtype = torch.float32) -> Trial:
         learner = build(sizes, 1.0, dtype=dtype)
-        context = learner.begin(sizes.tasks, sizes.episodes)
+        context = learner.begin(sizes.tasks, sizes.episodes, ())
         first = synthetic(learner, context, sizes, seed=1)
-        second = synthetic(learner, learner.adapt(context, first), sizes, seed=2)
+        second = synthetic(learner, learner.adapt(context, first, ()), sizes, seed=2)
         return Trial(learner.params, first, second)
 
 
 def ours(learner: MamlTrpo, trial: Trial) -> Metrics:
     """Adapts and updates from the same parameters every time."""
     learner.params = {n: v.to(learner.device) for n, v in trial.params.items()}
-    context = learner.adapt(learner.begin(*trial.first.valid.shape[:2]), trial.first)
-    return learner.update(context, [trial.first, trial.second])
+    context = learner.adapt(learner.begin(*trial.first.valid.shape[:2], ()), trial.first, ())
+    return learner.update(context, [trial.first, trial.second], None)
 
 
 def obvious(trial: Trial, threads: int = THREADS) -> tuple[float, float]:

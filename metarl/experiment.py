@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from metarl.config.schema import TrainConfig, from_yaml
+from metarl.core.env import BatchEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError
+from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners.registry import BASELINE_CONFIGS
 from metarl.learners.sb3.config import label
 from metarl.runs import provenance
@@ -79,7 +81,7 @@ def make_env(
         raise EnvironmentContractError(
             f"--env {name}: {words} ({place.filename}, line {place.lineno})"
         ) from error
-    lacking = [verb for verb in ("spec", "set_tasks", "reset", "step") if not hasattr(env, verb)]
+    lacking = missing_members(env, BatchEnv)
     if lacking:
         raise EnvironmentContractError(
             f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
@@ -87,7 +89,7 @@ def make_env(
         )
     if not observe_task:
         return env
-    if getattr(env.spec.tasks, "opaque", False):
+    if supports(env.spec.tasks, HasOpaqueTasks) and env.spec.tasks.opaque:
         raise ConfigError(f"--observe-task: the tasks of {name} are no numbers; leave the flag out")
     from metarl.envs.wrappers.observe_task import ObserveTask
 
@@ -123,7 +125,7 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         config.learner,
         env.spec.obs_size,
         env.spec.action_size,
-        discrete=getattr(env.spec, "discrete", False),
+        discrete=env.spec.discrete,
         seed=config.seed,
         device=device,
         num_threads=num_threads(config),
@@ -220,7 +222,7 @@ def outdated(run: Run, name: str) -> bool:
 def unfilmed(run: Run) -> bool:
     """Whether one of the films that `film_run` makes by default is missing or outdated."""
     replay = str(Path(VIDEO).with_suffix(".html"))
-    films = (VIDEO, replay) if hasattr(run.env, "scene") else (VIDEO,)
+    films = (VIDEO, replay) if supports(run.env, SceneEnv) else (VIDEO,)
     return any(outdated(run, film) for film in films)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from metarl.core.env import BatchEnv, EnvSpec, RestartableEnv
+from metarl.core.env import BatchEnv, EnvSpec, RestartableEnv, supports
 from metarl.core.tasks import TaskDistribution
 
 Streams = Callable[[int, int], np.random.Generator]
@@ -114,12 +114,12 @@ class Episodes:
         *,
         episodes_per_task: int = 1,
     ):
-        if not hasattr(env, "reset_rows"):
+        if not supports(env, RestartableEnv):
             raise ValueError(
                 f"{env.spec.name} cannot begin an episode in one row while others go on; "
                 "give it reset_rows, see RestartableEnv in metarl/core/env.py"
             )
-        self.env: RestartableEnv = env  # ty: ignore[invalid-assignment]
+        self.env: RestartableEnv = env
         self.spec, self.obs_size, self.num_rows = env.spec, env.spec.obs_size, num_rows
         self.episodes_per_task = episodes_per_task
         self.restart(streams, tasks)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from metarl.core.env import BatchEnv, Step, UnsupportedHere, checked_tasks
+from metarl.core.env import (
+    BatchEnv,
+    RenderableEnv,
+    RestartableEnv,
+    SceneEnv,
+    SplittableEnv,
+    Step,
+    TaskDescriber,
+    UnsupportedHere,
+    checked_tasks,
+    supports,
+)
 from metarl.core.tasks import full_range
+
+_PASSED_ON = (BatchEnv, RestartableEnv, SplittableEnv, RenderableEnv, SceneEnv, TaskDescriber)
 
 
 class ObserveTask:
@@ -25,7 +38,7 @@ class ObserveTask:
     """
 
     def __init__(self, env: BatchEnv):
-        self._env = env
+        self._env: Any = env  # it may offer more than BatchEnv; `capabilities` says what
         low, high = full_range(env.spec.tasks)
         if not np.isfinite([low, high]).all():
             cure = "say the range of each in task_variables"
@@ -35,20 +48,42 @@ class ObserveTask:
         words = "the task is in the observation"
         note = f"{env.spec.note}; {words}" if env.spec.note else words
         self.spec = replace(env.spec, obs_size=size, note=note)
-        if hasattr(env, "reset_rows"):
-            self.reset_rows = self._reset_rows
-        split = getattr(env, "split", None)
-        if callable(split) and getattr(split, "__self__", env) is env:  # its own, see Collector
-            self.split = self._split
 
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the environment's own."""
-        return getattr(self._env, name)
+    @property
+    def capabilities(self) -> Collection[type]:
+        """The capabilities of the environment that the wrapper passes on."""
+        return [each for each in _PASSED_ON if supports(self._env, each)]
 
-    def _split(self, parts: int) -> list[ObserveTask]:
-        """Environments like this one, for parts of the tasks at a time."""
-        inner: Any = self._env
-        return [ObserveTask(env) for env in inner.split(parts)]
+    @property
+    def threads(self) -> int:
+        """Physics threads of the environment."""
+        return self._env.threads
+
+    def split(self, parts: int) -> list[ObserveTask]:
+        """Returns environments like this one, for slices of the tasks."""
+        return [ObserveTask(env) for env in self._env.split(parts)]
+
+    def snapshot(self) -> np.ndarray:
+        """See `RenderableEnv`."""
+        return self._env.snapshot()
+
+    def render(self, states: np.ndarray, task: np.ndarray, **view: Any) -> Iterator[np.ndarray]:
+        """See `RenderableEnv`."""
+        return self._env.render(states, task, **view)
+
+    def scene(
+        self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """See `SceneEnv`."""
+        return self._env.scene(states, task, camera)
+
+    def task_words(self, task: np.ndarray) -> str:
+        """See `TaskDescriber`."""
+        return self._env.task_words(task)
+
+    def close(self) -> None:
+        """Releases threads and memory."""
+        self._env.close()
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
@@ -66,15 +101,14 @@ class ObserveTask:
         """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
         return self._observe(self._env.reset(rngs))
 
-    def _reset_rows(
+    def reset_rows(
         self,
         rows: np.ndarray,
         rngs: Sequence[np.random.Generator],
         tasks: np.ndarray | None = None,
     ) -> np.ndarray:
         """Starts an episode in the m-th row of the mask rows (M,) from rngs[m], with tasks (rows.sum(), D) if given."""
-        inner: Any = self._env
-        obs = inner.reset_rows(rows, rngs, tasks)
+        obs = self._env.reset_rows(rows, rngs, tasks)
         if tasks is not None:
             self._obs[rows, obs.shape[1] :] = (tasks - self._middle) / self._half
         return self._observe(obs)

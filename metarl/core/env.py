@@ -6,9 +6,10 @@ adaptation, so a robot that has fallen is left where it lies and no longer stepp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -81,36 +82,32 @@ class BatchEnv(Protocol):
 
     @property
     def spec(self) -> EnvSpec:
-        """Sizes, time step, task distribution and floors."""
+        """Sizes, time step, task distribution and reference returns."""
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows; M becomes N * num_episodes."""
+        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
+
+        M becomes N * num_episodes.
+        """
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
-        """Steps the rows of the mask alive (M,) with action (M, A) [policy output]; leaves the others as they are."""
+        """Steps the rows of the mask alive (M,) with action (M, A) [policy output].
 
-    def snapshot(self) -> np.ndarray:
-        """The states (M, n) as far as pictures need them, copied."""
-
-    def render(
-        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
-    ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, n) of one row with the goal of its task (D,): L frames (height, width, 3) uint8."""
+        The other rows keep their state.
+        """
 
     def close(self) -> None:
-        """Gives back threads and memory."""
+        """Releases threads and memory."""
 
-    # Optional, where an environment can: `render(..., camera=(azimuth, elevation))` [degrees] films from elsewhere, and
-    # `scene(states, task, camera=None)` returns what a replay draws by itself (see `envs/rendering/scene.py`); `split(parts)` makes
-    # as many environments like this one, of no tasks yet, for shares of the tasks that are stepped at the same time
-    # from threads, as many as the attribute `threads` says.
+
+# --- capabilities: what an environment may offer beyond BatchEnv; `supports` tests for them -----------
 
 
 class RestartableEnv(BatchEnv, Protocol):
-    """A BatchEnv in which an episode can begin while others go on, as `envs/wrappers/autoreset.py` needs it."""
+    """Can begin an episode in some rows while others go on, as `envs/wrappers/autoreset.py` needs."""
 
     def reset_rows(
         self,
@@ -118,11 +115,92 @@ class RestartableEnv(BatchEnv, Protocol):
         rngs: Sequence[np.random.Generator],
         tasks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Starts an episode in the m-th row of the mask rows (M,) from the stream rngs[m], as `reset` would.
+        """Starts an episode in the m-th row of the mask rows (M,) from the stream rngs[m].
 
-        With tasks (rows.sum(), D) those rows get them first. The other rows are left as they are, bit for bit. Returns
-        obs (M, S).
+        With tasks (rows.sum(), D) those rows get them first. The other rows keep their state, bit
+        for bit. Returns obs (M, S).
         """
+
+
+class SplittableEnv(BatchEnv, Protocol):
+    """Can be copied, so that slices of the tasks are stepped at the same time from several threads."""
+
+    @property
+    def threads(self) -> int:
+        """Physics threads."""
+
+    def split(self, parts: int) -> Sequence[BatchEnv]:
+        """Returns `parts` environments like this one, without tasks, that share its threads."""
+
+
+class RenderableEnv(BatchEnv, Protocol):
+    """Can draw its states."""
+
+    def snapshot(self) -> np.ndarray:
+        """Returns a copy of the states (M, n), as far as pictures need them."""
+
+    def render(
+        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
+    ) -> Iterator[np.ndarray]:
+        """Draws snapshots (L, n) of one row with its task (D,): L frames (height, width, 3) uint8."""
+
+
+class SceneEnv(RenderableEnv, Protocol):
+    """Can describe its states as shapes and poses, for a replay in 3-D."""
+
+    def scene(
+        self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """Returns shapes, poses, goal and camera of snapshots (L, n), see `envs/rendering/scene.py`."""
+
+
+class TaskDescriber(Protocol):
+    """Can describe a task in words, where its numbers do not."""
+
+    def task_words(self, task: np.ndarray) -> str:
+        """Describes a task (D,); an empty string leaves it to the numbers."""
+
+
+class DeclaresCapabilities(Protocol):
+    """A wrapper: it has the methods of several capabilities, and offers those of what it wraps."""
+
+    @property
+    def capabilities(self) -> Collection[type]:
+        """The protocols that the object supports."""
+
+
+Capability = TypeVar("Capability")
+
+
+def missing_members(obj: object, capability: type) -> list[str]:
+    """Returns the members of a protocol that an object lacks, sorted.
+
+    A member that `__getattr__` forwards is missing: it belongs to what the object wraps.
+    """
+    bases = [base for base in capability.__mro__ if base not in (Protocol, Generic, object)]
+    members = {
+        name: value for base in bases for name, value in vars(base).items() if name[0] != "_"
+    }
+    for base in bases:
+        members |= {name: None for name in base.__annotations__}
+    return sorted(name for name, value in members.items() if not _has(obj, name, value))
+
+
+def _has(obj: object, name: str, declared: object) -> bool:
+    found = inspect.getattr_static(obj, name, None)
+    is_method = callable(declared) or isinstance(declared, classmethod)
+    return found is not None and (not is_method or callable(getattr(obj, name)))
+
+
+def supports(obj: object, capability: type[Capability]) -> TypeGuard[Capability]:
+    """Returns whether an object supports a capability: a protocol of `core/env.py` or `core/learner.py`.
+
+    A wrapper that declares its capabilities is taken at its word; any other object supports the
+    protocols whose members it has itself.
+    """
+    if "capabilities" not in missing_members(obj, DeclaresCapabilities):
+        return capability in obj.capabilities  # ty: ignore[missing-attribute]
+    return not missing_members(obj, capability)
 
 
 def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:

@@ -1,78 +1,38 @@
-"""The alphabet, the records that travel between modules, and the two contracts.
-
-    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode (horizon)
-    K adaptations              S observation size    A action size      D numbers that describe one task    Z latent size
-
-A *trial* is K + 1 rollouts of the same N tasks with `adapt` between them. Row `task * E + episode` of an environment
-batch is element (task, episode): (N * E, ...) and (N, E, ...) are one memory, a reshape apart. Learner arrays are task
-first: (N, E, T, ...).
-"""
+"""The contract of a learner, and the capabilities that a learner or its context may have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from metarl.core.rollout import Action, Feedback, Metrics, Rollout
+from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Rollout
 
 C = TypeVar("C")
 """The context of a learner: what it has made of each task so far in this trial."""
 
-
-class Step(Protocol):
-    """The outcome of one control step of M = N * E rows; arrays are overwritten by the next step."""
-
-    obs: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    fault: np.ndarray
-
-
-class BatchEnv(Protocol):
-    """What `metarl` asks of an environment batch; `metarl/core/env.py` documents the whole contract."""
-
-    @property
-    def spec(self) -> Any:
-        """name, obs_size, action_size, horizon, dt, tasks (the distribution), floors, note."""
-
-    def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D), each to num_episodes neighbouring rows."""
-
-    def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
-
-    def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
-        """Steps the rows of the mask alive (M,) with action (M, A)."""
-
-    def snapshot(self) -> np.ndarray:
-        """The states (M, n) as far as pictures need them, copied."""
-
-    def render(
-        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
-    ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, n) of one row: L frames (height, width, 3) uint8."""
-
-    def close(self) -> None:
-        """Gives back threads and memory."""
+TaskRngs = Sequence[np.random.Generator]
+"""Random streams, one for each task of a trial, so that a trial can be split by tasks."""
 
 
 class Learner(Protocol[C]):
-    """Five verbs. The context is a value, passed and returned, never stored; its arrays have the task axis first.
+    """Five verbs. The context is a value, passed and returned, never stored.
 
-    A context that can be cut into shares of the tasks says `tasks(start, stop)`, what acting in these alone needs, and,
-    unless acting leaves it as it is, `joined(contexts)`; halves of the tasks are then collected at the same time.
-    Memory of rollouts is used again in the next trial, so a learner that keeps one copies it.
+    The arrays of a context have the task axis first. The memory of rollouts is used again in the
+    next trial, so a learner that keeps one copies it.
 
-    A learner may say `pools_episodes`, True by default: whether `adapt` learns from all E episodes of a task, as MAML
-    does. It is False where every episode has a memory of its own, so that the E copies are independent trials. Evaluation
-    counts the experience in a task by it.
+    Attributes:
+        pools_episodes: Whether `adapt` learns from all E episodes of a task, as in MAML. False means
+            that every episode has a memory of its own, so that the E copies are independent trials.
+            Evaluation counts the experience in a task accordingly.
     """
 
-    def begin(self, num_tasks: int, num_episodes: int) -> C:
-        """The context before any experience."""
+    pools_episodes: bool
+
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> C:
+        """Returns the context before any experience; rngs has one stream for each task."""
 
     def act(
         self,
@@ -85,18 +45,62 @@ class Learner(Protocol[C]):
     ) -> tuple[Action, C]:
         """Chooses actions for obs (N, E, S) with standard normal noise (N, E, A).
 
-        `feedback` follows this episode's last action; it is None at the first step. What is chosen where an episode
-        has ended is never sent, and must leave the context there as it was.
+        `feedback` is the outcome of this episode's previous action; it is None at the first step. An
+        action of an episode that has ended is not sent, and must leave its context unchanged.
         """
 
-    def adapt(self, context: C, rollout: Rollout) -> C:
-        """Learns each task's share of a rollout, between the rollouts of a trial."""
+    def adapt(self, context: C, rollout: Rollout, rngs: TaskRngs) -> C:
+        """Adapts every task to its episodes of a rollout, between the rollouts of a trial."""
 
-    def update(self, context: C, rollouts: Sequence[Rollout]) -> Metrics:
-        """The outer loop: learns from the K + 1 rollouts of a trial."""
+    def update(self, context: C, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
+        """Learns from the K + 1 rollouts of a trial on tasks (N, D): the outer loop.
+
+        All or nothing: an exception leaves the learner as it was.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that must survive a restart, on the CPU."""
+        """Returns everything that must survive a restart, on the CPU."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over a state_dict()."""
+        """Restores a state_dict()."""
+
+
+# --- capabilities; `metarl.core.env.supports` tests for them -------------------------------------
+
+
+class SplittableContext(Protocol):
+    """A context that can be cut by tasks, so that slices of the tasks are collected concurrently."""
+
+    def slice_tasks(self, start: int, stop: int) -> Self:
+        """Returns what acting in the tasks start..stop needs."""
+
+
+class JoinableContext(SplittableContext, Protocol):
+    """A context that acting changes, so the slices must be put together again."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Returns the context of all tasks from those of neighbouring slices."""
+
+
+class HasOwnLoop(Protocol):
+    """A learner that collects its own experience, as baselines of other libraries do."""
+
+    def iterate(self, iteration: int) -> Iteration:
+        """Collects and learns; all or nothing."""
+
+
+class HasReplay(Protocol):
+    """A learner whose experience is an append-only store that checkpoints share instead of copying.
+
+    `state_dict` leaves the store out. Entries have the entry axis first and never change.
+    """
+
+    def replay_size(self) -> int:
+        """Returns the number of entries appended since the start of the run."""
+
+    def read_replay(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Returns the entries start..stop, on the CPU."""
+
+    def load_replay(self, entries: Mapping[str, Tensor]) -> None:
+        """Replaces the whole store by these entries."""

@@ -1,4 +1,13 @@
-"""Notation, and the records that learners, samplers and trainers exchange."""
+"""Notation, and the records that samplers, learners and trainers exchange.
+
+    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode (horizon)
+    K adaptation steps         S observation size    A action size      D task parameters
+    Z latent size              H memory size
+
+A *trial* is K + 1 rollouts of the same N tasks with `adapt` between them. Row `task * E + episode` of an
+environment batch is element (task, episode): (N * E, ...) and (N, E, ...) are the same memory. Learner
+arrays are task-first: (N, E, T, ...).
+"""
 
 from __future__ import annotations
 
@@ -29,6 +38,7 @@ class Rollout:
         terminated: (N, E) the task ended (the robot fell, the goal was reached).
         truncated: (N, E) the simulation broke down; the episode ends at the step before. Reaching the horizon is
             neither: the horizon is part of the task and the time features of the baseline see it.
+        last_obs: (N, E, S) after the last valid step, which off-policy learners and truncation need.
     """
 
     obs: Tensor
@@ -38,6 +48,7 @@ class Rollout:
     valid: Tensor
     terminated: Tensor
     truncated: Tensor
+    last_obs: Tensor
 
     def returns(self) -> Tensor:
         """Undiscounted return of every episode (N, E)."""

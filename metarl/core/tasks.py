@@ -35,8 +35,22 @@ class Variable:
     labels: tuple[str, ...] = ()
 
 
-class TaskDistribution(Protocol):
-    """What a task consists of and how tasks are drawn."""
+class HasTestTasks(Protocol):
+    """A distribution with held-out tasks of its own; without it, fresh draws are the test tasks."""
+
+    @property
+    def test(self) -> TaskDistribution:
+        """Returns the distribution of held-out tasks: the same D numbers, maybe in other ranges."""
+
+
+class HasOpaqueTasks(Protocol):
+    """A distribution whose numbers may only count its draws and say nothing about the task."""
+
+    opaque: bool
+
+
+class TaskDistribution(HasTestTasks, Protocol):
+    """Distribution of tasks: what a task consists of and how tasks are drawn."""
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -45,10 +59,6 @@ class TaskDistribution(Protocol):
     @property
     def held_out(self) -> bool:
         """Whether a test task can differ from every training task."""
-
-    @property
-    def test(self) -> TaskDistribution:
-        """Where held-out tasks come from; the same D numbers, maybe in other ranges."""
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks (num_tasks, D) [units of `variables`]."""

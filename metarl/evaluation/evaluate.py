@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import naming_failures
-from metarl.core.learner import BatchEnv, Learner
+from metarl.core.learner import Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
+from metarl.core.tasks import HasTestTasks
 from metarl.evaluation import statistics
 from metarl.sampling.sampler import Collector, Key
 
@@ -44,8 +46,8 @@ def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
     They come from `spec.tasks.test`, which can be other kinds than those of training. Where the environment has a
     handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and `spec.note` says so.
     """
-    # a plug-in's distribution may have no twin
-    return getattr(spec.tasks, "test", spec.tasks).sample(stream(seed, "test-tasks"), num_tasks)
+    tasks = spec.tasks.test if supports(spec.tasks, HasTestTasks) else spec.tasks
+    return tasks.sample(stream(seed, "test-tasks"), num_tasks)
 
 
 def evaluate(
@@ -82,7 +84,7 @@ def evaluate(
                 returns=np.stack([r.returns().numpy() for r in rollouts]),
                 env_steps=[r.num_steps() / len(tasks) for r in rollouts],
                 faults=np.stack([r.truncated.numpy() for r in rollouts]),
-                pools_episodes=getattr(learner, "pools_episodes", True),
+                pools_episodes=learner.pools_episodes,
             )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from metarl.core.env import RenderableEnv, SceneEnv, TaskDescriber, supports
 from metarl.core.errors import ConfigError, naming_failures
-from metarl.core.learner import BatchEnv, Learner
+from metarl.core.learner import Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.tasks import say_task
 from metarl.reporting.episode import Episode
@@ -20,7 +21,7 @@ from metarl.sampling.sampler import Key, rollout
 
 
 def film_trial(
-    env: BatchEnv,
+    env: RenderableEnv,
     learner: Learner[Any],
     tasks: np.ndarray,
     *,
@@ -51,17 +52,17 @@ def film_trial(
     label = f"after {num_adaptations} adaptation" + ("s" if num_adaptations > 1 else "")
     with naming_failures(f"video of {env.spec.name}"), one_torch_thread():
         env.set_tasks(tasks, num_episodes)
-        context = learner.begin(*size)
+        context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
         before = _recorded(env, learner, context, (key, 0), size, num_shown)
         for k in range(num_adaptations):
             collected, context = rollout(env, learner, context, key, k, size)
-            context = learner.adapt(context, collected)
+            rngs = key.tasks("adapt", k + 1, len(tasks))
+            context = learner.adapt(context, collected, rngs)
         after = _recorded(env, learner, context, (key, num_adaptations), size, num_shown)
-    own_words = getattr(env, "task_words", lambda task: "")  # what numbers do not say
     rows = []
     for index, pair in enumerate(zip(before, after, strict=True)):
         task, episode = tasks[index // num_shown], index % num_shown
-        words = own_words(task)
+        words = env.task_words(task) if supports(env, TaskDescriber) else ""
         if num_shown > 1:
             words = words or say_task(env.spec.tasks.variables, task)
             words = f"{words}, episode {episode + 1}"
@@ -76,7 +77,7 @@ def film_trial(
 
 
 def _recorded(
-    env: BatchEnv,
+    env: RenderableEnv,
     learner: Learner[Any],
     context: Any,
     place: tuple[Key, int],
@@ -94,7 +95,7 @@ def _recorded(
         *place,
         size,
         explore=False,
-        observer=lambda _k, snapshot, _alive: seen.append(snapshot[rows]),
+        observer=lambda _k, _valid: seen.append(env.snapshot()[rows]),
     )
     # an episode that broke down in its first step is shown as the state it was left in
     lengths = played.valid[:, :num_shown].sum(dim=2).clamp(min=1).flatten().tolist()
@@ -132,7 +133,7 @@ def write_films(
     Raises:
         ConfigError: The environment has no scene, or films from its own place only; names it and the cure.
     """
-    name, staged = env.spec.name, hasattr(env, "scene")
+    name, staged = env.spec.name, supports(env, SceneEnv)
     formats = formats or (("mp4", "html") if staged else ("mp4",))
     if "html" in formats and not staged:
         raise ConfigError(f"--format html: {name} has no scene to show; take mp4 or gif")

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarl.core.env import BatchEnv, SplittableEnv, Step, supports
 from metarl.core.errors import EnvironmentContractError
-from metarl.core.learner import BatchEnv, C, Learner, Step
+from metarl.core.learner import C, Learner, SplittableContext
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Rollout
 
-Observer = Callable[[int, np.ndarray, np.ndarray], None]
-"""Called after every step with (rollout k, snapshot (M, n), alive (M,)), for videos."""
+Observer = Callable[[int, np.ndarray], None]
+"""Called after every step with (rollout k, valid (M,)), for videos."""
 
 Arrays = dict[str, np.ndarray]
 """The fields of a rollout by name, rows first: (M, T, ...) or (M,)."""
@@ -47,6 +48,17 @@ class Key:
             for task in range(num_tasks)
             for episode in range(num_episodes)
         ]
+
+    def tasks(self, purpose: str, k: int, num_tasks: int) -> list[np.random.Generator]:
+        """Returns the streams that a learner draws from, one for each task.
+
+        Args:
+            purpose: "begin" or "adapt".
+            k: Rollouts collected so far in the trial.
+            num_tasks: N.
+        """
+        name = f"{self.stream}/{purpose}"
+        return [stream(self.seed, name, self.iteration, k, task) for task in range(num_tasks)]
 
 
 class _Recording:
@@ -91,7 +103,12 @@ class _Recording:
         np.copyto(arrays["reward"][:, t], step.reward, where=valid, casting="same_kind")
         arrays["terminated"] |= valid & step.terminated
         arrays["truncated"] |= self.alive & step.fault
+        # a failed row keeps the observation before the failure
+        np.copyto(arrays["last_obs"], arrays["obs"][:, t], where=(self.alive & step.fault)[:, None])
         self.alive = valid & ~step.terminated
+        last = valid if t == self.horizon - 1 else valid & step.terminated
+        if last.any():
+            np.copyto(arrays["last_obs"], step.obs, where=last[:, None], casting="same_kind")
         going_on = torch.from_numpy(self.alive).view(-1, self.num_episodes)
         return Feedback(self.given[t], going_on)
 
@@ -169,7 +186,7 @@ def rollout(
 
     def after_step(valid: np.ndarray) -> None:
         if observer is not None:
-            observer(k, env.snapshot(), valid)
+            observer(k, valid)
 
     arrays = _allocate(env.spec, math.prod(size))
     recording, rngs = _Recording(arrays, size[1]), key.episodes(k, *size)
@@ -205,19 +222,22 @@ def trial(
     size = (len(tasks), num_episodes)
     env.set_tasks(tasks, num_episodes)
     play = partial(rollout, env, learner, key=key, size=size, **options)
-    return _alternate(learner, learner.begin(*size), num_adaptations, play)
+    context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
+    return _alternate(learner, context, num_adaptations, key, play)
 
 
 def _alternate(
     learner: Learner[C],
     context: C,
     num_adaptations: int,
+    key: Key,
     play: Callable[..., tuple[Rollout, C]],
 ) -> tuple[list[Rollout], C]:
     rollouts: list[Rollout] = []
     for k in range(num_adaptations + 1):
         if k > 0:
-            context = learner.adapt(context, rollouts[-1])
+            num_tasks = len(rollouts[-1].valid)
+            context = learner.adapt(context, rollouts[-1], key.tasks("adapt", k, num_tasks))
         collected, context = play(context=context, k=k)
         rollouts.append(collected)
     return rollouts, context
@@ -236,11 +256,10 @@ class Collector:
 
     def __init__(self, env: BatchEnv):
         self.env = env
-        split = getattr(env, "split", None)
-        # what a wrapper hands through belongs to what it wraps, whose halves would lack the wrapper
-        own = callable(split) and getattr(split, "__self__", env) is env
-        self._halves: list[BatchEnv] = split(2) if own else []
-        self._concurrent: bool = own and getattr(env, "threads", 1) > 1
+        self._halves: Sequence[BatchEnv] = []
+        self._concurrent = False
+        if supports(env, SplittableEnv):
+            self._halves, self._concurrent = env.split(2), env.threads > 1
         self._memory: dict[int, Arrays] = {}
         self._stop = threading.Event()
 
@@ -254,10 +273,10 @@ class Collector:
     ) -> tuple[list[Rollout], C]:
         """Runs K + 1 rollouts of the same tasks with `adapt` between them; see the function `trial`."""
         size = (len(tasks), num_episodes)
-        context = learner.begin(*size)
-        self.set_tasks(tasks, num_episodes, whole=not hasattr(context, "tasks"))
+        context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
+        self.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
         play = partial(self.rollout, learner, key=key)
-        return _alternate(learner, context, num_adaptations, play)
+        return _alternate(learner, context, num_adaptations, key, play)
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int, *, whole: bool = False) -> None:
         """Gives tasks (N, D) to the environment, each to num_episodes neighbouring rows.
@@ -297,13 +316,13 @@ class Collector:
 
     def _in_parts(self, play: Callable[..., Any], context: Any) -> Any:
         """Plays every part with its share of the context, at the same time if there are threads; returns the whole."""
-        before = [context.tasks(part.start, part.stop) for _, part in self._parts]
+        before = [context.slice_tasks(part.start, part.stop) for _, part in self._parts]
         work = [(*part, own) for part, own in zip(self._parts, before, strict=True)]
         with one_torch_thread():  # threads started inside take the number over
             after = self._together(play, work) if self._concurrent else [play(*w) for w in work]
         if all(new is old for new, old in zip(after, before, strict=True)):
             return context
-        return type(context).joined(after)
+        return type(context).join(after)
 
     def _together(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
         with ThreadPoolExecutor(len(work)) as pool:
@@ -325,8 +344,8 @@ class Collector:
         return arrays
 
     def snapshot(self) -> np.ndarray:
-        """The states of all rows (M, n) as far as pictures need them, copied."""
-        return np.concatenate([env.snapshot() for env, _ in self._parts])
+        """Returns a copy of the states of all rows (M, n), as far as pictures need them."""
+        return np.concatenate([env.snapshot() for env, _ in self._parts])  # ty: ignore[unresolved-attribute]
 
     def close(self) -> None:
         """Gives back the halves and the memory; the environment stays open."""
@@ -345,6 +364,7 @@ def _allocate(spec: Any, rows: int) -> Arrays:
         "valid": _zeros(steps, np.bool_),
         "terminated": _zeros((rows,), np.bool_),
         "truncated": _zeros((rows,), np.bool_),
+        "last_obs": _zeros((rows, spec.obs_size), np.float32),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from metarl.config.schema import TrainConfig
+from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import (
     CheckpointError,
     MetarlError,
@@ -22,7 +23,7 @@ from metarl.core.errors import (
     interrupt,
     naming_failures,
 )
-from metarl.core.learner import BatchEnv, Learner
+from metarl.core.learner import HasOwnLoop, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration
@@ -129,8 +130,9 @@ class Trainer:
 
     def _iterate(self, iteration: int) -> Iteration:
         """Collects and learns: by trials, unless the learner brings a loop of its own, as baselines do."""
-        own: Callable[[int], Iteration] | None = getattr(self.learner, "iterate", None)
-        return own(iteration) if own else self._meta_iterate(iteration)
+        if supports(self.learner, HasOwnLoop):
+            return self.learner.iterate(iteration)
+        return self._meta_iterate(iteration)
 
     def _meta_iterate(self, iteration: int) -> Iteration:
         sampler, seed = self.config.sampler, self.config.seed
@@ -144,7 +146,7 @@ class Trainer:
             Key(seed, "train", iteration),
         )
         collected = time.monotonic()
-        metrics = self.learner.update(context, rollouts)
+        metrics = self.learner.update(context, rollouts, tasks)
         last = rollouts[-1]
         return Iteration(
             steps=sum(rollout.num_steps() for rollout in rollouts),

@@ -30,7 +30,8 @@ def make_rollout(lengths, horizon, *, faulted=(), fell=(), obs_size=3, seed=0):
     }
     tensors = {name: torch.from_numpy(a.astype(np.float32)) for name, a in arrays.items()}
     flags = {name: torch.from_numpy(a) for name, a in ends.items()}
-    return Rollout(**tensors, valid=torch.from_numpy(valid), **flags)
+    last = {"last_obs": torch.zeros(*valid.shape[:2], obs_size)}
+    return Rollout(**tensors, valid=torch.from_numpy(valid), **flags, **last)
 
 
 def lstsq_with_ridge(x, y, ridge):
@@ -200,6 +201,7 @@ def test_what_stands_at_invalid_steps_influences_nothing_bit_for_bit():
         valid=valid,
         terminated=rollout.terminated,
         truncated=rollout.truncated,
+        last_obs=torch.full_like(rollout.last_obs, NAN),
     )
     clean, dirty = advantages(rollout, 0.99, 0.95), advantages(garbage, 0.99, 0.95)
     assert torch.equal(clean[0], dirty[0])

@@ -64,11 +64,14 @@ class RobotBatch:
     def snapshot(self):
         return self.obs.copy()
 
+    def close(self):
+        pass
+
 
 class Gain:
     """Acts by a gain per task on the sum of the observation, element by element."""
 
-    def begin(self, num_tasks, num_episodes):
+    def begin(self, num_tasks, num_episodes, rngs=()):
         return torch.linspace(-0.3, 0.3, num_tasks)
 
     def act(self, context, obs, noise, feedback=None, *, explore):
@@ -84,11 +87,11 @@ TASKS = np.array([[0.8, -1.0], [9.0, 7.0], [9.0, -1.0], [1.4, 0.0], [0.5, 3.0]])
 KEY = Key(3, "train", 2)
 
 
-def collect(num_episodes=4, tasks=TASKS, k=1, **options):
-    env, learner = RobotBatch(), Gain()
+def collect(num_episodes=4, tasks=TASKS, k=1, env=None, **options):
+    env, learner = env or RobotBatch(), Gain()
     env.set_tasks(tasks, num_episodes)
     size = (len(tasks), num_episodes)
-    collected, _ = rollout(env, learner, learner.begin(*size), KEY, k, size, **options)
+    collected, _ = rollout(env, learner, learner.begin(*size, ()), KEY, k, size, **options)
     return collected, env
 
 

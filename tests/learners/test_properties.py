@@ -80,7 +80,7 @@ class Bench:
         with one_torch_thread():
             for iteration in iterations:
                 rollouts, context = self.trial(iteration)
-                metrics.append(self.learner.update(context, rollouts))
+                metrics.append(self.learner.update(context, rollouts, None))
         return metrics
 
     def returns(self):
@@ -186,7 +186,7 @@ def test_without_exploration_the_noise_is_not_read(algo):
     learner = Bench(algo).learner
     obs, noise = torch.ones(3, 4, 2), torch.full((3, 4, 2), float("nan"))
     with torch.inference_mode():
-        chosen, _ = learner.act(learner.begin(3, 4), obs, noise, explore=False)
+        chosen, _ = learner.act(learner.begin(3, 4, ()), obs, noise, explore=False)
     assert chosen.value.shape == (3, 4, 2) and chosen.value.isfinite().all()
     assert torch.equal(chosen.log_prob, torch.zeros(3, 4))
 

@@ -133,7 +133,7 @@ def discrete_learner(**settings):
 
 def trial(learner, num_tasks=3, episodes=4, steps=5):
     """A trial in float64 with random observations and rewards, acted by the learner itself."""
-    context, rollouts = learner.begin(num_tasks, episodes), []
+    context, rollouts = learner.begin(num_tasks, episodes, ()), []
     for k in range(2):
         shape = (num_tasks, episodes, steps)
         obs = draw(*shape, 2, seed=10 + k)
@@ -152,10 +152,11 @@ def trial(learner, num_tasks=3, episodes=4, steps=5):
                 valid=torch.ones(shape, dtype=torch.bool),
                 terminated=done,
                 truncated=done,
+                last_obs=obs[:, :, -1],
             )
         )
         if k == 0:
-            context = learner.adapt(context, rollouts[0])
+            context = learner.adapt(context, rollouts[0], ())
     return context, rollouts
 
 
@@ -197,7 +198,7 @@ def test_the_gauss_newton_product_of_discrete_actions_is_the_hessian_of_the_kl_d
 
 def test_a_small_step_with_discrete_actions_has_the_kl_divergence_and_gain_that_were_predicted():
     learner = discrete_learner(max_kl=1e-8, cg_iterations=60, cg_damping=0.0)
-    metrics = learner.update(*trial(learner))
+    metrics = learner.update(*trial(learner), None)
     assert metrics["kl"] == pytest.approx(0.95e-8, rel=0.05)
     assert metrics["update/gain"] == pytest.approx(metrics["update/predicted_gain"], rel=0.05)
     assert metrics["update/ratio_error"] < 1e-12 and "policy/log_std" not in metrics
@@ -206,7 +207,7 @@ def test_a_small_step_with_discrete_actions_has_the_kl_divergence_and_gain_that_
 def test_without_exploration_the_likeliest_action_is_sent():
     learner = discrete_learner()
     obs = draw(3, 4, 2)
-    context = learner.begin(3, 4)
+    context = learner.begin(3, 4, ())
     action, _ = learner.act(context, obs, torch.full((3, 4, 3), torch.nan), explore=False)
     logits = learner.policy.outputs(context.acting, obs)
     assert torch.equal(action.value.argmax(dim=-1), logits.argmax(dim=-1))

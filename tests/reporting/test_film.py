@@ -18,7 +18,7 @@ class Chaser:
     def __init__(self):
         self.explored, self.adapted = [], []
 
-    def begin(self, num_tasks, num_episodes):
+    def begin(self, num_tasks, num_episodes, rngs=()):
         return torch.zeros(num_tasks)
 
     def act(self, context, obs, noise, feedback=None, *, explore):
@@ -28,7 +28,7 @@ class Chaser:
         value = mean + 0.1 * noise if explore else mean
         return Action(value, torch.zeros(value.shape[:2])), context
 
-    def adapt(self, context, rollout):
+    def adapt(self, context, rollout, rngs=()):
         self.adapted.append(rollout)
         return context + torch.tensor([0.5, 0.1, 0.0])
 
@@ -110,7 +110,7 @@ def test_an_episode_that_broke_down_at_once_is_one_picture_without_reward():
 )
 def test_an_adaptation_that_fails_names_the_film(error, failure):
     class Fails(Chaser):
-        def adapt(self, context, rollout):
+        def adapt(self, context, rollout, rngs=()):
             raise error
 
     with pytest.raises(failure, match="video of navigation-2d: task 2"):

@@ -24,9 +24,10 @@ def collect_slowly(num_episodes=4, explore=True, k=1):
         "valid": torch.zeros(shape, dtype=torch.bool),
         "terminated": torch.zeros(shape[:2], dtype=torch.bool),
         "truncated": torch.zeros(shape[:2], dtype=torch.bool),
+        "last_obs": torch.zeros(*shape[:2], 2),
     }
     result, learner = Rollout(**empty), Gain()
-    context = learner.begin(*shape[:2])
+    context = learner.begin(*shape[:2], ())
     for i, (limit, breaks_at) in enumerate(TASKS):
         for j in range(num_episodes):
             rng = KEY.episodes(k, *shape[:2])[i * num_episodes + j]
@@ -35,6 +36,7 @@ def collect_slowly(num_episodes=4, explore=True, k=1):
             noise = torch.from_numpy(rng.standard_normal((HORIZON, 3), dtype=np.float32))
             for t in range(HORIZON):
                 result.obs[i, j, t] = torch.from_numpy(obs)
+                result.last_obs[i, j] = torch.from_numpy(obs)
                 seen = result.obs[i, j, t].view(1, 1, 2)
                 chosen, _ = learner.act(
                     context[i : i + 1], seen, noise[t].view(1, 1, 3), explore=explore
@@ -47,6 +49,7 @@ def collect_slowly(num_episodes=4, explore=True, k=1):
                 result.log_prob[i, j, t] = chosen.log_prob[0, 0]
                 result.reward[i, j, t] = reward
                 result.valid[i, j, t] = True
+                result.last_obs[i, j] = torch.from_numpy(obs)
                 if terminated:
                     result.terminated[i, j] = True
                     break
@@ -122,7 +125,7 @@ def test_returns_are_sums_over_valid_steps_in_double_precision():
     reward = torch.tensor([[[1e8, 1.0, -1e8]]])
     flags = torch.ones(1, 1, dtype=torch.bool)
     obs, valid = torch.zeros(1, 1, 3, 2), torch.tensor([[[True, True, False]]])
-    made = Rollout(obs, obs, torch.zeros(1, 1, 3), reward, valid, flags, flags)
+    made = Rollout(obs, obs, torch.zeros(1, 1, 3), reward, valid, flags, flags, obs[:, :, 0])
     assert made.returns().tolist() == [[1.0]]
     assert made.returns().dtype == torch.float64
     assert made.num_steps() == 2
@@ -137,7 +140,12 @@ def test_acting_without_exploration_does_not_read_the_noise():
 
 def test_the_observer_sees_every_step():
     calls = []
-    collected, env = collect(k=2, observer=lambda *call: calls.append(call))
+    env = RobotBatch()
+
+    def observe(k, valid):
+        calls.append((k, env.snapshot(), valid.copy()))
+
+    collected, env = collect(k=2, env=env, observer=observe)
     assert [k for k, _, _ in calls] == [2] * len(env.stepped)
     valid = np.stack([alive for _, _, alive in calls], axis=1).reshape(collected.valid.shape)
     assert valid.tolist() == collected.valid.tolist()
@@ -159,7 +167,7 @@ def test_acting_runs_on_one_torch_thread_without_gradients_and_restores_both():
     env.set_tasks(TASKS, 1)
     torch.set_num_threads(2)
     try:
-        made, _ = rollout(env, learner, learner.begin(5, 1), KEY, 0, (5, 1))
+        made, _ = rollout(env, learner, learner.begin(5, 1, ()), KEY, 0, (5, 1))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -188,7 +196,7 @@ def test_an_episode_does_not_depend_on_the_batch_it_is_in_bit_for_bit(name):
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 3)
 
     def run(num_tasks, num_episodes):
-        context = learner.begin(3, num_episodes)
+        context = learner.begin(3, num_episodes, ())
         noise = torch.Generator().manual_seed(0)
         acting = {  # another policy for every task, as after adapting
             n: v[:num_tasks] + 0.1 * torch.randn(v.shape, generator=noise)[:num_tasks]
@@ -248,7 +256,7 @@ def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 20)
     learner = MamlTrpo(MamlTrpoConfig(), 2, 2, seed=0)
     env.set_tasks(tasks, 20)
-    context = learner.begin(*size)
+    context = learner.begin(*size, ())
     acting = HeadsForTheGoal(tasks) if early else learner
     rollout(env, acting, context, KEY, 0, size)  # what is built at the first call stays
     tracemalloc.start()
@@ -264,7 +272,7 @@ def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
         tracemalloc.stop()
     assert (made.num_steps() < 8000) == early
     returned = sum(getattr(made, name).nbytes for name in FIELDS)
-    assert returned == 400 * (100 * (8 + 8 + 4 + 4 + 1) + 2)
+    assert returned == 400 * (100 * (8 + 8 + 4 + 4 + 1) + 2 + 8)
     assert generators < 400 * 1000
     assert peak - generators <= 1.2 * returned
 
@@ -277,7 +285,7 @@ def test_the_arrays_begin_where_torch_would_let_them_begin():
 class Listening(Gain):
     """Keeps in the context what it was told."""
 
-    def begin(self, num_tasks, num_episodes):
+    def begin(self, num_tasks, num_episodes, rngs=()):
         return ()
 
     def act(self, context, obs, noise, feedback=None, *, explore):

@@ -22,7 +22,7 @@ from metarl.sampling.sampler import Collector, rollout, trial
 class Counting(Gain):
     """Keeps in the context how often it acted and what it adapted to."""
 
-    def begin(self, num_tasks, num_episodes):
+    def begin(self, num_tasks, num_episodes, rngs=()):
         self.began = (num_tasks, num_episodes)
         return (0, ())
 
@@ -30,7 +30,7 @@ class Counting(Gain):
         action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
         return action, (context[0] + 1, context[1])
 
-    def adapt(self, context, rollout):
+    def adapt(self, context, rollout, rngs=()):
         return (context[0], (*context[1], rollout))
 
 
@@ -83,11 +83,11 @@ class Gains:
     gain: torch.Tensor
     acted: torch.Tensor
 
-    def tasks(self, start, stop):
+    def slice_tasks(self, start, stop):
         return Gains(self.gain[start:stop], self.acted[start:stop])
 
-    @staticmethod
-    def joined(parts):
+    @classmethod
+    def join(cls, parts):
         parts = list(parts)
         return Gains(
             torch.cat([p.gain for p in parts]),
@@ -98,8 +98,8 @@ class Gains:
 class Remembering(Gain):
     """Counts in the context the steps of every episode that goes on."""
 
-    def begin(self, num_tasks, num_episodes):
-        gain = super().begin(num_tasks, num_episodes)
+    def begin(self, num_tasks, num_episodes, rngs=()):
+        gain = super().begin(num_tasks, num_episodes, ())
         return Gains(gain, torch.zeros(num_tasks, num_episodes))
 
     def act(self, context, obs, noise, feedback=None, *, explore):
@@ -107,7 +107,7 @@ class Remembering(Gain):
         going_on = 1.0 if feedback is None else feedback.alive.float()
         return action, Gains(context.gain, context.acted + going_on)
 
-    def adapt(self, context, rollout):
+    def adapt(self, context, rollout, rngs=()):
         return Gains(context.gain + 0.1, context.acted)
 
 
@@ -266,10 +266,10 @@ class Diverging(Gain):
         action.value[-1, 1] += torch.inf if count % HORIZON >= self._step else 0.0
         return action, (count + 1, own)
 
-    def begin(self, num_tasks, num_episodes):
-        return 0, super().begin(num_tasks, num_episodes)
+    def begin(self, num_tasks, num_episodes, rngs=()):
+        return 0, super().begin(num_tasks, num_episodes, ())
 
-    def adapt(self, context, rollout):
+    def adapt(self, context, rollout, rngs=()):
         return context
 
 
@@ -289,7 +289,7 @@ def test_a_policy_that_diverges_after_adaptation_is_said_to():
     env.set_tasks(TASKS[2:3], 4)
     words = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adapting"
     with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
-        rollout(env, learner, learner.begin(1, 4), KEY, 2, (1, 4))
+        rollout(env, learner, learner.begin(1, 4, ()), KEY, 2, (1, 4))
 
 
 def test_the_task_of_a_policy_that_diverges_is_counted_over_both_halves():
@@ -337,7 +337,10 @@ def test_a_failure_in_one_half_ends_the_other_and_is_raised():
 def test_closing_gives_back_the_halves_and_not_the_environment():
     closed = []
     env = SimpleNamespace(
-        spec=None,
+        spec="spec",
+        set_tasks=print,
+        reset=print,
+        step=print,
         threads=2,
         split=lambda parts: [
             SimpleNamespace(close=lambda i=i: closed.append(i)) for i in range(parts)

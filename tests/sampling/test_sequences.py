@@ -20,6 +20,7 @@ def rollout(k, lengths, truncated):
         valid=valid,
         terminated=torch.tensor([[k == 0], [False]]),
         truncated=torch.tensor(truncated).view(2, 1),
+        last_obs=torch.zeros(2, 1, 2),
     )
 
 

@@ -304,11 +304,11 @@ def test_an_update_that_is_not_finite_is_saved_before_and_has_exit_code_4(tmp_pa
     trainer = trainer_in(tmp_path)
     update, count = trainer.learner.update, []
 
-    def breaks(context, rollouts):
+    def breaks(context, rollouts, tasks):
         count.append(1)
         if len(count) == 3:
             raise FloatingPointError("task 1: the gradient of 'weight0' is not finite")
-        return update(context, rollouts)
+        return update(context, rollouts, tasks)
 
     trainer.learner.update = breaks
     with pytest.raises(NumericalError, match="iteration 3: task 1: the gradient") as caught:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.learner import TaskRngs
 from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
@@ -43,7 +45,7 @@ class MamlContext:
     batches: tuple[Batch, ...] = ()
     explained: tuple[float, ...] = ()
 
-    def tasks(self, start: int, stop: int) -> MamlContext:
+    def slice_tasks(self, start: int, stop: int) -> MamlContext:
         """The same for acting in the tasks start..stop alone, as views; acting leaves it as it is."""
         return MamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
 
@@ -111,9 +113,9 @@ class MamlTrpo:
         self._moments = Moments.none(obs_size) if config.normalize_obs else None
         self._scale = self._moments.scale() if self._moments else None
 
-    def begin(self, num_tasks: int, num_episodes: int) -> MamlContext:
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MamlContext:
         """The context before any experience: theta for every task."""
-        del num_episodes
+        del num_episodes, rngs
         return self._context(repeat(self.params, num_tasks))
 
     def act(
@@ -133,13 +135,14 @@ class MamlTrpo:
             return Action(self.policy.mode(output), torch.zeros(output.shape[:2])), context
         return Action(*self.policy.draw(context.acting, output, noise)), context
 
-    def adapt(self, context: MamlContext, rollout: Rollout) -> MamlContext:
+    def adapt(self, context: MamlContext, rollout: Rollout, rngs: TaskRngs) -> MamlContext:
         """Takes one gradient step on every task's share of the rollout.
 
         Raises:
             FloatingPointError: A gradient or a result is not finite; names the task and the parameter.
             ValueError: A task has no valid step.
         """
+        del rngs
         batch, explained = self._batch(rollout)
         k = len(context.batches)
         step_size = self.step_sizes(k + 1)[-1]
@@ -164,12 +167,15 @@ class MamlTrpo:
             explained=(*context.explained, explained),
         )
 
-    def update(self, context: MamlContext, rollouts: Sequence[Rollout]) -> Metrics:
+    def update(
+        self, context: MamlContext, rollouts: Sequence[Rollout], tasks: np.ndarray
+    ) -> Metrics:
         """One TRPO step on the return after adaptation, differentiated through the adaptation.
 
         Raises:
             FloatingPointError: A gradient is not finite, or the policy that learns is not the one that acted.
         """
+        del tasks
         final, explained = self._batch(rollouts[-1])
         batches = (*context.batches, final)
         points = (*context.points, context.params)

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.learner import TaskRngs
 from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Rollout
@@ -43,15 +45,15 @@ class Rl2Context:
     reward: Tensor
     done: Tensor
 
-    def tasks(self, start: int, stop: int) -> Rl2Context:
+    def slice_tasks(self, start: int, stop: int) -> Rl2Context:
         """The context of the tasks start..stop alone, as views."""
         episodes = self.reward.shape[1]
         state = tuple(part[start * episodes : stop * episodes] for part in self.state)
         own = (part[start:stop] for part in (self.action, self.reward, self.done))
         return Rl2Context(state, *own)
 
-    @staticmethod
-    def joined(parts: Sequence[Rl2Context]) -> Rl2Context:
+    @classmethod
+    def join(cls, parts: Sequence[Rl2Context]) -> Rl2Context:
         """The context of all tasks from those of neighbouring shares."""
         state = joined([part.state for part in parts])
         rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
@@ -127,8 +129,9 @@ class Rl2:
         self._obs_scale = self._obs_moments.scale()
         self._updates = 0
 
-    def begin(self, num_tasks: int, num_episodes: int) -> Rl2Context:
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> Rl2Context:
         """The context before any experience: an empty memory for every row."""
+        del rngs
         size = num_tasks, num_episodes
         zero = torch.zeros(size)
         state = self._acting.memory.initial(num_tasks * num_episodes)
@@ -162,26 +165,29 @@ class Rl2:
             action, log_prob = policy.mode(mean), torch.zeros(size)
         return Action(action, log_prob), Rl2Context(state, action, reward, done)
 
-    def adapt(self, context: Rl2Context, rollout: Rollout) -> Rl2Context:
+    def adapt(self, context: Rl2Context, rollout: Rollout, rngs: TaskRngs) -> Rl2Context:
         """Keeps the memory: what it has lived through is the adaptation. The last step is still to be told."""
+        del rngs
         last = (rollout.valid.sum(dim=2) + rollout.truncated - 1).unsqueeze(-1)
         index = last.unsqueeze(-1).expand(-1, -1, 1, rollout.action.shape[-1])
         action = rollout.action.gather(2, index).squeeze(2)
         reward = rollout.reward.gather(2, last).squeeze(2)
         return Rl2Context(context.state, action, reward, torch.ones_like(reward))
 
-    def update(self, context: Rl2Context, rollouts: Sequence[Rollout]) -> Metrics:
+    def update(
+        self, context: Rl2Context, rollouts: Sequence[Rollout], tasks: np.ndarray
+    ) -> Metrics:
         """Several epochs of PPO over whole trials, back-propagated through time.
 
         Raises:
             FloatingPointError: A gradient is not finite, or the policy that learns is not the one that acted. The
                 learner is as it was.
         """
-        del context
+        del context, tasks
         before = self.state_dict()
         try:
             return self._improve(Sequences.of(rollouts, self.device))
-        except FloatingPointError:
+        except BaseException:  # also Ctrl-C
             self.load_state_dict(before)
             raise
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from metarl.config.schema import TrainConfig
+from metarl.core.env import BatchEnv
 from metarl.core.errors import ConfigError
-from metarl.core.learner import BatchEnv
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration
@@ -206,7 +206,7 @@ def build(
         ConfigError: The environment has discrete actions.
         ValueError: The environment lacks what vec_env needs.
     """
-    if getattr(env.spec, "discrete", False):
+    if env.spec.discrete:
         able = "take --algo maml-trpo"
         raise ConfigError(f"--algo {config.algo} has no policy for discrete actions; {able}")
     sampler = config.sampler

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from metarl.core.learner import TaskRngs
 from metarl.core.rollout import Action, Feedback, Rollout
 from metarl.functional.gaussian import log_prob_of_noise
 from metarl.learners.sb3.model import Member
@@ -23,7 +24,7 @@ class FeedForward:
     def __init__(self, members: Sequence[Member]):
         self._members = members
 
-    def begin(self, num_tasks: int, num_episodes: int) -> None:
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> None:
         """There is nothing to remember.
 
         Raises:
@@ -50,7 +51,7 @@ class FeedForward:
             mean, log_std = (torch.stack(values) for values in zip(*pairs, strict=True))
         return _chosen(mean, log_std, noise, explore=explore), context
 
-    def adapt(self, context: None, rollout: Rollout) -> None:
+    def adapt(self, context: None, rollout: Rollout, rngs: TaskRngs) -> None:
         """Nothing is learned from a rollout."""
         return context
 
@@ -99,7 +100,7 @@ class Recurrent:
     def __init__(self, member: Member):
         self._member = member
 
-    def begin(self, num_tasks: int, num_episodes: int) -> Memory:
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> Memory:
         """A memory of zeros."""
         policy, space = self._member.model.policy, self._member.model.action_space
         size = (num_tasks, num_episodes)
@@ -142,7 +143,7 @@ class Recurrent:
         after = replace(context, hidden=hidden, cell=cell, action=sent)
         return chosen, after if feedback is None else _kept(context, after, feedback.alive)
 
-    def adapt(self, context: Memory, rollout: Rollout) -> Memory:
+    def adapt(self, context: Memory, rollout: Rollout, rngs: TaskRngs) -> Memory:
         """The last reward of each episode is not lost, and the next step is told that a new one begins."""
         last = (rollout.valid.sum(dim=2, keepdim=True) - 1).clamp(min=0)
         reward = rollout.reward.gather(2, last).squeeze(2)

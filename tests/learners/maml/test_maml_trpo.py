@@ -89,19 +89,20 @@ def as_rollout(batch):
         valid=batch.valid.bool(),
         terminated=done,
         truncated=done,
+        last_obs=batch.obs[:, :, -1],
     )
 
 
 def double_trial(learner, num_tasks=3, num_adaptations=1):
     """A trial in float64 on rollouts drawn from the learner's own policies."""
     learner.params = {n: v.double() for n, v in learner.params.items()}
-    context = learner.begin(num_tasks, 4)
+    context = learner.begin(num_tasks, 4, ())
     rollouts = []
     for k in range(num_adaptations + 1):
         batch = random_batch(learner.policy, context.params, num_tasks, seed=k)
         rollouts.append(as_rollout(batch))
         if k < num_adaptations:
-            context = learner.adapt(context, rollouts[-1])
+            context = learner.adapt(context, rollouts[-1], ())
     return context, rollouts
 
 
@@ -192,7 +193,7 @@ def test_first_order_leaves_the_jacobian_out():
 def update_with(**settings):
     learner = small_learner(**settings)
     context, rollouts = double_trial(learner, num_tasks=5)
-    metrics = learner.update(context, rollouts)
+    metrics = learner.update(context, rollouts, None)
     return learner, metrics
 
 
@@ -210,7 +211,7 @@ def test_any_number_of_threads_gives_the_same_update_bit_for_bit():
     for num_threads in (1, 3):
         learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5,)), 3, 2, seed=1, num_threads=num_threads)
         context, rollouts = double_trial(learner, num_tasks=5)
-        learner.update(context, rollouts)
+        learner.update(context, rollouts, None)
         updated.append(learner.params)
     for name, value in updated[0].items():
         assert torch.equal(value, updated[1][name])
@@ -234,7 +235,7 @@ def test_a_rejected_line_search_leaves_theta_bit_for_bit(monkeypatch):
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
     monkeypatch.setattr(learner, "_objective", lambda *_: (-1.0, 0.0))
-    metrics = learner.update(context, rollouts)
+    metrics = learner.update(context, rollouts, None)
     assert metrics["update/rejected"] == 1.0
     assert metrics["update/line_search_tries"] == 3.0
     for name, value in before.items():
@@ -248,7 +249,7 @@ def test_a_gradient_that_is_not_finite_names_the_task_and_changes_nothing():
     broken = replace(rollouts[0], obs=rollouts[0].obs.clone())
     broken.obs[1, 0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match="task 1: the gradient of 'weight0'"):
-        learner.adapt(learner.begin(3, 4), broken)
+        learner.adapt(learner.begin(3, 4, ()), broken, ())
     for name, value in before.items():
         assert torch.equal(learner.params[name], value)
 
@@ -260,7 +261,7 @@ def test_an_adaptation_that_is_not_finite_names_task_and_rollout_and_changes_not
     monkeypatch.setattr(learner, "step_sizes", lambda count: [math.inf] * count)
     words = "task 0: 'weight0' is not finite after adapting to rollout 1"
     with pytest.raises(FloatingPointError, match=words):
-        learner.adapt(context, rollouts[1])
+        learner.adapt(context, rollouts[1], ())
     for name, value in before.items():
         assert torch.equal(learner.params[name], value)
 
@@ -270,7 +271,7 @@ def test_a_policy_that_did_not_act_is_refused():
     context, rollouts = double_trial(learner)
     foreign = replace(rollouts[-1], log_prob=rollouts[-1].log_prob + 0.1)
     with pytest.raises(FloatingPointError, match="not the policy that acted"):
-        learner.update(context, [rollouts[0], foreign])
+        learner.update(context, [rollouts[0], foreign], None)
 
 
 def test_adaptation_is_one_gradient_step_for_each_task():
@@ -321,7 +322,7 @@ def test_the_trust_region_halves_as_configured_and_the_count_survives_a_restart(
     for _ in range(5):
         radii.append(learner.max_kl())
         context, rollouts = double_trial(learner)
-        assert learner.update(context, rollouts)["kl"] <= radii[-1]
+        assert learner.update(context, rollouts, None)["kl"] <= radii[-1]
     assert radii[::2] == pytest.approx([0.04, 0.02, 0.01])
     other = small_learner(max_kl=0.04, kl_halving=2)
     other.load_state_dict(learner.state_dict())

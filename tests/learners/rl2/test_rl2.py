@@ -95,13 +95,14 @@ def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(
         with torch.no_grad():
             error = (log_probs(learner, steps) - steps.log_prob)[steps.valid].abs().max()
         assert float(error) < 1e-5
-        metrics = learner.update(context, rollouts)
+        metrics = learner.update(context, rollouts, None)
         assert metrics["update/ratio_error"] < 1e-4
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_halves_of_the_tasks_that_live_for_different_times_are_joined(memory):
     env = SignBatch(70)  # more steps than the first cache of a transformer holds
+    env.threads, env.close = 1, lambda: None
     env.split = lambda parts: [SignBatch(70), SignBatch(70, eventful=True)]
     learner = Rl2(Rl2Config(memory=memory, max_kl=0.0, **SMALL), 2, 1, seed=0)
     collector = Collector(env)
@@ -119,14 +120,14 @@ def test_another_policy_than_the_one_that_acted_is_refused_and_nothing_changes()
     learner.policy.actor[2].bias.data += 0.01
     before = learner.state_dict()
     with pytest.raises(FloatingPointError, match=r"not the policy that acted.*ratio"):
-        learner.update(context, rollouts)
+        learner.update(context, rollouts, None)
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
 def test_a_gradient_that_is_not_finite_is_refused_and_nothing_changes(monkeypatch):
     learner = Rl2(Rl2Config(**SMALL, epochs=2), 2, 1, seed=0)
     rollouts, context = collected(learner, SignBatch())
-    learner.update(context, rollouts)
+    learner.update(context, rollouts, None)
     rollouts, context = collected(learner, SignBatch(), 1)
     before = learner.state_dict()
     calls = []
@@ -137,7 +138,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_nothing_changes(monkeypatc
 
     monkeypatch.setattr(rl2, "clipped_loss", breaking)
     with pytest.raises(FloatingPointError, match="norm is nan"):
-        learner.update(context, rollouts)
+        learner.update(context, rollouts, None)
     assert len(calls) == 6  # some steps of Adam had been taken
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
@@ -149,7 +150,7 @@ def test_shares_of_the_trials_add_up_to_the_whole(monkeypatch, value_memory):
         monkeypatch.setattr(rl2, "SHARD_ROWS", rows)
         learner = Rl2(Rl2Config(**SMALL, value_memory=value_memory), 2, 1, seed=0)
         rollouts, context = collected(learner, SignBatch(eventful=True), num_tasks=10)
-        learner.update(context, rollouts)
+        learner.update(context, rollouts, None)
         found.append(learner.state_dict())
     whole, shares = found
     for name, value in whole.items():
@@ -216,7 +217,7 @@ def test_passes_stop_where_the_policy_has_moved_too_far():
     for max_kl in (0.0, 1e-6):
         learner = Rl2(Rl2Config(**SMALL, max_kl=max_kl), 2, 1, seed=0)
         rollouts, context = collected(learner, SignBatch())
-        runs.append(learner.update(context, rollouts))
+        runs.append(learner.update(context, rollouts, None))
     assert [run["update/epochs"] for run in runs] == [5.0, 1.0]
 
 
@@ -226,8 +227,8 @@ def test_passes_stop_where_the_policy_has_moved_too_far():
 class Forgetful(Rl2):
     """Begins anew in every episode."""
 
-    def adapt(self, context, rollout):
-        return self.begin(*rollout.valid.shape[:2])
+    def adapt(self, context, rollout, rngs=()):
+        return self.begin(*rollout.valid.shape[:2], ())
 
 
 def first_rewards(learner, env):
@@ -245,7 +246,7 @@ def solver(request):
     learner = Rl2(config, 2, env.spec.action_size, seed=0, discrete=discrete)
     for iteration in range(40):
         rollouts, context = collected(learner, env, iteration, num_tasks=64, num_episodes=1)
-        learner.update(context, rollouts)
+        learner.update(context, rollouts, None)
     return learner, env
 
 
@@ -289,6 +290,6 @@ def test_truncated_gradients_give_another_update():
     for truncation in (0, 2):
         learner = Rl2(Rl2Config(**SMALL, truncation=truncation), 2, 1, seed=0)
         rollouts, context = collected(learner, SignBatch())
-        learner.update(context, rollouts)
+        learner.update(context, rollouts, None)
         states.append(learner.state_dict()["policy/memory.cell.weight_hh_l0"])
     assert not torch.equal(*states)

@@ -75,4 +75,4 @@ def test_only_policies_from_scratch_have_a_curve():
     with pytest.raises(ValueError, match="only mode scratch"):
         bench.learner.learning_curve(bench.env)
     with pytest.raises(ValueError, match="3 tasks were trained on, not 4"):
-        Bench("ppo scratch").learner.begin(4, 1)
+        Bench("ppo scratch").learner.begin(4, 1, ())

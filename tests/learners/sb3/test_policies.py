@@ -22,8 +22,8 @@ def test_without_exploration_the_noise_is_not_read_and_with_it_the_densities_are
     learner, size = bench.learner, bench.env.spec.obs_size
     obs, noise = torch.rand(3, 2, size), torch.full((3, 2, 2), float("nan"))
     with torch.inference_mode():
-        mode, _ = learner.act(learner.begin(3, 2), obs, noise, explore=False)
-        drawn, _ = learner.act(learner.begin(3, 2), obs, torch.ones(3, 2, 2), explore=True)
+        mode, _ = learner.act(learner.begin(3, 2, ()), obs, noise, explore=False)
+        drawn, _ = learner.act(learner.begin(3, 2, ()), obs, torch.ones(3, 2, 2), explore=True)
     assert mode.value.shape == (3, 2, 2) and torch.equal(mode.log_prob, torch.zeros(3, 2))
     std = np.exp(-2.0)
     torch.testing.assert_close(drawn.value, mode.value + std)
@@ -37,7 +37,7 @@ def test_a_policy_acts_as_stable_baselines_lets_it_act(name):
     bench.iterate(range(1))
     learner, size = bench.learner, bench.env.spec.obs_size
     obs = torch.rand(3, 2, size)
-    context = learner.begin(3, 2)
+    context = learner.begin(3, 2, ())
     with torch.inference_mode():
         mode, _ = learner.act(context, obs, torch.zeros(3, 2, 2), explore=False)
     for task in range(3):
@@ -103,10 +103,10 @@ def test_a_new_trial_remembers_nothing_and_a_later_episode_does():
     learner, obs, noise = bench.learner, torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
     tasks = np.full((3, 2), 0.3)
     with torch.inference_mode():
-        first, _ = learner.act(learner.begin(3, 2), obs, noise, explore=False)
+        first, _ = learner.act(learner.begin(3, 2, ()), obs, noise, explore=False)
         rollouts, context = trial(bench.env, learner, tasks, 2, 1, Key(0, "x", 0))
-        again, _ = learner.act(learner.begin(3, 2), obs, noise, explore=False)
-        later, _ = learner.act(learner.adapt(context, rollouts[-1]), obs, noise, explore=False)
+        again, _ = learner.act(learner.begin(3, 2, ()), obs, noise, explore=False)
+        later, _ = learner.act(learner.adapt(context, rollouts[-1], ()), obs, noise, explore=False)
     assert torch.equal(first.value, again.value) and (later.value != first.value).all()
 
 
@@ -118,7 +118,7 @@ def test_the_last_reward_of_an_episode_is_remembered_but_not_one_that_broke_down
     valid = made.valid.clone()
     valid[1, 0, 2] = False  # task 1 broke down in its last step
     made = replace(made, valid=valid, truncated=torch.tensor([[False], [True]]))
-    context = learner.adapt(context, made)
+    context = learner.adapt(context, made, ())
     assert context.reward[0, 0] == made.reward[0, 0, 2] != 0.0
     assert context.reward[1, 0] == 0.0 and context.later.tolist() == [[1.0], [1.0]]
 
