@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.cli.train import train_main
+from metarl.cli.train import main
 
 if __name__ == "__main__":
-    sys.exit(train_main())
+    sys.exit(main())

@@ -1,3 +1,43 @@
 """Meta-reinforcement learning for robots: from many tasks, a policy that adapts to a new one."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metarl.api import check_env, evaluate, film, load, make_env, report, train
+    from metarl.experiment import TrainedPolicy
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "TrainedPolicy",
+    "__version__",
+    "check_env",
+    "evaluate",
+    "film",
+    "load",
+    "make_env",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the functions when they are first used: `import metarl` alone loads no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'metarl' has no attribute {name!r}")
+    from metarl import api
+
+    return vars(api)[name]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+if "gymnasium" in sys.modules:  # otherwise gymnasium loads the entry point of its group when it starts
+    from metarl.envs.wrappers.registration import register
+
+    register()

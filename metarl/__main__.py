@@ -1,4 +1,4 @@
-"""`python -m metarl <verb>`."""
+"""`python -m metarl`: the same as the command `metarl`."""
 
 import sys
 

@@ -1,184 +1,247 @@
-"""The one place that puts `envs` and `metarl` together: a config becomes an environment, a learner, an opened run.
+"""Composition root: from a config to an environment, a learner and a trained policy.
 
-Nothing heavy is imported at module level: --help and --list-envs answer without torch.
+Nothing heavy is imported at module level, so that --help and --list-envs answer without torch.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from metarl.config.schema import TrainConfig, from_yaml
-from metarl.core.env import BatchEnv, SceneEnv, missing_members, supports
-from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError
+from metarl.config.schema import TrainConfig, from_yaml, to_yaml
+from metarl.core.env import BatchEnv, missing_members, supports
+from metarl.core.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentContractError,
+    MetarlError,
+    NumericalError,
+)
+from metarl.core.files import write_atomically
 from metarl.core.tasks import HasOpaqueTasks
-from metarl.learners.registry import BASELINE_CONFIGS
-from metarl.learners.sb3.config import label
-from metarl.runs import provenance
+from metarl.learners import registry
+from metarl.learners.sb3.config import find_mode, label
+from metarl.runs import folder, provenance
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run folder with what was learned in it.
+@dataclass
+class TrainedPolicy:
+    """A learner in its run folder, with the settings it is or was trained with.
 
     Attributes:
-        path: The folder.
-        config: How it was trained.
-        env: The environment.
+        path: The run folder.
+        config: The settings.
         learner: The learner.
-        progress: Where in training the learner stands, once that is known.
+        progress: Number of iterations done, environment steps and seconds.
+        num_trained: Iterations that `train` added.
     """
 
     path: Path
     config: TrainConfig[Any]
-    env: Any
     learner: Any
     progress: Any = None
+    num_trained: int = 0
+    _env: Any = None
+
+    @property
+    def env(self) -> Any:
+        """The environment of the config; built when it is first used."""
+        if self._env is None:
+            self._env = build_env(self.config)
+            if line := provenance.other_version(self.path, self._env.spec):
+                print(f"metarl: warning: {line}", file=sys.stderr)
+        return self._env
+
+    def close(self) -> None:
+        """Closes the environment, if it was built."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
 
 
-def num_threads(config: TrainConfig[Any]) -> int:
-    """Threads of the physics and of the update: as asked for, or the cores this process may use."""
-    return config.sampler.threads or len(os.sched_getaffinity(0))
+# --- training ---------------------------------------------------------------------------------------
 
 
-def make_env(
-    name: str, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
-) -> Any:
-    """Builds an environment; one of a plug-in is looked for in the current directory too.
+def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
+    """Trains a policy in a run folder, without the evaluation and the videos at the end.
 
     Args:
-        name: See `envs/registry.py`.
-        threads: Of the physics; 0 takes all cores.
-        observe_task: Append the task's numbers to the observation.
-        observe_terrain: Append heights of the ground around the robot to the observation.
+        config: The settings.
+        env: The environment that the config names, where it is given as an object (see `make_env`).
+
+    Returns:
+        The trained policy.
 
     Raises:
-        ConfigError: There is no such name; the message names the nearest.
-        EnvironmentContractError: The code of a plug-in fails; the message names the line.
+        MetarlError: Configuration, environment, numbers or machine do not allow it; says how to resume.
     """
-    from metarl.core.env import UnsupportedHere
-    from metarl.envs.plugins.subproc_env import PluginFailure
-    from metarl.envs.registry import ENVIRONMENTS, UnknownEnvironment, make
+    from metarl.training.trainer import Trainer, pick_device
 
-    if ":" in name and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
+    # whatever can be refused is refused before anything is written
+    env = build_env(config, env)
+    device = pick_device(config.device)
+    learner = build_learner(config, env, device)
+    with open_folder(config) as path:
+        policy = TrainedPolicy(path, config, learner, restore_progress(config, learner))
+        policy._env = env
+        if policy.progress.iteration >= config.iterations:
+            hint = "raise --iterations to train longer"
+            print(f"{path} is finished: {policy.progress.iteration} iterations are done; {hint}")
+            return policy
+        with resume_hint_on_failure(policy):
+            record_start(policy, device)
+            with open_log(policy) as log:
+                tasks = training_tasks(env, config)
+                start = policy.progress if config.resume else None
+                trainer = Trainer(env, learner, tasks, config, path, log, start)
+                trainer.run()
+    policy.num_trained = trainer.progress.iteration - policy.progress.iteration
+    policy.progress = trainer.progress
+    return policy
+
+
+@contextmanager
+def open_folder(config: TrainConfig[Any]) -> Generator[Path]:
+    """Creates the run folder, or takes that of a resumed run, and locks it."""
+    name = label(config.algo, config.learner)
+    path = config.run_dir or folder.default_run_dir(config.env, name, config.seed)
+    if not config.resume:
+        folder.create(path)
+    with folder.locked(path):
+        yield path
+
+
+def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
+    """Restores the learner of a resumed or fine-tuned run, and returns where training stands."""
+    from metarl.training.trainer import Progress
+
+    if config.resume:
+        return restore_newest(config.resume, learner)
+    if config.init_from:
+        source = read_config(config.init_from)
+        if source.algo != config.algo:
+            hint = f"give a run of {config.algo}, or --algo {source.algo}"
+            raise ConfigError(f"--init-from {config.init_from}: a run of {source.algo}; {hint}")
+        restore_newest(config.init_from, learner)
+    return Progress()
+
+
+def record_start(policy: TrainedPolicy, device: Any) -> None:
+    """Writes config.yaml and run.json, and prints what is trained.
+
+    Raises:
+        CheckpointError: A resumed run was started with another version of its environment.
+    """
+    path, config, spec = policy.path, policy.config, policy.env.spec
+    if config.resume and (line := provenance.other_version(path, spec)):
+        hint = "start a new run, or continue with the code that this one was started with"
+        raise CheckpointError(f"{line}; {hint}")
+    # a resumed run may have other iterations or threads than before; the next resume keeps them
+    write_atomically(path / "config.yaml", to_yaml(config))
+    threads = num_threads(config)
+    for line in provenance.write_run_json(path, spec, device=_device_name(device), threads=threads):
+        print(f"metarl: the run no longer repeats bit for bit: {line}", file=sys.stderr)
+    sampler, start = config.sampler, policy.progress.iteration
+    rollouts = sampler.num_adaptations + 1
+    steps = sampler.num_tasks * sampler.num_episodes * rollouts * spec.horizon
+    begin = f"from iteration {start} on, training" if config.resume else "training"
+    print(
+        f"{begin} {label(config.algo, config.learner)} on {config.env}: {config.iterations} iterations of "
+        f"{sampler.num_tasks} tasks x {sampler.num_episodes} episodes x {rollouts} rollouts "
+        f"(up to {steps:,} steps), update on {device}, run folder {path}",
+        flush=True,
+    )
+
+
+def open_log(policy: TrainedPolicy) -> Any:
+    """Opens the log of a run: metrics.jsonl, the chosen logger, and the progress on the terminal."""
+    from metarl.runs.logger import RunLog
+
+    config = policy.config
+    return RunLog(
+        policy.path,
+        total_iterations=config.iterations,
+        resume=config.resume is not None,
+        start_iteration=policy.progress.iteration,
+        tensorboard=config.trainer.tensorboard,
+    )
+
+
+@contextmanager
+def resume_hint_on_failure(policy: TrainedPolicy) -> Generator[None]:
+    """Adds the command that continues the run to an error or interrupt, where that can help."""
     try:
-        env = make(name, threads, observe_terrain=observe_terrain)
-    except (UnknownEnvironment, UnsupportedHere) as error:
-        raise ConfigError(f"--env {name}: {error}") from error
-    except PluginFailure as error:
-        raise EnvironmentContractError(f"--env {error}") from error
-    except Exception as error:
-        if name in ENVIRONMENTS:
+        yield
+    except NumericalError:
+        raise  # the same numbers would come again
+    except MetarlError as error:
+        raise type(error)(f"{error}; resume with: {resume_command(policy.path)}") from error
+    except KeyboardInterrupt as error:
+        if not any(policy.path.glob("checkpoints/it_*")):
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise EnvironmentContractError(
-            f"--env {name}: {words} ({place.filename}, line {place.lineno})"
-        ) from error
-    lacking = missing_members(env, BatchEnv)
-    if lacking:
-        raise EnvironmentContractError(
-            f"--env {name}: made a {type(env).__name__}, which lacks {', '.join(lacking)}; "
-            "metarl/core/env.py says what a BatchEnv is"
-        )
-    if not observe_task:
-        return env
-    if supports(env.spec.tasks, HasOpaqueTasks) and env.spec.tasks.opaque:
-        raise ConfigError(f"--observe-task: the tasks of {name} are no numbers; leave the flag out")
-    from metarl.envs.wrappers.observe_task import ObserveTask
-
-    try:
-        return ObserveTask(env)
-    except UnsupportedHere as error:
-        raise ConfigError(f"--observe-task: {error}") from error
+        hint = f"the last checkpoint is kept; resume with: {resume_command(policy.path)}"
+        raise type(error)(hint) from error
 
 
-def build_env(config: TrainConfig[Any]) -> Any:
-    """Builds the environment of a config, its observation with what a learner shall see beside the robot.
-
-    Raises:
-        ConfigError: As `make_env`.
-        EnvironmentContractError: As `make_env`.
-    """
-    return make_env(
-        config.env,
-        config.sampler.threads,
-        observe_task=config.observe_task or is_baseline(config, "oracle"),
-        observe_terrain=config.observe_terrain,
-    )
+def resume_command(path: Path) -> str:
+    """Returns the command that resumes a run."""
+    if sys.argv[0].endswith("train.py"):
+        return shlex.join(["python", sys.argv[0], "--resume", str(path)])
+    return shlex.join(["metarl", "train", "--resume", str(path)])
 
 
-def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
-    """Builds the learner of a config for an environment, with fresh parameters."""
-    if config.algo in BASELINE_CONFIGS:
-        return _build_baseline(config, env, device)
-    from metarl.learners.registry import build
+def _device_name(device: Any) -> str:
+    import torch
 
-    return build(
-        config.algo,
-        config.learner,
-        env.spec.obs_size,
-        env.spec.action_size,
-        discrete=env.spec.discrete,
-        seed=config.seed,
-        device=device,
-        num_threads=num_threads(config),
-    )
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def is_baseline(config: TrainConfig[Any], mode: str) -> bool:
-    """Whether the learner is a baseline of this mode."""
-    return getattr(config.learner, "mode", None) == mode
+# --- trained runs -----------------------------------------------------------------------------------
 
 
-def _build_baseline(config: TrainConfig[Any], env: Any, device: Any) -> Any:
-    from metarl.envs.wrappers.sb3 import vec_env
-    from metarl.learners.sb3.learner import build
+def load(path: Path, threads: int = 0) -> TrainedPolicy:
+    """Loads the newest good checkpoint of a run folder.
 
-    try:
-        return build(config, env, training_tasks(env, config), vec_env, device=device)
-    except ValueError as error:
-        raise EnvironmentContractError(f"--env {config.env}: {error}") from error
-
-
-def training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
-    """The distribution of the environment, or a fixed set drawn once from it, as the config or else the definition asks."""
-    size = config.sampler.train_tasks or (env.spec.task_split or (0,))[0]
-    if size == 0:
-        return env.spec.tasks
-    from metarl.core.rng import stream
-    from metarl.core.tasks import fixed_set
-
-    return fixed_set(env.spec.tasks, stream(config.seed, "train-tasks"), size)
-
-
-def open_run(path: Path, threads: int = 0) -> Run:
-    """Opens a run folder with its newest good checkpoint; warns if its environment has changed since.
+    The environment is built when it is first used, except for baselines, which are built with it.
 
     Args:
         path: The folder, wherever it has been moved to.
-        threads: Of the physics and of the adaptation; 0 takes all cores.
+        threads: Physics and adaptation threads; 0 uses all cores.
 
     Raises:
-        CheckpointError: The folder is not a run, or no checkpoint verifies.
+        CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
     """
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
-    env = build_env(config)
-    if line := provenance.other_version(path, env.spec):
-        print(f"metarl: warning: {line}", file=sys.stderr)
-    learner = build_learner(config, env, "cpu")
-    return Run(path, config, env, learner, restore_newest(path, learner))
+    policy = TrainedPolicy(path, config, None)
+    spec = None if registry.find_algorithm(config.algo).has_own_loop else _recorded_spec(path)
+    env = policy.env if spec is None else SimpleNamespace(spec=spec)
+    policy.learner = build_learner(config, env, "cpu")
+    policy.progress = restore_newest(path, policy.learner)
+    return policy
+
+
+def _recorded_spec(path: Path) -> Any:
+    """Returns the sizes of the environment from run.json, or None if an older version wrote it."""
+    try:
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))["env"]
+        names = ("name", "obs_size", "action_size", "discrete")
+        return SimpleNamespace(**{name: record[name] for name in names})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_config(path: Path) -> TrainConfig[Any]:
-    """Reads how a run was trained.
+    """Reads the settings of a run.
 
     Raises:
         CheckpointError: The folder is not a run.
@@ -190,10 +253,10 @@ def read_config(path: Path) -> TrainConfig[Any]:
 
 
 def restore_newest(run: Path, learner: Any) -> Any:
-    """Brings a learner to the newest checkpoint that verifies and returns where in training that is.
+    """Restores a learner from the newest checkpoint that can be verified; returns its progress.
 
     Raises:
-        CheckpointError: None verifies, or it does not fit the learner; names the folder.
+        CheckpointError: None can be verified, or it does not fit the learner; names the folder.
     """
     from metarl.runs import checkpoint
     from metarl.training.trainer import restore
@@ -207,85 +270,163 @@ def restore_newest(run: Path, learner: Any) -> Any:
         raise CheckpointError(f"{run}: {error}") from error
 
 
-EVALUATION = "evaluation.json"
+# --- environment and learner ------------------------------------------------------------------------
 
 
-VIDEO = "videos/adaptation.mp4"
+def num_threads(config: TrainConfig[Any]) -> int:
+    """Returns the threads of physics and update: those of the config, or all usable cores."""
+    return config.sampler.threads or len(os.sched_getaffinity(0))
 
 
-def outdated(run: Run, name: str) -> bool:
-    """Whether a file of the run folder is missing or older than the newest checkpoint."""
-    path, checkpoints = run.path / name, run.path / "checkpoints"
-    return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
+def build_env(config: TrainConfig[Any], env: Any = None) -> Any:
+    """Builds the environment of a config, with the observations that it asks for.
 
+    Args:
+        config: The settings.
+        env: The environment as an object (see `make_env`); by default the one that the config names.
 
-def unfilmed(run: Run) -> bool:
-    """Whether one of the films that `film_run` makes by default is missing or outdated."""
-    replay = str(Path(VIDEO).with_suffix(".html"))
-    films = (VIDEO, replay) if supports(run.env, SceneEnv) else (VIDEO,)
-    return any(outdated(run, film) for film in films)
-
-
-def evaluate_run(
-    run: Run, num_tasks: int, num_adaptations: int, oracle: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Evaluates on held-out tasks, prints the table and writes evaluation.json."""
-    from metarl.evaluation import evaluate, results, table
-
-    if is_baseline(run.config, "scratch"):  # what has learned one task each is evaluated on these
-        result = run.learner.learning_curve(run.env)
-    else:
-        seed = run.config.seed
-        measured = evaluate.evaluate(
-            run.env,
-            run.learner,
-            evaluate.held_out_tasks(run.env.spec, seed, num_tasks),
-            num_episodes=run.config.sampler.num_episodes,
-            num_adaptations=num_adaptations,
-            key=evaluate.Key(seed, "evaluate", 0),
-        )
-        name = label(run.config.algo, run.config.learner)
-        result = evaluate.summary(measured, run.env.spec, name, seed)
-    progress = run.progress
-    result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
-    if oracle:
-        result["oracle"] = oracle
-    print(table.table(result), flush=True)
-    results.write(run.path / EVALUATION, result)
-    return result
-
-
-def film_run(
-    run: Run,
-    num_tasks: int,
-    num_adaptations: int,
-    formats: Sequence[str] | None = None,
-    *,
-    num_shown: int = 1,
-    camera: tuple[float, float] | None = None,
-    size: int = 480,
-) -> list[Path]:
-    """Films held-out tasks before and after adaptation; by default as mp4, and as a replay where the environment can."""
-    from metarl.evaluation import evaluate
-    from metarl.reporting.film import film_trial, write_films
-
-    seed, num_episodes = run.config.seed, run.config.sampler.num_episodes
-    if num_shown > num_episodes:
-        cure = f"the run adapts from {num_episodes} episodes, so there are no more"
-        raise ConfigError(f"--episodes {num_shown}: {cure}")
-    if is_baseline(run.config, "scratch"):
-        tasks = run.learner.tasks[:num_tasks]
-    else:
-        tasks = evaluate.held_out_tasks(run.env.spec, seed, num_tasks)
-    panels = film_trial(
-        run.env,
-        run.learner,
-        tasks,
-        num_episodes=num_episodes,
-        num_adaptations=num_adaptations,
-        key=evaluate.Key(seed, "video", 0),
-        num_shown=num_shown,
+    Raises:
+        ConfigError: As `make_env`.
+        EnvironmentContractError: As `make_env`.
+    """
+    return make_env(
+        config.env if env is None else env,
+        config.sampler.threads,
+        observe_task=config.observe_task or is_baseline(config, "oracle"),
+        observe_terrain=config.observe_terrain,
     )
-    path = run.path / VIDEO
-    title = f"{run.config.env}, {run.config.algo}: {run.path.resolve().name}"
-    return write_films(path, run.env, panels, formats, title=title, camera=camera, size=size)
+
+
+def make_env(
+    env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
+) -> Any:
+    """Builds an environment; a plug-in is searched for in the current directory too.
+
+    Args:
+        env: A name (see `envs/registry.py`), a class or function that makes one Gymnasium environment,
+            or a `BatchEnv`, which is returned as it is.
+        threads: Physics threads; 0 uses all cores.
+        observe_task: Append the task to the observation.
+        observe_terrain: Append heights of the ground around the robot to the observation.
+
+    Returns:
+        A `BatchEnv`.
+
+    Raises:
+        ConfigError: There is no such name; the message names the nearest.
+        EnvironmentContractError: The code of a plug-in fails; the message names the line.
+    """
+    name = env if isinstance(env, str) else name_of(env)
+    if isinstance(env, str):
+        built = _make_by_name(env, threads, observe_terrain)
+    elif isinstance(env, type) or (callable(env) and missing_members(env, BatchEnv)):
+        built = _start_plugin(name, lambda: _subproc_env(name, env, threads))
+    else:
+        built = env
+    lacking = missing_members(built, BatchEnv)
+    if lacking:
+        raise EnvironmentContractError(
+            f"--env {name}: made a {type(built).__name__}, which lacks {', '.join(lacking)}; "
+            "metarl/core/env.py documents BatchEnv"
+        )
+    return _observe_task(built, name) if observe_task else built
+
+
+def name_of(env: Any) -> str:
+    """Returns a name for an environment that was given as an object."""
+    if not missing_members(env, BatchEnv) and not isinstance(env, type):
+        return env.spec.name
+    if isinstance(env, type) or callable(env):
+        return f"{env.__module__}:{env.__qualname__}"
+    kinds = "a name, a class, a function or a BatchEnv"
+    raise ConfigError(f"env = {env!r}: must be {kinds}")
+
+
+def _subproc_env(name: str, make: Callable[..., Any], threads: int) -> Any:
+    from metarl.envs.plugins.subproc_env import SubprocEnv
+
+    return SubprocEnv(name, make, threads)
+
+
+def _make_by_name(name: str, threads: int, observe_terrain: bool) -> Any:
+    from metarl.envs.registry import make
+
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
+    return _start_plugin(name, lambda: make(name, threads, observe_terrain=observe_terrain))
+
+
+def _start_plugin(name: str, make: Callable[[], Any]) -> Any:
+    """Makes an environment; failures of a plug-in's code become one line."""
+    from metarl.core.env import UnsupportedHere
+    from metarl.envs.plugins.subproc_env import PluginFailure
+    from metarl.envs.registry import ENVIRONMENTS, UnknownEnvironment
+
+    try:
+        return make()
+    except (UnknownEnvironment, UnsupportedHere) as error:
+        raise ConfigError(f"--env {name}: {error}") from error
+    except PluginFailure as error:
+        raise EnvironmentContractError(f"--env {error}") from error
+    except Exception as error:
+        if name in ENVIRONMENTS:
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise EnvironmentContractError(
+            f"--env {name}: {message} ({place.filename}, line {place.lineno})"
+        ) from error
+
+
+def _observe_task(env: Any, name: str) -> Any:
+    from metarl.core.env import UnsupportedHere
+    from metarl.envs.wrappers.observe_task import ObserveTask
+
+    if supports(env.spec.tasks, HasOpaqueTasks) and env.spec.tasks.opaque:
+        raise ConfigError(f"--observe-task: tasks of {name} are not numbers; leave the flag out")
+    try:
+        return ObserveTask(env)
+    except UnsupportedHere as error:
+        raise ConfigError(f"--observe-task: {error}") from error
+
+
+def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
+    """Builds the learner of a config for an environment, with fresh parameters."""
+    algorithm = registry.find_algorithm(config.algo)
+    return registry.build_learner(
+        algorithm,
+        config.learner,
+        env.spec,
+        seed=config.seed,
+        device=device,
+        num_threads=num_threads(config),
+        experience=_experience(config, env) if algorithm.has_own_loop else None,
+    )
+
+
+def _experience(config: TrainConfig[Any], env: Any) -> Any:
+    from metarl.core.learner import Experience
+    from metarl.envs.wrappers.sb3 import vec_env
+
+    sampler = config.sampler
+    sizes = (sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
+    return Experience(env, training_tasks(env, config), vec_env, *sizes)
+
+
+def is_baseline(config: TrainConfig[Any], mode: str) -> bool:
+    """Returns whether the learner is a baseline of this mode."""
+    return find_mode(config.learner) == mode
+
+
+def training_tasks(env: Any, config: TrainConfig[Any]) -> Any:
+    """Returns the distribution of the environment, or a fixed set of tasks drawn once from it.
+
+    The size of the set is that of the config, or else of the environment's definition.
+    """
+    size = config.sampler.train_tasks or (env.spec.task_split or (0,))[0]
+    if size == 0:
+        return env.spec.tasks
+    from metarl.core.rng import stream
+    from metarl.core.tasks import fixed_set
+
+    return fixed_set(env.spec.tasks, stream(config.seed, "train-tasks"), size)

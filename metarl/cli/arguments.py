@@ -1,4 +1,4 @@
-"""The options of `python -m metarl <verb>`; what they mean is done in `metarl/cli/train.py`."""
+"""Arguments of the commands; `metarl/cli/commands.py` carries them out."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.config.parser import nearest
-from metarl.core.errors import ConfigError
+from metarl import __version__
+from metarl.core.errors import ConfigError, nearest
 
-Verbs = Mapping[
-    str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str]
-]
-"""Verb -> (what it does with its options, what adds them to its parser, its help)."""
+Run = Callable[[argparse.Namespace], None]
+AddArguments = Callable[[argparse.ArgumentParser], None]
+Commands = Mapping[str, tuple[Run, AddArguments, str]]
+"""Name -> (function that carries it out, function that adds its arguments, help)."""
 
 FORMATS = ("mp4", "gif", "html")
-"""Of a film; html is a replay in 3-D that can be turned."""
+"""Formats of a film; html is a replay in 3-D."""
 
 CAMERAS = {
     "side": (90.0, -14.0),
@@ -29,116 +29,134 @@ CAMERAS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argparse, whose errors are those of every other command."""
+    """Argparse with the error messages of every other command."""
 
     def __init__(self, **settings: Any):
-        # a flag cut short would mean another one as soon as there are more
+        # an abbreviated flag would change its meaning as soon as another one is added
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> Any:
         raise ConfigError(f"{message} ({self.prog} --help)")
 
     def refuse(self, word: str) -> None:
-        """Refuses a word that means nothing."""
-        what = "unknown flag" if re.match(r"-+[a-zA-Z]", word) else "a value without a flag:"
-        self.error(f"{what} {word}{nearest(word, self._option_string_actions)}")
+        """Raises the error of an unknown argument."""
+        kind = "unknown flag" if re.match(r"-+[a-zA-Z]", word) else "a value without a flag:"
+        self.error(f"{kind} {word}{nearest(word, self._option_string_actions)}")
 
 
-def read_verb(words: Sequence[str], verbs: Verbs) -> argparse.Namespace:
-    """Reads the words behind `python -m metarl`.
+def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
+    """Parses the arguments of `metarl`, except those of `metarl train`.
 
     Args:
-        words: A verb and its options.
-        verbs: The verbs.
+        argv: A command and its arguments; without any, the help is printed.
+        commands: The commands.
 
     Returns:
-        The options; `function` is what the verb does with them.
+        The arguments; `function` carries the command out.
 
     Raises:
-        ConfigError: A verb or a flag is unknown (the message names the nearest), or a value cannot be used.
-        SystemExit: --help was asked for and is printed (status 0).
+        ConfigError: A command or a flag is unknown (the message names the nearest), or a value is invalid.
+        SystemExit: --help or --version was given and is printed (status 0).
     """
-    parser = _Parser(prog="python -m metarl", description="Work on run folders.")
-    parsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (function, add_options, text) in verbs.items():
-        verb = parsers.add_parser(name, help=text, description=text)
-        add_options(verb)
-        verb.set_defaults(function=function, parser=verb)
-    if words and not words[0].startswith("-") and words[0] not in verbs:
-        parser.error(f"unknown verb {words[0]}{nearest(words[0], verbs)}")
-    options, unknown = parser.parse_known_args(with_negative_values(words))
+    parser = _Parser(prog="metarl", description="Train robots that adapt, and use what was trained.")
+    parser.add_argument("--version", action="version", version=f"metarl {__version__}")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    about = "train a policy (metarl train --help shows the settings)"
+    parsers.add_parser("train", help=about, add_help=False)
+    for name, (function, add_arguments, text) in commands.items():
+        command = parsers.add_parser(name, help=text, description=text)
+        add_arguments(command)
+        command.set_defaults(function=function, parser=command)
+    if not argv:
+        parser.print_help()
+        raise SystemExit(0)
+    if not argv[0].startswith("-") and argv[0] not in commands:
+        parser.error(f"unknown command {argv[0]}{nearest(argv[0], [*commands, 'train'])}")
+    arguments, unknown = parser.parse_known_args(join_negative_values(argv))
     if unknown:
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
-        options.parser.refuse(name.partition("=")[0])
-    return options
+        arguments.parser.refuse(name.partition("=")[0])
+    return arguments
 
 
-def evaluate_options(verb: argparse.ArgumentParser) -> None:
-    """Adds those of `evaluate`."""
-    seeds = "run folder; several, of one environment and learner, are put together too"
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=seeds)
-    _trial_options(verb, num_tasks=20, num_adaptations=3)
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
-    oracle = "evaluated run of a policy that observes the task, for comparison"
-    verb.add_argument("--oracle", type=Path, metavar="RUN", help=oracle)
+def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `evaluate`."""
+    text = "run folder; several, of one environment and learner, are also evaluated as seeds of one experiment"
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    _add_trial_arguments(command, num_tasks=20, num_adaptations=3)
+    text = "act without exploration noise in the rollouts that are measured"
+    command.add_argument("--deterministic", action="store_true", help=text)
+    text = "evaluate this task, for example 1.57 or 0.3,-0.2, instead of held-out ones; may be repeated"
+    command.add_argument("--task", type=_task, action="append", metavar="NUMBERS", help=text)
+    text = "evaluate on another environment with the same observation and action sizes"
+    command.add_argument("--env", metavar="NAME", help=text)
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    text = "evaluated run of a policy that observes the task, for comparison"
+    command.add_argument("--oracle", type=Path, metavar="RUN", help=text)
 
 
-def video_options(verb: argparse.ArgumentParser) -> None:
-    """Adds those of `video`."""
-    verb.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    _trial_options(verb, num_tasks=2, num_adaptations=1)
-    text = "the same as --num-tasks"
-    suppress = argparse.SUPPRESS  # or this default would stand in for that of --num-tasks
-    verb.add_argument(
-        "--tasks", type=at_least(1), dest="num_tasks", default=suppress, metavar="N", help=text
+def add_video_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `video`."""
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    _add_trial_arguments(command, num_tasks=2, num_adaptations=1)
+    suppress = argparse.SUPPRESS  # without it this default would replace that of --num-tasks
+    command.add_argument(
+        "--tasks",
+        type=parse_at_least(1),
+        dest="num_tasks",
+        default=suppress,
+        metavar="N",
+        help="the same as --num-tasks",
     )
-    text = "episodes of each task that are shown before and after"
-    verb.add_argument("--episodes", type=at_least(1), default=1, metavar="N", help=text)
+    text = "episodes of each task that are shown before and after adaptation"
+    command.add_argument("--episodes", type=parse_at_least(1), default=1, metavar="N", help=text)
     text = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION in degrees"
-    verb.add_argument("--camera", type=_camera, metavar="VIEW", help=text)
+    command.add_argument("--camera", type=_camera, metavar="VIEW", help=text)
     text = "width and height of a picture, even [pixels]"
-    verb.add_argument("--size", type=_even, default=480, metavar="PIXELS", help=text)
-    text = "mp4, gif, or html, a replay to turn and to scrub; by default mp4 and html"
-    verb.add_argument("--format", choices=FORMATS, help=text)
+    command.add_argument("--size", type=_even, default=480, metavar="PIXELS", help=text)
+    text = "mp4, gif, or html, an interactive replay in 3-D; by default mp4 and html"
+    command.add_argument("--format", choices=FORMATS, help=text)
 
 
-def check_env_options(verb: argparse.ArgumentParser) -> None:
-    """Adds those of `check-env`."""
-    verb.add_argument("env", metavar="NAME", help="as --env of train.py takes it")
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+def add_check_env_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `check-env`."""
+    command.add_argument("env", metavar="NAME", help="as for --env of metarl train")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
 
 
-def report_options(verb: argparse.ArgumentParser) -> None:
-    """Adds those of `report`."""
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
-    default = "the page; for one run report.html in its folder"
-    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help=default)
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    oracle = "evaluated run of a policy that observes the task; may be given again"
-    verb.add_argument(
-        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=oracle
+def add_report_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `report`."""
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    text = "the page; for one run report.html in its folder"
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    text = "evaluated run of a policy that observes the task; may be repeated"
+    command.add_argument(
+        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=text
     )
 
 
-def with_negative_values(words: Iterable[str]) -> list[str]:
-    """Command-line words with "--camera", "-90,-20" joined by "=", without which argparse takes "-90,-20" for an option."""
-    joined: list[str] = []
-    for word in words:
-        if re.match(r"-[\d.]", word) and joined and re.fullmatch(r"--\w[\w-]*", joined[-1]):
-            joined[-1] += f"={word}"
+def join_negative_values(argv: Iterable[str]) -> list[str]:
+    """Joins "--camera", "-90,-20" by "="; argparse would take "-90,-20" for a flag."""
+    words: list[str] = []
+    for word in argv:
+        if re.match(r"-[\d.]", word) and words and re.fullmatch(r"--\w[\w-]*", words[-1]):
+            words[-1] += f"={word}"
         else:
-            joined.append(word)
-    return joined
+            words.append(word)
+    return words
 
 
-def _trial_options(verb: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int) -> None:
-    verb.add_argument("--num-tasks", type=at_least(1), default=num_tasks)
-    verb.add_argument("--num-adaptations", type=at_least(1), default=num_adaptations)
-    verb.add_argument("--threads", type=at_least(0), default=0, help="0: all cores")
+def _add_trial_arguments(
+    command: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int
+) -> None:
+    command.add_argument("--num-tasks", type=parse_at_least(1), default=num_tasks)
+    command.add_argument("--num-adaptations", type=parse_at_least(1), default=num_adaptations)
+    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
 
 
-def at_least(bound: int) -> Callable[[str], int]:
-    """A reader of whole numbers that are not below a bound."""
+def parse_at_least(bound: int) -> Callable[[str], int]:
+    """Returns a parser of whole numbers that are not below a bound."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < bound:
@@ -149,10 +167,18 @@ def at_least(bound: int) -> Callable[[str], int]:
 
 
 def _even(text: str) -> int:
-    size = at_least(2)(text)
+    size = parse_at_least(2)(text)
     if size % 2:
         raise argparse.ArgumentTypeError(f"{text}: must be even")
     return size
+
+
+def _task(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        hint = "numbers separated by commas, such as 1.57 or 0.3,-0.2"
+        raise argparse.ArgumentTypeError(f"{text}: must be {hint}") from None
 
 
 def _camera(text: str) -> tuple[float, float]:
@@ -163,6 +189,6 @@ def _camera(text: str) -> tuple[float, float]:
     except ValueError:
         azimuth = elevation = float("nan")
     if not (abs(azimuth) <= 360 and -90 < elevation < 90):
-        cure = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION with -90 < ELEVATION < 90"
-        raise argparse.ArgumentTypeError(f"{text}: must be {cure}")
+        hint = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION with -90 < ELEVATION < 90"
+        raise argparse.ArgumentTypeError(f"{text}: must be {hint}")
     return azimuth, elevation

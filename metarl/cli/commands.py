@@ -1,4 +1,4 @@
-"""The commands `metarl evaluate`, `video`, `report` and `check-env`."""
+"""The command `metarl`: train, evaluate, video, report and check-env."""
 
 from __future__ import annotations
 
@@ -7,141 +7,162 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from metarl import experiment
+from metarl.cli import train
 from metarl.cli.arguments import (
-    Verbs,
-    check_env_options,
-    evaluate_options,
-    read_verb,
-    report_options,
-    video_options,
+    Commands,
+    add_check_env_arguments,
+    add_evaluate_arguments,
+    add_report_arguments,
+    add_video_arguments,
+    read_command,
 )
-from metarl.core.errors import ConfigError, EnvironmentContractError, reporting
-from metarl.experiment import make_env, open_run, read_config
+from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.learners.sb3.config import label
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m metarl <verb>`; returns the exit code."""
+    """Runs `metarl`; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["train"]:
+        return train.main(words[1:], prog="metarl train")
 
     def command() -> None:
-        options = read_verb(list(sys.argv[1:] if argv is None else argv), _VERBS)
-        options.function(options)
+        arguments = read_command(words, _COMMANDS)
+        arguments.function(arguments)
 
-    return reporting(command)
+    return run_command(command)
 
 
-def _evaluate_verb(options: argparse.Namespace) -> None:
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from metarl import api
     from metarl.evaluation import results, table
 
-    _check_folder("--json", options.json)
-    env = _check_are_seeds(options.runs)
-    oracle = results.oracle(options.oracle, env) if options.oracle else None
-    found = []
-    for path in options.runs:
-        run = open_run(path, options.threads)
-        if len(options.runs) > 1:
+    _check_parent("--json", arguments.json)
+    env = _check_seeds(arguments.runs)
+    oracle = results.oracle(arguments.oracle, env) if arguments.oracle else None
+    evaluations = []
+    for path in arguments.runs:
+        policy = api.load(path, threads=arguments.threads)
+        if len(arguments.runs) > 1:
             print(f"{path}:")
-        found.append(
-            experiment.evaluate_run(run, options.num_tasks, options.num_adaptations, oracle)
+        result = api.evaluate(
+            policy,
+            arguments.env,
+            num_tasks=arguments.num_tasks,
+            num_adaptations=arguments.num_adaptations,
+            tasks=arguments.task,
+            deterministic=arguments.deterministic,
+            oracle=oracle,
         )
-        run.env.close()
-    result = found[0]
-    if len(found) > 1:
-        result = results.aggregate(found)
-        result |= {"runs": [str(path) for path in options.runs]}
+        print(table.table(result), flush=True)
+        evaluations.append(result)
+        policy.close()
+    result = evaluations[0]
+    if len(evaluations) > 1:
+        result = results.aggregate(evaluations)
+        result |= {"runs": [str(path) for path in arguments.runs]}
         result |= {"oracle": oracle} if oracle else {}
         print(f"all:\n{table.table(result)}")
-    if options.json:
-        results.write(options.json, result)
+    if arguments.json:
+        results.write(arguments.json, result)
 
 
-def _check_folder(name: str, path: Path | None) -> None:
+def _check_parent(flag: str, path: Path | None) -> None:
     if path and not path.absolute().parent.is_dir():
-        raise ConfigError(f"{name} {path}: there is no folder {path.parent}")
+        raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
 
 
-def _check_are_seeds(runs: Sequence[Path]) -> str:
-    """Refuses run folders that are not one learner on one environment with different seeds; returns the environment."""
-    configs = [read_config(path) for path in runs]
-    for name in ("env", "algo"):
-        values = [c.env if name == "env" else label(c.algo, c.learner) for c in configs]
+def _check_seeds(runs: Sequence[Path]) -> str:
+    """Refuses runs that are not seeds of one learner on one environment; returns the environment."""
+    configs = [experiment.read_config(path) for path in runs]
+    columns = {
+        "env": [config.env for config in configs],
+        "algo": [label(config.algo, config.learner) for config in configs],
+    }
+    for name, values in columns.items():
         for path, value in zip(runs, values, strict=True):
             if value != values[0]:
-                cure = "give runs of one environment and one learner"
-                raise ConfigError(f"{path}: {name} is {value}, of {runs[0]} {values[0]}; {cure}")
+                hint = "give runs of one environment and one learner"
+                raise ConfigError(f"{path}: {name} is {value}, of {runs[0]} {values[0]}; {hint}")
     seeds = [config.seed for config in configs]
     for i, seed in enumerate(seeds):
         if seed in seeds[:i]:
             other = runs[seeds.index(seed)]
-            raise ConfigError(
-                f"{runs[i]}: seed {seed} is that of {other} too; they are no two samples"
-            )
+            hint = "two samples need two seeds"
+            raise ConfigError(f"{runs[i]}: seed {seed} is also that of {other}; {hint}")
     return configs[0].env
 
 
-def _check_env_verb(options: argparse.Namespace) -> None:
+def _check_env(arguments: argparse.Namespace) -> None:
     from metarl.core.files import write_atomically
     from metarl.envs.env_checker import Finding, check, report
 
-    _check_folder("--json", options.json)
+    _check_parent("--json", arguments.json)
     try:
-        findings = check(lambda threads: make_env(options.env, threads))
+        findings = check(lambda threads: experiment.make_env(arguments.env, threads))
     except EnvironmentContractError as error:
         findings = [Finding("start", str(error))]
     print(report(findings))
     violations = sum(bool(finding.violation) for finding in findings)
-    if options.json:
-        tree = {"env": options.env, "violations": violations, "checks": [vars(f) for f in findings]}
-        write_atomically(options.json, json.dumps(tree, indent=1) + "\n")
+    if arguments.json:
+        checks = [vars(finding) for finding in findings]
+        tree = {"env": arguments.env, "violations": violations, "checks": checks}
+        write_atomically(arguments.json, json.dumps(tree, indent=1) + "\n")
     if violations:
         raise EnvironmentContractError(
-            f"{options.env} breaks the contract: {violations} of {len(findings)} checks failed"
+            f"{arguments.env} breaks the contract: {violations} of {len(findings)} checks failed"
         )
 
 
-def _video_verb(options: argparse.Namespace) -> None:
+def _video(arguments: argparse.Namespace) -> None:
+    from metarl import api
     from metarl.core.env import NoPictures
 
-    run = open_run(options.run, options.threads)
-    formats = (options.format,) if options.format else None
-    shown = {"num_shown": options.episodes, "camera": options.camera, "size": options.size}
+    options: dict[str, Any] = {
+        "num_tasks": arguments.num_tasks,
+        "num_adaptations": arguments.num_adaptations,
+        "formats": (arguments.format,) if arguments.format else None,
+        "num_episodes": arguments.episodes,
+        "camera": arguments.camera,
+        "size": arguments.size,
+    }
+    policy = api.load(arguments.run, threads=arguments.threads)
     try:
-        paths = experiment.film_run(
-            run, options.num_tasks, options.num_adaptations, formats, **shown
-        )
+        paths = api.film(policy, **options)
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
     for path in paths:
         print(path)
 
 
-def _report_verb(options: argparse.Namespace) -> None:
+def _report(arguments: argparse.Namespace) -> None:
     from metarl.evaluation import results
     from metarl.reporting.report import numbers, write_report
 
-    if options.output is None and len(options.runs) > 1:
-        raise ConfigError("--output is missing: say where the page of several runs goes")
-    output = options.output or options.runs[0] / "report.html"
-    _check_folder("--json", options.json)
-    groups = write_report(options.runs, output, options.oracle)
-    if options.json:
-        results.write(options.json, numbers(groups))
+    if arguments.output is None and len(arguments.runs) > 1:
+        raise ConfigError("--output is missing: give the page of several runs a name")
+    output = arguments.output or arguments.runs[0] / "report.html"
+    _check_parent("--json", arguments.json)
+    groups = write_report(arguments.runs, output, arguments.oracle)
+    if arguments.json:
+        results.write(arguments.json, numbers(groups))
     print(output)
 
 
-_VERBS: Verbs = {
+_COMMANDS: Commands = {
     "evaluate": (
-        _evaluate_verb,
-        evaluate_options,
-        "return after 0..K adaptations on held-out tasks",
+        _evaluate,
+        add_evaluate_arguments,
+        "return after 0..K adaptation steps on held-out tasks",
     ),
     "check-env": (
-        _check_env_verb,
-        check_env_options,
+        _check_env,
+        add_check_env_arguments,
         "test whether an environment keeps the contract",
     ),
-    "video": (_video_verb, video_options, "film held-out tasks before and after adaptation"),
-    "report": (_report_verb, report_options, "one page with figures and numbers of runs"),
+    "video": (_video, add_video_arguments, "film held-out tasks before and after adaptation"),
+    "report": (_report, add_report_arguments, "one page with plots and numbers of runs"),
 }

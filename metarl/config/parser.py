@@ -1,69 +1,60 @@
-"""Frozen dataclasses from words and from YAML: one reader of values for both.
+"""Parser of settings: frozen dataclasses from flags and from YAML, with one reader of values.
 
-A *tree* is a dataclass whose fields are values or further dataclasses; a field has a dotted name,
-such as `learner.inner_lr`, and the flag `--learner.inner-lr`.
+A *tree* is a dataclass whose fields are values or further dataclasses. A field has a dotted name, such as
+`learner.inner_lr`, and the flag `--learner.inner-lr`.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
 """The class of a tree."""
 
 
 def flag(name: str) -> str:
-    """Spells a dotted name as a flag."""
+    """Returns the flag of a dotted name."""
     return "--" + name.replace("_", "-")
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns "; did you mean X?" for the nearest of the names, or nothing."""
-    choices = {choice.lstrip("-"): choice for choice in names}  # dashes make short names alike
-    bare = name.lstrip("-")
-    same_leaf = [choice for choice in choices if choice.rpartition(".")[2] == bare]
-    near = same_leaf or difflib.get_close_matches(bare, choices, n=1, cutoff=0.5)
-    return f"; did you mean {choices[near[0]]}?" if near else ""
-
-
-def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns dotted name -> type of every field that is no dataclass itself."""
-    found = {}
+def field_types(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns dotted name -> type of every field that is not a dataclass itself."""
+    kinds = {}
     for name, kind in typing.get_type_hints(type(tree)).items():
-        value = getattr(tree, name)
+        value = vars(tree)[name]
         if is_dataclass(value):
-            found |= leaves(value, f"{prefix}{name}.")
+            kinds |= field_types(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = kind
-    return found
+            kinds[prefix + name] = kind
+    return kinds
 
 
-# --------------------------------------------------------------------------------------------- words
+# --- flags -----------------------------------------------------------------------------------------
 
 
 def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
-    """Reads words such as `--learner.inner-lr 0.1` against the fields of a tree.
+    """Parses flags such as `--learner.inner-lr 0.1` against the fields of a tree.
 
     Args:
-        argv: The words; of a flag given twice the last counts.
-        tree: The dataclass whose fields are the flags. A switch also has its `--no-` form.
+        argv: Command-line arguments; the last one counts where a flag is repeated.
+        tree: The dataclass whose fields are the flags. A switch also has a `--no-` form.
 
     Returns:
-        Nested mapping as `merge` takes it: texts, lists of texts, and true or false for switches.
+        Nested mapping as `merge` takes it: strings, lists of strings, and booleans for switches.
 
     Raises:
-        ConfigError: A flag is unknown (the message names the nearest) or has too few or many values.
+        ConfigError: A flag is unknown (the message names the nearest one) or has too few or too many
+            values.
     """
-    kinds = leaves(tree)
+    kinds = field_types(tree)
     names = {flag(name): name for name in kinds}
     for name in (name for name, kind in kinds.items() if kind is bool):
         parent, dot, leaf = name.rpartition(".")
@@ -74,8 +65,7 @@ def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
         word, equals, text = words.pop(0).partition("=")
         key = word.replace("_", "-")
         if key not in names:
-            what = "unknown flag" if word.startswith("-") else "a value without a flag:"
-            raise ConfigError(f"{what} {word}{nearest(key, names)} (--help shows all)")
+            _refuse(word, key, names)
         values = [text] if equals else []
         while not equals and words and not words[0].startswith("--"):
             values.append(words.pop(0))
@@ -87,20 +77,28 @@ def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
     return given
 
 
+def _refuse(word: str, key: str, names: Collection[str]) -> None:
+    """Raises the error of an argument that is not a flag."""
+    if word.startswith("-"):
+        raise ConfigError(f"unknown flag {word}{nearest(key, names)} (--help shows all)")
+    hint = f"an environment is given as --env {word}" if "--env" in names else "it needs a flag"
+    raise ConfigError(f"a value without a flag: {word}; {hint} (--help shows all)")
+
+
 def _flag_value(key: str, kind: Any, values: list[str], on: bool) -> Any:
     if kind is bool:
         if values:
             raise ConfigError(f"{key} takes no value, but {values[0]!r} follows it")
         return on
     if typing.get_origin(kind) is tuple:
-        return values
+        return [part for value in values for part in value.split(",") if part]
     if len(values) != 1:
         follows = f"{' '.join(values)!r} follows it" if values else "none follows it"
         raise ConfigError(f"{key} takes one value, but {follows}")
     return values[0]
 
 
-# -------------------------------------------------------------------------------------------- values
+# --- values ----------------------------------------------------------------------------------------
 
 
 def merge(
@@ -116,17 +114,17 @@ def merge(
 
     Args:
         tree: The defaults.
-        given: Nested mapping of keys to values of YAML or texts; PyYAML reads `3e-4` as a text.
-        where: Put before a message: the file that the values come from.
-        spell: How a message writes a dotted name.
+        given: Nested mapping of keys to values of YAML or strings; PyYAML reads `3e-4` as a string.
+        where: Prefix of a message: the file that the values come from.
+        spell: Turns a dotted name into the form of the message.
         allowed: Keys that may be set at this level; by default all fields.
         prefix: Dotted name of this level.
 
     Returns:
-        The new tree; the old one is as it was.
+        The new tree; the old one is unchanged.
 
     Raises:
-        ConfigError: A key is unknown, a value has the wrong type or is out of range.
+        ConfigError: A key is unknown, or a value has the wrong type or is out of range.
     """
     kinds = typing.get_type_hints(type(tree))
     names = sorted(kinds if allowed is None else allowed)
@@ -134,7 +132,7 @@ def merge(
     for key, value in given.items():
         if key not in names:
             raise ConfigError(f"{where}unknown key {prefix}{key}{nearest(str(key), names)}")
-        old, name = getattr(tree, key), prefix + key
+        old, name = vars(tree)[key], prefix + key
         if is_dataclass(old):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}{name} = {value!r}: must be a group of keys")
@@ -151,7 +149,7 @@ def merge(
 
 
 def _coerce(value: Any, kind: Any) -> Any:
-    """Reads a value as `kind`; a ValueError says what it must be."""
+    """Converts a value to `kind`; a ValueError says what it must be."""
     origin, choices = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         inner = next(choice for choice in choices if choice is not type(None))
@@ -170,16 +168,16 @@ def _coerce(value: Any, kind: Any) -> Any:
         return value
     if kind in (int, float) and isinstance(value, (int, float, str)):
         return _number(value, kind)
-    raise ValueError(_WORDS.get(kind, "a text"))
+    raise ValueError(_KINDS.get(kind, "a text"))
 
 
-_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _number(value: float | str, kind: type) -> float:
-    """Reads a number; a whole number may be written 1e6."""
+    """Converts to a number; a whole number may be written 1e6."""
     if isinstance(value, bool):
-        raise ValueError(_WORDS[kind])
+        raise ValueError(_KINDS[kind])
     try:
         if kind is float or isinstance(value, int):
             return kind(value)
@@ -189,14 +187,13 @@ def _number(value: float | str, kind: type) -> float:
             return int(float(value))
     except (ValueError, OverflowError):
         pass
-    raise ValueError(_WORDS[kind])
-
-
-# ---------------------------------------------------------------------------------------------- YAML
+    raise ValueError(_KINDS[kind])
 
 
 def plain(value: Any) -> Any:
-    """Returns nested mappings and sequences as dicts and lists, as YAML writes them."""
+    """Returns nested mappings and sequences as dicts and lists, and paths as strings, for YAML."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

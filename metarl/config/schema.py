@@ -1,8 +1,7 @@
-"""What a run is: frozen settings, read from defaults, then a preset, then flags.
+"""Settings of a run: frozen dataclasses, read from defaults, a preset, a file and flags, in this order.
 
-Flags and presets go through one reader of values (`metarl.config.schema.parser`), so that a flag and a preset's
-key can never mean different things; tyro draws `--help` from the same dataclasses. Nothing here
-imports torch.
+Flags, presets and files go through one reader of values (`metarl.config.parser`), so that a flag and the key
+of a preset always mean the same; tyro draws `--help` from the same dataclasses. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,20 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 
-from metarl.config.parser import flag, merge, nearest, plain, read_flags
+import metarl
+from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml
 from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.registry import BASELINE_CONFIGS, LEARNER_CONFIGS
+from metarl.learners.registry import find_algorithm
 
-ALGO_CONFIGS = {**LEARNER_CONFIGS, **BASELINE_CONFIGS}
-"""Config class by --algo."""
-
-PRESETS = Path(__file__).resolve().parent.parent.parent / "configs"
+PRESETS = Path(metarl.__file__).resolve().parent / "configs"
+"""Folder of the presets, `<algo>/<env>.yaml`; metarl/configs is a symbolic link to ../configs."""
 
 L = TypeVar("L")
 """The config class of a learner."""
@@ -33,7 +31,7 @@ L = TypeVar("L")
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How much experience one iteration collects."""
+    """Amount of experience that one iteration collects."""
 
     num_tasks: int = 20
     """Tasks in a meta-batch (N), >= 1 (Finn et al. 2017 use 20 to 40)."""
@@ -42,123 +40,145 @@ class SamplerConfig:
     """Episodes of each task in each rollout (E), >= 1."""
 
     num_adaptations: int = 1
-    """Adaptations in a trial (K), >= 0; a trial is K + 1 rollouts."""
+    """Adaptation steps in a trial (K), >= 0; a trial is K + 1 rollouts."""
 
     train_tasks: int = 0
-    """Size of the fixed set of training tasks; 0 is that of the environment's definition, or draws from its distribution."""
+    """Size of a fixed set of training tasks; 0 uses the size in the environment's definition, or else
+    fresh draws."""
 
     threads: int = 0
-    """Physics threads; 0 takes all cores. Results do not depend on it."""
+    """Physics threads; 0 uses all cores. Results do not depend on it."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         lower = {"num_tasks": 1, "num_episodes": 1, "num_adaptations": 0, "train_tasks": 0}
-        _at_least("sampler.", self, {**lower, "threads": 0})
+        _require_at_least("sampler.", self, {**lower, "threads": 0})
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What a run writes, and how often."""
+    """Output of a run."""
 
     checkpoint_minutes: float = 5.0
     """Wall-clock time between two checkpoints, > 0 [minutes]; the last iteration is always saved."""
 
     keep_checkpoints: int = 3
-    """Newest checkpoints that are kept, >= 1; more than one survives a damaged file."""
+    """Number of newest checkpoints to keep, >= 1; more than one survives a damaged file."""
 
     evaluate_tasks: int = 20
-    """Held-out tasks of the evaluation at the end; 0 leaves it out."""
+    """Held-out tasks of the evaluation at the end; 0 skips the evaluation."""
 
     video: bool = True
-    """Film a held-out task before and after adaptation at the end."""
+    """Record held-out tasks before and after adaptation at the end."""
+
+    logger: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Destination of the metrics beside metrics.jsonl; wandb and trackio are optional packages."""
 
     tensorboard: bool = True
-    """Write TensorBoard events beside metrics.jsonl."""
+    """Write TensorBoard events, where the logger is tensorboard."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         minutes = self.checkpoint_minutes
         require(0 < minutes < float("inf"), "trainer.checkpoint_minutes", minutes, "finite and > 0")
-        _at_least("trainer.", self, {"keep_checkpoints": 1, "evaluate_tasks": 0})
+        _require_at_least("trainer.", self, {"keep_checkpoints": 1, "evaluate_tasks": 0})
 
 
 @dataclass(frozen=True)
 class TrainConfig(Generic[L]):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     env: str = ""
-    """Environment: a name of --list-envs or of an installed plug-in, module:attribute, or an id of Gymnasium."""
+    """Environment: a name of --list-envs or of an installed plug-in, module:attribute, or an id of
+    Gymnasium."""
 
     algo: str = "maml-trpo"
-    """Learner."""
+    """Learner: maml-trpo, rl2, sb3-ppo, sb3-trpo or sb3-rl2, the name of an installed plug-in, or
+    module:Class; --list-algos explains each."""
 
     seed: int = 0
     """Key of every random number of the run, >= 0."""
 
     device: str = "auto"
-    """Where the update runs: auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    """Device of the update: auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
     observe_task: bool = False
-    """Put the task into the observation: the oracle, which need not find out."""
+    """Append the task to the observation: the oracle, which need not adapt."""
 
     observe_terrain: bool = False
-    """Put heights of the ground around the robot into the observation."""
+    """Append heights of the ground around the robot to the observation."""
 
     iterations: int = 500
     """Meta-updates, >= 1."""
+
+    init_from: Path | None = None
+    """Run folder whose newest checkpoint this new run starts from: fine-tuning."""
 
     run_dir: Path | None = None
     """Folder to write, which must not exist; by default a new one in runs/."""
 
     resume: Path | None = None
-    """Run folder to go on with, as if it had never stopped."""
+    """Run folder to continue, as if it had never stopped."""
+
+    config: Path | None = None
+    """YAML file over the preset, with the same keys; flags override it."""
+
+    seeds: tuple[int, ...] = ()
+    """Several seeds, such as 0,1,2: one run after the other, in sibling folders seed-0, seed-1, ..."""
 
     list_envs: bool = False
-    """Print the environments' names, with --env what there is to know of that one, and exit."""
+    """Print the names of the environments, or with --env the description of one, and exit."""
+
+    list_algos: bool = False
+    """Print the learners with one line each, and exit."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """How much experience one iteration collects."""
+    """Amount of experience that one iteration collects."""
 
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """What a run writes, and how often."""
+    """Output of a run."""
 
     learner: L = field(default_factory=MamlTrpoConfig)  # ty: ignore[invalid-assignment]
     """Settings of the learner that --algo names."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
-        _at_least("", self, {"iterations": 1, "seed": 0})
-        names = "one of " + ", ".join(ALGO_CONFIGS)
-        known = self.algo in ALGO_CONFIGS
-        require(known, "algo", self.algo, names + nearest(self.algo, ALGO_CONFIGS))
-        kind = ALGO_CONFIGS[self.algo]
+        _require_at_least("", self, {"iterations": 1, "seed": 0})
+        kind = find_algorithm(self.algo).config
         ok = isinstance(self.learner, kind)
         require(ok, "learner", self.learner, f"a {kind.__name__}, as algo is {self.algo}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         require(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
+        distinct = len(set(self.seeds)) == len(self.seeds) and min(self.seeds, default=0) >= 0
+        require(distinct, "seeds", list(self.seeds), "distinct numbers >= 0")
 
 
-def _at_least(group: str, config: object, bounds: Mapping[str, int]) -> None:
+def _require_at_least(group: str, config: object, bounds: Mapping[str, int]) -> None:
     for name, bound in bounds.items():
-        value = getattr(config, name)
+        value = vars(config)[name]
         require(value >= bound, group + name, value, f"at least {bound}")
 
 
-_NOT_WHAT_IS_TRAINED = {"run_dir", "resume", "list_envs"}
+_COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
 """Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
 
-_OF_A_PRESET = {"iterations", "sampler", "trainer", "learner"}
+_IN_PRESET = {"iterations", "sampler", "trainer", "learner"}
 
-_FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _NOT_WHAT_IS_TRAINED
-"""Fields that a resumed run may change; any other would make it another run."""
+_IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS - {"init_from"}
+
+_FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
+"""Fields that a resumed run may change; any other one would make it a different run."""
 
 
-def parse(argv: Sequence[str], *, presets: Path = PRESETS) -> TrainConfig[Any]:
-    """Reads a command line over the preset of its environment and algorithm.
+def parse(
+    argv: Sequence[str], *, presets: Path = PRESETS, prog: str = "train.py"
+) -> TrainConfig[Any]:
+    """Parses a command line over the preset of its environment and algorithm.
 
     Args:
-        argv: The words after the program's name.
+        argv: Arguments after the program's name.
         presets: Folder of `<algo>/<env>.yaml`.
+        prog: Name of the program in --help.
 
     Returns:
         The config. With --resume it is that of the run folder, with `resume` and `run_dir` set to
@@ -166,107 +186,154 @@ def parse(argv: Sequence[str], *, presets: Path = PRESETS) -> TrainConfig[Any]:
 
     Raises:
         ConfigError: A flag, key or value is unknown or out of range; the message names the nearest.
-        CheckpointError: --resume names a folder that holds no readable config.yaml.
-        SystemExit: --help was asked for and is printed (status 0).
+        CheckpointError: --resume names a folder without a readable config.yaml.
+        SystemExit: --help was given and is printed (status 0).
     """
-    first = _choosing_flags(argv)
+    first = _first_flags(argv)
     if "resume" in first:
-        default = _recorded(Path(first["resume"]))
+        default = _read_recorded(Path(first["resume"]))
     else:
-        default = _preset(first.get("algo", "maml-trpo"), first.get("env", ""), presets)
+        default = _defaults(first, presets)
     if any(word in ("-h", "--help") for word in argv):
-        _print_help(default)
+        _print_help(default, prog)
     config = merge(default, read_flags(argv, default), spell=flag)
     if config.resume is not None:
         _refuse_changes(default, config)
         return replace(config, run_dir=config.resume)
-    if not config.env and not config.list_envs:
+    if not (config.env or config.list_envs or config.list_algos):
         raise ConfigError("--env is missing; --list-envs shows the names")
     return config
 
 
+def build_config(
+    env: str, algo: str = "maml-trpo", settings: Mapping[str, Any] | None = None
+) -> TrainConfig[Any]:
+    """Builds the config of a run from Python, over the preset of the environment and algorithm.
+
+    Args:
+        env: Name of the environment.
+        algo: Name of the learner.
+        settings: Further fields: nested mappings (`learner={"inner_lr": 0.1}`), or dotted names.
+
+    Raises:
+        ConfigError: A key or value is unknown or out of range; the message names the nearest.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in (settings or {}).items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = {**node.get(leaf, {}), **value} if isinstance(value, Mapping) else value
+    path = tree.pop("config", None)
+    first = {"env": env, "algo": algo} | ({"config": str(path)} if path else {})
+    return merge(_defaults(first, PRESETS), tree)
+
+
 def to_yaml(config: TrainConfig[Any]) -> str:
-    """Writes what is trained, without `run_dir`, `resume` and `list_envs`, as YAML."""
+    """Returns the settings that define a run as YAML, without `run_dir`, `resume` and the like."""
     tree = plain(asdict(config))
-    kept = {name: value for name, value in tree.items() if name not in _NOT_WHAT_IS_TRAINED}
+    kept = {name: value for name, value in tree.items() if name not in _COMMANDS}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(path: Path) -> TrainConfig[Any]:
-    """Reads back exactly the values that `to_yaml` wrote.
+    """Reads exactly the values that `to_yaml` wrote.
 
     Raises:
-        ConfigError: The file is missing or no such config; the message names the file and the key.
+        ConfigError: The file is missing or not such a config; the message names the file and the key.
     """
     tree = load_yaml(path)
     default = _default(tree.get("algo", "maml-trpo"), f"{path}: algo ")
-    allowed = {f.name for f in fields(default)} - _NOT_WHAT_IS_TRAINED
+    allowed = {f.name for f in fields(default)} - _COMMANDS
     return merge(default, tree, where=f"{path}: ", allowed=allowed)
 
 
-# ------------------------------------------------------------------------------------------ defaults
+# --- defaults --------------------------------------------------------------------------------------
 
 
-def _choosing_flags(argv: Sequence[str]) -> dict[str, str]:
-    """Finds the flags that choose the defaults, before the others can be understood."""
-    found = {}
+def _first_flags(argv: Sequence[str]) -> dict[str, str]:
+    """Returns the flags that choose the defaults, before the others can be read."""
+    flags = {}
     for word, following in pairwise([*argv, "--"]):
         name, equals, value = word.partition("=")
-        if name in ("--env", "--algo", "--resume") and (equals or not following.startswith("--")):
-            found[name[2:]] = value if equals else following
-    return found
+        known = name in ("--env", "--algo", "--resume", "--config")
+        if known and (equals or not following.startswith("--")):
+            flags[name[2:]] = value if equals else following
+    return flags
+
+
+def _defaults(first: Mapping[str, str], presets: Path) -> TrainConfig[Any]:
+    """Returns the preset of the environment and algorithm, with the values of --config over it."""
+    tree, where = {}, ""
+    if "config" in first:
+        where = f"{first['config']}: "
+        tree = load_yaml(Path(first["config"]))
+    algo = first.get("algo", tree.get("algo", "maml-trpo"))
+    env = first.get("env", tree.get("env", ""))
+    if not isinstance(env, str):
+        raise ConfigError(f"{where}env = {env!r}: must be a text")
+    preset = _preset(algo, env, presets, where or "--algo ")
+    tree = {key: value for key, value in tree.items() if key not in ("env", "algo")}
+    return merge(preset, tree, where=where, allowed=_IN_FILE)
 
 
 def _default(algo: object, where: str) -> TrainConfig[Any]:
-    if not isinstance(algo, str) or algo not in ALGO_CONFIGS:
-        near = nearest(str(algo), ALGO_CONFIGS)
-        raise ConfigError(f"{where}{algo}: no such learner{near}")
-    return TrainConfig(algo=algo, learner=ALGO_CONFIGS[algo]())
+    if not isinstance(algo, str):
+        raise ConfigError(f"{where}{algo!r}: must be a text")
+    try:
+        kind = find_algorithm(algo).config
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
+    return TrainConfig(algo=algo, learner=kind())
 
 
-def _preset(algo: str, env: str, presets: Path) -> TrainConfig[Any]:
-    """The dataclasses' defaults under the preset, if the pair has one."""
-    default = replace(_default(algo, "--algo "), env=env)
-    folder = (presets / algo).resolve()
+def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:
+    """Returns the defaults of the dataclasses under the preset, if the pair has one."""
+    default = replace(_default(algo, where), env=env)
+    folder = (presets / default.algo).resolve()
     path = (folder / f"{env}.yaml").resolve()
-    # An environment's name may hold "/" and "..": no file outside the folder is read for it.
+    # The name of an environment may contain "/" and "..": never read a file outside the folder.
     if not env or not path.is_relative_to(folder) or not path.is_file():
         return default
-    return merge(default, load_yaml(path), where=f"{path}: ", allowed=_OF_A_PRESET)
+    return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
 
 
-def _recorded(run: Path) -> TrainConfig[Any]:
+def _read_recorded(run: Path) -> TrainConfig[Any]:
     try:
         return from_yaml(run / "config.yaml")
     except ConfigError as error:
-        cure = "give the folder of a run that metarl has written"
-        raise CheckpointError(f"--resume {run}: {error}; {cure}") from error
+        hint = "give the folder of a run that metarl has written"
+        raise CheckpointError(f"--resume {run}: {error}; {hint}") from error
 
 
 def _refuse_changes(recorded: TrainConfig[Any], config: TrainConfig[Any]) -> None:
-    """Refuses flags that would make a resumed run another run."""
+    """Refuses flags that would make a resumed run a different run."""
     if config.run_dir not in (None, config.resume):
         raise ConfigError("--run-dir: a resumed run stays in its folder; leave the flag out")
-    before, after = (_flat(asdict(tree)) for tree in (recorded, config))
-    for name, was in before.items():
-        if after[name] != was and not {name, name.partition(".")[0]} & _FREE_ON_RESUME:
-            cure = "leave the flag out, or start a new run"
-            raise ConfigError(f"{flag(name)} {after[name]}: the run has {was}; {cure}")
+    if config.seeds or config.config:
+        name = "seeds" if config.seeds else "config"
+        raise ConfigError(f"--{name}: a resumed run keeps its settings; leave the flag out")
+    before, after = (_flatten(asdict(tree)) for tree in (recorded, config))
+    for name, old in before.items():
+        if after[name] != old and not {name, name.partition(".")[0]} & _FREE_ON_RESUME:
+            hint = "leave the flag out, or start a new run"
+            raise ConfigError(f"{flag(name)} {after[name]}: the run has {old}; {hint}")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = value
-    return found
+            flat[prefix + name] = value
+    return flat
 
 
-def _print_help(default: TrainConfig[Any]) -> None:
+def _print_help(default: TrainConfig[Any], prog: str) -> None:
     import tyro
 
     kind: Any = TrainConfig[type(default.learner)]  # ty: ignore[invalid-type-form]
     about = "Meta-trains a policy that adapts. The defaults shown are those of --env and --algo."
-    tyro.cli(kind, default=default, args=["--help"], prog="train.py", description=about)
+    tyro.cli(kind, default=default, args=["--help"], prog=prog, description=about)

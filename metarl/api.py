@@ -1,0 +1,304 @@
+"""Public face of metarl: train, load, evaluate, film and report from Python.
+
+The commands of `metarl` call these functions, so that both do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl import experiment
+from metarl.config.schema import build_config
+from metarl.core.env import NoPictures, RenderableEnv, SceneEnv, supports
+from metarl.core.errors import ConfigError, Preempted
+from metarl.evaluation import results, table
+from metarl.experiment import TrainedPolicy
+from metarl.learners.sb3.config import label
+from metarl.sampling.sampler import Key
+
+VIDEO = "videos/adaptation.mp4"
+NUM_ADAPTATIONS = 3
+"""Adaptation steps of an evaluation, by default."""
+
+
+def train(
+    env: Any, algo: str = "maml-trpo", *, evaluate: bool = True, **settings: Any
+) -> TrainedPolicy:
+    """Trains a policy that adapts, and evaluates and films it as the command line does.
+
+    Args:
+        env: A name as for --env, a class or function that makes a Gymnasium environment, or a `BatchEnv`.
+        algo: Name of the learner, as for --algo.
+        evaluate: Evaluate and film at the end, as the trainer settings say.
+        **settings: Fields of `metarl.config.schema.TrainConfig`, for example `iterations=20`, `seed=1`,
+            `learner={"inner_lr": 0.2}`, `sampler={"num_tasks": 10}`, `run_dir="runs/mine"`, `config="my.yaml"`.
+
+    Returns:
+        The trained policy; its `path` is the run folder.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+        MetarlError: Training failed; the message says why and how to resume.
+    """
+    is_object = not isinstance(env, str)
+    config = build_config(experiment.name_of(env) if is_object else env, algo, settings)
+    policy = experiment.train(config, env if is_object else None)
+    if evaluate:
+        finish(policy, again=True)
+    return policy
+
+
+def finish(policy: TrainedPolicy, *, again: bool) -> None:
+    """Evaluates and films a policy as its trainer settings say, and prints the results.
+
+    Args:
+        policy: The trained policy.
+        again: Also what is there already; otherwise only what an interruption left undone.
+
+    Raises:
+        Preempted: Ctrl-C or SIGTERM; the training is saved.
+    """
+    trainer = policy.config.trainer
+    try:
+        if trainer.evaluate_tasks and (again or _is_outdated(policy, results.EVALUATION)):
+            result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
+            print(table.table(result), flush=True)
+        if trainer.video and (again or any(_is_outdated(policy, name) for name in _videos(policy))):
+            _film_if_possible(policy)
+    except KeyboardInterrupt as error:
+        command = experiment.resume_command(policy.path)
+        raise Preempted(f"stopped after training; what is missing is made by: {command}") from error
+
+
+def _film_if_possible(policy: TrainedPolicy) -> None:
+    num_adaptations = max(1, policy.config.sampler.num_adaptations)
+    try:
+        for path in film(policy, num_adaptations=num_adaptations):
+            print(f"video: {path}", flush=True)
+    except NoPictures as error:
+        print(f"no video: {error}", flush=True)
+
+
+def _is_outdated(policy: TrainedPolicy, name: str) -> bool:
+    """Returns whether a file of the run folder is missing or older than the newest checkpoint."""
+    path, checkpoints = policy.path / name, policy.path / "checkpoints"
+    return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
+
+
+def _videos(policy: TrainedPolicy) -> tuple[str, ...]:
+    """Returns the files that `film` writes by default."""
+    replay = str(Path(VIDEO).with_suffix(".html"))
+    return (VIDEO, replay) if supports(policy.env, SceneEnv) else (VIDEO,)
+
+
+def load(run: str | Path, *, threads: int = 0) -> TrainedPolicy:
+    """Loads the newest good checkpoint of a run folder.
+
+    Args:
+        run: The run folder.
+        threads: Physics and adaptation threads; 0 uses all cores.
+
+    Raises:
+        CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
+    """
+    return experiment.load(Path(run), threads)
+
+
+def make_env(
+    env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
+) -> Any:
+    """Builds an environment batch; see `metarl.experiment.make_env`."""
+    return experiment.make_env(
+        env, threads, observe_task=observe_task, observe_terrain=observe_terrain
+    )
+
+
+# --- evaluation -------------------------------------------------------------------------------------
+
+
+def evaluate(
+    policy: TrainedPolicy,
+    env: Any = None,
+    *,
+    num_tasks: int = 20,
+    num_adaptations: int = NUM_ADAPTATIONS,
+    tasks: Sequence[Sequence[float]] | np.ndarray | None = None,
+    deterministic: bool = False,
+    oracle: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measures returns after 0..K adaptation steps on held-out tasks, and writes them to the run folder.
+
+    The evaluation with the settings of the end of training is evaluation.json; others are kept beside it
+    in evaluations/, under a name made from their settings.
+
+    Args:
+        policy: The trained policy.
+        env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of training.
+        num_tasks: N, held-out tasks.
+        num_adaptations: K.
+        tasks: Tasks (N, D) to use instead of held-out ones.
+        deterministic: Act without exploration noise in the rollouts that are measured.
+        oracle: Result of a policy that observes the task, to be kept in the result.
+
+    Returns:
+        The contents of the file: `result["returns"]["mean"][k]` is the mean return after k adaptation steps.
+
+    Raises:
+        ConfigError: The environment or the tasks do not fit the policy.
+        NumericalError: A gradient of the adaptation is not finite.
+    """
+    from metarl.evaluation.evaluate import evaluate as run_trial
+    from metarl.evaluation.evaluate import held_out_tasks, summary
+
+    config = policy.config
+    used = policy.env if env is None else _transfer_env(policy, env)
+    settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
+    if used.spec.name != policy.config.env:
+        settings = replace(settings, env=used.spec.name)
+    if experiment.is_baseline(config, "scratch"):
+        if env is not None or tasks is not None or deterministic:
+            hint = "leave out other tasks, environments and --deterministic"
+            raise ConfigError(f"{policy.path}: policies from scratch have their own tasks; {hint}")
+        result = policy.learner.learning_curve(used)
+    else:
+        if tasks is None:
+            chosen = held_out_tasks(used.spec, config.seed, num_tasks)
+        else:
+            chosen = _check_tasks(tasks, used.spec)
+            settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
+        measured = run_trial(
+            used,
+            policy.learner,
+            chosen,
+            num_episodes=config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=Key(config.seed, "evaluate", 0),
+            explore=not deterministic,
+        )
+        result = summary(measured, used.spec, label(config.algo, config.learner), config.seed)
+    progress = policy.progress
+    result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
+    if oracle:
+        result["oracle"] = oracle
+    default = results.EvaluationSettings(config.trainer.evaluate_tasks or 20, NUM_ADAPTATIONS)
+    results.write(results.evaluation_path(policy.path, settings, default), result)
+    return result
+
+
+def _transfer_env(policy: TrainedPolicy, env: Any) -> Any:
+    """Builds another environment for a policy, and checks that its sizes fit."""
+    config = policy.config
+    built = experiment.build_env(replace(config, env=experiment.name_of(env)), env)
+    ours, theirs = policy.env.spec, built.spec
+    for name in ("obs_size", "action_size", "discrete"):
+        old, new = vars(ours)[name], vars(theirs)[name]
+        if old != new:
+            hint = f"the policy was trained on {config.env}, which has {old}"
+            raise ConfigError(f"--env {theirs.name}: {name} is {new}; {hint}")
+    return built
+
+
+def _check_tasks(tasks: Any, spec: Any) -> np.ndarray:
+    """Returns chosen tasks (N, D) in float64.
+
+    Raises:
+        ConfigError: They are not (N, D) or not finite; names the numbers of a task.
+    """
+    variables = spec.tasks.variables
+    try:
+        chosen = np.array(tasks, dtype=float)
+    except ValueError:
+        chosen = np.zeros(0)
+    if chosen.ndim != 2 or chosen.shape[1] != len(variables) or not np.isfinite(chosen).all():
+        names = ", ".join(f"{v.name} [{v.unit}]" for v in variables)
+        raise ConfigError(
+            f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
+        )
+    return chosen
+
+
+# --- videos, reports, checks ------------------------------------------------------------------------
+
+
+def film(
+    policy: TrainedPolicy,
+    *,
+    num_tasks: int = 2,
+    num_adaptations: int = 1,
+    formats: Sequence[str] | None = None,
+    num_episodes: int = 1,
+    camera: tuple[float, float] | None = None,
+    size: int = 480,
+) -> list[Path]:
+    """Films held-out tasks before and after adaptation, without exploration noise.
+
+    Args:
+        policy: The trained policy.
+        num_tasks: Tasks to film.
+        num_adaptations: Adaptation steps between before and after.
+        formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where possible.
+        num_episodes: Episodes to show of each task.
+        camera: Azimuth and elevation [degrees].
+        size: Width and height [pixels], even.
+
+    Returns:
+        The files, in videos/ of the run folder.
+
+    Raises:
+        NoPictures: The environment cannot draw; says why.
+        ConfigError: An argument does not fit the run.
+    """
+    from metarl.evaluation.evaluate import held_out_tasks
+    from metarl.reporting.film import film_trial, write_films
+
+    config, env = policy.config, policy.env
+    if not supports(env, RenderableEnv):
+        raise NoPictures(f"{env.spec.name} draws no pictures")
+    if num_episodes > config.sampler.num_episodes:
+        hint = f"the run adapts from {config.sampler.num_episodes} episodes, so there are no more"
+        raise ConfigError(f"--episodes {num_episodes}: {hint}")
+    if experiment.is_baseline(config, "scratch"):
+        tasks = policy.learner.tasks[:num_tasks]
+    else:
+        tasks = held_out_tasks(env.spec, config.seed, num_tasks)
+    panels = film_trial(
+        env,
+        policy.learner,
+        tasks,
+        num_episodes=config.sampler.num_episodes,
+        num_adaptations=num_adaptations,
+        key=Key(config.seed, "video", 0),
+        num_shown=num_episodes,
+    )
+    title = f"{config.env}, {config.algo}: {policy.path.resolve().name}"
+    path = policy.path / VIDEO
+    return write_films(path, env, panels, formats, title=title, camera=camera, size=size)
+
+
+def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
+    """Writes one HTML page with the plots and numbers of runs; returns its path.
+
+    Args:
+        runs: Run folders.
+        output: The page; for one run, by default, report.html in its folder.
+    """
+    from metarl.reporting.report import write_report
+
+    paths = [Path(run) for run in runs]
+    if output is None and len(paths) > 1:
+        raise ConfigError("--output is missing: give the page of several runs a name")
+    page = Path(output) if output else paths[0] / "report.html"
+    write_report(paths, page, [])
+    return page
+
+
+def check_env(env: Any) -> list[Any]:
+    """Checks whether an environment keeps the contract of `BatchEnv`; returns one finding a check."""
+    from metarl.envs.env_checker import check
+
+    return check(lambda threads: experiment.make_env(env, threads))
