@@ -17,8 +17,8 @@ from metarl.config.schema import TrainConfig, from_yaml
 from metarl.core.env import BatchEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError
 from metarl.core.tasks import HasOpaqueTasks
-from metarl.learners.registry import BASELINE_CONFIGS
-from metarl.learners.sb3.config import label
+from metarl.learners import registry
+from metarl.learners.sb3.config import find_mode, label
 from metarl.runs import provenance
 
 
@@ -116,35 +116,30 @@ def build_env(config: TrainConfig[Any]) -> Any:
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
-    if config.algo in BASELINE_CONFIGS:
-        return _build_baseline(config, env, device)
-    from metarl.learners.registry import build
-
-    return build(
-        config.algo,
+    algorithm = registry.find_algorithm(config.algo)
+    return registry.build_learner(
+        algorithm,
         config.learner,
-        env.spec.obs_size,
-        env.spec.action_size,
-        discrete=env.spec.discrete,
+        env.spec,
         seed=config.seed,
         device=device,
         num_threads=num_threads(config),
+        experience=_experience(config, env) if algorithm.has_own_loop else None,
     )
 
 
 def is_baseline(config: TrainConfig[Any], mode: str) -> bool:
-    """Whether the learner is a baseline of this mode."""
-    return getattr(config.learner, "mode", None) == mode
+    """Returns whether the learner is a baseline of this mode."""
+    return find_mode(config.learner) == mode
 
 
-def _build_baseline(config: TrainConfig[Any], env: Any, device: Any) -> Any:
+def _experience(config: TrainConfig[Any], env: Any) -> Any:
+    from metarl.core.learner import Experience
     from metarl.envs.wrappers.sb3 import vec_env
-    from metarl.learners.sb3.learner import build
 
-    try:
-        return build(config, env, training_tasks(env, config), vec_env, device=device)
-    except ValueError as error:
-        raise EnvironmentContractError(f"--env {config.env}: {error}") from error
+    sampler = config.sampler
+    sizes = (sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
+    return Experience(env, training_tasks(env, config), vec_env, *sizes)
 
 
 def training_tasks(env: Any, config: TrainConfig[Any]) -> Any:

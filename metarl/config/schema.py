@@ -16,14 +16,11 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from metarl.config.parser import flag, merge, nearest, plain, read_flags
+from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml
 from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.registry import BASELINE_CONFIGS, LEARNER_CONFIGS
-
-ALGO_CONFIGS = {**LEARNER_CONFIGS, **BASELINE_CONFIGS}
-"""Config class by --algo."""
+from metarl.learners.registry import find_algorithm
 
 PRESETS = Path(__file__).resolve().parent.parent.parent / "configs"
 
@@ -128,10 +125,7 @@ class TrainConfig(Generic[L]):
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         _at_least("", self, {"iterations": 1, "seed": 0})
-        names = "one of " + ", ".join(ALGO_CONFIGS)
-        known = self.algo in ALGO_CONFIGS
-        require(known, "algo", self.algo, names + nearest(self.algo, ALGO_CONFIGS))
-        kind = ALGO_CONFIGS[self.algo]
+        kind = find_algorithm(self.algo).config
         ok = isinstance(self.learner, kind)
         require(ok, "learner", self.learner, f"a {kind.__name__}, as algo is {self.algo}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
@@ -218,10 +212,11 @@ def _choosing_flags(argv: Sequence[str]) -> dict[str, str]:
 
 
 def _default(algo: object, where: str) -> TrainConfig[Any]:
-    if not isinstance(algo, str) or algo not in ALGO_CONFIGS:
-        near = nearest(str(algo), ALGO_CONFIGS)
-        raise ConfigError(f"{where}{algo}: no such learner{near}")
-    return TrainConfig(algo=algo, learner=ALGO_CONFIGS[algo]())
+    try:
+        algorithm = find_algorithm(str(algo))
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+    return TrainConfig(algo=algorithm.name, learner=algorithm.config())
 
 
 def _preset(algo: str, env: str, presets: Path) -> TrainConfig[Any]:
