@@ -48,7 +48,7 @@ from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.registry import make
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.learners.registry import LEARNER_CONFIGS, build
+from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.sampling.sampler import Collector, Key
 
 THREADS = len(os.sched_getaffinity(0))
@@ -108,8 +108,8 @@ class Ours:
 
     def __init__(self, env: MujocoBatchEnv, sizes: Sizes, algo: str):
         spec, size = env.spec, (sizes.tasks, sizes.episodes)
-        config = LEARNER_CONFIGS[algo]()
-        self.learner = build(algo, config, spec.obs_size, spec.action_size, seed=0)
+        algorithm = ALGORITHMS[algo]
+        self.learner = build_learner(algorithm, algorithm.config(), spec, seed=0)
         tasks = spec.tasks.sample(stream(0, "tasks"), sizes.tasks)
         self.collector = Collector(env)
         self.collector.set_tasks(tasks, sizes.episodes)

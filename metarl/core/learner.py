@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from metarl.core.env import BatchEnv
 from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Rollout
 
 C = TypeVar("C")
@@ -65,6 +67,18 @@ class Learner(Protocol[C]):
         """Restores a state_dict()."""
 
 
+class PluginLearner(Learner[C], Protocol):
+    """A learner from outside metarl; its constructor is described in `metarl/learners/registry.py`.
+
+    Attributes:
+        Config: Frozen dataclass of the settings, with a default for every field.
+        summary: One line about the algorithm.
+    """
+
+    Config: type
+    summary: str
+
+
 # --- capabilities; `metarl.core.env.supports` tests for them -------------------------------------
 
 
@@ -88,6 +102,28 @@ class HasOwnLoop(Protocol):
 
     def iterate(self, iteration: int) -> Iteration:
         """Collects and learns; all or nothing."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Source of experience of a learner with its own loop.
+
+    Attributes:
+        env: The environment.
+        tasks: Distribution of the training tasks: sample(rng, n) -> (n, D).
+        vec_env: Makes a VecEnv of Stable-Baselines3 from (env, number of rows, trial=episodes in a
+            trial of RL^2, or 0).
+        num_tasks: N.
+        num_episodes: E.
+        num_adaptations: K.
+    """
+
+    env: BatchEnv
+    tasks: Any
+    vec_env: Callable[..., Any]
+    num_tasks: int
+    num_episodes: int
+    num_adaptations: int
 
 
 class HasReplay(Protocol):

@@ -1,51 +1,234 @@
-"""Learners: one final class a file. LEARNERS is the table; a learner is imported when it is built."""
+"""The one table of algorithms, and plug-in learners. A learner is imported when it is built.
+
+A plug-in learner is a class. `--algo module:Class` names it, or an installed package does in the
+entry-point group `metarl.learners` (name -> "module:Class"). The class has
+
+    Config       a frozen dataclass with a default for every setting
+    summary      one line about the algorithm
+    __init__     (config, obs_size, action_size, *, seed, device, num_threads, discrete)
+
+and the members of `metarl.core.learner.Learner`. Nothing of it is imported until it is named.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import importlib
-from typing import Any
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
+from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 
-LEARNER_CONFIGS: dict[str, type] = {"maml-trpo": MamlTrpoConfig, "rl2": Rl2Config}
+if TYPE_CHECKING:  # --help imports this module, and neither NumPy nor torch
+    from metarl.core.env import EnvSpec
+    from metarl.core.learner import Experience
 
-LEARNERS: dict[str, str] = {
-    "maml-trpo": "metarl.learners.maml.maml_trpo:MamlTrpo",
-    "rl2": "metarl.learners.rl2.rl2:Rl2",
+GROUP = "metarl.learners"
+"""Entry-point group of plug-in learners."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One value of --algo.
+
+    Attributes:
+        name: The value.
+        config: Class of its settings: a frozen dataclass with defaults, which imports no torch.
+        build: "module:callable" that makes the learner; imported when used.
+        summary: One line for people.
+        has_own_loop: The learner collects its own experience (`metarl.core.learner.HasOwnLoop`),
+            and is built from an `Experience`.
+    """
+
+    name: str
+    config: type
+    build: str
+    summary: str
+    has_own_loop: bool = False
+
+
+_SB3 = "metarl.learners.sb3.learner:build"
+
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm
+    for algorithm in (
+        Algorithm(
+            "maml-trpo",
+            MamlTrpoConfig,
+            "metarl.learners.maml.maml_trpo:MamlTrpo",
+            "MAML: adapts by policy-gradient steps, meta-trained by TRPO (Finn et al. 2017)",
+        ),
+        Algorithm(
+            "rl2",
+            Rl2Config,
+            "metarl.learners.rl2.rl2:Rl2",
+            "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "sb3-ppo",
+            Sb3PpoConfig,
+            _SB3,
+            "baseline: PPO of Stable-Baselines3, which does not adapt",
+            has_own_loop=True,
+        ),
+        Algorithm(
+            "sb3-trpo",
+            Sb3TrpoConfig,
+            _SB3,
+            "baseline: TRPO of sb3-contrib, which does not adapt",
+            has_own_loop=True,
+        ),
+        Algorithm(
+            "sb3-rl2",
+            Sb3Rl2Config,
+            _SB3,
+            "baseline: RL^2 by recurrent PPO of sb3-contrib",
+            has_own_loop=True,
+        ),
+    )
 }
+"""Every algorithm of metarl by name."""
 
 
-def build(
-    algo: str,
+def list_algorithms() -> dict[str, str]:
+    """Returns name -> summary of every algorithm, those of installed plug-ins last.
+
+    The summary of a plug-in names its package, because nothing of a plug-in is imported here.
+    """
+    found = {algorithm.name: algorithm.summary for algorithm in ALGORITHMS.values()}
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
+        package = point.dist.name if point.dist else point.module
+        found.setdefault(point.name, f"plug-in of {package}")
+    return found
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """Finds an algorithm by its name in the table, an entry point, or as `module:Class`.
+
+    The current directory is searched for `module` too.
+
+    Raises:
+        ConfigError: There is no such algorithm (the message names the nearest), or the plug-in
+            cannot be imported or does not fulfil the interface.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    for point in metadata.entry_points(group=GROUP, name=name):
+        return _plug_in(name, point.module, point.attr)
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, list_algorithms(), n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{name}: no such learner{hint}")
+    if not module or module.startswith(".") or "/" in module or not attribute:
+        example = "write module:Class, for example my_learner:MyLearner"
+        raise ConfigError(f"{name}: no such learner; {example}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # Python puts the folder of train.py there, not this one
+    return _plug_in(name, module, attribute)
+
+
+def build_learner(
+    algorithm: Algorithm,
     config: Any,
-    obs_size: int,
-    action_size: int,
+    spec: EnvSpec,
     *,
-    discrete: bool = False,
-    **options: Any,
+    seed: int,
+    device: Any = "cpu",
+    num_threads: int = 1,
+    experience: Experience | None = None,
 ) -> Any:
-    """Builds a learner by name.
+    """Builds a learner with fresh parameters.
 
     Args:
-        algo: A name of LEARNERS.
-        config: Its config.
-        obs_size: S.
-        action_size: A.
-        discrete: Actions are one-hot rows of A alternatives.
-        **options: seed, device and num_threads.
+        algorithm: Which one.
+        config: Its settings.
+        spec: The environment's: S, A and the kind of actions.
+        seed: Seed of the run.
+        device: Where the update runs.
+        num_threads: Threads of the update on a CPU.
+        experience: Where a learner with its own loop collects; the others ignore it.
 
-    Returns:
-        The learner.
+    Raises:
+        ConfigError: A plug-in's constructor fails, or the learner cannot have such actions.
+        EnvironmentContractError: The environment lacks what the learner's own loop needs.
     """
-    module, _, name = LEARNERS[algo].partition(":")
-    learner = getattr(importlib.import_module(module), name)
-    return learner(config, obs_size, action_size, discrete=discrete, **options)
+    module, _, name = algorithm.build.partition(":")
+    build = getattr(importlib.import_module(module), name)
+    if algorithm.has_own_loop:
+        try:
+            return build(config, experience, name=algorithm.name, seed=seed, device=device)
+        except ValueError as error:
+            raise EnvironmentContractError(f"--env {spec.name}: {error}") from error
+    sizes = (spec.obs_size, spec.action_size)
+    options = {"seed": seed, "device": device, "num_threads": num_threads}
+    try:
+        return build(config, *sizes, discrete=spec.discrete, **options)
+    except MetarlError:
+        raise
+    except Exception as error:
+        if algorithm.name in ALGORITHMS:
+            raise
+        raise ConfigError(f"--algo {algorithm.name}: {_describe(error)}") from error
 
 
-BASELINE_CONFIGS: dict[str, type] = {
-    "sb3-ppo": Sb3PpoConfig,
-    "sb3-trpo": Sb3TrpoConfig,
-    "sb3-rl2": Sb3Rl2Config,
-}
+# ------------------------------------------------------------------------------------------ plug-ins
+
+
+def _plug_in(name: str, module: str, attribute: str) -> Algorithm:
+    """Imports a plug-in learner and checks its interface."""
+    from metarl.core.env import missing_members
+    from metarl.core.learner import PluginLearner
+
+    learner: Any = _load(name, module, attribute)
+    lacking = missing_members(learner, PluginLearner)
+    if lacking:
+        hint = "metarl/learners/registry.py describes the interface of a plug-in"
+        raise ConfigError(f"{name}: {attribute} lacks {', '.join(lacking)}; {hint}")
+    config = learner.Config
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
+        raise ConfigError(f"{name}: {attribute}.Config is no dataclass of settings")
+    if not config.__dataclass_params__.frozen:
+        raise ConfigError(f"{name}: {attribute}.Config is not frozen; use @dataclass(frozen=True)")
+    required = [field.name for field in dataclasses.fields(config) if not _has_default(field)]
+    if required:
+        raise ConfigError(f"{name}: {attribute}.Config has no default for {', '.join(required)}")
+    return Algorithm(name, config, f"{module}:{attribute}", learner.summary)
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing or not field.init
+
+
+def _load(name: str, module: str, attribute: str) -> type:
+    try:
+        names = vars(importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name}: no module {error.name!r} can be imported") from error
+    except Exception as error:
+        raise ConfigError(f"{name}: {_describe(error)}") from error
+    found = names.get(attribute)
+    if not isinstance(found, type):
+        classes = [key for key, value in names.items() if isinstance(value, type)]
+        near = difflib.get_close_matches(attribute, classes, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{name}: {module} has no class {attribute!r}{hint}")
+    return found
+
+
+def _describe(error: Exception) -> str:
+    """Describes an exception of foreign code in one line, with the place that raised it."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, SyntaxError):  # its traceback ends in the import machinery
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({place.filename}, line {place.lineno})"

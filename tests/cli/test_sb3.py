@@ -16,7 +16,7 @@ from commands import one_line, records
 from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.config.schema import parse
-from metarl.learners.registry import BASELINE_CONFIGS
+from metarl.learners.registry import ALGORITHMS
 from metarl.runs import checkpoint
 from metarl.runs.logger import without_time
 
@@ -139,13 +139,13 @@ def test_help_shows_the_modes_without_torch_and_without_stable_baselines():
 
 
 def test_every_preset_is_read():
-    folders = [REPOSITORY / "configs" / algo for algo in BASELINE_CONFIGS]
+    folders = [REPOSITORY / "configs" / algo for algo in ALGORITHMS if algo.startswith("sb3-")]
     paths = [path for folder in folders for path in folder.glob("**/*.yaml")]
     assert len(paths) == 15
     for path in paths:
         algo, env = path.parent.name, path.stem
         config = parse(["--env", env, "--algo", algo])
-        assert config.iterations != 500 or config.learner != BASELINE_CONFIGS[algo]()
+        assert config.iterations != 500 or config.learner != ALGORITHMS[algo].config()
         rollouts = config.sampler.num_adaptations + 1
         assert rollouts == (2 if algo == "sb3-rl2" else 1)
 

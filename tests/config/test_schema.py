@@ -19,7 +19,7 @@ from metarl.config.schema import (
 )
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.registry import LEARNER_CONFIGS
+from metarl.learners.registry import ALGORITHMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_PRESETS = Path("/nonexistent")
@@ -203,7 +203,7 @@ def test_every_value_out_of_range_is_refused_by_name(kind_and_values):
 def test_the_learner_must_be_the_one_that_algo_names():
     with pytest.raises(ConfigError, match="learner = .*MamlTrpoConfig"):
         TrainConfig(learner=SamplerConfig())
-    assert all(isinstance(kind(), kind) for kind in LEARNER_CONFIGS.values())
+    assert all(isinstance(a.config(), a.config) for a in ALGORITHMS.values())
 
 
 # ------------------------------------------------------------------------------- config.yaml, resume

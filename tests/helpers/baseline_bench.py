@@ -5,12 +5,13 @@ from dataclasses import replace
 import torch
 
 from metarl.config.schema import SamplerConfig, TrainConfig
+from metarl.core.learner import Experience
 from metarl.core.parallel import one_torch_thread
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.envs.wrappers.sb3 import vec_env
 from metarl.evaluation import evaluate
-from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
+from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig, find_mode
 from metarl.learners.sb3.learner import build
 from metarl.sampling.sampler import Key
 
@@ -40,15 +41,22 @@ def configured(name, seed=0, **changes):
     )
 
 
+def build_baseline(config, env):
+    sampler = config.sampler
+    sizes = (sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
+    experience = Experience(env, env.spec.tasks, vec_env, *sizes)
+    return build(config.learner, experience, name=config.algo, seed=config.seed)
+
+
 class Bench:
     """A baseline on navigation with a few short episodes."""
 
     def __init__(self, name, seed=0, env=None, **changes):
         self.config = configured(name, seed, **changes)
         env = env or small_env()
-        oracle = getattr(self.config.learner, "mode", "") == "oracle"
+        oracle = find_mode(self.config.learner) == "oracle"
         self.env = ObserveTask(env) if oracle else env
-        self.learner = build(self.config, self.env, self.env.spec.tasks, vec_env)
+        self.learner = build_baseline(self.config, self.env)
 
     def iterate(self, iterations):
         """Trains; returns what does not depend on the clock."""

@@ -11,7 +11,7 @@ from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.registry import LEARNER_CONFIGS, LEARNERS, build
+from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.runs import checkpoint
 from metarl.sampling.sampler import Key, trial
@@ -64,9 +64,10 @@ class Bench:
         self.size = (3, 4) if small else (self.case.num_tasks, self.case.num_episodes)
         self.env = make(env, threads)
         spec = self.env.spec
-        config = self.case.config if env == "navigation-2d" else LEARNER_CONFIGS[algo]()
-        sizes = (spec.obs_size, spec.action_size)
-        self.learner = build(algo, config, *sizes, seed=seed, num_threads=num_threads)
+        config = self.case.config if env == "navigation-2d" else ALGORITHMS[algo].config()
+        self.learner = build_learner(
+            ALGORITHMS[algo], config, spec, seed=seed, num_threads=num_threads
+        )
 
     def trial(self, iteration):
         tasks = self.env.spec.tasks.sample(stream(self.seed, "tasks", iteration), self.size[0])
@@ -103,7 +104,8 @@ def assert_same(one, other):
 
 
 def test_every_learner_has_a_config_and_stands_here():
-    assert set(LEARNERS) == set(LEARNER_CONFIGS) == {name.partition(",")[0] for name in CASES}
+    own = {name for name, algorithm in ALGORITHMS.items() if not algorithm.has_own_loop}
+    assert own == {name.partition(",")[0] for name in CASES}
 
 
 def test_it_learns_to_adapt(algo):

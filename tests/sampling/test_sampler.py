@@ -13,7 +13,7 @@ from metarl.core.errors import EnvironmentContractError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.envs.wrappers.observe_task import ObserveTask
-from metarl.learners.registry import LEARNER_CONFIGS, build
+from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.sampling.sampler import Collector, rollout, trial
 
 # ------------------------------------------------------------------------------------------- trials
@@ -127,14 +127,17 @@ def test_two_halves_are_the_whole_bit_for_bit(threads):
     assert not env.stepped
 
 
+def fresh_learner(algo, env):
+    algorithm = ALGORITHMS[algo]
+    return build_learner(algorithm, algorithm.config(), env.spec, seed=0)
+
+
 @pytest.mark.parametrize("algo", ["maml-trpo", "rl2"])
 @pytest.mark.parametrize("name", ["half-cheetah-dir", "hopper-vel-terrain"])
 def test_real_robots_do_not_depend_on_the_number_of_threads_bit_for_bit(algo, name):
     def run(threads):
         env = make(name, threads)
-        learner = build(
-            algo, LEARNER_CONFIGS[algo](), env.spec.obs_size, env.spec.action_size, seed=0
-        )
+        learner = fresh_learner(algo, env)
         tasks = env.spec.tasks.sample(stream(0, "tasks"), 3)
         try:
             return Collector(env).trial(learner, tasks, 4, 1, KEY)[0], env.threads
@@ -149,8 +152,8 @@ def test_real_robots_do_not_depend_on_the_number_of_threads_bit_for_bit(algo, na
 
 
 def test_half_of_the_robots_do_what_they_do_among_all_bit_for_bit():
-    env, config = make("half-cheetah-dir", 2), LEARNER_CONFIGS["maml-trpo"]()
-    learner = build("maml-trpo", config, env.spec.obs_size, env.spec.action_size, seed=0)
+    env = make("half-cheetah-dir", 2)
+    learner = fresh_learner("maml-trpo", env)
     tasks = env.spec.tasks.sample(stream(0, "tasks"), 5)
     try:
         made, context = Collector(env).trial(learner, tasks, 4, 1, KEY)
@@ -166,7 +169,7 @@ def test_half_of_the_robots_do_what_they_do_among_all_bit_for_bit():
 def test_an_environment_that_tells_the_task_tells_it_in_both_halves():
     env = make("half-cheetah-vel", 2, observe_task=True)
     tasks = env.spec.tasks.sample(stream(0, "tasks"), 4)
-    learner = build("maml-trpo", LEARNER_CONFIGS["maml-trpo"](), env.spec.obs_size, 6, seed=0)
+    learner = fresh_learner("maml-trpo", env)
     try:
         made, _ = Collector(env).trial(learner, tasks, 1, 0, KEY)
         env.set_tasks(tasks, 1)
@@ -195,7 +198,7 @@ class Generous:
 @pytest.mark.parametrize("wrapped", [Generous, lambda env: ObserveTask(Generous(env))])
 def test_a_wrapper_that_hands_split_through_is_not_left_out(wrapped):
     env = wrapped(make("half-cheetah-dir", 2))
-    learner = build("maml-trpo", LEARNER_CONFIGS["maml-trpo"](), env.spec.obs_size, 6, seed=0)
+    learner = fresh_learner("maml-trpo", env)
     tasks = env.spec.tasks.sample(stream(0, "tasks"), 2)
     try:
         made, _ = Collector(env).trial(learner, tasks, 1, 0, KEY)

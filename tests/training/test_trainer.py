@@ -21,7 +21,7 @@ from metarl.core.errors import (
 from metarl.envs.registry import make
 from metarl.experiment import training_tasks
 from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.registry import build
+from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.runs import checkpoint
 from metarl.runs.logger import RunLog, without_time
 from metarl.training.trainer import Progress, Trainer, pick_device, restore
@@ -66,7 +66,7 @@ def trainer_in(folder, env=None, config=CONFIG, resume=False, learner=None):
     env = env or make("navigation-2d")
     spec = env.spec
     if learner is None:
-        learner = build("maml-trpo", config.learner, spec.obs_size, spec.action_size, seed=0)
+        learner = MamlTrpo(config.learner, spec.obs_size, spec.action_size, seed=0)
     progress = None
     if resume:
         progress = restore(learner, checkpoint.load_newest(folder / "checkpoints"))
@@ -363,7 +363,7 @@ def test_episodes_that_break_down_are_counted_and_the_rest_is_trained_on(tmp_pat
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_line_with_exit_code_5(tensors, state, words):
-    learner = build("maml-trpo", CONFIG.learner, 2, 2, seed=0)
+    learner = MamlTrpo(CONFIG.learner, 2, 2, seed=0)
     before = learner.state_dict()
     tensors = before if tensors is None else tensors
     with pytest.raises(CheckpointError, match=f"iteration 3 does not fit .*{words}") as caught:

@@ -209,7 +209,15 @@ def _check_sizes(config: object, name: str) -> None:
     require(min(sizes, default=1) >= 1, f"learner.{name}", sizes, "numbers >= 1")
 
 
+Sb3Config = Sb3PpoConfig | Sb3TrpoConfig | Sb3Rl2Config
+
+
+def find_mode(learner: object) -> str | None:
+    """Returns the mode of a baseline; None for a learner without modes."""
+    return learner.mode if isinstance(learner, Sb3PpoConfig | Sb3TrpoConfig) else None
+
+
 def label(algo: str, learner: object) -> str:
-    """The name of what was trained: --algo, and the mode of a baseline that has modes."""
-    mode = getattr(learner, "mode", None)
+    """Names what was trained: --algo, and the mode of a baseline that has modes."""
+    mode = find_mode(learner)
     return algo if mode is None else f"{algo}-{mode}"

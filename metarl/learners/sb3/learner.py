@@ -1,11 +1,12 @@
-"""Sb3Baseline: learners of Stable-Baselines3 in a run of metarl, trained by SB3's own loop on its own view of the tasks.
+"""Learners of Stable-Baselines3 (SB3) as baselines, trained by SB3's own loop.
 
-It acts like every Learner, so evaluation and videos are as ever; instead of `update` it has `iterate`.
+They act like every `Learner`, so evaluation and videos need no special case; instead of `update`
+they have `iterate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.config.schema import TrainConfig
 from metarl.core.env import BatchEnv
 from metarl.core.errors import ConfigError
+from metarl.core.learner import Experience
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration
 from metarl.evaluation import evaluate
-from metarl.learners.sb3.config import Sb3Rl2Config, label
+from metarl.learners.sb3.config import Sb3Config, Sb3Rl2Config, label
 from metarl.learners.sb3.learning_curve import Curve
 from metarl.learners.sb3.model import Member, Played
 from metarl.learners.sb3.policies import FeedForward, Recurrent
@@ -36,15 +37,20 @@ class Restartable(Protocol):
 
 
 class Sb3Baseline:
-    """One policy for all tasks, with or without memory; or, from scratch, one for each of N held-out tasks.
+    """One policy for all tasks, with or without memory; or, from scratch, one for each task.
 
-    An iteration begins with new episodes in all rows and takes as many steps as one of any other learner at most.
+    Every iteration starts new episodes in all rows and takes as many steps as the longest
+    iteration of any other learner.
 
     Args:
-        config: The run's settings.
+        config: Settings.
         vec: The environments: E rows from scratch, else N * E.
-        tasks: From scratch the tasks (N, D), else the distribution that episodes (for RL^2 trials) draw from.
+        tasks: From scratch the tasks (N, D), else the distribution from which episodes (trials for
+            RL^2) draw their tasks.
         horizon: T.
+        num_rollouts: K + 1.
+        name: The value of --algo.
+        seed: Seed of the run.
         device: Of the models.
     """
 
@@ -52,30 +58,32 @@ class Sb3Baseline:
 
     def __init__(
         self,
-        config: TrainConfig[Any],
+        config: Sb3Config,
         vec: Restartable,
         tasks: Any,
         horizon: int,
+        num_rollouts: int,
         *,
+        name: str,
+        seed: int,
         device: torch.device | str = "cpu",
     ):
-        self._config, self._vec = config, vec
+        self._label, self._seed, self._vec = label(name, config), seed, vec
         self.tasks: np.ndarray | None = tasks if isinstance(tasks, np.ndarray) else None
         self._sources = [tasks] if self.tasks is None else list(self.tasks)
-        rollouts = config.sampler.num_adaptations + 1
         self._members = [
             Member(
-                config.learner,
+                config,
                 vec,  # ty: ignore[invalid-argument-type]
-                rollouts,
+                num_rollouts,
                 horizon,
-                rng=stream(config.seed, "sb3-initial", index),
+                rng=stream(seed, "sb3-initial", index),
                 device=device,
             )
             for index in range(len(self._sources))
         ]
-        self._curve = Curve.empty(len(self._sources), vec.num_envs * rollouts)
-        recurrent = isinstance(config.learner, Sb3Rl2Config)
+        self._curve = Curve.empty(len(self._sources), vec.num_envs * num_rollouts)
+        recurrent = isinstance(config, Sb3Rl2Config)
         acting = Recurrent(self._members[0]) if recurrent else FeedForward(self._members)
         self.begin, self.act, self.adapt = acting.begin, acting.act, acting.adapt
 
@@ -99,7 +107,7 @@ class Sb3Baseline:
         return _summary(played)
 
     def _play(self, iteration: int, index: int) -> Played:
-        seed = self._config.seed
+        seed = self._seed
 
         def streams(episode: int, row: int) -> np.random.Generator:
             return stream(seed, "sb3-episode", iteration, index, episode, row)
@@ -156,14 +164,14 @@ class Sb3Baseline:
         """
         if self.tasks is None:
             raise ValueError("a learning curve in single tasks has only mode scratch")
-        config, curve, shown = self._config, self._curve, self._curve.points()
+        curve, shown = self._curve, self._curve.points()
         final = evaluate.evaluate(
             env,
             self,  # ty: ignore[invalid-argument-type]
             self.tasks,
             num_episodes=curve.returns.shape[2],
             num_adaptations=0,
-            key=evaluate.Key(config.seed, "evaluate", 0),
+            key=evaluate.Key(self._seed, "evaluate", 0),
         )
         steps, episodes = (each[[*shown, -1]].tolist() for each in curve.experience())
         whole = replace(
@@ -177,7 +185,7 @@ class Sb3Baseline:
                 ]
             ),
         )
-        result = evaluate.summary(whole, env.spec, label(config.algo, config.learner), config.seed)
+        result = evaluate.summary(whole, env.spec, self._label, self._seed)
         words = (
             "each task was trained on from scratch; entry i is the i-th point of its learning curve"
         )
@@ -186,39 +194,43 @@ class Sb3Baseline:
 
 
 def build(
-    config: TrainConfig[Any],
-    env: BatchEnv,
-    distribution: Any,
-    vec_env: Callable[..., Restartable],
+    config: Sb3Config,
+    experience: Experience,
     *,
+    name: str,
+    seed: int,
     device: torch.device | str = "cpu",
 ) -> Sb3Baseline:
     """Builds a baseline with fresh parameters.
 
     Args:
-        config: The run's settings.
-        env: The environment; in mode oracle its observation holds the task.
-        distribution: Where training tasks come from; not asked from scratch.
-        vec_env: Makes a VecEnv of (env, number of rows, trial=episodes in a trial of RL^2 or 0).
+        config: Settings.
+        experience: The environment (in mode oracle its observation holds the task), the training
+            tasks (unused from scratch) and the sizes.
+        name: The value of --algo.
+        seed: Seed of the run.
         device: Of the models.
 
     Raises:
         ConfigError: The environment has discrete actions.
         ValueError: The environment lacks what vec_env needs.
     """
+    env = experience.env
     if env.spec.discrete:
-        able = "take --algo maml-trpo"
-        raise ConfigError(f"--algo {config.algo} has no policy for discrete actions; {able}")
-    sampler = config.sampler
-    tasks, num_rows, trial = distribution, sampler.num_tasks * sampler.num_episodes, 0
-    if isinstance(config.learner, Sb3Rl2Config):
-        trial = sampler.num_adaptations + 1
-    elif config.learner.mode == "scratch":
-        tasks = evaluate.held_out_tasks(env.spec, config.seed, sampler.num_tasks)
-        num_rows = sampler.num_episodes
-    vec = vec_env(env, num_rows, trial=trial)
+        hint = "use --algo maml-trpo"
+        raise ConfigError(f"--algo {name} has no policy for discrete actions; {hint}")
+    num_rollouts = experience.num_adaptations + 1
+    num_rows, trial = experience.num_tasks * experience.num_episodes, 0
+    tasks = experience.tasks
+    if isinstance(config, Sb3Rl2Config):
+        trial = num_rollouts
+    elif config.mode == "scratch":
+        tasks = evaluate.held_out_tasks(env.spec, seed, experience.num_tasks)
+        num_rows = experience.num_episodes
+    vec = experience.vec_env(env, num_rows, trial=trial)
+    options: dict[str, Any] = {"name": name, "seed": seed, "device": device}
     with one_torch_thread():  # the last bit of SB3's orthogonal matrices depends on the threads
-        return Sb3Baseline(config, vec, tasks, env.spec.horizon, device=device)
+        return Sb3Baseline(config, vec, tasks, env.spec.horizon, num_rollouts, **options)
 
 
 def _summary(played: list[Played]) -> Iteration:

@@ -6,16 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from baseline_bench import CASES, HORIZON, Bench, assert_same, differ, small_env, state
+from baseline_bench import (
+    CASES,
+    HORIZON,
+    Bench,
+    assert_same,
+    build_baseline,
+    differ,
+    small_env,
+    state,
+)
 
 from metarl.config.schema import SamplerConfig, TrainConfig
 from metarl.core.env import Step
 from metarl.core.errors import ConfigError
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
-from metarl.envs.wrappers.sb3 import vec_env
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
-from metarl.learners.sb3.learner import build
 from metarl.runs import checkpoint
 
 
@@ -161,10 +168,10 @@ def trained(name, learner, iterations, sampler):
     algo, _ = CASES[name]
     config = TrainConfig(env="x", algo=algo, learner=learner, sampler=sampler)
     env = NavigationEnv("navigation-2d", DenseGoal())
-    env = ObserveTask(env) if getattr(learner, "mode", "") == "oracle" else env
+    env = ObserveTask(env) if learner.mode == "oracle" else env
     bench = Bench.__new__(Bench)
     bench.config, bench.env = config, env
-    bench.learner = build(config, env, env.spec.tasks, vec_env)
+    bench.learner = build_baseline(config, env)
     start = bench.returns().mean()
     bench.iterate(range(iterations))
     return start, bench.returns().mean()
