@@ -1,0 +1,1 @@
+"""Run folders: provenance, checkpoints, logs, progress, and their readers."""
