@@ -171,7 +171,7 @@ def open_run(path: Path, threads: int = 0) -> Run:
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     env = build_env(config)
-    if line := provenance.other_version(path, env.spec):
+    if line := provenance.describe_version_change(path, env.spec):
         print(f"metarl: warning: {line}", file=sys.stderr)
     learner = build_learner(config, env, "cpu")
     return Run(path, config, env, learner, restore_newest(path, learner))

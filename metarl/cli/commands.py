@@ -37,7 +37,7 @@ def _evaluate_verb(options: argparse.Namespace) -> None:
 
     _check_folder("--json", options.json)
     env = _check_are_seeds(options.runs)
-    oracle = results.oracle(options.oracle, env) if options.oracle else None
+    oracle = results.read_oracle(options.oracle, env) if options.oracle else None
     found = []
     for path in options.runs:
         run = open_run(path, options.threads)

@@ -54,10 +54,10 @@ def _train(argv: list[str]) -> None:
     device = pick_device(config.device)
     learner = build_learner(config, env, device)
     name = label(config.algo, config.learner)
-    path = config.run_dir or run_folder.default_run_dir(config.env, name, config.seed)
+    path = config.run_dir or run_folder.choose_run_dir(config.env, name, config.seed)
     if not config.resume:
         run_folder.create(path)
-    with run_folder.locked(path):
+    with run_folder.lock(path):
         _train_in(Run(path, config, env, learner), device)
 
 
@@ -84,7 +84,7 @@ def _train_in(run: Run, device: Any) -> None:
 
 def _refuse_other_version(run: Run) -> None:
 
-    if line := provenance.other_version(run.path, run.env.spec):
+    if line := provenance.describe_version_change(run.path, run.env.spec):
         cure = "start a new run, or go on with the code that this one was started with"
         raise CheckpointError(f"{line}; {cure}")
 

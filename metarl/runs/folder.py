@@ -25,7 +25,7 @@ from metarl.core.errors import CheckpointError, ConfigError, ResourceError, RunE
 
 
 
-def default_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
+def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
     """Names a folder that does not exist yet, `<env>_<algo>_s<seed>_<UTC time>`, and makes nothing."""
     # Letters, digits and . + - only: "/" and ":" of an environment's name would be folders or hosts.
     words = re.sub(r"[^\w.+-]+", "-", env).strip("-.") or "env"
@@ -56,7 +56,7 @@ def create(run_dir: Path) -> Path:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Generator[None]:
+def lock(run_dir: Path) -> Generator[None]:
     """Makes this process the only one that trains in a folder; a process that dies gives it back.
 
     Raises:

@@ -65,7 +65,7 @@ def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> li
     return [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
 
 
-def other_version(run_dir: Path, spec: Any) -> str | None:
+def describe_version_change(run_dir: Path, spec: Any) -> str | None:
     """Says in one line that a run was trained on another version of its environment; None if it was not.
 
     A run whose run.json does not tell, as those of older versions, is taken for one of this version.

@@ -173,7 +173,7 @@ def _number(value: object) -> float:
 # -------------------------------------------------------------------------------------------- groups
 
 
-def grouped(runs: Sequence[RunData]) -> list[Group]:
+def group_runs(runs: Sequence[RunData]) -> list[Group]:
     """Sorts runs into groups of seeds, in the order in which they are given.
 
     Keys that a run of an older version lacks count as equal. Two runs with one seed are two groups.
