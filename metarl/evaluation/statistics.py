@@ -203,7 +203,9 @@ def share_made_worse(per_task: np.ndarray) -> list[float]:
     return [float((row < per_task[0]).mean()) for row in per_task]
 
 
-def count_experience(env_steps: Sequence[float], num_episodes: int, *, pools: bool) -> dict[str, Any]:
+def count_experience(
+    env_steps: Sequence[float], num_episodes: int, *, pools: bool
+) -> dict[str, Any]:
     """Counts what a learner has met of a task before the episodes of entry k, nothing for k = 0.
 
     Args:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from metarl.core.files import write_atomically
-
 import fcntl
-import json
-import math
 import os
-import platform
 import re
-import subprocess
-import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from metarl import __version__
-from metarl.core.errors import CheckpointError, ConfigError, ResourceError, RunExists
-
-
+from metarl.core.errors import ConfigError, ResourceError, RunExists
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
@@ -76,28 +64,4 @@ def lock(run_dir: Path) -> Generator[None]:
         os.close(handle)
 
 
-
-
-
-
-
-
 # --------------------------------------------------------------------------------------------- facts
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

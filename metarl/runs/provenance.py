@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from datetime import UTC
-from datetime import datetime
-from importlib import metadata
-from metarl import __version__
-from metarl.core.errors import CheckpointError
-from metarl.core.files import write_atomically
-from pathlib import Path
-from typing import Any
 import json
 import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
+from metarl import __version__
+from metarl.core.errors import CheckpointError
+from metarl.core.files import write_atomically
 
 CONTRACT = (
     "A run is a function of config.yaml, of the versions, the commit and the device recorded here, "

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from metarl.evaluation import results
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.files import load_yaml
+from metarl.evaluation import results
 from metarl.runs.logger import read_records
 
 _NO_SETTINGS = {"seed", "device", "iterations", "sampler.threads"}

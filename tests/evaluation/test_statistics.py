@@ -9,8 +9,8 @@ from scipy import stats
 from metarl.evaluation import statistics
 from metarl.evaluation.statistics import (
     bootstrap,
-    estimate,
     count_experience,
+    estimate,
     interquartile_mean,
     over_tasks,
     per_task,

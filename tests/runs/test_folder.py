@@ -1,5 +1,3 @@
-
-from metarl.runs import provenance
 import json
 import re
 from dataclasses import replace
@@ -10,13 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from metarl.envs.registry import ENVIRONMENTS, make
-from metarl.core.tasks import Variable
-from metarl.runs import folder as run_folder
 from metarl.core.errors import CheckpointError, ResourceError, RunExists
-from metarl.runs.folder import create, choose_run_dir
-from metarl.runs.provenance import describe_version_change, write_run_json
 from metarl.core.files import write_atomically
+from metarl.core.tasks import Variable
+from metarl.envs.registry import ENVIRONMENTS, make
+from metarl.runs import folder as run_folder
+from metarl.runs import provenance
+from metarl.runs.folder import choose_run_dir, create
+from metarl.runs.provenance import describe_version_change, write_run_json
 
 SPEC = make("navigation-2d").spec
 

@@ -1,20 +1,13 @@
 """Run folders read from files alone, and sorted into groups of seeds."""
 
-from run_files import evaluation
-from run_files import write_run
-
 import json
 
 import numpy as np
 import pytest
-import yaml
+from run_files import evaluation, write_run
 
 from metarl.core.errors import CheckpointError
 from metarl.runs.reader import differences, group_runs, load, load_all
-
-
-
-
 
 
 def test_a_run_is_what_its_files_say(tmp_path):
