@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 
 from metarl.config.parser import flag, merge, nearest, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml
+from metarl.core.trees import flatten
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import BASELINE_CONFIGS, LEARNER_CONFIGS
 
@@ -73,7 +74,10 @@ class TrainerConfig:
     """Film a held-out task before and after adaptation at the end."""
 
     tensorboard: bool = True
-    """Write TensorBoard events beside metrics.jsonl."""
+    """Write TensorBoard events; False with `logger: tensorboard` is the same as `logger: none`."""
+
+    logger: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Destination of the metrics beside metrics.jsonl; wandb and trackio are optional packages."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
@@ -247,21 +251,11 @@ def _refuse_changes(recorded: TrainConfig[Any], config: TrainConfig[Any]) -> Non
     """Refuses flags that would make a resumed run another run."""
     if config.run_dir not in (None, config.resume):
         raise ConfigError("--run-dir: a resumed run stays in its folder; leave the flag out")
-    before, after = (_flat(asdict(tree)) for tree in (recorded, config))
+    before, after = (flatten(asdict(tree)) for tree in (recorded, config))
     for name, was in before.items():
         if after[name] != was and not {name, name.partition(".")[0]} & _FREE_ON_RESUME:
             cure = "leave the flag out, or start a new run"
             raise ConfigError(f"{flag(name)} {after[name]}: the run has {was}; {cure}")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _print_help(default: TrainConfig[Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.files import load_yaml
+from metarl.core.trees import flatten
 from metarl.evaluation import results
 from metarl.runs.logger import read_records
 
@@ -115,7 +116,7 @@ def load(path: Path) -> RunData:
         CheckpointError: It is no run folder, or what it holds cannot be read; names file and cause.
     """
     try:
-        config = flat(load_yaml(path / "config.yaml"))
+        config = flatten(load_yaml(path / "config.yaml"))
         if "env" not in config or "algo" not in config:
             raise ConfigError(f"{path / 'config.yaml'}: has no env and algo")
     except ConfigError as error:
@@ -134,17 +135,6 @@ def load(path: Path) -> RunData:
         evaluation=evaluation,
         videos=tuple(videos),
     )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns groups of keys into dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _record(path: Path) -> dict[str, Any]:
