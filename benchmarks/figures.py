@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metarl.envs.registry import make
 from metarl.reporting import plots as figures
-from metarl.runs.reader import grouped, load_all
+from metarl.runs.reader import group_runs, load_all
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
     options = parser.parse_args()
-    groups = grouped(load_all(options.runs))
+    groups = group_runs(load_all(options.runs))
     if options.kind == "curves":
         floors = {group.env: make(group.env).spec.floors for group in groups}
         figure = figures.learning_curves(groups, floors)

@@ -112,7 +112,7 @@ def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str
         "num_tasks": num_tasks,
         "episodes_per_task": num_episodes,
         "env_steps_per_rollout": evaluation.env_steps,
-        "experience": statistics.gathered(evaluation.env_steps, num_episodes, pools=pools),
+        "experience": statistics.count_experience(evaluation.env_steps, num_episodes, pools=pools),
         "held_out": spec.tasks.held_out,
         "note": spec.note,
         "strata": strata,

@@ -64,12 +64,12 @@ def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
     """Mean experience in a task before the episodes of entry k, of a result or of one written before it was recorded."""
     if "experience" in result:
         return result["experience"]
-    return statistics.gathered(
+    return statistics.count_experience(
         result["env_steps_per_rollout"], result["episodes_per_task"], pools=True
     )
 
 
-def completed(result: Mapping[str, Any]) -> dict[str, Any]:
+def complete(result: Mapping[str, Any]) -> dict[str, Any]:
     """Adds to a result what those who wrote it left out: interquartile means, strata, faults; keeps all that is there."""
     returns, length = result["returns"], len(result["returns"]["mean"])
     found = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
@@ -137,7 +137,7 @@ def _same(name: str, values: Sequence[Any]) -> None:
         raise ValueError(f"the runs differ in {name}: {values[0]} and {other}")
 
 
-def oracle(run: Path, env: str) -> dict[str, Any]:
+def read_oracle(run: Path, env: str) -> dict[str, Any]:
     """Reads what a policy that observes the task reaches, from the evaluation of its run.
 
     Args:

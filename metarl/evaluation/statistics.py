@@ -114,7 +114,7 @@ def estimate(strata: Sequence[np.ndarray], seed: int, *names: int) -> Estimate:
     return Estimate(mean, stderr, float(low), float(high), middle, float(iqm_low), float(iqm_high))
 
 
-def strata_within(tasks: np.ndarray | Sequence[Any]) -> tuple[list[np.ndarray], bool]:
+def split_into_strata(tasks: np.ndarray | Sequence[Any]) -> tuple[list[np.ndarray], bool]:
     """Cuts the tasks of one run into strata.
 
     Where every task occurs FEW times or more, as with two directions drawn in equal shares, each distinct task is a
@@ -146,7 +146,7 @@ def over_tasks(
     Returns:
         Lists over k of `mean`, `stderr`, `ci95`, `iqm`, `iqm_ci95` for JSON, and a word on the strata.
     """
-    cuts = [(strata_within(tasks), per_task) for tasks, per_task in runs]
+    cuts = [(split_into_strata(tasks), per_task) for tasks, per_task in runs]
     rows = []
     for k in range(len(runs[0][1])):
         strata = [per_task[k, part] for (parts, _), per_task in cuts for part in parts]
@@ -203,7 +203,9 @@ def share_made_worse(per_task: np.ndarray) -> list[float]:
     return [float((row < per_task[0]).mean()) for row in per_task]
 
 
-def gathered(env_steps: Sequence[float], num_episodes: int, *, pools: bool) -> dict[str, Any]:
+def count_experience(
+    env_steps: Sequence[float], num_episodes: int, *, pools: bool
+) -> dict[str, Any]:
     """Counts what a learner has met of a task before the episodes of entry k, nothing for k = 0.
 
     Args:

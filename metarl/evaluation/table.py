@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metarl.evaluation.results import completed, experience
+from metarl.evaluation.results import complete, experience
 
 _COLUMNS = (
     ("adaptations", 11),
@@ -22,7 +22,7 @@ _COLUMNS = (
 
 def table(result: Mapping[str, Any]) -> str:
     """Writes a summary of one evaluation, or of the seeds in an aggregate, for people."""
-    result = completed(result)
+    result = complete(result)
     returns, met = result["returns"], experience(result)
     lines = [_heading(result), _row([title for title, _ in _COLUMNS])]
     for k, mean in enumerate(returns["mean"]):
@@ -60,10 +60,10 @@ def _heading(result: Mapping[str, Any]) -> str:
     over = "" if seeds is None else f"  {len(seeds)} seeds,"
     episodes = result["episodes_per_task"]
     size = f"{result['num_tasks']} {kind} x {episodes} episodes"
-    return f"{result['env']}  {result['algo']}{over}  {size}{trained(result)}"
+    return f"{result['env']}  {result['algo']}{over}  {size}{describe_training(result)}"
 
 
-def trained(result: Mapping[str, Any]) -> str:
+def describe_training(result: Mapping[str, Any]) -> str:
     """Says how long what was evaluated had been trained, of a result or of an aggregate; "" where it is not recorded."""
     marks = result.get("checkpoints", [result.get("checkpoint")])
     if None in marks:

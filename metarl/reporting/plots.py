@@ -138,7 +138,7 @@ def adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]
 
     Args:
         groups: The runs; those without an evaluation are left out.
-        oracles: By environment, as `results.oracle` reads them.
+        oracles: By environment, as `results.read_oracle` reads them.
     """
     by_env = _by_env([group for group in groups if group.result])
     with matplotlib.rc_context(_STYLE):

@@ -18,9 +18,9 @@ from metarl.core.errors import ConfigError
 from metarl.core.files import write_atomically
 from metarl.evaluation import results
 from metarl.evaluation.results import experience
-from metarl.evaluation.table import trained
+from metarl.evaluation.table import describe_training
 from metarl.reporting import plots as figures
-from metarl.runs.reader import Group, RunData, differences, grouped, load_all
+from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
 _CSS = Path(__file__).with_name("report.css")
 
@@ -40,7 +40,7 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
         CheckpointError: A folder is no run, or what it holds cannot be read.
         ConfigError: The folder of the page does not exist, or an oracle is of an environment that no run has.
     """
-    groups = grouped(load_all(paths))
+    groups = group_runs(load_all(paths))
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
     known = {g.env: g.result["oracle"] for g in groups if g.result and "oracle" in g.result}
@@ -52,7 +52,7 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
         env = results.read(path)["env"]
         if env not in {group.env for group in groups}:
             raise ConfigError(f"--oracle {path}: it is of {env}, of which no run is given")
-        known[env] = results.oracle(path, env)
+        known[env] = results.read_oracle(path, env)
     write_atomically(output, page(groups, known, output.absolute().parent))
     return groups
 
@@ -76,7 +76,7 @@ def page(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]], fold
 
     Args:
         groups: The runs.
-        oracles: By environment, as `results.oracle` reads them.
+        oracles: By environment, as `results.read_oracle` reads them.
         folder: Where the page will lie.
     """
     runs = [run for group in groups for run in group.runs]
@@ -200,7 +200,7 @@ def _numbers(group: Group) -> list[str]:
     size = f"{result['num_tasks']} {kind} x {result['episodes_per_task']} episodes"
     floors = ", ".join(f"{name} {_number(value)}" for name, value in result["floors"].items())
     parts = [f"<h3>{_text(group.env)}, {_text(group.label)}</h3>", _table(columns, rows)]
-    words = [size + trained(result), f"Floors: {floors}"]
+    words = [size + describe_training(result), f"Floors: {floors}"]
     if result["strata"] != "none":
         words.append(f"Intervals stratified by {result['strata']}")
     if result["note"]:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from metarl.core.files import write_atomically
-
 import fcntl
-import json
-import math
 import os
-import platform
 import re
-import subprocess
-import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from metarl import __version__
-from metarl.core.errors import CheckpointError, ConfigError, ResourceError, RunExists
+from metarl.core.errors import ConfigError, ResourceError, RunExists
 
 
-
-
-def default_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
+def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
     """Names a folder that does not exist yet, `<env>_<algo>_s<seed>_<UTC time>`, and makes nothing."""
     # Letters, digits and . + - only: "/" and ":" of an environment's name would be folders or hosts.
     words = re.sub(r"[^\w.+-]+", "-", env).strip("-.") or "env"
@@ -56,7 +44,7 @@ def create(run_dir: Path) -> Path:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Generator[None]:
+def lock(run_dir: Path) -> Generator[None]:
     """Makes this process the only one that trains in a folder; a process that dies gives it back.
 
     Raises:
@@ -76,28 +64,4 @@ def locked(run_dir: Path) -> Generator[None]:
         os.close(handle)
 
 
-
-
-
-
-
-
 # --------------------------------------------------------------------------------------------- facts
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

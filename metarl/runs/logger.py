@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from metarl.runs.progress import _Lines
-from metarl.runs.progress import _Progress
-from metarl.runs.progress import _Table
-
 import json
 import math
 import os
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Self, TextIO
 
 from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import write_atomically
+from metarl.runs.progress import _Lines, _Progress, _Table
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
 """Keys that differ between two runs that are otherwise the same bit for bit; so do keys `time/...`."""
@@ -262,11 +257,3 @@ def _cut_back(path: Path, start_iteration: int) -> dict[str, Any] | None:
 
 
 # ------------------------------------------------------------------------------------------ progress
-
-
-
-
-
-
-
-

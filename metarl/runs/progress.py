@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
-from typing import Protocol
-from typing import TextIO
-import math
-import time
-
+from typing import Any, Protocol, TextIO
 
 _LINE_EVERY = 2.0
 """Least time between two lines of progress where there is no terminal [s]."""

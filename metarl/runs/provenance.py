@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from datetime import UTC
-from datetime import datetime
-from importlib import metadata
-from metarl import __version__
-from metarl.core.errors import CheckpointError
-from metarl.core.files import write_atomically
-from pathlib import Path
-from typing import Any
 import json
 import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
+from metarl import __version__
+from metarl.core.errors import CheckpointError
+from metarl.core.files import write_atomically
 
 CONTRACT = (
     "A run is a function of config.yaml, of the versions, the commit and the device recorded here, "
@@ -65,7 +63,7 @@ def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> li
     return [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
 
 
-def other_version(run_dir: Path, spec: Any) -> str | None:
+def describe_version_change(run_dir: Path, spec: Any) -> str | None:
     """Says in one line that a run was trained on another version of its environment; None if it was not.
 
     A run whose run.json does not tell, as those of older versions, is taken for one of this version.

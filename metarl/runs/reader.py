@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from metarl.evaluation import results
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.files import load_yaml
+from metarl.core.trees import flatten
+from metarl.evaluation import results
 from metarl.runs.logger import read_records
 
 _NO_SETTINGS = {"seed", "device", "iterations", "sampler.threads"}
@@ -115,7 +116,7 @@ def load(path: Path) -> RunData:
         CheckpointError: It is no run folder, or what it holds cannot be read; names file and cause.
     """
     try:
-        config = flat(load_yaml(path / "config.yaml"))
+        config = flatten(load_yaml(path / "config.yaml"))
         if "env" not in config or "algo" not in config:
             raise ConfigError(f"{path / 'config.yaml'}: has no env and algo")
     except ConfigError as error:
@@ -134,17 +135,6 @@ def load(path: Path) -> RunData:
         evaluation=evaluation,
         videos=tuple(videos),
     )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns groups of keys into dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -173,7 +163,7 @@ def _number(value: object) -> float:
 # -------------------------------------------------------------------------------------------- groups
 
 
-def grouped(runs: Sequence[RunData]) -> list[Group]:
+def group_runs(runs: Sequence[RunData]) -> list[Group]:
     """Sorts runs into groups of seeds, in the order in which they are given.
 
     Keys that a run of an older version lacks count as equal. Two runs with one seed are two groups.

@@ -194,7 +194,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_made_again(copy, whole, 
 
 def test_two_processes_never_train_in_one_folder(copy, capsys):
     before = content(copy)
-    with run_folder.locked(copy):
+    with run_folder.lock(copy):
         assert cli.train_main(["--resume", str(copy), "--iterations", "99"]) == 2
     err = capsys.readouterr().err
     assert one_line(err) and "is being trained by another process" in err

@@ -11,7 +11,7 @@ from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import Evaluation, summary
-from metarl.evaluation.results import aggregate, experience, oracle, read, write
+from metarl.evaluation.results import aggregate, experience, read, read_oracle, write
 from metarl.evaluation.table import table
 
 
@@ -189,10 +189,10 @@ def test_the_oracle_is_the_final_value_of_its_run(env, tmp_path):
     (tmp_path / "informed").mkdir()
     result = result_of(env, np.array([-9.0, -1.0, -4.0])[:, None, None] * np.ones((3, 2, 1)))
     write(tmp_path / "informed" / "evaluation.json", result)
-    found = oracle(tmp_path / "informed", "navigation-2d")
+    found = read_oracle(tmp_path / "informed", "navigation-2d")
     assert found == {"run": "informed", "mean": -4.0, "ci95": [-4.0, -4.0]}
     with pytest.raises(ConfigError, match="it is of navigation-2d, not of ant-dir"):
-        oracle(tmp_path / "informed", "ant-dir")
+        read_oracle(tmp_path / "informed", "ant-dir")
     shown = table(result | {"oracle": found})
     assert "oracle (task observed): -4.00 [-4.0, -4.0], informed" in shown
 

@@ -9,13 +9,13 @@ from scipy import stats
 from metarl.evaluation import statistics
 from metarl.evaluation.statistics import (
     bootstrap,
+    count_experience,
     estimate,
-    gathered,
     interquartile_mean,
     over_tasks,
     per_task,
     share_made_worse,
-    strata_within,
+    split_into_strata,
 )
 
 
@@ -156,15 +156,15 @@ def test_an_interval_that_forgot_its_strata_would_hold_the_truth_too_often(monke
 
 
 def test_tasks_that_all_occur_often_are_strata():
-    parts, by_task = strata_within(np.array([[1.0], [-1.0]] * 5))
+    parts, by_task = split_into_strata(np.array([[1.0], [-1.0]] * 5))
     assert by_task and [part.tolist() for part in parts] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
-    parts, by_task = strata_within(np.array([[1.0]] * 9 + [[-1.0]] * 4))
+    parts, by_task = split_into_strata(np.array([[1.0]] * 9 + [[-1.0]] * 4))
     assert not by_task and [part.tolist() for part in parts] == [list(range(13))]
 
 
 def test_tasks_that_differ_in_the_last_bit_are_not_the_same():
     tasks = np.array([[0.1], [np.nextafter(0.1, 1.0)]] * 3)
-    assert not strata_within(tasks)[1] and strata_within(["door", {"open": 1}] * 5)[1]
+    assert not split_into_strata(tasks)[1] and split_into_strata(["door", {"open": 1}] * 5)[1]
 
 
 # ----------------------------------------------------------------------------------------- tasks and seeds
@@ -203,9 +203,9 @@ def test_the_share_made_worse_is_counted_against_the_same_task():
 
 def test_experience_grows_by_what_each_rollout_took():
     steps = [60.0, 40.0, 20.0]
-    assert gathered(steps, 10, pools=True) == {
+    assert count_experience(steps, 10, pools=True) == {
         "episodes": [0, 10, 20],
         "env_steps": [0.0, 60.0, 100.0],
     }
-    alone = gathered(steps, 10, pools=False)
+    alone = count_experience(steps, 10, pools=False)
     assert alone["episodes"] == [0, 1, 2] and alone["env_steps"] == [0.0, 6.0, 10.0]

@@ -13,7 +13,7 @@ from metarl.cli import commands
 from metarl.evaluation.results import aggregate
 from metarl.reporting import plots as figures
 from metarl.reporting.report import write_report
-from metarl.runs.reader import grouped, load, load_all
+from metarl.runs.reader import group_runs, load, load_all
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -128,7 +128,7 @@ def test_the_ticks_of_a_run_of_a_minute_do_not_touch(tmp_path):
     for path in paths:
         text = (path / "metrics.jsonl").read_text().replace(": 1000,", ": 1586,")
         (path / "metrics.jsonl").write_text(text.replace(": 2000,", ": 3186,"))
-    figure = figures.learning_curves(grouped(load_all(paths)))
+    figure = figures.learning_curves(group_runs(load_all(paths)))
     figure.canvas.draw()
     axes = figure.axes[0]
     boxes = sorted(
@@ -225,7 +225,7 @@ def test_a_run_that_observes_the_task_is_the_oracle_of_the_others(tmp_path):
 def test_the_space_of_tasks_decides_how_returns_are_drawn(variables, projections, tmp_path):
     path = write_run(tmp_path / "a")
     (path / "evaluation.json").write_text(json.dumps(evaluation(variables=variables)))
-    figure = figures.task_space(grouped([load(path)])[0])
+    figure = figures.task_space(group_runs([load(path)])[0])
     axes = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert [a.name for a in axes] == projections
     per_task = json.loads((path / "evaluation.json").read_text())["returns"]["per_task"]
@@ -244,12 +244,12 @@ def test_tasks_that_are_no_numbers_are_drawn_before_against_after(tmp_path):
     found = evaluation()
     found["tasks"] = [{"level": i} for i in range(6)]
     (path / "evaluation.json").write_text(json.dumps(found))
-    figure = figures.task_space(grouped([load(path)])[0])
+    figure = figures.task_space(group_runs([load(path)])[0])
     assert figure.axes[0].get_xlabel() == "return of a task before adaptation"
 
 
 def test_the_mean_curve_of_seeds_has_a_band_of_one_standard_error(seeds):
-    figure = figures.learning_curves(grouped(load_all(seeds[:3])))
+    figure = figures.learning_curves(group_runs(load_all(seeds[:3])))
     mean = next(line for line in figure.axes[0].lines if "3 seeds" in str(line.get_label()))
     # return_post of record i is i + seed, and three records are averaged: linear, so the mean is i + 1 but at the ends
     x, y = mean.get_data()
@@ -276,7 +276,7 @@ def test_a_wide_range_of_experience_is_drawn_on_a_logarithmic_axis(tmp_path):
     for name, found in (("wide", wide), ("narrow", evaluation())):
         path = write_run(tmp_path / name)
         (path / "evaluation.json").write_text(json.dumps(found))
-        figure = figures.adaptation(grouped([load(path)]), {})
+        figure = figures.adaptation(group_runs([load(path)]), {})
         scale = "symlog" if name == "wide" else "linear"
         assert [axes.get_xscale() for axes in figure.axes] == [scale] * 2
         np.testing.assert_allclose(

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metarl.core.errors import CheckpointError, ResourceError
 from metarl.runs import checkpoint
 from metarl.runs.checkpoint import load_newest, save
-from metarl.core.errors import CheckpointError, ResourceError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = ["manifest.json", "state.json", "tensors.safetensors"]

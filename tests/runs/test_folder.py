@@ -1,5 +1,3 @@
-
-from metarl.runs import provenance
 import json
 import re
 from dataclasses import replace
@@ -10,30 +8,31 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from metarl.envs.registry import ENVIRONMENTS, make
-from metarl.core.tasks import Variable
-from metarl.runs import folder as run_folder
 from metarl.core.errors import CheckpointError, ResourceError, RunExists
-from metarl.runs.folder import create, default_run_dir
-from metarl.runs.provenance import other_version, write_run_json
 from metarl.core.files import write_atomically
+from metarl.core.tasks import Variable
+from metarl.envs.registry import ENVIRONMENTS, make
+from metarl.runs import folder as run_folder
+from metarl.runs import provenance
+from metarl.runs.folder import choose_run_dir, create
+from metarl.runs.provenance import describe_version_change, write_run_json
 
 SPEC = make("navigation-2d").spec
 
 
 def test_the_default_name_says_environment_learner_and_seed_and_is_new(tmp_path):
-    first = default_run_dir("half-cheetah-dir/rllib", "maml-trpo", 3, root=tmp_path)
+    first = choose_run_dir("half-cheetah-dir/rllib", "maml-trpo", 3, root=tmp_path)
     assert re.fullmatch(r"half-cheetah-dir-rllib_maml-trpo_s3_\d{8}-\d{6}", first.name)
     names = set()
     for _ in range(5):
-        path = create(default_run_dir("a", "maml-trpo", 0, root=tmp_path))
+        path = create(choose_run_dir("a", "maml-trpo", 0, root=tmp_path))
         names.add(path.name)
     assert len(names) == 5
 
 
 @pytest.mark.parametrize("env", ["my.module:make", "../../etc", "/", "a b\n", "..", ""])
 def test_no_name_of_an_environment_leaves_the_folder_of_runs(tmp_path, env):
-    path = default_run_dir(env, "maml-trpo", 0, root=tmp_path)
+    path = choose_run_dir(env, "maml-trpo", 0, root=tmp_path)
     assert path.parent == tmp_path and re.fullmatch(r"\w[\w.+-]*", path.name)
 
 
@@ -87,23 +86,23 @@ def test_the_ranges_of_training_and_test_tasks_are_both_recorded(tmp_path):
 
 
 def test_another_version_of_the_environment_is_told(tmp_path):
-    assert other_version(tmp_path, SPEC) is None  # no run.json
+    assert describe_version_change(tmp_path, SPEC) is None  # no run.json
     write_run_json(tmp_path, SPEC, device="cpu", threads=2)
-    assert other_version(tmp_path, SPEC) is None
-    line = other_version(tmp_path, replace(SPEC, version=SPEC.version + 1))
+    assert describe_version_change(tmp_path, SPEC) is None
+    line = describe_version_change(tmp_path, replace(SPEC, version=SPEC.version + 1))
     assert f"version {SPEC.version} of navigation-2d, and this is" in line and "\n" not in line
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"env": "ant"}', '{"env": {}}'])
 def test_a_run_that_does_not_tell_its_version_is_accepted(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    assert other_version(tmp_path, SPEC) is None
+    assert describe_version_change(tmp_path, SPEC) is None
 
 
 def test_a_resume_is_added_and_tells_what_voids_the_contract(tmp_path, monkeypatch):
     write_run_json(tmp_path, SPEC, device="cpu", threads=2)
     assert write_run_json(tmp_path, SPEC, device="cpu", threads=2) == []
-    monkeypatch.setattr(run_folder, "_version", lambda package: "0.0.1")
+    monkeypatch.setattr(provenance, "_version", lambda package: "0.0.1")
     differences = write_run_json(tmp_path, SPEC, device="cpu", threads=1)
     assert len(differences) == 4 and "numpy: " in differences[-1]  # threads void nothing
     record = json.loads((tmp_path / "run.json").read_text())
@@ -117,7 +116,7 @@ def test_a_resume_with_other_sources_tells_both_commits(tmp_path, monkeypatch):
         ("a" * 40 + "-dirty", [f"git: {'a' * 40} at the start, {'a' * 40}-dirty now"]),
         (None, [f"git: {'a' * 40} at the start, None now"]),
     ):
-        monkeypatch.setattr(run_folder, "_git_revision", lambda revision=revision: revision)
+        monkeypatch.setattr(provenance, "_git_revision", lambda revision=revision: revision)
         assert write_run_json(tmp_path, SPEC, device="cpu", threads=2) == lines
 
 

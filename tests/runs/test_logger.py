@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarl.runs import logger as log_module
 from metarl.core.errors import CheckpointError, ResourceError
+from metarl.runs import logger as log_module
 from metarl.runs.logger import TIME_FIELDS, RunLog, without_time
 
 

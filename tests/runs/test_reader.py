@@ -1,20 +1,13 @@
 """Run folders read from files alone, and sorted into groups of seeds."""
 
-from run_files import evaluation
-from run_files import write_run
-
 import json
 
 import numpy as np
 import pytest
-import yaml
+from run_files import evaluation, write_run
 
 from metarl.core.errors import CheckpointError
-from metarl.runs.reader import differences, grouped, load, load_all
-
-
-
-
+from metarl.runs.reader import differences, group_runs, load, load_all
 
 
 def test_a_run_is_what_its_files_say(tmp_path):
@@ -77,7 +70,7 @@ def test_seeds_are_one_group_and_other_settings_another_with_its_label(tmp_path)
     write_run(tmp_path / "b", seed=1)
     write_run(tmp_path / "c", seed=0, max_kl=0.05)
     write_run(tmp_path / "d", env="ant-dir", seed=0)
-    groups = grouped(load_all([tmp_path / name for name in "abcd"]))
+    groups = group_runs(load_all([tmp_path / name for name in "abcd"]))
     assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
     labels = ["maml-trpo (max_kl 0.01)", "maml-trpo (max_kl 0.05)", "maml-trpo"]
     assert [group.label for group in groups] == labels
@@ -86,13 +79,13 @@ def test_seeds_are_one_group_and_other_settings_another_with_its_label(tmp_path)
 def test_a_key_that_an_older_version_lacked_does_not_part_seeds(tmp_path):
     write_run(tmp_path / "new", seed=0, later_lr=0.5)
     write_run(tmp_path / "old", seed=1)
-    groups = grouped(load_all([tmp_path / "new", tmp_path / "old"]))
+    groups = group_runs(load_all([tmp_path / "new", tmp_path / "old"]))
     assert len(groups) == 1 and differences(groups[0].runs) == ["seed", "learner.later_lr"]
 
 
 def test_the_same_seed_twice_is_two_groups_with_the_names_of_the_runs(tmp_path):
     paths = [write_run(tmp_path / name, seed=0) for name in "ab"]
-    labels = [group.label for group in grouped(load_all(paths))]
+    labels = [group.label for group in group_runs(load_all(paths))]
     assert labels == ["maml-trpo (a)", "maml-trpo (b)"]
 
 
@@ -103,12 +96,12 @@ def test_evaluations_of_other_lengths_are_not_put_together(tmp_path):
         values.append(values[-1])
     path = write_run(tmp_path / "b", seed=1)
     (path / "evaluation.json").write_text(json.dumps(longer))
-    assert len(grouped(load_all([tmp_path / "a", path]))) == 2
+    assert len(group_runs(load_all([tmp_path / "a", path]))) == 2
 
 
 def test_of_one_run_a_group_shows_the_numbers_of_its_file(tmp_path):
     run = load(write_run(tmp_path / "a"))
-    result = grouped([run])[0].result
+    result = group_runs([run])[0].result
     for name in ("mean", "stderr", "ci95"):
         assert result["returns"][name] == run.evaluation["returns"][name]
     assert len(result["returns"]["iqm"]) == 3 and result["faulted_episodes"] == [0, 0, 0]
