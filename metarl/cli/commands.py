@@ -17,7 +17,7 @@ from metarl.cli.arguments import (
     report_options,
     video_options,
 )
-from metarl.core.errors import ConfigError, EnvironmentContractError, reporting
+from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.experiment import make_env, open_run, read_config
 from metarl.learners.sb3.config import label
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = read_verb(list(sys.argv[1:] if argv is None else argv), _VERBS)
         options.function(options)
 
-    return reporting(command)
+    return run_command(command)
 
 
 def _evaluate_verb(options: argparse.Namespace) -> None:

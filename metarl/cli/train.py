@@ -20,7 +20,7 @@ from metarl.core.errors import (
     MetarlError,
     NumericalError,
     Preempted,
-    reporting,
+    run_command,
 )
 from metarl.experiment import (
     Run,
@@ -38,7 +38,7 @@ from metarl.runs import provenance
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Runs `train.py`; returns the exit code."""
-    return reporting(lambda: _train(list(sys.argv[1:] if argv is None else argv)))
+    return run_command(lambda: _train(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _train(argv: list[str]) -> None:
@@ -197,20 +197,20 @@ def _device_name(device: Any) -> str:
 
 def _description(config: Any) -> str:
     """What --list-envs prints of the environment that --env names, whatever its name."""
-    from metarl.envs.listing import described
+    from metarl.envs.listing import describe_environment
 
     env = build_env(config)
-    return described(env.spec, getattr(env, "variations", ()))
+    return describe_environment(env.spec, getattr(env, "variations", ()))
 
 
 def list_envs() -> str:
     """The table that --list-envs prints."""
-    from metarl.envs.listing import listing
+    from metarl.envs.listing import list_environments
     from metarl.envs.plugins.discovery import entry_points
 
     # by name only: a plug-in is loaded when it is asked for
     installed = f"\ninstalled plug-ins: {', '.join(entry_points())}" if entry_points() else ""
-    return listing() + installed
+    return list_environments() + installed
 
 
 # ------------------------------------------------------------------------------------------------ verbs

@@ -86,7 +86,7 @@ def require(ok: bool, field: str, value: object, cure: str) -> None:
 
 
 @contextmanager
-def naming_failures(where: str) -> Generator[None]:
+def name_failures(where: str) -> Generator[None]:
     """Gives what learners and environments raise in a trial an exit code, and says where it was.
 
     Args:
@@ -111,7 +111,7 @@ def naming_failures(where: str) -> Generator[None]:
         raise ResourceError(f"{where}: no memory left; {cure}") from error
 
 
-def reporting(command: Callable[[], None]) -> int:
+def run_command(command: Callable[[], None]) -> int:
     """Turns a failure into one line and its exit code.
 
     Ctrl-C is 130 and SIGTERM 143, as a shell counts them, unless the command makes a Preempted of them.

@@ -24,7 +24,7 @@ from commands import (
 
 from metarl import experiment as compose
 from metarl.cli import train as cli
-from metarl.core.errors import ConfigError, EnvironmentContractError, reporting
+from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 
 # ---------------------------------------------------------------------------------------- a whole run
 
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_with_exit_code_6(capsys):
     def full():
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
-    assert reporting(full) == 6
+    assert run_command(full) == 6
     err = capsys.readouterr().err
     assert one_line(err) and "No space left on device: 'metrics.jsonl'" in err
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from metarl.envs.listing import listing
+from metarl.envs.listing import list_environments
 from metarl.envs.registry import (
     ENVIRONMENTS,
     FAMILIES,
@@ -158,7 +158,7 @@ def test_what_is_listed_is_what_is_built():
 
 
 def test_the_list_says_numbers_units_ranges_split_and_floors():
-    text = listing()
+    text = list_environments()
     for name in ENVIRONMENTS:
         assert re.search(rf"^{re.escape(name)} ", text, re.M), name
     entry = text[text.index("ant-friction ") : text.index("half-cheetah-friction ")].splitlines()
