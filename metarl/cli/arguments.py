@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.config.parser import nearest
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, nearest
 
 Verbs = Mapping[
     str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str]

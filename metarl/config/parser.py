@@ -6,16 +6,15 @@ such as `learner.inner_lr`, and the flag `--learner.inner-lr`.
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
 """The class of a tree."""
@@ -24,15 +23,6 @@ T = TypeVar("T")
 def flag(name: str) -> str:
     """Spells a dotted name as a flag."""
     return "--" + name.replace("_", "-")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns "; did you mean X?" for the nearest of the names, or nothing."""
-    choices = {choice.lstrip("-"): choice for choice in names}  # dashes make short names alike
-    bare = name.lstrip("-")
-    same_leaf = [choice for choice in choices if choice.rpartition(".")[2] == bare]
-    near = same_leaf or difflib.get_close_matches(bare, choices, n=1, cutoff=0.5)
-    return f"; did you mean {choices[near[0]]}?" if near else ""
 
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from metarl.config.parser import flag, merge, nearest, plain, read_flags
-from metarl.core.errors import CheckpointError, ConfigError, require
+from metarl.config.parser import flag, merge, plain, read_flags
+from metarl.core.errors import CheckpointError, ConfigError, nearest, require
 from metarl.core.files import load_yaml
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import BASELINE_CONFIGS, LEARNER_CONFIGS
