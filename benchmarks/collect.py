@@ -175,7 +175,7 @@ def profiled(run: Callable[[], int]) -> Callable[[], int]:
     """The same with MuJoCo's profiler on, as it is when the package is imported."""
 
     def round() -> int:
-        with profiler.running():
+        with profiler.profile():
             return run()
 
     return round
@@ -260,7 +260,7 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
     horizon = make(work.env, 1).spec.horizon
     # processes are forked before there are threads
     kinds = ("async", "subproc") if work.gymnasium_id else ()
-    with profiler.running():
+    with profiler.profile():
         vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
     with ExitStack() as stack:
         env = stack.enter_context(closing(make(work.env, THREADS)))

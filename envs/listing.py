@@ -12,21 +12,21 @@ from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
 
 
-def listing() -> str:
+def list_environments() -> str:
     """Every environment with its task numbers, units, ranges, split, reward and floors.
 
     Nothing is built that a name alone does not need, so that the answer comes at once.
     """
     each = [
-        described(factory.spec(name), factory.variations)
+        describe_environment(factory.spec(name), factory.variations)
         if isinstance(factory, Recipe)
-        else described(factory(name, 1).spec)
+        else describe_environment(factory(name, 1).spec)
         for name, factory in ENVIRONMENTS.items()
     ]
     return "\n".join([*each, "", _families()])
 
 
-def described(spec: EnvSpec, variations: Sequence[Variation] = ()) -> str:
+def describe_environment(spec: EnvSpec, variations: Sequence[Variation] = ()) -> str:
     """Sizes, task numbers, worlds, split, reward and floors of one environment."""
     floors = ", ".join(f"{name} {value:.0f}" for name, value in spec.floors.items())
     lines = [

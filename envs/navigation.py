@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, Step, check_streams, checked_rows, checked_tasks
+from metarl.core.env import EnvSpec, Step, check_rows, check_streams, check_tasks
 from metarl.core.tasks import TaskDistribution, Uniform, Variable
 from metarl.envs.rendering.marker import Marker
 
@@ -126,7 +126,7 @@ class NavigationEnv:
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
         """
-        goals = self.goal.place(checked_tasks(self.spec, tasks))
+        goals = self.goal.place(check_tasks(self.spec, tasks))
         self._goals = np.repeat(goals, num_episodes, axis=0)
         self._position = np.zeros_like(self._goals)
 
@@ -155,7 +155,7 @@ class NavigationEnv:
             RuntimeError: No tasks were set.
             ValueError: The number of streams or of tasks is not that of the rows.
         """
-        tasks = checked_rows(self.spec, self._goals is not None, rows, rngs, tasks)
+        tasks = check_rows(self.spec, self._goals is not None, rows, rngs, tasks)
         if tasks is not None:
             self._goals[rows] = self.goal.place(tasks)
         self._position = np.where(rows[:, None], 0.0, self._position)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import BatchEnv
+from metarl.core.errors import nearest
 from metarl.core.tasks import Choice, Variable
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import (
@@ -35,7 +36,7 @@ from metarl.envs.locomotion.variations import VARIATIONS
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
-from metarl.envs.plugins.discovery import UnknownEnvironment, nearest
+from metarl.envs.plugins.discovery import UnknownEnvironment
 from metarl.envs.wrappers.observe_task import ObserveTask
 
 __all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]

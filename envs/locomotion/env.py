@@ -11,7 +11,7 @@ from typing import Any, Self
 import mujoco
 import numpy as np
 
-from metarl.core.env import Step, UnsupportedHere, check_streams, checked_rows, checked_tasks
+from metarl.core.env import Step, UnsupportedHere, check_rows, check_streams, check_tasks
 from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.world import World
@@ -66,7 +66,7 @@ class MujocoBatchEnv:
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
         """
-        rows = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
+        rows = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
         if self._batch is None or self._batch.nsim != len(rows):
             self._build(len(rows))
         goals = len(self.goal.tasks.variables)
@@ -115,7 +115,7 @@ class MujocoBatchEnv:
             RuntimeError: No tasks were set.
             ValueError: The number of streams or of tasks is not that of the rows.
         """
-        tasks = checked_rows(self.spec, self._batch is not None, rows, rngs, tasks)
+        tasks = check_rows(self.spec, self._batch is not None, rows, rngs, tasks)
         if not rngs:
             return self._observe()
         if tasks is not None:

@@ -46,7 +46,7 @@ def start() -> None:
 
 
 @contextlib.contextmanager
-def running() -> Generator[None]:
+def profile() -> Generator[None]:
     """Lets the profiler run meanwhile, for programs that are to be measured as they come."""
     start()
     try:

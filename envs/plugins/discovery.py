@@ -9,17 +9,17 @@ Id-v0           an id that is registered with Gymnasium
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from metarl.core.env import BatchEnv
+from metarl.core.errors import nearest
 from metarl.envs.plugins.subproc_env import ForeignEnv, PluginFailure
 
 GROUP = "metarl.envs"
@@ -28,16 +28,6 @@ GROUP = "metarl.envs"
 
 class UnknownEnvironment(ValueError):
     """No environment has this name; the message holds the nearest one."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Words for an error message that ask for the name most like the one given, or "" where none is."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
-    # a word written out, as in ant-direction, begins with the right one
-    begins = [k for k in known if name.startswith(k) and name[len(k) :][:1].isalpha()]
-    near = [max(begins, key=len)] if begins else near
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def entry_points() -> list[str]:

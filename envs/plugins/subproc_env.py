@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, checked_tasks
-from metarl.core.tasks import describe
+from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, check_tasks
+from metarl.core.tasks import describe_task
 from metarl.envs.plugins.interface import Facts
 from metarl.envs.plugins.task_encoding import ForeignTasks
 from metarl.envs.plugins.worker import Block
@@ -114,7 +114,7 @@ class ForeignEnv:
             ValueError: The tasks are not (N, D) or not finite.
             PluginFailure: set_task raised.
         """
-        rows = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
+        rows = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
         num_rows, block = len(rows), self._resources.block
         num_shares = min(self._max_workers, num_rows)
         self._start_up_to(num_shares)
@@ -222,7 +222,7 @@ class ForeignEnv:
         if self._facts is None or self._facts.form is None:
             draw, size, index = (int(number) for number in task)
             return f"number {index} of {size} in draw {draw}"
-        return describe(self.spec.tasks.variables, task)
+        return describe_task(self.spec.tasks.variables, task)
 
     def close(self) -> None:
         """Ends the workers and gives back the memory; films are forgotten."""

@@ -17,7 +17,7 @@ from metarl.core.env import (
     Step,
     TaskDescriber,
     UnsupportedHere,
-    checked_tasks,
+    check_tasks,
     supports,
 )
 from metarl.core.tasks import full_range
@@ -87,7 +87,7 @@ class ObserveTask:
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
-        tasks = checked_tasks(self.spec, tasks)
+        tasks = check_tasks(self.spec, tasks)
         self._env.set_tasks(tasks, num_episodes)
         scaled = np.repeat((tasks - self._middle) / self._half, num_episodes, axis=0)
         self._obs = np.empty((len(scaled), self.spec.obs_size))

@@ -5,7 +5,7 @@ PYTHONPATH=examples/vectorised python train.py --env hidden_spots:make
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, checked_tasks
+from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, check_tasks
 from metarl.core.tasks import Uniform, Variable
 
 
@@ -29,7 +29,7 @@ class HiddenSpots:
 
     def set_tasks(self, tasks, num_episodes):
         """Row task * E + episode belongs to (task, episode)."""
-        self._spots = np.repeat(checked_tasks(self.spec, tasks), num_episodes, axis=0)
+        self._spots = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
 
     def reset(self, rngs):
         """All randomness of a row comes from its own stream."""

@@ -203,7 +203,7 @@ def supports(obj: object, capability: type[Capability]) -> TypeGuard[Capability]
     return not missing_members(obj, capability)
 
 
-def checked_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
+def check_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
     """Returns tasks (N, D) in float64.
 
     Raises:
@@ -228,7 +228,7 @@ def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.
         raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
 
 
-def checked_rows(
+def check_rows(
     spec: EnvSpec,
     ready: bool,
     rows: np.ndarray,
@@ -245,7 +245,7 @@ def checked_rows(
     check_streams(spec, num_rows if ready else None, rngs)
     if tasks is None:
         return None
-    tasks = checked_tasks(spec, tasks)
+    tasks = check_tasks(spec, tasks)
     if len(tasks) != num_rows:
         raise ValueError(f"{spec.name}: {num_rows} rows need as many tasks, got {len(tasks)}")
     return tasks

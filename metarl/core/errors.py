@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
 
@@ -86,7 +88,7 @@ def require(ok: bool, field: str, value: object, cure: str) -> None:
 
 
 @contextmanager
-def naming_failures(where: str) -> Generator[None]:
+def name_failures(where: str) -> Generator[None]:
     """Gives what learners and environments raise in a trial an exit code, and says where it was.
 
     Args:
@@ -111,7 +113,7 @@ def naming_failures(where: str) -> Generator[None]:
         raise ResourceError(f"{where}: no memory left; {cure}") from error
 
 
-def reporting(command: Callable[[], None]) -> int:
+def run_command(command: Callable[[], None]) -> int:
     """Turns a failure into one line and its exit code.
 
     Ctrl-C is 130 and SIGTERM 143, as a shell counts them, unless the command makes a Preempted of them.
@@ -153,3 +155,71 @@ def _report(error: MetarlError) -> int:
     mark = "metarl" if isinstance(error, Preempted) else "metarl: error"
     print(f"{mark}: {error}", file=sys.stderr)
     return error.exit_code
+
+
+# --- did you mean ... ------------------------------------------------------------------------------
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns "; did you mean X?" for the most similar of the names, or "" if none is similar.
+
+    Two names are similar if they differ by a few typing errors, if one abbreviates the words of the
+    other (`ant-direction`, `ant-dir`), or if one is the beginning or end of the other and has at
+    least half of its words (`ppo`, `sb3-ppo`). A dotted name may lack its groups: `inner-lr` is
+    `learner.inner-lr`. A flag is never similar to a name without dashes.
+    """
+    choices = [choice for choice in names if choice.startswith("-") is name.startswith("-")]
+    distances = [_name_distance(_split(name), _split(choice)) for choice in choices]
+    smallest = min(distances, default=math.inf)
+    if smallest == math.inf:
+        return ""
+    return f"; did you mean {choices[distances.index(smallest)]}?"
+
+
+def _split(name: str) -> list[str]:
+    return name.lstrip("-").lower().replace("_", "-").split(".")
+
+
+def _name_distance(given: list[str], known: list[str]) -> float:
+    if len(given) != len(known):
+        given, known = given[-1:], known[-1:]
+    return sum(_part_distance(*pair) for pair in zip(given, known, strict=True))
+
+
+def _part_distance(given: str, known: str) -> float:
+    """Returns a number that orders similar texts, infinity for texts that are not similar."""
+    if given == known:
+        return 0.0
+    words = re.split("[-/]", given), re.split("[-/]", known)
+    same_count = len(words[0]) == len(words[1])
+    if same_count and all(map(_is_abbreviation, *words)):
+        return 0.5
+    edits = _edit_distance(given, known)
+    few_edits = 3 * edits <= max(len(given), len(known))
+    if few_edits and (not same_count or all(map(_is_typo, *words))):
+        return edits
+    short, long = sorted(words, key=len)
+    is_end = short in (long[: len(short)], long[-len(short) :])
+    return edits if is_end and 2 * len(short) >= len(long) else math.inf
+
+
+def _is_abbreviation(one: str, other: str) -> bool:
+    short, long = sorted((one, other), key=len)
+    return one == other or (len(short) >= 3 and long.startswith(short))
+
+
+def _is_typo(one: str, other: str) -> bool:
+    return _edit_distance(one, other) <= max(1, max(len(one), len(other)) // 3)
+
+
+def _edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
+    """Counts the letters to insert, remove, replace or exchange with their neighbour."""
+    last, row = [0], list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        before_last, last, row = last, row, [i]
+        for j, wanted in enumerate(other, 1):
+            edits = min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and (letter, wanted) == (other[j - 2], one[i - 2]):
+                edits = min(edits, before_last[j - 2] + 1)
+            row.append(edits)
+    return row[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -335,34 +335,16 @@ def fixed_set(distribution: TaskDistribution, rng: np.random.Generator, num_task
     return Fixed(distribution.variables, tuple(map(tuple, rows.tolist())), distribution.held_out)
 
 
-def describe(variables: Sequence[Variable], task: np.ndarray) -> str:
-    """Says a task in words, for captions and error messages: "angle 1.57 rad, kind stairs"."""
-    return ", ".join(_said(v, value) for v, value in zip(variables, task, strict=True))
+def describe_task(variables: Sequence[Variable], task: np.ndarray) -> str:
+    """Describes a task (D,) for captions and messages: "angle 1.57 rad, kind stairs"."""
+    return ", ".join(
+        _describe_value(variable, value) for variable, value in zip(variables, task, strict=True)
+    )
 
 
-def _said(variable: Variable, value: float) -> str:
-    if variable.labels:
-        return f"{variable.name} {variable.labels[int(value)]}"
-    number = f"{value:.2f}".removesuffix(".00")  # limb 5, not 5.00
-    return f"{variable.name} {number}" + ("" if variable.unit == "1" else f" {variable.unit}")
-
-
-def say_task(variables: Sequence, task: np.ndarray) -> str:
-    """Says a task in words, "angle 1.57 rad".
-
-    Args:
-        variables: D objects with `name` and `unit`, "1" for a pure number; one that numbers kinds has their `labels`.
-        task: (D,) [units of variables].
-
-    Returns:
-        The words.
-    """
-    return ", ".join(_said(v, value) for v, value in zip(variables, task, strict=True))
-
-
-def _said(variable: Any, value: float) -> str:
+def _describe_value(variable: Variable, value: float) -> str:
     name = variable.name.replace("_", " ")
-    if labels := getattr(variable, "labels", ()):
-        return f"{name} {labels[int(value)]}"
+    if variable.labels:
+        return f"{name} {variable.labels[int(value)]}"
     number = f"{value:.2f}".removesuffix(".00")  # limb 5, not 5.00
     return f"{name} {number}" + ("" if variable.unit == "1" else f" {variable.unit}")

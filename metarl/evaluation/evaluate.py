@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import BatchEnv, supports
-from metarl.core.errors import naming_failures
+from metarl.core.errors import name_failures
 from metarl.core.learner import Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
@@ -76,7 +76,7 @@ def evaluate(
         NumericalError: A gradient of the adaptation is not finite.
         EnvironmentContractError: A task had no valid step to adapt to.
     """
-    with naming_failures(f"evaluation of {env.spec.name}"), one_torch_thread():
+    with name_failures(f"evaluation of {env.spec.name}"), one_torch_thread():
         with closing(Collector(env)) as collector:
             rollouts, _ = collector.trial(learner, tasks, num_episodes, num_adaptations, key)
             return Evaluation(

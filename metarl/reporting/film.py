@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import RenderableEnv, SceneEnv, TaskDescriber, supports
-from metarl.core.errors import ConfigError, naming_failures
+from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import Learner
 from metarl.core.parallel import one_torch_thread
-from metarl.core.tasks import say_task
+from metarl.core.tasks import describe_task
 from metarl.reporting.episode import Episode
 from metarl.reporting.replay import write_replay
 from metarl.reporting.video import write_video
@@ -50,7 +50,7 @@ def film_trial(
     """
     size = (len(tasks), num_episodes)
     label = f"after {num_adaptations} adaptation" + ("s" if num_adaptations > 1 else "")
-    with naming_failures(f"video of {env.spec.name}"), one_torch_thread():
+    with name_failures(f"video of {env.spec.name}"), one_torch_thread():
         env.set_tasks(tasks, num_episodes)
         context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
         before = _recorded(env, learner, context, (key, 0), size, num_shown)
@@ -64,7 +64,7 @@ def film_trial(
         task, episode = tasks[index // num_shown], index % num_shown
         words = env.task_words(task) if supports(env, TaskDescriber) else ""
         if num_shown > 1:
-            words = words or say_task(env.spec.tasks.variables, task)
+            words = words or describe_task(env.spec.tasks.variables, task)
             words = f"{words}, episode {episode + 1}"
         labels = ("before adaptation", label)
         rows.append(

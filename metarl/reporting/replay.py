@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from metarl.core.files import write_atomically
-from metarl.core.tasks import say_task
+from metarl.core.tasks import describe_task
 from metarl.reporting.episode import Episode, check_panels, playback
 
 _TEMPLATE = Path(__file__).with_name("replay.html")
@@ -68,7 +68,7 @@ def write_replay(
             scene = env.scene(episode.states, episode.task, camera)
             index = worlds.setdefault(_json(_world(scene)), len(worlds))
             episodes.append({"world": index, **_played(scene, episode)})
-        words = row[0].task_words or say_task(env.spec.tasks.variables, row[0].task)
+        words = row[0].task_words or describe_task(env.spec.tasks.variables, row[0].task)
         tasks.append({"words": words, "episodes": episodes})
     # worlds are JSON already
     data = f'{{"rate":{fps * stride},"worlds":[{",".join(worlds)}],"tasks":{_json(tasks)}}}'

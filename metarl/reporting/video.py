@@ -18,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.core.tasks import say_task
+from metarl.core.tasks import describe_task
 from metarl.reporting.episode import Episode, check_panels, playback
 
 GIF_FPS = 25.0
@@ -197,7 +197,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 def _caption(env: Filmed, episode: Episode, step: int, size: int) -> np.ndarray:
     """The strip (height, size, 3) above a picture: label, task, return so far, step."""
     height = _strip_height(size)
-    words = episode.task_words or say_task(env.spec.tasks.variables, episode.task)
+    words = episode.task_words or describe_task(env.spec.tasks.variables, episode.task)
     strip = Image.new("RGB", (size, height), _STRIP)
     draw = ImageDraw.Draw(strip)
     margin = round(0.025 * size)

@@ -21,7 +21,7 @@ from metarl.core.errors import (
     Preempted,
     ResourceError,
     interrupt,
-    naming_failures,
+    name_failures,
 )
 from metarl.core.learner import HasOwnLoop, Learner
 from metarl.core.parallel import one_torch_thread
@@ -111,7 +111,7 @@ class Trainer:
         with self._signals(), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
-                with self._saving_on_failure(), naming_failures(f"iteration {iteration + 1}"):
+                with self._saving_on_failure(), name_failures(f"iteration {iteration + 1}"):
                     done = self._iterate(iteration)
                 ended = time.monotonic()
                 self.progress = Progress(

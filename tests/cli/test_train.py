@@ -24,7 +24,7 @@ from commands import (
 
 from metarl import experiment as compose
 from metarl.cli import train as cli
-from metarl.core.errors import ConfigError, EnvironmentContractError, reporting
+from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 
 # ---------------------------------------------------------------------------------------- a whole run
 
@@ -77,7 +77,7 @@ def test_piped_progress_is_plain_lines(whole):
 @pytest.mark.parametrize(
     ("words", "nearest"),
     [
-        ("--env navigation2d", "did you mean 'navigation-2d'?"),
+        ("--env navigation2d", "did you mean navigation-2d?"),
         ("--env navigation-2d --algo maml-trop", "did you mean maml-trpo?"),
         ("--env navigation-2d --learner.iner-lr 0.1", "did you mean --learner.inner-lr?"),
         ("--env navigation-2d --learner.max-kl -1", "learner.max_kl = -1.0: must be"),
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_with_exit_code_6(capsys):
     def full():
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
-    assert reporting(full) == 6
+    assert run_command(full) == 6
     err = capsys.readouterr().err
     assert one_line(err) and "No space left on device: 'metrics.jsonl'" in err
 
@@ -127,7 +127,7 @@ def test_any_environment_is_described_by_name(capsys):
     assert "wind_x" in said and "wind_y" not in said
     assert "40 fixed training tasks, tested on 10" in said
     assert cli.train_main(["--env", "hoper-vel", "--list-envs"]) == 2
-    assert "did you mean 'hopper-vel'?" in capsys.readouterr().err
+    assert "did you mean hopper-vel?" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_one_line(tmp_path):
@@ -199,7 +199,7 @@ def test_a_plug_in_is_found_and_trained(place, tmp_path):
     [
         ("breaks", EnvironmentContractError, r"RuntimeError: no robot is connected .*, line 8"),
         ("gym_env", EnvironmentContractError, "lacks set_tasks; metarl/core/env.py"),
-        ("make_evn", ConfigError, "did you mean 'make_env'?"),
+        ("make_evn", ConfigError, "did you mean make_env?"),
     ],
 )
 def test_a_plug_in_that_breaks_is_one_line_that_names_the_place(

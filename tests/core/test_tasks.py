@@ -13,7 +13,7 @@ from metarl.core.tasks import (
     Split,
     Uniform,
     Variable,
-    describe,
+    describe_task,
     fixed_set,
     full_range,
     joined,
@@ -170,11 +170,14 @@ def test_a_set_needs_a_task():
 
 def test_a_task_is_described_with_its_units():
     variables = (Variable("angle", "rad", 0.0, 7.0), Variable("sign", "1", -1.0, 1.0))
-    assert describe(variables, np.array([np.pi / 2, -1.0])) == "angle 1.57 rad, sign -1"
+    assert describe_task(variables, np.array([np.pi / 2, -1.0])) == "angle 1.57 rad, sign -1"
+    sign, goal = variables[1], Variable("goal_x", "m", -1.0, 1.0)
+    assert describe_task((sign, goal), np.array([-1.0, 0.5])) == "sign -1, goal x 0.50 m"
     kind = Variable("kind", "1", 0.0, 1.0, labels=("slopes", "stairs"))
-    assert describe((kind,), np.array([1.0])) == "kind stairs"
+    assert describe_task((kind,), np.array([1.0])) == "kind stairs"
+    assert describe_task((kind, sign), np.array([1.0, -1.0])) == "kind stairs, sign -1"
     with pytest.raises(ValueError, match="zip"):
-        describe(variables, np.array([1.0]))
+        describe_task(variables, np.array([1.0]))
 
 
 # --- ranges and kinds that are held out

@@ -188,4 +188,4 @@ def test_the_command_prints_and_writes_every_check(name, code, name_of_check, tm
 
 def test_the_command_names_an_unknown_environment_with_exit_code_2(capsys):
     assert commands.main(["check-env", "navigation2d"]) == 2
-    assert "did you mean 'navigation-2d'" in capsys.readouterr().err
+    assert "did you mean navigation-2d" in capsys.readouterr().err

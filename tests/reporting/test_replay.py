@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from metarl.core.tasks import Variable
 from metarl.envs.locomotion.robots import ANT
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.scene import mujoco_scene
@@ -24,7 +25,7 @@ class AntScene:
     """Scenes of Ants whose task is a target."""
 
     def __init__(self, name="ant", dt=0.05):
-        goal = SimpleNamespace(name="goal", unit="m")
+        goal = Variable("goal", "m", -3.0, 3.0)
         self.spec = SimpleNamespace(name=name, dt=dt, tasks=SimpleNamespace(variables=(goal, goal)))
         self.model = ANT.model()
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl.core.tasks import say_task
+from metarl.core.tasks import Variable
 from metarl.reporting import video
 from metarl.reporting.episode import Episode, playback
 from metarl.reporting.video import write_video
 
-ANGLE = SimpleNamespace(name="angle", unit="rad")
+ANGLE = Variable("angle", "rad", 0.0, 7.0)
 SIZE = 64
 
 
@@ -111,7 +111,7 @@ def test_the_caption_shows_label_task_return_and_step(monkeypatch):
 
 
 def test_words_of_the_episode_stand_in_for_those_of_the_variables(monkeypatch):
-    monkeypatch.setattr(video, "say_task", lambda *_: pytest.fail("not needed"))
+    monkeypatch.setattr(video, "describe_task", lambda *_: pytest.fail("not needed"))
     own = video._caption(ColorEnv(), episode([1], task_words="go north"), 0, 480)
     other = video._caption(ColorEnv(), episode([1], task_words="go south"), 0, 480)
     assert (own != other).any()
@@ -123,14 +123,6 @@ def test_a_long_label_is_shortened_before_it_meets_the_return():
     ink = np.abs(top.astype(int) - caption[0, 0]).sum(axis=(0, 2)) > 0
     gaps = np.diff(np.flatnonzero(ink))
     assert gaps.max() >= 10
-
-
-def test_tasks_are_said_with_unit_and_without_for_pure_numbers():
-    sign = SimpleNamespace(name="sign", unit="1")
-    goal = SimpleNamespace(name="goal_x", unit="m")
-    assert say_task((sign, goal), np.array([-1.0, 0.5])) == "sign -1, goal x 0.50 m"
-    kind = SimpleNamespace(name="kind", unit="1", labels=("slopes", "stairs"))
-    assert say_task((kind, sign), np.array([1.0, -1.0])) == "kind stairs, sign -1"
 
 
 @pytest.mark.parametrize(

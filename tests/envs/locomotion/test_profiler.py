@@ -41,7 +41,7 @@ def test_making_an_environment_switches_the_profiler_off():
 def test_it_runs_again_meanwhile():
     profiler.stop()
     profiler.stop()  # the second call must not lose what the first took
-    with profiler.running():
+    with profiler.profile():
         assert profiled()
     assert not profiled()
 
