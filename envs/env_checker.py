@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import BatchEnv
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 
 NUM_TASKS, NUM_EPISODES = 4, 2
 COMPARED_STEPS = 100
@@ -194,7 +194,7 @@ def _check_tasks(env: BatchEnv) -> np.ndarray:
     _require(tasks.shape == shape, f"tasks.sample gave the shape {tasks.shape}, not {shape}")
     _require(np.isfinite(tasks).all(), f"tasks.sample gave {tasks.tolist()}, which is not finite")
     same = np.array_equal(tasks, again)
-    if isinstance(env, ForeignEnv):
+    if isinstance(env, SubprocEnv):
         same = same and env.draws_again(tasks[0])
     _require(
         same,
@@ -269,7 +269,7 @@ def _check_tasks_differ(env: BatchEnv) -> None:
         if not (_equal_over_tasks(step.reward, num_tasks) and _equal_over_tasks(alive, num_tasks)):
             return
         obs = step.obs
-    if isinstance(env, ForeignEnv) and env.forgets_its_task_at_reset(tasks):
+    if isinstance(env, SubprocEnv) and env.forgets_its_task_at_reset(tasks):
         raise _Violation("the task is lost at reset: reset must keep what set_task has set")
     raise _Violation(
         f"{num_tasks} tasks gave the same observations and rewards for the same actions: set_task "
@@ -283,7 +283,7 @@ def _equal_over_tasks(array: np.ndarray, num_tasks: int) -> bool:
 
 
 def _check_pickling(env: BatchEnv) -> None:
-    thing = env.make if isinstance(env, ForeignEnv) else env.spec
+    thing = env.make if isinstance(env, SubprocEnv) else env.spec
     try:
         # what multiprocessing writes into its pipes; nothing is read back
         ForkingPickler.dumps(thing)

@@ -37,7 +37,9 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-if "gymnasium" in sys.modules:  # otherwise gymnasium loads the entry point of its group when it starts
+if (
+    "gymnasium" in sys.modules
+):  # otherwise gymnasium loads the entry point of its group when it starts
     from metarl.envs.wrappers.registration import register
 
     register()

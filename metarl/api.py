@@ -213,8 +213,8 @@ def _check_tasks(tasks: Any, spec: Any) -> np.ndarray:
     try:
         chosen = np.array(tasks, dtype=float)
     except ValueError:
-        chosen = np.zeros(0)
-    if chosen.ndim != 2 or chosen.shape[1] != len(variables) or not np.isfinite(chosen).all():
+        chosen = np.empty(0)
+    if chosen.shape[1:] != (len(variables),) or not np.isfinite(chosen).all():
         names = ", ".join(f"{v.name} [{v.unit}]" for v in variables)
         raise ConfigError(
             f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"

@@ -57,7 +57,7 @@ class TrainedPolicy:
         """The environment of the config; built when it is first used."""
         if self._env is None:
             self._env = build_env(self.config)
-            if line := provenance.other_version(self.path, self._env.spec):
+            if line := provenance.describe_version_change(self.path, self._env.spec):
                 print(f"metarl: warning: {line}", file=sys.stderr)
         return self._env
 
@@ -113,10 +113,10 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
 def open_folder(config: TrainConfig[Any]) -> Generator[Path]:
     """Creates the run folder, or takes that of a resumed run, and locks it."""
     name = label(config.algo, config.learner)
-    path = config.run_dir or folder.default_run_dir(config.env, name, config.seed)
+    path = config.run_dir or folder.choose_run_dir(config.env, name, config.seed)
     if not config.resume:
         folder.create(path)
-    with folder.locked(path):
+    with folder.lock(path):
         yield path
 
 
@@ -142,7 +142,7 @@ def record_start(policy: TrainedPolicy, device: Any) -> None:
         CheckpointError: A resumed run was started with another version of its environment.
     """
     path, config, spec = policy.path, policy.config, policy.env.spec
-    if config.resume and (line := provenance.other_version(path, spec)):
+    if config.resume and (line := provenance.describe_version_change(path, spec)):
         hint = "start a new run, or continue with the code that this one was started with"
         raise CheckpointError(f"{line}; {hint}")
     # a resumed run may have other iterations or threads than before; the next resume keeps them

@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import QUIET, TINY, TRAIN, after_records, call, finish, num_records, start
 
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 
 # sums and matrix products of torch depend on its number of threads in the last bits
 torch.set_num_threads(1)
@@ -50,5 +50,5 @@ def copy(battered, tmp_path):
 @pytest.fixture(scope="module")
 def spots():
     """An environment with two workers whose tasks are set by each test."""
-    with closing(ForeignEnv("spots", plugin_envs.Spot, 2)) as env:
+    with closing(SubprocEnv("spots", plugin_envs.Spot, 2)) as env:
         yield env

@@ -12,7 +12,7 @@ import pytest
 from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.envs.env_checker import check
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -61,7 +61,7 @@ def test_the_vectorised_example_keeps_the_contract_and_is_the_same_environment(m
     tasks, alive = np.array([[0.5], [-0.2]]), np.ones(2, dtype=bool)
     fast = make("hidden_spots:make")
     with closing(make("hidden_spot:HiddenSpot", 1)) as slow:
-        assert isinstance(slow, ForeignEnv)
+        assert isinstance(slow, SubprocEnv)
         changes = []
         for env in (fast, slow):
             env.set_tasks(tasks, 1)

@@ -20,7 +20,7 @@ from typing import Any
 
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
-from metarl.envs.plugins.subproc_env import ForeignEnv, PluginFailure
+from metarl.envs.plugins.subproc_env import PluginFailure, SubprocEnv
 
 GROUP = "metarl.envs"
 """Name of the group of entry points."""
@@ -115,7 +115,7 @@ def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
 
     one_at_a_time = isinstance(thing, functools.partial) and thing.func is gymnasium.make
     if one_at_a_time or (inspect.isclass(thing) and issubclass(thing, gymnasium.Env)):
-        return ForeignEnv(name, thing, threads)
+        return SubprocEnv(name, thing, threads)
     if not _takes(thing, name, threads):
         raise PluginFailure(f"{name}: neither a gymnasium.Env class nor a function (name, threads)")
     return thing(name, threads)

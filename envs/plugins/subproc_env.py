@@ -23,7 +23,7 @@ import numpy as np
 from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, check_tasks
 from metarl.core.tasks import describe_task
 from metarl.envs.plugins.interface import Facts
-from metarl.envs.plugins.task_encoding import ForeignTasks
+from metarl.envs.plugins.task_encoding import PluginTasks
 from metarl.envs.plugins.worker import Block
 from metarl.envs.plugins.worker_pool import Died, Failed, Resources, Worker
 
@@ -57,7 +57,7 @@ class _Episode:
     rewards: list[np.ndarray] = field(default_factory=list)
 
 
-class ForeignEnv:
+class SubprocEnv:
     """M Gymnasium environments in worker processes.
 
     Args:
@@ -96,7 +96,7 @@ class ForeignEnv:
             horizon=facts.horizon,
             dt=facts.dt,
             action_scale=facts.action_scale,
-            tasks=ForeignTasks(
+            tasks=PluginTasks(
                 facts.variables, facts.held_out, facts.form is None, self._draw, facts.test_tasks
             ),
             reward=facts.summary or "as the plug-in defines it",

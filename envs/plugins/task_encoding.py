@@ -128,7 +128,7 @@ def common_form(tasks: Sequence[Any]) -> TaskForm | None:
 
 
 @dataclass(frozen=True)
-class ForeignTasks:
+class PluginTasks:
     """The tasks of a plug-in, drawn by itself.
 
     Attributes:
@@ -150,7 +150,7 @@ class ForeignTasks:
     testing: bool = False
 
     @property
-    def test(self) -> ForeignTasks:
+    def test(self) -> PluginTasks:
         """The tasks to test on: those of sample_test_tasks where the plug-in has one, else fresh draws."""
         return replace(self, testing=self.test_tasks)
 

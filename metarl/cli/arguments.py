@@ -58,7 +58,9 @@ def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
         ConfigError: A command or a flag is unknown (the message names the nearest), or a value is invalid.
         SystemExit: --help or --version was given and is printed (status 0).
     """
-    parser = _Parser(prog="metarl", description="Train robots that adapt, and use what was trained.")
+    parser = _Parser(
+        prog="metarl", description="Train robots that adapt, and use what was trained."
+    )
     parser.add_argument("--version", action="version", version=f"metarl {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = "train a policy (metarl train --help shows the settings)"

@@ -42,7 +42,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     _check_parent("--json", arguments.json)
     env = _check_seeds(arguments.runs)
-    oracle = results.oracle(arguments.oracle, env) if arguments.oracle else None
+    oracle = results.read_oracle(arguments.oracle, env) if arguments.oracle else None
     evaluations = []
     for path in arguments.runs:
         policy = api.load(path, threads=arguments.threads)

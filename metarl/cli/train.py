@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from metarl import __version__, experiment
@@ -59,17 +58,17 @@ def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:
 def _describe_env(config: TrainConfig[Any]) -> str:
     """Returns the description of the environment that --env names."""
     from metarl.core.env import HasVariations, supports
-    from metarl.envs.listing import describe
+    from metarl.envs.listing import describe_environment
 
     env = experiment.build_env(config)
-    return describe(env.spec, env.variations if supports(env, HasVariations) else ())
+    return describe_environment(env.spec, env.variations if supports(env, HasVariations) else ())
 
 
 def list_envs() -> str:
     """Returns the table of --list-envs."""
-    from metarl.envs.listing import listing
+    from metarl.envs.listing import list_environments
     from metarl.envs.plugins.discovery import entry_points
 
     # by name only: a plug-in is imported when it is used
     installed = f"\ninstalled plug-ins: {', '.join(entry_points())}" if entry_points() else ""
-    return listing() + installed
+    return list_environments() + installed

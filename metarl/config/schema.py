@@ -19,6 +19,7 @@ import metarl
 from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml
+from metarl.core.trees import flatten
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import find_algorithm
 
@@ -75,7 +76,7 @@ class TrainerConfig:
     """Destination of the metrics beside metrics.jsonl; wandb and trackio are optional packages."""
 
     tensorboard: bool = True
-    """Write TensorBoard events, where the logger is tensorboard."""
+    """Write TensorBoard events; False with `logger: tensorboard` is the same as `logger: none`."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
@@ -314,21 +315,11 @@ def _refuse_changes(recorded: TrainConfig[Any], config: TrainConfig[Any]) -> Non
     if config.seeds or config.config:
         name = "seeds" if config.seeds else "config"
         raise ConfigError(f"--{name}: a resumed run keeps its settings; leave the flag out")
-    before, after = (_flatten(asdict(tree)) for tree in (recorded, config))
+    before, after = (flatten(asdict(tree)) for tree in (recorded, config))
     for name, old in before.items():
         if after[name] != old and not {name, name.partition(".")[0]} & _FREE_ON_RESUME:
             hint = "leave the flag out, or start a new run"
             raise ConfigError(f"{flag(name)} {after[name]}: the run has {old}; {hint}")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _print_help(default: TrainConfig[Any], prog: str) -> None:

@@ -161,6 +161,12 @@ class TaskDescriber(Protocol):
         """Describes a task (D,); an empty string leaves it to the numbers."""
 
 
+class HasVariations(Protocol):
+    """Has variations of the world, which a description of the environment lists."""
+
+    variations: Sequence[Any]
+
+
 class DeclaresCapabilities(Protocol):
     """A wrapper: it has the methods of several capabilities, and offers those of what it wraps."""
 

@@ -9,7 +9,7 @@ import pytest
 from metarl.cli import commands
 from metarl.envs.env_checker import Finding, check, report
 from metarl.envs.navigation import DenseGoal, NavigationEnv
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
 
 ALL = [
@@ -35,7 +35,7 @@ def violations(make_env):
 
 
 def foreign(kind):
-    return lambda threads: ForeignEnv("mine", getattr(plugin_envs, kind), threads)
+    return lambda threads: SubprocEnv("mine", getattr(plugin_envs, kind), threads)
 
 
 @pytest.mark.parametrize("name", ["navigation-2d", "navigation-2d-sparse", "half-cheetah-dir"])

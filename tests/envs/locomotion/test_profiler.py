@@ -9,7 +9,7 @@ import pytest
 
 from metarl.core.rng import stream
 from metarl.envs.locomotion import profiler
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
 
 STEP = mujoco.mjtTimer.mjTIMER_STEP
@@ -97,7 +97,7 @@ class Watched(gymnasium.Env):
 
 def test_plug_ins_in_processes_do_without_it():
     assert Watched().reset()[0] == 1
-    env = ForeignEnv("watched", Watched, 1)
+    env = SubprocEnv("watched", Watched, 1)
     try:
         env.set_tasks(env.spec.tasks.sample(stream(0, "tasks"), 2), 1)
         assert (env.reset([stream(0, "row", row) for row in range(2)]) == 0).all()

@@ -19,7 +19,7 @@ from metarl.cli import train as cli
 from metarl.core.errors import ConfigError, EnvironmentContractError
 from metarl.core.tasks import fixed_set
 from metarl.envs.plugins.discovery import UnknownEnvironment, entry_points
-from metarl.envs.plugins.subproc_env import ForeignEnv, PluginFailure
+from metarl.envs.plugins.subproc_env import PluginFailure, SubprocEnv
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import held_out_tasks
 from metarl.runs import checkpoint
@@ -62,7 +62,7 @@ def test_an_entry_point_is_found_by_its_name_and_nothing_else_is_loaded(installe
     assert cli.list_envs().splitlines()[-1] == f"installed plug-ins: {', '.join(entry_points())}"
     assert "spot_package" not in sys.modules and "bad_package" not in sys.modules
     with closing(make("my-spot", 1)) as env:
-        assert isinstance(env, ForeignEnv) and env.spec.name == "my-spot"
+        assert isinstance(env, SubprocEnv) and env.spec.name == "my-spot"
     assert make("navigation-2d").spec.obs_size == 2  # a plug-in cannot stand in its way
     with pytest.raises(UnknownEnvironment, match="did you mean my-spot"):
         make("my-spott")
@@ -80,7 +80,7 @@ def test_an_entry_point_that_names_nothing_says_so(installed):
 
 def test_a_class_is_run_in_workers_and_a_function_makes_a_batch(installed):
     with closing(make("plugin_envs:Spot", 3)) as env:
-        assert isinstance(env, ForeignEnv) and env.spec.horizon == 8
+        assert isinstance(env, SubprocEnv) and env.spec.horizon == 8
     installed(
         "batches",
         "from metarl.envs.navigation import DenseGoal, NavigationEnv\n"
@@ -189,7 +189,7 @@ def test_the_registry_needs_no_newer_mujoco():
 
 
 def drawn(kind, seed=0, size=4):
-    with closing(ForeignEnv("env", kind, 1)) as env:
+    with closing(SubprocEnv("env", kind, 1)) as env:
         return env.spec.tasks.sample(np.random.default_rng(seed), size)
 
 
@@ -202,7 +202,7 @@ def test_tasks_are_a_function_of_the_stream(kind):
 
 def test_numbers_reach_set_task_in_the_type_they_were_drawn_in():
     for kind in (plugin_envs.Vector, plugin_envs.TwoWays):  # which look at what they get
-        with closing(ForeignEnv("env", kind, 1)) as env:
+        with closing(SubprocEnv("env", kind, 1)) as env:
             tasks = env.spec.tasks.sample(np.random.default_rng(0), 3)
             env.set_tasks(tasks, 1)
             obs = env.reset([np.random.default_rng(0)] * 3)
@@ -213,7 +213,7 @@ def test_numbers_reach_set_task_in_the_type_they_were_drawn_in():
 
 @pytest.fixture(scope="module")
 def mazes():
-    with closing(ForeignEnv("mazes", plugin_envs.Mazes, 2)) as env:
+    with closing(SubprocEnv("mazes", plugin_envs.Mazes, 2)) as env:
         yield env
 
 

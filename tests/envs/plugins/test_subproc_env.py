@@ -4,10 +4,21 @@ from pathlib import Path
 import numpy as np
 import plugin_envs
 import pytest
-from foreign_bench import EPISODES, ROWS, TASKS, actions, loop, message, play, played, same, streams
+from plugin_episodes import (
+    EPISODES,
+    ROWS,
+    TASKS,
+    actions,
+    loop,
+    message,
+    play,
+    played,
+    same,
+    streams,
+)
 
 from metarl.core.env import NoPictures
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -41,7 +52,7 @@ def test_the_spec_says_what_the_plug_in_says(spots):
     assert sizes == ("spots", 2, 1, 8, 0.05, 1.0)
     assert spec.reward == "A point on a line that shall come to a hidden spot."
     assert (spec.tasks.held_out, spec.note, spec.floors) == (True, "", {})
-    with closing(ForeignEnv("ways", plugin_envs.TwoWays)) as env:
+    with closing(SubprocEnv("ways", plugin_envs.TwoWays)) as env:
         spec = env.spec
     (way,) = spec.tasks.variables
     assert (way.name, way.unit, way.low, way.high) == ("way", "m", -1.0, 1.0)
@@ -50,7 +61,7 @@ def test_the_spec_says_what_the_plug_in_says(spots):
 
 
 def test_actions_are_scaled_clipped_and_of_the_type_of_the_space():
-    with closing(ForeignEnv("sends", plugin_envs.Sends, 1)) as env:
+    with closing(SubprocEnv("sends", plugin_envs.Sends, 1)) as env:
         env.set_tasks(np.array([[0.0]]), 2)
         env.reset(streams()[:2])
         sent = env.step(np.array([[0.25, -1.0], [0.75, 2.0]]), np.ones(2, dtype=bool)).obs
@@ -58,7 +69,7 @@ def test_actions_are_scaled_clipped_and_of_the_type_of_the_space():
 
 
 def test_of_discrete_actions_the_largest_entry_counts():
-    with closing(ForeignEnv("levers", plugin_envs.Levers, 1)) as env:
+    with closing(SubprocEnv("levers", plugin_envs.Levers, 1)) as env:
         assert (env.spec.discrete, env.spec.action_size, env.spec.action_scale) == (True, 3, 1.0)
         env.set_tasks(np.array([[6.0]]), 4)
         env.reset(streams()[:4])
@@ -91,7 +102,7 @@ def test_an_action_that_is_not_finite_is_a_fault_of_its_row_alone(spots):
 
 
 def test_wrong_calls_say_what_is_missing():
-    with closing(ForeignEnv("spots", plugin_envs.Spot, 1)) as env:
+    with closing(SubprocEnv("spots", plugin_envs.Spot, 1)) as env:
         with pytest.raises(RuntimeError, match="spots: call set_tasks before reset"):
             env.reset([])
         with pytest.raises(ValueError, match=r"spots: tasks must be finite and \(N, 1\)"):
@@ -158,7 +169,7 @@ def test_a_raised_error_names_its_line():
     ],
 )
 def test_an_environment_that_cannot_be_run_is_refused_at_once(kind, words):
-    text = message(lambda: ForeignEnv("mine", getattr(plugin_envs, kind)))
+    text = message(lambda: SubprocEnv("mine", getattr(plugin_envs, kind)))
     assert text.startswith("mine: ") and words in text
 
 
@@ -166,8 +177,8 @@ def test_a_class_that_a_worker_cannot_find_is_refused():
     class Local(plugin_envs.Spot):
         pass
 
-    assert "cannot be sent to a worker" in message(lambda: ForeignEnv("mine", Local))
-    text = message(lambda: ForeignEnv("mine", plugin_envs.Elsewhere()))
+    assert "cannot be sent to a worker" in message(lambda: SubprocEnv("mine", Local))
+    text = message(lambda: SubprocEnv("mine", plugin_envs.Elsewhere()))
     assert text.startswith("mine: ModuleNotFoundError: no module of that name here (")
 
 
@@ -175,7 +186,7 @@ def test_a_class_that_a_worker_cannot_find_is_refused():
 
 
 def filmed(kind, threads=1):
-    with closing(ForeignEnv("films", kind, threads)) as env:
+    with closing(SubprocEnv("films", kind, threads)) as env:
         env.set_tasks(TASKS, EPISODES)
         states = []
         env.reset(streams())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import plugin_envs
 import pytest
-from foreign_bench import (
+from plugin_episodes import (
     EPISODES,
     ROWS,
     STEPS,
@@ -23,7 +23,7 @@ from foreign_bench import (
     streams,
 )
 
-from metarl.envs.plugins.subproc_env import ForeignEnv
+from metarl.envs.plugins.subproc_env import SubprocEnv
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -80,7 +80,7 @@ def test_a_question_to_a_killed_worker_in_mid_rollout_changes_nothing(spots, ver
 
 
 def test_after_an_episode_that_cannot_be_repeated_a_question_is_answered_all_the_same():
-    with closing(ForeignEnv("random", plugin_envs.NotRepeatable, 1)) as env:
+    with closing(SubprocEnv("random", plugin_envs.NotRepeatable, 1)) as env:
         env.set_tasks(TASKS, EPISODES)
         play(env)
         os.kill(process_ids(env)[0], signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_after_an_episode_that_cannot_be_repeated_a_question_is_answered_all_the
 
 
 def test_a_worker_that_hangs_in_reset_is_replaced_and_its_episode_forgotten():
-    with closing(ForeignEnv("hangs", plugin_envs.HangsInReset, 1, timeout=2.0)) as env:
+    with closing(SubprocEnv("hangs", plugin_envs.HangsInReset, 1, timeout=2.0)) as env:
         env.set_tasks(TASKS, EPISODES)
         text = message(lambda: env.reset(streams()))
         assert text == "hangs, task 2 (spot 0.70), episode 0, reset: no answer for 2 s"
@@ -99,7 +99,7 @@ def test_a_worker_that_hangs_in_reset_is_replaced_and_its_episode_forgotten():
 
 
 def test_a_question_that_kills_every_worker_is_named_with_the_signal():
-    with closing(ForeignEnv("mine", plugin_envs.AbortsInSample, 1)) as env:
+    with closing(SubprocEnv("mine", plugin_envs.AbortsInSample, 1)) as env:
         text = message(lambda: env.spec.tasks.sample(np.random.default_rng(0), 3))
         assert text == "mine: sample: its process died 3 times (SIGKILL)"
         env.set_tasks(TASKS, EPISODES)
@@ -107,7 +107,7 @@ def test_a_question_that_kills_every_worker_is_named_with_the_signal():
 
 
 def test_a_further_worker_that_dies_at_its_start_is_named():
-    with closing(ForeignEnv("mine", plugin_envs.Spot, 2)) as env:
+    with closing(SubprocEnv("mine", plugin_envs.Spot, 2)) as env:
         env.make = plugin_envs.DiesAtTheStart()
         text = message(lambda: env.set_tasks(TASKS, EPISODES))
         assert text == "mine: its process died at the start (SIGKILL)"
@@ -133,7 +133,7 @@ def test_a_step_that_kills_every_worker_is_named_with_the_signal():
 
 
 def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
-    with closing(ForeignEnv("hangs", plugin_envs.Hangs, 2, timeout=2.0)) as env:
+    with closing(SubprocEnv("hangs", plugin_envs.Hangs, 2, timeout=2.0)) as env:
         env.set_tasks(TASKS, EPISODES)
         started = time.monotonic()
         text = message(lambda: play(env))
@@ -145,7 +145,7 @@ def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
 
 @pytest.mark.parametrize("kind", ["Spot", "TakesInterrupts"])
 def test_ctrl_c_does_not_reach_the_workers(kind):
-    with closing(ForeignEnv(kind, getattr(plugin_envs, kind), 2)) as env:
+    with closing(SubprocEnv(kind, getattr(plugin_envs, kind), 2)) as env:
         env.set_tasks(TASKS, EPISODES)
         ids = process_ids(env)
         for number in ids:
@@ -157,7 +157,7 @@ def test_an_interrupt_that_a_plug_in_raises_is_an_error_like_others(capfd):
     text = message(lambda: played(plugin_envs.RaisesInterrupt))
     where = "RaisesInterrupt, task 2 (spot 0.70), episode 0, step 2: "
     assert text.startswith(where + "step raised KeyboardInterrupt: by a key (")
-    text = message(lambda: ForeignEnv("mine", plugin_envs.InterruptInSample, 1))
+    text = message(lambda: SubprocEnv("mine", plugin_envs.InterruptInSample, 1))
     assert text.startswith("mine: KeyboardInterrupt: by a key (")
     assert capfd.readouterr() == ("", "")
 
@@ -178,7 +178,7 @@ def gone(numbers):
 
 
 def test_close_ends_the_workers_and_gives_the_memory_back():
-    env = ForeignEnv("spots", plugin_envs.Spot, 2)
+    env = SubprocEnv("spots", plugin_envs.Spot, 2)
     env.set_tasks(TASKS, EPISODES)
     memory, ids = Path("/dev/shm") / env._block.name, process_ids(env)
     assert memory.exists() and all(map(running, ids))
@@ -192,8 +192,8 @@ def test_close_ends_the_workers_and_gives_the_memory_back():
 def test_workers_do_not_outlive_a_trainer_that_is_killed_even_if_they_hang():
     code = (
         "import plugin_envs, numpy as np\n"
-        "from metarl.envs.plugins.subproc_env import ForeignEnv\n"
-        "env = ForeignEnv('hangs', plugin_envs.Hangs, 2)\n"
+        "from metarl.envs.plugins.subproc_env import SubprocEnv\n"
+        "env = SubprocEnv('hangs', plugin_envs.Hangs, 2)\n"
         "env.set_tasks(np.array([[0.7], [0.0]]), 1)\n"
         "env.reset([np.random.default_rng(0)] * 2)\n"
         "print(*[w._process.pid for w in env._resources.workers], flush=True)\n"

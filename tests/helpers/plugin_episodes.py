@@ -6,7 +6,7 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl.envs.plugins.subproc_env import ForeignEnv, PluginFailure
+from metarl.envs.plugins.subproc_env import PluginFailure, SubprocEnv
 
 TASKS = np.array([[-0.9], [0.2], [0.7]])
 EPISODES = 2
@@ -35,7 +35,7 @@ def play(env, before=lambda t: None, first=0):
 
 
 def played(kind, threads=2, **options):
-    with closing(ForeignEnv(kind.__name__, kind, threads, **options)) as env:
+    with closing(SubprocEnv(kind.__name__, kind, threads, **options)) as env:
         env.set_tasks(TASKS, EPISODES)
         return play(env)
 
