@@ -13,63 +13,82 @@ _COLUMNS = (
     ("env steps", 9),
     ("return", 9),
     ("std.err.", 8),
-    ("95 % interval", 18),
+    ("95 % interval", 20),
     ("IQM", 9),
-    ("95 % interval", 18),
+    ("95 % interval", 20),
     ("made worse", 10),
 )
+"""Title and width [characters] of the columns that the text shows; faults stand below it."""
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Writes a summary of one evaluation, or of the seeds in an aggregate, for people."""
+    """Writes a summary of one evaluation, or of the seeds in an aggregate, as text."""
     result = complete(result)
-    returns, met = result["returns"], experience(result)
-    lines = [_heading(result), _row([title for title, _ in _COLUMNS])]
-    for k, mean in enumerate(returns["mean"]):
-        stderr = returns["stderr"][k]
-        cells = [
-            f"{k}",
-            f"{met['episodes'][k]:.0f}",
-            f"{met['env_steps'][k]:,.0f}",
-            f"{mean:.2f}",
-            "-" if stderr is None else f"{stderr:.2f}",
-            _ends(returns["ci95"][k]),
-            f"{returns['iqm'][k]:.2f}",
-            _ends(returns["iqm_ci95"][k]),
-            f"{100 * result['share_of_tasks_made_worse'][k]:.0f} %" if k else "",
-        ]
-        lines.append(_row(cells))
+    lines = [_heading(result), *map(_line, rows(result))]
     return "\n".join(lines + _remarks(result))
 
 
-def _row(cells: Sequence[str]) -> str:
-    """The cells at the right of their columns."""
-    return "  ".join(
-        f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
-    ).rstrip()
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the table of an evaluation, for text and for HTML.
+
+    Args:
+        result: As `results.complete` or `results.aggregate` return it.
+
+    Returns:
+        The titles of the columns, then a row of as many cells for each of 0 .. K adaptations.
+    """
+    returns, met = result["returns"], experience(result)
+    header = [*(title for title, _ in _COLUMNS), "faulted"]
+    cells = [
+        [
+            f"{k}",
+            f"{met['episodes'][k]:,.0f}",
+            f"{met['env_steps'][k]:,.0f}",
+            format_number(mean),
+            format_number(returns["stderr"][k]),
+            format_interval(returns["ci95"][k]),
+            format_number(returns["iqm"][k]),
+            format_interval(returns["iqm_ci95"][k]),
+            f"{100 * result['share_of_tasks_made_worse'][k]:.0f} %" if k else "",
+            f"{result['faulted_episodes'][k]}",
+        ]
+        for k, mean in enumerate(returns["mean"])
+    ]
+    return [header, *cells]
 
 
-def _ends(ends: Sequence[float | None]) -> str:
+def _line(cells: Sequence[str]) -> str:
+    """Aligns the cells that the text shows at the right of their columns."""
+    shown = zip(cells, _COLUMNS, strict=False)
+    return "  ".join(f"{cell:>{width}}" for cell, (_, width) in shown).rstrip()
+
+
+def format_number(value: float | None) -> str:
+    """Formats a return with two decimals; "-" stands for None."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def format_interval(ends: Sequence[float | None]) -> str:
+    """Formats the ends of an interval with two decimals; "-" stands for an unknown one."""
     low, high = ends
-    return "-" if low is None else f"[{low:.1f}, {high:.1f}]"
+    return "-" if low is None else f"[{low:.2f}, {high:.2f}]"
 
 
 def _heading(result: Mapping[str, Any]) -> str:
-    kind = "held-out tasks" if result["held_out"] else "tasks (test = train)"
     seeds = result.get("seeds")
     over = "" if seeds is None else f"  {len(seeds)} seeds,"
-    episodes = result["episodes_per_task"]
-    size = f"{result['num_tasks']} {kind} x {episodes} episodes"
-    return f"{result['env']}  {result['algo']}{over}  {size}{describe_training(result)}"
+    return f"{result['env']}  {result['algo']}{over}  {describe_size(result)}"
 
 
-def describe_training(result: Mapping[str, Any]) -> str:
-    """Says how long what was evaluated had been trained, of a result or of an aggregate; "" where it is not recorded."""
+def describe_size(result: Mapping[str, Any]) -> str:
+    """Describes the tasks and episodes of an evaluation, and the training before it if recorded."""
+    kind = "held-out tasks" if result["held_out"] else "tasks (test = train)"
+    size = f"{result['num_tasks']} {kind} x {result['episodes_per_task']} episodes"
     marks = result.get("checkpoints", [result.get("checkpoint")])
     if None in marks:
-        return ""
-    words = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
-    return f", after {words[0]} iterations and {words[1]} training steps"
+        return size
+    spans = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
+    return f"{size}, after {spans[0]} iterations and {spans[1]} training steps"
 
 
 def _span(values: Sequence[int]) -> str:
@@ -86,7 +105,7 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
             words = "" if error is None else f" (std.err. over seeds {error:.2f})"
             lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{words}")
     if oracle := result.get("oracle"):
-        ends = _ends(oracle["ci95"])
+        ends = format_interval(oracle["ci95"])
         lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
     floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
     lines.append(f"floors: {floors or 'not known'}")

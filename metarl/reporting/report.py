@@ -16,9 +16,9 @@ import numpy as np
 
 from metarl.core.errors import ConfigError
 from metarl.core.files import write_atomically
-from metarl.evaluation import results
-from metarl.evaluation.results import experience
-from metarl.evaluation.table import describe_training
+from metarl.evaluation import results, table
+from metarl.evaluation.table import format_interval as _ends
+from metarl.evaluation.table import format_number as _number
 from metarl.reporting import plots as figures
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
@@ -132,9 +132,9 @@ def _at_a_glance(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any
     last = {len(group.result["returns"]["mean"]) - 1 for group in groups if group.result}
     final = f"after {last.pop()}" if len(last) == 1 else "final"
     head = ["environment", "learner", "seeds", "trained for", "before", "after 1", final]
-    table = _table([*head, "95 % interval", "made worse", "best floor", "oracle"], rows)
+    glance = _table([*head, "95 % interval", "made worse", "best floor", "oracle"], rows)
     missing = [run for group in groups for run in group.runs if run.evaluation is None]
-    return table + "".join(
+    return glance + "".join(
         f"<p>{_text(run.name)} has no evaluation; make one with "
         f"<code>python -m metarl evaluate {_text(str(run.path))}</code></p>"
         for run in missing
@@ -177,30 +177,14 @@ def _numbers(group: Group) -> list[str]:
     result = group.result
     if result is None:
         return []
-    returns, met = result["returns"], experience(result)
-    rows = []
-    for k in range(len(returns["mean"])):
-        rows.append(
-            [
-                str(k),
-                f"{met['episodes'][k]:,.0f}",
-                f"{met['env_steps'][k]:,.0f}",
-                f"<strong>{_number(returns['mean'][k])}</strong>",
-                _number(returns["stderr"][k]),
-                _ends(returns["ci95"][k]),
-                _number(returns["iqm"][k]),
-                _ends(returns["iqm_ci95"][k]),
-                f"{100 * result['share_of_tasks_made_worse'][k]:.0f} %" if k else "",
-                str(result["faulted_episodes"][k]),
-            ]
-        )
-    head = "adaptations,episodes,env steps,mean,std.err.,95 % interval,IQM,95 % interval"
-    columns = [*head.split(","), "made worse", "broken off"]
-    kind = "held-out tasks" if result["held_out"] else "tasks that are the training tasks"
-    size = f"{result['num_tasks']} {kind} x {result['episodes_per_task']} episodes"
+    header, *rows = table.rows(result)
+    mean = header.index("return")
+    cells = [[_text(cell) for cell in row] for row in rows]
+    for row in cells:
+        row[mean] = f"<strong>{row[mean]}</strong>"
     floors = ", ".join(f"{name} {_number(value)}" for name, value in result["floors"].items())
-    parts = [f"<h3>{_text(group.env)}, {_text(group.label)}</h3>", _table(columns, rows)]
-    words = [size + describe_training(result), f"Floors: {floors}"]
+    parts = [f"<h3>{_text(group.env)}, {_text(group.label)}</h3>", _table(header, cells)]
+    words = [table.describe_size(result), f"Floors: {floors}"]
     if result["strata"] != "none":
         words.append(f"Intervals stratified by {result['strata']}")
     if result["note"]:
@@ -254,7 +238,7 @@ def _speed(runs: Sequence[RunData]) -> str:
                 f"{np.nansum(run.column('rollout/faults')):.0f}",
             ]
         )
-    columns = ["run", "iterations", "env steps", "time", "steps/s", *_PARTS, "", "broken off"]
+    columns = ["run", "iterations", "env steps", "time", "steps/s", *_PARTS, "", "faulted"]
     return _table(columns, rows) if rows else ""
 
 
@@ -349,15 +333,6 @@ def _cell(words: str) -> str:
 
 def _steps(count: float) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,.0f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _ends(ends: Sequence[float | None]) -> str:
-    low, high = ends
-    return "-" if low is None else f"[{low:.2f}, {high:.2f}]"
 
 
 def _duration(seconds: float) -> str:

@@ -38,9 +38,9 @@ def test_the_table_shows_every_adaptation_with_its_interval(env):
     result = result_of(env, returns)
     lines = table(result).splitlines()
     assert lines[0] == "navigation-2d  maml-trpo  2 held-out tasks x 1 episodes"
-    words = "0 0 0 -30.00 10.00 [-40.0, -20.0] -30.00 [-40.0, -20.0]"
+    words = "0 0 0 -30.00 10.00 [-40.00, -20.00] -30.00 [-40.00, -20.00]"
     assert lines[2].split() == words.split()
-    words = "1 1 400 -20.00 10.00 [-30.0, -10.0] -20.00 [-30.0, -10.0] 50 %"
+    words = "1 1 400 -20.00 10.00 [-30.00, -10.00] -20.00 [-30.00, -10.00] 50 %"
     assert lines[3].split() == words.split()
     # the mean distance in a square of half width 1/2 is 0.3826; 100 steps
     assert lines[4] == "floors: stand still -38.3, best without the task -38.3"
@@ -194,7 +194,7 @@ def test_the_oracle_is_the_final_value_of_its_run(env, tmp_path):
     with pytest.raises(ConfigError, match="it is of navigation-2d, not of ant-dir"):
         read_oracle(tmp_path / "informed", "ant-dir")
     shown = table(result | {"oracle": found})
-    assert "oracle (task observed): -4.00 [-4.0, -4.0], informed" in shown
+    assert "oracle (task observed): -4.00 [-4.00, -4.00], informed" in shown
 
 
 @pytest.mark.parametrize(
