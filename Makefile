@@ -1,26 +1,36 @@
-# setup    the virtual environment, from constraints.txt
+# setup    the virtual environment, from constraints.txt; TORCH=cpu or TORCH=cuda chooses the build of torch
 # train    make train ENV=ant-dir [ALGO=maml-trpo] [ARGS="--seed 1"]
-# test     all tests; make test ARGS="-k config" for some
+# test     all tests, in parallel; make test ARGS="-k config" for some
 # check    formatting, lint, types
-# bench    the measurements behind the README
+# docs     the documentation as a website in build/site
+# bench    the measurements behind docs/performance.md
 
 PYTHON ?= python3
 ALGO ?= maml-trpo
 ARGS ?=
+TORCH ?=
+JOBS ?= auto
 
 BIN := .venv/bin
 STAMP := .venv/stamp
+EXTRAS := .[dev]
 
-.PHONY: setup train test check bench
+.PHONY: setup train test check docs bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
 
-# pip and not uv: a newcomer has it. The constraints apply to every call, since a bare range of torch
-# brings gigabytes of GPU libraries.
+# pip and not uv, because a newcomer has it. The constraints apply to every call. uv is used only to choose a build
+# of torch: it knows where the builds are, so that no address of an index stands here.
 $(STAMP): pyproject.toml constraints.txt
+	@echo "setup: creating .venv (a few minutes, mostly for torch)"
+	@test -n "$(TORCH)" || echo "setup: on Linux pip may choose a torch with GPU libraries (5 GB); \
+	make setup TORCH=cpu installs the small one, make setup TORCH=cuda the one for GPUs"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(if $(TORCH),$(BIN)/pip install --disable-pip-version-check -c constraints.txt uv)
+	$(if $(TORCH),$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(if $(filter cuda,$(TORCH)),auto,$(TORCH)) \
+	-c constraints.txt torch)
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '$(EXTRAS)'
 	touch $(STAMP)
 
 train: $(STAMP)
@@ -28,7 +38,7 @@ train: $(STAMP)
 	$(BIN)/python train.py --env $(ENV) --algo $(ALGO) $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --durations 10 $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

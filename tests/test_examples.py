@@ -49,7 +49,7 @@ def test_an_installed_plug_in_is_checked_and_trained_by_its_name(
         "--sampler.num-tasks 2 --sampler.num-episodes 2 --sampler.threads 2 "
         "--trainer.evaluate-tasks 2 --trainer.no-tensorboard"
     )
-    assert cli.train_main(words.split()) == 0
+    assert cli.main(words.split()) == 0
     assert "2 held-out tasks x 2 episodes" in capsys.readouterr().out
 
 

@@ -61,13 +61,13 @@ def test_a_run_that_is_stopped_at_once_in_its_first_iteration_says_how_to_go_on(
         patched.setattr("metarl.envs.navigation.NavigationEnv.set_tasks", killed)
         words = [*TINY, *QUIET, "--iterations", "2", "--run-dir", str(run)]
         patched.setattr(sys, "argv", [TRAIN[1]])
-        assert cli.train_main(words) == code
+        assert cli.main(words) == code
     said, _, command = capfd.readouterr().err.splitlines()[-1].partition("; go on with: ")
     assert said == "metarl: interrupted; the last checkpoint stands"
     assert shlex.split(command) == ["python", TRAIN[1], "--resume", str(run)]
     assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["it_00000000"]
-    assert cli.train_main(["--resume", str(run)]) == 0
+    assert cli.main(["--resume", str(run)]) == 0
     expected = [without_time(record) for record in records(whole[0])[:2]]
     assert [without_time(record) for record in records(run)] == expected
 
@@ -88,13 +88,13 @@ def test_a_full_disk_names_file_and_cure_and_the_run_goes_on_once_there_is_room(
         patched.setattr(log, "_append", full)
         patched.setattr(sys, "argv", [TRAIN[1]])
         words = [*TINY, *QUIET, "--iterations", "3", "--run-dir", str(run)]
-        assert cli.train_main(words) == 6
+        assert cli.main(words) == 6
     err = capsys.readouterr().err
     assert err.startswith(
         f"metarl: error: {run / 'metrics.jsonl'}: No space left on device; make room"
     )
-    assert one_line(err) and err.endswith(f"go on with: python {TRAIN[1]} --resume {run}\n")
-    assert cli.train_main(["--resume", str(run)]) == 0 and len(records(run)) == 2
+    assert one_line(err) and err.endswith(f"resume with: python {TRAIN[1]} --resume {run}\n")
+    assert cli.main(["--resume", str(run)]) == 0 and len(records(run)) == 2
 
 
 def test_a_run_that_is_stopped_before_its_first_checkpoint_promises_nothing(
@@ -103,31 +103,31 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_promises_nothing(
     def stopped(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("metarl.cli.train._say_start", stopped)
-    assert cli.train_main([*TINY, *QUIET, "--run-dir", str(tmp_path / "run")]) == 143
+    monkeypatch.setattr("metarl.experiment.record_start", stopped)
+    assert cli.main([*TINY, *QUIET, "--run-dir", str(tmp_path / "run")]) == 143
     assert capsys.readouterr().err == "metarl: interrupted\n"
 
 
 def test_every_resume_is_recorded_and_voids_nothing(battered):
     run, outcomes = battered
     assert len(json.loads((run / "run.json").read_text())["resumed"]) == 3
-    assert "void" not in "".join(done.err for done in outcomes)
+    assert "no longer repeats" not in "".join(done.err for done in outcomes)
     assert outcomes[3].err == "" and "from iteration" in outcomes[3].out
 
 
 def test_resume_of_a_finished_run_says_so_and_changes_nothing(copy, capsys):
     before = content(copy)
-    assert cli.train_main(["--resume", str(copy)]) == 0
+    assert cli.main(["--resume", str(copy)]) == 0
     out, err = capsys.readouterr()
-    assert f"{copy} is finished, all {ITERATIONS} iterations are done; raise --iterations" in out
+    assert f"{copy} is finished: {ITERATIONS} iterations are done; raise --iterations" in out
     assert out.count("\n") == 1 and err == "" and content(copy) == before
 
 
 def test_what_a_kill_at_the_very_end_left_undone_is_made_up_for_once(copy, capsys):
     words = ["--resume", str(copy), "--trainer.evaluate-tasks", "2"]
-    assert cli.train_main(words) == 0 and "2 held-out tasks" in capsys.readouterr().out
+    assert cli.main(words) == 0 and "2 held-out tasks" in capsys.readouterr().out
     before = content(copy)
-    assert cli.train_main(words) == 0 and "held-out" not in capsys.readouterr().out
+    assert cli.main(words) == 0 and "held-out" not in capsys.readouterr().out
     assert content(copy) == before
 
 
@@ -151,13 +151,13 @@ def test_a_signal_after_training_is_exit_code_75_and_a_resume_makes_what_is_miss
     with monkeypatch.context() as patched:
         patched.setattr(step, interrupted)
         patched.setattr(sys, "argv", [TRAIN[1]])
-        assert cli.train_main([*TINY, *words, "--run-dir", str(run)]) == 75
+        assert cli.main([*TINY, *words, "--run-dir", str(run)]) == 75
     out, err = capsys.readouterr()
     said = "metarl: stopped after training; what is missing is made by: "
     assert one_line(err) and err.startswith(said) and "done" not in out
     assert shlex.split(err.removeprefix(said)) == ["python", TRAIN[1], "--resume", str(run)]
     before = content(run)
-    assert cli.train_main(["--resume", str(run)]) == 0
+    assert cli.main(["--resume", str(run)]) == 0
     made = content(run).keys() - before.keys()
     assert sorted(path.name for path in made) == sorted(
         name if "." in name else f"adaptation.{name}" for name in left
@@ -168,23 +168,23 @@ def test_a_signal_after_training_is_exit_code_75_and_a_resume_makes_what_is_miss
 def test_more_iterations_train_on_and_are_kept_for_the_next_resume(copy, capsys):
     first = records(copy)
     more = str(ITERATIONS + 2)
-    assert cli.train_main(["--resume", str(copy), "--iterations", more]) == 0
+    assert cli.main(["--resume", str(copy), "--iterations", more]) == 0
     assert records(copy)[:ITERATIONS] == first and len(records(copy)) == ITERATIONS + 2
     capsys.readouterr()
-    assert cli.train_main(["--resume", str(copy)]) == 0
+    assert cli.main(["--resume", str(copy)]) == 0
     assert f"all {more} iterations are done" in capsys.readouterr().out
 
 
 def test_another_number_of_threads_voids_nothing(copy, capsys):
     words = ["--iterations", str(ITERATIONS + 1), "--sampler.threads", "2"]
-    assert cli.train_main(["--resume", str(copy), *words]) == 0
+    assert cli.main(["--resume", str(copy), *words]) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_made_again(copy, whole, capsys):
     newest = copy / "checkpoints" / f"it_{ITERATIONS:08d}" / "tensors.safetensors"
     damage(newest)
-    assert cli.train_main(["--resume", str(copy)]) == 0
+    assert cli.main(["--resume", str(copy)]) == 0
     assert one_line(capsys.readouterr().err)
     assert [without_time(r) for r in records(copy)] == [without_time(r) for r in records(whole[0])]
     expected = checkpoint.load_newest(whole[0] / "checkpoints").tensors
@@ -195,7 +195,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_made_again(copy, whole, 
 def test_two_processes_never_train_in_one_folder(copy, capsys):
     before = content(copy)
     with run_folder.lock(copy):
-        assert cli.train_main(["--resume", str(copy), "--iterations", "99"]) == 2
+        assert cli.main(["--resume", str(copy), "--iterations", "99"]) == 2
     err = capsys.readouterr().err
     assert one_line(err) and "is being trained by another process" in err
     assert content(copy) == before
@@ -252,7 +252,7 @@ def test_resume_of_a_damaged_run_is_one_line_with_exit_code_5_and_keeps_what_is_
 ):
     break_it(copy)
     before = content(copy)
-    assert cli.train_main(["--resume", str(copy)]) == 5
+    assert cli.main(["--resume", str(copy)]) == 5
     err = capsys.readouterr().err
     assert one_line(err) and words in err, err
     changed = {path.name for path, raw in content(copy).items() if before[path] != raw}

@@ -101,8 +101,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(whole, tmp_path,
     run, _, words = whole
     half = tmp_path / "half"
     quiet = ["--trainer.evaluate-tasks", "0"]
-    assert cli.train_main([*words, *quiet, "--iterations", "1", "--run-dir", str(half)]) == 0
-    assert cli.train_main(["--resume", str(half), "--iterations", "3"]) == 0
+    assert cli.main([*words, *quiet, "--iterations", "1", "--run-dir", str(half)]) == 0
+    assert cli.main(["--resume", str(half), "--iterations", "3"]) == 0
     assert "from iteration 1 on" in capsys.readouterr().out
     assert [without_time(r) for r in records(half)] == [without_time(r) for r in records(run)]
     one, other = (checkpoint.load_newest(path / "checkpoints").tensors for path in (run, half))
@@ -124,7 +124,7 @@ def test_runs_of_two_modes_are_no_seeds_of_one_experiment(tmp_path, capsys):
     for seed, mode in enumerate(("oracle", "multi-task")):
         words = [*TINY, "--algo", "sb3-ppo", "--learner.mode", mode, "--seed", str(seed)]
         words += ["--iterations", "1", "--trainer.evaluate-tasks", "0"]
-        assert cli.train_main([*words, "--run-dir", str(tmp_path / mode)]) == 0
+        assert cli.main([*words, "--run-dir", str(tmp_path / mode)]) == 0
     capsys.readouterr()
     assert commands.main(["evaluate", str(tmp_path / "oracle"), str(tmp_path / "multi-task")]) == 2
     err = capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_every_preset_is_read():
 
 def test_an_unknown_mode_is_one_line_that_names_the_nearest(capsys):
     words = [*TINY, "--algo", "sb3-ppo", "--learner.mode", "scratsh"]
-    assert cli.train_main(words) == 2
+    assert cli.main(words) == 2
     err = capsys.readouterr().err
     assert one_line(err) and "did you mean scratch?" in err
 
@@ -177,7 +177,7 @@ def test_an_environment_that_cannot_reset_single_rows_is_one_line_with_exit_code
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     words = [*TINY, "--algo", "sb3-ppo", "--env", "plain_robot:make_env"]
-    assert cli.train_main(words) == 3
+    assert cli.main(words) == 3
     err = capsys.readouterr().err
     assert one_line(err) and "give it reset_rows" in err
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py"] in (

@@ -22,7 +22,7 @@ from commands import (
     start,
 )
 
-from metarl import experiment as compose
+from metarl import experiment
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 
@@ -96,7 +96,7 @@ def test_what_does_not_exist_is_one_line_with_the_nearest_name_and_nothing_is_wr
 
 def test_a_run_folder_that_exists_is_refused_and_stays_as_it_was(copy, capsys):
     before = content(copy)
-    assert cli.train_main([*TINY, *QUIET, "--run-dir", str(copy)]) == 2
+    assert cli.main([*TINY, *QUIET, "--run-dir", str(copy)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and one_line(err) and f"by --resume {copy}" in err
     assert content(copy) == before
@@ -105,7 +105,7 @@ def test_a_run_folder_that_exists_is_refused_and_stays_as_it_was(copy, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_has_exit_code_6_and_the_cure(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.train_main([*TINY, *QUIET, "--device", "cuda"]) == 6
+    assert cli.main([*TINY, *QUIET, "--device", "cuda"]) == 6
     err = capsys.readouterr().err
     assert one_line(err) and "use --device cpu" in err and list(tmp_path.iterdir()) == []
 
@@ -120,13 +120,13 @@ def test_a_full_disk_is_one_line_with_exit_code_6(capsys):
 
 
 def test_any_environment_is_described_by_name(capsys):
-    assert cli.train_main(["--env", "hopper-vel-wind-params", "--list-envs"]) == 0
+    assert cli.main(["--env", "hopper-vel-wind-params", "--list-envs"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("hopper-vel-wind-params ") and "floors" in said
     # a planar robot has no wind from the side, and its range follows from its weight
     assert "wind_x" in said and "wind_y" not in said
     assert "40 fixed training tasks, tested on 10" in said
-    assert cli.train_main(["--env", "hoper-vel", "--list-envs"]) == 2
+    assert cli.main(["--env", "hoper-vel", "--list-envs"]) == 2
     assert "did you mean hopper-vel?" in capsys.readouterr().err
 
 
@@ -208,5 +208,5 @@ def test_a_plug_in_that_breaks_is_one_line_that_names_the_place(
     (tmp_path / "broken_robot.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(failure, match=words) as caught:
-        compose.make_env(f"broken_robot:{attribute}")
+        experiment.make_env(f"broken_robot:{attribute}")
     assert "\n" not in str(caught.value)

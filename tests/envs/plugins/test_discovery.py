@@ -13,7 +13,7 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl import experiment as compose
+from metarl import experiment
 from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError, EnvironmentContractError
@@ -67,7 +67,7 @@ def test_an_entry_point_is_found_by_its_name_and_nothing_else_is_loaded(installe
     with pytest.raises(UnknownEnvironment, match="did you mean my-spot"):
         make("my-spott")
     with pytest.raises(EnvironmentContractError, match=r"RuntimeError: loaded \(.*bad_package.py"):
-        compose.make_env("my-bad-one")
+        experiment.make_env("my-bad-one")
 
 
 def test_an_entry_point_that_names_nothing_says_so(installed):
@@ -104,16 +104,16 @@ def test_a_file_in_place_of_a_module_is_answered_with_the_module(name, hint, ins
     (tmp_path / "plug").mkdir()
     (tmp_path / "plug" / "bad.py").write_text("from plugin_envs import Spot as Good\n")
     with pytest.raises(ConfigError) as caught:
-        compose.make_env(name.format(here=tmp_path))
+        experiment.make_env(name.format(here=tmp_path))
     assert str(caught.value).endswith(f"; give a module, not a file: {hint}")
     if hint == "plug.bad:Good":
-        with closing(compose.make_env(hint)) as env:
+        with closing(experiment.make_env(hint)) as env:
             assert env.spec.horizon == 8
 
 
 def test_a_module_that_is_not_there_is_not_called_a_file(installed):
     with pytest.raises(ConfigError, match="no module 'nowhere' can be imported$"):
-        compose.make_env("nowhere.bad:Good")
+        experiment.make_env("nowhere.bad:Good")
 
 
 @pytest.mark.parametrize("thing", ["without", "One", "Plain", "keyword"])
@@ -125,13 +125,13 @@ def test_what_is_no_class_and_no_function_of_name_and_threads_is_refused(thing, 
     )
     words = f"makers:{thing}: neither a gymnasium.Env class nor a function \\(name, threads\\)$"
     with pytest.raises(EnvironmentContractError, match=f"^--env {words}"):
-        compose.make_env(f"makers:{thing}")
+        experiment.make_env(f"makers:{thing}")
 
 
 def test_an_error_within_a_function_that_makes_a_batch_is_its_own(installed):
     installed("faulty", "def make(name, threads, extra=1):\n    return len(5)\n")
     with pytest.raises(EnvironmentContractError, match=r"TypeError: .*faulty.py, line 2"):
-        compose.make_env("faulty:make")
+        experiment.make_env("faulty:make")
 
 
 @pytest.mark.parametrize("name", ["HiddenSpot-v0", "plugin_ids:HiddenSpot-v0"])
@@ -164,7 +164,7 @@ def test_an_environment_without_tasks_says_what_it_lacks():
         with pytest.raises(PluginFailure, match=f"{name}: lacks sample_tasks and set_task"):
             make(name)
         with pytest.raises(EnvironmentContractError, match=f"--env {name}: lacks sample_tasks"):
-            compose.make_env(name)
+            experiment.make_env(name)
 
 
 def test_a_robot_that_needs_a_newer_mujoco_says_so(monkeypatch):
@@ -172,7 +172,7 @@ def test_a_robot_that_needs_a_newer_mujoco_says_so(monkeypatch):
     with pytest.raises(
         ConfigError, match="--env ant-dir: ant-dir needs mujoco.batch; this is MuJoCo"
     ):
-        compose.make_env("ant-dir")
+        experiment.make_env("ant-dir")
 
 
 def test_the_registry_needs_no_newer_mujoco():
@@ -246,12 +246,12 @@ def test_test_tasks_are_those_that_the_plug_in_keeps_for_it(mazes):
 
 def test_an_oracle_needs_tasks_that_are_numbers_with_a_range():
     with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
-        compose.make_env("plugin_envs:Mazes", 1, observe_task=True)
+        experiment.make_env("plugin_envs:Mazes", 1, observe_task=True)
     with pytest.raises(
         ConfigError, match="the task numbers of plugin_envs:Spot have no range; say"
     ):
-        compose.make_env("plugin_envs:Spot", 1, observe_task=True)
-    with closing(compose.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
+        experiment.make_env("plugin_envs:Spot", 1, observe_task=True)
+    with closing(experiment.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
         env.set_tasks(np.array([[-1.0], [1.0]]), 1)
         assert env.reset([np.random.default_rng(0)] * 2)[:, 2].tolist() == [-1.0, 1.0]
 
@@ -277,15 +277,15 @@ def records(run):
 def test_a_run_with_opaque_tasks_resumes_bit_for_bit_and_is_filmed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [*TINY, "--env", "plugin_envs:Mazes", "--trainer.evaluate-tasks", "3"]
-    assert cli.train_main([*words, "--iterations", "4", "--run-dir", "whole"]) == 0
+    assert cli.main([*words, "--iterations", "4", "--run-dir", "whole"]) == 0
     out = capsys.readouterr().out
     assert "3 held-out tasks" in out and "floors: not known" in out
     assert (tmp_path / "whole" / "videos" / "adaptation.mp4").read_bytes()[4:8] == b"ftyp"
 
     quiet = ["--trainer.evaluate-tasks", "0", "--trainer.no-video"]
-    assert cli.train_main([*words, *quiet, "--iterations", "2", "--run-dir", "parts"]) == 0
+    assert cli.main([*words, *quiet, "--iterations", "2", "--run-dir", "parts"]) == 0
     more = ["--resume", "parts", "--iterations", "4", "--sampler.threads", "2"]
-    assert cli.train_main(more) == 0
+    assert cli.main(more) == 0
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     one, other = (
         checkpoint.load_newest(tmp_path / run / "checkpoints").tensors for run in ("whole", "parts")
@@ -298,7 +298,7 @@ def test_a_run_of_an_environment_that_draws_nothing_says_so_and_succeeds(
 ):
     monkeypatch.chdir(tmp_path)
     words = [*TINY, "--env", "plugin_envs:Blind", "--iterations", "1", "--run-dir", "run"]
-    assert cli.train_main([*words, "--trainer.evaluate-tasks", "0"]) == 0
+    assert cli.main([*words, "--trainer.evaluate-tasks", "0"]) == 0
     out, err = capsys.readouterr()
     reason = "plugin_envs:Blind draws no pictures: its metadata names no render mode 'rgb_array'"
     assert f"no video: {reason}\ndone: run\n" in out and err == ""
@@ -311,7 +311,7 @@ def test_a_plug_in_that_breaks_in_training_ends_it_with_exit_code_3_and_can_be_r
 ):
     monkeypatch.chdir(tmp_path)
     words = [*TINY, "--env", "plugin_envs:Raises", "--sampler.num-tasks", "20", "--run-dir", "run"]
-    assert cli.train_main([*words, "--iterations", "2"]) == 3
+    assert cli.main([*words, "--iterations", "2"]) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "iteration 1: plugin_envs:Raises, task " in err and "step 2: step raised Zero" in err
@@ -347,7 +347,7 @@ def test_a_run_with_discrete_actions_learns_which_lever_pays(tmp_path, monkeypat
         "--learner.max-kl 0.1 --sampler.num-tasks 6 --sampler.num-episodes 6 --iterations 4 "
         "--sampler.threads 1 --trainer.no-tensorboard --trainer.evaluate-tasks 6 --run-dir run"
     ).split()
-    assert cli.train_main(words) == 0
+    assert cli.main(words) == 0
     mean = json.loads((tmp_path / "run" / "evaluation.json").read_text())["returns"]["mean"]
     # eight pulls at random pay 8 / 3
     assert mean[0] < 4.0 and mean[1] > 6.0 and mean[3] > 7.0

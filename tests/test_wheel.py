@@ -1,0 +1,79 @@
+"""The wheel, installed into an environment of its own and used from another directory."""
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+
+import pytest
+from commands import REPOSITORY, TRAIN, call, records
+
+SHORT = "--env navigation-2d --iterations 2 --seed 3 --device cpu --sampler.num-episodes 2".split()
+QUIET = "--trainer.evaluate-tasks 0 --trainer.no-video --trainer.logger none".split()
+LEFT_OUT = (".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_cache")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The `bin` folder of an environment that holds the wheel and sees the present packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, wheels = folder / "source", folder / "wheels"
+    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+    run([*pip, "wheel", *offline, "--wheel-dir", wheels, source])
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    site = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    # a .pth file adds the folder alone: the editable install in it, itself a .pth file, is not seen
+    present = sysconfig.get_path("purelib")
+    (folder / "venv" / "present.pth").write_text(present)
+    shutil.move(folder / "venv" / "present.pth", f"{site}/present.pth")
+    (wheel,) = wheels.glob("metarl_robots-*.whl")
+    run([*pip, "--python", python, "install", *offline[:2], wheel])
+    return python.parent
+
+
+def run(command):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_wheel_trains_as_the_clone_does(installed, tmp_path):
+    words = [*SHORT, *QUIET]
+    done = call(installed / "metarl", "train", *words, "--run-dir", "wheel", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    done = call(*TRAIN, *words, "--run-dir", tmp_path / "clone", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert numbers(tmp_path / "wheel") == numbers(tmp_path / "clone")
+    one, other = (tmp_path / name / "config.yaml" for name in ("wheel", "clone"))
+    assert one.read_text() == other.read_text()  # so the presets are the same
+
+
+def numbers(run):
+    timed = ("seconds", "steps_per_second", "time/collect", "time/update")
+    return [{k: v for k, v in record.items() if k not in timed} for record in records(run)]
+
+
+def test_wheel_checks_an_environment(installed, tmp_path):
+    words = ["check-env", "navigation-2d", "--json", "out.json"]
+    done = call(installed / "python", "-m", "metarl", *words, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert json.loads((tmp_path / "out.json").read_text())["violations"] == 0
+
+
+def test_wheel_is_imported_and_knows_its_version(installed, tmp_path):
+    code = (
+        "import metarl, metarl.envs, gymnasium\n"
+        "print(metarl.__file__, metarl.envs.__file__)\n"
+        "print(gymnasium.make('metarl/navigation-2d').reset(seed=0)[0].shape)"
+    )
+    done = call(installed / "python", "-c", code, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    places, shape = done.out.splitlines()
+    assert str(REPOSITORY) not in places and shape == "(2,)"
+    done = call(installed / "metarl", "--version", cwd=tmp_path)
+    assert done.out.startswith("metarl ") and done.out.count(".") == 2
