@@ -45,9 +45,8 @@ def train(
         ConfigError: A setting is unknown or out of range.
         MetarlError: Training failed; the message says why and how to resume.
     """
-    is_object = not isinstance(env, str)
-    config = build_config(experiment.name_of(env) if is_object else env, algo, settings)
-    policy = experiment.train(config, env if is_object else None)
+    config = build_config(experiment.name_of(env), algo, settings)
+    policy = experiment.train(config, env)
     if evaluate:
         finish(policy, again=True)
     return policy
@@ -194,7 +193,7 @@ def _transfer_env(policy: TrainedPolicy, env: Any) -> Any:
     """Builds another environment for a policy, and checks that its sizes fit."""
     config = policy.config
     built = experiment.build_env(replace(config, env=experiment.name_of(env)), env)
-    ours, theirs = policy.env.spec, built.spec
+    ours, theirs = policy.spec, built.spec
     for name in ("obs_size", "action_size", "discrete"):
         old, new = vars(ours)[name], vars(theirs)[name]
         if old != new:

@@ -61,6 +61,12 @@ class TrainedPolicy:
                 print(f"metarl: warning: {line}", file=sys.stderr)
         return self._env
 
+    @property
+    def spec(self) -> Any:
+        """Name and sizes of the environment of training, from the run folder if it was not built."""
+        recorded = _recorded_spec(self.path) if self._env is None else None
+        return recorded or self.env.spec
+
     def close(self) -> None:
         """Closes the environment, if it was built."""
         if self._env is not None:
@@ -223,8 +229,8 @@ def load(path: Path, threads: int = 0) -> TrainedPolicy:
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     policy = TrainedPolicy(path, config, None)
-    spec = None if registry.find_algorithm(config.algo).has_own_loop else _recorded_spec(path)
-    env = policy.env if spec is None else SimpleNamespace(spec=spec)
+    has_own_loop = registry.find_algorithm(config.algo).has_own_loop
+    env = policy.env if has_own_loop else SimpleNamespace(spec=policy.spec)
     policy.learner = build_learner(config, env, "cpu")
     policy.progress = restore_newest(path, policy.learner)
     return policy
@@ -316,7 +322,7 @@ def make_env(
         ConfigError: There is no such name; the message names the nearest.
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
-    name = env if isinstance(env, str) else name_of(env)
+    name = name_of(env)
     if isinstance(env, str):
         built = _make_by_name(env, threads, observe_terrain)
     elif isinstance(env, type) or (callable(env) and missing_members(env, BatchEnv)):
@@ -333,7 +339,9 @@ def make_env(
 
 
 def name_of(env: Any) -> str:
-    """Returns a name for an environment that was given as an object."""
+    """Returns the name of an environment that may be given as an object (see `make_env`)."""
+    if isinstance(env, str):
+        return env
     if not missing_members(env, BatchEnv) and not isinstance(env, type):
         return env.spec.name
     if isinstance(env, type) or callable(env):

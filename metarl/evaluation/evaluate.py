@@ -58,6 +58,7 @@ def evaluate(
     num_episodes: int,
     num_adaptations: int,
     key: Key,
+    explore: bool = True,
 ) -> Evaluation:
     """Runs one trial on the tasks.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,27 @@ def read_oracle(run: Path, env: str) -> dict[str, Any]:
         raise ConfigError(f"--oracle {run}: it is of {result['env']}, not of {env}")
     returns = result["returns"]
     return {"run": run.name, "mean": returns["mean"][-1], "ci95": returns["ci95"][-1]}
+
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """STUB."""
+
+    num_tasks: int
+    num_adaptations: int
+    deterministic: bool = False
+    tasks: Any = None
+    env: Any = None
+
+
+def evaluation_path(run_dir, settings, default):
+    """STUB."""
+    if settings == default:
+        return run_dir / EVALUATION
+    import hashlib
+
+    (run_dir / "evaluations").mkdir(exist_ok=True)
+    return run_dir / "evaluations" / f"{hashlib.md5(repr(settings).encode()).hexdigest()}.json"

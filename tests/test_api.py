@@ -1,0 +1,186 @@
+"""The Python face: train, load, evaluate, film."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import gymnasium
+import numpy as np
+import plugin_envs
+import pytest
+from commands import REPOSITORY, TINY, call, records
+
+import metarl
+from metarl.cli import train as cli
+from metarl.core.errors import ConfigError
+from metarl.envs.navigation import DenseGoal, NavigationEnv
+from metarl.runs.logger import without_time
+
+SMALL = {
+    "iterations": 2,
+    "sampler": {"num_tasks": 2, "num_episodes": 2, "threads": 1},
+    "trainer": {"evaluate_tasks": 3, "video": False, "logger": "none"},
+    "device": "cpu",
+}
+LEARNER = {"hidden_sizes": [8]}
+QUIET = ["--trainer.evaluate-tasks", "0", "--trainer.no-video", "--trainer.logger", "none"]
+
+
+def metrics(run):
+    return [without_time(record) for record in records(run)]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    path = tmp_path_factory.mktemp("api") / "run"
+    return metarl.train("navigation-2d", learner=LEARNER, run_dir=path, **SMALL)
+
+
+def test_train_gives_the_numbers_of_the_command_line(policy, tmp_path):
+    words = [*TINY, *QUIET, "--iterations", "2", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(words) == 0
+    assert metrics(policy.path) == metrics(tmp_path / "run")
+    assert policy.progress.iteration == policy.num_trained == 2
+
+
+def test_load_and_evaluate_repeat_the_evaluation(policy):
+    before = json.loads((policy.path / "evaluation.json").read_text())
+    loaded = metarl.load(policy.path)
+    result = metarl.evaluate(loaded, num_tasks=3)
+    assert result["returns"] == before["returns"] and len(result["returns"]["mean"]) == 4
+
+
+def test_load_builds_no_environment(policy, tmp_path):
+    code = (
+        "import sys, metarl\n"
+        f"policy = metarl.load({str(policy.path)!r})\n"
+        "print(policy.progress.iteration, 'mujoco' in sys.modules)"
+    )
+    done = call(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    assert (done.err, done.out) == ("", "2 False\n")
+
+
+def test_evaluations_with_other_settings_are_kept_apart(policy):
+    before = (policy.path / "evaluation.json").read_bytes()
+    noisy = metarl.evaluate(policy, num_tasks=3, num_adaptations=1)
+    calm = metarl.evaluate(policy, num_tasks=3, num_adaptations=1, deterministic=True)
+    chosen = metarl.evaluate(policy, tasks=[[0.1, -0.2]], num_adaptations=1)
+    assert calm["deterministic"] and not noisy["deterministic"]
+    assert calm["returns"]["mean"] != noisy["returns"]["mean"]
+    assert chosen["tasks"] == [[0.1, -0.2]]
+    assert (policy.path / "evaluation.json").read_bytes() == before
+    names = sorted(path.name for path in (policy.path / "evaluations").iterdir())
+    assert len(names) == 3 and all(name.endswith(".json") for name in names)
+
+
+def test_evaluate_transfers_to_another_environment(policy):
+    result = metarl.evaluate(policy, "navigation-2d-sparse", num_tasks=2, num_adaptations=1)
+    assert result["env"] == "navigation-2d-sparse"
+    with pytest.raises(ConfigError, match="--env hopper-vel: obs_size is 11; .* which has 2"):
+        metarl.evaluate(policy, "hopper-vel")
+
+
+@pytest.mark.parametrize("tasks", [[[0.1]], [0.1, 0.2], [[0.1, float("nan")]], [["north", 1]]])
+def test_evaluate_refuses_tasks_that_do_not_fit(policy, tasks):
+    with pytest.raises(ConfigError, match="--task .* is 2 finite numbers: goal_x .m., goal_y .m."):
+        metarl.evaluate(policy, tasks=tasks)
+
+
+def test_evaluate_takes_options_on_the_command_line(policy, capsys):
+    from metarl.cli import commands
+
+    run = str(policy.path)
+    words = ["--deterministic", "--task", "0.3,-0.2", "--task", "-0.1,0", "--num-adaptations", "1"]
+    assert commands.main(["evaluate", run, *words]) == 0
+    assert "2 " in capsys.readouterr().out
+    assert commands.main(["evaluate", run, "--task", "north"]) == 2
+    assert "--task: north: must be numbers" in capsys.readouterr().err
+
+
+def test_train_accepts_a_class_and_an_object(tmp_path):
+    settings = {**SMALL, "learner": LEARNER, "trainer": {**SMALL["trainer"], "evaluate_tasks": 0}}
+    by_class = metarl.train(plugin_envs.Spot, run_dir=tmp_path / "class", **settings)
+    assert by_class.config.env == "plugin_envs:Spot"
+    by_class.close()
+    named = metarl.train("plugin_envs:Spot", run_dir=tmp_path / "name", **settings)
+    assert metrics(by_class.path) == metrics(named.path)
+    env = NavigationEnv("my-navigation", DenseGoal(half_width=0.1), horizon=20)
+    policy = metarl.train(env, run_dir=tmp_path / "object", **settings)
+    assert policy.config.env == "my-navigation" and policy.env is env
+    result = metarl.evaluate(metarl.load(policy.path), env, num_tasks=2, num_adaptations=1)
+    assert result["env"] == "my-navigation" and (policy.path / "evaluations").exists()
+
+
+@pytest.mark.parametrize("env", [3, None, ["ant-dir"]])
+def test_train_refuses_what_is_not_an_environment(env):
+    with pytest.raises(ConfigError, match="must be a name, a class, a function or a BatchEnv"):
+        metarl.train(env)
+
+
+def test_unknown_settings_are_refused_by_name():
+    with pytest.raises(ConfigError, match="unknown key learner.inner_rl; did you mean inner_lr"):
+        metarl.train("navigation-2d", learner={"inner_rl": 0.1})
+    with pytest.raises(ConfigError, match="unknown key iteration; did you mean iterations"):
+        metarl.train("navigation-2d", iteration=3)
+
+
+def test_train_works_in_a_thread(tmp_path, policy):
+    made = []
+    settings = {**SMALL, "learner": LEARNER, "trainer": {**SMALL["trainer"], "evaluate_tasks": 0}}
+
+    def work():
+        made.append(metarl.train("navigation-2d", run_dir=tmp_path / "run", **settings))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert metrics(made[0].path) == metrics(policy.path)
+
+
+def test_fine_tuning_starts_from_the_weights(policy, tmp_path):
+    tuned = metarl.train(
+        "navigation-2d",
+        learner=LEARNER,
+        init_from=policy.path,
+        run_dir=tmp_path / "tuned",
+        evaluate=False,
+        **{**SMALL, "iterations": 1},
+    )
+    start = json.loads((tmp_path / "tuned" / "run.json").read_text())["init_from"]
+    assert start["iteration"] == 2 and start["run"] == str(policy.path)
+    assert tuned.progress.iteration == 1
+    first = records(tmp_path / "tuned")[0]
+    assert first["return_pre"] != records(policy.path)[0]["return_pre"]
+    with pytest.raises(ConfigError, match="--init-from .*: a run of maml-trpo; .* --algo maml"):
+        metarl.train("navigation-2d", "rl2", init_from=policy.path, run_dir=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time; start = time.process_time(); import metarl\n"
+        "heavy = {'torch', 'gymnasium', 'mujoco', 'numpy'} & set(sys.modules)\n"
+        "print(time.process_time() - start < 0.3, sorted(heavy), sorted(metarl.__all__)[:2])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.stdout == "True [] ['TrainedPolicy', '__version__']\n", done.stderr
+
+
+def test_gymnasium_makes_registered_environments():
+    env = gymnasium.make("metarl/navigation-2d")
+    obs, _ = env.reset(seed=0, options={"task": [0.1, 0.2]})
+    assert obs.shape == (2,) and env.action_space.shape == (2,)
+    env.close()
+    vector = gymnasium.make_vec("metarl/navigation-2d", num_envs=3)
+    assert vector.reset(seed=0)[0].shape == (3, 2)
+    vector.close()
+
+
+def test_make_env_returns_a_batch():
+    env = metarl.make_env("navigation-2d", observe_task=True)
+    env.set_tasks(np.zeros((2, 2)), 1)
+    assert env.reset([np.random.default_rng(i) for i in range(2)]).shape == (2, 4)
+    env.close()
