@@ -96,7 +96,10 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
     env = build_env(config, env)
     device = pick_device(config.device)
     learner = build_learner(config, env, device)
+    source = initialise_from(config.init_from, config, learner) if config.init_from else None
     with open_folder(config) as path:
+        if config.resume:
+            refuse_other_version(path, env.spec)
         policy = TrainedPolicy(path, config, learner, restore_progress(config, learner))
         policy._env = env
         if policy.progress.iteration >= config.iterations:
@@ -104,7 +107,7 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             print(f"{path} is finished: {policy.progress.iteration} iterations are done; {hint}")
             return policy
         with resume_hint_on_failure(policy):
-            record_start(policy, device)
+            record_start(policy, device, source)
             with open_log(policy) as log:
                 tasks = training_tasks(env, config)
                 start = policy.progress if config.resume else None
@@ -126,44 +129,62 @@ def open_folder(config: TrainConfig[Any]) -> Generator[Path]:
         yield path
 
 
-def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
-    """Restores the learner of a resumed or fine-tuned run, and returns where training stands."""
-    from metarl.training.trainer import Progress
-
-    if config.resume:
-        return restore_newest(config.resume, learner)
-    if config.init_from:
-        source = read_config(config.init_from)
-        if source.algo != config.algo:
-            hint = f"give a run of {config.algo}, or --algo {source.algo}"
-            raise ConfigError(f"--init-from {config.init_from}: a run of {source.algo}; {hint}")
-        restore_newest(config.init_from, learner)
-    return Progress()
-
-
-def record_start(policy: TrainedPolicy, device: Any) -> None:
-    """Writes config.yaml and run.json, and prints what is trained.
+def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[str, Any]:
+    """Starts a learner from the newest checkpoint of another run; returns what run.json records.
 
     Raises:
-        CheckpointError: A resumed run was started with another version of its environment.
+        ConfigError: The other run has another learner.
+        CheckpointError: It is not a run, or its checkpoint does not fit.
     """
-    path, config, spec = policy.path, policy.config, policy.env.spec
-    if config.resume and (line := provenance.describe_version_change(path, spec)):
+    source = read_config(run)
+    if source.algo != config.algo:
+        hint = f"give a run of {config.algo}, or --algo {source.algo}"
+        raise ConfigError(f"--init-from {run}: a run of {source.algo}; {hint}")
+    progress = restore_newest(run, learner)
+    return {"run": str(run), "iteration": progress.iteration, "env_steps": progress.env_steps}
+
+
+def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
+    """Restores the learner of a resumed run, and returns where training stands.
+
+    Raises:
+        CheckpointError: No checkpoint can be used.
+    """
+    from metarl.training.trainer import Progress
+
+    return restore_newest(config.resume, learner) if config.resume else Progress()
+
+
+def refuse_other_version(path: Path, spec: Any) -> None:
+    """Refuses to resume a run that was started with another version of its environment."""
+    if line := provenance.describe_version_change(path, spec):
         hint = "start a new run, or continue with the code that this one was started with"
         raise CheckpointError(f"{line}; {hint}")
+
+
+def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | None = None) -> None:
+    """Writes config.yaml and run.json, and prints what is trained.
+
+    Args:
+        policy: The policy before training.
+        device: Device of the update.
+        source: The run that a fine-tuned policy starts from.
+    """
+    path, config, spec = policy.path, policy.config, policy.env.spec
     # a resumed run may have other iterations or threads than before; the next resume keeps them
     write_atomically(path / "config.yaml", to_yaml(config))
-    threads = num_threads(config)
-    for line in provenance.write_run_json(path, spec, device=_device_name(device), threads=threads):
+    facts = {"device": _device_name(device), "threads": num_threads(config)}
+    for line in provenance.write_run_json(path, spec, **facts, init_from=source):
         print(f"metarl: the run no longer repeats bit for bit: {line}", file=sys.stderr)
     sampler, start = config.sampler, policy.progress.iteration
     rollouts = sampler.num_adaptations + 1
     steps = sampler.num_tasks * sampler.num_episodes * rollouts * spec.horizon
     begin = f"from iteration {start} on, training" if config.resume else "training"
     print(
-        f"{begin} {label(config.algo, config.learner)} on {config.env}: {config.iterations} iterations of "
-        f"{sampler.num_tasks} tasks x {sampler.num_episodes} episodes x {rollouts} rollouts "
-        f"(up to {steps:,} steps), update on {device}, run folder {path}",
+        f"{begin} {label(config.algo, config.learner)} on {config.env}: "
+        f"{config.iterations} iterations of {sampler.num_tasks} tasks x {sampler.num_episodes} "
+        f"episodes x {rollouts} rollouts (up to {steps:,} steps), update on {device}, "
+        f"run folder {path}",
         flush=True,
     )
 

@@ -29,7 +29,14 @@ CONTRACT = (
 _PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
 
 
-def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> list[str]:
+def write_run_json(
+    run_dir: Path,
+    spec: Any,
+    *,
+    device: str,
+    threads: int,
+    init_from: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Records what the run is made with; of a run that is resumed, adds it under "resumed".
 
     Args:
@@ -37,6 +44,7 @@ def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> li
         spec: The environment's spec; recorded at the first start only, since it must not change.
         device: Where the update runs, with the name of a GPU.
         threads: Threads of the physics and of the update, for the record only.
+        init_from: The run and the checkpoint that a fine-tuned run starts from.
 
     Returns:
         One line for each version, commit or device that differs from the first start, which voids the
@@ -49,6 +57,7 @@ def write_run_json(run_dir: Path, spec: Any, *, device: str, threads: int) -> li
     path = run_dir / "run.json"
     if not path.exists():
         record = {"contract": CONTRACT, "env": _definition(spec), **facts, "resumed": []}
+        record |= {"init_from": dict(init_from)} if init_from else {}
         write_atomically(path, json.dumps(record, indent=1))
         return []
     try:
