@@ -161,10 +161,10 @@ def test_a_raised_error_names_its_line():
         ("Grey", "image observations (64, 48) are not supported; give a vector"),
         ("ImageInDict", "image observations (64, 64, 3) are not supported; give a vector"),
         ("ImageInTupleInDict", "image observations (8, 8, 1) are not supported; give a vector"),
-        ("Matrix", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
-        ("DictObs", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        ("Matrix", "is not a vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        ("DictObs", "is not a vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
         ("Switches", "the action space MultiBinary(3) is not supported; it must be a Box of one"),
-        ("NoHorizon", "says no horizon; give the class one, as in `horizon = 200`"),
+        ("NoHorizon", "has no horizon; give the class one, as in `horizon = 200`"),
         ("TooFewTasks", "sample_tasks(rng, 64) returned 63 tasks"),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_film_shows_the_recorded_episode_played_again():
     [
         ("Blind", "films draws no pictures: its metadata names no render mode 'rgb_array'"),
         ("NoRenderMode", "films draws no pictures: its constructor takes no render_mode"),
-        ("DrawsAnotherEpisode", "it drew another episode than was recorded"),
+        ("DrawsAnotherEpisode", "the replay gave other rewards than were recorded"),
         ("CannotDraw", "films cannot be filmed: RuntimeError: no display"),
     ],
 )
