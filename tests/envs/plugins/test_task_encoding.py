@@ -18,7 +18,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("task", "names"), NUMBERS)
-def test_tasks_of_numbers_come_back_from_their_row_as_they_were(task, names):
+def test_task_of_numbers_survives_encoding(task, names):
     form = infer_form(task)
     row = form.encode(task)
     assert form.names() == names and row.dtype == float and row.shape == (len(names),)
@@ -49,7 +49,7 @@ def test_other_tasks_are_opaque(task):
     assert infer_form(task) is None
 
 
-def test_tasks_of_different_forms_have_none_in_common():
+def test_tasks_of_different_forms_have_no_common_form():
     assert infer_common_form([1.0, 2.0]) == infer_form(3.0)
     assert infer_common_form([1.0, (1.0, 2.0)]) is None and infer_common_form(["a", 1.0]) is None
     with pytest.raises(ValueError, match="not all of one form: 2"):

@@ -64,7 +64,7 @@ class Breaking:
         return Step(obs, np.where(hit, 0.0, step.reward), step.terminated & ~hit, hit)
 
 
-# ------------------------------------------------------------------------------------------ check_env
+# --------------------------------------------------------------------------------------- check_env
 
 
 @both
@@ -96,7 +96,7 @@ def test_a_single_robot_renders_where_it_stands():
     assert (single.render() != before).any()
 
 
-# ---------------------------------------------------------------------------------- the same as the batch
+# --------------------------------------------------------------------------- the same as the batch
 
 
 @both
@@ -150,7 +150,7 @@ def test_the_box_of_actions_reaches_what_the_environment_clips_to():
             )
 
 
-# -------------------------------------------------------------------------------- episodes that end
+# ------------------------------------------------------------------------------- episodes that end
 
 
 def test_an_episode_that_reaches_the_horizon_is_truncated_and_the_next_one_begins_in_the_same_step():
@@ -247,7 +247,7 @@ def test_an_environment_without_reset_rows_is_refused_with_the_cure():
         Episodes(env, np.zeros(2), 2, streams(0))
 
 
-# --------------------------------------------------------------------------------------- seeds and tasks
+# --------------------------------------------------------------------------------- seeds and tasks
 
 
 def first_observations(vec):
@@ -308,7 +308,7 @@ def test_the_vector_environment_of_gymnasium_says_how_it_resets():
     vec.close()
 
 
-# -------------------------------------------------------------------------------------------- trials
+# ------------------------------------------------------------------------------------------ trials
 
 
 def test_a_trial_remembers_and_ends_after_its_last_episode():
@@ -372,7 +372,7 @@ def test_a_reset_in_the_middle_of_a_trial_begins_a_new_one():
     assert episodes.index.tolist() == [3, 3] and (episodes.tasks != before).all()
 
 
-# --------------------------------------------------------------------------------------------- imports
+# ----------------------------------------------------------------------------------------- imports
 
 
 def test_the_adapters_of_gymnasium_do_not_import_stable_baselines():
