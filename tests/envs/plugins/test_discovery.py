@@ -248,7 +248,7 @@ def test_oracle_needs_tasks_with_ranges():
     with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
         compose.make_env("plugin_envs:Mazes", 1, observe_task=True)
     with pytest.raises(
-        ConfigError, match="the task numbers of plugin_envs:Spot have no range; say"
+        ConfigError, match="the task numbers of plugin_envs:Spot have no range; give"
     ):
         compose.make_env("plugin_envs:Spot", 1, observe_task=True)
     with closing(compose.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
