@@ -1,1 +1,1 @@
-"""Environments of users: found by name, and stepped in worker processes if they are Gymnasium environments."""
+"""Environments of users: found by name; Gymnasium environments are stepped in worker processes."""

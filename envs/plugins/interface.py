@@ -1,8 +1,8 @@
-"""The contract of a plug-in: a Gymnasium environment with `sample_tasks(rng, n)` and `set_task(task)`.
+"""Contract of a plug-in: a Gymnasium environment with `sample_tasks(rng, n)` and `set_task(task)`.
 
-What else it may have, as attributes or methods: `horizon` (needed unless its registration has a time limit), `dt` [s],
-`action_scale`, `task_variables` ((name, unit, low, high) of each number of a task), `task_words(task)`, `floors`,
-`sample_test_tasks(rng, n)`.
+Optional attributes and methods: `horizon` (required unless its registration has a time limit),
+`dt` [s], `action_scale`, `task_variables` ((name, unit, low, high) of each number of a task),
+`task_words(task)`, `floors`, `sample_test_tasks(rng, n)`.
 """
 
 from __future__ import annotations
@@ -15,36 +15,41 @@ from typing import Any
 import numpy as np
 
 from metarl.core.tasks import Variable
-from metarl.envs.plugins.task_encoding import ADDRESS, TaskForm, common_form, generator
+from metarl.envs.plugins.task_encoding import (
+    ADDRESS,
+    TaskForm,
+    infer_common_form,
+    make_generator,
+)
 
-SAMPLES = 64
-"""Tasks that are drawn, twice, to see what form they have and whether they repeat."""
+NUM_SAMPLES = 64
+"""Tasks in each of the two draws that show the form of the tasks and whether they repeat."""
 
 
-class Refused(Exception):
-    """The plug-in cannot be run, in words for people."""
+class InvalidPlugin(Exception):
+    """The plug-in cannot be run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plug-in says of itself.
+    """Properties of a plug-in.
 
     Attributes:
-        obs_low: Least observation (S,).
-        obs_high: Greatest observation (S,).
-        action_low: (A,) [action as sent]; of alternatives 0.
-        action_high: (A,); of alternatives 1.
-        discrete: Actions are A alternatives.
+        obs_low: Smallest observation (S,).
+        obs_high: Largest observation (S,).
+        action_low: (A,) [action as sent]; 0 for discrete actions.
+        action_high: (A,); 1 for discrete actions.
+        discrete: An action is one of A alternatives.
         horizon: T.
         dt: Duration of a control step [s].
         action_scale: See EnvSpec.
         variables: The D numbers of a task.
-        form: How a task is written as numbers; None for opaque tasks.
-        held_out: Tasks do not repeat, or there are test tasks.
-        test_tasks: There is a sample_test_tasks.
+        form: Encoding of a task as numbers; None for opaque tasks.
+        held_out: Tasks do not repeat from draw to draw, or there are test tasks.
+        has_test_tasks: The plug-in has `sample_test_tasks`.
         floors: See EnvSpec.
-        pictures: Why there are none; "" if there are.
-        summary: First line of its documentation.
+        why_no_pictures: Reason why the plug-in cannot be rendered; "" if it can.
+        summary: First line of its docstring.
     """
 
     obs_low: np.ndarray
@@ -58,99 +63,114 @@ class Facts:
     variables: tuple[Variable, ...]
     form: TaskForm | None
     held_out: bool
-    test_tasks: bool
+    has_test_tasks: bool
     floors: dict[str, float]
-    pictures: str
+    why_no_pictures: str
     summary: str
 
 
-def found(env: Any, name: str, default: Any = None) -> Any:
-    """An attribute of the environment or of anything it wraps."""
+def read_optional(env: Any, name: str, default: Any = None) -> Any:
+    """Reads an optional attribute of a plug-in or of the environment that it wraps.
+
+    A user's class declares no protocol of metarl and may be wrapped by Gymnasium, which hides the
+    attributes of the inner environment. So this function looks attributes up by name.
+    """
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
 
 
 def draw_tasks(env: Any, draw: int, size: int) -> list[Any]:
-    """Draws tasks; a negative draw is one of test tasks."""
-    verb = "sample_tasks" if draw >= 0 else "sample_test_tasks"
-    stream = generator(draw if draw >= 0 else -1 - draw)
-    tasks = list(env.get_wrapper_attr(verb)(stream, size))
+    """Draws tasks; a negative draw stands for test tasks.
+
+    Raises:
+        InvalidPlugin: The plug-in returned another number of tasks.
+    """
+    method = "sample_tasks" if draw >= 0 else "sample_test_tasks"
+    rng = make_generator(draw if draw >= 0 else -1 - draw)
+    tasks = list(env.get_wrapper_attr(method)(rng, size))
     if len(tasks) != size:
-        raise Refused(f"{verb}(rng, {size}) returned {len(tasks)} tasks")
+        raise InvalidPlugin(f"{method}(rng, {size}) returned {len(tasks)} tasks")
     return tasks
 
 
-def facts_of(env: Any, make: Any) -> Facts:
-    """Reads what a plug-in says of itself.
+def read_facts(env: Any, make: Any) -> Facts:
+    """Reads the properties of a plug-in.
+
+    Args:
+        env: An instance.
+        make: The function or class that made it.
 
     Raises:
-        Refused: It cannot be run; says why.
+        InvalidPlugin: The plug-in cannot be run; the message says why.
     """
-    lacking = [name for name in ("sample_tasks", "set_task") if found(env, name) is None]
-    if lacking:
-        raise Refused(
-            f"lacks {' and '.join(lacking)}; the contract is sample_tasks(rng, n) and set_task(task)"
+    missing = [name for name in ("sample_tasks", "set_task") if read_optional(env, name) is None]
+    if missing:
+        raise InvalidPlugin(
+            f"lacks {' and '.join(missing)}; "
+            "the contract is sample_tasks(rng, n) and set_task(task)"
         )
-    seen, (low, high, discrete) = obs_space(env), action_bounds(env)
-    tasks = draw_tasks(env, 0, SAMPLES)
-    form = common_form(tasks)
-    test_tasks = found(env, "sample_test_tasks") is not None
+    obs_space, (low, high, discrete) = read_obs_space(env), read_action_bounds(env)
+    tasks = draw_tasks(env, 0, NUM_SAMPLES)
+    form = infer_common_form(tasks)
+    has_test_tasks = read_optional(env, "sample_test_tasks") is not None
     return Facts(
-        obs_low=seen.low.astype(float),
-        obs_high=seen.high.astype(float),
+        obs_low=obs_space.low.astype(float),
+        obs_high=obs_space.high.astype(float),
         action_low=low,
         action_high=high,
         discrete=discrete,
-        horizon=horizon(env),
-        dt=_dt(env),
-        action_scale=1.0 if discrete else float(found(env, "action_scale", 1.0)),
-        variables=_variables(env, form),
+        horizon=read_horizon(env),
+        dt=_read_dt(env),
+        action_scale=1.0 if discrete else float(read_optional(env, "action_scale", 1.0)),
+        variables=_read_variables(env, form),
         form=form,
-        held_out=test_tasks or not _repeat(tasks, draw_tasks(env, 1, SAMPLES)),
-        test_tasks=test_tasks,
-        floors=dict(found(env, "floors", {})),
-        pictures=_why_no_pictures(env, make),
+        held_out=has_test_tasks or not _have_common(tasks, draw_tasks(env, 1, NUM_SAMPLES)),
+        has_test_tasks=has_test_tasks,
+        floors=dict(read_optional(env, "floors", {})),
+        why_no_pictures=_find_why_no_pictures(env, make),
         summary=(inspect.getdoc(type(env.unwrapped)) or "").partition("\n")[0],
     )
 
 
-def obs_space(env: Any) -> Any:
-    """The space of observations.
+def read_obs_space(env: Any) -> Any:
+    """Returns the observation space, a Box of one dimension.
 
     Raises:
-        Refused: The observations are no vector of numbers.
+        InvalidPlugin: The observations are not a vector of numbers.
     """
     from gymnasium.spaces import Box
 
     space = env.observation_space
     if isinstance(space, Box) and len(space.shape) == 1:
         return space
-    if images := _images(space):
-        raise Refused(f"image observations {images[0]} are not supported; give a vector of numbers")
-    raise Refused(
-        f"the observation space {str(space):.120} is no vector; wrap the environment in "
+    if images := _find_images(space):
+        raise InvalidPlugin(
+            f"image observations {images[0]} are not supported; give a vector of numbers"
+        )
+    raise InvalidPlugin(
+        f"the observation space {str(space):.120} is not a vector; wrap the environment in "
         "gymnasium.wrappers.FlattenObservation"
     )
 
 
-def _images(space: Any) -> list[tuple[int, ...]]:
-    """Shapes of the images in a space, also of those in the parts of a Dict or Tuple."""
+def _find_images(space: Any) -> list[tuple[int, ...]]:
+    """Returns the shapes of the images in a space, including the items of a Dict or Tuple."""
     from gymnasium.spaces import Box, Dict, Tuple
 
     if isinstance(space, (Dict, Tuple)):
-        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
-        return [shape for part in parts for shape in _images(part)]
+        items = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return [shape for item in items for shape in _find_images(item)]
     if not isinstance(space, Box):
         return []
-    # rows, columns and channels in any order and of any type; bytes may lack the channels
-    image = len(space.shape) > (1 if space.dtype == np.uint8 else 2)
-    return [space.shape] if image else []
+    # rows, columns and channels, in any order and of any type; byte images may lack channels
+    is_image = len(space.shape) > (1 if space.dtype == np.uint8 else 2)
+    return [space.shape] if is_image else []
 
 
-def action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Least and greatest action (A,), (A,), and whether actions are A alternatives.
+def read_action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Returns the smallest and largest action (A,), (A,), and True if actions are discrete.
 
     Raises:
-        Refused: The actions are neither a vector of numbers nor alternatives.
+        InvalidPlugin: The actions are neither a vector of numbers nor discrete.
     """
     from gymnasium.spaces import Box, Discrete
 
@@ -159,66 +179,75 @@ def action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:
         size = int(space.n)
         return np.zeros(size), np.ones(size), True
     if not isinstance(space, Box) or len(space.shape) != 1:
-        kinds = "a Box of one dimension or Discrete"
-        raise Refused(f"the action space {str(space):.120} is not supported; it must be {kinds}")
+        raise InvalidPlugin(
+            f"the action space {str(space):.120} is not supported; "
+            "it must be a Box of one dimension or Discrete"
+        )
     return space.low.astype(float), space.high.astype(float), False
 
 
-def sent(space: Any, action: np.ndarray) -> Any:
-    """An action (A,) as an environment with this space takes it; of alternatives the one with the largest entry."""
-    if hasattr(space, "n"):
+def to_action(space: Any, action: np.ndarray) -> Any:
+    """Converts an action (A,) to the type of an action space.
+
+    For a Discrete space it is the alternative with the largest entry.
+    """
+    from gymnasium.spaces import Discrete
+
+    if isinstance(space, Discrete):
         return space.dtype.type(space.start + np.argmax(action))
     return action.astype(space.dtype)
 
 
-def horizon(env: Any) -> int:
-    """T, from an attribute `horizon` or the time limit of the registration.
+def read_horizon(env: Any) -> int:
+    """Returns T, from the attribute `horizon` or the time limit of the registration.
 
     Raises:
-        Refused: There is neither, or it is no whole number.
+        InvalidPlugin: There is neither, or it is not a positive whole number.
     """
-    steps = found(env, "horizon")
+    steps = read_optional(env, "horizon")
     if steps is None and env.spec is not None:
         steps = env.spec.max_episode_steps
     if not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise Refused("says no horizon; give the class one, as in `horizon = 200`")
+        raise InvalidPlugin("has no horizon; give the class one, as in `horizon = 200`")
     return int(steps)
 
 
-def _dt(env: Any) -> float:
-    dt = found(env, "dt")
+def _read_dt(env: Any) -> float:
+    dt = read_optional(env, "dt")
     if dt is None:
         rate = env.metadata.get("render_fps")
         dt = 1.0 / rate if rate else 1.0
     return float(dt)
 
 
-def _variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
+def _read_variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
     if form is None:
         return ADDRESS
     names = form.names()
-    said = found(env, "task_variables")
-    if said is None:
+    rows = read_optional(env, "task_variables")
+    if rows is None:
         return tuple(Variable(name, "1", -np.inf, np.inf) for name in names)
-    if len(said) != len(names):
-        raise Refused(f"task_variables has {len(said)} entries; a task has {len(names)} numbers")
-    return tuple(Variable(name, unit, float(low), float(high)) for name, unit, low, high in said)
+    if len(rows) != len(names):
+        raise InvalidPlugin(
+            f"task_variables has {len(rows)} entries; a task has {len(names)} numbers"
+        )
+    return tuple(Variable(name, unit, float(low), float(high)) for name, unit, low, high in rows)
 
 
-def written(tasks: list[Any]) -> list[bytes]:
-    """Tasks as bytes, to be compared and never read back; [] if they cannot be written down."""
+def to_bytes(tasks: list[Any]) -> list[bytes]:
+    """Pickles tasks in order to compare them; [] if one cannot be pickled. Nothing is unpickled."""
     try:
         return [pickle.dumps(task) for task in tasks]
-    except Exception:  # whatever the plug-in's objects say
+    except Exception:  # a plug-in's objects may raise anything
         return []
 
 
-def _repeat(some: list[Any], others: list[Any]) -> bool:
-    """Whether tasks of two draws are the same: then they come from a finite set, of which nothing is held out."""
-    return not set(written(some)).isdisjoint(written(others))
+def _have_common(tasks: list[Any], others: list[Any]) -> bool:
+    """Returns whether two draws share a task: then the set is finite and nothing is held out."""
+    return not set(to_bytes(tasks)).isdisjoint(to_bytes(others))
 
 
-def _why_no_pictures(env: Any, make: Any) -> str:
+def _find_why_no_pictures(env: Any, make: Any) -> str:
     if "rgb_array" not in env.metadata.get("render_modes", ()):
         return "its metadata names no render mode 'rgb_array'"
     try:

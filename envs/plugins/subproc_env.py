@@ -1,12 +1,14 @@
-"""Any Gymnasium environment with `sample_tasks(rng, n)` and `set_task(task)` as a BatchEnv, in worker processes.
+"""BatchEnv of Gymnasium environments with `sample_tasks` and `set_task`, in worker processes.
 
-Row m of the batch is an environment of its own; the rows are cut into as many shares as there are workers. Observations,
-actions and rewards lie in shared memory, a step costs one short message to each worker. Nothing depends on the number of
-workers, because a row's episode is a function of its task, its seed (drawn from the row's stream) and its actions. By the
-same token a worker that dies is replaced and its share played again up to where it was.
+Each row of the batch is an environment of its own; each worker steps one shard of the rows.
+Observations, actions and rewards lie in shared memory, and a step costs one short message per
+worker. The results do not depend on the number of workers, because the episode of a row is a
+function of its task, its seed (drawn from the row's stream) and its actions. For the same reason a
+worker that dies is replaced, and the new worker replays the shard up to the current step.
 
-An end that the environment calls `truncated` before the horizon is an end like `terminated`: no reward can follow, and the
-time features of the baseline see the time. `truncated` at the horizon is the horizon, which is part of the task.
+If an environment sets `truncated` before the horizon, the episode ends as if `terminated`: no
+reward can follow, and the time features of the baseline contain the time. `truncated` at the
+horizon is not an end, because the horizon is part of the task.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -23,38 +24,20 @@ import numpy as np
 from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, check_tasks
 from metarl.core.tasks import describe_task
 from metarl.envs.plugins.interface import Facts
+from metarl.envs.plugins.recording import Recording, render_frames
 from metarl.envs.plugins.task_encoding import PluginTasks
 from metarl.envs.plugins.worker import Block
 from metarl.envs.plugins.worker_pool import Died, Failed, Resources, Worker
 
 TIMEOUT = 120.0
-"""How long one row may take for one step or reset, and a plug-in to start, before it counts as hanging [s]."""
+"""Maximum time of one step or reset of one row, and of the start of a plug-in [s]."""
 
 MAX_STARTS = 3
-"""A share whose workers died this often at the same place is not tried again."""
+"""A shard is given up after its workers died this often at the same step."""
 
 
 class PluginFailure(ValueError):
     """A plug-in breaks the contract, raises, hangs or dies; names the environment and the place."""
-
-
-@dataclass
-class _Episode:
-    """What the current episodes of the batch can be played again from.
-
-    Attributes:
-        seeds: (M,) of the resets.
-        tasks: (M, D).
-        actions: (M, A) of each step, as sent.
-        stepped: (M,) of each step.
-        rewards: (M,) of each step.
-    """
-
-    seeds: list[int]
-    tasks: np.ndarray
-    actions: list[np.ndarray] = field(default_factory=list)
-    stepped: list[np.ndarray] = field(default_factory=list)
-    rewards: list[np.ndarray] = field(default_factory=list)
 
 
 class SubprocEnv:
@@ -77,38 +60,23 @@ class SubprocEnv:
         self._name, self._timeout = name, timeout
         self._max_workers = threads or len(os.sched_getaffinity(0))
         try:
-            ForkingPickler.dumps(make)  # as the pipe to a worker will, before one is started
+            ForkingPickler.dumps(make)  # as the pipe to a worker will
         except Exception as error:
             raise PluginFailure(f"{name}: {make!r} cannot be sent to a worker: {error}") from error
         self._resources = Resources()
         self._finalizer = weakref.finalize(self, self._resources.release)
         self._facts: Facts | None = None
         self._tasks: np.ndarray | None = None
-        self._episode: _Episode | None = None
-        self._films: list[_Episode] = []
+        self._episode: Recording | None = None
+        self._films: list[Recording] = []
         self._start_up_to(1)
-        self._facts = facts = self._resources.workers[0].facts
-        self.spec = EnvSpec(
-            name=name,
-            version=1,
-            obs_size=len(facts.obs_low),
-            action_size=len(facts.action_low),
-            horizon=facts.horizon,
-            dt=facts.dt,
-            action_scale=facts.action_scale,
-            tasks=PluginTasks(
-                facts.variables, facts.held_out, facts.form is None, self._draw, facts.test_tasks
-            ),
-            reward=facts.summary or "as the plug-in defines it",
-            floors={k: float(v) for k, v in facts.floors.items()},
-            note="" if facts.held_out else "test tasks are among the training tasks",
-            discrete=facts.discrete,
-        )
+        self._facts = self._resources.workers[0].facts
+        self.spec = _make_spec(name, self._facts, self._draw)
 
-    # --- the contract of BatchEnv ------------------------------------------------------------------------------------
+    # --- the contract of BatchEnv --------------------------------------------------------------
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
+        """Assigns tasks (N, D) to the batch, each to num_episodes neighbouring rows.
 
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
@@ -116,15 +84,15 @@ class SubprocEnv:
         """
         rows = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
         num_rows, block = len(rows), self._resources.block
-        num_shares = min(self._max_workers, num_rows)
-        self._start_up_to(num_shares)
+        num_shards = min(self._max_workers, num_rows)
+        self._start_up_to(num_shards)
         if block is None or block.num_rows != num_rows:
             if block is not None:
                 block.release(unlink=True)
             self._resources.block = Block(num_rows, self.spec.obs_size, self.spec.action_size)
         self._tasks, self._num_episodes, self._episode = rows, num_episodes, None
-        self._bounds = [num_rows * i // num_shares for i in range(num_shares + 1)]
-        self._exchange("take", range(num_shares))
+        self._bounds = [num_rows * i // num_shards for i in range(num_shards + 1)]
+        self._exchange("assign", range(num_shards))
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Starts M episodes, row m with a seed drawn from the stream rngs[m]; returns obs (M, S).
@@ -136,14 +104,16 @@ class SubprocEnv:
         """
         check_streams(self.spec, None if self._tasks is None else len(self._tasks), rngs)
         assert self._tasks is not None
-        self._episode = _Episode([int(rng.integers(2**31)) for rng in rngs], self._tasks)
+        self._episode = Recording([int(rng.integers(2**31)) for rng in rngs], self._tasks)
         self._filmed: int | None = None
         self._exchange("reset", range(len(self._bounds) - 1))
         self._obs = self._block.obs.copy()
         return self._obs
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
-        """Steps the rows of the mask alive (M,) with action (M, A) [policy output]; a non-finite action is a fault.
+        """Steps the rows of the mask alive (M,) with action (M, A) [policy output].
+
+        A non-finite action is a fault.
 
         Raises:
             RuntimeError: There was no reset.
@@ -155,13 +125,13 @@ class SubprocEnv:
         fault = alive & ~np.isfinite(action).all(axis=1)
         stepped = alive & ~fault
         scaled = np.multiply(action, facts.action_scale, dtype=float)
-        if not facts.discrete:  # of alternatives it is the largest that counts
+        if not facts.discrete:  # only the largest entry of a discrete action matters
             np.clip(scaled, facts.action_low, facts.action_high, out=scaled)
         episode.actions.append(scaled)
         episode.stepped.append(stepped)
         self._load(slice(None), -1)
-        shares = zip(self._bounds, self._bounds[1:], strict=False)
-        self._exchange("step", [i for i, (a, b) in enumerate(shares) if stepped[a:b].any()])
+        bounds = zip(self._bounds, self._bounds[1:], strict=False)
+        self._exchange("step", [i for i, (a, b) in enumerate(bounds) if stepped[a:b].any()])
         block = self._block
         self._obs = block.obs.copy()
         reward = np.where(stepped, block.reward, 0.0)
@@ -169,14 +139,16 @@ class SubprocEnv:
         return Step(self._obs, reward, stepped & block.ended, fault)
 
     def snapshot(self) -> np.ndarray:
-        """What a film needs (M, 3): number of the episode, row, steps taken. The actions are kept here.
+        """Returns states (M, 3): index of the recording, row, steps taken.
+
+        The environment keeps the recording, from which `render` replays the episode.
 
         Raises:
-            NoPictures: The environment draws no pictures.
+            NoPictures: The plug-in cannot be rendered.
             RuntimeError: There was no reset.
         """
-        if self._facts is not None and self._facts.pictures:
-            raise NoPictures(f"{self._name} draws no pictures: {self._facts.pictures}")
+        if self._facts is not None and self._facts.why_no_pictures:
+            raise NoPictures(f"{self._name} draws no pictures: {self._facts.why_no_pictures}")
         if self._episode is None:
             raise RuntimeError(f"{self._name}: call reset before snapshot")
         if self._filmed is None:
@@ -188,64 +160,57 @@ class SubprocEnv:
     def render(
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
-        """Plays the episode of snapshots (L, 3) again in an environment that draws: L frames (height, width, 3) uint8.
+        """Replays the episode of snapshots (L, 3): L frames (height, width, 3) uint8.
 
         Raises:
-            NoPictures: It cannot draw here, or the episode did not come out the same again.
+            NoPictures: Rendering failed, or the replay gave other rewards than were recorded.
         """
-        del task  # the episode knows its own
-        number, row = (int(value) for value in states[0, :2])
-        episode, taken = self._films[number], 0
+        del task  # the recording has it
+        index, row = (int(value) for value in states[0, :2])
+        steps = states[:, 2].astype(int).tolist()
         try:
             worker = self._start()
             try:
-                worker.ask("film", episode.tasks[row], episode.seeds[row])
-                for steps in states[:, 2].astype(int):
-                    actions = np.array([action[row] for action in episode.actions[taken:steps]])
-                    picture, rewards = worker.ask("frame", actions)
-                    if rewards != [float(reward[row]) for reward in episode.rewards[taken:steps]]:
-                        raise NoPictures(
-                            f"{self._name} cannot be filmed: it drew another episode than was recorded"
-                        )
-                    taken = steps
-                    yield _fitted(picture, width, height)
+                yield from render_frames(
+                    self._name, worker, self._films[index], row, steps, (width, height)
+                )
             finally:
                 worker.kill()
         except (Failed, Died) as error:
             raise NoPictures(f"{self._name} cannot be filmed: {error}") from error
 
     def task_words(self, task: np.ndarray) -> str:
-        """Says a task (D,) for people, as the plug-in does if it has a method `task_words(task)`."""
-        return self._ask_first("words", task) or self._numbers(task)
+        """Describes a task (D,) with the plug-in's `task_words`, or else by its numbers."""
+        return self._ask_first("describe", task) or self._describe_numbers(task)
 
-    def _numbers(self, task: np.ndarray) -> str:
+    def _describe_numbers(self, task: np.ndarray) -> str:
         if self._facts is None or self._facts.form is None:
             draw, size, index = (int(number) for number in task)
             return f"number {index} of {size} in draw {draw}"
         return describe_task(self.spec.tasks.variables, task)
 
     def close(self) -> None:
-        """Ends the workers and gives back the memory; films are forgotten."""
+        """Kills the workers, releases the memory and deletes the recordings."""
         self._resources.release()
         self._films.clear()
         self._tasks = self._episode = None
 
     @property
     def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest observation (S,), (S,) by the plug-in's own account."""
+        """Smallest and largest observation (S,), (S,) according to the plug-in's space."""
         assert self._facts is not None
         return self._facts.obs_low, self._facts.obs_high
 
     def forgets_its_task_at_reset(self, tasks: np.ndarray) -> bool:
-        """Whether tasks (N, D) that make no difference do make one when they are set after the reset."""
-        return self._ask_first("forgets", tasks)
+        """Returns whether tasks (N, D) matter only if they are set after the reset."""
+        return self._ask_first("loses_task", tasks)
 
     def draws_again(self, task: np.ndarray) -> bool:
-        """Whether the draw that a task (D,) comes from gives the same again, where its numbers do not show it."""
+        """Returns whether the draw of a task (D,) gives the same opaque tasks when repeated."""
         opaque = self._facts is not None and self._facts.form is None
-        return not opaque or self._ask_first("draws_again", int(task[0]), int(task[1]))
+        return not opaque or self._ask_first("repeats_draw", int(task[0]), int(task[1]))
 
-    # --- workers -----------------------------------------------------------------------------------------------------
+    # --- workers -------------------------------------------------------------------------------
 
     @property
     def _block(self) -> Block:
@@ -256,7 +221,7 @@ class SubprocEnv:
         return Worker(self.make, self._facts, self._timeout)
 
     def _start_up_to(self, count: int) -> None:
-        """Starts workers until there are so many."""
+        """Starts workers until there are `count`."""
         try:
             while len(self._resources.workers) < count:
                 self._resources.workers.append(self._start())
@@ -266,7 +231,7 @@ class SubprocEnv:
             raise PluginFailure(f"{self._name}: its process died at the start ({error})") from error
 
     def _ask_first(self, verb: str, *arguments: Any) -> Any:
-        """Asks the first worker something that has no row; it is replaced if it dies."""
+        """Sends the first worker a message that concerns no row; replaces it if it dies."""
         self._start_up_to(1)
         try:
             try:
@@ -281,42 +246,42 @@ class SubprocEnv:
     def _draw(self, draw: int, num_tasks: int) -> np.ndarray:
         return self._ask_first("sample", draw, num_tasks)
 
-    def _exchange(self, verb: str, shares: Sequence[int] | range) -> None:
-        """Lets the workers of some shares do a verb, all at once; a worker that dies is replaced.
+    def _exchange(self, verb: str, shards: Sequence[int] | range) -> None:
+        """Sends a message to the workers of some shards and waits; replaces workers that die.
 
         Raises:
             PluginFailure: A row failed, hangs, or kills every worker.
         """
         failures, dead = [], {}
-        for share in shares:
+        for shard in shards:
             try:
-                self._resources.workers[share].send(*self._message(verb, share))
+                self._resources.workers[shard].send(*self._message(verb, shard))
             except Died as error:
-                dead[share] = error
-        for share in shares:
-            if share in dead:
+                dead[shard] = error
+        for shard in shards:
+            if shard in dead:
                 continue
             try:
-                self._resources.workers[share].answer()
+                self._resources.workers[shard].answer()
             except Died as error:
-                dead[share] = error
+                dead[shard] = error
             except Failed as error:
                 failures.append(error)
-        for share, error in dead.items():
+        for shard, error in dead.items():
             try:
-                self._replace(share, error, *self._message(verb, share))
+                self._replace(shard, error, *self._message(verb, shard))
             except Failed as failure:
                 failures.append(failure)
         if failures:
             first = min(failures, key=lambda failure: -1 if failure.row is None else failure.row)
             place = self._place(first.row, verb)
-            if verb != "step":  # there is nothing to play again
-                self._tasks, self._episode = None if verb == "take" else self._tasks, None
+            if verb != "step":  # there is nothing to replay
+                self._tasks, self._episode = None if verb == "assign" else self._tasks, None
             raise PluginFailure(f"{self._name}, {place}: {first}") from first
 
-    def _message(self, verb: str, share: int) -> tuple[Any, ...]:
-        start, stop = self._bounds[share : share + 2]
-        if verb == "take":
+    def _message(self, verb: str, shard: int) -> tuple[Any, ...]:
+        start, stop = self._bounds[shard : shard + 2]
+        if verb == "assign":
             assert self._tasks is not None
             return verb, self._block.name, len(self._tasks), start, self._tasks[start:stop]
         if verb == "reset":
@@ -324,48 +289,48 @@ class SubprocEnv:
             return verb, self._episode.seeds[start:stop]
         return (verb,)
 
-    def _replace(self, share: int, error: Died, verb: str, *arguments: Any) -> Any:
-        """Starts a worker in place of a dead one and lets it do all that the dead one had done, then the verb.
+    def _replace(self, shard: int, error: Died, verb: str, *arguments: Any) -> Any:
+        """Replaces a dead worker: replays the state of its shard, then sends the message again.
 
         Raises:
-            Failed: It fails, or dies again and again.
+            Failed: A row fails, or the new worker dies MAX_STARTS - 1 times.
         """
         workers = self._resources.workers
         for _ in range(MAX_STARTS - 1):
-            row = workers[share].row
-            workers[share].kill()
+            row = workers[shard].row
+            workers[shard].kill()
             try:
-                workers[share] = self._start()
-                self._redo(verb, share)
-                return workers[share].ask(verb, *arguments)
+                workers[shard] = self._start()
+                self._replay(verb, shard)
+                return workers[shard].ask(verb, *arguments)
             except Died as again:
                 error = again
         raise Failed(row, f"its process died {MAX_STARTS} times ({error})")
 
-    def _redo(self, verb: str, share: int) -> None:
-        """Lets a new worker do what the current tasks and episodes asked of its share before a verb."""
-        worker, episode = self._resources.workers[share], self._episode
-        if verb == "take" or self._tasks is None:
+    def _replay(self, verb: str, shard: int) -> None:
+        """Brings a new worker to the state of its shard before a message."""
+        worker, episode = self._resources.workers[shard], self._episode
+        if verb == "assign" or self._tasks is None:
             return
-        worker.ask(*self._message("take", share))
+        worker.ask(*self._message("assign", shard))
         if verb == "reset" or episode is None:
             return
         if verb != "step" and len(episode.rewards) >= self.spec.horizon:
-            return  # what comes next is a reset
-        worker.ask(*self._message("reset", share))
-        rows = slice(*self._bounds[share : share + 2])
+            return  # a reset follows
+        worker.ask(*self._message("reset", shard))
+        rows = slice(*self._bounds[shard : shard + 2])
         for step in range(len(episode.rewards)):
             self._load(rows, step)
             worker.ask("step")
         differs = (self._block.obs[rows] != self._obs[rows]).any(axis=1)
         if differs.any():
             row = rows.start + int(np.argmax(differs))
-            raise Failed(row, "its process died, and the episode did not come out the same again")
+            raise Failed(row, "its process died, and the replay gave other observations")
         if verb == "step":
             self._load(rows, -1)
 
     def _load(self, rows: slice, step: int) -> None:
-        """Writes a step of the episode into some rows of the shared memory."""
+        """Writes a recorded step into some rows of the shared memory."""
         assert self._episode is not None
         self._block.action[rows] = self._episode.actions[step][rows]
         self._block.stepped[rows] = self._episode.stepped[step][rows]
@@ -376,21 +341,26 @@ class SubprocEnv:
         if row is None or self._tasks is None:
             return verb
         task, episode = divmod(row, self._num_episodes)
-        where = f"task {task} ({self._numbers(self._tasks[row])}), episode {episode}"
+        place = f"task {task} ({self._describe_numbers(self._tasks[row])}), episode {episode}"
         if verb == "step" and self._episode is not None:
-            return f"{where}, step {len(self._episode.actions) - 1}"
-        return f"{where}, {'set_task' if verb == 'take' else verb}"
+            return f"{place}, step {len(self._episode.actions) - 1}"
+        return f"{place}, {'set_task' if verb == 'assign' else verb}"
 
 
-def _fitted(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture (h, w, 3), as large as fits into (height, width, 3), in the middle of black."""
-    from PIL import Image
-
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        raise NoPictures(f"render returned an array of shape {picture.shape}, no picture")
-    image = Image.fromarray(picture.astype(np.uint8))
-    share = min(width / image.width, height / image.height)
-    size = max(1, round(image.width * share)), max(1, round(image.height * share))
-    frame = Image.new("RGB", (width, height))
-    frame.paste(image.resize(size), ((width - size[0]) // 2, (height - size[1]) // 2))
-    return np.asarray(frame)
+def _make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -> EnvSpec:
+    return EnvSpec(
+        name=name,
+        version=1,
+        obs_size=len(facts.obs_low),
+        action_size=len(facts.action_low),
+        horizon=facts.horizon,
+        dt=facts.dt,
+        action_scale=facts.action_scale,
+        tasks=PluginTasks(
+            facts.variables, facts.held_out, facts.form is None, draw, facts.has_test_tasks
+        ),
+        reward=facts.summary or "as the plug-in defines it",
+        floors={key: float(value) for key, value in facts.floors.items()},
+        note="" if facts.held_out else "test tasks are among the training tasks",
+        discrete=facts.discrete,
+    )

@@ -1,7 +1,8 @@
-"""What happens in a worker process: some rows of a batch, each a Gymnasium environment of its own, one after another.
+"""Main function of a worker process: it steps some rows of a batch, one after another.
 
-A worker knows no other worker and no learner. It is told where its rows lie in the shared memory, which tasks they have,
-from which seeds they start and when to step; all else it finds in the shared memory, and leaves its answers there.
+Each row is a Gymnasium environment of its own. A worker knows no other worker and no learner. It
+receives the place of its rows in the shared memory, their tasks and their seeds. Actions come, and
+observations and rewards go, through the shared memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from metarl.envs.plugins.interface import Facts, Refused, draw_tasks, facts_of, found, sent, written
+from metarl.envs.plugins.interface import (
+    Facts,
+    InvalidPlugin,
+    draw_tasks,
+    read_facts,
+    read_optional,
+    to_action,
+    to_bytes,
+)
+
+MAX_CACHED_DRAWS = 5
+"""Draws of opaque tasks that a worker keeps."""
 
 
 class Block:
@@ -36,7 +48,7 @@ class Block:
         num_rows: M.
         obs_size: S.
         action_size: A.
-        name: Of the memory that is there already; None makes it.
+        name: Name of an existing block; None creates one.
     """
 
     def __init__(self, num_rows: int, obs_size: int, action_size: int, name: str | None = None):
@@ -48,7 +60,7 @@ class Block:
             "stepped": ((num_rows,), bool),
         }
         sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values()]
-        fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # whoever finds it sees whose it is
+        fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # tells users whose memory it is
         self._memory = SharedMemory(name=name or fresh, create=name is None, size=sum(sizes))
         self.name = self._memory.name
         self.num_rows = num_rows
@@ -64,7 +76,7 @@ class Block:
     stepped: np.ndarray
 
     def release(self, *, unlink: bool) -> None:
-        """Gives the memory back; it is gone when its maker unlinks it."""
+        """Closes the memory; it is deleted when its creator unlinks it."""
         for key in ("obs", "action", "reward", "ended", "stepped"):
             setattr(self, key, None)  # a view keeps the memory open
         self._memory.close()
@@ -73,16 +85,16 @@ class Block:
 
 
 class RowFailed(Exception):
-    """A row broke the contract or raised; `row` counts from the first row of the batch."""
+    """A row broke the contract or raised; `row` is its index in the batch."""
 
-    def __init__(self, row: int, words: str):
-        super().__init__(words)
+    def __init__(self, row: int, message: str):
+        super().__init__(message)
         self.row = row
 
 
-def words_of(error: BaseException) -> str:
-    """Says an error in one line, with the place of its origin."""
-    if isinstance(error, Refused):
+def format_error(error: BaseException) -> str:
+    """Formats an error as one line that names the file and line where it was raised."""
+    if isinstance(error, InvalidPlugin):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
@@ -90,48 +102,48 @@ def words_of(error: BaseException) -> str:
 
 
 def serve(connection: Any, progress: Any) -> None:
-    """The main function of a worker process: answers messages (verb, arguments) until the other end is closed.
+    """Answers messages (verb, arguments) until the other end is closed: the main function.
 
     Args:
-        connection: Of `multiprocessing`, to the process that started this one and to no other. Answers are ("done", result)
-            or ("failed", row or None, words).
-        progress: Two shared integers: how many rows were worked on, and which is now.
+        connection: A `multiprocessing` connection to the process that started this one. Answers are
+            ("done", result) or ("failed", row or None, message).
+        progress: Two shared integers: the number of calls to rows so far, and the current row.
     """
-    _leave_interrupts_to_the_trainer()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    share = Share(progress)
+    _ignore_interrupts()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    verbs = Shard(progress).verbs()
     while True:
         try:
             verb, arguments = connection.recv()
         except (EOFError, ConnectionError):
             return
         except Exception as error:
-            # what was sent is unknown here, as a class of a module that is not found
-            connection.send(("failed", None, words_of(error)))
+            # the message cannot be unpickled here: the module of a class was not found, say
+            connection.send(("failed", None, format_error(error)))
             continue
         try:
-            answer = ("done", getattr(share, verb)(*arguments))
+            answer = ("done", verbs[verb](*arguments))
         except RowFailed as error:
             answer = ("failed", error.row, str(error))
-        except BaseException as error:  # also a KeyboardInterrupt, which is the plug-in's own
-            answer = ("failed", None, words_of(error))
+        except BaseException as error:  # including a KeyboardInterrupt that the plug-in raises
+            answer = ("failed", None, format_error(error))
         connection.send(answer)
 
 
-def _leave_interrupts_to_the_trainer() -> None:
-    """Ignores Ctrl-C: the trainer hears it too, and finishes its iteration."""
+def _ignore_interrupts() -> None:
+    """Ignores Ctrl-C: the trainer receives it too, and finishes its iteration."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _end_with_parent() -> None:
-    """Ends this process with the one that started it, also in the middle of a step that hangs."""
+def _exit_with_parent() -> None:
+    """Exits when the parent process ends, even if a step hangs."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-class Share:
+class Shard:
     """The rows of one worker.
 
     Args:
@@ -145,35 +157,49 @@ class Share:
         self._block: Block | None = None
         self._draws: dict[tuple[int, int], list[Any]] = {}
 
-    # --- the verbs, in the order of use -----------------------------------------------------------------------------
+    def verbs(self) -> dict[str, Callable[..., Any]]:
+        """Returns the methods that messages may call, by name, in the order of use."""
+        methods = (
+            self.begin,
+            self.sample,
+            self.repeats_draw,
+            self.describe,
+            self.assign,
+            self.reset,
+            self.step,
+            self.film,
+            self.frame,
+            self.loses_task,
+        )
+        return {method.__name__: method for method in methods}
 
     def begin(self, make: Callable[..., Any], facts: Facts | None) -> Facts:
-        """Takes the maker of environments; the first worker finds out what they are like."""
+        """Stores the maker of environments; reads the properties if they are not known yet."""
         self._make = make
-        self._facts = facts or facts_of(self._environment(0), self._make)
+        self._facts = facts or read_facts(self._environment(0), self._make)
         return self._facts
 
     def sample(self, draw: int, size: int) -> np.ndarray:
         """Draws tasks as rows (size, D)."""
         if self._facts.form is None:
-            self._drawn(draw, size)
+            self._draw_opaque(draw, size)
             return np.array([(draw, size, index) for index in range(size)], dtype=float)
         tasks = draw_tasks(self._environment(0), draw, size)
-        return np.array([self._facts.form.row(task) for task in tasks])
+        return np.array([self._facts.form.encode(task) for task in tasks])
 
-    def draws_again(self, draw: int, size: int) -> bool:
-        """Whether the same draw gives the same opaque tasks, as far as they can be written down."""
+    def repeats_draw(self, draw: int, size: int) -> bool:
+        """Returns whether a draw gives the same opaque tasks twice, as far as they pickle."""
         env = self._environment(0)
-        some, others = (written(draw_tasks(env, draw, size)) for _ in range(2))
-        return some == others
+        first, second = (to_bytes(draw_tasks(env, draw, size)) for _ in range(2))
+        return first == second
 
-    def words(self, row: np.ndarray) -> str:
-        """Says a task as the plug-in says it; "" if it does not."""
-        say = found(self._environment(0), "task_words")
-        return "" if say is None else str(say(self._task(row)))
+    def describe(self, row: np.ndarray) -> str:
+        """Describes a task (D,) with the plug-in's `task_words`; "" if it has none."""
+        task_words = read_optional(self._environment(0), "task_words")
+        return "" if task_words is None else str(task_words(self._decode(row)))
 
-    def take(self, name: str, num_rows: int, start: int, tasks: np.ndarray) -> None:
-        """Takes the rows start .. start + n of a batch, with tasks (n, D)."""
+    def assign(self, name: str, num_rows: int, start: int, tasks: np.ndarray) -> None:
+        """Assigns the rows start .. start + n of a block, with tasks (n, D)."""
         if self._block is None or self._block.name != name:
             if self._block is not None:
                 self._block.release(unlink=False)
@@ -181,119 +207,121 @@ class Share:
             self._block = Block(num_rows, *sizes, name=name)
         self._start, self._num_rows = start, len(tasks)
         for i, row in enumerate(tasks):
-            self._at(i, "set_task", lambda i=i, row=row: self._set_task(self._environment(i), row))
+            self._run(i, "set_task", lambda i=i, row=row: self._set_task(self._environment(i), row))
 
     def reset(self, seeds: list[int]) -> None:
         """Starts an episode in every row."""
         self._steps = 0
         for i, seed in enumerate(seeds):
-            self._at(i, "reset", lambda i=i, seed=seed: self._reset(i, seed))
+            self._run(i, "reset", lambda i=i, seed=seed: self._reset(i, seed))
 
     def step(self) -> None:
-        """Steps the rows that the block says."""
+        """Steps the rows that the block marks."""
         assert self._block is not None
         self._steps += 1
         for i in range(self._num_rows):
             if self._block.stepped[self._start + i]:
-                self._at(i, "step", lambda i=i: self._step(i))
+                self._run(i, "step", lambda i=i: self._step(i))
 
     def film(self, task: np.ndarray, seed: int) -> None:
-        """Starts an episode in an environment that draws."""
+        """Starts an episode in an environment that renders."""
         assert self._make is not None
         self._filmed = self._make(render_mode="rgb_array")
         self._set_task(self._filmed, task)
         self._filmed.reset(seed=seed)
 
     def frame(self, actions: np.ndarray) -> tuple[np.ndarray, list[float]]:
-        """Takes actions (L, A) and draws: a picture (height, width, 3) and the rewards on the way."""
-        rewards = [float(self._filmed.step(self._sent(action))[1]) for action in actions]
+        """Takes actions (L, A); returns a picture (height, width, 3) and the L rewards."""
+        rewards = [float(self._filmed.step(self._to_action(action))[1]) for action in actions]
         return np.asarray(self._filmed.render()), rewards
 
-    def forgets(self, tasks: np.ndarray) -> bool:
-        """Whether tasks (N, D) set after a reset, not before it, change rewards or observations."""
-        env, seen = self._environment(0), set()
+    def loses_task(self, tasks: np.ndarray) -> bool:
+        """Returns whether tasks (N, D) set after a reset change the next reward or observation."""
+        env, outcomes = self._environment(0), set()
         action = env.action_space.sample()
         for row in tasks:
             env.reset(seed=0)
             self._set_task(env, row)
             obs, reward, *_ = env.step(action)
-            seen.add((np.asarray(obs, dtype=float).tobytes(), float(reward)))
-        return len(seen) > 1
+            outcomes.add((np.asarray(obs, dtype=float).tobytes(), float(reward)))
+        return len(outcomes) > 1
 
-    # --- one row ----------------------------------------------------------------------------------------------------
+    # --- one row -------------------------------------------------------------------------------
 
-    def _at(self, i: int, verb: str, work: Callable[[], None]) -> None:
-        """Works on row i, so that whoever waits knows where this process is."""
+    def _run(self, i: int, method: str, work: Callable[[], None]) -> None:
+        """Calls `work` for row i and records the progress, which the parent process reads."""
         row = self._start + i
         self._progress[1] = row
         try:
             work()
         except BaseException as error:
-            said = "" if isinstance(error, Refused) else f"{verb} raised "
-            raise RowFailed(row, said + words_of(error)) from error
+            prefix = "" if isinstance(error, InvalidPlugin) else f"{method} raised "
+            raise RowFailed(row, prefix + format_error(error)) from error
         self._progress[0] += 1
 
     def _environment(self, i: int) -> Any:
         assert self._make is not None
         while len(self._envs) <= i:
             self._envs.append(self._make())
-            _leave_interrupts_to_the_trainer()  # again: libraries of robots take them
+            _ignore_interrupts()  # again: some robot libraries install a handler
             if "mujoco" in sys.modules:
-                from metarl.envs.locomotion import profiler  # whose import is that of MuJoCo
+                from metarl.envs.locomotion import profiler  # imports MuJoCo
 
                 profiler.stop()
         return self._envs[i]
 
-    def _drawn(self, draw: int, size: int) -> list[Any]:
+    def _draw_opaque(self, draw: int, size: int) -> list[Any]:
         if (draw, size) not in self._draws:
-            if len(self._draws) > 4:
+            if len(self._draws) >= MAX_CACHED_DRAWS:
                 self._draws.clear()
             self._draws[draw, size] = draw_tasks(self._environment(0), draw, size)
         return self._draws[draw, size]
 
-    def _task(self, row: np.ndarray) -> Any:
+    def _decode(self, row: np.ndarray) -> Any:
         if self._facts.form is not None:
-            return self._facts.form.task(row)
+            return self._facts.form.decode(row)
         draw, size, index = (int(number) for number in row)
-        return self._drawn(draw, size)[index]
+        return self._draw_opaque(draw, size)[index]
 
     def _set_task(self, env: Any, row: np.ndarray) -> None:
-        env.get_wrapper_attr("set_task")(self._task(row))
+        env.get_wrapper_attr("set_task")(self._decode(row))
 
     def _reset(self, i: int, seed: int) -> None:
         answer = self._environment(i).reset(seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise Refused(f"reset must return (observation, info), not {answer!r:.80}")
-        self._see(i, answer[0])
+            raise InvalidPlugin(f"reset must return (observation, info), not {answer!r:.80}")
+        self._store_obs(i, answer[0])
 
     def _step(self, i: int) -> None:
         assert self._block is not None
         row = self._start + i
-        answer = self._environment(i).step(self._sent(self._block.action[row]))
+        answer = self._environment(i).step(self._to_action(self._block.action[row]))
         if not (isinstance(answer, tuple) and len(answer) == 5):
-            raise Refused(
+            raise InvalidPlugin(
                 "step must return (observation, reward, terminated, truncated, info), "
                 f"not {answer!r:.80}"
             )
         obs, reward, terminated, truncated, _ = answer
-        self._see(i, obs)
+        self._store_obs(i, obs)
         if np.ndim(reward) or not np.isfinite(reward):
-            raise Refused(f"the reward is {reward!r:.80}; it must be one finite number")
+            raise InvalidPlugin(f"the reward is {reward!r:.80}; it must be one finite number")
         self._block.reward[row] = reward
-        # the horizon is part of the task: reaching it is no end
-        cut = bool(truncated) and self._steps < self._facts.horizon
-        self._block.ended[row] = bool(terminated) or cut
+        # the horizon is part of the task: reaching it is not an end
+        is_cut = bool(truncated) and self._steps < self._facts.horizon
+        self._block.ended[row] = bool(terminated) or is_cut
 
-    def _sent(self, action: np.ndarray) -> Any:
-        return sent(self._environment(0).action_space, action)
+    def _to_action(self, action: np.ndarray) -> Any:
+        return to_action(self._environment(0).action_space, action)
 
-    def _see(self, i: int, obs: Any) -> None:
+    def _store_obs(self, i: int, obs: Any) -> None:
         assert self._block is not None
-        array, wanted = np.asarray(obs), (len(self._facts.obs_low),)
-        if array.shape != wanted:
-            raise Refused(f"the observation has the shape {array.shape}; the space says {wanted}")
+        array, shape = np.asarray(obs), (len(self._facts.obs_low),)
+        if array.shape != shape:
+            raise InvalidPlugin(
+                f"the observation has the shape {array.shape}; the space has {shape}"
+            )
         finite = np.isfinite(array)
         if not finite.all():
             first = int(np.argmin(finite))
-            raise Refused(f"obs[{first}] is {array[first]}; observations must be finite")
+            raise InvalidPlugin(f"obs[{first}] is {array[first]}; observations must be finite")
         self._block.obs[self._start + i] = array

@@ -1,4 +1,4 @@
-"""The side of a worker process that gives the orders: starting it, asking it, noticing that it hangs or has died."""
+"""Starts worker processes, sends them messages, and detects workers that hang or have died."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metarl.envs.plugins.worker import Block, serve
 
 
 class Died(Exception):
-    """A worker is gone; `code` is its exit status, negative for a signal."""
+    """A worker has died; `code` is its exit status, negative for a signal."""
 
     def __init__(self, code: int | None):
         super().__init__(code)
@@ -29,20 +29,20 @@ class Died(Exception):
 
 
 class Failed(Exception):
-    """A worker reports a failure, or hangs, in a row of the batch (None: in none)."""
+    """A worker reported a failure, or hangs; `row` is the row of the batch, or None."""
 
-    def __init__(self, row: int | None, words: str):
-        super().__init__(words)
+    def __init__(self, row: int | None, message: str):
+        super().__init__(message)
         self.row = row
 
 
 class Worker:
-    """This process's side of a worker.
+    """Handle of one worker process.
 
     Args:
         make: The maker of environments.
-        facts: What they are like, if known.
-        timeout: How long it may make no progress [s].
+        facts: Their properties, if known.
+        timeout: Maximum time without progress [s].
     """
 
     def __init__(self, make: Callable[..., Any], facts: Facts | None, timeout: float):
@@ -69,7 +69,7 @@ class Worker:
         """Sends a message.
 
         Raises:
-            Died: The worker is gone.
+            Died: The worker has died.
         """
         try:
             self._connection.send((verb, arguments))
@@ -80,8 +80,8 @@ class Worker:
         """Waits for the answer.
 
         Raises:
-            Died: The worker is gone.
-            Failed: It reports a failure, or made no progress for the time-out; then it is ended.
+            Died: The worker has died.
+            Failed: It reports a failure, or made no progress within the time-out and was killed.
         """
         done, since = self._progress[0], time.monotonic()
         try:
@@ -101,7 +101,7 @@ class Worker:
 
     @property
     def row(self) -> int:
-        """The row that was worked on last."""
+        """The row that the worker called last."""
         return self._progress[1]
 
     def _exit_code(self) -> int | None:
@@ -109,7 +109,7 @@ class Worker:
         return self._process.exitcode
 
     def kill(self) -> None:
-        """Ends the process at once; a plug-in that hangs hears nothing else."""
+        """Kills the process: a plug-in that hangs does not react to anything milder."""
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -117,13 +117,13 @@ class Worker:
 
 @dataclass
 class Resources:
-    """What outlives an environment in workers unless it is given back."""
+    """Worker processes and shared memory, which must be released explicitly."""
 
     workers: list[Worker] = field(default_factory=list)
     block: Block | None = None
 
     def release(self) -> None:
-        """Ends the workers and gives the shared memory back."""
+        """Kills the workers and deletes the shared memory."""
         for worker in self.workers:
             worker.kill()
         self.workers.clear()
@@ -134,7 +134,7 @@ class Resources:
 
 @contextmanager
 def _single_threaded() -> Generator[None]:
-    """Lets processes that are started inside compute on one thread each: there are as many of them as cores."""
+    """Makes processes started inside compute on one thread each: there is one per core."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

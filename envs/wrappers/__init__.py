@@ -1,1 +1,1 @@
-"""Adapters of a `BatchEnv`: the observed task, episodes that restart, Gymnasium and Stable-Baselines3."""
+"""Adapters of a `BatchEnv`: observed task, autoreset, trials, Gymnasium, Stable-Baselines3."""

@@ -1,11 +1,11 @@
-"""Rows of a BatchEnv that begin anew by themselves: the machine under every adapter.
+"""Rows of a BatchEnv that restart by themselves, on which every adapter builds.
 
-`metarl` steps a batch in lock-step and lets a fallen robot lie; other libraries want the next episode at once.
+metarl steps a batch in lock-step and leaves a fallen robot where it lies; other libraries expect
+the next episode to begin at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,34 +13,29 @@ from typing import Protocol
 import numpy as np
 
 from metarl.core.env import BatchEnv, EnvSpec, RestartableEnv, supports
+from metarl.core.rng import stream
 from metarl.core.tasks import TaskDistribution
 
 Streams = Callable[[int, int], np.random.Generator]
-"""(episode, row) -> the generator that this episode of this row draws its task and its start from."""
+"""(episode, row) -> the generator from which this episode of this row draws its task and start."""
 
 
-def streams(seed: int) -> Streams:
-    """Streams keyed by hashing (seed, episode, row): seeds next to each other share none."""
-
-    def stream(episode: int, row: int) -> np.random.Generator:
-        text = f"{seed}\x00{episode}\x00{row}"
-        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-
-    return stream
+def make_streams(seed: int) -> Streams:
+    """Makes streams keyed by (seed, episode, row); neighbouring seeds share none."""
+    return lambda episode, row: stream(seed, "autoreset", episode, row)
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedEpisode:
     """An episode that has ended.
 
     Attributes:
-        row: Where.
-        index: How many episodes the row has begun before, since the streams were set.
+        row: Its row.
+        index: Number of earlier episodes in the row since the streams were set.
         total: Return.
-        length: Steps that count; one that broke down does not.
+        length: Number of valid steps; a step with a fault is not valid.
         terminated: The task ended.
-        fault: The simulation broke down. Neither: the horizon was reached.
+        fault: The simulation failed. If neither is set, the episode reached the horizon.
     """
 
     row: int
@@ -56,12 +51,12 @@ class Transition:
     """One step of M rows; its arrays belong to the caller.
 
     Attributes:
-        obs: (M, S) to act on next; where an episode has ended, the first one of the next episode.
+        obs: (M, S) for the next action; after an end, the first one of the next episode.
         reward: (M,).
         terminated: (M,).
         truncated: (M,) by the horizon or a fault.
         fault: (M,).
-        final_obs: (M, S) after the step, before anything began anew.
+        final_obs: (M, S) after the step, before any row restarted.
         finished: The episodes that ended.
     """
 
@@ -71,35 +66,39 @@ class Transition:
     truncated: np.ndarray
     fault: np.ndarray
     final_obs: np.ndarray
-    finished: tuple[Finished, ...]
+    finished: tuple[FinishedEpisode, ...]
 
 
 class Rows(Protocol):
-    """What the adapters need: M rows that begin anew by themselves."""
+    """M rows that restart by themselves: the interface that the adapters need."""
 
     num_rows: int
     obs_size: int
     spec: EnvSpec
 
     def restart(self, streams: Streams, tasks: np.ndarray | TaskDistribution | None = None) -> None:
-        """Sets streams, and tasks if given, for the next reset."""
+        """Sets the streams, and the tasks if given, from the next reset on."""
 
     def reset(self) -> np.ndarray:
-        """Begins in every row; returns obs (M, S)."""
+        """Starts an episode in every row; returns obs (M, S)."""
 
     def step(self, action: np.ndarray) -> Transition:
         """Steps every row with action (M, A) [policy output]."""
 
 
 class Episodes:
-    """M rows of a BatchEnv, each of which begins the next episode in the step in which one ends.
+    """M rows of a BatchEnv; the step that ends an episode of a row also starts the next one.
+
+    Attributes:
+        index: (M,) index of each row's current episode.
+        tasks: (M, D) task of each row's current episode.
 
     Args:
-        env: The environment; it must be able to begin episodes in single rows (`reset_rows`).
-        tasks: One task (D,) for all rows, one for each row (M, D), or a distribution to draw from.
+        env: The environment; it must support `RestartableEnv`.
+        tasks: One task (D,) for all rows, one for each row (M, D), or a distribution.
         num_rows: M.
-        streams: Where episodes draw their task and their start from.
-        episodes_per_task: Episodes of a row before it draws another task.
+        streams: Source of the task and the start of each episode.
+        episodes_per_task: Episodes of a row between two draws of a task.
 
     Raises:
         ValueError: The environment has no reset_rows.
@@ -116,7 +115,7 @@ class Episodes:
     ):
         if not supports(env, RestartableEnv):
             raise ValueError(
-                f"{env.spec.name} cannot begin an episode in one row while others go on; "
+                f"{env.spec.name} cannot start an episode in one row while others go on; "
                 "give it reset_rows, see RestartableEnv in metarl/core/env.py"
             )
         self.env: RestartableEnv = env
@@ -125,16 +124,16 @@ class Episodes:
         self.restart(streams, tasks)
 
     def restart(self, streams: Streams, tasks: np.ndarray | TaskDistribution | None = None) -> None:
-        """Sets streams, and tasks if given, and counts episodes from 0 again; to be followed by reset."""
+        """Sets the streams, and the tasks if given, and counts episodes from 0; call reset next."""
         self._streams = streams
         self._tasks = self._tasks if tasks is None else tasks
         self.index = np.full(self.num_rows, -1)
 
     def reset(self) -> np.ndarray:
-        """Begins an episode, and a task, in every row; returns obs (M, S)."""
-        begun = int(self.index.max()) + 1
-        # on to the next multiple: a row draws its task where this divides the index
-        self.index[:] = -(-begun // self.episodes_per_task) * self.episodes_per_task
+        """Starts an episode with a new task in every row; returns obs (M, S)."""
+        next_index = int(self.index.max()) + 1
+        # rounded up: a row draws its task at multiples of episodes_per_task
+        self.index[:] = -(-next_index // self.episodes_per_task) * self.episodes_per_task
         rngs = [self._streams(int(index), row) for row, index in enumerate(self.index)]
         self.tasks = np.array([self._draw(row, rng) for row, rng in enumerate(rngs)])
         self._total, self._length = np.zeros(self.num_rows), np.zeros(self.num_rows, dtype=int)
@@ -151,7 +150,8 @@ class Episodes:
         """Steps every row with action (M, A) [policy output].
 
         Raises:
-            ValueError: The environment gave a number that is not finite and called it no fault; names the row.
+            ValueError: An observation or reward is not finite although the environment reported no
+                fault; names the row.
         """
         step = self.env.step(action, np.ones(self.num_rows, dtype=bool))
         fault, reward = step.fault.copy(), step.reward.astype(np.float64)
@@ -163,7 +163,7 @@ class Episodes:
         truncated = fault | (~terminated & (self._length >= self.spec.horizon))
         ended = terminated | truncated
         finished = tuple(
-            Finished(
+            FinishedEpisode(
                 int(row),
                 int(self.index[row]),
                 float(self._total[row]),
@@ -179,7 +179,7 @@ class Episodes:
         )
 
     def _begin(self, rows: np.ndarray) -> np.ndarray:
-        """Begins the next episode in the rows of a mask (M,); returns obs (M, S)."""
+        """Starts the next episode in the rows of a mask (M,); returns obs (M, S)."""
         self.index[rows] += 1
         self._total[rows], self._length[rows] = 0.0, 0
         ids = np.flatnonzero(rows)
@@ -190,10 +190,10 @@ class Episodes:
         return self.env.reset_rows(rows, rngs, self.tasks[rows]).astype(np.float32)
 
     def _check_finite(self, obs: np.ndarray, reward: np.ndarray) -> None:
-        good = np.isfinite(obs).all(axis=1) & np.isfinite(reward)
-        if not good.all():
-            row = int(np.argmin(good))
+        finite = np.isfinite(obs).all(axis=1) & np.isfinite(reward)
+        if not finite.all():
+            row = int(np.argmin(finite))
             raise ValueError(
-                f"{self.spec.name}, row {row}, step {self._length[row]}: obs or reward is not finite "
-                "and was called no fault"
+                f"{self.spec.name}, row {row}, step {self._length[row]}: obs or reward is not "
+                "finite, and the environment reported no fault"
             )

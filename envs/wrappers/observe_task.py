@@ -1,4 +1,4 @@
-"""The oracle's view: an environment whose observation tells the task."""
+"""Wrapper that appends the task to the observation, for the oracle."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from metarl.core.env import (
 )
 from metarl.core.tasks import full_range
 
-_PASSED_ON = (BatchEnv, RestartableEnv, SplittableEnv, RenderableEnv, SceneEnv, TaskDescriber)
+_FORWARDED = (BatchEnv, RestartableEnv, SplittableEnv, RenderableEnv, SceneEnv, TaskDescriber)
 
 
 class ObserveTask:
     """A BatchEnv with the task's numbers appended to the observation.
 
-    Each number is scaled from its range over training and test tasks to [-1, 1]; one whose range is a point is 0.
+    Each number is scaled from its range over training and test tasks to [-1, 1]; a number with a
+    single value becomes 0.
 
     Args:
         env: The environment; its tasks are rows of numbers.
@@ -41,18 +42,18 @@ class ObserveTask:
         self._env: Any = env  # it may offer more than BatchEnv; `capabilities` says what
         low, high = full_range(env.spec.tasks)
         if not np.isfinite([low, high]).all():
-            cure = "say the range of each in task_variables"
-            raise UnsupportedHere(f"the task numbers of {env.spec.name} have no range; {cure}")
+            hint = "give the range of each in task_variables"
+            raise UnsupportedHere(f"the task numbers of {env.spec.name} have no range; {hint}")
         self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
         size = env.spec.obs_size + len(low)
-        words = "the task is in the observation"
-        note = f"{env.spec.note}; {words}" if env.spec.note else words
+        note = "the task is in the observation"
+        note = f"{env.spec.note}; {note}" if env.spec.note else note
         self.spec = replace(env.spec, obs_size=size, note=note)
 
     @property
     def capabilities(self) -> Collection[type]:
-        """The capabilities of the environment that the wrapper passes on."""
-        return [each for each in _PASSED_ON if supports(self._env, each)]
+        """The capabilities of the environment that the wrapper forwards."""
+        return [each for each in _FORWARDED if supports(self._env, each)]
 
     @property
     def threads(self) -> int:
@@ -60,7 +61,7 @@ class ObserveTask:
         return self._env.threads
 
     def split(self, parts: int) -> list[ObserveTask]:
-        """Returns environments like this one, for slices of the tasks."""
+        """Returns copies of this environment, for slices of the tasks."""
         return [ObserveTask(env) for env in self._env.split(parts)]
 
     def snapshot(self) -> np.ndarray:
@@ -86,7 +87,7 @@ class ObserveTask:
         self._env.close()
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
+        """Assigns tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
         tasks = check_tasks(self.spec, tasks)
         self._env.set_tasks(tasks, num_episodes)
         scaled = np.repeat((tasks - self._middle) / self._half, num_episodes, axis=0)
@@ -107,7 +108,10 @@ class ObserveTask:
         rngs: Sequence[np.random.Generator],
         tasks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Starts an episode in the m-th row of the mask rows (M,) from rngs[m], with tasks (rows.sum(), D) if given."""
+        """Starts an episode in the m-th row of the mask rows (M,) from rngs[m].
+
+        With tasks (rows.sum(), D) those rows get them first.
+        """
         obs = self._env.reset_rows(rows, rngs, tasks)
         if tasks is not None:
             self._obs[rows, obs.shape[1] :] = (tasks - self._middle) / self._half

@@ -1,4 +1,4 @@
-"""A BatchEnv as VecEnv of Stable-Baselines3: a module of its own, for the import of SB3 takes two seconds."""
+"""Adapter of a BatchEnv to the VecEnv of Stable-Baselines3, whose import takes two seconds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.core.env import BatchEnv
 from metarl.core.tasks import TaskDistribution
-from metarl.envs.wrappers.autoreset import Episodes, Rows, Streams, streams
+from metarl.envs.wrappers.autoreset import Episodes, Rows, Streams, make_streams
 from metarl.envs.wrappers.gymnasium import action_space, observation_space
 from metarl.envs.wrappers.trials import Trials
 
 
 class Sb3VecEnv(VecEnv):
-    """M rows as a VecEnv; spaces, time limits and faults as `envs/wrappers/gymnasium.py` says.
+    """M rows as a VecEnv; spaces, time limits and faults are those of `envs/wrappers/gymnasium.py`.
 
-    SB3 clips what its policy draws to the action space, which changes nothing that the environment's own clip would not.
-    The info of the step that ends an episode holds "episode": r (return), l (length), t [s], as SB3's Monitor writes them,
-    and index, terminated and fault (see Finished). Where SB3's episode ends (a trial, for Trials), "terminal_observation"
-    and "TimeLimit.truncated" too.
+    SB3 clips the policy's actions to the action space, as the environment does anyway. The info of
+    the step that ends an episode holds "episode": r (return), l (length) and t [s], as in SB3's
+    Monitor, and index, terminated and fault (see FinishedEpisode). The info of the step that ends an
+    episode of SB3 (for Trials a trial) also holds "terminal_observation" and "TimeLimit.truncated".
 
     Args:
         rows: The rows: Episodes or Trials.
@@ -35,27 +35,30 @@ class Sb3VecEnv(VecEnv):
         self._started = time.monotonic()
 
     def restart(self, streams: Streams, tasks: np.ndarray | TaskDistribution | None = None) -> None:
-        """Sets streams, and tasks if given, so that all after the next reset is a function of them and of the actions."""
+        """Sets the streams, and the tasks if given, from the next reset on.
+
+        The rows are then a function of the streams, the tasks and the actions.
+        """
         self.rows.restart(streams, tasks)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Takes new streams from a seed; without one nothing changes."""
+        """Makes new streams from a seed; None changes nothing."""
         if seed is not None:
-            self.rows.restart(streams(seed))
+            self.rows.restart(make_streams(seed))
         return [seed] * self.num_envs
 
     def reset(self) -> np.ndarray:
-        """Begins in every row; returns obs (M, S)."""
+        """Starts an episode in every row; returns obs (M, S)."""
         self._reset_seeds()
         self._reset_options()
         return self.rows.reset()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Takes the actions (M, A) [policy output] of the next step_wait."""
+        """Stores the actions (M, A) [policy output] for step_wait."""
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Steps; returns obs (M, S), reward (M,), done (M,) and infos."""
+        """Steps every row; returns obs (M, S), reward (M,), done (M,) and M infos."""
         step = self.rows.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         seconds = round(time.monotonic() - self._started, 6)
@@ -75,12 +78,12 @@ class Sb3VecEnv(VecEnv):
         return step.obs, step.reward.astype(np.float32), done, infos
 
     def close(self) -> None:
-        """Does nothing: the environment belongs to whoever made it."""
+        """Does nothing: the caller closes the environment."""
 
-    # ------------------------------------------------------------- what SB3 asks of single environments
+    # --- methods for single environments, which a batch does not have --------------------------
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of this object, once for each index."""
+        """Returns the attribute of this object, once for each index."""
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -90,7 +93,7 @@ class Sb3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """There are no single environments to call.
+        """Refuses: there are no single environments to call.
 
         Raises:
             AttributeError: Always.
@@ -98,21 +101,21 @@ class Sb3VecEnv(VecEnv):
         raise AttributeError(f"the rows of a batch have no method {method_name!r} of their own")
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """No row is wrapped."""
+        """Returns False for each index: rows have no wrappers."""
         return [False] * len(list(self._get_indices(indices)))
 
 
 def vec_env(env: BatchEnv, num_rows: int, *, trial: int = 0) -> Sb3VecEnv:
-    """Rows of an environment, with tasks drawn from its distribution until `restart` sets others.
+    """Makes rows of an environment, with tasks from its distribution until `restart` sets others.
 
     Args:
         env: The environment, with reset_rows.
         num_rows: M.
-        trial: Episodes in a trial of RL^2 (see Trials); 0 is no trial.
+        trial: Episodes in a trial of RL^2 (see Trials); 0 makes single episodes.
 
     Raises:
         ValueError: The environment has no reset_rows.
     """
     per_task = max(1, trial)
-    episodes = Episodes(env, env.spec.tasks, num_rows, streams(0), episodes_per_task=per_task)
+    episodes = Episodes(env, env.spec.tasks, num_rows, make_streams(0), episodes_per_task=per_task)
     return Sb3VecEnv(Trials(episodes) if trial else episodes)

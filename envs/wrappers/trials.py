@@ -11,15 +11,17 @@ from metarl.envs.wrappers.autoreset import Episodes, Streams, Transition
 
 
 class Trials:
-    """Episodes as RL^2 sees them (Duan et al. 2016, arXiv:1611.02779): what begins and ends is a trial of one task.
+    """Trials of one task each, in place of episodes, as in RL^2.
 
-    The observation is followed by the last action (A), the last reward as it came, and 1 at the first step of a
-    later episode of the trial (else 0); at the start of a trial these are zero. A trial ends with its last episode and is then
-    *terminated*, whatever ended the episode, for there is nothing beyond that a value could be of; only a fault in the last
-    episode truncates it.
+    The observation is followed by the last action (A), the last reward (unscaled), and 1 at the
+    first step of a later episode of the trial (else 0); at the start of a trial these are zero. A
+    trial ends with its last episode. It is then *terminated*, however that episode ended, because
+    no value can follow; only a fault in the last episode truncates it.
 
     Args:
         episodes: The rows; their `episodes_per_task` is the number of episodes in a trial.
+
+    Source: Duan et al. 2016 (arXiv:1611.02779).
     """
 
     def __init__(self, episodes: Episodes):
@@ -27,11 +29,11 @@ class Trials:
         self.obs_size = episodes.obs_size + episodes.spec.action_size + 2
 
     def restart(self, streams: Streams, tasks: np.ndarray | TaskDistribution | None = None) -> None:
-        """Sets streams, and tasks if given, for the next reset."""
+        """Sets the streams, and the tasks if given, from the next reset on."""
         self.episodes.restart(streams, tasks)
 
     def reset(self) -> np.ndarray:
-        """Begins a trial in every row; returns obs (M, S + A + 2)."""
+        """Starts a trial in every row; returns obs (M, S + A + 2)."""
         memory = np.zeros((self.num_rows, self.spec.action_size + 2), dtype=np.float32)
         return np.concatenate([self.episodes.reset(), memory], axis=1)
 

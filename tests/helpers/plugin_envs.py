@@ -1,4 +1,4 @@
-"""Environments that keep and break the contract of a plug-in; worker processes import them by name."""
+"""Environments that keep or break the contract of a plug-in; workers import them by name."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ Box = gymnasium.spaces.Box
 
 
 class Spot(gymnasium.Env):
-    """A point on a line that shall come to a hidden spot."""
+    """A point on a line that must reach a hidden spot."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
     observation_space = Box(-np.inf, np.inf, (2,))
@@ -47,8 +47,32 @@ class Spot(gymnasium.Env):
         return picture
 
 
+def variant(name, **attributes):
+    """Makes a class like Spot with other attributes."""
+    return type(name, (Spot,), {"__module__": __name__, **attributes})
+
+
+Dict, Tuple = gymnasium.spaces.Dict, gymnasium.spaces.Tuple
+PICTURE = Box(0, 255, (64, 64, 3), dtype=np.uint8)
+ARM_AND_PICTURE = Dict({"arm": Box(-1.0, 1.0, (7,)), "image": PICTURE})
+EYES = Dict({"eyes": Tuple([Box(0.0, 1.0, (2,)), Box(0.0, 1.0, (8, 8, 1))])})
+
+Images = variant("Images", observation_space=PICTURE)
+ChannelsFirst = variant("ChannelsFirst", observation_space=Box(0.0, 1.0, (3, 8, 8)))
+Grey = variant("Grey", observation_space=Box(0, 255, (64, 48), dtype=np.uint8))
+ImageInDict = variant("ImageInDict", observation_space=ARM_AND_PICTURE)
+ImageInTupleInDict = variant("ImageInTupleInDict", observation_space=EYES)
+Matrix = variant("Matrix", observation_space=Box(-1.0, 1.0, (2, 3)))
+DictObs = variant("DictObs", observation_space=Dict({"x": Box(-1.0, 1.0, (1,))}))
+Switches = variant("Switches", action_space=gymnasium.spaces.MultiBinary(3))
+OutOfBounds = variant("OutOfBounds", observation_space=Box(-3.0, 3.0, (2,)))
+TasksOutOfBounds = variant("TasksOutOfBounds", task_variables=[("spot", "1", 0.0, 1.0)])
+NoHorizon = variant("NoHorizon", horizon=None)
+Blind = variant("Blind", metadata={"render_modes": ["human"]})
+
+
 class Falls(Spot):
-    """Ends in its fourth step where the spot is on the left."""
+    """Ends in its fourth step if the spot is on the left."""
 
     def step(self, action):
         obs, reward, _, _, info = super().step(action)
@@ -57,7 +81,7 @@ class Falls(Spot):
 
 
 class CutShort(Spot):
-    """Is truncated in its third step where the spot is on the left, and at the horizon."""
+    """Is truncated in its third step if the spot is on the left, and at the horizon."""
 
     def step(self, action):
         obs, reward, _, _, info = super().step(action)
@@ -84,7 +108,7 @@ class InterruptInSample(Spot):
 
 
 class TakesInterrupts(Spot):
-    """Wants to hear of Ctrl-C itself, as some libraries of robots do."""
+    """Installs a handler for Ctrl-C, as some robot libraries do."""
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
@@ -106,7 +130,7 @@ class Aborts(Spot):
 
 
 class AbortsOnce(Spot):
-    """Dies like a program with a fault in its memory, in the process that finds no file yet."""
+    """Kills the first process that comes to step 5, as a segmentation fault would."""
 
     def step(self, action):
         if self.t == 5 and self.spot > 0.5 and not os.path.exists(os.environ["ABORTED"]):
@@ -123,7 +147,7 @@ class HangsInReset(Spot):
 
 
 class AbortsInSample(Spot):
-    """Dies whenever it shall draw few tasks."""
+    """Dies when it draws fewer tasks than the start does."""
 
     def sample_tasks(self, rng, n):
         if n < 64:
@@ -173,7 +197,7 @@ class IgnoresTask(Spot):
 
 
 class ForgetsTask(Spot):
-    """Goes back to a spot of its own at every reset."""
+    """Returns to a spot of its own at every reset."""
 
     def reset(self, *, seed=None, options=None):
         self.spot = 0.5
@@ -209,7 +233,7 @@ class Remembers(Spot):
 
 
 class SharesState(Spot):
-    """Its copies in one process pull at one string."""
+    """Its copies in one process share state."""
 
     def step(self, action):
         SharesState.pull = 0.5 * getattr(SharesState, "pull", 0.0) + float(action[0])
@@ -217,15 +241,11 @@ class SharesState(Spot):
 
 
 class EndsEarly(Spot):
-    """Its own time limit is 5, whatever it says."""
+    """Ends after 5 steps, although its horizon is 8."""
 
     def step(self, action):
         obs, reward, _, _, info = super().step(action)
         return obs, reward, False, self.t == 5, info
-
-
-class OutOfBounds(Spot):
-    observation_space = Box(-3.0, 3.0, (2,))
 
 
 class OneTask(Spot):
@@ -236,10 +256,6 @@ class OneTask(Spot):
 class TasksOfTheirOwn(Spot):
     def sample_tasks(self, rng, n):
         return super().sample_tasks(np.random.default_rng(), n)
-
-
-class TasksOutOfBounds(Spot):
-    task_variables = [("spot", "1", 0.0, 1.0)]
 
 
 class Vector(Spot):
@@ -254,7 +270,7 @@ class Vector(Spot):
 
 
 class TwoWays(Spot):
-    """A handful of tasks, whole numbers."""
+    """Two tasks, whole numbers."""
 
     task_variables = [("way", "m", -1.0, 1.0)]
     dt, action_scale, floors = 0.5, 0.25, {"stand still": -8}
@@ -271,12 +287,10 @@ Maze = namedtuple("Maze", "name place")
 
 
 class Mazes(Spot):
-    """Opaque tasks, with others for testing."""
+    """Opaque tasks, and test tasks."""
 
     def sample_tasks(self, rng, n, kind="train"):
-        places = rng.permuted(
-            np.linspace(-1, 1, n)
-        )  # stratified: a draw is more than n draws of one
+        places = rng.permuted(np.linspace(-1, 1, n))  # stratified: not n draws of one task
         return [Maze(f"{kind} {i}", [place]) for i, place in enumerate(places)]
 
     def sample_test_tasks(self, rng, n):
@@ -296,7 +310,7 @@ class MazesOfTheirOwn(Mazes):
 
 
 class Sends(Spot):
-    """Shows what was sent, and in which type."""
+    """Observes the action it receives, and checks its type."""
 
     observation_space = Box(-np.inf, np.inf, (2,))
     action_space = Box(np.float32([-1.0, 0.0]), np.float32([1.0, 3.0]))
@@ -308,42 +322,6 @@ class Sends(Spot):
         return action, 0.0, False, False, {}
 
 
-class Images(Spot):
-    observation_space = Box(0, 255, (64, 64, 3), dtype=np.uint8)
-
-
-class ChannelsFirst(Spot):
-    observation_space = Box(0.0, 1.0, (3, 8, 8))
-
-
-class Grey(Spot):
-    observation_space = Box(0, 255, (64, 48), dtype=np.uint8)
-
-
-class ImageInDict(Spot):
-    observation_space = gymnasium.spaces.Dict(
-        {"arm": Box(-1.0, 1.0, (7,)), "image": Images.observation_space}
-    )
-
-
-class ImageInTupleInDict(Spot):
-    observation_space = gymnasium.spaces.Dict(
-        {"eyes": gymnasium.spaces.Tuple([Box(0.0, 1.0, (2,)), Box(0.0, 1.0, (8, 8, 1))])}
-    )
-
-
-class Matrix(Spot):
-    observation_space = Box(-1.0, 1.0, (2, 3))
-
-
-class DictObs(Spot):
-    observation_space = gymnasium.spaces.Dict({"x": Box(-1.0, 1.0, (1,))})
-
-
-class NoHorizon(Spot):
-    horizon = None
-
-
 class NoTasks(gymnasium.Env):
     observation_space = action_space = Box(-1.0, 1.0, (1,))
 
@@ -351,10 +329,6 @@ class NoTasks(gymnasium.Env):
 class TooFewTasks(Spot):
     def sample_tasks(self, rng, n):
         return super().sample_tasks(rng, n - 1)
-
-
-class Blind(Spot):
-    metadata = {"render_modes": ["human"]}
 
 
 class NoRenderMode(Spot):
@@ -394,16 +368,12 @@ class Levers(Spot):
         return self.obs(), float(action == self.lever), False, False, {}
 
 
-class Switches(Spot):
-    action_space = gymnasium.spaces.MultiBinary(3)
-
-
 def not_here():
     raise ModuleNotFoundError("no module of that name here")
 
 
 class Elsewhere:
-    """A maker that can be sent to a worker, which then lacks its module."""
+    """A maker that a worker cannot unpickle, because it lacks a module."""
 
     def __call__(self):
         return Spot()

@@ -1,4 +1,4 @@
-"""Episodes of `plugin_envs.Spot` in worker processes, and the same ones by hand."""
+"""Episodes of `plugin_envs.Spot` in worker processes, and the same episodes in a loop."""
 
 from contextlib import closing
 
@@ -23,7 +23,7 @@ def actions(size=1):
 
 
 def play(env, before=lambda t: None, first=0):
-    """An episode in every row: obs (T + 1, M, S), reward (T, M), terminated (T, M)."""
+    """Plays an episode in every row: obs (T + 1, M, S), reward (T, M), terminated (T, M)."""
     obs, reward, ended = [env.reset(streams(first)).copy()], [], []
     alive = np.ones(ROWS, dtype=bool)
     for t, action in enumerate(actions()):
@@ -34,7 +34,7 @@ def play(env, before=lambda t: None, first=0):
     return np.array(obs), np.array(reward), np.array(ended)
 
 
-def played(kind, threads=2, **options):
+def play_episode(kind, threads=2, **options):
     with closing(SubprocEnv(kind.__name__, kind, threads, **options)) as env:
         env.set_tasks(TASKS, EPISODES)
         return play(env)
@@ -52,8 +52,8 @@ def message(call):
     return text
 
 
-def loop():
-    """The same episodes by hand, one after another."""
+def play_in_a_loop():
+    """Plays the same episodes one after another, without workers."""
     obs, reward = np.zeros((STEPS + 1, ROWS, 2)), np.zeros((STEPS, ROWS))
     for row, rng in enumerate(streams()):
         env = plugin_envs.Spot()

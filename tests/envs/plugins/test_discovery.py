@@ -1,4 +1,4 @@
-"""Plug-ins by name, their tasks, and whole runs with them."""
+"""Plug-ins: found by name, their tasks, and whole runs."""
 
 import json
 import os
@@ -33,7 +33,7 @@ TINY = (
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Writes a package, with the entry points it gives, into a folder on the path."""
+    """Returns a function that writes a package with entry points into a folder on the path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -48,10 +48,10 @@ def installed(tmp_path, monkeypatch):
     return install
 
 
-# ------------------------------------------------------------------------------------------------ names
+# ------------------------------------------------------------------------------------------- names
 
 
-def test_an_entry_point_is_found_by_its_name_and_nothing_else_is_loaded(installed):
+def test_entry_point_is_found_by_name_without_loading_others(installed):
     installed(
         "spot_package",
         "from plugin_envs import Spot\n",
@@ -63,14 +63,14 @@ def test_an_entry_point_is_found_by_its_name_and_nothing_else_is_loaded(installe
     assert "spot_package" not in sys.modules and "bad_package" not in sys.modules
     with closing(make("my-spot", 1)) as env:
         assert isinstance(env, SubprocEnv) and env.spec.name == "my-spot"
-    assert make("navigation-2d").spec.obs_size == 2  # a plug-in cannot stand in its way
+    assert make("navigation-2d").spec.obs_size == 2  # built-in names come first
     with pytest.raises(UnknownEnvironment, match="did you mean my-spot"):
         make("my-spott")
     with pytest.raises(EnvironmentContractError, match=r"RuntimeError: loaded \(.*bad_package.py"):
         experiment.make_env("my-bad-one")
 
 
-def test_an_entry_point_that_names_nothing_says_so(installed):
+def test_entry_point_to_nothing_is_reported(installed):
     installed("gone_package", "Spot = 3\n", gone="gone_package:Spott", lost="lost_package:Spot")
     with pytest.raises(UnknownEnvironment, match="gone_package has no class or function 'Spott'"):
         make("gone")
@@ -78,7 +78,7 @@ def test_an_entry_point_that_names_nothing_says_so(installed):
         make("lost")
 
 
-def test_a_class_is_run_in_workers_and_a_function_makes_a_batch(installed):
+def test_class_runs_in_workers_and_function_makes_a_batch(installed):
     with closing(make("plugin_envs:Spot", 3)) as env:
         assert isinstance(env, SubprocEnv) and env.spec.horizon == 8
     installed(
@@ -100,7 +100,7 @@ def test_a_class_is_run_in_workers_and_a_function_makes_a_batch(installed):
         ("../plug/bad.py:Good", "bad:Good with PYTHONPATH=../plug"),
     ],
 )
-def test_a_file_in_place_of_a_module_is_answered_with_the_module(name, hint, installed, tmp_path):
+def test_file_instead_of_module_gets_the_module_as_hint(name, hint, installed, tmp_path):
     (tmp_path / "plug").mkdir()
     (tmp_path / "plug" / "bad.py").write_text("from plugin_envs import Spot as Good\n")
     with pytest.raises(ConfigError) as caught:
@@ -111,31 +111,31 @@ def test_a_file_in_place_of_a_module_is_answered_with_the_module(name, hint, ins
             assert env.spec.horizon == 8
 
 
-def test_a_module_that_is_not_there_is_not_called_a_file(installed):
+def test_missing_module_gets_no_hint_about_files(installed):
     with pytest.raises(ConfigError, match="no module 'nowhere' can be imported$"):
         experiment.make_env("nowhere.bad:Good")
 
 
 @pytest.mark.parametrize("thing", ["without", "One", "Plain", "keyword"])
-def test_what_is_no_class_and_no_function_of_name_and_threads_is_refused(thing, installed):
+def test_object_of_another_kind_is_refused(thing, installed):
     installed(
         "makers",
         "without = lambda: None\ndef One(name): ...\nclass Plain: ...\n"
         "def keyword(name, *, threads): ...\n",
     )
-    words = f"makers:{thing}: neither a gymnasium.Env class nor a function \\(name, threads\\)$"
-    with pytest.raises(EnvironmentContractError, match=f"^--env {words}"):
+    expected = f"makers:{thing}: neither a gymnasium.Env class nor a function \\(name, threads\\)$"
+    with pytest.raises(EnvironmentContractError, match=f"^--env {expected}"):
         experiment.make_env(f"makers:{thing}")
 
 
-def test_an_error_within_a_function_that_makes_a_batch_is_its_own(installed):
+def test_error_inside_a_batch_function_names_its_line(installed):
     installed("faulty", "def make(name, threads, extra=1):\n    return len(5)\n")
     with pytest.raises(EnvironmentContractError, match=r"TypeError: .*faulty.py, line 2"):
         experiment.make_env("faulty:make")
 
 
 @pytest.mark.parametrize("name", ["HiddenSpot-v0", "plugin_ids:HiddenSpot-v0"])
-def test_an_id_of_gymnasium_is_run_with_its_time_limit(installed, name):
+def test_gymnasium_id_runs_with_its_time_limit(installed, name):
     installed(
         "plugin_ids",
         "import gymnasium\n"
@@ -159,7 +159,7 @@ def test_an_id_of_gymnasium_is_run_with_its_time_limit(installed, name):
         gymnasium.registry.pop("HiddenSpot-v0", None)
 
 
-def test_an_environment_without_tasks_says_what_it_lacks():
+def test_environment_without_tasks_is_refused():
     for name in ("Pendulum-v1", "plugin_envs:NoTasks"):
         with pytest.raises(PluginFailure, match=f"{name}: lacks sample_tasks and set_task"):
             make(name)
@@ -167,7 +167,7 @@ def test_an_environment_without_tasks_says_what_it_lacks():
             experiment.make_env(name)
 
 
-def test_a_robot_that_needs_a_newer_mujoco_says_so(monkeypatch):
+def test_old_mujoco_is_reported(monkeypatch):
     monkeypatch.setattr("metarl.envs.locomotion.env.Batch", None)
     with pytest.raises(
         ConfigError, match="--env ant-dir: ant-dir needs mujoco.batch; this is MuJoCo"
@@ -175,7 +175,7 @@ def test_a_robot_that_needs_a_newer_mujoco_says_so(monkeypatch):
         experiment.make_env("ant-dir")
 
 
-def test_the_registry_needs_no_newer_mujoco():
+def test_registry_imports_with_an_old_mujoco():
     code = (
         "import sys; sys.modules['mujoco.batch'] = None\n"
         "from metarl.envs.registry import make; print(make('navigation-2d').spec.name)"
@@ -185,10 +185,10 @@ def test_the_registry_needs_no_newer_mujoco():
     assert done.stdout == "navigation-2d\n", done.stderr
 
 
-# ------------------------------------------------------------------------------------------------ tasks
+# ------------------------------------------------------------------------------------------- tasks
 
 
-def drawn(kind, seed=0, size=4):
+def draw_tasks(kind, seed=0, size=4):
     with closing(SubprocEnv("env", kind, 1)) as env:
         return env.spec.tasks.sample(np.random.default_rng(seed), size)
 
@@ -196,12 +196,12 @@ def drawn(kind, seed=0, size=4):
 @pytest.mark.parametrize("kind", ["Spot", "Vector", "TwoWays", "Mazes"])
 def test_tasks_are_a_function_of_the_stream(kind):
     kind = getattr(plugin_envs, kind)
-    assert np.array_equal(drawn(kind), drawn(kind))
-    assert not np.array_equal(drawn(kind, size=16), drawn(kind, seed=1, size=16))
+    assert np.array_equal(draw_tasks(kind), draw_tasks(kind))
+    assert not np.array_equal(draw_tasks(kind, size=16), draw_tasks(kind, seed=1, size=16))
 
 
-def test_numbers_reach_set_task_in_the_type_they_were_drawn_in():
-    for kind in (plugin_envs.Vector, plugin_envs.TwoWays):  # which look at what they get
+def test_numbers_reach_set_task_in_their_sampled_type():
+    for kind in (plugin_envs.Vector, plugin_envs.TwoWays):  # they check the type
         with closing(SubprocEnv("env", kind, 1)) as env:
             tasks = env.spec.tasks.sample(np.random.default_rng(0), 3)
             env.set_tasks(tasks, 1)
@@ -218,7 +218,7 @@ def mazes():
 
 
 def spots(env, tasks):
-    """Where the hidden spots are, by their distances from two points 0.1 apart."""
+    """Returns the positions of the hidden spots, from their distances to points 0.1 apart."""
     env.set_tasks(tasks, 1)
     obs = env.reset([np.random.default_rng(0) for _ in tasks])[:, 0].copy()
     one = env.step(np.zeros((len(tasks), 1)), np.ones(len(tasks), dtype=bool)).reward
@@ -226,7 +226,7 @@ def spots(env, tasks):
     return obs + (one**2 - other**2 + 0.01) / 0.2
 
 
-def test_an_opaque_task_travels_as_the_address_of_its_draw(mazes):
+def test_opaque_task_is_encoded_as_its_address(mazes):
     tasks = mazes.spec.tasks.sample(np.random.default_rng(0), 5)
     assert mazes.spec.tasks.opaque and tasks.shape == (5, 3)
     assert [v.name for v in mazes.spec.tasks.variables] == ["draw", "size", "index"]
@@ -236,7 +236,7 @@ def test_an_opaque_task_travels_as_the_address_of_its_draw(mazes):
     np.testing.assert_allclose(spots(mazes, tasks[[3, 1]]), places[[3, 1]], atol=1e-12)
 
 
-def test_test_tasks_are_those_that_the_plug_in_keeps_for_it(mazes):
+def test_test_tasks_come_from_sample_test_tasks(mazes):
     tasks = held_out_tasks(mazes.spec, 0, 3)
     assert mazes.spec.tasks.held_out and (tasks[:, 0] < 0).all()
     assert mazes.task_words(tasks[1]) == "maze test 1"
@@ -244,11 +244,11 @@ def test_test_tasks_are_those_that_the_plug_in_keeps_for_it(mazes):
     assert mazes.task_words(train[2]) == "maze train 2"
 
 
-def test_an_oracle_needs_tasks_that_are_numbers_with_a_range():
+def test_oracle_needs_tasks_with_ranges():
     with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
         experiment.make_env("plugin_envs:Mazes", 1, observe_task=True)
     with pytest.raises(
-        ConfigError, match="the task numbers of plugin_envs:Spot have no range; say"
+        ConfigError, match="the task numbers of plugin_envs:Spot have no range; give"
     ):
         experiment.make_env("plugin_envs:Spot", 1, observe_task=True)
     with closing(experiment.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
@@ -256,7 +256,7 @@ def test_an_oracle_needs_tasks_that_are_numbers_with_a_range():
         assert env.reset([np.random.default_rng(0)] * 2)[:, 2].tolist() == [-1.0, 1.0]
 
 
-def test_a_fixed_training_set_of_opaque_tasks_is_the_same_tasks_again(mazes):
+def test_fixed_set_of_opaque_tasks_repeats_its_tasks(mazes):
     chosen = fixed_set(mazes.spec.tasks, np.random.default_rng(0), 3)
     rows = chosen.sample(np.random.default_rng(1), 6)
     assert sorted({mazes.task_words(row) for row in rows}) == [
@@ -266,7 +266,7 @@ def test_a_fixed_training_set_of_opaque_tasks_is_the_same_tasks_again(mazes):
     ]
 
 
-# ------------------------------------------------------------------------------------------------- runs
+# -------------------------------------------------------------------------------------------- runs
 
 
 def records(run):
@@ -274,16 +274,16 @@ def records(run):
     return [without_time(json.loads(line)) for line in lines]
 
 
-def test_a_run_with_opaque_tasks_resumes_bit_for_bit_and_is_filmed(tmp_path, monkeypatch, capsys):
+def test_run_with_opaque_tasks_resumes_and_is_filmed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [*TINY, "--env", "plugin_envs:Mazes", "--trainer.evaluate-tasks", "3"]
-    assert cli.main([*words, "--iterations", "4", "--run-dir", "whole"]) == 0
+    args = [*TINY, "--env", "plugin_envs:Mazes", "--trainer.evaluate-tasks", "3"]
+    assert cli.main([*args, "--iterations", "4", "--run-dir", "whole"]) == 0
     out = capsys.readouterr().out
     assert "3 held-out tasks" in out and "floors: not known" in out
     assert (tmp_path / "whole" / "videos" / "adaptation.mp4").read_bytes()[4:8] == b"ftyp"
 
     quiet = ["--trainer.evaluate-tasks", "0", "--trainer.no-video"]
-    assert cli.main([*words, *quiet, "--iterations", "2", "--run-dir", "parts"]) == 0
+    assert cli.main([*args, *quiet, "--iterations", "2", "--run-dir", "parts"]) == 0
     more = ["--resume", "parts", "--iterations", "4", "--sampler.threads", "2"]
     assert cli.main(more) == 0
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
@@ -293,12 +293,10 @@ def test_a_run_with_opaque_tasks_resumes_bit_for_bit_and_is_filmed(tmp_path, mon
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_of_an_environment_that_draws_nothing_says_so_and_succeeds(
-    tmp_path, monkeypatch, capsys
-):
+def test_run_without_pictures_succeeds_and_says_why(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [*TINY, "--env", "plugin_envs:Blind", "--iterations", "1", "--run-dir", "run"]
-    assert cli.main([*words, "--trainer.evaluate-tasks", "0"]) == 0
+    args = [*TINY, "--env", "plugin_envs:Blind", "--iterations", "1", "--run-dir", "run"]
+    assert cli.main([*args, "--trainer.evaluate-tasks", "0"]) == 0
     out, err = capsys.readouterr()
     reason = "plugin_envs:Blind draws no pictures: its metadata names no render mode 'rgb_array'"
     assert f"no video: {reason}\ndone: run\n" in out and err == ""
@@ -306,24 +304,22 @@ def test_a_run_of_an_environment_that_draws_nothing_says_so_and_succeeds(
     assert capsys.readouterr().err == f"metarl: error: {reason}\n"
 
 
-def test_a_plug_in_that_breaks_in_training_ends_it_with_exit_code_3_and_can_be_resumed(
-    tmp_path, monkeypatch, capsys
-):
+def test_failing_plugin_ends_training_with_exit_code_3(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [*TINY, "--env", "plugin_envs:Raises", "--sampler.num-tasks", "20", "--run-dir", "run"]
-    assert cli.main([*words, "--iterations", "2"]) == 3
+    args = [*TINY, "--env", "plugin_envs:Raises", "--sampler.num-tasks", "20", "--run-dir", "run"]
+    assert cli.main([*args, "--iterations", "2"]) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "iteration 1: plugin_envs:Raises, task " in err and "step 2: step raised Zero" in err
     assert "go on with: python" in err
 
 
-def test_a_run_in_processes_leaves_nothing_on_the_screen_or_in_the_memory(tmp_path):
+def test_run_leaves_no_output_and_no_shared_memory(tmp_path):
     train = Path(__file__).resolve().parents[3] / "train.py"
     path = os.path.dirname(plugin_envs.__file__)
-    words = [*TINY, "--env", "plugin_envs:Spot", "--iterations", "1", "--run-dir", "run"]
+    args = [*TINY, "--env", "plugin_envs:Spot", "--iterations", "1", "--run-dir", "run"]
     with subprocess.Popen(
-        [sys.executable, train, *words, "--trainer.evaluate-tasks", "0"],
+        [sys.executable, train, *args, "--trainer.evaluate-tasks", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
@@ -340,16 +336,16 @@ def test_a_run_in_processes_leaves_nothing_on_the_screen_or_in_the_memory(tmp_pa
     assert found and not list(Path("/dev/shm").glob(f"metarl-{process.pid}-*"))
 
 
-def test_a_run_with_discrete_actions_learns_which_lever_pays(tmp_path, monkeypatch, capsys):
+def test_run_with_discrete_actions_learns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = (
+    args = (
         "--env plugin_envs:Levers --device cpu --learner.hidden-sizes 8 --learner.inner-lr 3 "
         "--learner.max-kl 0.1 --sampler.num-tasks 6 --sampler.num-episodes 6 --iterations 4 "
         "--sampler.threads 1 --trainer.no-tensorboard --trainer.evaluate-tasks 6 --run-dir run"
     ).split()
-    assert cli.main(words) == 0
+    assert cli.main(args) == 0
     mean = json.loads((tmp_path / "run" / "evaluation.json").read_text())["returns"]["mean"]
-    # eight pulls at random pay 8 / 3
+    # eight random pulls pay 8 / 3
     assert mean[0] < 4.0 and mean[1] > 6.0 and mean[3] > 7.0
     assert "policy/log_std" not in records(tmp_path / "run")[0]
     capsys.readouterr()

@@ -9,10 +9,10 @@ from plugin_episodes import (
     ROWS,
     TASKS,
     actions,
-    loop,
     message,
     play,
-    played,
+    play_episode,
+    play_in_a_loop,
     same,
     streams,
 )
@@ -23,18 +23,18 @@ from metarl.envs.plugins.subproc_env import SubprocEnv
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-# -------------------------------------------------------------------------------------------- a rollout
+# --------------------------------------------------------------------------------------- a rollout
 
 
-def test_the_batch_equals_a_loop_over_environments_whatever_the_number_of_workers(spots):
-    expected = loop()
+def test_batch_equals_a_loop_with_any_number_of_workers(spots):
+    expected = play_in_a_loop()
     for threads in (1, 4):
-        assert same(played(plugin_envs.Spot, threads), expected)
+        assert same(play_episode(plugin_envs.Spot, threads), expected)
     spots.set_tasks(TASKS, EPISODES)
     assert same(play(spots), expected)
 
 
-def test_a_batch_of_another_size_and_other_tasks_leave_nothing_behind(spots):
+def test_batches_of_other_sizes_and_tasks_leave_no_trace(spots):
     spots.set_tasks(TASKS, EPISODES)
     first = play(spots)
     spots.set_tasks(np.array([[0.4]]), 1)
@@ -46,11 +46,11 @@ def test_a_batch_of_another_size_and_other_tasks_leave_nothing_behind(spots):
     assert same(play(spots), first)
 
 
-def test_the_spec_says_what_the_plug_in_says(spots):
+def test_spec_has_the_properties_of_the_plugin(spots):
     spec = spots.spec
     sizes = spec.name, spec.obs_size, spec.action_size, spec.horizon, spec.dt, spec.action_scale
     assert sizes == ("spots", 2, 1, 8, 0.05, 1.0)
-    assert spec.reward == "A point on a line that shall come to a hidden spot."
+    assert spec.reward == "A point on a line that must reach a hidden spot."
     assert (spec.tasks.held_out, spec.note, spec.floors) == (True, "", {})
     with closing(SubprocEnv("ways", plugin_envs.TwoWays)) as env:
         spec = env.spec
@@ -60,7 +60,7 @@ def test_the_spec_says_what_the_plug_in_says(spots):
     assert (spec.tasks.held_out, spec.note) == (False, "test tasks are among the training tasks")
 
 
-def test_actions_are_scaled_clipped_and_of_the_type_of_the_space():
+def test_actions_are_scaled_clipped_and_converted():
     with closing(SubprocEnv("sends", plugin_envs.Sends, 1)) as env:
         env.set_tasks(np.array([[0.0]]), 2)
         env.reset(streams()[:2])
@@ -68,7 +68,7 @@ def test_actions_are_scaled_clipped_and_of_the_type_of_the_space():
     np.testing.assert_array_equal(sent, [[0.5, 0.0], [1.0, 3.0]])
 
 
-def test_of_discrete_actions_the_largest_entry_counts():
+def test_discrete_action_is_the_largest_entry():
     with closing(SubprocEnv("levers", plugin_envs.Levers, 1)) as env:
         assert (env.spec.discrete, env.spec.action_size, env.spec.action_scale) == (True, 3, 1.0)
         env.set_tasks(np.array([[6.0]]), 4)
@@ -77,20 +77,20 @@ def test_of_discrete_actions_the_largest_entry_counts():
         assert env.step(action, np.ones(4, dtype=bool)).reward.tolist() == [0, 1, 0, 1]
 
 
-def test_a_row_that_has_ended_is_not_stepped_and_keeps_its_observation():
-    obs, reward, ended = played(plugin_envs.Falls)
+def test_ended_row_is_not_stepped_and_keeps_its_observation():
+    obs, reward, ended = play_episode(plugin_envs.Falls)
     assert ended[3].tolist() == [True, True, False, False, False, False] and ended.sum() == 2
     assert (obs[4:, :2] == obs[4, :2]).all() and (reward[4:, :2] == 0).all()
     assert (reward[:, 2:] != 0).all()
 
 
-def test_truncation_ends_an_episode_before_the_horizon_and_is_no_end_at_the_horizon():
-    _, reward, ended = played(plugin_envs.CutShort)
+def test_truncation_is_an_end_only_before_the_horizon():
+    _, reward, ended = play_episode(plugin_envs.CutShort)
     assert ended[2].tolist() == [True, True, False, False, False, False] and ended.sum() == 2
     assert (reward[2] != 0).all() and (reward[3:, :2] == 0).all()
 
 
-def test_an_action_that_is_not_finite_is_a_fault_of_its_row_alone(spots):
+def test_non_finite_action_is_a_fault_of_its_row(spots):
     spots.set_tasks(TASKS, EPISODES)
     before = spots.reset(streams()).copy()
     action = np.ones((ROWS, 1))
@@ -101,7 +101,7 @@ def test_an_action_that_is_not_finite_is_a_fault_of_its_row_alone(spots):
     assert (np.delete(step.obs[:, 1], 3) == 1).all()
 
 
-def test_wrong_calls_say_what_is_missing():
+def test_wrong_calls_are_reported():
     with closing(SubprocEnv("spots", plugin_envs.Spot, 1)) as env:
         with pytest.raises(RuntimeError, match="spots: call set_tasks before reset"):
             env.reset([])
@@ -114,11 +114,11 @@ def test_wrong_calls_say_what_is_missing():
             env.reset([np.random.default_rng(0)])
 
 
-# ------------------------------------------------------------------------------- what breaks the contract
+# ------------------------------------------------------------------------ what breaks the contract
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "expected"),
     [
         ("Raises", "(spot 0.70), episode 0, step 2: step raised ZeroDivisionError: no friction ("),
         ("NanReward", "(spot 0.70), episode 0, step 2: the reward is nan; it must be"),
@@ -138,22 +138,22 @@ def test_wrong_calls_say_what_is_missing():
         ),
     ],
 )
-def test_a_broken_contract_names_environment_task_episode_and_step(kind, words):
-    text = message(lambda: played(getattr(plugin_envs, kind)))
-    assert text.startswith(f"{kind}, task ") and words in text
+def test_broken_contract_names_task_episode_and_step(kind, expected):
+    text = message(lambda: play_episode(getattr(plugin_envs, kind)))
+    assert text.startswith(f"{kind}, task ") and expected in text
 
 
-def test_a_raised_error_names_its_line():
+def test_raised_error_names_its_line():
     line = next(
         number
         for number, text in enumerate(Path(plugin_envs.__file__).read_text().splitlines(), start=1)
         if "raise ZeroDivisionError" in text
     )
-    assert f"plugin_envs.py, line {line})" in message(lambda: played(plugin_envs.Raises))
+    assert f"plugin_envs.py, line {line})" in message(lambda: play_episode(plugin_envs.Raises))
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "expected"),
     [
         ("NoTasks", "lacks sample_tasks and set_task; the contract is sample_tasks(rng, n)"),
         ("Images", "image observations (64, 64, 3) are not supported; give a vector"),
@@ -161,19 +161,25 @@ def test_a_raised_error_names_its_line():
         ("Grey", "image observations (64, 48) are not supported; give a vector"),
         ("ImageInDict", "image observations (64, 64, 3) are not supported; give a vector"),
         ("ImageInTupleInDict", "image observations (8, 8, 1) are not supported; give a vector"),
-        ("Matrix", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
-        ("DictObs", "is no vector; wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        (
+            "Matrix",
+            "is not a vector; wrap the environment in gymnasium.wrappers.FlattenObservation",
+        ),
+        (
+            "DictObs",
+            "is not a vector; wrap the environment in gymnasium.wrappers.FlattenObservation",
+        ),
         ("Switches", "the action space MultiBinary(3) is not supported; it must be a Box of one"),
-        ("NoHorizon", "says no horizon; give the class one, as in `horizon = 200`"),
+        ("NoHorizon", "has no horizon; give the class one, as in `horizon = 200`"),
         ("TooFewTasks", "sample_tasks(rng, 64) returned 63 tasks"),
     ],
 )
-def test_an_environment_that_cannot_be_run_is_refused_at_once(kind, words):
+def test_unusable_environment_is_refused_at_once(kind, expected):
     text = message(lambda: SubprocEnv("mine", getattr(plugin_envs, kind)))
-    assert text.startswith("mine: ") and words in text
+    assert text.startswith("mine: ") and expected in text
 
 
-def test_a_class_that_a_worker_cannot_find_is_refused():
+def test_class_that_a_worker_cannot_import_is_refused():
     class Local(plugin_envs.Spot):
         pass
 
@@ -182,10 +188,10 @@ def test_a_class_that_a_worker_cannot_find_is_refused():
     assert text.startswith("mine: ModuleNotFoundError: no module of that name here (")
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------- pictures
 
 
-def filmed(kind, threads=1):
+def render_film(kind, threads=1):
     with closing(SubprocEnv("films", kind, threads)) as env:
         env.set_tasks(TASKS, EPISODES)
         states = []
@@ -193,30 +199,30 @@ def filmed(kind, threads=1):
         for action in actions():
             env.step(action, np.ones(ROWS, dtype=bool))
             states.append(env.snapshot()[4])
-        play(env, first=1)  # a film stays what it was
+        play(env, first=1)  # must not change the film
         return list(env.render(np.array(states)[::3], TASKS[2], width=40, height=30))
 
 
-def test_a_film_shows_the_recorded_episode_played_again():
-    frames = filmed(plugin_envs.Spot)
-    obs, _, _ = loop()
+def test_film_shows_the_recorded_episode():
+    frames = render_film(plugin_envs.Spot)
+    obs, _, _ = play_in_a_loop()
     assert len(frames) == 3 and frames[0].shape == (30, 40, 3) and frames[0].dtype == np.uint8
     for frame, t in zip(frames, (1, 4, 7), strict=True):
         bright = frame[15, :, 0].astype(float)
-        shown = (bright * np.arange(40)).sum() / bright.sum()  # pictures are twice as large
+        shown = (bright * np.arange(40)).sum() / bright.sum()  # the frame is twice the picture
         assert shown == pytest.approx(2 * int(10 + 5 * obs[t, 4, 0]) + 0.5, abs=0.6)
-        assert not frame[:5].any() and not frame[25:].any()  # nothing is stretched
+        assert not frame[:5].any() and not frame[25:].any()  # black: the picture is not stretched
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "expected"),
     [
         ("Blind", "films draws no pictures: its metadata names no render mode 'rgb_array'"),
         ("NoRenderMode", "films draws no pictures: its constructor takes no render_mode"),
-        ("DrawsAnotherEpisode", "it drew another episode than was recorded"),
+        ("DrawsAnotherEpisode", "the replay gave other rewards than were recorded"),
         ("CannotDraw", "films cannot be filmed: RuntimeError: no display"),
     ],
 )
-def test_what_cannot_be_filmed_says_why(kind, words):
-    with pytest.raises(NoPictures, match=words.replace("(", r"\(")):
-        filmed(getattr(plugin_envs, kind))
+def test_missing_film_has_a_reason(kind, expected):
+    with pytest.raises(NoPictures, match=expected.replace("(", r"\(")):
+        render_film(getattr(plugin_envs, kind))

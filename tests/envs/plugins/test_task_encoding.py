@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from metarl.envs.plugins.task_encoding import common_form, form_of
+from metarl.envs.plugins.task_encoding import infer_common_form, infer_form
 
 NUMBERS = [
     (1.5, ["task"]),
@@ -18,11 +18,11 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("task", "names"), NUMBERS)
-def test_tasks_of_numbers_come_back_from_their_row_as_they_were(task, names):
-    form = form_of(task)
-    row = form.row(task)
+def test_task_of_numbers_survives_encoding(task, names):
+    form = infer_form(task)
+    row = form.encode(task)
     assert form.names() == names and row.dtype == float and row.shape == (len(names),)
-    back = form.task(row)
+    back = form.decode(row)
     if not isinstance(task, dict):
         task, back = {"": task}, {"": back}
     assert list(back) == list(task)
@@ -46,11 +46,11 @@ def test_tasks_of_numbers_come_back_from_their_row_as_they_were(task, names):
     ],
 )
 def test_other_tasks_are_opaque(task):
-    assert form_of(task) is None
+    assert infer_form(task) is None
 
 
-def test_tasks_of_different_forms_have_none_in_common():
-    assert common_form([1.0, 2.0]) == form_of(3.0)
-    assert common_form([1.0, (1.0, 2.0)]) is None and common_form(["a", 1.0]) is None
+def test_tasks_of_different_forms_have_no_common_form():
+    assert infer_common_form([1.0, 2.0]) == infer_form(3.0)
+    assert infer_common_form([1.0, (1.0, 2.0)]) is None and infer_common_form(["a", 1.0]) is None
     with pytest.raises(ValueError, match="not all of one form: 2"):
-        form_of(1.0).row(2)
+        infer_form(1.0).encode(2)

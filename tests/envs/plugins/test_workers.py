@@ -14,10 +14,10 @@ from plugin_episodes import (
     ROWS,
     STEPS,
     TASKS,
-    loop,
     message,
     play,
-    played,
+    play_episode,
+    play_in_a_loop,
     process_ids,
     same,
     streams,
@@ -28,7 +28,7 @@ from metarl.envs.plugins.subproc_env import SubprocEnv
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def test_a_worker_killed_in_mid_rollout_is_replaced_and_nothing_differs(spots):
+def test_killed_worker_is_replaced_without_a_trace(spots):
     spots.set_tasks(TASKS, EPISODES)
     ids = process_ids(spots)
 
@@ -36,9 +36,9 @@ def test_a_worker_killed_in_mid_rollout_is_replaced_and_nothing_differs(spots):
         if t == 5:
             os.kill(ids[1], signal.SIGKILL)
 
-    assert same(play(spots, kill), loop())
-    now = process_ids(spots)
-    assert now[0] == ids[0] and now[1] != ids[1]
+    assert same(play(spots, kill), play_in_a_loop())
+    after = process_ids(spots)
+    assert after[0] == ids[0] and after[1] != ids[1]
 
 
 VERBS = {
@@ -51,35 +51,35 @@ VERBS = {
 
 @pytest.mark.parametrize("workers", [[0], [1], [0, 1]])
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_worker_killed_between_rollouts_is_replaced(spots, verb, workers):
+def test_worker_killed_between_rollouts_is_replaced(spots, verb, workers):
     spots.set_tasks(TASKS, EPISODES)
-    said = VERBS[verb](spots)
+    before = VERBS[verb](spots)
     first = play(spots)
     ids = process_ids(spots)
     for worker in workers:
         os.kill(ids[worker], signal.SIGKILL)
-    assert VERBS[verb](spots) == said
+    assert VERBS[verb](spots) == before
     assert same(play(spots), first)
-    now = process_ids(spots)
-    assert [now[i] != ids[i] for i in (0, 1)] == [i in workers for i in (0, 1)]
+    after = process_ids(spots)
+    assert [after[i] != ids[i] for i in (0, 1)] == [i in workers for i in (0, 1)]
 
 
 @pytest.mark.parametrize("at", [0, 5])
 @pytest.mark.parametrize("verb", ["sample", "task_words"])
-def test_a_question_to_a_killed_worker_in_mid_rollout_changes_nothing(spots, verb, at):
+def test_message_to_a_killed_worker_leaves_the_rollout_unchanged(spots, verb, at):
     spots.set_tasks(TASKS, EPISODES)
-    ids, said = process_ids(spots), VERBS[verb](spots)
+    ids, before = process_ids(spots), VERBS[verb](spots)
 
     def kill_and_ask(t):
         if t == at:
             os.kill(ids[0], signal.SIGKILL)
-            assert VERBS[verb](spots) == said
+            assert VERBS[verb](spots) == before
 
-    assert same(play(spots, kill_and_ask), loop())
+    assert same(play(spots, kill_and_ask), play_in_a_loop())
     assert process_ids(spots)[0] != ids[0]
 
 
-def test_after_an_episode_that_cannot_be_repeated_a_question_is_answered_all_the_same():
+def test_message_after_an_unrepeatable_episode_is_answered():
     with closing(SubprocEnv("random", plugin_envs.NotRepeatable, 1)) as env:
         env.set_tasks(TASKS, EPISODES)
         play(env)
@@ -88,7 +88,7 @@ def test_after_an_episode_that_cannot_be_repeated_a_question_is_answered_all_the
         play(env)
 
 
-def test_a_worker_that_hangs_in_reset_is_replaced_and_its_episode_forgotten():
+def test_worker_that_hangs_in_reset_is_replaced():
     with closing(SubprocEnv("hangs", plugin_envs.HangsInReset, 1, timeout=2.0)) as env:
         env.set_tasks(TASKS, EPISODES)
         text = message(lambda: env.reset(streams()))
@@ -98,41 +98,41 @@ def test_a_worker_that_hangs_in_reset_is_replaced_and_its_episode_forgotten():
             env.step(np.zeros((ROWS, 1)), np.ones(ROWS, dtype=bool))
 
 
-def test_a_question_that_kills_every_worker_is_named_with_the_signal():
+def test_message_that_kills_every_worker_names_the_signal():
     with closing(SubprocEnv("mine", plugin_envs.AbortsInSample, 1)) as env:
         text = message(lambda: env.spec.tasks.sample(np.random.default_rng(0), 3))
         assert text == "mine: sample: its process died 3 times (SIGKILL)"
         env.set_tasks(TASKS, EPISODES)
-        assert same(play(env), loop())
+        assert same(play(env), play_in_a_loop())
 
 
-def test_a_further_worker_that_dies_at_its_start_is_named():
+def test_worker_that_dies_at_its_start_is_reported():
     with closing(SubprocEnv("mine", plugin_envs.Spot, 2)) as env:
         env.make = plugin_envs.DiesAtTheStart()
         text = message(lambda: env.set_tasks(TASKS, EPISODES))
         assert text == "mine: its process died at the start (SIGKILL)"
 
 
-def test_a_worker_that_dies_within_a_step_is_replaced_and_its_share_redone(tmp_path, monkeypatch):
+def test_worker_that_dies_in_a_step_is_replaced_and_replayed(tmp_path, monkeypatch):
     monkeypatch.setenv("ABORTED", str(tmp_path / "aborted"))
-    assert same(played(plugin_envs.AbortsOnce), loop())
+    assert same(play_episode(plugin_envs.AbortsOnce), play_in_a_loop())
     assert (tmp_path / "aborted").exists()
 
 
-def test_a_share_that_cannot_be_redone_is_named(tmp_path, monkeypatch):
+def test_shard_that_cannot_be_replayed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("ABORTED", str(tmp_path / "aborted"))
-    text = message(lambda: played(plugin_envs.RandomAbortsOnce))
-    assert "the episode did not come out the same again" in text and "step 5" in text
+    text = message(lambda: play_episode(plugin_envs.RandomAbortsOnce))
+    assert "the replay gave other observations" in text and "step 5" in text
 
 
-def test_a_step_that_kills_every_worker_is_named_with_the_signal():
-    text = message(lambda: played(plugin_envs.Aborts))
+def test_step_that_kills_every_worker_names_the_signal():
+    text = message(lambda: play_episode(plugin_envs.Aborts))
     assert text == (
         "Aborts, task 2 (spot 0.70), episode 0, step 2: its process died 3 times (SIGKILL)"
     )
 
 
-def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
+def test_step_that_hangs_is_reported_and_env_stays_usable():
     with closing(SubprocEnv("hangs", plugin_envs.Hangs, 2, timeout=2.0)) as env:
         env.set_tasks(TASKS, EPISODES)
         started = time.monotonic()
@@ -144,17 +144,17 @@ def test_a_step_that_hangs_is_named_and_the_environment_can_be_used_again():
 
 
 @pytest.mark.parametrize("kind", ["Spot", "TakesInterrupts"])
-def test_ctrl_c_does_not_reach_the_workers(kind):
+def test_workers_ignore_ctrl_c(kind):
     with closing(SubprocEnv(kind, getattr(plugin_envs, kind), 2)) as env:
         env.set_tasks(TASKS, EPISODES)
         ids = process_ids(env)
         for number in ids:
             os.kill(number, signal.SIGINT)
-        assert same(play(env), loop()) and process_ids(env) == ids
+        assert same(play(env), play_in_a_loop()) and process_ids(env) == ids
 
 
-def test_an_interrupt_that_a_plug_in_raises_is_an_error_like_others(capfd):
-    text = message(lambda: played(plugin_envs.RaisesInterrupt))
+def test_interrupt_raised_by_a_plugin_is_an_ordinary_error(capfd):
+    text = message(lambda: play_episode(plugin_envs.RaisesInterrupt))
     where = "RaisesInterrupt, task 2 (spot 0.70), episode 0, step 2: "
     assert text.startswith(where + "step raised KeyboardInterrupt: by a key (")
     text = message(lambda: SubprocEnv("mine", plugin_envs.InterruptInSample, 1))
@@ -177,7 +177,7 @@ def gone(numbers):
     return True
 
 
-def test_close_ends_the_workers_and_gives_the_memory_back():
+def test_close_ends_workers_and_frees_shared_memory():
     env = SubprocEnv("spots", plugin_envs.Spot, 2)
     env.set_tasks(TASKS, EPISODES)
     memory, ids = Path("/dev/shm") / env._block.name, process_ids(env)
@@ -185,11 +185,11 @@ def test_close_ends_the_workers_and_gives_the_memory_back():
     env.close()
     assert gone(ids) and not memory.exists()
     env.set_tasks(TASKS, EPISODES)
-    assert same(play(env), loop())
+    assert same(play(env), play_in_a_loop())
     env.close()
 
 
-def test_workers_do_not_outlive_a_trainer_that_is_killed_even_if_they_hang():
+def test_workers_end_with_a_killed_trainer():
     code = (
         "import plugin_envs, numpy as np\n"
         "from metarl.envs.plugins.subproc_env import SubprocEnv\n"
@@ -199,16 +199,16 @@ def test_workers_do_not_outlive_a_trainer_that_is_killed_even_if_they_hang():
         "print(*[w._process.pid for w in env._resources.workers], flush=True)\n"
         "for _ in range(3): env.step(np.zeros((2, 1)), np.ones(2, dtype=bool))\n"
     )
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # Python says that it removes the memory that was left
+        stderr=subprocess.DEVNULL,  # Python warns that it removes leaked memory
         text=True,
     ) as process:
         ids = [int(word) for word in process.stdout.readline().split()]
         assert len(ids) == 2 and all(map(running, ids))
-        time.sleep(0.5)  # the first worker hangs, the second waits for orders
+        time.sleep(0.5)  # the first worker hangs, the second waits for a message
         process.kill()
     assert gone(ids)

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from metarl.core.env import Step
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.registry import make
-from metarl.envs.wrappers.autoreset import Episodes, streams
+from metarl.envs.wrappers.autoreset import Episodes, make_streams
 from metarl.envs.wrappers.gymnasium import GymEnv, GymVectorEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.envs.wrappers.sb3 import Sb3VecEnv
@@ -42,12 +42,12 @@ def commands(env, steps, rows, key=1):
 
 
 def short(horizon=4, **goal):
-    """Navigation with few steps."""
+    """Makes navigation with few steps."""
     return NavigationEnv("short", DenseGoal(**goal), horizon=horizon)
 
 
 class Breaking:
-    """Navigation in which the point of one row breaks down at its n-th step, with garbage as observation."""
+    """Navigation with a fault in one row at the n-th step, where the observation is NaN."""
 
     def __init__(self, row, at, horizon=6):
         self._env, self._row, self._at, self._count = short(horizon), row, at, 0
@@ -64,27 +64,27 @@ class Breaking:
         return Step(obs, np.where(hit, 0.0, step.reward), step.terminated & ~hit, hit)
 
 
-# ------------------------------------------------------------------------------------------ check_env
+# --------------------------------------------------------------------------------------- check_env
 
 
 @both
 @pytest.mark.parametrize("observed", [False, True])
-def test_one_task_passes_the_checks_of_gymnasium_and_of_stable_baselines(name, observed):
+def test_single_env_passes_checks_of_gymnasium_and_sb3(name, observed):
     env = make(name, 1)
     task = some_tasks(env, 1)[0]
     single = GymEnv(ObserveTask(env) if observed else env, task)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gymnasium.utils.env_checker.check_env(single)
         stable_baselines3.common.env_checker.check_env(single)
-    # MuJoCo's observations have no bounds, Gymnasium's own environments say the same; there is no gymnasium.make here
+    # like Gymnasium's own robots, the observations have no bounds; there is no spec without make
     known = ("minimum value is -infinity", "maximum value is infinity", "not having a spec")
     assert [
-        str(w.message) for w in said if not any(words in str(w.message) for words in known)
+        str(w.message) for w in caught if not any(words in str(w.message) for words in known)
     ] == []
 
 
-def test_a_single_robot_renders_where_it_stands():
+def test_single_env_renders_its_state():
     env = make(NAVIGATION)
     with pytest.raises(ValueError, match="render_mode 'human'"):
         GymEnv(env, np.zeros(2), render_mode="human")
@@ -96,14 +96,14 @@ def test_a_single_robot_renders_where_it_stands():
     assert (single.render() != before).any()
 
 
-# ---------------------------------------------------------------------------------- the same as the batch
+# --------------------------------------------------------------------------- the same as the batch
 
 
 @both
-def test_every_adapter_gives_what_the_batch_gives_for_the_same_streams(name):
+def test_adapters_equal_the_batch_for_the_same_streams(name):
     env, rows = make(name, 1), 3
     tasks, steps = some_tasks(env, rows), env.spec.horizon - 1
-    actions, keys = commands(env, steps, rows), streams(5)
+    actions, keys = commands(env, steps, rows), make_streams(5)
     env.set_tasks(tasks, 1)
     expected_obs = [env.reset([keys(0, row) for row in range(rows)]).astype(np.float32)]
     expected_reward = []
@@ -131,7 +131,7 @@ def test_every_adapter_gives_what_the_batch_gives_for_the_same_streams(name):
     env.close()
 
 
-def test_the_box_of_actions_reaches_what_the_environment_clips_to():
+def test_action_box_ends_where_the_environment_clips():
     for name, bound in [
         (NAVIGATION, 1.0),
         (CHEETAH, 1.0),
@@ -150,18 +150,18 @@ def test_the_box_of_actions_reaches_what_the_environment_clips_to():
             )
 
 
-# -------------------------------------------------------------------------------- episodes that end
+# ------------------------------------------------------------------------------- episodes that end
 
 
-def test_an_episode_that_reaches_the_horizon_is_truncated_and_the_next_one_begins_in_the_same_step():
+def test_episode_at_the_horizon_is_truncated_and_restarts():
     goal = np.array([0.3, 0.4])
-    vec = Sb3VecEnv(Episodes(short(), goal, 2, streams(0)))
+    vec = Sb3VecEnv(Episodes(short(), goal, 2, make_streams(0)))
     vec.reset()
     move = np.full((2, 2), 0.1, dtype=np.float32)
     for _ in range(3):
         assert vec.step(move)[3] == [{}, {}]
     obs, reward, done, infos = vec.step(move)
-    # after moves to (0.4, 0.4): the distance is 0.1, where the episode does not end by itself
+    # at (0.4, 0.4) the distance is 0.1, and the episode has not terminated
     np.testing.assert_allclose(reward, -0.1, rtol=1e-6)
     np.testing.assert_array_equal(obs, np.zeros((2, 2)))
     assert done.all()
@@ -175,9 +175,9 @@ def test_an_episode_that_reaches_the_horizon_is_truncated_and_the_next_one_begin
         assert episode["r"] == pytest.approx(total)
 
 
-def test_an_episode_that_ends_by_itself_is_terminated_and_the_others_go_on():
+def test_terminated_row_restarts_while_others_go_on():
     goals = np.array([[0.2, 0.0], [0.4, 0.4]])
-    vec = Sb3VecEnv(Episodes(short(), goals, 2, streams(0)))
+    vec = Sb3VecEnv(Episodes(short(), goals, 2, make_streams(0)))
     vec.reset()
     move = np.array([[0.1, 0.0], [0.1, 0.0]])
     vec.step(move)
@@ -190,19 +190,19 @@ def test_an_episode_that_ends_by_itself_is_terminated_and_the_others_go_on():
     assert ends == [[False, False], [False, True], [False, False], [True, False]]
 
 
-def test_the_goal_reached_in_the_last_step_is_no_time_limit():
+def test_goal_reached_in_the_last_step_is_no_truncation():
     env = GymEnv(short(horizon=2), np.array([0.2, 0.0]))
     env.reset(seed=0)
     env.step(np.array([0.1, 0.0]))
     assert env.step(np.array([0.1, 0.0]))[2:4] == (True, False)
-    vec = Sb3VecEnv(Episodes(short(horizon=2), np.array([0.2, 0.0]), 1, streams(0)))
+    vec = Sb3VecEnv(Episodes(short(horizon=2), np.array([0.2, 0.0]), 1, make_streams(0)))
     vec.reset()
     vec.step(np.array([[0.1, 0.0]]))
     assert vec.step(np.array([[0.1, 0.0]]))[3][0]["TimeLimit.truncated"] is False
 
 
-def test_a_fault_truncates_and_shows_nothing_of_the_step_that_broke_down():
-    vec = Sb3VecEnv(Episodes(Breaking(row=1, at=3), np.array([0.4, 0.4]), 2, streams(0)))
+def test_fault_truncates_and_repeats_the_observation():
+    vec = Sb3VecEnv(Episodes(Breaking(row=1, at=3), np.array([0.4, 0.4]), 2, make_streams(0)))
     vec.reset()
     move = np.full((2, 2), 0.1)
     for _ in range(2):
@@ -215,7 +215,7 @@ def test_a_fault_truncates_and_shows_nothing_of_the_step_that_broke_down():
     np.testing.assert_allclose(obs, [[0.3, 0.3], [0.0, 0.0]], rtol=1e-6)
 
 
-def test_a_fault_truncates_the_single_robot_too():
+def test_fault_truncates_the_single_env():
     env = GymEnv(Breaking(row=0, at=2), np.array([0.4, 0.4]))
     env.reset(seed=0)
     before, *_ = env.step(np.array([0.1, 0.1]))
@@ -224,7 +224,7 @@ def test_a_fault_truncates_the_single_robot_too():
     assert (reward, terminated, truncated, info) == (0.0, False, True, {"fault": True})
 
 
-def test_a_number_that_is_not_finite_and_no_fault_is_reported_with_its_row():
+def test_non_finite_number_without_fault_names_its_row():
     env = Breaking(row=1, at=2)
     inner = env.step
 
@@ -233,36 +233,36 @@ def test_a_number_that_is_not_finite_and_no_fault_is_reported_with_its_row():
         return Step(step.obs, step.reward, step.terminated, np.zeros(2, dtype=bool))
 
     env.step = hidden
-    rows = Episodes(env, np.array([0.4, 0.4]), 2, streams(0))
+    rows = Episodes(env, np.array([0.4, 0.4]), 2, make_streams(0))
     rows.reset()
     rows.step(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="short, row 1, step 1: obs or reward is not finite"):
         rows.step(np.zeros((2, 2)))
 
 
-def test_an_environment_without_reset_rows_is_refused_with_the_cure():
+def test_env_without_reset_rows_is_refused_with_a_hint():
     env = Breaking(row=0, at=1)
     del env.reset_rows
-    with pytest.raises(ValueError, match=r"short cannot begin .*; give it reset_rows"):
-        Episodes(env, np.zeros(2), 2, streams(0))
+    with pytest.raises(ValueError, match=r"short cannot start .*; give it reset_rows"):
+        Episodes(env, np.zeros(2), 2, make_streams(0))
 
 
-# --------------------------------------------------------------------------------------- seeds and tasks
+# --------------------------------------------------------------------------------- seeds and tasks
 
 
 def first_observations(vec):
     return np.array([vec.reset(seed=3)[0], vec.reset()[0], vec.reset(seed=3)[0], vec.reset()[0]])
 
 
-def test_a_seed_decides_all_that_follows_and_no_reset_repeats_another():
+def test_seed_determines_all_later_episodes():
     env = make(CHEETAH, 1)
     vec = GymVectorEnv(env, env.spec.tasks, 3)
     one, two, again, after = first_observations(vec)
     np.testing.assert_array_equal(one, again)
     np.testing.assert_array_equal(two, after)
     starts = np.concatenate([one, two, vec.reset(seed=4)[0]])
-    assert len(np.unique(starts, axis=0)) == 9  # rows differ, and resets, and neighbouring seeds
-    sb3 = Sb3VecEnv(Episodes(env, env.spec.tasks, 3, streams(0)))
+    assert len(np.unique(starts, axis=0)) == 9  # rows, resets and neighbouring seeds differ
+    sb3 = Sb3VecEnv(Episodes(env, env.spec.tasks, 3, make_streams(0)))
     sb3.seed(8)
     first, second = sb3.reset(), sb3.reset()
     sb3.seed(8)
@@ -271,30 +271,32 @@ def test_a_seed_decides_all_that_follows_and_no_reset_repeats_another():
     env.close()
 
 
-def test_a_distribution_gives_every_episode_a_task_of_its_own():
-    rows = Episodes(short(horizon=1), DenseGoal().tasks, 3, streams(0))
+def test_distribution_gives_every_episode_its_own_task():
+    rows = Episodes(short(horizon=1), DenseGoal().tasks, 3, make_streams(0))
     rows.reset()
     goals = [rows.tasks.copy()]
     for _ in range(4):
         step = rows.step(np.zeros((3, 2)))
-        # standing still at the origin pays minus the goal's distance
+        # a point at the origin pays minus its distance to the goal
         np.testing.assert_allclose(step.reward, -np.linalg.norm(goals[-1], axis=1))
         goals.append(rows.tasks.copy())
     assert len(np.unique(np.concatenate(goals), axis=0)) == 15
 
 
-def test_what_has_alternatives_has_no_box():
+def test_discrete_actions_have_no_box():
     env = short()
     env.spec = replace(env.spec, discrete=True)
     with pytest.raises(ValueError, match="short has discrete actions, which have no Box"):
         GymEnv(env, np.zeros(2))
 
 
-def test_the_vector_environment_of_gymnasium_says_how_it_resets():
+def test_vector_env_resets_in_the_same_step():
     vec = GymVectorEnv(short(), np.array([[0.2, 0.0], [0.4, 0.4]]), 2)
     assert vec.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     obs, info = vec.reset(seed=0)
-    assert obs in vec.observation_space and info == {}
+    assert obs in vec.observation_space and sorted(info) == ["_task", "task"]
+    np.testing.assert_array_equal(info["task"], [[0.2, 0.0], [0.4, 0.4]])
+    assert info["_task"].all()
     assert vec.action_space.sample().shape == (2, 2)
     move = np.array([[0.1, 0.0], [0.1, 0.0]], dtype=np.float32)
     vec.step(move)
@@ -308,11 +310,13 @@ def test_the_vector_environment_of_gymnasium_says_how_it_resets():
     vec.close()
 
 
-# -------------------------------------------------------------------------------------------- trials
+# ------------------------------------------------------------------------------------------ trials
 
 
-def test_a_trial_remembers_and_ends_after_its_last_episode():
-    episodes = Episodes(short(horizon=2), DenseGoal().tasks, 1, streams(0), episodes_per_task=2)
+def test_trial_carries_memory_and_ends_after_its_last_episode():
+    episodes = Episodes(
+        short(horizon=2), DenseGoal().tasks, 1, make_streams(0), episodes_per_task=2
+    )
     vec = Sb3VecEnv(Trials(episodes))
     obs = vec.reset()
     np.testing.assert_array_equal(obs, np.zeros((1, 2 + 2 + 2)))
@@ -331,12 +335,13 @@ def test_a_trial_remembers_and_ends_after_its_last_episode():
         (False, False, False),
         (True, True, True),
     ]
-    # position, last action, last reward, done: the second episode begins at the origin and knows how the first ended
+    # position, last action, last reward, done: the second episode begins at the origin with
+    # the last action and reward of the first
     first, second = -np.hypot(*(goal - [0.05, -0.03])), -np.hypot(*(goal - [0.1, -0.06]))
     np.testing.assert_allclose(seen[0], [0.05, -0.03, 0.05, -0.03, first, 0.0], rtol=1e-5)
     np.testing.assert_allclose(seen[1], [0.0, 0.0, 0.05, -0.03, second, 1.0], rtol=1e-5)
     np.testing.assert_allclose(seen[2], [0.05, -0.03, 0.05, -0.03, first, 0.0], rtol=1e-5)
-    # the next trial has another task and remembers nothing
+    # the next trial has another task and an empty memory
     np.testing.assert_array_equal(seen[3], np.zeros(6))
     assert (episodes.tasks[0] != goal).all()
     np.testing.assert_allclose(
@@ -345,24 +350,25 @@ def test_a_trial_remembers_and_ends_after_its_last_episode():
     assert last["TimeLimit.truncated"] is False and last["episode"]["index"] == 1
 
 
-def test_an_early_end_and_a_fault_begin_the_next_episode_of_the_same_trial():
+def test_early_end_and_fault_continue_the_trial():
     env = Breaking(row=1, at=2, horizon=3)
     goals = np.array([[0.1, 0.0], [0.4, 0.4]])
-    episodes = Episodes(env, goals, 2, streams(0), episodes_per_task=2)
+    episodes = Episodes(env, goals, 2, make_streams(0), episodes_per_task=2)
     rows = Trials(episodes)
     rows.reset()
     step = rows.step(np.array([[0.1, 0.0], [0.0, 0.0]]))  # row 0 reaches its goal
     assert not (step.terminated | step.truncated).any() and len(step.finished) == 1
     assert step.obs[:, -1].tolist() == [1.0, 0.0]
-    step = rows.step(
-        np.array([[0.1, 0.0], [0.1, 0.1]])
-    )  # row 0 again: its trial ends; row 1 breaks down
+    # row 0 reaches its goal again, which ends its trial; row 1 has a fault
+    step = rows.step(np.array([[0.1, 0.0], [0.1, 0.1]]))
     assert step.terminated.tolist() == [True, False] and not step.truncated.any()
     np.testing.assert_allclose(step.obs[1], [0.0, 0.0, 0.1, 0.1, 0.0, 1.0], rtol=1e-6)
 
 
-def test_a_reset_in_the_middle_of_a_trial_begins_a_new_one():
-    episodes = Episodes(short(horizon=2), DenseGoal().tasks, 2, streams(0), episodes_per_task=3)
+def test_reset_within_a_trial_starts_a_new_trial():
+    episodes = Episodes(
+        short(horizon=2), DenseGoal().tasks, 2, make_streams(0), episodes_per_task=3
+    )
     rows = Trials(episodes)
     rows.reset()
     before = episodes.tasks.copy()
@@ -372,9 +378,12 @@ def test_a_reset_in_the_middle_of_a_trial_begins_a_new_one():
     assert episodes.index.tolist() == [3, 3] and (episodes.tasks != before).all()
 
 
-# --------------------------------------------------------------------------------------------- imports
+# ----------------------------------------------------------------------------------------- imports
 
 
-def test_the_adapters_of_gymnasium_do_not_import_stable_baselines():
-    code = "import sys, metarl.envs.wrappers.gymnasium; sys.exit('stable_baselines3' in sys.modules or 'torch' in sys.modules)"
+def test_gymnasium_adapters_import_neither_sb3_nor_torch():
+    code = (
+        "import sys, metarl.envs.wrappers.gymnasium; "
+        "sys.exit('stable_baselines3' in sys.modules or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

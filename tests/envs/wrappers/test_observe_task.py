@@ -1,4 +1,4 @@
-"""What an observation holds beside the robot: the task, for the oracle."""
+"""Observations with the task, for the oracle."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def streams(count):
     return [np.random.default_rng(row) for row in range(count)]
 
 
-def test_the_tasks_numbers_stand_behind_the_observation_scaled_by_their_ranges():
+def test_observation_ends_with_the_scaled_task():
     env = make("half-cheetah-vel-friction", 1, observe_task=True)
     assert env.spec.obs_size == 17 + 2
     # speed 0 to 3 m/s; friction 0.08 to 2.5 over training and test tasks
@@ -38,7 +38,7 @@ def test_the_tasks_numbers_stand_behind_the_observation_scaled_by_their_ranges()
 
 
 @pytest.mark.parametrize("name", ["navigation-2d", "ant-cripple", "half-cheetah-dir"])
-def test_held_out_tasks_stay_in_range_and_all_else_is_as_without_the_task(name):
+def test_held_out_tasks_are_in_range_and_the_rest_is_unchanged(name):
     plain, oracle = make(name, 1), make(name, 1, observe_task=True)
     size = plain.spec.obs_size
     tasks = np.concatenate(
@@ -60,19 +60,19 @@ def test_held_out_tasks_stay_in_range_and_all_else_is_as_without_the_task(name):
     oracle.close()
 
 
-def test_the_spec_says_that_it_is_the_oracle():
+def test_spec_notes_that_the_task_is_observed():
     spec = make("half-cheetah-dir", 1, observe_task=True).spec
     assert spec.note == "test tasks are the training tasks; the task is in the observation"
     assert ObserveTask(make("ant-wind", 1)).spec.note == "the task is in the observation"
 
 
-def test_bad_tasks_are_named():
+def test_wrong_tasks_name_the_environment():
     with pytest.raises(ValueError, match=r"half-cheetah-dir: tasks must be finite and \(N, 1\)"):
         make("half-cheetah-dir", 1, observe_task=True).set_tasks(np.zeros((2, 3)), 1)
 
 
 @pytest.mark.parametrize("name", ["navigation-2d", "half-cheetah-dir/rllib"])
-def test_the_oracle_sees_the_task_between_minus_one_and_one(name):
+def test_observed_task_is_between_minus_one_and_one(name):
     plain, rows = make(name, 1), 4
     env = ObserveTask(make(name, 1))
     assert env.spec.obs_size == plain.spec.obs_size + len(plain.spec.tasks.variables)
@@ -96,7 +96,7 @@ def test_the_oracle_sees_the_task_between_minus_one_and_one(name):
     env.close(), plain.close()
 
 
-def test_the_oracle_begins_in_single_rows_only_where_the_environment_can():
+def test_wrapper_forwards_reset_rows_only_if_supported():
     env = make("navigation-2d", 1)
     verbs = ("spec", "set_tasks", "reset", "step", "close")
     plain = SimpleNamespace(**{verb: getattr(env, verb) for verb in verbs})
@@ -104,7 +104,7 @@ def test_the_oracle_begins_in_single_rows_only_where_the_environment_can():
     assert not supports(ObserveTask(plain), RestartableEnv)
 
 
-def test_what_has_no_numbers_is_not_observed():
+def test_task_without_ranges_is_refused():
     env = make("navigation-2d", 1)
     endless = Uniform((Variable("index", "1", -np.inf, np.inf),) * 2)
     env.spec = replace(env.spec, tasks=endless)
@@ -112,7 +112,7 @@ def test_what_has_no_numbers_is_not_observed():
         ObserveTask(env)
 
 
-def test_ranges_that_are_not_symmetric_are_scaled_too():
+def test_asymmetric_ranges_are_scaled():
     env = ObserveTask(make("ant-vel", 1))  # 0 to 3 m/s
     env.set_tasks(np.array([[0.0], [1.5], [3.0]]), 1)
     obs = env.reset(streams(3))

@@ -1,4 +1,4 @@
-"""Episodes that begin in some rows while they go on in others, on robots, goals and variations of every kind."""
+"""`reset_rows` on robots, goals and variations of every kind."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,9 @@ from metarl.envs.registry import make
 
 ROWS = 4
 NAMES = (
-    "navigation-2d navigation-2d-sparse ant-dir half-cheetah-vel humanoid-dir ant-dir/promp ant-terrain hopper-params "
-    "ant-friction ant-payload ant-gravity ant-wind half-cheetah-cripple ant-actuator"
+    "navigation-2d navigation-2d-sparse ant-dir half-cheetah-vel humanoid-dir ant-dir/promp "
+    "ant-terrain hopper-params ant-friction ant-payload ant-gravity ant-wind half-cheetah-cripple "
+    "ant-actuator"
 ).split()
 
 
@@ -25,9 +26,8 @@ def streams(*keys):
 def some_tasks(env, key=0, count=ROWS):
     tasks = env.spec.tasks.sample(np.random.default_rng(key), count)
     if env.spec.name == "half-cheetah-cripple":
-        tasks[:, 1] = [1, 3, 7, 8][
-            :count
-        ]  # the step in which a joint dies: some before, some after the reset
+        # the step in which a joint fails: in some rows before the reset, in others after it
+        tasks[:, 1] = [1, 3, 7, 8][:count]
     return tasks
 
 
@@ -38,7 +38,7 @@ def started(name, tasks, keys):
 
 
 def walk(env, steps, key):
-    """Steps at random; returns obs, reward and terminated, time axis first."""
+    """Takes random actions; returns obs, reward and terminated, time axis first."""
     size, alive = (steps, ROWS, env.spec.action_size), np.ones(ROWS, dtype=bool)
     record = []
     for command in np.random.default_rng(key).uniform(-1.0, 1.0, size) / env.spec.action_scale:
@@ -49,7 +49,7 @@ def walk(env, steps, key):
 
 @pytest.mark.parametrize("changed", [False, True], ids=["same tasks", "new tasks"])
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_begin_as_after_a_full_reset_and_the_others_go_on_bit_for_bit(name, changed):
+def test_reset_rows_equals_a_full_reset_and_keeps_other_rows(name, changed):
     rows = np.array([False, True, False, True])
     probe = make(name, 1)
     old = some_tasks(probe)
@@ -72,7 +72,7 @@ def test_rows_begin_as_after_a_full_reset_and_the_others_go_on_bit_for_bit(name,
 
 
 @pytest.mark.parametrize("name", ["navigation-2d", "half-cheetah-dir"])
-def test_streams_and_tasks_are_counted(name):
+def test_wrong_numbers_of_streams_and_tasks_are_refused(name):
     env = make(name, 1)
     rows = np.array([True, True, False, False])
     with pytest.raises(RuntimeError, match=f"{name}: call set_tasks before reset"):
