@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.env import EnvSpec
-from metarl.core.tasks import joined
+from metarl.core.tasks import join_tasks
 from metarl.envs.locomotion.goals import Goal, RewardTerms
 from metarl.envs.locomotion.robots import Robot, Seen, bare_model, seen_of
 from metarl.envs.locomotion.world import Variation
@@ -54,7 +54,7 @@ class Recipe:
         """What the environment is under a name."""
         model = bare_model(self.robot)
         worlds = (variation.tasks(self.robot) for variation in self.variations)
-        tasks = joined(self.goal.tasks, *worlds)
+        tasks = join_tasks(self.goal.tasks, *worlds)
         splits = [each.task_split for each in self.variations if each.task_split]
         notes = (self.note, "" if tasks.held_out else "test tasks are the training tasks")
         return EnvSpec(
