@@ -1,9 +1,9 @@
-"""What terrain costs: `python -m benchmarks.terrain [--json FILE] [--quick]`.
+"""Cost of terrain: `python -m benchmarks.terrain [--json FILE] [--quick]`.
 
-400 simulations of a robot on flat ground and on maps of every kind, trained on and held out, in turn in one process. The
-same random actions, environment only: physics, observation, reward and health, no policy. Maps are flat around the start, so
-the robots begin at places all over them. A fallen robot rests, as it does in a rollout, and an episode that nobody
-survives ends.
+Times 400 simulations of a robot on flat ground and on maps of all kinds, in turn in one process,
+with the same random actions and without a policy: physics, observation, reward and health. The
+robots start all over the maps, because these are flat around the usual start. As in a rollout, a
+fallen robot is no longer stepped; an episode ends when all have fallen.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from metarl.envs.registry import make
 
 THREADS = len(os.sched_getaffinity(0))
 PLACES = 20.0
-"""How far from the middle of a map the robots begin, at most, along each axis [m]."""
+"""Largest initial distance from the centre of a map along each axis [m]."""
 REACH = np.linspace(-0.75, 0.75, 7)
+"""Offsets from a robot's centre at which it may touch the ground, along each axis [m]."""
 ROBOTS = ("ant-dir", "half-cheetah-dir", "walker2d-dir", "hopper-vel", "humanoid-dir")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """Size of the measurement.
 
     Attributes:
-        rows: Simulations.
+        rows: Number of simulations.
         steps: Control steps of an episode.
-        rounds: Rounds that count.
+        rounds: Number of timed rounds.
     """
 
     rows: int = 400
@@ -54,20 +55,20 @@ QUICK = Sizes(rows=20, steps=10, rounds=2)
 
 
 class Walk:
-    """Episodes of random actions on tasks of the training and the test distribution, half each."""
+    """Episodes of random actions, half of them on training and half on test tasks."""
 
     def __init__(self, env: MujocoBatchEnv, sizes: Sizes):
         self.env, self.sizes = env, sizes
         tasks, half = env.spec.tasks, sizes.rows // 2
         rng = stream(0, "tasks")
-        drawn = [tasks.sample(rng, half), tasks.test.sample(rng, sizes.rows - half)]
-        env.set_tasks(np.concatenate(drawn), 1)
+        both = [tasks.sample(rng, half), tasks.test.sample(rng, sizes.rows - half)]
+        env.set_tasks(np.concatenate(both), 1)
         shape = (sizes.steps, sizes.rows, env.spec.action_size)
         self.actions = stream(0, "actions").standard_normal(shape)
         self.starts = self._starts()
 
     def _starts(self) -> tuple[np.ndarray, np.ndarray]:
-        """States (M, nq), (M, nv) at rest height above the highest ground within a robot's reach."""
+        """Returns states (M, nq), (M, nv) at rest height above the highest ground within REACH."""
         env, rng = self.env, stream(0, "starts")
         pairs = [env.robot.initial_state(rng, env.model.qpos0) for _ in range(self.sizes.rows)]
         qpos, qvel = map(np.array, zip(*pairs, strict=True))
@@ -83,7 +84,7 @@ class Walk:
         return qpos, qvel
 
     def round(self) -> int:
-        """Runs the episodes; returns control steps."""
+        """Runs the episodes; returns the number of control steps."""
         alive = np.ones(self.sizes.rows, dtype=bool)
         self.env.restore(*self.starts)
         steps = 0
@@ -97,7 +98,7 @@ class Walk:
 
 
 def measure(robot: str, sizes: Sizes) -> Ratio:
-    """Time per step on terrain over that on flat ground."""
+    """Measures the time per step on terrain relative to flat ground."""
     with ExitStack() as stack:
         grounds = {"flat": robot, "terrain": f"{robot}-terrain"}
         walks = {
@@ -114,14 +115,13 @@ def main() -> None:
     arguments.add_argument("--envs", nargs="+", choices=ROBOTS, default=ROBOTS)
     options = arguments.parse_args()
     sizes = QUICK if options.quick else Sizes()
-    found = machine(("mujoco", "numpy"))
-    print(
-        describe(found), "\n\ntime per step on terrain to that on flat ground, at most the target\n"
-    )
+    computer = machine(("mujoco", "numpy"))
+    title = "time per step on terrain relative to flat ground, at most the target"
+    print(describe(computer), f"\n\n{title}\n")
     ratios = [measure(robot, sizes) for robot in options.envs]
     print(table(RATIO_HEADER, [ratio.row() for ratio in ratios]))
     results = [asdict(ratio) for ratio in ratios]
-    write_json(options.json, {"machine": found, "sizes": asdict(sizes), "results": results})
+    write_json(options.json, {"machine": computer, "sizes": asdict(sizes), "results": results})
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Task distributions and batched robot environments: NumPy and MuJoCo, without torch."""
+"""Task distributions and batched robot environments on NumPy and MuJoCo, without torch."""

@@ -1,7 +1,8 @@
-"""Does an environment keep the contract of `BatchEnv`? Plays it, and names each violation in one line.
+"""Checks whether an environment keeps the contract of `BatchEnv`, and names each violation.
 
-Works on built-in environments, on a BatchEnv of one's own and on Gymnasium environments in worker processes alike, since
-all it knows is the contract. A check that stands on another that failed is not made.
+It plays random episodes through the contract alone, and so works on built-in environments, on a
+user's BatchEnv and on Gymnasium environments in worker processes. A check is skipped if another one
+that it depends on has failed.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import BatchEnv
+from metarl.core.env import BatchEnv, BoundedEnv, EnvSpec, supports
 from metarl.envs.plugins.subproc_env import SubprocEnv
 
 NUM_TASKS, NUM_EPISODES = 4, 2
 COMPARED_STEPS = 100
-"""Replays are compared for so many steps; only the first episodes are played to their end."""
+"""Number of steps in which replays are compared; only the first episodes are played to the end."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check.
+    """Outcome of one check.
 
     Attributes:
-        name: What was checked.
-        violation: What is wrong, in one line; "" if nothing is.
-        checked: False if the check was not made, because one failed that it stands on.
+        name: Name of the check.
+        violation: Description of the violation in one line, or "".
+        checked: False if the check was skipped, because one that it depends on has failed.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Finding:
 
 
 def report(findings: list[Finding]) -> str:
-    """Says findings to people, one a line."""
+    """Formats findings as text, one per line."""
     lines = []
     for finding in findings:
         outcome = "ok" if finding.checked else "not checked"
@@ -50,19 +51,19 @@ def report(findings: list[Finding]) -> str:
 
 
 class _Violation(Exception):
-    """The contract is broken; the message says how."""
+    """The contract is violated; the message says how."""
 
 
 @dataclass(frozen=True)
 class _Play:
-    """Recorded episodes; what lies behind the end of an episode is zero.
+    """Recorded episodes; values after the end of an episode are zero.
 
     Attributes:
         obs: (T + 1, M, S).
         reward: (T, M).
         terminated: (T, M).
-        length: (M,) steps taken.
-        faults: (M,).
+        length: (M,) numbers of valid steps.
+        faults: (M,) the episode ended by a fault.
     """
 
     obs: np.ndarray
@@ -73,27 +74,26 @@ class _Play:
 
 
 class _Checks:
-    """Makes checks and collects what they find."""
+    """Runs checks and collects their findings."""
 
     def __init__(self):
         self.findings: list[Finding] = []
 
     @contextmanager
     def check(self, name: str, *needs: str) -> Generator[bool]:
-        """A check with what it stands on; gives whether to make it."""
-        bad = {f.name for f in self.findings if f.violation or not f.checked}
-        if bad & set(needs):
+        """Records the outcome of a `with` body, which is given False if a check in needs failed."""
+        failed = {f.name for f in self.findings if f.violation or not f.checked}
+        if failed & set(needs):
             self.findings.append(Finding(name, checked=False))
             yield False
             return
         try:
             yield True
         except Exception as error:
-            words = " ".join(str(error).split())
-            kind = (
-                "" if isinstance(error, (_Violation, ValueError)) else type(error).__name__ + ": "
-            )
-            self.findings.append(Finding(name, f"{kind}{words}"))
+            message = " ".join(str(error).split())
+            if not isinstance(error, (_Violation, ValueError)):
+                message = f"{type(error).__name__}: {message}"
+            self.findings.append(Finding(name, message))
         else:
             self.findings.append(Finding(name))
 
@@ -102,10 +102,10 @@ def check(make: Callable[[int], BatchEnv]) -> list[Finding]:
     """Checks an environment.
 
     Args:
-        make: Makes it, with so many threads or worker processes.
+        make: Builds it with a number of threads or worker processes.
 
     Returns:
-        One finding a check.
+        One finding per check.
     """
     env = make(2)
     others: list[BatchEnv] = []
@@ -139,21 +139,21 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
             _check_horizon(first)
     with checks.check("replay", "episode") as made:
         if made:
-            what = "the same task, stream and actions gave something else in a new environment"
-            _compare(first, _play(another(2), tasks, COMPARED_STEPS), what)
+            problem = "the same task, stream and actions gave other results in a new environment"
+            _compare(first, _play(another(2), tasks, COMPARED_STEPS), problem)
     with checks.check("threads", "replay") as made:
         if made:
-            what = "with one thread or worker it is something else than with two"
-            _compare(first, _play(another(1), tasks, COMPARED_STEPS), what)
+            problem = "results with one thread or worker differ from those with two"
+            _compare(first, _play(another(1), tasks, COMPARED_STEPS), problem)
     with checks.check("nothing left behind", "replay") as made:
         if made:
             _play(env, tasks[::-1].copy(), COMPARED_STEPS, first_stream=100)
-            what = "after other episodes it is something else than at first"
-            _compare(first, _play(env, tasks, COMPARED_STEPS), what)
+            problem = "results after other episodes differ from the first results"
+            _compare(first, _play(env, tasks, COMPARED_STEPS), problem)
     with checks.check("set_task survives reset", "nothing left behind") as made:
         if made:
-            what = "the task holds for one episode only: a second reset gave something else"
-            _compare(first, _play(env, tasks, COMPARED_STEPS, set_tasks=False), what)
+            problem = "the task lasts one episode only: results after a second reset differ"
+            _compare(first, _play(env, tasks, COMPARED_STEPS, set_tasks=False), problem)
     with checks.check("rows are independent", "threads", "nothing left behind") as made:
         if made:
             _check_alone(env, tasks, first)
@@ -165,21 +165,20 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     return checks.findings
 
 
-# ------------------------------------------------------------------------------------------- the checks
+# --- checks ---------------------------------------------------------------------------------------
 
 
-def _require(ok: Any, words: str) -> None:
+def _require(ok: Any, message: str) -> None:
     if not ok:
-        raise _Violation(words)
+        raise _Violation(message)
 
 
-def _check_sizes(spec: Any) -> None:
-    for name in ("obs_size", "action_size", "horizon"):
-        value = getattr(spec, name)
-        whole = isinstance(value, (int, np.integer)) and value >= 1
-        _require(whole, f"spec.{name} is {value!r}; it must be a whole number >= 1")
-    for name in ("dt", "action_scale"):
-        value = getattr(spec, name)
+def _check_sizes(spec: EnvSpec) -> None:
+    sizes = {"obs_size": spec.obs_size, "action_size": spec.action_size, "horizon": spec.horizon}
+    for name, value in sizes.items():
+        is_size = isinstance(value, (int, np.integer)) and value >= 1
+        _require(is_size, f"spec.{name} is {value!r}; it must be a whole number >= 1")
+    for name, value in {"dt": spec.dt, "action_scale": spec.action_scale}.items():
         _require(np.isfinite(value) and value > 0, f"spec.{name} is {value!r}; it must be > 0")
     _require(len(spec.tasks.variables), "spec.tasks.variables is empty: a task has no numbers")
 
@@ -196,10 +195,7 @@ def _check_tasks(env: BatchEnv) -> np.ndarray:
     same = np.array_equal(tasks, again)
     if isinstance(env, SubprocEnv):
         same = same and env.draws_again(tasks[0])
-    _require(
-        same,
-        "tasks.sample is no function of its stream: the same one gave other tasks",
-    )
+    _require(same, "tasks.sample must depend on its stream only: the same one gave other tasks")
     for i, variable in enumerate(spec.tasks.variables):
         ok = (tasks[:, i] >= variable.low) & (tasks[:, i] <= variable.high)
         bounds = f"[{variable.low:g}, {variable.high:g}] {variable.unit}"
@@ -210,12 +206,11 @@ def _check_tasks(env: BatchEnv) -> np.ndarray:
 
 
 def _check_bounds(env: BatchEnv, play: _Play) -> None:
-    """Observations within the space that a Gymnasium environment says."""
-    bounds = getattr(env, "obs_bounds", None)
-    if bounds is None:
+    """Checks that observations are within the bounds that the environment declares."""
+    if not supports(env, BoundedEnv):
         return
     rows = play.obs[0]
-    low, high = bounds
+    low, high = env.obs_bounds
     for obs in (rows, *(play.obs[t + 1][play.length > t] for t in range(len(play.reward)))):
         outside = (obs < low - 1e-6 * np.abs(low)) | (obs > high + 1e-6 * np.abs(high))
         if outside.any():
@@ -226,11 +221,11 @@ def _check_bounds(env: BatchEnv, play: _Play) -> None:
 
 def _check_horizon(play: _Play) -> None:
     horizon, length = len(play.reward), play.length
-    together = (length == length[0]).all() and not play.faults.any()
+    all_alike = (length == length[0]).all() and not play.faults.any()
     _require(
-        length[0] == horizon or not together,
-        f"every episode ended after {length[0]} of {horizon} steps: a time limit of its own? then "
-        f"the horizon is {length[0]}",
+        length[0] == horizon or not all_alike,
+        f"every episode ended after {length[0]} of {horizon} steps; if this is the environment's "
+        f"own time limit, the horizon must be {length[0]}",
     )
 
 
@@ -245,11 +240,11 @@ def _check_alone(env: BatchEnv, tasks: np.ndarray, first: _Play) -> None:
         first.length[rows],
         first.faults[rows],
     )
-    _compare(batch, alone, f"task {task} alone is something else than among others")
+    _compare(batch, alone, f"results of task {task} alone differ from those among others")
 
 
 def _check_tasks_differ(env: BatchEnv) -> None:
-    """The same stream and the same actions for every task must not give the same episodes."""
+    """Checks that tasks differ under equal streams and actions."""
     num_tasks, num_episodes, spec = 2 * NUM_TASKS, 2 * NUM_EPISODES, env.spec
     tasks = spec.tasks.sample(np.random.default_rng(2), num_tasks)
     env.set_tasks(tasks, num_episodes)
@@ -257,7 +252,8 @@ def _check_tasks_differ(env: BatchEnv) -> None:
     obs = env.reset([s for _ in range(num_tasks) for s in copy.deepcopy(streams)])
     alive = np.ones(num_tasks * num_episodes, dtype=bool)
     rng = np.random.default_rng(3)
-    drift = rng.normal(size=(num_episodes, spec.action_size))  # noise alone goes nowhere
+    # with noise of mean zero alone, a robot would stay near its start
+    drift = rng.normal(size=(num_episodes, spec.action_size))
     for t in range(spec.horizon + 1):
         if not _equal_over_tasks(obs, num_tasks):
             return
@@ -273,7 +269,7 @@ def _check_tasks_differ(env: BatchEnv) -> None:
         raise _Violation("the task is lost at reset: reset must keep what set_task has set")
     raise _Violation(
         f"{num_tasks} tasks gave the same observations and rewards for the same actions: set_task "
-        "changes nothing, or a reward so rare that random actions never met it"
+        "changes nothing, or the reward is so rare that random actions never earn it"
     )
 
 
@@ -283,16 +279,16 @@ def _equal_over_tasks(array: np.ndarray, num_tasks: int) -> bool:
 
 
 def _check_pickling(env: BatchEnv) -> None:
-    thing = env.make if isinstance(env, SubprocEnv) else env.spec
+    value = env.make if isinstance(env, SubprocEnv) else env.spec
     try:
-        # what multiprocessing writes into its pipes; nothing is read back
-        ForkingPickler.dumps(thing)
+        # as multiprocessing does; nothing is read back
+        ForkingPickler.dumps(value)
     except Exception as error:
-        what = type(thing).__name__
-        raise _Violation(f"its {what} cannot go to another process: {error}") from error
+        kind = type(value).__name__
+        raise _Violation(f"its {kind} cannot be sent to another process: {error}") from error
 
 
-# ------------------------------------------------------------------------------------ playing and comparing
+# --- playing and comparing ------------------------------------------------------------------------
 
 
 def _play(
@@ -306,7 +302,7 @@ def _play(
     """Plays an episode in every row with random actions; row m has the stream first_stream + m.
 
     Raises:
-        _Violation: A shape, a type or a number is not what the contract says; names row and step.
+        _Violation: A shape, type or number violates the contract; the message names row and step.
     """
     spec, num_rows = env.spec, len(tasks) * NUM_EPISODES
     steps = min(spec.horizon, max_steps or spec.horizon)
@@ -327,39 +323,40 @@ def _play(
         step = env.step(noise[t], alive)
         where = f"step {t}: "
         fault = _array(where + "fault", step.fault, faults, alive) & alive
-        taken = alive & ~fault
-        seen = _array(where + "obs", step.obs, obs[0], taken)
-        obs[t + 1, taken] = seen[taken]
-        reward[t, taken] = _array(where + "reward", step.reward, reward[0], taken)[taken]
-        ends = _array(where + "terminated", step.terminated, terminated[0], taken)
-        terminated[t] = taken & ends
-        length += taken
+        valid = alive & ~fault
+        obs[t + 1, valid] = _array(where + "obs", step.obs, obs[0], valid)[valid]
+        reward[t, valid] = _array(where + "reward", step.reward, reward[0], valid)[valid]
+        ends = _array(where + "terminated", step.terminated, terminated[0], valid)
+        terminated[t] = valid & ends
+        length += valid
         faults |= fault
-        alive = taken & ~terminated[t]
+        alive = valid & ~terminated[t]
         if not alive.any():
             break
     return _Play(obs, reward, terminated, length, faults)
 
 
 def _array(name: str, given: Any, like: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Checks an array that the environment gave: its shape, its kind, and that its rows are finite."""
+    """Checks shape and type of an array of the environment, and that its rows are finite."""
     array = np.asarray(given)
     _require(array.shape == like.shape, f"{name} has the shape {array.shape}, not {like.shape}")
     kinds = "b" if like.dtype.kind == "b" else "fiu"
-    wanted = "truth values" if kinds == "b" else "numbers"
-    _require(array.dtype.kind in kinds, f"{name} is of type {array.dtype}; it must hold {wanted}")
-    broken = rows & ~np.isfinite(array).reshape(len(rows), -1).all(axis=1)
-    if broken.any():
-        task, episode = divmod(int(np.argmax(broken)), NUM_EPISODES)
-        raise _Violation(f"{name} of task {task}, episode {episode} is not finite, and no fault")
+    content = "booleans" if kinds == "b" else "numbers"
+    _require(array.dtype.kind in kinds, f"{name} is of type {array.dtype}; it must hold {content}")
+    not_finite = rows & ~np.isfinite(array).reshape(len(rows), -1).all(axis=1)
+    if not_finite.any():
+        task, episode = divmod(int(np.argmax(not_finite)), NUM_EPISODES)
+        raise _Violation(
+            f"{name} of task {task}, episode {episode} is not finite, but fault is False"
+        )
     return array
 
 
-def _compare(first: _Play, again: _Play, what: str) -> None:
-    """Compares as many steps as both have, bit for bit.
+def _compare(first: _Play, again: _Play, problem: str) -> None:
+    """Compares the steps that both have, bit for bit.
 
     Raises:
-        _Violation: They differ; names the first place.
+        _Violation: They differ; the message names the first difference.
     """
     steps = min(len(first.reward), len(again.reward))
     for t in range(steps + 1):
@@ -372,8 +369,9 @@ def _compare(first: _Play, again: _Play, what: str) -> None:
             if differs.any():
                 row, i = np.argwhere(differs)[0]
                 task, episode = divmod(int(row), NUM_EPISODES)
-                at = f"step {t - 1}" if t else "reset"
+                call = f"step {t - 1}" if t else "reset"
                 values = [np.ravel(array[row])[i] for array in (one, other)]
                 raise _Violation(
-                    f"{what} (task {task}, episode {episode}, {at}: {name} {values[0]}, then {values[1]})"
+                    f"{problem} (task {task}, episode {episode}, {call}: "
+                    f"{name} {values[0]}, then {values[1]})"
                 )

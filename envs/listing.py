@@ -1,4 +1,4 @@
-"""The text of `--list-envs`: the recommended environments in full, and what every other name is built from."""
+"""The text of `--list-envs`: the recommended environments, and the parts of all other names."""
 
 from __future__ import annotations
 
@@ -13,58 +13,63 @@ from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
 
 
 def list_environments() -> str:
-    """Every environment with its task numbers, units, ranges, split, reward and floors.
+    """Describes the recommended environments, and the robots, goals and variations of other names.
 
-    Nothing is built that a name alone does not need, so that the answer comes at once.
+    It takes the specs of recipes without a simulation, to answer within a second.
     """
-    each = [
+    texts = [
         describe_environment(factory.spec(name), factory.variations)
         if isinstance(factory, Recipe)
         else describe_environment(factory(name, 1).spec)
         for name, factory in ENVIRONMENTS.items()
     ]
-    return "\n".join([*each, "", _families()])
+    return "\n".join([*texts, "", _describe_families()])
 
 
 def describe_environment(spec: EnvSpec, variations: Sequence[Variation] = ()) -> str:
-    """Sizes, task numbers, worlds, split, reward and floors of one environment."""
+    """Describes sizes, task, variations, split, reward and reference returns of an environment."""
     floors = ", ".join(f"{name} {value:.0f}" for name, value in spec.floors.items())
     lines = [
         f"{spec.name:24} T={spec.horizon} dt={spec.dt:g} s  S={spec.obs_size} "
         f"A={spec.action_size} action x{spec.action_scale:g}",
-        f"    task    {numbers(spec.tasks.variables)}" + (f"  ({spec.note})" if spec.note else ""),
+        f"    task    {describe_variables(spec.tasks.variables)}"
+        + (f"  ({spec.note})" if spec.note else ""),
         *(f"    world   {variation.formula}" for variation in variations),
-        f"    split   {_split(spec.tasks, spec.task_split)}",
+        f"    split   {_describe_split(spec.tasks, spec.task_split)}",
         f"    reward  {spec.reward}",
         f"    floors  {floors}",
     ]
     return "\n".join(lines)
 
 
-def _split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> str:
+def _describe_split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> str:
     if tasks.test.variables != tasks.variables:
         changed = [
             test
             for train, test in zip(tasks.variables, tasks.test.variables, strict=True)
             if test != train
         ]
-        text = f"held out {numbers(changed)}"
+        text = f"held out {describe_variables(changed)}"
     else:
         text = "fresh draws" if tasks.held_out else "none: test = train"
     return text + (f"; {sizes[0]} fixed training tasks, tested on {sizes[1]}" if sizes else "")
 
 
-def numbers(variables: Sequence[Variable]) -> str:
-    """Says names, ranges and units; neighbours that share first word, range and unit are counted."""
+def describe_variables(variables: Sequence[Variable]) -> str:
+    """Describes names, ranges and units of task numbers.
+
+    Successive numbers with the same first word, range and unit are counted instead.
+    """
     parts = []
-    for (word, ends, unit), group in groupby(variables, key=_alike):
+    for (word, ends, unit), group in groupby(variables, key=_summarize):
         names = [variable.name for variable in group]
         name = names[0] if len(names) == 1 else f"{word} ({len(names)} numbers)"
         parts.append(f"{name} {ends}" + ("" if unit == "1" else f" {unit}"))
     return ", ".join(parts)
 
 
-def _alike(variable: Variable) -> tuple[str, str, str]:
+def _summarize(variable: Variable) -> tuple[str, str, str]:
+    """Returns the first word of the name, the range and the unit."""
     if variable.labels:
         kinds = variable.labels[int(variable.low) : int(variable.high) + 1]
         return variable.name, "of " + ", ".join(kinds), variable.unit
@@ -75,7 +80,7 @@ def _alike(variable: Variable) -> tuple[str, str, str]:
     return variable.name.split()[0], f"in {ends}", variable.unit
 
 
-def _families() -> str:
+def _describe_families() -> str:
     lines = [
         "robot-goal-variation-... names any other: one robot, one goal or none, any variations; "
         "--env NAME --list-envs describes it"
@@ -89,7 +94,7 @@ def _families() -> str:
     lines.append("variations, and their numbers for ant (planar robots have fewer)")
     for word, variation in WORLDS.items():
         tasks = variation.tasks(ROBOTS["ant"])
-        split = _split(tasks, variation.task_split)
+        split = _describe_split(tasks, variation.task_split)
         lines.append(f"  {word:14}{variation.formula}")
-        lines.append(f"  {'':14}{numbers(tasks.variables)}; {split}")
+        lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}")
     return "\n".join(lines)

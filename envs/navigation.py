@@ -1,7 +1,7 @@
-"""Navigation in the plane: a point mass and a goal, the bench on which every learner is tested in seconds.
+"""Navigation in the plane: a point mass and a goal, to test learners within seconds.
 
-Source: Finn et al. 2017 (arXiv:1703.03400), section 5.3; the sparse form Rakelly et al. 2019 (arXiv:1903.08254), where
-it is called sparse 2D navigation.
+Source: Finn et al. 2017 (arXiv:1703.03400), section 5.3; for the sparse form Rakelly et al. 2019
+(arXiv:1903.08254), sparse 2D navigation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from metarl.envs.rendering.marker import Marker
 
 @dataclass(frozen=True)
 class DenseGoal:
-    """-|x - g| for a goal anywhere in a square; the episode ends at the goal.
+    """-|x - g| for a goal in a square; the episode ends at the goal.
 
     Attributes:
         half_width: Goals are uniform in [-half_width, half_width]^2 [m].
         reached: Distance at which the episode ends [m].
+        formula: The reward as text.
     """
 
     half_width: float = 0.5
@@ -38,7 +39,7 @@ class DenseGoal:
         return Uniform((Variable("goal_x", "m", low, high), Variable("goal_y", "m", low, high)))
 
     def place(self, tasks: np.ndarray) -> np.ndarray:
-        """Goal positions (M, 2) [m] of tasks (M, 2)."""
+        """Returns the goal positions (M, 2) [m] of tasks (M, 2)."""
         return tasks
 
     def reward(self, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +47,10 @@ class DenseGoal:
         return -distance, distance < self.reached
 
     def floor(self) -> float:
-        """Reward per step of standing still: the mean distance of a square's points from its centre.
+        """Returns the mean reward per step of standing still.
 
-        Closed form: half_width * (sqrt(2) + asinh(1)) / 3.
+        It is minus the mean distance of a square's points from its centre,
+        half_width * (sqrt(2) + asinh(1)) / 3.
         """
         return -self.half_width * (math.sqrt(2.0) + math.asinh(1.0)) / 3.0
 
@@ -58,7 +60,8 @@ class SparseGoal:
     """1 - |x - g| within a radius of a goal on the unit half circle, 0 elsewhere.
 
     Attributes:
-        radius: Where reward begins [m].
+        radius: Distance from the goal at which the reward begins [m].
+        formula: The reward as text.
     """
 
     radius: float = 0.2
@@ -70,27 +73,29 @@ class SparseGoal:
         return Uniform((Variable("angle", "rad", 0.0, np.pi),))
 
     def place(self, tasks: np.ndarray) -> np.ndarray:
-        """Goal positions (M, 2) [m] of tasks (M, 1)."""
+        """Returns the goal positions (M, 2) [m] of tasks (M, 1)."""
         return np.concatenate([np.cos(tasks), np.sin(tasks)], axis=1)
 
     def reward(self, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps distance (M,) [m] to reward (M,) and terminated (M,), which is never."""
+        """Maps distance (M,) [m] to reward (M,) and terminated (M,), which is all false."""
         near = distance <= self.radius
         return np.where(near, 1.0 - distance, 0.0), np.zeros(len(distance), dtype=bool)
 
     def floor(self) -> float:
-        """Reward per step of standing still."""
+        """Returns the reward per step of standing still."""
         return 0.0
 
 
 class NavigationEnv:
     """M point masses; the observation is the position, the action a displacement.
 
+    Implements `RestartableEnv`, `RenderableEnv` and `SceneEnv`.
+
     Args:
         name: Registry name.
         goal: Reward and tasks.
         max_step: Largest displacement along an axis per step [m].
-        step_scale: Displacement is the action times this, then clipped to max_step [m].
+        step_scale: The displacement is the action times this, clipped to max_step [m].
         horizon: T.
     """
 
@@ -121,7 +126,7 @@ class NavigationEnv:
         )
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
+        """Sets tasks (N, D), each for num_episodes neighbouring rows.
 
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
@@ -131,7 +136,7 @@ class NavigationEnv:
         self._position = np.zeros_like(self._goals)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Puts all points at the origin; returns obs (M, 2) [m]. The start has no noise.
+        """Moves all points to the origin, without noise; returns obs (M, 2) [m].
 
         Raises:
             RuntimeError: No tasks were set.
@@ -147,9 +152,9 @@ class NavigationEnv:
         rngs: Sequence[np.random.Generator],
         tasks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Puts the points of the mask rows (M,) at the origin, with tasks (rows.sum(), D) if given.
+        """Moves the points of the mask rows (M,) to the origin; returns obs (M, 2) [m].
 
-        Returns obs (M, 2) [m].
+        With tasks (rows.sum(), D), sets the tasks of those rows first.
 
         Raises:
             RuntimeError: No tasks were set.
@@ -162,41 +167,44 @@ class NavigationEnv:
         return self._position
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
-        """Moves the rows of the mask alive (M,) by action (M, 2); a non-finite action is a fault."""
+        """Moves the points of the mask alive (M,) by action (M, 2) [policy output].
+
+        An action that is not finite is a fault.
+        """
         action = np.asarray(action, dtype=float)
         move = np.clip(action * self._step_scale, -self._max_step, self._max_step)
-        # clipping hides an infinite action, hence the look at the action itself
+        # clipping hides an infinite action, so the action itself is tested
         fault = alive & ~np.isfinite(action).all(axis=1)
-        moved = alive & ~fault
-        self._position = np.where(moved[:, None], self._position + move, self._position)
+        valid = alive & ~fault
+        self._position = np.where(valid[:, None], self._position + move, self._position)
         distance = np.linalg.norm(self._position - self._goals, axis=1)
         reward, reached = self.goal.reward(distance)
-        return Step(self._position, np.where(moved, reward, 0.0), moved & reached, fault)
+        return Step(self._position, np.where(valid, reward, 0.0), valid & reached, fault)
 
     def snapshot(self) -> np.ndarray:
-        """Positions (M, 2) [m], copied."""
+        """Returns a copy of the positions (M, 2) [m]."""
         return self._position.copy()
 
     def marker(self, task: np.ndarray) -> Marker:
-        """A target at the goal."""
+        """Returns a target at the goal of a task (D,)."""
         x, y = self.goal.place(np.asarray(task, dtype=float)[None])[0]
         return Marker("target", (float(x), float(y)))
 
     def render(
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, 2) with the goal of a task (D,): L frames (height, width, 3) uint8."""
-        from metarl.envs.rendering.point_mass import render_plane  # only pictures need it
+        """Draws snapshots (L, 2) of a task (D,): L frames (height, width, 3) uint8."""
+        from metarl.envs.rendering.point_mass import render_plane
 
         return render_plane(states, self.marker(task), width=width, height=height)
 
     def scene(
         self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
     ) -> dict[str, Any]:
-        """A ball on a floor at snapshots (L, 2) of a task (D,), for a replay."""
+        """Returns shapes, poses, goal and camera of snapshots (L, 2) of a task (D,)."""
         from metarl.envs.rendering.point_mass import plane_scene
 
         return plane_scene(states, self.marker(task), camera)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there are no threads, and little memory."""

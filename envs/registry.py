@@ -1,10 +1,9 @@
-"""Name -> environment: a literal table, robot-goal-variations, or a plug-in (`envs/plugins/discovery.py`)."""
+"""Environments by name: a table, robot-goal-variations, or a plug-in (`envs/plugins`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -102,21 +101,21 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
         "vel": _humanoid(Velocity(), weight=1.0),
     },
 }
-"""Robot, goal ("" is forward): `robot-goal`, with variations behind it or, but for forward, by itself."""
+"""Recipes by robot and goal; "" is forward, and names an environment only with variations."""
 
 WORLDS: dict[str, Variation] = {**VARIATIONS, Terrain.name: Terrain()}
-"""Words of the variations."""
+"""Variations by their part of a name."""
 
 
-def parsed(name: str) -> Recipe | None:
-    """The recipe of `robot-goal-variation-...` in this order; None if the name is none such."""
+def parse_name(name: str) -> Recipe | None:
+    """Returns the recipe of a name `robot-goal-variation-...`, or None for other names."""
     for robot, goal in _bases():
-        base = _joined(robot, goal)
-        words = name.removeprefix(base + "-").split("-") if name != base else []
-        if not name.startswith(base) or (not words and not goal):
+        base = _join(robot, goal)
+        parts = name.removeprefix(base + "-").split("-") if name != base else []
+        if not name.startswith(base) or (not parts and not goal):
             continue
-        if set(words) <= set(WORLDS) and len(set(words)) == len(words):
-            return replace(FAMILIES[robot][goal], variations=tuple(WORLDS[word] for word in words))
+        if set(parts) <= set(WORLDS) and len(set(parts)) == len(parts):
+            return replace(FAMILIES[robot][goal], variations=tuple(WORLDS[part] for part in parts))
     return None
 
 
@@ -124,12 +123,12 @@ def _bases() -> list[tuple[str, str]]:
     return [(robot, goal) for robot, goals in FAMILIES.items() for goal in goals]
 
 
-def _joined(*words: str) -> str:
-    return "-".join(word for word in words if word)
+def _join(*parts: str) -> str:
+    return "-".join(part for part in parts if part)
 
 
 def _recipe(name: str) -> Recipe:
-    recipe = parsed(name)
+    recipe = parse_name(name)
     assert recipe is not None, name
     return recipe
 
@@ -184,7 +183,7 @@ ENVIRONMENTS: dict[str, Factory] = {
     ),
     "half-cheetah-dir/rllib": _cheetah(ForwardBackward(), horizon=100),
 }
-"""The recommended ones; `parsed` knows the rest."""
+"""The recommended environments; `parse_name` accepts more names."""
 
 
 def make(
@@ -193,36 +192,30 @@ def make(
     """Builds an environment by name.
 
     Args:
-        name: A name of ENVIRONMENTS, "robot-goal-variation-..." of FAMILIES and WORLDS, or of a plug-in (see
-            `envs/plugins/discovery.py`).
+        name: A name of ENVIRONMENTS, "robot-goal-variation-..." of FAMILIES and WORLDS, or the name
+            of a plug-in (see `envs/plugins/discovery.py`).
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
         observe_terrain: Append heights of the ground around the robot to the observation.
-        observe_task: Append the task's numbers to the observation: the oracle.
-
-    Returns:
-        The environment.
+        observe_task: Append the task's numbers to the observation, as for an oracle.
 
     Raises:
-        UnknownEnvironment: There is no such name, module or attribute, and the message names the nearest; or
-            observe_terrain where there is no terrain.
-        UnsupportedHere: The environment needs what is not installed.
-        PluginFailure: A plug-in breaks the contract.
+        UnknownEnvironment: There is no such name, module or attribute, and the message suggests a
+            similar one; or the environment has no terrain to observe.
+        UnsupportedHere: The environment needs something that is not installed.
+        PluginFailure: A plug-in violates the contract.
     """
     factory = _factory(name)
     if observe_terrain:
-        factory = _with_sight(name, factory)
+        factory = _observe_terrain(name, factory)
     if isinstance(factory, Recipe):
         env: BatchEnv = MujocoBatchEnv(name, factory, threads)
     else:
         env = factory(name, threads)
-    if not observe_task:
-        return env
-    observing: Any = ObserveTask(env)  # what it does not say itself it hands through
-    return observing
+    return ObserveTask(env) if observe_task else env
 
 
 def _factory(name: str) -> Factory:
-    factory = ENVIRONMENTS.get(name) or parsed(name)
+    factory = ENVIRONMENTS.get(name) or parse_name(name)
     if factory is not None:
         return factory
     plug_in = plugins.find(name)
@@ -232,17 +225,17 @@ def _factory(name: str) -> Factory:
     raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
 
 
-def _with_sight(name: str, factory: Factory) -> Factory:
+def _observe_terrain(name: str, factory: Factory) -> Factory:
     if not isinstance(factory, Recipe) or WORLDS["terrain"] not in factory.variations:
         raise UnknownEnvironment(f"{name!r} has no terrain to observe; -terrain names have one")
-    seen = {WORLDS["terrain"]: Terrain(observed=True)}
-    return replace(factory, variations=tuple(seen.get(v, v) for v in factory.variations))
+    changes = {WORLDS["terrain"]: Terrain(observed=True)}
+    return replace(factory, variations=tuple(changes.get(v, v) for v in factory.variations))
 
 
 def _names_like(name: str) -> list[str]:
-    """Names of `parsed`: every robot and goal with one variation, and the longest good start of the name with one."""
-    bases = [_joined(*base) for base in _bases()]
-    starts = [name[:k] for k, letter in enumerate(name) if letter == "-"]
-    bases += [start for start in starts if parsed(start)]
-    names = bases + [_joined(base, word) for base in bases for word in WORLDS]
-    return [known for known in dict.fromkeys(names) if parsed(known)]
+    """Returns names to suggest: every known beginning, by itself and with one more variation."""
+    bases = [_join(*base) for base in _bases()]
+    beginnings = [name[:k] for k, letter in enumerate(name) if letter == "-"]
+    bases += [beginning for beginning in beginnings if parse_name(beginning)]
+    names = bases + [_join(base, word) for base in bases for word in WORLDS]
+    return [known for known in dict.fromkeys(names) if parse_name(known)]

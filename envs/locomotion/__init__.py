@@ -1,1 +1,4 @@
-"""Robot x goal x variations on MuJoCo: the environments that move. Pictures are in `rendering`."""
+"""Locomotion on MuJoCo: robots, goals, variations of the world, and their environment.
+
+Pictures of it are in `envs/rendering`.
+"""

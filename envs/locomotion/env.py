@@ -1,4 +1,4 @@
-"""MujocoBatchEnv: robot x goal x variations on `mujoco.batch`, a `BatchEnv` of `metarl/core/env.py`; no other steps physics."""
+"""MujocoBatchEnv: robot x goal x variations, simulated by `mujoco.batch`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ from metarl.envs.rendering.marker import Marker
 
 Batch: Any = None
 SimulationError: Any = ()
-with contextlib.suppress(ModuleNotFoundError):  # an older MuJoCo, to which a plug-in may be bound
+with contextlib.suppress(ModuleNotFoundError):  # an older MuJoCo, which a plug-in may need
     from mujoco.batch import Batch, SimulationError
 
 MAX_SPEED = 1e4
-"""Largest believable entry of qvel [m/s or rad/s]; MuJoCo itself flags only what exceeds 1e10."""
+"""Bound of qvel [m/s or rad/s]; beyond it is a fault. MuJoCo itself warns only above 1e10."""
 
 
 class MujocoBatchEnv:
-    """A robot with a goal in a world, M simulations on a pool of threads.
+    """M simulations of a robot with a goal in a world, on a pool of threads.
+
+    Implements `RestartableEnv`, `SplittableEnv`, `RenderableEnv` and `SceneEnv`.
 
     Args:
-        name: Registry name, used in messages and records.
-        recipe: What it is made of.
+        name: Registry name, for messages and records.
+        recipe: Robot, goal and variations.
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
+
+    Raises:
+        UnsupportedHere: The installed MuJoCo has no `mujoco.batch`.
     """
 
     def __init__(self, name: str, recipe: Recipe, threads: int = 0):
@@ -40,8 +45,8 @@ class MujocoBatchEnv:
             raise UnsupportedHere(f"{name} needs mujoco.batch; this is MuJoCo {mujoco.__version__}")
         self.robot, self.goal, self.terms = recipe.robot, recipe.goal, recipe.terms
         self.variations, self._threads = recipe.variations, threads
-        self.model, self.spec = recipe.compiled(), recipe.spec(name)
-        self._seen, self._scan = recipe.seen(), recipe.scan()
+        self.model, self.spec = recipe.compile_model(), recipe.spec(name)
+        self._fields, self._scan = recipe.observation_fields(), recipe.scan()
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
         self._batch: Any = None
         self._world: Any = None
@@ -53,15 +58,15 @@ class MujocoBatchEnv:
         return self._threads or len(os.sched_getaffinity(0))
 
     def split(self, parts: int) -> list[Self]:
-        """Environments like this one, before any set_tasks, which share its threads: for parts of the tasks at a time."""
-        twins = [copy.copy(self) for _ in range(parts)]
-        for twin in twins:
-            twin._threads = -(-self.threads // parts)
-            twin._batch = None
-        return twins
+        """Returns `parts` environments like this one, without tasks, which share its threads."""
+        copies = [copy.copy(self) for _ in range(parts)]
+        for each in copies:
+            each._threads = -(-self.threads // parts)
+            each._batch = None
+        return copies
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
+        """Sets tasks (N, D), each for num_episodes neighbouring rows.
 
         Raises:
             ValueError: The tasks are not (N, D) or not finite.
@@ -70,7 +75,7 @@ class MujocoBatchEnv:
         if self._batch is None or self._batch.nsim != len(rows):
             self._build(len(rows))
         goals = len(self.goal.tasks.variables)
-        self._numbers, self._tasks = rows, rows[:, :goals]
+        self._tasks, self._goal_tasks = rows, rows[:, :goals]
         self._world.write(rows[:, goals:])
 
     def _build(self, num_rows: int) -> None:
@@ -78,20 +83,20 @@ class MujocoBatchEnv:
         self._batch = batch
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._ctrl = batch.bind("ctrl")
-        self._sent = np.empty(self._ctrl.shape)  # rows in one piece, those of the batch lie apart
+        self._action = np.empty(self._ctrl.shape)  # contiguous, unlike the array of the batch
         self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
-        self._parts, start = [], 0
-        for part in self._seen:
-            place = self._obs[:, start : start + part.size].reshape(num_rows, *part.shape)
-            self._parts.append((part, part.view(batch.bind(part.field)), place))
-            start += part.size
+        self._views, start = [], 0
+        for field in self._fields:
+            target = self._obs[:, start : start + field.size].reshape(num_rows, *field.shape)
+            self._views.append((field, field.view(batch.bind(field.field)), target))
+            start += field.size
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
         self._world = World(self.robot, self.variations, batch)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S).
+        """Starts M episodes, row m with the stream rngs[m]; returns obs (M, S).
 
         Raises:
             RuntimeError: No tasks were set.
@@ -107,9 +112,10 @@ class MujocoBatchEnv:
         rngs: Sequence[np.random.Generator],
         tasks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Starts an episode in the m-th row of the mask rows (M,) from rngs[m], with tasks (rows.sum(), D) if given.
+        """Starts an episode in the m-th row of the mask rows (M,) with the stream rngs[m].
 
-        The other rows are left as they are, bit for bit. Returns obs (M, S).
+        With tasks (rows.sum(), D), sets the tasks of those rows first. The other rows keep their
+        state bit for bit. Returns obs (M, S).
 
         Raises:
             RuntimeError: No tasks were set.
@@ -119,52 +125,59 @@ class MujocoBatchEnv:
         if not rngs:
             return self._observe()
         if tasks is not None:
-            self._numbers[rows] = tasks
-            self._world.write(self._numbers[:, self._tasks.shape[1] :], rows)
+            self._tasks[rows] = tasks
+            self._world.write(self._tasks[:, self._goal_tasks.shape[1] :], rows)
         states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
         return self.restore(*map(np.array, zip(*states, strict=True)), rows=rows)
 
     def restore(
         self, qpos: np.ndarray, qvel: np.ndarray, rows: np.ndarray | None = None
     ) -> np.ndarray:
-        """Starts episodes from states qpos (n, nq), qvel (n, nv) in the mask rows (M,), or in all; returns obs (M, S)."""
-        where, ids = (slice(None), None) if rows is None else (rows, np.flatnonzero(rows))
-        # the reset clears time, warm start and controls as mj_resetData does, so a row remembers nothing
+        """Starts episodes from states qpos (n, nq), qvel (n, nv) in the mask rows (M,), or in all.
+
+        Returns obs (M, S).
+        """
+        index, ids = (slice(None), None) if rows is None else (rows, np.flatnonzero(rows))
+        # like mj_resetData this clears time, warm start and controls, so no state is left over
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self._qpos[where], self._qvel[where] = qpos, qvel
-        self._world.start(where)
+        self._qpos[index], self._qvel[index] = qpos, qvel
+        self._world.start(index)
         self._batch.forward(ids)
-        self._was = self._position()
-        self._warnings[where] = self._batch.warning[where, :, 1].sum(axis=1)
+        self._previous_position = self._position()
+        self._warnings[index] = self._batch.warning[index, :, 1].sum(axis=1)
         return self._observe()
 
     def _observe(self) -> np.ndarray:
-        for part, values, place in self._parts:
-            if np.isfinite(part.limit):
-                np.clip(values, -part.limit, part.limit, out=place)
+        for field, values, target in self._views:
+            if np.isfinite(field.limit):
+                np.clip(values, -field.limit, field.limit, out=target)
             else:
-                place[...] = values
+                target[...] = values
         if len(self._scan):
             self._obs[:, -len(self._scan) :] = self._heights_around()
         return self._obs
 
-    def _place(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y (M,) of the torso [m, world]."""
+    def _torso(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns x and y (M,) of the torso [m, world]."""
         x = self._qpos[:, 0]
         return x, np.zeros_like(x) if self.robot.planar else self._qpos[:, 1]
 
     def _heights_around(self) -> np.ndarray:
-        """Heights of the ground (M, P) [m], in [-1, 1]; 0 is flat ground under a robot at its rest height."""
-        x, y = self._place()
+        """Returns the heights (M, P) [m] of the ground at the scan points, clipped to [-1, 1].
+
+        They are relative to the torso's height minus its rest height, so that a robot at rest on
+        flat ground observes 0.
+        """
+        x, y = self._torso()
         ground = self._world.ground.height(
             x[:, None] + self._scan[:, 0], y[:, None] + self._scan[:, 1]
         )
         index = self.robot.height_index
-        risen = self._qpos[:, index, None] - self.model.qpos0[index]
-        return np.clip(ground - risen, -1.0, 1.0)
+        above_rest = self._qpos[:, index, None] - self.model.qpos0[index]
+        return np.clip(ground - above_rest, -1.0, 1.0)
 
     def _position(self) -> np.ndarray:
-        """Positions (M, 2) [m, world], copied: a view would make every velocity zero."""
+        """Returns a copy of the positions (M, 2) [m, world]."""
         if self._centre is not None:
             return self._centre[:, 1, :2].copy()
         position = np.zeros((len(self._qpos), 2))
@@ -173,47 +186,50 @@ class MujocoBatchEnv:
         return position
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
-        """Steps the rows of the mask alive (M,) with action (M, A) [policy output]; leaves the others as they are."""
-        # in double precision whatever comes: float32 actions would be scaled in float32
-        sent = np.multiply(action, self.spec.action_scale, out=self._sent, dtype=float)
-        np.clip(sent, self._ctrl_low, self._ctrl_high, out=sent)
-        self._ctrl[...] = sent
-        effort = np.square(sent).sum(axis=1)
+        """Steps the rows of the mask alive (M,) with action (M, A) [policy output].
+
+        The other rows keep their state.
+        """
+        # dtype: float32 actions would otherwise be scaled in float32
+        scaled = np.multiply(action, self.spec.action_scale, out=self._action, dtype=float)
+        np.clip(scaled, self._ctrl_low, self._ctrl_high, out=scaled)
+        self._ctrl[...] = scaled
+        effort = np.square(scaled).sum(axis=1)
         self._world.drive()
-        before = self._was
+        before = self._previous_position
         ids = None if alive.all() else np.flatnonzero(alive)
-        raised = self._advance(ids)
-        self._was = after = self._position()
-        # clipping hides an infinite action, hence the look at the action itself
-        fault = alive & (self._broken() | raised | ~np.isfinite(action).all(axis=1))
+        failed = self._advance(ids)
+        self._previous_position = after = self._position()
+        # clipping hides an infinite action, so the action itself is tested
+        fault = alive & (self._find_diverged() | failed | ~np.isfinite(action).all(axis=1))
         with np.errstate(invalid="ignore", over="ignore"):
             reward = self._reward((after - before) / self.spec.dt, after, effort)
         reward[~alive | fault] = 0.0
-        return Step(self._observe(), reward, alive & ~fault & self._ended(), fault)
+        return Step(self._observe(), reward, alive & ~fault & self._find_terminated(), fault)
 
-    def _ended(self) -> np.ndarray:
-        """Rows (M,) in which the robot has fallen or come to the edge of its map."""
-        ended = np.zeros(len(self._qpos), dtype=bool)
+    def _find_terminated(self) -> np.ndarray:
+        """Returns the mask (M,) of robots that have fallen or reached the edge of their map."""
+        terminated = np.zeros(len(self._qpos), dtype=bool)
         height, ground = self._qpos[:, self.robot.height_index], self._world.ground
         if ground is not None:
-            x, y = self._place()
+            x, y = self._torso()
             height = height - ground.height(x, y)
-            ended = ground.left(x, y)
+            terminated = ground.is_outside(x, y)
         if self.robot.healthy is None:
-            return ended
-        return ended | ~self.robot.healthy(height, self._qpos, self._qvel)
+            return terminated
+        return terminated | ~self.robot.healthy(height, self._qpos, self._qvel)
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
-        """Steps the physics; returns the rows (M,) in which MuJoCo raised an error."""
-        raised = np.zeros(self._batch.nsim, dtype=bool)
+        """Steps the physics of rows ids, or of all; returns the mask (M,) of MuJoCo's errors."""
+        failed = np.zeros(self._batch.nsim, dtype=bool)
         try:
             self._batch.step(ids, nstep=self.robot.frame_skip)
         except SimulationError as error:  # the other rows ran to completion
-            raised[error.ids] = True
-        return raised
+            failed[error.ids] = True
+        return failed
 
     def _reward(self, velocity: np.ndarray, position: np.ndarray, effort: np.ndarray) -> np.ndarray:
-        reward = self.goal.reward(self._tasks, velocity, position)
+        reward = self.goal.reward(self._goal_tasks, velocity, position)
         reward *= self.terms.goal_weight
         reward += self.terms.bonus
         reward -= self.terms.control_cost * effort
@@ -221,20 +237,20 @@ class MujocoBatchEnv:
             reward -= self.terms.contact_costs(self._forces.reshape(len(reward), -1))
         return reward
 
-    def _broken(self) -> np.ndarray:
-        """Rows (M,) in which MuJoCo raised any warning since the last call, or whose speed is not believable."""
+    def _find_diverged(self) -> np.ndarray:
+        """Returns the mask (M,) of rows with new warnings of MuJoCo or a speed beyond MAX_SPEED."""
         warnings = self._batch.warning[:, :, 1].sum(axis=1)
-        rose = warnings != self._warnings
+        has_new_warning = warnings != self._warnings
         self._warnings = warnings
-        # a comparison with NaN is false, hence the negation
-        return rose | ~(np.abs(self._qvel) < MAX_SPEED).all(axis=1)
+        # negated, because a comparison with NaN is false
+        return has_new_warning | ~(np.abs(self._qvel) < MAX_SPEED).all(axis=1)
 
     def snapshot(self) -> np.ndarray:
-        """qpos (M, nq), copied."""
+        """Returns a copy of qpos (M, nq)."""
         return self._qpos.copy()
 
     def marker(self, task: np.ndarray) -> Marker:
-        """What a video draws for a task (D,)."""
+        """Returns the marker of the goal of a task (D,)."""
         return self.goal.marker(task[: len(self.goal.tasks.variables)])
 
     def render(
@@ -246,25 +262,23 @@ class MujocoBatchEnv:
         height: int,
         camera: tuple[float, float] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, nq) with the goal of a task (D,): L frames (height, width, 3) uint8."""
-        from metarl.envs.rendering.render import (
-            render_mujoco,  # 0.3 s of imports that only pictures need
-        )
+        """Draws snapshots (L, nq) of a task (D,): L frames (height, width, 3) uint8."""
+        # imported here, because it takes 0.3 s
+        from metarl.envs.rendering.render import render_mujoco
 
-        model = self._model_of(task)
-        marker = self.marker(task)
+        model, marker = self._model_of(task), self.marker(task)
         return render_mujoco(model, states, marker, width=width, height=height, camera=camera)
 
     def scene(
         self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
     ) -> dict[str, Any]:
-        """Shapes, poses, goal and camera of snapshots (L, nq) of a task (D,), for a replay."""
-        from metarl.envs.rendering.scene import mujoco_scene  # only replays need it
+        """Returns shapes, poses, goal and camera of snapshots (L, nq) of a task (D,)."""
+        from metarl.envs.rendering.scene import mujoco_scene
 
         return mujoco_scene(self._model_of(task), states, self.marker(task), camera)
 
     def _model_of(self, task: np.ndarray) -> mujoco.MjModel:
-        """The model of a task (D,), as its simulations have it at the start of an episode."""
+        """Returns the model of a task (D,) at the start of an episode."""
         if not self.variations:
             return self.model
         batch = Batch(self.model, 1, 1)
@@ -273,8 +287,8 @@ class MujocoBatchEnv:
         return batch.get_model(0)
 
     def close(self) -> None:
-        """Gives back threads and memory."""
-        # a view of the batch's state keeps its threads alive
+        """Releases threads and memory."""
+        # a view of the batch's state would keep its threads alive
         self._batch = self._forces = self._centre = self._world = None
-        self._parts = []
+        self._views = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)

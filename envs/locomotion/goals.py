@@ -1,7 +1,7 @@
-"""Goals: the reward for a motion, given the task.
+"""Goals: the reward of a motion, given the task.
 
-A goal maps the motion of M robots and their M tasks to M rewards; bonus and costs are `RewardTerms` of their own, so
-a goal is the same for every robot.
+A goal maps the motion of M robots and their M tasks to M rewards. Bonus and costs are separate
+(`RewardTerms`), so that a goal is the same for every robot.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ class Goal(Protocol):
 
     @property
     def tasks(self) -> TaskDistribution:
-        """Where tasks come from."""
+        """Distribution of the tasks."""
 
     @property
     def formula(self) -> str:
-        """The reward in the notation of the README."""
+        """The reward as text: v velocity [m/s], d direction, s sign, g goal."""
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Maps tasks (M, D), velocity (M, 2) [m/s, world], position (M, 2) [m, world] to rewards (M,)."""
+        """Maps tasks (M, D), velocity (M, 2) [m/s, world], position (M, 2) [m, world] to (M,)."""
 
     def floors(self) -> dict[str, float]:
-        """Mean reward per step over the tasks, without bonus and costs, of policies that do not adapt."""
+        """Returns the reference rewards per step, without bonus and costs, by name of the policy.
+
+        They are means over the tasks, of policies that do not adapt.
+        """
 
     def marker(self, task: np.ndarray) -> Marker:
-        """What a video draws for a task (D,)."""
+        """Returns the marker that pictures show for a task (D,)."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,10 @@ class RewardTerms:
     """The part of the reward that does not depend on the task, and the goal's weight.
 
     Attributes:
-        bonus: Added at every step.
-        control_cost: Weight of the sum of squares of the action sent.
+        bonus: Reward of every step.
+        control_cost: Weight of the sum of squares of the action, after scaling and clipping.
         contact_cost: Weight of the sum of squares of the contact forces; 0 leaves them out.
-        contact_clip: Each contact force is clipped to this size.
+        contact_clip: Bound of the absolute value of each contact force [N, N m].
         contact_cap: Largest contact cost of a step.
         goal_weight: Factor of the goal's reward.
     """
@@ -63,7 +66,7 @@ class RewardTerms:
         return np.minimum(self.contact_cost * np.square(forces).sum(axis=1), self.contact_cap)
 
     def formula(self, goal: Goal) -> str:
-        """The whole reward of a step in the notation of the README."""
+        """Returns the whole reward of a step as text: a action, cfrc contact forces."""
         parts = [
             goal.formula if self.goal_weight == 1.0 else f"{self.goal_weight:g} {goal.formula}"
         ]
@@ -79,14 +82,14 @@ class RewardTerms:
         return " ".join(parts)
 
     def floors(self, goal: Goal, horizon: int) -> dict[str, float]:
-        """Returns of episodes of `horizon` steps by policies that do not adapt, by name."""
+        """Computes the reference returns of episodes of `horizon` steps, by name of the policy."""
         weight, bonus = self.goal_weight, self.bonus
         return {name: horizon * (weight * v + bonus) for name, v in goal.floors().items()}
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Speed along x: v_x. The tasks differ only in the world (`envs/locomotion/variations.py`)."""
+    """Speed along x: v_x. Tasks differ only in the variations of the world."""
 
     tasks: TaskDistribution = field(default_factory=lambda: Uniform((), held_out=False))
     formula: str = "v_x"
@@ -96,11 +99,11 @@ class Forward:
         return velocity[:, 0].copy()
 
     def floors(self) -> dict[str, float]:
-        """Only standing still is known: what a fast robot reaches depends on the world."""
+        """Returns that of standing still; other policies' returns depend on the world."""
         return {"stand still": 0.0}
 
     def marker(self, task: np.ndarray) -> Marker:
-        """An arrow along +x."""
+        """Returns an arrow along +x."""
         return Marker("arrow", (1.0, 0.0))
 
 
@@ -109,9 +112,9 @@ class Direction:
     """Speed along a direction in the plane: d . v with d = (cos angle, sin angle).
 
     Attributes:
-        tasks: Where angles come from.
+        tasks: Distribution of the angle.
         formula: See Goal.
-        balanced: Whether the directions cancel, so that no constant motion earns anything.
+        balanced: The mean direction is zero, and so the mean reward of any constant motion.
     """
 
     tasks: TaskDistribution = field(
@@ -125,12 +128,12 @@ class Direction:
         return np.cos(tasks[:, 0]) * velocity[:, 0] + np.sin(tasks[:, 0]) * velocity[:, 1]
 
     def floors(self) -> dict[str, float]:
-        """Both floors are zero where directions cancel; else the best without the task is as fast as it can."""
+        """Returns zero for both policies if balanced; else the best one depends on the robot."""
         still = {"stand still": 0.0}
         return still | {"best without the task": 0.0} if self.balanced else still
 
     def marker(self, task: np.ndarray) -> Marker:
-        """An arrow along the direction."""
+        """Returns an arrow along the direction."""
         return Marker("arrow", (float(np.cos(task[0])), float(np.sin(task[0]))))
 
 
@@ -148,11 +151,11 @@ class ForwardBackward:
         return tasks[:, 0] * velocity[:, 0]
 
     def floors(self) -> dict[str, float]:
-        """Both floors are zero: the signs cancel."""
+        """Returns zero for both policies, because the signs cancel."""
         return {"stand still": 0.0, "best without the task": 0.0}
 
     def marker(self, task: np.ndarray) -> Marker:
-        """An arrow along +x or -x."""
+        """Returns an arrow along +x or -x."""
         return Marker("arrow", (float(task[0]), 0.0))
 
 
@@ -161,7 +164,7 @@ class Velocity:
     """Closeness to a forward speed: -|v_x - g|.
 
     Attributes:
-        high: Largest speed asked for [m/s]; tasks are uniform between 0 and it.
+        high: Largest speed of a task [m/s]; tasks are uniform in [0, high].
     """
 
     high: float = 3.0
@@ -169,7 +172,7 @@ class Velocity:
 
     @property
     def tasks(self) -> TaskDistribution:
-        """Speeds, uniform between 0 and `high` [m/s]."""
+        """Speeds, uniform in [0, high] [m/s]."""
         return Uniform((Variable("speed", "m/s", 0.0, self.high),))
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
@@ -177,11 +180,11 @@ class Velocity:
         return -np.abs(velocity[:, 0] - tasks[:, 0])
 
     def floors(self) -> dict[str, float]:
-        """Standing still misses by high / 2 on average, the constant speed high / 2 by high / 4."""
+        """Returns the mean errors: high / 2 at rest, high / 4 at the constant speed high / 2."""
         return {"stand still": -self.high / 2, "best without the task": -self.high / 4}
 
     def marker(self, task: np.ndarray) -> Marker:
-        """An arrow along x, as long as the speed."""
+        """Returns an arrow along x with the length of the speed."""
         return Marker("arrow", (float(task[0]), 0.0))
 
 
@@ -202,14 +205,14 @@ class Position:
         return Disc(self.radius)
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Maps tasks (M, 2) [m], position (M, 2) [m, world] to the negative L1 distance (M,) [m]."""
+        """Maps tasks (M, 2) [m], position (M, 2) [m, world] to the negative L1 distance (M,)."""
         return -np.abs(position - tasks).sum(axis=1)
 
     def floors(self) -> dict[str, float]:
-        """E|gx| + E|gy| in a disc of radius r is 8 r / (3 pi); the origin is also the best constant place."""
+        """Returns -(E|gx| + E|gy|) = -8 r / (3 pi), as the origin is the best constant position."""
         floor = -8.0 * self.radius / (3.0 * np.pi)
         return {"stand still": floor, "best without the task": floor}
 
     def marker(self, task: np.ndarray) -> Marker:
-        """A target at the point."""
+        """Returns a target at the point."""
         return Marker("target", (float(task[0]), float(task[1])))

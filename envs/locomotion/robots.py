@@ -1,6 +1,7 @@
-"""Robots: the model, what the policy observes, when the robot counts as healthy, and how it starts.
+"""Robots: model, observation, health and initial states.
 
-Models are the XML files of the Gymnasium package, so that a robot here is the robot of Gymnasium's v5 environment.
+The models are the XML files of the Gymnasium package, so a robot is that of Gymnasium's v5
+environment.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import mujoco
 import numpy as np
 
 DEPRECATED = "settotalmass"
-"""The word in MuJoCo's warning about half_cheetah.xml, which is Gymnasium's to change."""
+"""Part of MuJoCo's warning about half_cheetah.xml, a file of Gymnasium's."""
 
 HealthCheck = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Maps the torso's height above the ground (M,) [m], qpos (M, nq) and qvel (M, nv) to a mask (M,)."""
+"""Maps the torso's height (M,) [m, above the ground], qpos (M, nq), qvel (M, nv) to a mask (M,)."""
 
 Edit = Callable[[mujoco.MjSpec], None]
 """Changes a model before it is compiled."""
@@ -27,23 +28,25 @@ Edit = Callable[[mujoco.MjSpec], None]
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot model and its conventions; a row of a table, hence the number of columns.
+    """A robot's model and conventions.
 
     Attributes:
         name: Identifier, for example "ant".
         model_file: File in Gymnasium's MuJoCo assets.
         frame_skip: Physics steps per control step.
-        skip_qpos: How many leading entries of qpos the observation leaves out (world position).
-        planar: Whether the robot moves in the x-z plane (qpos[0] = x, qpos[1] = z) or in space (qpos[:3] = x, y, z).
-        healthy: See HealthCheck; None means always healthy.
-        reset_noise: Half width of the uniform noise on qpos and size of the noise on qvel [units of qpos, qvel].
-        uniform_speeds: Whether the noise on qvel is uniform, of that half width, or normal, of that standard
-            deviation.
-        max_seen_speed: The observation clips qvel to this [m/s or rad/s].
-        derived: Fields of MjData that the observation appends, each with its first row.
-        by_mass_centre: Whether the robot's place is its centre of mass, or its root. As in Gymnasium the centre is
-            that of the last stage of the integrator.
-        limbs: Actuators by limb, for what happens to a limb as a whole; () makes every actuator a limb.
+        skip_qpos: Number of leading entries of qpos (world position) that are not observed.
+        planar: The robot moves in the x-z plane (qpos[0] = x, qpos[1] = z), not in space
+            (qpos[:3] = x, y, z).
+        healthy: See HealthCheck; None is always healthy.
+        reset_noise: Half width of the uniform noise on qpos, and size of the noise on qvel [units
+            of qpos and qvel].
+        uniform_speeds: The noise on qvel is uniform with half width reset_noise, not normal with
+            this standard deviation.
+        max_observed_speed: The observation clips qvel to this [m/s or rad/s].
+        derived: Further observed fields of MjData, each with its first row.
+        by_mass_centre: The robot's position is its centre of mass, not its root. As in Gymnasium,
+            the centre is that of the last stage of the integrator.
+        limbs: Actuators of each limb; () makes every actuator a limb.
     """
 
     name: str
@@ -54,7 +57,7 @@ class Robot:
     healthy: HealthCheck | None = None
     reset_noise: float = 0.1
     uniform_speeds: bool = False
-    max_seen_speed: float = np.inf
+    max_observed_speed: float = np.inf
     derived: tuple[tuple[str, int], ...] = ()
     by_mass_centre: bool = False
     limbs: tuple[tuple[int, ...], ...] = ()
@@ -62,22 +65,20 @@ class Robot:
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.
 
-        MuJoCo's silent reset of a diverged simulation is off, and so is its search for islands: a robot is one
-        kinematic tree and so one island, whose constraints are solved to the same bits without it, 5 to 9 % sooner.
+        Two features of MuJoCo are off: the silent reset of a diverged simulation, and the search
+        for islands. A robot is one kinematic tree and so one island; without the search, its
+        constraints are solved to the same bits in 5 to 9 % less time.
 
         Args:
-            contact_forces: Add an accelerometer. A batch computes `cfrc_ext` only where a sensor of acceleration type
-                asks for it, and leaves it zero otherwise.
+            contact_forces: Compute `cfrc_ext`. A batch does so only in models with a sensor of
+                acceleration type, so this adds an accelerometer.
             edits: Further changes to the model.
-
-        Returns:
-            The compiled model.
         """
         path = str(files("gymnasium") / "envs" / "mujoco" / "assets" / self.model_file)
         edits = [_add_accelerometer, *edits] if contact_forces else edits
         with _compiler_warnings():
             if edits:
-                model = _edited(path, edits)
+                model = _compile_with(path, edits)
             else:
                 model = mujoco.MjModel.from_xml_path(path)
         bits = mujoco.mjtDisableBit
@@ -86,20 +87,20 @@ class Robot:
 
     @property
     def height_index(self) -> int:
-        """Which entry of qpos is the torso's height."""
+        """Index of the torso's height in qpos."""
         return 1 if self.planar else 2
 
     def initial_state(
         self, rng: np.random.Generator, qpos0: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws a starting state as Gymnasium's v5 environments do.
+        """Draws an initial state as Gymnasium's v5 environments do.
 
         Args:
             rng: The stream of this episode.
             qpos0: The model's rest position (nq,).
 
         Returns:
-            qpos (nq,) and qvel (nv,), both with noise; nv follows from the kind of robot.
+            qpos (nq,) and qvel (nv,), both with noise.
         """
         noise = self.reset_noise
         num_velocities = len(qpos0) if self.planar else len(qpos0) - 1
@@ -111,18 +112,18 @@ class Robot:
 
 @functools.cache
 def bare_model(robot: Robot) -> mujoco.MjModel:
-    """The robot's model as Gymnasium has it; shared, so not to be changed."""
+    """Returns the model as Gymnasium has it, without edits; it is shared, so do not change it."""
     return robot.model()
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A part of the observation: rows of a field of MjData.
+class ObservationField:
+    """Rows of a field of MjData, as a part of the observation.
 
     Attributes:
         field: Name of the field.
-        first: First row seen.
-        shape: Of what is seen of one robot.
+        first: First observed row.
+        shape: Shape of the observed rows of one robot.
         limit: Values are clipped to [-limit, limit] [units of the field].
     """
 
@@ -133,37 +134,41 @@ class Seen:
 
     @property
     def size(self) -> int:
-        """How many numbers of the observation it makes."""
+        """Count of numbers in the observation."""
         return int(np.prod(self.shape))
 
     def view(self, field: np.ndarray) -> np.ndarray:
-        """What is seen of the field (M, ...) of M robots; bodies that are not the robot's own come last."""
+        """Returns the observed rows of the field (M, ...) of M robots."""
+        # bodies that a variation has added come last, and are not observed
         return field[:, self.first : self.first + self.shape[0]]
 
 
-def seen_of(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> list[Seen]:
-    """The parts of a robot's observation, in order.
+def list_observation_fields(
+    robot: Robot, model: mujoco.MjModel, *, contacts: bool
+) -> list[ObservationField]:
+    """Returns the fields of a robot's observation, in order.
 
     Args:
         robot: The robot.
-        model: Its model, with no other bodies.
-        contacts: Whether contact forces, clipped to [-1, 1], come last.
+        model: Its model, without other bodies.
+        contacts: Append the contact forces, clipped to [-1, 1].
 
     Returns:
-        qpos without the place, qvel, derived fields, contact forces.
+        qpos without the world position, qvel, derived fields, contact forces.
     """
     data = mujoco.MjData(model)
-    fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_seen_speed)]
+    fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_observed_speed)]
     fields += [(name, first, np.inf) for name, first in robot.derived]
     fields += [("cfrc_ext", 0, 1.0)] if contacts else []
     return [
-        Seen(name, first, getattr(data, name)[first:].shape, limit) for name, first, limit in fields
+        ObservationField(name, first, getattr(data, name)[first:].shape, limit)
+        for name, first, limit in fields
     ]
 
 
 @contextmanager
 def _compiler_warnings() -> Generator[None]:
-    """Turns the compiler's messages into Python warnings, as MuJoCo logs to MUJOCO_LOG.TXT."""
+    """Turns the compiler's messages into Python warnings; MuJoCo writes them to MUJOCO_LOG.TXT."""
     messages: list[str] = []
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(messages.append)
@@ -178,7 +183,7 @@ def _compiler_warnings() -> Generator[None]:
             warnings.warn(message, stacklevel=4)
 
 
-def _edited(path: str, edits: Sequence[Edit]) -> mujoco.MjModel:
+def _compile_with(path: str, edits: Sequence[Edit]) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(path)
     for edit in edits:
         edit(spec)
@@ -197,7 +202,7 @@ def _add_accelerometer(spec: mujoco.MjSpec) -> None:
 
 @dataclass(frozen=True)
 class HeightBand:
-    """Healthy while the torso's height lies in a band, ends included.
+    """Healthy while the torso's height is in a closed interval.
 
     Attributes:
         low: Smallest healthy height [m, above the ground].
@@ -208,31 +213,36 @@ class HeightBand:
     high: float
 
     def __call__(self, height: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """See HealthCheck."""
+        """Tests the health, see HealthCheck."""
         return (height >= self.low) & (height <= self.high)
 
 
 @dataclass(frozen=True)
 class OpenBand:
-    """Healthy while the torso's height lies in a band, ends left out."""
+    """Healthy while the torso's height is in an open interval.
+
+    Attributes:
+        low: Lower end [m, above the ground].
+        high: Upper end [m, above the ground].
+    """
 
     low: float
     high: float
 
     def __call__(self, height: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """See HealthCheck."""
+        """Tests the health, see HealthCheck."""
         return (height > self.low) & (height < self.high)
 
 
 @dataclass(frozen=True)
 class Upright:
-    """Healthy while a planar robot's torso is high enough and upright; every bound is left out.
+    """Healthy while a planar robot's torso is high and upright; all bounds are exclusive.
 
     Attributes:
-        low: Height below which the robot has fallen [m, above the ground].
-        high: Height above which it cannot have come [m, above the ground].
-        angle: Largest pitch to either side [rad].
-        limit: Of every entry of qvel and of qpos from the pitch on [units of qpos, qvel].
+        low: Lower bound of the torso's height [m, above the ground].
+        high: Upper bound of the torso's height [m, above the ground].
+        angle: Bound of the pitch to either side [rad].
+        limit: Bound of the entries of qvel, and of qpos from the pitch on [units of qpos, qvel].
     """
 
     low: float
@@ -241,7 +251,7 @@ class Upright:
     limit: float = np.inf
 
     def __call__(self, height: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """See HealthCheck."""
+        """Tests the health, see HealthCheck."""
         upright = (height > self.low) & (height < self.high) & (np.abs(qpos[:, 2]) < self.angle)
         if np.isinf(self.limit):
             return upright
@@ -269,7 +279,7 @@ WALKER2D = Robot(
     healthy=Upright(0.8, 2.0, 1.0),
     reset_noise=5e-3,
     uniform_speeds=True,
-    max_seen_speed=10.0,
+    max_observed_speed=10.0,
 )
 HOPPER = Robot(
     "hopper",
@@ -280,7 +290,7 @@ HOPPER = Robot(
     healthy=Upright(0.7, np.inf, 0.2, limit=100.0),
     reset_noise=5e-3,
     uniform_speeds=True,
-    max_seen_speed=10.0,
+    max_observed_speed=10.0,
 )
 HUMANOID = Robot(
     "humanoid",
@@ -291,9 +301,10 @@ HUMANOID = Robot(
     healthy=OpenBand(1.0, 2.0),
     reset_noise=1e-2,
     uniform_speeds=True,
-    # Gymnasium's rows, without those of the world and of the free joint. All are Gymnasium's bit for bit but the contact
-    # forces cfrc_ext, which a batch takes at the start of the last substep, not in the last stage of its integrator.
-    # cinert tells the masses: with the variation params a Humanoid sees part of its task.
+    # Gymnasium's rows, without those of the world and the free joint. All are Gymnasium's bit for
+    # bit but cfrc_ext, which a batch computes at the start of the last substep and Gymnasium in the
+    # last stage of the integrator. cinert contains the masses, so with the variation params a
+    # Humanoid observes part of its task.
     derived=(("cinert", 1), ("cvel", 1), ("qfrc_actuator", 6), ("cfrc_ext", 1)),
     by_mass_centre=True,
 )

@@ -1,8 +1,8 @@
-"""Terrain: heightfields of many kinds in one model, one chosen for each simulation.
+"""Terrain: heightfields of many kinds in one model, of which each simulation uses one.
 
-The atlas holds every kind at every level and in several patches; it is procedural, a function of a seed. A robot
-starts on a flat place of height zero in the middle of its map; what surrounds it lies in rings, so that it meets the
-same ground whichever way it goes. Lengths are metres, angles radians.
+The atlas has maps of every kind, level and patch, generated from a seed. A robot starts on a flat
+area of height zero at the centre of its map. The terrain around it lies in rings, so that it is the
+same in all directions. Lengths are in metres, angles in radians.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from metarl.envs.locomotion.world import GROUND, Ground, Variation, World
 TRAIN_KINDS = ("slopes", "rough", "waves")
 TEST_KINDS = ("stairs", "basin", "hill", "steep", "gaps")
 KINDS = TRAIN_KINDS + TEST_KINDS
-"""The task's number of a kind is its index here."""
+"""A task contains the index of a kind."""
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 PATCHES = 4
-"""Maps of a kind and level, which differ in heading, phase, size and sign."""
+"""Number of maps of a kind and level; they differ in heading, phase, size and sign."""
 
 FLAT = 1.25
-"""Half width of the flat place at the start [m]."""
+"""Half width of the flat area at the start [m]."""
 
 CEILING, BASE = 2.0, 0.5
 """Largest height and depth of a map, and thickness of the ground below [m]."""
@@ -36,13 +36,13 @@ CEILING, BASE = 2.0, 0.5
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the points of a map lie.
+    """Points of a map.
 
     Attributes:
         half_x: Half length along x [m].
         half_y: Half length along y [m].
-        columns: Points along x.
-        rows: Points along y.
+        columns: Number of points along x.
+        rows: Number of points along y.
     """
 
     half_x: float
@@ -51,29 +51,32 @@ class Grid:
     rows: int
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y (rows, columns) [m]."""
+        """Returns x and y (rows, columns) [m]."""
         x = np.linspace(-self.half_x, self.half_x, self.columns)
         return tuple(np.meshgrid(x, np.linspace(-self.half_y, self.half_y, self.rows)))
 
 
 # cells of 0.25 m and 0.2 m: at 0.1 m a step takes 2 to 3 times as long as on flat ground
 FIELD = Grid(25.0, 25.0, 201, 201)
-# one row of cells: with two, a planar robot walks on the seam, in twice as many contacts
+# one row of cells: with two, a planar robot walks on their common edge, with twice the contacts
 TRACK = Grid(50.0, 1.5, 501, 2)
 
 
 def grid_of(robot: Robot) -> Grid:
-    """The map's points under a robot."""
+    """Returns the points of a robot's maps."""
     return TRACK if robot.planar else FIELD
 
 
 def ridges(distance: np.ndarray, period: float) -> np.ndarray:
-    """A triangle wave, zero at 0, of slope one and height period / 2."""
+    """Returns a triangle wave: zero at 0, of height period / 2, rising 1 m per metre."""
     return 0.5 * period - np.abs(np.mod(distance, period) - 0.5 * period)
 
 
 def lattice(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, spacing: float) -> np.ndarray:
-    """Noise in [-1, 1], independent at the points of a lattice and linear between them; one row for a track."""
+    """Returns noise in [-1, 1] at x, y: independent at the points of a lattice, else interpolated.
+
+    On a track (two rows of points) it is constant along y.
+    """
     x, y = (x - x.min()) / spacing, (y - y.min()) / spacing
     if len(x) == 2:
         y = np.zeros_like(y)
@@ -86,29 +89,29 @@ def lattice(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, spacing: flo
 
 
 def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np.ndarray:
-    """Makes a map.
+    """Generates a map.
 
     Args:
         kind: One of KINDS.
-        level: How difficult, in (0, 1].
-        rng: Its stream.
-        grid: Its points.
+        level: Difficulty in (0, 1].
+        rng: The stream of the map.
+        grid: The points of the map.
 
     Returns:
-        Heights (rows, columns) [m], zero on the flat place.
+        Heights (rows, columns) [m], zero in the flat area.
+
+    Raises:
+        ValueError: The kind is unknown; the message lists all.
     """
     x, y = grid.points()
     track = grid.rows == 2
     heading = rng.uniform(0.0, 2.0 * np.pi)
-    if track or kind in (
-        "stairs",
-        "gaps",
-    ):  # what has edges lies along the grid, for they would be jagged
+    if track or kind in ("stairs", "gaps"):  # edges across the grid would be jagged
         heading = 0.0
     sign, size = rng.choice([-1.0, 1.0]), rng.uniform(0.8, 1.25)
     along = np.cos(heading) * x + np.sin(heading) * y
     across = 0.0 * y if track else np.cos(heading) * y - np.sin(heading) * x
-    # how far beyond the flat place, in square rings and in round ones
+    # distance from the flat area, in square rings and in round ones
     ring = np.maximum(np.maximum(np.abs(along), np.abs(across)) - FLAT, 0.0)
     bowl = 1.0 - np.exp(-((np.maximum(np.hypot(along, across) - FLAT, 0.0) / (4.0 * size)) ** 2))
     ease = np.minimum(ring, 1.0) ** 2 * (3.0 - 2.0 * np.minimum(ring, 1.0))
@@ -124,7 +127,7 @@ def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np
             turn = 2.0 * np.pi / (3.0 * size)
             swell = np.sin(turn * along + phase[0]) + (not track) * np.sin(turn * across + phase[1])
             return (0.05 + 0.15 * level) * ease * swell
-        case "stairs":  # five steps of 0.8 m up or down, then back; a riser is one cell wide
+        case "stairs":  # five steps of 0.8 m up or down, then back; risers are one cell wide
             tread = 0.8 * size
             count = np.floor(ridges(ring, 10.0 * tread) / tread + 0.5)
             return sign * (0.04 + 0.12 * level) * count
@@ -140,9 +143,9 @@ def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np
 
 @functools.cache
 def atlas(grid: Grid, seed: int) -> np.ndarray:
-    """All maps (kind x level x patch, rows, columns) float32 [m]; shared, so not to be written to."""
+    """Returns all maps (kind x level x patch, rows, columns) float32 [m], read-only."""
     maps = [
-        # the same patch at another level is the same landscape, higher
+        # without the level: at a higher level a patch is the same landscape, scaled up
         heights(kind, level, np.random.default_rng([seed, number, patch]), grid)
         for number, kind in enumerate(KINDS)
         for level in LEVELS
@@ -155,13 +158,13 @@ def atlas(grid: Grid, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Terrain(Variation):
-    """The ground is one map out of an atlas; the kinds of TEST_KINDS are held out.
+    """A map of the atlas as the ground; the kinds of TEST_KINDS are held out.
 
-    The episode ends at the edge of the map, and health is judged from the height above the ground.
+    The episode ends at the edge of the map. Health depends on the height above the ground.
 
     Attributes:
         observed: Append heights of the ground around the robot to the observation.
-        seed: Of the atlas.
+        seed: Seed of the atlas.
     """
 
     observed: bool = False
@@ -171,11 +174,12 @@ class Terrain(Variation):
     fields = ("geom_dataid",)
     formula = (
         "the ground is a map of the given kind, level of difficulty and patch; its edge, "
-        f"{FIELD.half_x:g} m from the start ({TRACK.half_x:g} m for planar robots), ends the episode"
+        f"{FIELD.half_x:g} m from the start ({TRACK.half_x:g} m for planar robots), "
+        "ends the episode"
     )
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Puts the atlas into the model and the first map in place of the plane."""
+        """Adds the atlas to the model and replaces the plane by its first map."""
         grid = grid_of(robot)
 
         def edit(spec: mujoco.MjSpec) -> None:
@@ -183,7 +187,7 @@ class Terrain(Variation):
             for number in range(len(atlas(grid, self.seed))):
                 field = spec.add_hfield(name=f"terrain {number}", userdata=flat)
                 field.nrow, field.ncol = grid.rows, grid.columns
-                # all of one size, so that no bound of the geom depends on the map
+                # all of one size, so that the geom's bounds do not depend on the map
                 field.size = [grid.half_x, grid.half_y, 2.0 * CEILING, BASE]
             ground = spec.geom(GROUND)
             ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
@@ -193,16 +197,16 @@ class Terrain(Variation):
         return (edit,)
 
     def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
-        """Writes the heights, which the compiler would stretch to the full range."""
+        """Writes the heights; the compiler would scale each map to the full range."""
         model.hfield_data[:] = (atlas(grid_of(robot), self.seed).ravel() / CEILING + 1.0) / 2.0
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """Kind, level and patch."""
+        """Returns the distribution of kind, level and patch."""
         train = range(len(TRAIN_KINDS))
         return Split(_choices(train), _choices(range(len(train), len(KINDS))))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Chooses the map."""
+        """Selects the maps."""
         grid = grid_of(world.robot)
         kind, level, patch = tasks.T
         step = np.rint(np.clip(level, LEVELS[0], LEVELS[-1]) / LEVELS[0]) - 1
@@ -212,7 +216,7 @@ class Terrain(Variation):
         world.ground = Ground(maps, number, grid.half_x, grid.half_y)
 
     def scan(self, robot: Robot) -> np.ndarray:
-        """Places around the robot (P, 2) whose height it sees [m, along the axes of the world]."""
+        """Returns the points (P, 2) [m, world axes] around the robot whose height it observes."""
         if not self.observed:
             return super().scan(robot)
         if robot.planar:

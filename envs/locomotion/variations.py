@@ -1,4 +1,4 @@
-"""Variations: what a task changes in the world, for any robot and any goal (terrain has a file of its own)."""
+"""Variations of the world, for any robot and any goal (terrain has its own module)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ GRAVITY = 9.81
 
 @dataclass(frozen=True)
 class Params(Variation):
-    """Mass, inertia, friction and damping of every element, each multiplied by a draw of its own.
+    """Factors for mass, inertia, friction and damping of every element.
 
-    A number of the task is the exponent x: mass, inertia and friction times 1.5^x, damping times 1.3^x. Elements on
-    which nothing depends are left out (the world's mass, torsional friction of sliding contacts, a damping of zero).
+    A task number is an exponent x: mass, inertia and friction are multiplied by 1.5^x, damping by
+    1.3^x. Elements without effect are left out (the world's mass, torsional friction of sliding
+    contacts, a damping of zero).
 
-    Source: rand_param_envs (Rothfuss et al. 2019, arXiv:1810.06784; Rakelly et al. 2019, with 40 train and 10 test
-    tasks). As there, the three principal inertias are drawn one by one.
+    Source: rand_param_envs (Rothfuss et al. 2019, arXiv:1810.06784; Rakelly et al. 2019, with 40
+    training and 10 test tasks). As there, the three principal inertias are drawn independently.
     """
 
     name = "params"
@@ -47,18 +48,18 @@ class Params(Variation):
     formula = "mass, inertia, friction x 1.5^U(-3,3), damping x 1.3^U(-3,3), each element by itself"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """One exponent for each mass, inertia, friction and damping."""
+        """Returns the distribution of an exponent for each mass, inertia, friction and damping."""
         model = bare_model(robot)
         bodies = [model.body(i).name or f"body {i}" for i in range(1, model.nbody)]
         geoms = [model.geom(i).name or f"geom {i}" for i in range(model.ngeom)]
-        damped = [model.joint(model.dof_jntid[i]).name for i in _damped(model)]
+        damped = [model.joint(model.dof_jntid[i]).name for i in _damped_dofs(model)]
         names = [f"mass {name}" for name in bodies]
         names += [f"inertia {name} {axis}" for name in bodies for axis in "xyz"]
         names += [f"friction {name}" for name in geoms] + [f"damping {name}" for name in damped]
         return Uniform(tuple(Variable(name, "1", -3.0, 3.0) for name in names))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Multiplies; bodies and geoms that are not the robot's own come last and stay as they are."""
+        """Multiplies the fields of the robot; bodies and geoms of other variations come last."""
         model = bare_model(world.robot)
         bodies, geoms = model.nbody - 1, model.ngeom
         mass, inertia, friction, damping = np.split(
@@ -68,10 +69,10 @@ class Params(Variation):
         fields["body_mass"][:, 1 : bodies + 1] *= 1.5**mass
         fields["body_inertia"][:, 1 : bodies + 1] *= 1.5 ** inertia.reshape(-1, bodies, 3)
         fields["geom_friction"][:, :geoms, 0] *= 1.5**friction
-        fields["dof_damping"][:, _damped(model)] *= 1.3**damping
+        fields["dof_damping"][:, _damped_dofs(model)] *= 1.3**damping
 
 
-def _damped(model: mujoco.MjModel) -> np.ndarray:
+def _damped_dofs(model: mujoco.MjModel) -> np.ndarray:
     return np.flatnonzero(model.dof_damping > 0.0)
 
 
@@ -79,8 +80,12 @@ def _damped(model: mujoco.MjModel) -> np.ndarray:
 class Friction(Variation):
     """Sliding friction of the ground, from ice to rubber.
 
-    MuJoCo takes the larger friction of two surfaces, which would be the robot's own on ice: the ground is given
-    priority, so that the friction of every contact with it is the ground's.
+    MuJoCo uses the larger friction of two surfaces, which on ice would be the robot's. The ground
+    therefore gets priority, so that every contact with it has its friction.
+
+    Attributes:
+        train: Bands of the training tasks.
+        test: Bands of the held-out tasks.
     """
 
     train: tuple[tuple[float, float], ...] = ((0.2, 1.5),)
@@ -92,7 +97,7 @@ class Friction(Variation):
     formula = "sliding friction of the ground, uniform in log"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Gives the ground priority."""
+        """Gives the ground contact priority."""
 
         def edit(spec: mujoco.MjSpec) -> None:
             spec.geom(GROUND).priority = 1
@@ -100,7 +105,7 @@ class Friction(Variation):
         return (edit,)
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """The coefficient of friction; smaller and larger ones are held out."""
+        """Returns the distribution of the coefficient of friction."""
         train, test = (Bands("friction", "1", b, log=True) for b in (self.train, self.test))
         return Split(train, test)
 
@@ -111,11 +116,11 @@ class Friction(Variation):
 
 @dataclass(frozen=True)
 class Payload(Variation):
-    """A ball on top of the torso, of up to the torso's own mass, off centre.
+    """A ball on top of the torso, off centre, with up to the torso's mass.
 
     Attributes:
         reach: Largest distance from the torso's centre along x and y [m].
-        radius: Of the ball; it touches nothing [m].
+        radius: Radius of the ball [m]; it has no contacts.
     """
 
     reach: float = 0.2
@@ -127,10 +132,10 @@ class Payload(Variation):
     formula = "a ball of the given share of the torso's mass, on top of it"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Adds the ball, without mass, as the last body, so that no other changes its number."""
+        """Adds the ball, without mass, as the last body, so that other bodies keep their index."""
 
         def edit(spec: mujoco.MjSpec) -> None:
-            # a place off the centre: what stands at the origin of its parent is marked as such and never moved
+            # not at the parent's origin: MuJoCo flags such a body and never moves it
             ball = spec.worldbody.first_body().add_body(name="payload", pos=[0.1, 0.1, 0.1])
             ball.add_geom(
                 name="payload",
@@ -145,30 +150,33 @@ class Payload(Variation):
         return (edit,)
 
     def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
-        """Puts the centre of mass, which the compiler leaves anywhere, where the ball is."""
+        """Moves the centre of mass to the ball; the compiler leaves it undefined without a mass."""
         model.body_ipos[model.body("payload").id] = 0.0
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """Share of the torso's mass, place along x and, unless the robot is planar, y."""
-        share = Variable("payload", "1", 0.0, 1.0)
+        """Returns the distribution of the fraction of the torso's mass, and x (and y) of the ball.
+
+        Planar robots have no y.
+        """
+        mass = Variable("payload", "1", 0.0, 1.0)
         axes = ("x",) if robot.planar else ("x", "y")
-        places = tuple(Variable(f"payload_{axis}", "m", -self.reach, self.reach) for axis in axes)
-        return Uniform((share, *places))
+        position = tuple(Variable(f"payload_{axis}", "m", -self.reach, self.reach) for axis in axes)
+        return Uniform((mass, *position))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Sets mass, inertia (that of a solid ball) and place."""
+        """Sets mass, inertia (of a solid ball) and position."""
         body = world.model.body("payload").id
         mass = tasks[:, 0] * world.model.body_mass[TORSO]
         world.fields["body_mass"][:, body] = mass
         world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
-        place = world.fields["body_pos"][:, body]
-        place[:] = 0.0
-        place[:, : tasks.shape[1] - 1] = tasks[:, 1:]
-        place[:, 2] = _top(bare_model(world.robot)) + self.radius
+        position = world.fields["body_pos"][:, body]
+        position[:] = 0.0
+        position[:, : tasks.shape[1] - 1] = tasks[:, 1:]
+        position[:, 2] = _top(bare_model(world.robot)) + self.radius
 
 
 def _top(model: mujoco.MjModel) -> float:
-    """Height of the highest point of the torso's first geom above the torso's origin, at rest [m]."""
+    """Returns the height of the torso's first geom above the torso's origin, at rest [m]."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     geom = int(model.body_geomadr[TORSO])
@@ -179,12 +187,12 @@ def _top(model: mujoco.MjModel) -> float:
 
 @dataclass(frozen=True)
 class Gravity(Variation):
-    """Size and tilt of gravity: a slope without a terrain.
+    """Magnitude and tilt of gravity; a tilt is like an inclined plane.
 
     Attributes:
-        size: Range of its size [m/s^2].
-        train: Largest tilt to train on [degrees].
-        test: Largest tilt held out; held-out tilts begin where training ends [degrees].
+        size: Range of the magnitude [m/s^2].
+        train: Largest tilt of training tasks [degrees].
+        test: Largest tilt of held-out tasks, whose tilts exceed those of training [degrees].
     """
 
     size: tuple[float, float] = (0.8 * GRAVITY, 1.2 * GRAVITY)
@@ -196,7 +204,10 @@ class Gravity(Variation):
     formula = "gravity of the given size, tilted towards the heading"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """Size, tilt and, unless the robot is planar, the heading towards which it is tilted; else the tilt's sign."""
+        """Returns the distribution of magnitude, tilt and heading of the tilt.
+
+        For planar robots the sign of the tilt replaces the heading.
+        """
         size = Uniform((Variable("gravity", "m/s^2", *self.size),))
         near, far = np.radians([self.train, self.test]).tolist()
         if robot.planar:
@@ -207,7 +218,7 @@ class Gravity(Variation):
         return Product((size, Split(train, test), heading))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Sets the vector."""
+        """Sets the vector of gravity."""
         size, tilt = tasks[:, 0], tasks[:, 1]
         heading = np.zeros(len(tasks)) if world.robot.planar else tasks[:, 2]
         level = np.sin(tilt)
@@ -217,10 +228,10 @@ class Gravity(Variation):
 
 @dataclass(frozen=True)
 class Wind(Variation):
-    """A constant level force on the torso's centre of mass.
+    """A constant horizontal force on the torso's centre of mass.
 
     Attributes:
-        share: Largest force, as a share of the robot's weight.
+        share: Largest force, as a fraction of the robot's weight.
     """
 
     share: float = 0.2
@@ -229,29 +240,29 @@ class Wind(Variation):
     formula = "a constant level force on the torso"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """The force along x and, unless the robot is planar, y."""
-        # three digits, so that the range can be printed as it is
+        """Returns the distribution of the force along x and, unless the robot is planar, y."""
+        # rounded to three digits, so that the printed range is exact
         force = float(f"{self.share * GRAVITY * bare_model(robot).body_mass.sum():.3g}")
         if robot.planar:
             return Uniform((Variable("wind_x", "N", -force, force),))
         return Disc(force, names=("wind_x", "wind_y"), unit="N")
 
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
-        """Applies the force, which every reset takes away."""
+        """Applies the force, which a reset of the simulation clears."""
         world.batch.bind("xfrc_applied")[rows, TORSO, : tasks.shape[1]] = tasks[rows]
 
 
 @dataclass(frozen=True)
 class Cripple(Variation):
-    """The actuators of one limb are dead, from the start or from some control step on.
+    """Failed actuators of one limb, from the start or from some control step on.
 
-    A limb is a leg of a robot that has four, else a single joint; the last one is held out.
+    A limb is a leg of a four-legged robot, else a single joint. The last limb is held out.
 
     Attributes:
-        share: Of the tasks in which the limb dies in mid-episode.
-        onset: First and last control step at which it may then die.
+        share: Probability that the limb fails in mid-episode.
+        onset: First and last control step of such a failure.
 
-    Source: Nagabandi et al. 2019 (arXiv:1803.11347), learning_to_adapt: legs 0 to 2, held out leg 3.
+    Source: Nagabandi et al. 2019 (arXiv:1803.11347), learning_to_adapt: legs 0 to 2, test leg 3.
     """
 
     share: float = 0.25
@@ -262,7 +273,7 @@ class Cripple(Variation):
     formula = "the actuators of one limb are dead from step `onset` on"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """Which limb, and when."""
+        """Returns the distribution of the limb and the control step of its failure."""
         last = len(_limbs(robot)) - 1
         onset = Sometimes("onset", "step", *self.onset, self.share)
         limbs = (tuple(map(float, range(last))), (float(last),))
@@ -273,19 +284,19 @@ class Cripple(Variation):
         return Split(train, test)
 
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
-        """Revives what died in the last episode."""
+        """Restores the actuators that failed in the previous episode."""
         world.fields["actuator_gainprm"][rows] = world.model.actuator_gainprm
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
-        """Takes the gain away: whatever is sent, the actuator does nothing."""
+        """Sets the gains of actuators that fail now to zero, so that they exert no force."""
         rows = np.flatnonzero(tasks[:, 1] == step)
         if len(rows):
-            dead = _limbs(world.robot)[tasks[rows, 0].astype(int)]
-            world.fields["actuator_gainprm"][rows, :, 0] *= ~dead
+            has_failed = _limbs(world.robot)[tasks[rows, 0].astype(int)]
+            world.fields["actuator_gainprm"][rows, :, 0] *= ~has_failed
 
 
 def _limbs(robot: Robot) -> np.ndarray:
-    """Which actuators belong to which limb (limbs, A)."""
+    """Returns the mask (limbs, A) of each limb's actuators."""
     actuators = np.arange(bare_model(robot).nu)
     if not robot.limbs:
         return np.eye(len(actuators), dtype=bool)
@@ -294,25 +305,25 @@ def _limbs(robot: Robot) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Actuator(Variation):
-    """The gear of each actuator, and a delay of all controls.
+    """A factor for the gear of each actuator, and a delay of all controls.
 
     Attributes:
-        gear: Range of the factor of each gear.
+        gear: Range of the factors.
     """
 
     gear: tuple[float, float] = (0.5, 1.5)
 
     name = "actuator"
     fields = ("actuator_gear",)
-    looks_back = 3
+    past_steps = 3
     formula = "the gear of each actuator times its factor; all controls late by the delay"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """A factor for each actuator, and the delay."""
+        """Returns the distribution of a factor for each actuator, and of the delay."""
         model = bare_model(robot)
         joints = [model.joint(int(model.actuator_trnid[i, 0])).name for i in range(model.nu)]
         gears = Uniform(tuple(Variable(f"gear {joint}", "1", *self.gear) for joint in joints))
-        delays = tuple(map(float, range(self.looks_back + 1)))
+        delays = tuple(map(float, range(self.past_steps + 1)))
         return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
@@ -320,9 +331,9 @@ class Actuator(Variation):
         world.fields["actuator_gear"][:] *= tasks[:, :-1, None]
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
-        """Replaces the controls by those of `delay` steps ago; zero before the first."""
-        late = (step - tasks[:, -1].astype(int)) % len(world.sent)
-        world.ctrl[:] = world.sent[late, np.arange(len(tasks))]
+        """Replaces the controls by those of `delay` steps ago, zero before the first step."""
+        past = (step - tasks[:, -1].astype(int)) % len(world.past_ctrl)
+        world.ctrl[:] = world.past_ctrl[past, np.arange(len(tasks))]
 
 
 VARIATIONS: dict[str, Variation] = {

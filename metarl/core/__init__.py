@@ -1,1 +1,4 @@
-"""Contracts and records that all packages share: environments, tasks, rollouts, learners, random streams, errors."""
+"""Contracts and records that all packages share.
+
+Environments, tasks, rollouts, learners, random streams and errors; no algorithm and no physics.
+"""

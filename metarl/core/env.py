@@ -1,7 +1,7 @@
-"""The contract of an environment: what `BatchEnv` is, what it returns, and the checks that every one makes.
+"""The contract of an environment: `BatchEnv`, its records, its optional capabilities and checks.
 
-Row `task * E + episode` of a batch is element (task, episode). Nothing resets by itself: an episode is the unit of
-adaptation, so a robot that has fallen is left where it lies and no longer stepped.
+Row `task * E + episode` of a batch is element (task, episode). No row resets by itself, because an
+episode is the unit of adaptation: a fallen robot keeps its state and is no longer stepped.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from metarl.core.tasks import TaskDistribution
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What a learner, a run record and `--list-envs` need to know about an environment.
+    """Description of an environment for learners, run records and `--list-envs`.
 
     Attributes:
         name: The registry name.
-        version: Counts changes of the definition; returns of different versions are not comparable.
+        version: Number of the definition; returns of different versions are not comparable.
         obs_size: S.
         action_size: A.
         horizon: T, control steps in an episode.
         dt: Duration of a control step [s].
-        action_scale: The action sent is the policy's output times this, clipped to the action space.
+        action_scale: Factor from policy output to action, which is then clipped to its range.
         tasks: The task distribution.
-        reward: The reward formula, for people.
-        floors: Return of an episode [reward] by policies that do not adapt, by name.
-        note: What a reader of results must know (no held-out tasks, a peer's known error), or "".
-        task_split: How many fixed training and test tasks the definition asks for; None draws both afresh.
-        discrete: An action is one of A alternatives: a one-hot row (A,), of which the largest entry counts.
+        reward: The reward formula, as text.
+        floors: Reference returns: return of an episode [reward] of policies that do not adapt, by
+            the name of the policy.
+        note: Remark for readers of results (no held-out tasks, a known error of the source), or "".
+        task_split: Numbers of fixed training and test tasks in the source's protocol; None draws
+            new tasks for both.
+        discrete: An action is one of A alternatives: the index of the largest entry of a row (A,).
     """
 
     name: str
@@ -53,14 +55,14 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """The outcome of one control step of M robots; arrays are overwritten by the next step.
+    """Outcome of one control step of M robots; the next step overwrites the arrays.
 
     Attributes:
         obs: (M, S) after the step.
-        reward: (M,); 0 where the robot was not stepped.
-        terminated: (M,) the task ended here (the robot fell, the goal was reached).
-        fault: (M,) the simulation broke down in this step: nothing of the step may be used, and the robot must not
-            be stepped again before the next reset.
+        reward: (M,); 0 in rows that were not stepped.
+        terminated: (M,) the task ended in this step (the robot fell, or reached the goal).
+        fault: (M,) the simulation failed in this step. No number of the step may be used in such a
+            row, and it must not be stepped again before its next reset.
     """
 
     obs: np.ndarray
@@ -70,28 +72,25 @@ class Step:
 
 
 class UnsupportedHere(RuntimeError):
-    """An environment needs what is not installed; names it."""
+    """An environment needs something that is not installed; the message names it."""
 
 
 class NoPictures(RuntimeError):
-    """An environment cannot be filmed; says why in one line."""
+    """An environment cannot be filmed; the message gives the reason in one line."""
 
 
 class BatchEnv(Protocol):
-    """M = N * E copies of one environment, each with a task of its own, stepped together."""
+    """M = N * E copies of one environment, stepped together; N tasks with E episodes each."""
 
     @property
     def spec(self) -> EnvSpec:
         """Sizes, time step, task distribution and reference returns."""
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Gives tasks (N, D) to the batch, each to num_episodes neighbouring rows.
-
-        M becomes N * num_episodes.
-        """
+        """Sets tasks (N, D), each for num_episodes neighbouring rows; M is N * num_episodes."""
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""
+        """Starts M episodes, row m with the stream rngs[m]; returns obs (M, S)."""
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Steps the rows of the mask alive (M,) with action (M, A) [policy output].
@@ -103,11 +102,11 @@ class BatchEnv(Protocol):
         """Releases threads and memory."""
 
 
-# --- capabilities: what an environment may offer beyond BatchEnv; `supports` tests for them -----------
+# --- capabilities: optional members of an environment, tested with `supports` ---------------------
 
 
 class RestartableEnv(BatchEnv, Protocol):
-    """Can begin an episode in some rows while others go on, as `envs/wrappers/autoreset.py` needs."""
+    """Can restart some rows in the middle of the others' episodes, as autoreset needs."""
 
     def reset_rows(
         self,
@@ -115,50 +114,61 @@ class RestartableEnv(BatchEnv, Protocol):
         rngs: Sequence[np.random.Generator],
         tasks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Starts an episode in the m-th row of the mask rows (M,) from the stream rngs[m].
+        """Starts an episode in the m-th row of the mask rows (M,) with the stream rngs[m].
 
-        With tasks (rows.sum(), D) those rows get them first. The other rows keep their state, bit
-        for bit. Returns obs (M, S).
+        With tasks (rows.sum(), D), sets the tasks of those rows first. The other rows keep their
+        state bit for bit. Returns obs (M, S).
         """
 
 
 class SplittableEnv(BatchEnv, Protocol):
-    """Can be copied, so that slices of the tasks are stepped at the same time from several threads."""
+    """Can be copied, to step slices of the tasks in several threads at the same time."""
 
     @property
     def threads(self) -> int:
         """Physics threads."""
 
     def split(self, parts: int) -> Sequence[BatchEnv]:
-        """Returns `parts` environments like this one, without tasks, that share its threads."""
+        """Returns `parts` environments like this one, without tasks, which share its threads."""
 
 
 class RenderableEnv(BatchEnv, Protocol):
     """Can draw its states."""
 
     def snapshot(self) -> np.ndarray:
-        """Returns a copy of the states (M, n), as far as pictures need them."""
+        """Returns a copy of the part of the states (M, n) that pictures need."""
 
     def render(
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, n) of one row with its task (D,): L frames (height, width, 3) uint8."""
+        """Draws snapshots (L, n) of a row with its task (D,): L frames (height, width, 3) uint8."""
 
 
 class SceneEnv(RenderableEnv, Protocol):
-    """Can describe its states as shapes and poses, for a replay in 3-D."""
+    """Can describe its states as shapes and poses, for a 3-D replay."""
 
     def scene(
         self, states: np.ndarray, task: np.ndarray, camera: tuple[float, float] | None = None
     ) -> dict[str, Any]:
-        """Returns shapes, poses, goal and camera of snapshots (L, n), see `envs/rendering/scene.py`."""
+        """Returns shapes, poses, goal and camera of snapshots (L, n) of a task (D,).
+
+        `envs/rendering/scene.py` describes the format.
+        """
 
 
 class TaskDescriber(Protocol):
-    """Can describe a task in words, where its numbers do not."""
+    """Can describe a task as text, where its numbers mean little to people."""
 
     def task_words(self, task: np.ndarray) -> str:
-        """Describes a task (D,); an empty string leaves it to the numbers."""
+        """Returns the text for a task (D,), or "" to have its numbers shown."""
+
+
+class BoundedEnv(BatchEnv, Protocol):
+    """Declares bounds of its observations."""
+
+    @property
+    def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest observation, (S,) each."""
 
 
 class HasVariations(Protocol):
@@ -168,7 +178,7 @@ class HasVariations(Protocol):
 
 
 class DeclaresCapabilities(Protocol):
-    """A wrapper: it has the methods of several capabilities, and offers those of what it wraps."""
+    """A wrapper: has the members of several capabilities, supports those of its inner object."""
 
     @property
     def capabilities(self) -> Collection[type]:
@@ -179,9 +189,9 @@ Capability = TypeVar("Capability")
 
 
 def missing_members(obj: object, capability: type) -> list[str]:
-    """Returns the members of a protocol that an object lacks, sorted.
+    """Returns the sorted names of a protocol's members that an object lacks.
 
-    A member that `__getattr__` forwards is missing: it belongs to what the object wraps.
+    A member that `__getattr__` forwards counts as missing, because it belongs to another object.
     """
     bases = [base for base in capability.__mro__ if base not in (Protocol, Generic, object)]
     members = {
@@ -199,10 +209,10 @@ def _has(obj: object, name: str, declared: object) -> bool:
 
 
 def supports(obj: object, capability: type[Capability]) -> TypeGuard[Capability]:
-    """Returns whether an object supports a capability: a protocol of `core/env.py` or `core/learner.py`.
+    """Tests for a capability: a protocol of `core/env.py`, `core/learner.py` or `core/tasks.py`.
 
-    A wrapper that declares its capabilities is taken at its word; any other object supports the
-    protocols whose members it has itself.
+    An object with `capabilities` supports those that it lists. Any other object supports the
+    protocols of which it has all members itself.
     """
     if "capabilities" not in missing_members(obj, DeclaresCapabilities):
         return capability in obj.capabilities  # ty: ignore[missing-attribute]
@@ -210,10 +220,10 @@ def supports(obj: object, capability: type[Capability]) -> TypeGuard[Capability]
 
 
 def check_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
-    """Returns tasks (N, D) in float64.
+    """Checks the tasks given to `set_tasks` and returns them (N, D) in float64.
 
     Raises:
-        ValueError: They are not (N, D) or not finite; names the environment.
+        ValueError: They are not (N, D) or not finite; the message names environment and shape.
     """
     tasks, size = np.asarray(tasks, dtype=float), len(spec.tasks.variables)
     if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
@@ -222,11 +232,11 @@ def check_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
 
 
 def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.Generator]) -> None:
-    """Checks what reset is given.
+    """Checks the streams given to `reset`; num_rows is M, or None before `set_tasks`.
 
     Raises:
-        RuntimeError: num_rows is None: no tasks were set.
-        ValueError: There is not one stream a row.
+        RuntimeError: num_rows is None.
+        ValueError: There is not one stream for each row.
     """
     if num_rows is None:
         raise RuntimeError(f"{spec.name}: call set_tasks before reset")
@@ -241,11 +251,18 @@ def check_rows(
     rngs: Sequence[np.random.Generator],
     tasks: np.ndarray | None,
 ) -> np.ndarray | None:
-    """Checks what reset_rows is given and returns tasks (rows.sum(), D) in float64, or None.
+    """Checks the arguments of `reset_rows`; returns tasks (rows.sum(), D) in float64, or None.
+
+    Args:
+        spec: Names the environment in messages, and gives D.
+        ready: Tasks were set.
+        rows: The mask (M,) of the rows to reset.
+        rngs: The streams given.
+        tasks: The tasks given, if any.
 
     Raises:
-        RuntimeError: Not ready: no tasks were set.
-        ValueError: There is not one stream, or not one task, a row of the mask.
+        RuntimeError: Not ready.
+        ValueError: There is not one stream, or not one task, for each row of the mask.
     """
     num_rows = int(rows.sum())
     check_streams(spec, num_rows if ready else None, rngs)

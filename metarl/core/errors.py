@@ -1,4 +1,4 @@
-"""The failures that end a command, each with its exit code and a message of one line."""
+"""Errors with exit codes and messages of one line, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -13,89 +13,93 @@ from contextlib import contextmanager
 
 
 class MetarlError(Exception):
-    """What went wrong, where, and the cure, in one line; `exit_code` is the status of the process."""
+    """Base of the errors that end a command.
+
+    The message says in one line what is wrong and where, with a hint; `exit_code` is the status of
+    the process.
+    """
 
     exit_code = 1
 
 
 class ConfigError(MetarlError):
-    """A flag, a preset or a run folder's name cannot be used; nothing has been written."""
+    """A flag, a preset or the name of a run folder is unusable; nothing has been written."""
 
     exit_code = 2
 
 
 class RunExists(ConfigError):
-    """The folder of a new run is there already; nothing is ever overwritten."""
+    """The folder of a new run exists; runs are never overwritten."""
 
 
 class EnvironmentContractError(MetarlError):
-    """An environment breaks the contract of `BatchEnv`."""
+    """An environment violates the contract of `BatchEnv`."""
 
     exit_code = 3
 
 
 class NumericalError(MetarlError):
-    """A number that training stands on is not finite."""
+    """A number that training depends on is not finite."""
 
     exit_code = 4
 
 
 class CheckpointError(MetarlError):
-    """No checkpoint of a run can be trusted, or the folder is no run."""
+    """A run has no intact checkpoint, or the folder is no run."""
 
     exit_code = 5
 
 
 class ResourceError(MetarlError):
-    """The machine lacks what was asked for: a GPU, memory, disk space."""
+    """The machine lacks a GPU, memory or disk space."""
 
     exit_code = 6
 
 
 class Preempted(MetarlError):
-    """Stopped from outside; the run is saved and can be resumed."""
+    """The run was stopped by a signal, is saved and can be resumed."""
 
     exit_code = 75
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM; whatever cleans up and says how to go on after Ctrl-C does so after it too."""
+    """SIGTERM as an exception, so that code which handles Ctrl-C handles it too."""
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Handles SIGINT and SIGTERM: stops what runs.
+    """Handles SIGINT and SIGTERM.
 
     Raises:
-        KeyboardInterrupt: Always; of SIGTERM it is a Terminated.
+        KeyboardInterrupt: Always; Terminated for SIGTERM.
     """
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
-def require(ok: bool, field: str, value: object, cure: str) -> None:
-    """Refuses a field's value.
+def require(ok: bool, field: str, value: object, hint: str) -> None:
+    """Checks the value of a field.
 
     Args:
         ok: The value is usable.
-        field: Dotted name as the config spells it.
-        value: What was given.
-        cure: What the value must be.
+        field: Dotted name as in the config.
+        value: The value.
+        hint: The usable values, after "must be".
 
     Raises:
-        ConfigError: Not ok; the message names field, value and cure.
+        ConfigError: Not ok; the message names field, value and hint.
     """
     if not ok:
-        raise ConfigError(f"{field} = {value!r}: must be {cure}")
+        raise ConfigError(f"{field} = {value!r}: must be {hint}")
 
 
 @contextmanager
 def name_failures(where: str) -> Generator[None]:
-    """Gives what learners and environments raise in a trial an exit code, and says where it was.
+    """Converts exceptions of learners and environments to MetarlErrors that name the place.
 
     Args:
-        where: Put before the message, for example "iteration 12".
+        where: Prefix of the message, for example "iteration 12".
 
     Raises:
-        MetarlError: As it was, with `where` before its message.
+        MetarlError: For one of the same class.
         NumericalError: For a FloatingPointError.
         EnvironmentContractError: For a ValueError, such as that of a task without a valid step.
         ResourceError: For a MemoryError.
@@ -109,25 +113,25 @@ def name_failures(where: str) -> Generator[None]:
     except ValueError as error:
         raise EnvironmentContractError(f"{where}: {error}") from error
     except MemoryError as error:
-        cure = "free some, or take fewer --sampler.num-tasks in a new run"
-        raise ResourceError(f"{where}: no memory left; {cure}") from error
+        hint = "free some, or take fewer --sampler.num-tasks in a new run"
+        raise ResourceError(f"{where}: no memory left; {hint}") from error
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Turns a failure into one line and its exit code.
+    """Runs a command, prints an error as one line and returns the exit code.
 
-    Ctrl-C is 130 and SIGTERM 143, as a shell counts them, unless the command makes a Preempted of them.
+    As in a shell, Ctrl-C is 130 and SIGTERM 143, unless the command raises a Preempted for them.
     """
     try:
-        with _terminated_as_by_ctrl_c():
+        with _raise_on_sigterm():
             command()
             sys.stdout.flush()
     except MetarlError as error:
         return _report(error)
     except BrokenPipeError:
-        # the reader of `... | head` has gone; Python would complain once more when it ends
+        # the reader, as in `... | head`, has ended; without this Python prints an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _report(ResourceError("nobody reads the output any more"))
+        return _report(ResourceError("the reader of the output has ended"))
     except OSError as error:
         return _report(ResourceError(" ".join(str(error).split())))
     except MemoryError:
@@ -139,10 +143,10 @@ def run_command(command: Callable[[], None]) -> int:
 
 
 @contextmanager
-def _terminated_as_by_ctrl_c() -> Generator[None]:
-    """Without it SIGTERM would end the process on the spot, with half a film left behind."""
+def _raise_on_sigterm() -> Generator[None]:
+    """Makes SIGTERM raise Terminated, so that unfinished files are removed before the exit."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # python handles signals in the main thread only
+        yield  # Python handles signals in the main thread only
         return
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -152,12 +156,12 @@ def _terminated_as_by_ctrl_c() -> Generator[None]:
 
 
 def _report(error: MetarlError) -> int:
-    mark = "metarl" if isinstance(error, Preempted) else "metarl: error"
-    print(f"{mark}: {error}", file=sys.stderr)
+    prefix = "metarl" if isinstance(error, Preempted) else "metarl: error"
+    print(f"{prefix}: {error}", file=sys.stderr)
     return error.exit_code
 
 
-# --- did you mean ... ------------------------------------------------------------------------------
+# --- suggestions for misspelt names ---------------------------------------------------------------
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

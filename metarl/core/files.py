@@ -1,4 +1,4 @@
-"""Files: atomic writes, and strict YAML."""
+"""Atomic writes and strict YAML."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from metarl.core.errors import ConfigError
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file so that a kill leaves the old text or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replaces the text of a file; a killed process leaves the old text or the new one whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML silently keeps the last."""
+    """SafeLoader that rejects duplicate keys, of which PyYAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Builds one mapping of the document."""
-        seen = set()
+        keys = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if key in keys:
                 line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: key {key} is given twice")
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Reads a file of YAML that holds a group of keys.
+    """Reads a YAML file whose document is a mapping.
 
     Raises:
-        ConfigError: The file is missing, no YAML, or gives a key twice; the message names the file.
+        ConfigError: The file is missing, is no such YAML, or gives a key twice; the message names
+            the file.
     """
     try:
         loader = _StrictLoader(path.read_text(encoding="utf-8"))

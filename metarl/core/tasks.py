@@ -1,8 +1,8 @@
-"""Task distributions: named, bounded numbers with units, and fixed train and test sets by seed.
+"""Task distributions: named and bounded numbers with units, and fixed sets of tasks.
 
-A *task* is a row of D numbers (D of the alphabet in `metarl/core/learner.py`). A distribution draws rows and says what each
-number means; it knows nothing of rewards or physics. Its twin `test` draws the held-out tasks: itself, where fresh
-draws are held out enough, or other ranges and kinds (`Split`).
+A *task* is a row of D numbers (notation of `metarl/core/rollout.py`). A distribution draws rows and
+describes each number; rewards and physics are elsewhere. Its attribute `test` is the distribution
+of held-out tasks: the same one if new draws suffice, or one of other ranges or kinds (`Split`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Variable:
 
     Attributes:
         name: Identifier, for example "angle".
-        unit: SI unit or "1" for a pure number.
-        low: Smallest value a task of the distribution can have [unit].
-        high: Largest value a task of the distribution can have [unit].
-        bands: Where between them the values lie, if not everywhere [unit].
-        labels: What the values 0, 1, 2, ... are called, if they number kinds.
+        unit: SI unit, or "1" for a pure number.
+        low: Smallest value in the distribution [unit].
+        high: Largest value in the distribution [unit].
+        bands: Intervals that contain all values [unit]; () is [low, high].
+        labels: Names of the values 0, 1, 2, ..., if the number is an index of kinds.
     """
 
     name: str
@@ -36,21 +36,25 @@ class Variable:
 
 
 class HasTestTasks(Protocol):
-    """A distribution with held-out tasks of its own; without it, fresh draws are the test tasks."""
+    """A distribution that defines its held-out tasks; for others, these are new draws."""
 
     @property
     def test(self) -> TaskDistribution:
-        """Returns the distribution of held-out tasks: the same D numbers, maybe in other ranges."""
+        """Distribution of the held-out tasks: the same D numbers, maybe in other ranges."""
 
 
 class HasOpaqueTasks(Protocol):
-    """A distribution whose numbers may only count its draws and say nothing about the task."""
+    """A distribution whose numbers may be mere indices of its draws.
+
+    Attributes:
+        opaque: They are; the numbers do not describe the task.
+    """
 
     opaque: bool
 
 
 class TaskDistribution(HasTestTasks, Protocol):
-    """Distribution of tasks: what a task consists of and how tasks are drawn."""
+    """Distribution of tasks."""
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -58,7 +62,7 @@ class TaskDistribution(HasTestTasks, Protocol):
 
     @property
     def held_out(self) -> bool:
-        """Whether a test task can differ from every training task."""
+        """A test task can differ from every training task."""
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks (num_tasks, D) [units of `variables`]."""
@@ -73,7 +77,7 @@ class Uniform:
 
     @property
     def test(self) -> TaskDistribution:
-        """Itself: fresh draws."""
+        """The distribution itself: new draws."""
         return self
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
@@ -85,12 +89,12 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Disc:
-    """A point drawn uniformly from a disc, by area.
+    """A point in a disc, uniform by area.
 
     Attributes:
         radius: Radius of the disc around the origin [unit].
         names: Names of the two coordinates.
-        unit: Of the coordinates.
+        unit: Unit of the coordinates.
     """
 
     radius: float
@@ -105,11 +109,12 @@ class Disc:
 
     @property
     def test(self) -> TaskDistribution:
-        """Itself: fresh draws."""
+        """The distribution itself: new draws."""
         return self
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws points (num_tasks, 2) [unit]; the square root makes equal areas equally likely."""
+        """Draws points (num_tasks, 2) [unit]."""
+        # the square root makes equal areas equally likely
         radius = self.radius * np.sqrt(rng.uniform(size=num_tasks))
         angle = rng.uniform(0.0, 2.0 * np.pi, num_tasks)
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
@@ -117,14 +122,15 @@ class Disc:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values, in equal shares.
+    """One of a few values, with equal frequency.
 
-    The draw is stratified: a meta-batch of N tasks holds every value floor(N / len(values)) times, the rest at random,
-    in random order. With two tasks and N = 20 an unstratified draw has 14 or more of one kind every ninth iteration.
+    The draw is stratified: N tasks contain every value floor(N / len(values)) times, the rest at
+    random, in random order. With two values and N = 20, every ninth unstratified draw would have 14
+    or more of one value.
 
     Attributes:
-        variable: The one number of the task.
-        values: The values it can take [unit of `variable`].
+        variable: The number of the task.
+        values: Its possible values [unit of `variable`].
     """
 
     variable: Variable
@@ -133,29 +139,29 @@ class Choice:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """The one number of the task."""
+        """The number of the task."""
         return (self.variable,)
 
     @property
     def test(self) -> TaskDistribution:
-        """Itself: there are no other values."""
+        """The distribution itself: there are no other values."""
         return self
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks (num_tasks, 1) [unit of `variable`]."""
         values = np.asarray(self.values, dtype=float)
-        whole, rest = divmod(num_tasks, len(values))
-        drawn = np.concatenate([np.tile(values, whole), rng.permutation(values)[:rest]])
-        return rng.permutation(drawn)[:, None]
+        rounds, rest = divmod(num_tasks, len(values))
+        tasks = np.concatenate([np.tile(values, rounds), rng.permutation(values)[:rest]])
+        return rng.permutation(tasks)[:, None]
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A finite set of tasks, cycled through in random order so that every task is met equally often.
+    """A finite set of tasks, drawn in random order and equally often.
 
     Attributes:
         variables: The D numbers of a task.
-        tasks: The set, a tuple of rows [units of `variables`].
+        tasks: The rows of the set [units of `variables`].
     """
 
     variables: tuple[Variable, ...]
@@ -164,11 +170,11 @@ class Fixed:
 
     @property
     def test(self) -> TaskDistribution:
-        """Itself: a set knows nothing of where it was drawn from."""
+        """The distribution itself: a set does not know its origin."""
         return self
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws tasks (num_tasks, D): whole permutations of the set until num_tasks are reached."""
+        """Draws tasks (num_tasks, D) from successive permutations of the set."""
         rows = np.asarray(self.tasks, dtype=float)
         rounds = -(-num_tasks // len(rows))
         order = np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)])[:num_tasks]
@@ -177,13 +183,13 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Bands:
-    """One number, uniform in one of several bands that have equal shares.
+    """One number, uniform in one of several bands of equal frequency.
 
     Attributes:
-        name: Of the number.
-        unit: Of the number.
-        bands: Lowest and highest value of each band [unit].
-        log: Whether its logarithm is uniform instead.
+        name: Name of the number.
+        unit: Unit of the number.
+        bands: Smallest and largest value of each band [unit].
+        log: The logarithm of the number is uniform instead.
     """
 
     name: str
@@ -194,22 +200,22 @@ class Bands:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """The one number, between the ends of the outermost bands."""
+        """The number, between the ends of the outermost bands."""
         low, high = min(b[0] for b in self.bands), max(b[1] for b in self.bands)
-        gaps = self.bands if len(self.bands) > 1 else ()
-        return (Variable(self.name, self.unit, low, high, gaps),)
+        bands = self.bands if len(self.bands) > 1 else ()
+        return (Variable(self.name, self.unit, low, high, bands),)
 
     @property
     def test(self) -> TaskDistribution:
-        """Itself: fresh draws."""
+        """The distribution itself: new draws."""
         return self
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws tasks (num_tasks, 1) [unit]; stratified over the bands as `Choice` over its values."""
+        """Draws tasks (num_tasks, 1) [unit], stratified over the bands like `Choice`."""
         ends = np.log(self.bands) if self.log else np.array(self.bands)
-        which = Choice(_INDEX, tuple(range(len(ends)))).sample(rng, num_tasks)[:, 0].astype(int)
-        drawn = rng.uniform(ends[which, 0], ends[which, 1])[:, None]
-        return np.exp(drawn) if self.log else drawn
+        band = Choice(_INDEX, tuple(range(len(ends)))).sample(rng, num_tasks)[:, 0].astype(int)
+        tasks = rng.uniform(ends[band, 0], ends[band, 1])[:, None]
+        return np.exp(tasks) if self.log else tasks
 
 
 _INDEX = Variable("index", "1", 0.0, np.inf)
@@ -217,14 +223,14 @@ _INDEX = Variable("index", "1", 0.0, np.inf)
 
 @dataclass(frozen=True)
 class Sometimes:
-    """Zero in most tasks; in a share of them a whole number between two bounds, ends included.
+    """Zero, or with some probability a whole number between two bounds, ends included.
 
     Attributes:
-        name: Of the number.
-        unit: Of the number.
-        low: Smallest number but zero [unit].
+        name: Name of the number.
+        unit: Unit of the number.
+        low: Smallest number other than zero [unit].
         high: Largest number [unit].
-        share: Probability of not being zero.
+        share: Probability of a number other than zero.
     """
 
     name: str
@@ -236,12 +242,12 @@ class Sometimes:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """The one number."""
+        """The number."""
         return (Variable(self.name, self.unit, 0.0, float(self.high)),)
 
     @property
     def test(self) -> TaskDistribution:
-        """Itself."""
+        """The distribution itself."""
         return self
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
@@ -253,11 +259,11 @@ class Sometimes:
 
 @dataclass(frozen=True)
 class Split:
-    """Tasks to train on, and tasks of other ranges or kinds to test on.
+    """Training tasks, and held-out tasks of other ranges or kinds.
 
     Attributes:
-        train: What `sample` draws from.
-        test: The held-out twin, of the same D numbers.
+        train: Distribution of the training tasks, which `sample` draws.
+        test: Distribution of the held-out tasks, of the same D numbers.
     """
 
     train: TaskDistribution
@@ -276,7 +282,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Product:
-    """Tasks joined from independent parts: the numbers of the first, then those of the second, and so on."""
+    """Tasks of independent parts: the numbers of the first part, then those of the second, ..."""
 
     parts: tuple[TaskDistribution, ...]
 
@@ -287,44 +293,41 @@ class Product:
 
     @property
     def held_out(self) -> bool:
-        """Whether a test task can differ from every training task: one part that can is enough."""
+        """A test task can differ from every training task in some part."""
         return any(part.held_out for part in self.parts)
 
     @property
     def test(self) -> TaskDistribution:
-        """The product of the parts' held-out twins."""
+        """The product of the parts' held-out distributions."""
         return Product(tuple(part.test for part in self.parts))
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws tasks (num_tasks, D) [units of `variables`], one part after the other."""
+        """Draws tasks (num_tasks, D) [units of `variables`], part by part."""
         columns = [part.sample(rng, num_tasks) for part in self.parts]
         return np.concatenate([np.empty((num_tasks, 0)), *columns], axis=1)
 
 
-def joined(*parts: TaskDistribution) -> TaskDistribution:
-    """The product of the parts that have numbers; a part that stands alone is returned as it is."""
-    kept = tuple(part for part in parts if part.variables)
-    return kept[0] if len(kept) == 1 else Product(kept)
+def join_tasks(*parts: TaskDistribution) -> TaskDistribution:
+    """Returns the product of the parts that have numbers; a single such part as it is."""
+    parts = tuple(part for part in parts if part.variables)
+    return parts[0] if len(parts) == 1 else Product(parts)
 
 
 def full_range(distribution: TaskDistribution) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest value (D,) of each number over training and test tasks [units]."""
-    both = (distribution.variables, distribution.test.variables)
-    low = np.array([[v.low for v in variables] for variables in both]).min(axis=0)
-    high = np.array([[v.high for v in variables] for variables in both]).max(axis=0)
+    """Returns the smallest and largest value (D,) of each number over training and test tasks."""
+    train_and_test = (distribution.variables, distribution.test.variables)
+    low = np.array([[v.low for v in variables] for variables in train_and_test]).min(axis=0)
+    high = np.array([[v.high for v in variables] for variables in train_and_test]).max(axis=0)
     return low, high
 
 
 def fixed_set(distribution: TaskDistribution, rng: np.random.Generator, num_tasks: int) -> Fixed:
-    """Turns a distribution into a finite training set drawn once from it.
+    """Draws a finite set of tasks from a distribution.
 
     Args:
-        distribution: Where the tasks come from.
+        distribution: Source of the tasks.
         rng: The stream of the set; the same stream gives the same set.
         num_tasks: Size of the set, at least 1.
-
-    Returns:
-        The finite distribution.
 
     Raises:
         ValueError: num_tasks is less than 1.

@@ -134,7 +134,7 @@ def test_a_reader_that_goes_away_is_one_line(tmp_path):
     process = start(*TRAIN, "--list-envs", cwd=tmp_path)
     process.stdout.close()
     err = process.stderr.read()
-    assert process.wait() == 6 and one_line(err) and "nobody reads the output" in err
+    assert process.wait() == 6 and one_line(err) and "the reader of the output has ended" in err
     process.stderr.close()
 
 

@@ -16,7 +16,7 @@ from metarl.core.tasks import (
     describe_task,
     fixed_set,
     full_range,
-    joined,
+    join_tasks,
 )
 from metarl.envs.locomotion.goals import Direction, ForwardBackward, Position, Velocity
 from metarl.envs.navigation import DenseGoal, SparseGoal
@@ -242,9 +242,9 @@ def test_a_product_joins_the_numbers_of_its_parts_in_order():
 
 def test_joining_leaves_out_what_has_no_numbers():
     nothing = Uniform((), held_out=False)
-    assert joined(ANGLES) is ANGLES and joined(nothing, SIGNS) is SIGNS
-    assert joined(nothing, ANGLES, SIGNS) == Product((ANGLES, SIGNS))
-    empty = joined(nothing, nothing)
+    assert join_tasks(ANGLES) is ANGLES and join_tasks(nothing, SIGNS) is SIGNS
+    assert join_tasks(nothing, ANGLES, SIGNS) == Product((ANGLES, SIGNS))
+    empty = join_tasks(nothing, nothing)
     assert empty.sample(np.random.default_rng(0), 4).shape == (4, 0) and not empty.held_out
 
 

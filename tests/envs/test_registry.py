@@ -11,7 +11,7 @@ from metarl.envs.registry import (
     Recipe,
     UnknownEnvironment,
     make,
-    parsed,
+    parse_name,
 )
 
 # name: S, A, T, dt [s], action scale, held-out tasks
@@ -138,7 +138,7 @@ def test_any_robot_goal_and_variations_make_a_name():
     for robot, goals in FAMILIES.items():
         for goal in goals:
             for word, variation in WORLDS.items():
-                recipe = parsed("-".join(part for part in (robot, goal, word) if part))
+                recipe = parse_name("-".join(part for part in (robot, goal, word) if part))
                 assert (recipe.robot.name, recipe.goal) == (robot, goals[goal].goal)
                 assert recipe.variations == (variation,)
 
@@ -147,7 +147,7 @@ def test_any_robot_goal_and_variations_make_a_name():
     "name", ["ant", "hopper", "ant-", "ant-wind-wind", "ant-wind-dir", "hopper-goal", "ant-dir-"]
 )
 def test_a_name_without_a_task_or_with_a_word_twice_or_out_of_place_is_none(name):
-    assert parsed(name) is None
+    assert parse_name(name) is None
     message(name)
 
 
