@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import mujoco
 import numpy as np
@@ -34,6 +34,8 @@ class MujocoBatchEnv:
         recipe: What it is made of.
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
     """
+
+    has_movable_camera: Literal[True] = True
 
     def __init__(self, name: str, recipe: Recipe, threads: int = 0):
         if Batch is None:

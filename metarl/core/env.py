@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeGuard, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -143,6 +143,23 @@ class RenderableEnv(BatchEnv, Protocol):
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
         """Draws snapshots (L, n) of one row with its task (D,): L frames (height, width, 3) uint8."""
+
+
+class MovableCamera(RenderableEnv, Protocol):
+    """Can draw its states from a given direction."""
+
+    has_movable_camera: Literal[True]
+
+    def render(
+        self,
+        states: np.ndarray,
+        task: np.ndarray,
+        *,
+        width: int,
+        height: int,
+        camera: tuple[float, float] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Draws as `RenderableEnv` does, from azimuth and elevation [degrees] if given."""
 
 
 class SceneEnv(RenderableEnv, Protocol):
