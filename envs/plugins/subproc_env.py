@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, checked_tasks
+from metarl.core.env import EnvSpec, NoPictures, Step, as_pixels, check_streams, checked_tasks
 from metarl.core.tasks import describe
 from metarl.envs.plugins.interface import Facts
 from metarl.envs.plugins.task_encoding import ForeignTasks
@@ -386,9 +386,7 @@ def _fitted(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     """A picture (h, w, 3), as large as fits into (height, width, 3), in the middle of black."""
     from PIL import Image
 
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        raise NoPictures(f"render returned an array of shape {picture.shape}, no picture")
-    image = Image.fromarray(picture.astype(np.uint8))
+    image = Image.fromarray(as_pixels(picture))
     share = min(width / image.width, height / image.height)
     size = max(1, round(image.width * share)), max(1, round(image.height * share))
     frame = Image.new("RGB", (width, height))
