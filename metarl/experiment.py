@@ -267,6 +267,7 @@ def film_run(
 ) -> list[Path]:
     """Films held-out tasks before and after adaptation; by default as mp4, and as a replay where the environment can."""
     from metarl.evaluation import evaluate
+    from metarl.reporting.episode import View
     from metarl.reporting.film import film_trial, write_films
 
     seed, num_episodes = run.config.seed, run.config.sampler.num_episodes
@@ -288,4 +289,4 @@ def film_run(
     )
     path = run.path / VIDEO
     title = f"{run.config.env}, {run.config.algo}: {run.path.resolve().name}"
-    return write_films(path, run.env, panels, formats, title=title, camera=camera, size=size)
+    return write_films(path, run.env, panels, formats, title=title, view=View(size, camera))
