@@ -1,6 +1,6 @@
 """Writes episodes as one self-contained HTML page that shows them in 3-D.
 
-The page draws the shapes and poses of `env.scene` by WebGL 2 with code of its own; it loads nothing.
+The page draws the shapes and poses of `env.scene` in WebGL 2 with its own code; it loads nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def write_replay(
     title: str,
     camera: tuple[float, float] | None = None,
 ) -> None:
-    """Writes a replay, complete or not at all. 200 frames of an Ant take 60 kB, the page itself 28 kB.
+    """Writes a replay, complete or not at all.
+
+    200 frames of an Ant take 60 kB, the page itself 28 kB.
 
     Args:
         path: Path of the page; folders are made.
