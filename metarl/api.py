@@ -253,6 +253,7 @@ def film(
         ConfigError: An argument does not fit the run.
     """
     from metarl.evaluation.evaluate import held_out_tasks
+    from metarl.reporting.episode import View
     from metarl.reporting.film import film_trial, write_films
 
     config, env = policy.config, policy.env
@@ -276,7 +277,7 @@ def film(
     )
     title = f"{config.env}, {config.algo}: {policy.path.resolve().name}"
     path = policy.path / VIDEO
-    return write_films(path, env, panels, formats, title=title, camera=camera, size=size)
+    return write_films(path, env, panels, formats, title=title, view=View(size, camera))
 
 
 def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import mujoco
 import numpy as np
@@ -39,6 +39,8 @@ class MujocoBatchEnv:
     Raises:
         UnsupportedHere: The installed MuJoCo has no `mujoco.batch`.
     """
+
+    has_movable_camera: Literal[True] = True
 
     def __init__(self, name: str, recipe: Recipe, threads: int = 0):
         if Batch is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from metarl.core.env import NoPictures
+from metarl.core.env import NoPictures, as_pixels
 from metarl.envs.plugins.worker_pool import Worker
 
 
@@ -75,9 +75,7 @@ def fit_picture(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     """
     from PIL import Image
 
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        raise NoPictures(f"render returned an array of shape {picture.shape}, no picture")
-    image = Image.fromarray(picture.astype(np.uint8))
+    image = Image.fromarray(as_pixels(picture))
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     frame = Image.new("RGB", (width, height))

@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl.core.env import (
     BatchEnv,
+    MovableCamera,
     RenderableEnv,
     RestartableEnv,
     SceneEnv,
@@ -22,7 +23,15 @@ from metarl.core.env import (
 )
 from metarl.core.tasks import full_range
 
-_FORWARDED = (BatchEnv, RestartableEnv, SplittableEnv, RenderableEnv, SceneEnv, TaskDescriber)
+_FORWARDED = (
+    BatchEnv,
+    RestartableEnv,
+    SplittableEnv,
+    RenderableEnv,
+    MovableCamera,
+    SceneEnv,
+    TaskDescriber,
+)
 
 
 class ObserveTask:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeGuard, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -144,6 +144,23 @@ class RenderableEnv(BatchEnv, Protocol):
         """Draws snapshots (L, n) of a row with its task (D,): L frames (height, width, 3) uint8."""
 
 
+class MovableCamera(RenderableEnv, Protocol):
+    """Can draw its states from a given direction."""
+
+    has_movable_camera: Literal[True]
+
+    def render(
+        self,
+        states: np.ndarray,
+        task: np.ndarray,
+        *,
+        width: int,
+        height: int,
+        camera: tuple[float, float] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Draws as `RenderableEnv` does, from azimuth and elevation [degrees] if given."""
+
+
 class SceneEnv(RenderableEnv, Protocol):
     """Can describe its states as shapes and poses, for a 3-D replay."""
 
@@ -229,6 +246,25 @@ def check_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
     if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
         raise ValueError(f"{spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}")
     return tasks
+
+
+def as_pixels(picture: np.ndarray) -> np.ndarray:
+    """Returns a picture (height, width, 3) as uint8; floats in [0, 1] are scaled to 0 .. 255.
+
+    Raises:
+        NoPictures: The array is no picture; names its shape, or its type and range.
+    """
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise NoPictures(f"render returned an array of shape {picture.shape}, no picture")
+    if picture.dtype == np.uint8:
+        return picture
+    kind, low, high = picture.dtype.kind, picture.min(), picture.max()
+    # a comparison with NaN is false, hence the negation
+    if kind not in "fiu" or not (low >= 0 and high <= (1 if kind == "f" else 255)):
+        found = f"{picture.dtype} from {low} to {high}"
+        raise NoPictures(f"render returned {found}; a picture is uint8, or float from 0 to 1")
+    return np.rint(255.0 * picture if kind == "f" else picture).astype(np.uint8)
 
 
 def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.Generator]) -> None:

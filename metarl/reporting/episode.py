@@ -1,9 +1,8 @@
-"""An episode as it was recorded, and its playback rate."""
+"""Recorded episodes, and the view in which they are shown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,53 +15,69 @@ SLOW_FPS = 20.0
 
 @dataclass(frozen=True)
 class Episode:
-    """One recorded episode of L steps.
+    """One recorded episode of L >= 1 steps, with its caption.
 
     Attributes:
-        states: Snapshots (L, n) as `env.snapshot` gives them, state i after step i.
+        states: Snapshots (L, n) as `env.snapshot` returns them, state i after step i.
         reward: (L,) of the same steps.
         task: (D,) the task that was played.
-        label: What the policy knew of the task, for example "after 1 step".
-        task_words: The task for people; "" says it from `env.spec.tasks.variables`.
+        task_text: The task in words, for example "angle 1.57 rad".
+        stage: Progress of the adaptation, for example "after 1 adaptation".
+        dt: Duration of a control step [s].
+
+    Raises:
+        ValueError: There is no step, states and rewards disagree, or dt is not positive; names the
+            stage.
     """
 
     states: np.ndarray
     reward: np.ndarray
     task: np.ndarray
-    label: str
-    task_words: str = ""
+    task_text: str
+    stage: str
+    dt: float
+
+    def __post_init__(self) -> None:
+        if not len(self.states) or len(self.states) != len(self.reward):
+            raise ValueError(
+                f"episode {self.stage!r} has {len(self.states)} states and {len(self.reward)} "
+                "rewards; need as many, and at least one"
+            )
+        if not 0.0 < self.dt < math.inf:
+            raise ValueError(f"episode {self.stage!r}: dt must be positive, got {self.dt} s")
+
+    @property
+    def playback(self) -> tuple[float, int]:
+        """Frames per second, and control steps per frame.
+
+        Together they give real time, but for steps longer than 1 / SLOW_RATE: these are shown at
+        SLOW_FPS, every step a frame.
+        """
+        rate = 1.0 / self.dt
+        if rate < SLOW_RATE:
+            return SLOW_FPS, 1
+        # without the small number 1 / (1 / 60) would need two steps a frame
+        stride = max(1, math.ceil(rate / FAST_RATE - 1e-9))
+        return rate / stride, stride
 
 
-def playback(dt: float) -> tuple[float, int]:
-    """Chooses how fast an episode is shown.
+@dataclass(frozen=True)
+class View:
+    """Size of a picture, and the direction from which it is drawn.
 
-    Args:
-        dt: Duration of a control step [s].
-
-    Returns:
-        Frames per second and steps per frame, together real time; SLOW_FPS and 1 for an environment
-        whose step is longer than 1 / SLOW_RATE.
-    """
-    rate = 1.0 / dt
-    if rate < SLOW_RATE:
-        return SLOW_FPS, 1
-    # the small number keeps 1 / (1 / 60) from needing two steps a frame
-    stride = max(1, math.ceil(rate / FAST_RATE - 1e-9))
-    return rate / stride, stride
-
-
-def check_panels(panels: Sequence[Sequence[Episode]]) -> None:
-    """Refuses what cannot be shown.
+    Attributes:
+        size: Width and height [pixels], even.
+        camera: Azimuth and elevation [degrees]; None leaves them to the environment.
 
     Raises:
-        ValueError: There is no task or a task without an episode, or states and rewards disagree.
+        ValueError: The size is odd or less than 2.
     """
-    if not panels or not all(panels):
-        raise ValueError("a film needs at least one task, and every task at least one episode")
-    for row in panels:
-        for episode in row:
-            if not len(episode.states) or len(episode.states) != len(episode.reward):
-                raise ValueError(
-                    f"episode {episode.label!r} has {len(episode.states)} states and "
-                    f"{len(episode.reward)} rewards; need as many, and at least one"
-                )
+
+    size: int = 480
+    camera: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.size % 2:
+            raise ValueError(
+                f"size must be even and at least 2 (yuv420p halves the colours), got {self.size}"
+            )

@@ -1,20 +1,19 @@
-"""Plays held-out tasks before and after adaptation, records it, and writes films and replays."""
+"""Plays held-out tasks before and after adaptation, and writes them as films and replays."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metarl.core.env import RenderableEnv, SceneEnv, TaskDescriber, supports
+from metarl.core.env import MovableCamera, RenderableEnv, SceneEnv, TaskDescriber, supports
 from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.tasks import describe_task
-from metarl.reporting.episode import Episode
+from metarl.reporting.episode import Episode, View
 from metarl.reporting.replay import write_replay
 from metarl.reporting.video import write_video
 from metarl.sampling.sampler import Key, rollout
@@ -38,45 +37,47 @@ def film_trial(
         tasks: (N, D).
         num_episodes: E, episodes that one adaptation learns from.
         num_adaptations: K.
-        key: The streams.
+        key: Key of the random streams.
         num_shown: Episodes of each task that are shown, at most E.
 
     Returns:
-        For each task, and of it for each shown episode, a row of that episode before and after K adaptations.
+        N * num_shown rows, task by task: an episode before and after K adaptations.
 
     Raises:
         NumericalError: A gradient of the adaptation is not finite.
         EnvironmentContractError: A task had no valid step to adapt to.
     """
     size = (len(tasks), num_episodes)
-    label = f"after {num_adaptations} adaptation" + ("s" if num_adaptations > 1 else "")
     with name_failures(f"video of {env.spec.name}"), one_torch_thread():
         env.set_tasks(tasks, num_episodes)
         context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
-        before = _recorded(env, learner, context, (key, 0), size, num_shown)
+        before = _record(env, learner, context, (key, 0), size, num_shown)
         for k in range(num_adaptations):
-            collected, context = rollout(env, learner, context, key, k, size)
-            rngs = key.tasks("adapt", k + 1, len(tasks))
-            context = learner.adapt(context, collected, rngs)
-        after = _recorded(env, learner, context, (key, num_adaptations), size, num_shown)
+            explored, context = rollout(env, learner, context, key, k, size)
+            context = learner.adapt(context, explored, key.tasks("adapt", k + 1, len(tasks)))
+        after = _record(env, learner, context, (key, num_adaptations), size, num_shown)
+    plural = "s" if num_adaptations > 1 else ""
+    stages = ("before adaptation", f"after {num_adaptations} adaptation{plural}")
     rows = []
     for index, pair in enumerate(zip(before, after, strict=True)):
-        task, episode = tasks[index // num_shown], index % num_shown
-        words = env.task_words(task) if supports(env, TaskDescriber) else ""
-        if num_shown > 1:
-            words = words or describe_task(env.spec.tasks.variables, task)
-            words = f"{words}, episode {episode + 1}"
-        labels = ("before adaptation", label)
+        task, number = tasks[index // num_shown], index % num_shown
+        text = _describe(env, task) + (f", episode {number + 1}" if num_shown > 1 else "")
         rows.append(
             [
-                Episode(states, reward, task, stage, task_words=words)
-                for (states, reward), stage in zip(pair, labels, strict=True)
+                Episode(states, reward, task, text, stage, env.spec.dt)
+                for (states, reward), stage in zip(pair, stages, strict=True)
             ]
         )
     return rows
 
 
-def _recorded(
+def _describe(env: RenderableEnv, task: np.ndarray) -> str:
+    """Describes a task (D,), in the environment's own words where it has some."""
+    text = env.task_words(task) if supports(env, TaskDescriber) else ""
+    return text or describe_task(env.spec.tasks.variables, task)
+
+
+def _record(
     env: RenderableEnv,
     learner: Learner[Any],
     context: Any,
@@ -84,10 +85,22 @@ def _recorded(
     size: tuple[int, int],
     num_shown: int,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """States (L, n) and rewards (L,) of the first episodes of every task in rollout k, place = (key, k)."""
+    """Plays the policy's mode, and returns states and rewards of the first episodes of every task.
+
+    Args:
+        env: The environment, with its tasks set.
+        learner: The learner.
+        context: The state of its adaptation.
+        place: The key of the random streams, and k, the number of the rollout.
+        size: (N, E).
+        num_shown: Episodes of each task that are returned.
+
+    Returns:
+        States (L, n) and rewards (L,) of N * num_shown episodes, task by task.
+    """
     num_tasks, num_episodes = size
     rows = (np.arange(num_tasks)[:, None] * num_episodes + np.arange(num_shown)).ravel()
-    seen: list[np.ndarray] = []
+    snapshots: list[np.ndarray] = []
     played, _ = rollout(
         env,
         learner,
@@ -95,13 +108,13 @@ def _recorded(
         *place,
         size,
         explore=False,
-        observer=lambda _k, _valid: seen.append(env.snapshot()[rows]),
+        observer=lambda _k, _valid: snapshots.append(env.snapshot()[rows]),
     )
-    # an episode that broke down in its first step is shown as the state it was left in
+    # an episode whose simulation failed in its first step is shown as the state it was left in
     lengths = played.valid[:, :num_shown].sum(dim=2).clamp(min=1).flatten().tolist()
     rewards = played.reward[:, :num_shown].flatten(0, 1).numpy()
     return [
-        (np.stack([states[i] for states in seen[:length]]), rewards[i, :length])
+        (np.stack([states[i] for states in snapshots[:length]]), rewards[i, :length])
         for i, length in enumerate(lengths)
     ]
 
@@ -113,40 +126,41 @@ def write_films(
     formats: Sequence[str] | None = None,
     *,
     title: str = "",
-    camera: tuple[float, float] | None = None,
-    size: int = 480,
+    view: View | None = None,
 ) -> list[Path]:
     """Writes episodes as files that differ in their suffix.
 
     Args:
-        path: Of one of the files; the suffix is changed.
-        env: Draws the episodes.
+        path: Path of one of the files; the suffix is replaced.
+        env: A `RenderableEnv`; some formats and a camera need more of it.
         panels: A row for each task, as `film_trial` returns them.
-        formats: Of "mp4", "gif" and "html"; None is mp4, and html where the environment has a `scene`.
-        title: Of the replay.
-        camera: Azimuth and elevation of the view [degrees].
-        size: Width and height of a picture [pixels].
+        formats: Of "mp4", "gif" and "html"; None is mp4, and html for a `SceneEnv`.
+        title: Title of the replay; by default the name of the environment.
+        view: Size and direction of the pictures; by default `View()`.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: The environment has no scene, or films from its own place only; names it and the cure.
+        ValueError: There is no task, or a task without an episode.
+        ConfigError: The environment has no scene, or its camera cannot be moved; names it and a
+            hint.
     """
-    name, staged = env.spec.name, supports(env, SceneEnv)
-    formats = formats or (("mp4", "html") if staged else ("mp4",))
-    if "html" in formats and not staged:
+    if not panels or not all(panels):
+        raise ValueError("a film needs at least one task, and every task at least one episode")
+    name, view = env.spec.name, view or View()
+    formats = formats or (("mp4", "html") if supports(env, SceneEnv) else ("mp4",))
+    if "html" in formats and not supports(env, SceneEnv):
         raise ConfigError(f"--format html: {name} has no scene to show; take mp4 or gif")
-    turns = "camera" in inspect.signature(env.render).parameters
-    if camera and not turns and set(formats) != {"html"}:
-        cure = "take --format html" if staged else "leave --camera out"
-        raise ConfigError(f"--camera: {name} is drawn from its own place; {cure}")
+    if view.camera and not supports(env, MovableCamera) and set(formats) != {"html"}:
+        hint = "take --format html" if supports(env, SceneEnv) else "leave --camera out"
+        raise ConfigError(f"--camera: {name} has a fixed camera; {hint}")
     written = []
-    for kind in formats:
-        target = path.with_suffix(f".{kind}")
-        if kind == "html":
-            write_replay(target, env, panels, title=title, camera=camera)
+    for suffix in formats:
+        target = path.with_suffix(f".{suffix}")
+        if suffix == "html":
+            write_replay(target, env, panels, title=title or name, camera=view.camera)
         else:
-            write_video(target, env, panels, size=size, camera=camera)
+            write_video(target, env, panels, view)
         written.append(target)
     return written

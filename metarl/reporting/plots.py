@@ -1,7 +1,7 @@
-"""Figures of runs: learning curves, adaptation against experience, returns over the space of tasks.
+"""Plots of runs: learning curves, adaptation against experience, returns over the space of tasks.
 
-A figure is drawn without pyplot, so that nothing global is left behind, and becomes an inline SVG that follows the colours of
-the page it stands on, or a file.
+They are drawn without pyplot, which would keep global state, and become an inline SVG with the
+colours of the page around it, or a file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from metarl.evaluation.results import experience
 from metarl.runs.reader import Group, RunData
 
 INK, RULE = "#1b2028", "#d8dde5"
-"""Of text and of lines in the background; on a page they become its own."""
+"""Colours of text and of background lines; `to_svg` replaces them by those of the page."""
 
 COLORS = ("#2f6db3", "#d2672a", "#2e9070", "#8c62b8", "#bf4a75", "#8a7b3c")
-"""Of groups, one after another."""
+"""Colours of the groups of runs, in order."""
 
 _STYLE: Any = {
     "font.size": 9.0,
@@ -56,42 +56,41 @@ _STYLE: Any = {
 _DOTTED, _DASHED = (0, (1, 2)), (0, (5, 3))
 
 
-# ------------------------------------------------------------------------------------- learning curves
+# ---------------------------------------------------------------------------------- learning curves
 
 
-def learning_curves(
+def draw_learning_curves(
     groups: Sequence[Group], floors: Mapping[str, Mapping[str, float]] | None = None
 ) -> Figure:
     """Draws return against training steps, one panel an environment.
 
-    Every seed is a thin line, smoothed over a tenth of the run at most; of several seeds there is a mean with a band of
-    one standard error as far as all of them went.
+    Each seed is a thin line, see `smooth`. Several seeds also have their mean, with a band of one
+    standard error, over the steps that all of them reached.
 
     Args:
         groups: The runs.
-        floors: Floors by environment; by default those of the evaluations.
+        floors: Reference returns by environment and name; by default those of the evaluations.
     """
-    by_env = _by_env(groups)
+    by_env = _group_by_env(groups)
     with matplotlib.rc_context(_STYLE):
-        figure, panels = _panels(len(by_env))
+        figure, panels = _make_panels(len(by_env))
         for axes, (env, members) in zip(panels, by_env.items(), strict=True):
             for index, group in enumerate(members):
                 color = COLORS[index % len(COLORS)]
                 label = group.label if len(members) > 1 else "after adaptation"
-                _curve(axes, group.runs, "return_post", color, label)
+                _draw_curve(axes, group.runs, "return_post", color, label)
                 label = "" if len(members) > 1 else "before"
-                _curve(axes, group.runs, "return_pre", color, label, faint=True)
+                _draw_curve(axes, group.runs, "return_pre", color, label, faint=True)
             if len(members) > 1:
                 axes.plot([], [], color=INK, ls=_DASHED, lw=1.0, label="before adaptation")
-            found = _floors(members) if floors is None else floors.get(env, {})
-            _lines(axes, found)
+            _draw_levels(axes, _find_floors(members) if floors is None else floors.get(env, {}))
             axes.set(title=env, xlabel="environment steps of training [million]", ylabel="return")
-            axes.xaxis.set_major_locator(MaxNLocator(5))  # more would touch in a run of few steps
-            _legend(axes)
+            axes.xaxis.set_major_locator(MaxNLocator(5))  # the labels of more would overlap
+            _add_legend(axes)
     return figure
 
 
-def _curve(
+def _draw_curve(
     axes: Axes,
     runs: Sequence[RunData],
     column: str,
@@ -116,13 +115,16 @@ def _curve(
     grid = np.linspace(max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines), 200)
     values = np.stack([np.interp(grid, *line) for line in lines])
     mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(lines))
-    words = f"{label} ({len(lines)} seeds)" if label else None
-    axes.plot(grid, mean, color=color, label=words, **style)
+    seeds = f"{label} ({len(lines)} seeds)" if label else None
+    axes.plot(grid, mean, color=color, label=seeds, **style)
     axes.fill_between(grid, mean - error, mean + error, color=color, alpha=0.15, lw=0)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over 9 values, fewer for short runs; at the ends, and beside values that are NaN, over what there is."""
+    """Computes the running mean of values (n,) over n / 10 of them, at least 1 and at most 9.
+
+    Ignores NaN and what lies beyond the ends; a window of nothing else gives NaN.
+    """
     width = max(1, min(9, len(values) // 10))
     kernel, known = np.ones(width), np.isfinite(values)
     sums = np.convolve(np.where(known, values, 0.0), kernel, "same")
@@ -130,39 +132,41 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
-# ------------------------------------------------------------------------------------------ adaptation
+# --------------------------------------------------------------------------------------- adaptation
 
 
-def adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draws the return on held-out tasks against the experience in them, in steps and in episodes, with 95 % intervals.
+def draw_adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draws the return on held-out tasks against the experience in them, with 95 % intervals.
+
+    Each environment has two panels: experience in environment steps and in episodes.
 
     Args:
         groups: The runs; those without an evaluation are left out.
-        oracles: By environment, as `results.read_oracle` reads them.
+        oracles: Returns of the oracle by environment, as `results.read_oracle` reads them.
     """
-    by_env = _by_env([group for group in groups if group.result])
+    by_env = _group_by_env([group for group in groups if group.result])
     with matplotlib.rc_context(_STYLE):
-        figure, panels = _panels(2 * len(by_env))
+        figure, panels = _make_panels(2 * len(by_env))
         rows = zip(by_env.items(), zip(panels[::2], panels[1::2], strict=True), strict=True)
         for (env, members), pair in rows:
             units = ("env_steps", "environment steps"), ("episodes", "episodes")
-            for axes, (unit, words) in zip(pair, units, strict=True):
+            for axes, (unit, name) in zip(pair, units, strict=True):
                 for index, group in enumerate(members):
-                    _adaptation(axes, group, unit, COLORS[index % len(COLORS)])
-                _lines(axes, _floors(members))
+                    _draw_group(axes, group, unit, COLORS[index % len(COLORS)])
+                _draw_levels(axes, _find_floors(members))
                 if oracle := oracles.get(env):
-                    _lines(axes, {"oracle (task observed)": oracle["mean"]}, ls=_DASHED)
-                axes.set(title=env, xlabel=f"{words} in the new task", ylabel="return")
+                    _draw_levels(axes, {"oracle (task observed)": oracle["mean"]}, ls=_DASHED)
+                axes.set(title=env, xlabel=f"{name} in the new task", ylabel="return")
                 _log_if_wide(axes, members, unit)
-            _legend(pair[0])
+            _add_legend(pair[0])
     return figure
 
 
-def _adaptation(axes: Axes, group: Group, unit: str, color: str) -> None:
+def _draw_group(axes: Axes, group: Group, unit: str, color: str) -> None:
     assert group.result is not None
     returns, x = group.result["returns"], np.array(experience(group.result)[unit], float)
     mean = np.array(returns["mean"])
-    ends = np.array(returns["ci95"], float)  # None becomes NaN, of which nothing is drawn
+    ends = np.array(returns["ci95"], float)  # None becomes NaN, which is not drawn
     axes.plot(x, mean, "o-", ms=3.5, color=color, label=group.label)
     if len(x) > 12:
         axes.fill_between(x, *ends.T, color=color, alpha=0.15, lw=0)
@@ -171,7 +175,7 @@ def _adaptation(axes: Axes, group: Group, unit: str, color: str) -> None:
 
 
 def _log_if_wide(axes: Axes, members: Sequence[Group], unit: str) -> None:
-    """A logarithmic axis, with zero at its left, where experience spans more than a factor of 30."""
+    """Makes an axis logarithmic from zero on if experience spans more than a factor of 30."""
     x = np.concatenate([experience(group.result or {})[unit] for group in members])
     positive = x[x > 0]
     if len(positive) and positive.max() > 30 * positive.min():
@@ -179,59 +183,67 @@ def _log_if_wide(axes: Axes, members: Sequence[Group], unit: str) -> None:
         axes.set_xlim(left=-0.3 * positive.min())  # there is no negative experience
 
 
-# ------------------------------------------------------------------------------------------ task space
+# --------------------------------------------------------------------------------------- task space
 
 
-def task_space(group: Group) -> Figure | None:
+def draw_task_space(group: Group) -> Figure | None:
     """Draws the return of every task before and after adaptation over the space of tasks.
 
-    Angles are drawn around a circle, other single numbers along an axis, two numbers as maps; for more, or for tasks that
-    are no numbers, the return after adaptation stands over that before. None without an evaluation.
+    Angles are drawn around a circle, other single numbers along an axis, two numbers as maps. For
+    more, or for tasks that are no numbers, returns after adaptation are drawn against those before.
+
+    Args:
+        group: The runs.
+
+    Returns:
+        The plot; None without an evaluation.
     """
-    found = [run.evaluation for run in group.runs if run.evaluation is not None]
-    if not found:
+    evaluations = [run.evaluation for run in group.runs if run.evaluation is not None]
+    if not evaluations:
         return None
-    per_task = np.concatenate([np.array(e["returns"]["per_task"]) for e in found], axis=1)
-    variables = found[0].get("task_variables", [])
+    per_task = np.concatenate([np.array(e["returns"]["per_task"]) for e in evaluations], axis=1)
+    variables = evaluations[0].get("task_variables", [])
     try:
-        tasks = np.concatenate([np.array(e["tasks"], float) for e in found])
+        tasks = np.concatenate([np.array(e["tasks"], float) for e in evaluations])
         size = tasks.shape[1] if tasks.ndim == 2 and tasks.shape[1] == len(variables) else 0
     except (TypeError, ValueError):
         tasks, size = np.empty(0), 0
     with matplotlib.rc_context(_STYLE):
         if size == 1 and variables[0]["unit"] == "rad":
-            return _polar(tasks[:, 0], per_task, _floors([group]))
+            return _draw_polar(tasks[:, 0], per_task, _find_floors([group]))
         if size == 1:
-            return _along(tasks[:, 0], per_task, _named(variables[0]), _floors([group]))
+            return _draw_over_axis(
+                tasks[:, 0], per_task, _label_axis(variables[0]), _find_floors([group])
+            )
         if size == 2:
-            return _maps(tasks, per_task, [_named(variable) for variable in variables])
-        return _before_and_after(per_task)
+            return _draw_maps(tasks, per_task, [_label_axis(variable) for variable in variables])
+        return _draw_before_and_after(per_task)
 
 
-def _named(variable: Mapping[str, str]) -> str:
+def _label_axis(variable: Mapping[str, str]) -> str:
     name, unit = variable["name"].replace("_", " "), variable["unit"]
     return name if unit == "1" else f"{name} [{unit}]"
 
 
-def _stages(per_task: np.ndarray) -> list[tuple[str, Any, np.ndarray]]:
-    """Label, colour and returns (N,) of what is drawn: before, after 1, after K."""
+def _select_stages(per_task: np.ndarray) -> list[tuple[str, Any, np.ndarray]]:
+    """Returns label, colour and returns (N,) of what is drawn: before, after 1, after K."""
     shown = sorted({0, min(1, len(per_task) - 1), len(per_task) - 1})
     colors = dict(zip(shown, ("#9aa3af", COLORS[0], COLORS[1]), strict=False))
-    words = {k: "before" if k == 0 else f"after {k}" for k in shown}
-    return [(words[k], colors[k], per_task[k]) for k in shown]
+    labels = {k: "before" if k == 0 else f"after {k}" for k in shown}
+    return [(labels[k], colors[k], per_task[k]) for k in shown]
 
 
-def _polar(angles: np.ndarray, per_task: np.ndarray, floors: Mapping[str, float]) -> Figure:
+def _draw_polar(angles: np.ndarray, per_task: np.ndarray, floors: Mapping[str, float]) -> Figure:
     figure = Figure(figsize=(4.4, 4.9), layout="constrained")
     axes = figure.add_subplot(projection="polar")
     assert isinstance(axes, PolarAxes)
     order = np.argsort(angles)
-    turn = np.ptp(angles) > np.pi  # around the whole circle: the line closes
-    closed = np.append(order, order[0]) if turn else order
-    for label, color, values in _stages(per_task):
+    is_full = np.ptp(angles) > np.pi  # tasks all around the circle: the line is closed
+    closed = np.append(order, order[0]) if is_full else order
+    for label, color, values in _select_stages(per_task):
         axes.plot(angles[closed], values[closed], "o-", ms=3, lw=1.1, color=color, label=label)
     circle = np.linspace(0.0, 2.0 * np.pi, 200)
-    for name, value in _distinct(floors).items():
+    for name, value in _merge_equal(floors).items():
         axes.plot(circle, np.full(200, value), color=INK, ls=_DOTTED, lw=1.0, label=name)
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low) if low > -0.5 * high else low - 0.1 * (high - low), high)
@@ -242,25 +254,29 @@ def _polar(angles: np.ndarray, per_task: np.ndarray, floors: Mapping[str, float]
     return figure
 
 
-def _along(x: np.ndarray, per_task: np.ndarray, name: str, floors: Mapping[str, float]) -> Figure:
-    figure, (axes,) = _panels(1)
-    few = np.unique(x)
-    stages = _stages(per_task)
-    spread = 0.08 * (few[1] - few[0]) if 1 < len(few) <= 4 else 0.0
+def _draw_over_axis(
+    x: np.ndarray, per_task: np.ndarray, name: str, floors: Mapping[str, float]
+) -> Figure:
+    figure, (axes,) = _make_panels(1)
+    values_of_x = np.unique(x)
+    stages = _select_stages(per_task)
+    # points of a few discrete tasks are drawn side by side
+    spread = 0.08 * (values_of_x[1] - values_of_x[0]) if 1 < len(values_of_x) <= 4 else 0.0
     for index, (label, color, values) in enumerate(stages):
-        beside = spread * (index - (len(stages) - 1) / 2)
-        axes.plot(x + beside, values, "o", ms=4, alpha=0.75, mew=0, color=color, label=label)
+        shift = spread * (index - (len(stages) - 1) / 2)
+        axes.plot(x + shift, values, "o", ms=4, alpha=0.75, mew=0, color=color, label=label)
     if spread:
-        axes.set_xticks(few)
-        axes.set_xlim(few[0] - 4 * spread, few[-1] + 4 * spread)
-    _lines(axes, floors)
+        axes.set_xticks(values_of_x)
+        axes.set_xlim(values_of_x[0] - 4 * spread, values_of_x[-1] + 4 * spread)
+    _draw_levels(axes, floors)
     axes.set(xlabel=name, ylabel="return of a task")
-    _legend(axes)
+    _add_legend(axes)
     return figure
 
 
-def _maps(tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str]) -> Figure:
-    stages = [stage for stage in _stages(per_task) if stage[0] in ("before", _last(per_task))]
+def _draw_maps(tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str]) -> Figure:
+    stages = _select_stages(per_task)
+    stages = stages if len(stages) < 2 else [stages[0], stages[-1]]
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
     panels = figure.subplots(1, len(stages), sharex=True, sharey=True, squeeze=False)[0]
     shown = np.stack([values for _, _, values in stages])
@@ -274,32 +290,28 @@ def _maps(tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str]) -> Figu
     return figure
 
 
-def _last(per_task: np.ndarray) -> str:
-    return _stages(per_task)[-1][0]
-
-
-def _before_and_after(per_task: np.ndarray) -> Figure:
-    figure, (axes,) = _panels(1)
+def _draw_before_and_after(per_task: np.ndarray) -> Figure:
+    figure, (axes,) = _make_panels(1)
     ends = [per_task.min(), per_task.max()]
     axes.plot(ends, ends, color=INK, ls=_DOTTED, lw=1.0, label="no difference")
-    for label, color, values in _stages(per_task)[1:]:
+    for label, color, values in _select_stages(per_task)[1:]:
         axes.plot(per_task[0], values, "o", ms=4, alpha=0.75, mew=0, color=color, label=label)
     axes.set(xlabel="return of a task before adaptation", ylabel="return after adaptation")
-    _legend(axes)
+    _add_legend(axes)
     return figure
 
 
-# ----------------------------------------------------------------------------------------- common parts
+# ------------------------------------------------------------------------------------- common parts
 
 
-def _by_env(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    found: dict[str, list[Group]] = {}
+def _group_by_env(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    by_env: dict[str, list[Group]] = {}
     for group in groups:
-        found.setdefault(group.env, []).append(group)
-    return found
+        by_env.setdefault(group.env, []).append(group)
+    return by_env
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def _make_panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, 2)
     rows = -(-count // columns)
     figure = Figure(figsize=(4.8 * columns, 3.5 * rows), layout="constrained")
@@ -309,36 +321,39 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
-def _floors(members: Sequence[Group]) -> Mapping[str, float]:
+def _find_floors(members: Sequence[Group]) -> Mapping[str, float]:
     return next((group.result["floors"] for group in members if group.result), {})
 
 
-def _distinct(floors: Mapping[str, float]) -> dict[str, float]:
-    """Floors of one value become one line with both names."""
-    names: dict[float, list[str]] = {}
+def _merge_equal(floors: Mapping[str, float]) -> dict[str, float]:
+    """Merges reference returns of the same value into one with all their names."""
+    by_value: dict[float, list[str]] = {}
     for name, value in floors.items():
-        names.setdefault(value, []).append(name)
-    return {" = ".join(found): value for value, found in names.items()}
+        by_value.setdefault(value, []).append(name)
+    return {" = ".join(names): value for value, names in by_value.items()}
 
 
-def _lines(axes: Axes, floors: Mapping[str, float], ls: Any = _DOTTED) -> None:
-    for (name, value), alpha in zip(_distinct(floors).items(), (1.0, 0.6, 0.4), strict=False):
+def _draw_levels(axes: Axes, floors: Mapping[str, float], ls: Any = _DOTTED) -> None:
+    for (name, value), alpha in zip(_merge_equal(floors).items(), (1.0, 0.6, 0.4), strict=False):
         axes.axhline(value, color=INK, lw=1.0, ls=ls, alpha=alpha, label=name)
 
 
-def _legend(axes: Axes) -> None:
+def _add_legend(axes: Axes) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.19), borderaxespad=0.0)
 
 
-# ------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
-def svg(figure: Figure, name: str) -> str:
-    """Writes a figure for use inside a page: ids of its own, no address, the colours and fonts of the page.
+def to_svg(figure: Figure, name: str) -> str:
+    """Writes a plot as SVG for use inside a page: no address, the page's colours and fonts.
 
     Args:
-        figure: The figure.
-        name: Put before every id, unique on the page: letters, digits, "-".
+        figure: The plot.
+        name: Prefix of every id, unique on the page: letters, digits, "-".
+
+    Returns:
+        The element.
     """
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE):

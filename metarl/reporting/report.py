@@ -1,13 +1,12 @@
-"""Run folders -> one self-contained page: figures, numbers with intervals, speed, settings, versions.
+"""Writes one self-contained page about runs: plots, returns, speed, settings, versions.
 
-The page loads nothing and runs nothing: figures are inline SVG, and every word that comes from a run is escaped.
+The page loads nothing and runs nothing: plots are inline SVG, and every text of a run is escaped.
 """
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +16,15 @@ import numpy as np
 from metarl.core.errors import ConfigError
 from metarl.core.files import write_atomically
 from metarl.evaluation import results, table
-from metarl.evaluation.table import format_interval as _ends
-from metarl.evaluation.table import format_number as _number
-from metarl.reporting import plots as figures
+from metarl.evaluation.table import format_interval, format_number
+from metarl.reporting import markup, plots
+from metarl.reporting.markup import escape, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
 _CSS = Path(__file__).with_name("report.css")
+
+_TIMED = ("collect", "update")
+"""Parts of an iteration whose share of the time is shown."""
 
 
 def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = ()) -> list[Group]:
@@ -30,36 +32,37 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
 
     Args:
         paths: Run folders, in the order in which they appear.
-        output: The page; links to videos are relative to its folder.
+        output: Path of the page; links to videos are relative to its folder.
         oracles: Evaluated runs of policies that observe the task, for comparison.
 
     Returns:
         The runs, sorted into groups.
 
     Raises:
-        CheckpointError: A folder is no run, or what it holds cannot be read.
-        ConfigError: The folder of the page does not exist, or an oracle is of an environment that no run has.
+        CheckpointError: A folder is no run, or its contents cannot be read.
+        ConfigError: The folder of the page does not exist, or no run has the environment of an
+            oracle.
     """
     groups = group_runs(load_all(paths))
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
-    known = {g.env: g.result["oracle"] for g in groups if g.result and "oracle" in g.result}
+    by_env = {g.env: g.result["oracle"] for g in groups if g.result and "oracle" in g.result}
     for group in groups:
         if group.result and group.runs[0].config.get("learner.mode") == "oracle":
             final = {name: group.result["returns"][name][-1] for name in ("mean", "ci95")}
-            known[group.env] = {"run": group.runs[0].name, **final}
+            by_env[group.env] = {"run": group.runs[0].name, **final}
     for path in oracles:
         env = results.read(path)["env"]
         if env not in {group.env for group in groups}:
             raise ConfigError(f"--oracle {path}: it is of {env}, of which no run is given")
-        known[env] = results.read_oracle(path, env)
-    write_atomically(output, page(groups, known, output.absolute().parent))
+        by_env[env] = results.read_oracle(path, env)
+    write_atomically(output, _write_page(groups, by_env, output.absolute().parent))
     return groups
 
 
 def numbers(groups: Sequence[Group]) -> dict[str, Any]:
-    """What the page shows of the evaluations, for programs."""
-    found = [
+    """Returns the evaluations that the page shows, as a tree for JSON."""
+    trees = [
         {
             "env": group.env,
             "label": group.label,
@@ -68,143 +71,174 @@ def numbers(groups: Sequence[Group]) -> dict[str, Any]:
         }
         for group in groups
     ]
-    return {"groups": found}
+    return {"groups": trees}
 
 
-def page(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
+def _write_page(
+    groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]], folder: Path
+) -> str:
     """Writes the HTML.
 
     Args:
         groups: The runs.
-        oracles: By environment, as `results.read_oracle` reads them.
-        folder: Where the page will lie.
+        oracles: Returns of oracles by environment, as `results.read_oracle` reads them.
+        folder: Folder of the page.
+
+    Returns:
+        The page.
     """
     runs = [run for group in groups for run in group.runs]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     sections = [
-        _at_a_glance(groups, oracles),
-        _section("Learning", [_learning(groups)]),
-        _section("Adaptation", _adaptation(groups, oracles)),
-        _section("Returns over the tasks", _task_space(groups)),
-        _section("Numbers", [part for group in groups for part in _numbers(group)]),
-        _section("Videos", [_videos(runs, folder)]),
-        _section("Speed", [_speed(runs)]),
-        _section("Settings", _settings(runs)),
-        _section("Versions and machine", [_versions(runs)]),
+        _overview(groups, oracles),
+        markup.section("Learning", [_learning(groups)]),
+        markup.section("Adaptation", [_adaptation(groups, oracles)]),
+        markup.section("Returns over the tasks", _task_space(groups)),
+        markup.section("Numbers", _numbers(groups)),
+        markup.section("Videos", [_videos(runs, folder)]),
+        markup.section("Speed", [_speed(runs)]),
+        markup.section("Settings", _settings(runs)),
+        markup.section("Versions and machine", [_versions(runs)]),
     ]
     envs = ", ".join(dict.fromkeys(group.env for group in groups))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>metarl: {_text(title)}</title>\n"
+        f"<title>metarl: {escape(title)}</title>\n"
         f"<style>\n{_CSS.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{_text(title)}</h1>\n<p class="muted">{_text(envs)}</p>\n'
+        f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(envs)}</p>\n'
         + "\n".join(filter(None, sections))
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-# ------------------------------------------------------------------------------------------ sections
-
-
-def _at_a_glance(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = []
-    for group in groups:
-        steps = [run.column("env_steps")[-1] for run in group.runs if len(run.column("env_steps"))]
-        trained = _steps(float(np.mean(steps))) if steps else "none"
-        cells = [_name(group.env), _name(group.label), str(len(group.runs)), trained]
-        result = group.result
-        if result is None:
-            rows.append([*cells, "not evaluated", *[""] * 6])
-            continue
-        returns, floors = result["returns"], result["floors"]
-        oracle = oracles.get(group.env)
-        cells += [
-            _number(returns["mean"][0]),
-            _number(returns["mean"][min(1, len(returns["mean"]) - 1)]),
-            f"<strong>{_number(returns['mean'][-1])}</strong>",
-            _ends(returns["ci95"][-1]),
-            f"{100 * result['share_of_tasks_made_worse'][-1]:.0f} %",
-            _number(max(floors.values())) if floors else "-",
-            _number(oracle["mean"]) if oracle else "-",
-        ]
-        rows.append(cells)
+def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> str:
     last = {len(group.result["returns"]["mean"]) - 1 for group in groups if group.result}
     final = f"after {last.pop()}" if len(last) == 1 else "final"
     head = ["environment", "learner", "seeds", "trained for", "before", "after 1", final]
-    glance = _table([*head, "95 % interval", "made worse", "best floor", "oracle"], rows)
+    head += ["95 % interval", "made worse", "best floor", "oracle"]
+    rows = [_overview_row(group, oracles.get(group.env), len(head)) for group in groups]
+    text = (
+        "Mean return on the test tasks before and after adaptation; the interval is that of the "
+        "last return. Trained for: environment steps, mean over seeds. Made worse: share of tasks "
+        "whose return is lower after adaptation than before. Best floor: largest return of a "
+        "policy that does not adapt. Oracle: return of a policy that observes the task."
+    )
     missing = [run for group in groups for run in group.runs if run.evaluation is None]
-    return glance + "".join(
-        f"<p>{_text(run.name)} has no evaluation; make one with "
-        f"<code>python -m metarl evaluate {_text(str(run.path))}</code></p>"
+    hints = (
+        f"<p>{escape(run.name)} has no evaluation; make one with "
+        f"<code>python -m metarl evaluate {escape(str(run.path))}</code></p>"
         for run in missing
     )
+    return markup.table(head, rows) + note(text) + "".join(hints)
+
+
+def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int) -> list[str]:
+    steps = [run.column("env_steps")[-1] for run in group.runs if len(run.column("env_steps"))]
+    length = _format_steps(float(np.mean(steps))) if steps else "none"
+    cells = [row_head(group.env), row_head(group.label), str(len(group.runs)), length]
+    result = group.result
+    if result is None:
+        cells.append("not evaluated")
+        return cells + [""] * (num_cells - len(cells))
+    returns, floors = result["returns"], result["floors"]
+    return [
+        *cells,
+        format_number(returns["mean"][0]),
+        format_number(returns["mean"][min(1, len(returns["mean"]) - 1)]),
+        f"<strong>{format_number(returns['mean'][-1])}</strong>",
+        format_interval(returns["ci95"][-1]),
+        f"{100 * result['share_of_tasks_made_worse'][-1]:.0f} %",
+        format_number(max(floors.values())) if floors else "-",
+        format_number(oracle["mean"]) if oracle else "-",
+    ]
 
 
 def _learning(groups: Sequence[Group]) -> str:
     if not any(len(run.column("env_steps")) for group in groups for run in group.runs):
         return "<p>No iteration is finished.</p>"
-    words = (
-        "Return of an episode on the training tasks, policy noise on, against all environment steps; a thin line is a seed, "
-        "smoothed, a thick one the mean over seeds with a band of one standard error. Dashed: before adaptation. "
-        "Dotted: policies that do not adapt."
+    caption = (
+        "Return of an episode on the training tasks, with policy noise, against the environment "
+        "steps of training. A thin line is one seed, smoothed; a thick line is the mean over "
+        "seeds, with a band of one standard error. Dashed: before adaptation. Dotted: reference "
+        "returns of policies that do not adapt."
     )
-    return _figure(figures.learning_curves(groups), "learning", words)
+    return markup.plot(plots.draw_learning_curves(groups), "learning", caption)
 
 
-def _adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> str:
     evaluated = [group for group in groups if group.result]
     if not evaluated:
-        return []
-    words = (
-        "Return on the test tasks against what the learner had met of a task before, per task; policy noise on. "
-        "Bars: 95 % bootstrap intervals of the mean."
+        return ""
+    caption = (
+        "Return on the test tasks, with policy noise, against the experience from which the "
+        "learner has adapted to a task. Bars or bands: 95 % bootstrap intervals of the mean. "
+        "Dotted: reference returns of policies that do not adapt. Dashed: a policy that observes "
+        "the task."
     )
-    return [_figure(figures.adaptation(evaluated, oracles), "adaptation", words)]
+    return markup.plot(plots.draw_adaptation(evaluated, oracles), "adaptation", caption)
 
 
 def _task_space(groups: Sequence[Group]) -> list[str]:
-    found = []
+    parts = []
     for index, group in enumerate(groups):
-        figure = figures.task_space(group)
+        figure = plots.draw_task_space(group)
         if figure is not None:
-            words = f"{group.env}, {group.label}: mean return of each test task"
-            found.append(_figure(figure, f"tasks{index}", words))
-    return ['<div class="row">', *found, "</div>"] if found else []
+            stages = "before and after adaptation"
+            caption = f"{group.env}, {group.label}: mean return of each test task {stages}."
+            parts.append(markup.plot(figure, f"tasks{index}", caption))
+    return ['<div class="row">', *parts, "</div>"] if parts else []
 
 
-def _numbers(group: Group) -> list[str]:
+def _numbers(groups: Sequence[Group]) -> list[str]:
+    parts = [part for group in groups if group.result for part in _group_numbers(group)]
+    text = (
+        "Episodes and env steps: experience in a task before the measured episodes. Return: mean "
+        "over tasks, with its standard error. IQM: mean of the middle half of the tasks. "
+        "Intervals: bootstrap over tasks. Made worse: share of tasks whose return is lower than "
+        "before adaptation. Faulted: episodes in which the simulation failed; their returns count "
+        "up to there."
+    )
+    return [*parts, note(text)] if parts else []
+
+
+def _group_numbers(group: Group) -> list[str]:
     result = group.result
-    if result is None:
-        return []
+    assert result is not None
     header, *rows = table.rows(result)
     mean = header.index("return")
-    cells = [[_text(cell) for cell in row] for row in rows]
+    cells = [[escape(cell) for cell in row] for row in rows]
     for row in cells:
         row[mean] = f"<strong>{row[mean]}</strong>"
-    floors = ", ".join(f"{name} {_number(value)}" for name, value in result["floors"].items())
-    parts = [f"<h3>{_text(group.env)}, {_text(group.label)}</h3>", _table(header, cells)]
-    words = [table.describe_size(result), f"Floors: {floors}"]
+    floors = [f"{name} {format_number(value)}" for name, value in result["floors"].items()]
+    sentences = [
+        f"Evaluated on {table.describe_size(result)}",
+        f"Reference returns of policies that do not adapt: {', '.join(floors) or 'not known'}",
+    ]
     if result["strata"] != "none":
-        words.append(f"Intervals stratified by {result['strata']}")
+        sentences.append(f"Intervals stratified by {result['strata']}")
     if result["note"]:
-        words.append(result["note"][0].upper() + result["note"][1:])
-    parts.append("".join(['<p class="muted">', *(f"{_text(word)}. " for word in words), "</p>"]))
-    return [*parts, _seeds(group)]
+        sentences.append(result["note"][0].upper() + result["note"][1:])
+    return [
+        f"<h3>{escape(group.env)}, {escape(group.label)}</h3>",
+        markup.table(header, cells),
+        note("".join(f"{sentence}. " for sentence in sentences)),
+        _seeds(result),
+    ]
 
 
-def _seeds(group: Group) -> str:
-    """Final values of each seed; nothing for one."""
-    result = group.result
-    if result is None or len(result["seeds"]) < 2:
+def _seeds(result: Mapping[str, Any]) -> str:
+    """Writes the mean return of each seed; nothing for one seed."""
+    if len(result["seeds"]) < 2:
         return ""
     returns = result["returns"]
     columns = ["adaptations", *(f"seed {seed}" for seed in result["seeds"]), "std.err. over seeds"]
     rows = [
-        [str(k), *map(_number, means), _number(returns["stderr_over_seeds"][k])]
+        [str(k), *map(format_number, means), format_number(returns["stderr_over_seeds"][k])]
         for k, means in enumerate(returns["per_seed"])
     ]
-    return _table(columns, rows)
+    text = "Mean return of each seed, and the standard error of their mean."
+    return markup.table(columns, rows) + note(text)
 
 
 def _videos(runs: Sequence[RunData], folder: Path) -> str:
@@ -213,9 +247,10 @@ def _videos(runs: Sequence[RunData], folder: Path) -> str:
         for video in run.videos:
             link = quote(Path(os.path.relpath(video.resolve(), folder.resolve())).as_posix())
             items.append(
-                f'<li><a href="{_text(link)}">{_text(f"{run.name}: {video.name}")}</a></li>'
+                f'<li><a href="{escape(link)}">{escape(f"{run.name}: {video.name}")}</a></li>'
             )
-    return f"<ul>\n{''.join(items)}</ul>" if items else ""
+    text = "Episodes before and after adaptation; an HTML file is a replay in 3-D."
+    return f"<ul>\n{''.join(items)}</ul>{note(text)}" if items else ""
 
 
 def _speed(runs: Sequence[RunData]) -> str:
@@ -224,118 +259,82 @@ def _speed(runs: Sequence[RunData]) -> str:
         seconds, steps = run.column("seconds"), run.column("env_steps")
         if not len(seconds):
             continue
-        shares = [np.nansum(run.column(f"time/{part}")) / seconds[-1] for part in _PARTS]
+        shares = [np.nansum(run.column(f"time/{part}")) / seconds[-1] for part in _TIMED]
         bar = "".join(f'<span style="width: {100 * share:.1f}%"></span>' for share in shares)
         rows.append(
             [
-                _name(run.name),
+                row_head(run.name),
                 f"{len(seconds):,}",
                 f"{steps[-1]:,.0f}",
-                _duration(seconds[-1]),
+                _format_duration(seconds[-1]),
                 f"{steps[-1] / seconds[-1]:,.0f}",
                 *(f"{100 * share:.0f} %" for share in shares),
                 f'<span class="bar">{bar}</span>',
                 f"{np.nansum(run.column('rollout/faults')):.0f}",
             ]
         )
-    columns = ["run", "iterations", "env steps", "time", "steps/s", *_PARTS, "", "faulted"]
-    return _table(columns, rows) if rows else ""
-
-
-_PARTS = ("collect", "update")
+    if not rows:
+        return ""
+    columns = ["run", "iterations", "env steps", "time", "steps/s", *_TIMED, "", "faulted"]
+    text = (
+        "Duration of training (h:mm:ss), and the part of it spent on collecting experience and on "
+        "the update, which the bar shows too. Faulted: episodes in which the simulation failed."
+    )
+    return markup.table(columns, rows) + note(text)
 
 
 def _settings(runs: Sequence[RunData]) -> list[str]:
     parts = []
     if len(runs) > 1:
         keys = differences(runs)
-        rows = [[_name(key), *(_value(run, key) for run in runs)] for key in keys]
+        rows = [[row_head(key), *(_setting(run, key) for run in runs)] for key in keys]
         if rows:
-            parts.append(_table(["differs", *(run.name for run in runs)], rows))
+            parts.append(markup.table(["differs", *(run.name for run in runs)], rows))
+            parts.append(note("Settings in which the runs differ; - where a run lacks one."))
         else:
             parts.append("<p>All runs have the same settings.</p>")
     for run in runs:
         lines = "\n".join(f"{key}: {value}" for key, value in run.config.items())
-        words = f"All settings of {run.name}"
+        summary = f"All settings of {run.name}"
         parts.append(
-            f"<details><summary>{_text(words)}</summary><pre>{_text(lines)}</pre></details>"
+            f"<details><summary>{escape(summary)}</summary><pre>{escape(lines)}</pre></details>"
         )
     return parts
 
 
-def _value(run: RunData, key: str) -> str:
-    return _text(str(run.config[key])) if key in run.config else "-"
+def _setting(run: RunData, key: str) -> str:
+    return escape(str(run.config[key])) if key in run.config else "-"
 
 
 def _versions(runs: Sequence[RunData]) -> str:
-    facts = [_facts(run.record) for run in runs]
-    names = list(dict.fromkeys(name for found in facts for name in found))
-    rows = [[_name(name), *(_text(found.get(name, "-")) for found in facts)] for name in names]
-    return _table(["", *(run.name for run in runs)], rows) if rows else ""
+    facts = [_read_facts(run.record) for run in runs]
+    names = list(dict.fromkeys(name for of_run in facts for name in of_run))
+    rows = [
+        [row_head(name), *(escape(of_run.get(name, "-")) for of_run in facts)] for name in names
+    ]
+    if not rows:
+        return ""
+    text = "Software and machine of each run, as recorded at its start."
+    return markup.table(["", *(run.name for run in runs)], rows) + note(text)
 
 
-def _facts(record: Mapping[str, Any]) -> dict[str, str]:
-    """What run.json says, in the order of interest."""
-    found = dict(record.get("versions", {}))
+def _read_facts(record: Mapping[str, Any]) -> dict[str, str]:
+    """Selects the entries of run.json that are shown, in their order."""
+    facts = dict(record.get("versions", {}))
     if git := str(record.get("git") or ""):
-        found["git"] = git[:12] + (" + changes" if git.endswith("-dirty") else "")
+        facts["git"] = git[:12] + (" + changes" if git.endswith("-dirty") else "")
     for name in ("device", "processor", "num_processors", "threads", "platform", "started"):
-        found[name.replace("_", " ")] = record.get(name)
+        facts[name.replace("_", " ")] = record.get(name)
     if record.get("resumed"):
-        found["resumed"] = f"{len(record['resumed'])} times"
-    return {name: str(value) for name, value in found.items() if value is not None}
+        facts["resumed"] = f"{len(record['resumed'])} times"
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-# ---------------------------------------------------------------------------------------------- parts
-
-
-def _text(words: object) -> str:
-    return html.escape(str(words), quote=True)
-
-
-def _name(words: object) -> str:
-    """A cell that names its row."""
-    return f"\0{_text(words)}"
-
-
-def _section(title: str, parts: Iterable[str]) -> str:
-    body = "\n".join(filter(None, parts))
-    return f"<section>\n<h2>{_text(title)}</h2>\n{body}\n</section>" if body else ""
-
-
-def _figure(figure: Any, name: str, words: str) -> str:
-    return (
-        f'<figure role="group">{figures.svg(figure, name)}'
-        f"<figcaption>{_text(words)}</figcaption></figure>"
-    )
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns are text and escaped here, cells are HTML, `_name` makes one the row's head."""
-    head = "".join(
-        f'<th class="name" scope="col">{_text(title)}</th>'
-        if rows and rows[0][i].startswith("\0")
-        else f'<th scope="col">{_text(title)}</th>'
-        for i, title in enumerate(columns)
-    )
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>\n" for row in rows)
-    return (
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody>\n</table></div>"
-    )
-
-
-def _cell(words: str) -> str:
-    if words.startswith("\0"):
-        return f'<th scope="row">{words[1:]}</th>'
-    return f"<td>{words}</td>"
-
-
-def _steps(count: float) -> str:
+def _format_steps(count: float) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,.0f}"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,6 +1,6 @@
-"""Recorded episodes -> mp4 or gif: those of one task side by side, tasks one after another, with captions.
+"""Writes episodes as mp4 or gif: those of one task side by side, one task after another.
 
-Knows no policy and no simulator: pictures come from `env.render`, numbers from recorded rewards.
+Pictures come from `env.render`, the captions from the episodes.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.core.tasks import describe_task
-from metarl.reporting.episode import Episode, check_panels, playback
+from metarl.core.env import RenderableEnv, as_pixels
+from metarl.reporting.episode import Episode, View
 
 GIF_FPS = 25.0
-"""Most frames per second of a gif: some viewers show faster ones slowly."""
+"""Largest rate of a gif [frames/s]: some viewers show faster ones slowly."""
 HOLD = 0.8
-"""How long the last picture of a task stands still [s]."""
+"""Time for which the last picture of a task stands still [s]."""
 
 _CODECS = {
     ".mp4": "-an -c:v libx264 -pix_fmt yuv420p -crf 20 -preset veryfast -movflags +faststart",
-    # a palette for every frame, so that no film has to wait in memory
+    # a palette for every frame, so that no film is held in memory
     ".gif": "-filter_complex fps={fps},split[a][b];[a]palettegen=stats_mode=single[p];"
     "[b][p]paletteuse=new=1 -loop 0",
 }
 
 _GAP = 4  # between two panels [pixels]
-_STRIP, _LABEL, _TASK, _VALUE, _MUTED = (
+_STRIP, _STAGE, _TASK, _VALUE, _MUTED = (
     (24, 28, 36),
     (245, 247, 250),
     (170, 180, 195),
@@ -43,89 +42,58 @@ _STRIP, _LABEL, _TASK, _VALUE, _MUTED = (
 )
 
 
-class Filmed(Protocol):
-    """What pictures need of an environment: `spec.dt`, `spec.tasks.variables`, and `render`."""
-
-    @property
-    def spec(self):
-        """See `BatchEnv.spec`."""
-
-    def render(
-        self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
-    ) -> Iterator[np.ndarray]:
-        """Draws snapshots (L, n) of task (D,): L frames (height, width, 3) uint8."""
-
-
 def write_video(
-    path: str | os.PathLike,
-    env: Filmed,
-    panels: Sequence[Sequence[Episode]],
-    *,
-    size: int = 480,
-    fps: float | None = None,
-    camera: tuple[float, float] | None = None,
-) -> Path:
+    path: Path, env: RenderableEnv, panels: Sequence[Sequence[Episode]], view: View
+) -> None:
     """Writes an mp4 (H.264, yuv420p, index in front, so that it plays while it loads), or a gif.
 
     The file appears complete or not at all: it is written under a hidden name beside `path` and
     renamed.
 
     Args:
-        path: Where to, ending in .mp4 or .gif; folders are made.
+        path: Path of the file, ending in .mp4 or .gif; folders are made.
         env: Draws the episodes.
-        panels: One row for each task, played one after another; the episodes of a row stand side by
-            side. Of episodes of different lengths the shorter freezes on its last picture.
-        size: Width and height of one episode's picture, even [pixels].
-        fps: Frames per second, every step a frame. None plays in real time (see `playback`).
-        camera: Azimuth and elevation of the view [degrees], for an environment whose `render` takes it.
-
-    Returns:
-        The path.
+        panels: A row for each task, played one after another; the episodes of a row stand side by
+            side. A shorter one freezes on its last picture.
+        view: Size of one episode's picture, and its direction for a `MovableCamera`.
 
     Raises:
-        ValueError: The suffix is another, the size is odd, there is nothing to show, or states and rewards disagree.
-        OSError: The encoder failed; names the file and holds the encoder's words.
+        ValueError: The suffix is another.
+        NoPictures: The environment draws no picture, or something else.
+        OSError: The encoder failed; names the file and quotes the encoder.
     """
-    if size < 2 or size % 2:
-        raise ValueError(
-            f"size must be even and at least 2 (yuv420p halves the colours), got {size}"
-        )
-    if Path(path).suffix not in _CODECS:
+    if path.suffix not in _CODECS:
         raise ValueError(f"{path}: a film ends in {' or '.join(_CODECS)}")
-    check_panels(panels)
-    speed, stride = playback(env.spec.dt) if fps is None else (fps, 1)
-    columns = max(len(row) for row in panels)
-    shape = (size + _strip_height(size), columns * size + (columns - 1) * _GAP)
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    frames = (
-        frame
-        for row in panels
-        for frame in _row_frames(env, row, size, shape, stride, round(HOLD * speed), camera)
+    columns = max(map(len, panels))
+    shape = (
+        view.size + _strip_height(view.size),
+        columns * view.size + (columns - 1) * _GAP,
     )
+    fps, _ = panels[0][0].playback
+    frames = (frame for row in panels for frame in _row_frames(env, row, view, shape))
     try:
-        _encode(partial, frames, shape, speed)
+        _encode(partial, frames, shape, fps)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
 def _encode(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, int], fps: float) -> None:
     """Encodes frames (*shape, 3) uint8.
 
-    Source: the command of `imageio_ffmpeg.write_frames`, which tells neither ffmpeg's exit status
-    nor its words, and leaves a pipe open when ffmpeg ends early (0.8.1).
+    Source: the command of `imageio_ffmpeg.write_frames`, which returns neither ffmpeg's exit status
+    nor its messages, and leaves a pipe open when ffmpeg ends early (0.8.1).
     """
     source = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {fps:.6f} -i -"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source.split()]
     codec = _CODECS[path.suffix].format(fps=min(fps, GIF_FPS))
     command += [*codec.split(), str(path)]
     with (
-        tempfile.TemporaryFile() as words,
+        tempfile.TemporaryFile() as messages,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=words
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages
         ) as encoder,
     ):
         pipe = encoder.stdin
@@ -141,48 +109,45 @@ def _encode(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, int], fp
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
         if encoder.wait():
-            words.seek(0)
-            said = words.read().decode(errors="replace").strip()
-            raise OSError(f"ffmpeg ended with status {encoder.returncode} for {path}: {said}")
+            messages.seek(0)
+            text = messages.read().decode(errors="replace").strip()
+            raise OSError(f"ffmpeg ended with status {encoder.returncode} for {path}: {text}")
 
 
 def _row_frames(
-    env: Filmed,
-    row: Sequence[Episode],
-    size: int,
-    shape: tuple[int, int],
-    stride: int,
-    hold: int,
-    camera: tuple[float, float] | None = None,
+    env: RenderableEnv, row: Sequence[Episode], view: View, shape: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """Yields frames (*shape, 3) uint8 of one task, the last one `hold` more times."""
-    shown = [_chosen_steps(len(episode.states), stride) for episode in row]
-    view = {} if camera is None else {"camera": camera}
+    """Yields frames (*shape, 3) uint8 of one task; the last one stands still for HOLD seconds."""
+    size = view.size
+    steps = [_choose_steps(episode) for episode in row]
+    camera = {} if view.camera is None else {"camera": view.camera}
     pictures = [
-        env.render(episode.states[steps], episode.task, width=size, height=size, **view)
-        for episode, steps in zip(row, shown, strict=True)
+        env.render(episode.states[chosen], episode.task, width=size, height=size, **camera)
+        for episode, chosen in zip(row, steps, strict=True)
     ]
     frame = np.empty((*shape, 3), dtype=np.uint8)
     frame[:] = _STRIP
-    for index in range(max(map(len, shown))):
+    for index in range(max(map(len, steps))):
         for column, episode in enumerate(row):
             left = column * (size + _GAP)
             panel = frame[:, left : left + size]
-            steps = shown[column]
-            if index < len(steps):
-                panel[-size:] = next(pictures[column])
-                panel[:-size] = _caption(env, episode, int(steps[index]), size)
-            elif index == len(steps):
-                panel[-size:] = _ended(panel[-size:])
+            if index < len(steps[column]):
+                panel[-size:] = as_pixels(next(pictures[column]))
+                panel[:-size] = _caption(episode, int(steps[column][index]), size)
+            elif index == len(steps[column]):
+                panel[-size:] = _fade(panel[-size:])
         yield frame.copy()
-    for _ in range(hold):
+    fps, _ = row[0].playback
+    for _ in range(round(HOLD * fps)):
         yield frame.copy()
 
 
-def _chosen_steps(num_steps: int, stride: int) -> np.ndarray:
-    """Every stride-th step and the last one."""
-    steps = np.arange(0, num_steps, stride)
-    return steps if steps[-1] == num_steps - 1 else np.append(steps, num_steps - 1)
+def _choose_steps(episode: Episode) -> np.ndarray:
+    """Returns the steps of an episode that are shown: every stride-th and the last."""
+    _, stride = episode.playback
+    last = len(episode.states) - 1
+    steps = np.arange(0, last + 1, stride)
+    return steps if steps[-1] == last else np.append(steps, last)
 
 
 def _strip_height(size: int) -> int:
@@ -194,29 +159,28 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=size)
 
 
-def _caption(env: Filmed, episode: Episode, step: int, size: int) -> np.ndarray:
-    """The strip (height, size, 3) above a picture: label, task, return so far, step."""
+def _caption(episode: Episode, step: int, size: int) -> np.ndarray:
+    """Draws the strip (height, size, 3) above a picture: stage, task, return so far, step."""
     height = _strip_height(size)
-    words = episode.task_words or describe_task(env.spec.tasks.variables, episode.task)
     strip = Image.new("RGB", (size, height), _STRIP)
     draw = ImageDraw.Draw(strip)
     margin = round(0.025 * size)
     so_far = float(np.sum(episode.reward[: step + 1]))
     lines = (
-        (0.32, 0.36, episode.label, _LABEL, f"return {so_far:.1f}", _VALUE),
-        (0.74, 0.27, words, _TASK, f"step {step + 1}", _MUTED),
+        (0.32, 0.36, episode.stage, _STAGE, f"return {so_far:.1f}", _VALUE),
+        (0.74, 0.27, episode.task_text, _TASK, f"step {step + 1}", _MUTED),
     )
     for middle, share, left, left_color, right, right_color in lines:
         font = _font(max(6, round(share * height)))
         y = middle * height
         draw.text((size - margin, y), right, right_color, font, anchor="rm")
         room = size - 3 * margin - draw.textlength(right, font)
-        draw.text((margin, y), _fitted(draw, left, font, room), left_color, font, anchor="lm")
+        draw.text((margin, y), _shorten(draw, left, font, room), left_color, font, anchor="lm")
     return np.asarray(strip)
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, font, room: float) -> str:
-    """The text, shortened with dots where it is longer than `room` [pixels]."""
+def _shorten(draw: ImageDraw.ImageDraw, text: str, font, room: float) -> str:
+    """Shortens a text, with dots at its end, that is longer than `room` [pixels]."""
     if draw.textlength(text, font) <= room:
         return text
     while text and draw.textlength(text + "...", font) > room:
@@ -224,8 +188,8 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, font, room: float) -> str:
     return text + "..."
 
 
-def _ended(picture: np.ndarray) -> np.ndarray:
-    """A picture (size, size, 3), faded, with the note that its episode is over."""
+def _fade(picture: np.ndarray) -> np.ndarray:
+    """Fades a picture (size, size, 3), and marks its episode as ended."""
     size = len(picture)
     faded = Image.blend(Image.fromarray(picture), Image.new("RGB", (size, size), _STRIP), 0.35)
     draw = ImageDraw.Draw(faded)
@@ -235,5 +199,5 @@ def _ended(picture: np.ndarray) -> np.ndarray:
     pad = round(0.02 * size)
     box = (left - pad, top - pad, right + pad, bottom + pad)
     draw.rounded_rectangle(box, radius=pad, fill=_STRIP)
-    draw.text(middle, "ended", _LABEL, font, anchor="mm")
+    draw.text(middle, "ended", _STAGE, font, anchor="mm")
     return np.asarray(faded)

@@ -123,11 +123,11 @@ def test_video_films_a_run_in_a_moved_folder(copy, capsys):
 def test_a_film_that_is_stopped_leaves_nothing_behind(number, code, copy, monkeypatch, capsys):
     caption = video._caption
 
-    def stopped(env, episode, step, size):
+    def stopped(episode, step, size):
         if step == 30:
             assert [path.suffix for path in (copy / "videos").iterdir()] == [".mp4"]
             os.kill(os.getpid(), number)
-        return caption(env, episode, step, size)
+        return caption(episode, step, size)
 
     shutil.rmtree(copy / "videos", ignore_errors=True)
     monkeypatch.setattr(video, "_caption", stopped)
@@ -160,7 +160,7 @@ def test_an_azimuth_may_be_negative(camera, copy, capsys):
     ("words", "message"),
     [
         ("--episodes 3", "--episodes 3: the run adapts from 2 episodes"),
-        ("--camera top", "--camera: navigation-2d is drawn from its own place"),
+        ("--camera top", "--camera: navigation-2d has a fixed camera"),
     ],
 )
 def test_a_film_that_cannot_be_made_is_one_line_with_exit_code_2(words, message, copy, capsys):

@@ -1,4 +1,4 @@
-"""The replay's page: what it holds is what was recorded, it loads nothing, and a browser can run it."""
+"""The page of a replay holds the recorded numbers, loads nothing, and runs in a browser."""
 
 import base64
 import json
@@ -6,12 +6,10 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from metarl.core.tasks import Variable
 from metarl.envs.locomotion.robots import ANT
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.scene import mujoco_scene
@@ -24,22 +22,20 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 class AntScene:
     """Scenes of Ants whose task is a target."""
 
-    def __init__(self, name="ant", dt=0.05):
-        goal = Variable("goal", "m", -3.0, 3.0)
-        self.spec = SimpleNamespace(name=name, dt=dt, tasks=SimpleNamespace(variables=(goal, goal)))
+    def __init__(self):
         self.model = ANT.model()
 
     def scene(self, states, task, camera=None):
         return mujoco_scene(self.model, states, Marker("target", tuple(task)), camera)
 
 
-def episode(frames=200, task=(2.0, 1.0), label="before adaptation", far=20.0, **settings):
-    """An Ant that tumbles along a line of `far` metres."""
+def episode(frames=200, task=(2.0, 1.0), stage="before adaptation", text="goal", dt=0.05):
+    """An Ant that tumbles along a line of 20 m."""
     rng = np.random.default_rng(frames)
     states = np.tile(ANT.model().qpos0, (frames, 1)) + rng.normal(0.0, 0.3, (frames, 15))
-    states[:, 0] += np.linspace(0.0, far, frames)
+    states[:, 0] += np.linspace(0.0, 20.0, frames)
     states[:, 3:7] /= np.linalg.norm(states[:, 3:7], axis=1, keepdims=True)
-    return Episode(states, rng.normal(size=frames), np.array(task), label, **settings)
+    return Episode(states, rng.normal(size=frames), np.array(task), text, stage, dt)
 
 
 class Page(HTMLParser):
@@ -66,8 +62,10 @@ class Page(HTMLParser):
             self.title += text
 
 
-def written(tmp_path, panels, env=None, **options):
-    path = write_replay(tmp_path / "videos" / "a.html", env or AntScene(), panels, **options)
+def write(tmp_path, panels, env=None, title="ant"):
+    """The text of the page."""
+    path = tmp_path / "videos" / "a.html"
+    write_replay(path, env or AntScene(), panels, title=title)
     assert [p.name for p in path.parent.iterdir()] == ["a.html"]
     return path.read_text()
 
@@ -76,19 +74,19 @@ def numbers(text, kind, *shape):
     return np.frombuffer(base64.b64decode(text), dtype=kind).reshape(shape)
 
 
-def test_poses_and_rewards_come_back_as_they_were_recorded(tmp_path):
+def test_replay_holds_the_recorded_poses_and_rewards(tmp_path):
     played, env = episode(), AntScene()
-    data = json.loads(Page(written(tmp_path, [[played]], env)).data)
+    data = json.loads(Page(write(tmp_path, [[played]], env)).data)
     assert data["rate"] == 20.0
     (row,) = data["tasks"]
     (found,) = row["episodes"]
-    assert row["words"] == "goal 2 m, goal 1 m" and found["label"] == "before adaptation"
+    assert row["words"] == "goal" and found["label"] == "before adaptation"
     size = found["frames"], found["bodies"]
     assert size == (200, 13)
     scene = env.scene(played.states, played.task)
     root = numbers(found["root"], "<f4", 200, 3)
     near = numbers(found["position"], "<i2", *size, 3) / 32767 * found["reach"]
-    # 20 m away as exact as at the start: a thirtieth of a millimetre
+    # a thirtieth of a millimetre, 20 m away as at the start
     np.testing.assert_allclose(root[:, None] + near, scene["position"], atol=3e-5)
     rotation = numbers(found["rotation"], "<i2", *size, 4) / 32767
     np.testing.assert_allclose(rotation, scene["rotation"], atol=2e-5)
@@ -96,70 +94,66 @@ def test_poses_and_rewards_come_back_as_they_were_recorded(tmp_path):
 
 
 def test_200_frames_of_an_ant_take_less_than_112_kB(tmp_path):
-    assert 50_000 < len(written(tmp_path, [[episode()]]).encode()) < 112_000
+    assert 50_000 < len(write(tmp_path, [[episode()]]).encode()) < 112_000
 
 
-def test_what_does_not_move_is_written_once_for_every_task(tmp_path):
+def test_fixed_parts_are_written_once_a_task(tmp_path):
     panels = [
         [episode(3, (1.0, 0.0)), episode(5, (1.0, 0.0), "after")],
         [episode(4, (0.0, 1.0)), episode(4, (0.0, 1.0), "after")],
     ]
-    data = json.loads(Page(written(tmp_path, panels)).data)
+    data = json.loads(Page(write(tmp_path, panels)).data)
     assert [[e["world"] for e in row["episodes"]] for row in data["tasks"]] == [[0, 0], [1, 1]]
     assert [world["marker"]["vector"] for world in data["worlds"]] == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_heights_of_a_terrain_come_back_to_16_bits(tmp_path):
+def test_terrain_heights_have_16_bits(tmp_path):
     heights = np.random.default_rng(0).uniform(size=6).astype(np.float32)
 
-    class Hilly(AntScene):
+    class HillyScene(AntScene):
         def scene(self, states, task, camera=None):
             field = {"rows": 2, "columns": 3, "size": [1.0, 2.0, 3.0, 0.1], "heights": heights}
             return {**super().scene(states, task, camera), "hfields": [field]}
 
-    data = json.loads(Page(written(tmp_path, [[episode(2)]], Hilly())).data)
+    data = json.loads(Page(write(tmp_path, [[episode(2)]], HillyScene())).data)
     (field,) = data["worlds"][0]["hfields"]
     found = numbers(field["heights"], "<u2", 6) / 65535
     np.testing.assert_allclose(found, heights, atol=1e-5)
     assert (field["rows"], field["columns"], field["size"]) == (2, 3, [1.0, 2.0, 3.0, 0.1])
 
 
-def test_the_page_loads_nothing(tmp_path):
-    text = written(tmp_path, [[episode(3)]])
+def test_replay_loads_nothing(tmp_path):
+    text = write(tmp_path, [[episode(3)]])
     page = Page(text)
     assert not {"src", "href"} & {name for name, _ in page.attributes}
     assert not re.search(r"https?://|@import|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
 
 
-def test_words_cannot_leave_their_place(tmp_path):
+def test_replay_escapes_texts(tmp_path):
     evil = "</script><script>alert(1)//<!--"
-    text = written(tmp_path, [[episode(2, label=evil, task_words=evil)]], title=evil)
+    text = write(tmp_path, [[episode(2, stage=evil, text=evil)]], title=evil)
     page = Page(text)
     assert page.title == evil and text.count("<script") == 2
     row = json.loads(page.data)["tasks"][0]
     assert row["words"] == evil and row["episodes"][0]["label"] == evil
 
 
-def test_a_slow_environment_is_played_at_20_steps_a_second(tmp_path):
-    assert (
-        json.loads(Page(written(tmp_path, [[episode(2)]], AntScene(dt=1.0))).data)["rate"] == 20.0
-    )
+def test_slow_env_is_played_at_20_steps_a_second(tmp_path):
+    assert json.loads(Page(write(tmp_path, [[episode(2, dt=1.0)]])).data)["rate"] == 20.0
 
 
-def test_what_cannot_be_shown_leaves_no_file(tmp_path):
-    for panels in ([], [[]], [[Episode(np.zeros((3, 15)), np.zeros(2), np.zeros(2), "lame")]]):
-        with pytest.raises(ValueError, match="at least one|3 states and 2 rewards"):
-            write_replay(tmp_path / "a.html", AntScene(), panels)
-    broken = Episode(np.full((2, 15), np.nan), np.zeros(2), np.zeros(2), "broken")
+def test_replay_that_fails_leaves_no_file(tmp_path):
+    failed = Episode(np.full((2, 15), np.nan), np.zeros(2), np.zeros(2), "goal", "before", 0.05)
     with pytest.raises(ValueError, match="state 0 of 2 is not finite"):
-        write_replay(tmp_path / "a.html", AntScene(), [[broken]])
+        write_replay(tmp_path / "a.html", AntScene(), [[failed]], title="ant")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_a_browser_draws_the_moment_that_is_asked_for(tmp_path):
-    played = [episode(4), episode(6, label="after 1 adaptation")]
-    path = write_replay(tmp_path / "a.html", AntScene(), [played])
+def test_browser_draws_the_step_in_the_address(tmp_path):
+    played = [episode(4), episode(6, stage="after 1 adaptation")]
+    path = tmp_path / "a.html"
+    write_replay(path, AntScene(), [played], title="ant")
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--use-angle=swiftshader"]
     command += ["--enable-unsafe-swiftshader", "--disable-background-networking"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000"]

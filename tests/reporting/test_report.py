@@ -1,4 +1,4 @@
-"""The page: well-formed, self-contained, escaped, and with the numbers of the run folders."""
+"""The report is well-formed, self-contained and escaped, and has the numbers of the run folders."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from run_files import evaluation, write_run
 
 from metarl.cli import commands
 from metarl.evaluation.results import aggregate
-from metarl.reporting import plots as figures
+from metarl.reporting import plots
 from metarl.reporting.report import write_report
 from metarl.runs.reader import group_runs, load, load_all
 
@@ -19,11 +19,11 @@ VOID = {"meta", "br", "img", "hr", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Checks that tags nest; collects attributes, ids, and the cells of every row of every table."""
+    """Checks that tags nest; collects tags, attributes, texts, and the cells of every table row."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.attributes, self.rows, self.words = [], [], [], [], []
+        self.open, self.tags, self.attributes, self.rows, self.texts = [], [], [], [], []
         self.feed(text)
         self.close()
         assert self.open == [], self.open
@@ -46,13 +46,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, (tag, self.open)
 
     def handle_data(self, data):
-        self.words.append(data)
+        self.texts.append(data)
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
 def report(tmp_path, *runs, **options):
-    """The text of the page of runs."""
+    """The text of the report of runs."""
     write_report(runs, tmp_path / "report.html", **options)
     return (tmp_path / "report.html").read_text()
 
@@ -64,10 +64,13 @@ def seeds(tmp_path_factory):
     return [*runs, write_run(folder / "other", max_kl=0.05, seed=0)]
 
 
-def test_the_page_is_well_formed_and_loads_nothing(seeds, tmp_path):
+def test_report_is_well_formed_and_loads_nothing(seeds, tmp_path):
     text = report(tmp_path, *seeds)
     page = Page(text)
     assert page.tags.count("svg") == 2 + 2 and page.tags.count("h1") == 1
+    assert page.tags.count("figcaption") == 4
+    tables = re.findall(r'</table></div>\n?(<p class="muted">)?', text)
+    assert len(tables) == 7 and all(tables), "every table has a note"
     assert "http" not in text and "//" not in re.sub(r"base64,[^\"]*", "", text)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     for name, value in page.attributes:
@@ -79,7 +82,7 @@ def test_the_page_is_well_formed_and_loads_nothing(seeds, tmp_path):
     assert set(used) <= set(ids)
 
 
-def test_words_of_a_run_are_escaped(tmp_path):
+def test_report_escapes_texts_of_a_run(tmp_path):
     path = write_run(tmp_path / "<script>alert(1)", surrogate="</pre><b>&amp;")
     other = evaluation()
     other |= {"note": "<i>note", "floors": {"<u>floor": -38.25}}
@@ -89,14 +92,14 @@ def test_words_of_a_run_are_escaped(tmp_path):
     (path / "videos" / 'a"b <c>.mp4').write_bytes(b"")
     page = Page(report(tmp_path, path))
     assert not {"script", "b", "i", "u", "x", "c"} & set(page.tags)
-    words = "".join(page.words)
-    for expected in ("<script>alert(1)", "</pre><b>&amp;", "<i>note", "<u>floor", "<x> [<m>]"):
-        assert expected in words, expected
+    words = "".join(page.texts)
+    for text in ("<script>alert(1)", "</pre><b>&amp;", "<i>note", "<u>floor", "<x> [<m>]"):
+        assert text in words, text
     links = [value for name, value in page.attributes if name == "href" and value[0] != "#"]
     assert links == ["%3Cscript%3Ealert%281%29/videos/a%22b%20%3Cc%3E.mp4"]
 
 
-def test_the_numbers_of_one_run_are_those_of_its_file(tmp_path):
+def test_report_has_the_numbers_of_the_run(tmp_path):
     path = write_run(tmp_path / "a")
     page = Page(report(tmp_path, path))
     returns = json.loads((path / "evaluation.json").read_text())["returns"]
@@ -118,17 +121,17 @@ def test_the_numbers_of_one_run_are_those_of_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(("records", "words"), [(7, "7,000"), (99, "99,000"), (250, "0.2 M")])
-def test_a_run_of_a_minute_has_not_trained_for_nothing(records, words, tmp_path):
+def test_report_shows_few_training_steps_exactly(records, words, tmp_path):
     page = Page(report(tmp_path, write_run(tmp_path / "a", records=records)))
     assert next(row for row in page.rows if row[0] == "navigation-2d")[3] == words
 
 
-def test_the_ticks_of_a_run_of_a_minute_do_not_touch(tmp_path):
+def test_tick_labels_of_a_short_run_do_not_touch(tmp_path):
     paths = [write_run(tmp_path / env, env=env, records=2) for env in ("ant-dir", "ant-vel")]
     for path in paths:
         text = (path / "metrics.jsonl").read_text().replace(": 1000,", ": 1586,")
         (path / "metrics.jsonl").write_text(text.replace(": 2000,", ": 3186,"))
-    figure = figures.learning_curves(group_runs(load_all(paths)))
+    figure = plots.draw_learning_curves(group_runs(load_all(paths)))
     figure.canvas.draw()
     axes = figure.axes[0]
     boxes = sorted(
@@ -142,7 +145,7 @@ def test_the_ticks_of_a_run_of_a_minute_do_not_touch(tmp_path):
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(shown))
 
 
-def test_the_numbers_of_seeds_are_their_aggregate(seeds, tmp_path):
+def test_report_aggregates_seeds(seeds, tmp_path):
     page = Page(report(tmp_path, *seeds))
     found = aggregate([load(path).evaluation for path in seeds[:3]])["returns"]
     rows = [row for row in page.rows if len(row) == 10 and row[0] == "2"]
@@ -155,7 +158,7 @@ def test_the_numbers_of_seeds_are_their_aggregate(seeds, tmp_path):
     assert ["2", *means, f"{found['stderr_over_seeds'][2]:.2f}"] in page.rows
 
 
-def test_speed_and_shares_of_time_worked_by_hand(tmp_path):
+def test_report_shows_speed_and_parts_of_the_time(tmp_path):
     # 30 records of 2 s and 1,000 steps, of which collecting took 1.2 s and the update 0.6 s
     page = Page(report(tmp_path, write_run(tmp_path / "a")))
     row = next(row for row in page.rows if row[0] == "a")
@@ -163,7 +166,7 @@ def test_speed_and_shares_of_time_worked_by_hand(tmp_path):
     assert ("style", "width: 60.0%") in page.attributes
 
 
-def test_settings_that_differ_stand_side_by_side(seeds, tmp_path):
+def test_report_compares_settings_that_differ(seeds, tmp_path):
     page = Page(report(tmp_path, *seeds))
     assert ["differs", "s0", "s1", "s2", "other"] in page.rows
     assert ["learner.max_kl", "0.01", "0.01", "0.01", "0.05"] in page.rows
@@ -171,37 +174,37 @@ def test_settings_that_differ_stand_side_by_side(seeds, tmp_path):
     assert ["torch", *["2.13.0"] * 4] in page.rows and ["git", *["ab" * 6] * 4] in page.rows
 
 
-def test_the_page_says_how_long_what_was_evaluated_had_been_trained(tmp_path):
+def test_report_shows_the_training_before_the_evaluation(tmp_path):
     path = write_run(tmp_path / "a")
-    assert "training steps" not in "".join(Page(report(tmp_path, path)).words)  # an older file
+    assert "training steps" not in "".join(Page(report(tmp_path, path)).texts)  # an older file
     result = json.loads((path / "evaluation.json").read_text())
     result["checkpoint"] = {"iteration": 30, "env_steps": 30_000}
     (path / "evaluation.json").write_text(json.dumps(result))
-    words = "".join(Page(report(tmp_path, path)).words)
+    words = "".join(Page(report(tmp_path, path)).texts)
     assert "6 held-out tasks x 4 episodes, after 30 iterations and 30,000 training steps. " in words
 
 
-def test_a_run_without_an_evaluation_says_how_to_make_one(tmp_path):
+def test_run_without_evaluation_gets_a_hint(tmp_path):
     path = write_run(tmp_path / "a", evaluated=False)
     page = Page(report(tmp_path, path))
-    assert f"python -m metarl evaluate {path}" in "".join(page.words)
-    assert page.tags.count("svg") == 1 and "Numbers" not in page.words
+    assert f"python -m metarl evaluate {path}" in "".join(page.texts)
+    assert page.tags.count("svg") == 1 and "Numbers" not in page.texts
 
 
-def test_a_run_that_has_only_begun_has_a_page(tmp_path):
+def test_run_without_iterations_has_a_report(tmp_path):
     path = write_run(tmp_path / "a", records=0, evaluated=False)
-    assert "No iteration is finished." in Page(report(tmp_path, path)).words
+    assert "No iteration is finished." in Page(report(tmp_path, path)).texts
 
 
-def test_the_oracle_stands_in_the_table_and_in_the_figure(tmp_path):
+def test_oracle_is_in_table_and_plot(tmp_path):
     path, informed = write_run(tmp_path / "a"), write_run(tmp_path / "informed", seed=9)
     page = Page(report(tmp_path, path, oracles=[informed]))
     final = json.loads((informed / "evaluation.json").read_text())["returns"]["mean"][-1]
     assert next(row for row in page.rows if row[0] == "navigation-2d")[-1] == f"{final:.2f}"
-    assert "oracle (task observed)" in "".join(page.words)
+    assert "oracle (task observed)" in "".join(page.texts)
 
 
-def test_a_run_that_observes_the_task_is_the_oracle_of_the_others(tmp_path):
+def test_oracle_run_is_compared_with_the_others(tmp_path):
     path = write_run(tmp_path / "a", mode="multi-task")
     informed = write_run(tmp_path / "informed", seed=9, mode="oracle")
     page = Page(report(tmp_path, path, informed))
@@ -210,7 +213,7 @@ def test_a_run_that_observes_the_task_is_the_oracle_of_the_others(tmp_path):
     assert [row[-1] for row in rows] == [f"{final:.2f}"] * 2
 
 
-# ------------------------------------------------------------------------------------------------- figures
+# -------------------------------------------------------------------------------------------- plots
 
 
 @pytest.mark.parametrize(
@@ -222,10 +225,10 @@ def test_a_run_that_observes_the_task_is_the_oracle_of_the_others(tmp_path):
         ((("a", "1"), ("b", "1"), ("c", "1")), ["rectilinear"]),
     ],
 )
-def test_the_space_of_tasks_decides_how_returns_are_drawn(variables, projections, tmp_path):
+def test_task_variables_decide_the_kind_of_plot(variables, projections, tmp_path):
     path = write_run(tmp_path / "a")
     (path / "evaluation.json").write_text(json.dumps(evaluation(variables=variables)))
-    figure = figures.task_space(group_runs([load(path)])[0])
+    figure = plots.draw_task_space(group_runs([load(path)])[0])
     axes = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert [a.name for a in axes] == projections
     per_task = json.loads((path / "evaluation.json").read_text())["returns"]["per_task"]
@@ -239,19 +242,20 @@ def test_the_space_of_tasks_decides_how_returns_are_drawn(variables, projections
         assert sorted(drawn.get_ydata()[:6]) == sorted(per_task[-1])
 
 
-def test_tasks_that_are_no_numbers_are_drawn_before_against_after(tmp_path):
+def test_opaque_tasks_are_drawn_before_against_after(tmp_path):
     path = write_run(tmp_path / "a")
     found = evaluation()
     found["tasks"] = [{"level": i} for i in range(6)]
     (path / "evaluation.json").write_text(json.dumps(found))
-    figure = figures.task_space(group_runs([load(path)])[0])
+    figure = plots.draw_task_space(group_runs([load(path)])[0])
     assert figure.axes[0].get_xlabel() == "return of a task before adaptation"
 
 
-def test_the_mean_curve_of_seeds_has_a_band_of_one_standard_error(seeds):
-    figure = figures.learning_curves(group_runs(load_all(seeds[:3])))
+def test_mean_curve_has_a_band_of_one_standard_error(seeds):
+    figure = plots.draw_learning_curves(group_runs(load_all(seeds[:3])))
     mean = next(line for line in figure.axes[0].lines if "3 seeds" in str(line.get_label()))
-    # return_post of record i is i + seed, and three records are averaged: linear, so the mean is i + 1 but at the ends
+    # return_post of record i is i + seed, and three records are averaged: the mean is i + 1, but
+    # at the ends
     x, y = mean.get_data()
     inside = (x > 0.002) & (x < 0.029)
     np.testing.assert_allclose(y[inside], x[inside] * 1e3, rtol=1e-9)
@@ -260,23 +264,23 @@ def test_the_mean_curve_of_seeds_has_a_band_of_one_standard_error(seeds):
     np.testing.assert_allclose(np.ptp(band[at, 1]), 2.0 / np.sqrt(3.0), atol=0.15)
 
 
-def test_smoothing_averages_what_is_there():
+def test_smooth_ignores_nan_and_shrinks_at_the_ends():
     values = np.arange(40.0)
     values[20] = np.nan
-    found = figures.smooth(values)
+    found = plots.smooth(values)
     # windows of four, 8 to 11 around 10; at the start two values, around the gap three
     assert found[10] == 9.5 and found[0] == 0.5 and found[20] == (18.0 + 19.0 + 21.0) / 3.0
     assert np.isfinite(found).all()
-    assert figures.smooth(np.array([1.0, np.nan]))[0] == 1.0
+    assert plots.smooth(np.array([1.0, np.nan]))[0] == 1.0
 
 
-def test_a_wide_range_of_experience_is_drawn_on_a_logarithmic_axis(tmp_path):
+def test_wide_experience_has_a_logarithmic_axis(tmp_path):
     wide = evaluation()
     wide["experience"] = {"episodes": [0, 1, 1000], "env_steps": [0.0, 100.0, 1e5]}
     for name, found in (("wide", wide), ("narrow", evaluation())):
         path = write_run(tmp_path / name)
         (path / "evaluation.json").write_text(json.dumps(found))
-        figure = figures.adaptation(group_runs([load(path)]), {})
+        figure = plots.draw_adaptation(group_runs([load(path)]), {})
         scale = "symlog" if name == "wide" else "linear"
         assert [axes.get_xscale() for axes in figure.axes] == [scale] * 2
         np.testing.assert_allclose(
@@ -285,10 +289,10 @@ def test_a_wide_range_of_experience_is_drawn_on_a_logarithmic_axis(tmp_path):
         )
 
 
-# ------------------------------------------------------------------------------------------------- the verb
+# ----------------------------------------------------------------------------------------- the verb
 
 
-def test_the_verb_writes_beside_one_run_and_the_numbers_for_programs(seeds, tmp_path, capsys):
+def test_report_verb_writes_the_page_and_json(seeds, tmp_path, capsys):
     path = write_run(tmp_path / "a")
     assert commands.main(["report", str(path), "--json", str(tmp_path / "out.json")]) == 0
     assert capsys.readouterr().out == f"{path / 'report.html'}\n"
@@ -311,7 +315,7 @@ def test_the_verb_writes_beside_one_run_and_the_numbers_for_programs(seeds, tmp_
         ("{empty}/none", 5, "none is not a run folder"),
     ],
 )
-def test_what_cannot_be_reported_is_one_line(words, code, message, tmp_path, capsys):
+def test_report_verb_fails_with_one_line(words, code, message, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     folders = {name: write_run(tmp_path / name, seed=i) for i, name in enumerate("ab")}
     folders |= {"ant": write_run(tmp_path / "ant", env="ant-dir"), "empty": tmp_path / "empty"}

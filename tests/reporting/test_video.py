@@ -1,5 +1,6 @@
 import re
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import imageio_ffmpeg
@@ -7,34 +8,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl.core.tasks import Variable
+from metarl.core.env import NoPictures, as_pixels
+from metarl.core.tasks import describe_task
 from metarl.reporting import video
-from metarl.reporting.episode import Episode, playback
+from metarl.reporting.episode import Episode, View
 from metarl.reporting.video import write_video
 
-ANGLE = Variable("angle", "rad", 0.0, 7.0)
 SIZE = 64
+VIEW = View(SIZE)
 
 
 class ColorEnv:
-    """Draws a state as a picture of one grey, and remembers what it was asked to draw."""
+    """Draws a state as a picture of one grey, and records the states."""
 
-    def __init__(self, dt=0.05):
-        self.spec = SimpleNamespace(dt=dt, tasks=SimpleNamespace(variables=(ANGLE,)))
-        self.asked = []
+    def __init__(self):
+        self.drawn = []
 
     def render(self, states, task, *, width, height):
-        self.asked.append((states.copy(), task))
+        self.drawn.append(states.copy())
         return (np.full((height, width, 3), int(s[0]), dtype=np.uint8) for s in states)
 
 
-def episode(values, label="before adaptation", reward=1.0, **settings):
+def episode(values, stage="before adaptation", text="angle 1.57 rad", dt=0.05):
     states = np.array(values, dtype=float)[:, None]
-    return Episode(states, np.full(len(states), reward), np.array([1.57]), label, **settings)
+    return Episode(states, np.ones(len(states)), np.array([1.57]), text, stage, dt)
+
+
+def write(path, panels, env=None, view=VIEW):
+    write_video(path, env or ColorEnv(), panels, view)
+    return path
 
 
 def decode(path):
-    """All frames (n, height, width, 3) of a file, and what the decoder says about it."""
+    """All frames (n, height, width, 3) of a file, and the messages of the decoder."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         "-i",
@@ -45,41 +51,41 @@ def decode(path):
         "rgb24",
     ]
     done = subprocess.run([*command, "-"], capture_output=True, check=True)
-    words = done.stderr.decode()
-    width, height = map(int, re.search(r"Video: .*?, (\d+)x(\d+)", words).groups())
-    return np.frombuffer(done.stdout, dtype=np.uint8).reshape(-1, height, width, 3), words
+    messages = done.stderr.decode()
+    width, height = map(int, re.search(r"Video: .*?, (\d+)x(\d+)", messages).groups())
+    return np.frombuffer(done.stdout, dtype=np.uint8).reshape(-1, height, width, 3), messages
 
 
-def hold(fps):
+def held_frames(fps):
     return round(video.HOLD * fps)
 
 
-def test_the_file_decodes_to_all_frames_at_the_right_size_and_speed(tmp_path):
+def test_mp4_has_all_frames_in_size_and_speed(tmp_path):
     panels = [[episode([40, 80, 120]), episode([200] * 5)], [episode([10, 20])]]
-    path = write_video(tmp_path / "deep" / "run.mp4", ColorEnv(), panels, size=SIZE)
-    shown, words = decode(path)
-    assert len(shown) == 5 + 2 + 2 * hold(20)
+    path = write(tmp_path / "deep" / "run.mp4", panels)
+    shown, messages = decode(path)
+    assert len(shown) == 5 + 2 + 2 * held_frames(20)
     assert shown.shape[2] == 2 * SIZE + 4
     assert shown.shape[1] > SIZE and shown.shape[1] % 2 == 0
-    assert "h264" in words and "yuv420p" in words and "20 fps" in words
+    assert "h264" in messages and "yuv420p" in messages and "20 fps" in messages
     middle = shown[:, -SIZE // 2]
     for index, grey in enumerate([40, 80, 120]):
         np.testing.assert_allclose(middle[index, SIZE // 2], grey, atol=6)
     np.testing.assert_allclose(middle[4, -SIZE // 2], 200, atol=6)
-    second = 5 + hold(20)
+    second = 5 + held_frames(20)
     np.testing.assert_allclose(middle[second, SIZE // 2], 10, atol=6)
     np.testing.assert_allclose(middle[second + 1, SIZE // 2], 20, atol=6)
 
 
-def test_the_index_stands_before_the_pictures(tmp_path):
-    data = write_video(tmp_path / "a.mp4", ColorEnv(), [[episode([5] * 3)]], size=SIZE).read_bytes()
+def test_mp4_has_its_index_in_front(tmp_path):
+    data = write(tmp_path / "a.mp4", [[episode([5] * 3)]]).read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
 
 
-def test_a_shorter_episode_freezes_and_says_that_it_ended():
+def test_shorter_episode_freezes_and_is_marked_as_ended():
     row = [episode([90, 160]), episode([90, 90, 90, 90])]
     shape = (SIZE + video._strip_height(SIZE), 2 * SIZE + 4)
-    shown = list(video._row_frames(ColorEnv(), row, SIZE, shape, 1, 0))
+    shown = list(video._row_frames(ColorEnv(), row, VIEW, shape))[: -held_frames(20)]
     left = [frame[-SIZE:, :SIZE].astype(int) for frame in shown]
     assert len(shown) == 4
     assert (left[1] == 160).all()
@@ -89,95 +95,101 @@ def test_a_shorter_episode_freezes_and_says_that_it_ended():
     assert (shown[3][-SIZE:, -SIZE:] == 90).all(), "the longer one has no note"
 
 
-def test_the_caption_shows_label_task_return_and_step(monkeypatch):
-    written = []
+def test_caption_shows_stage_task_return_and_step(monkeypatch):
+    texts = []
     draw = video.ImageDraw.ImageDraw.text
 
     def spy(self, xy, text, *args, **kwargs):
-        written.append(text)
+        texts.append(text)
         return draw(self, xy, text, *args, **kwargs)
 
     monkeypatch.setattr(video.ImageDraw.ImageDraw, "text", spy)
-    played = Episode(
-        np.zeros((3, 1)), np.array([1.5, -4.0, 10.0]), np.array([1.57]), "after 1 step"
-    )
-    captions = [video._caption(ColorEnv(), played, step, 480) for step in range(3)]
-    assert written[:4] == ["return 1.5", "after 1 step", "step 1", "angle 1.57 rad"]
-    assert written[4::4] == ["return -2.5", "return 7.5"]
+    played = replace(episode([0, 0, 0], "after 1 step"), reward=np.array([1.5, -4.0, 10.0]))
+    captions = [video._caption(played, step, 480) for step in range(3)]
+    assert texts[:4] == ["return 1.5", "after 1 step", "step 1", "angle 1.57 rad"]
+    assert texts[4::4] == ["return -2.5", "return 7.5"]
     assert captions[0].shape == (video._strip_height(480), 480, 3)
     half = 240
     assert (captions[0][:, half:] != captions[1][:, half:]).any()
     np.testing.assert_array_equal(captions[0][:, :half], captions[1][:, :half])
 
 
-def test_words_of_the_episode_stand_in_for_those_of_the_variables(monkeypatch):
-    monkeypatch.setattr(video, "describe_task", lambda *_: pytest.fail("not needed"))
-    own = video._caption(ColorEnv(), episode([1], task_words="go north"), 0, 480)
-    other = video._caption(ColorEnv(), episode([1], task_words="go south"), 0, 480)
+def test_caption_depends_on_the_task():
+    own = video._caption(episode([1], text="go north"), 0, 480)
+    other = video._caption(episode([1], text="go south"), 0, 480)
     assert (own != other).any()
 
 
-def test_a_long_label_is_shortened_before_it_meets_the_return():
-    caption = video._caption(ColorEnv(), episode([1], label="a very long label " * 9), 0, 480)
+def test_caption_shortens_a_long_stage():
+    caption = video._caption(episode([1], stage="a very long stage " * 9), 0, 480)
     top = caption[: caption.shape[0] // 2]
     ink = np.abs(top.astype(int) - caption[0, 0]).sum(axis=(0, 2)) > 0
     gaps = np.diff(np.flatnonzero(ink))
     assert gaps.max() >= 10
 
 
+def test_task_text_has_units_and_labels():
+    sign = SimpleNamespace(name="sign", unit="1")
+    goal = SimpleNamespace(name="goal_x", unit="m")
+    assert describe_task((sign, goal), np.array([-1.0, 0.5])) == "sign -1, goal x 0.50 m"
+    kind = SimpleNamespace(name="kind", unit="1", labels=("slopes", "stairs"))
+    assert describe_task((kind, sign), np.array([1.0, -1.0])) == "kind stairs, sign -1"
+
+
 @pytest.mark.parametrize(
     ("dt", "fps", "stride"),
     [(0.05, 20.0, 1), (1.0, 20.0, 1), (1 / 60, 60.0, 1), (0.01, 50.0, 2), (0.002, 500 / 9, 9)],
 )
-def test_playback_is_real_time_where_that_can_be_watched(dt, fps, stride):
-    assert playback(dt) == (pytest.approx(fps), stride)
+def test_playback_is_real_time_where_one_can_follow(dt, fps, stride):
+    assert episode([1], dt=dt).playback == (pytest.approx(fps), stride)
 
 
-def test_a_fast_simulation_skips_steps_but_shows_the_last(tmp_path):
-    env = ColorEnv(dt=0.01)
-    write_video(tmp_path / "a.mp4", env, [[episode(range(0, 80, 10))]], size=SIZE)
-    assert env.asked[0][0].ravel().tolist() == [0, 20, 40, 60, 70]
-    every = ColorEnv(dt=0.01)
-    write_video(tmp_path / "b.mp4", every, [[episode(range(0, 80, 10))]], size=SIZE, fps=10)
-    assert len(every.asked[0][0]) == 8
+def test_fast_simulation_skips_steps_but_shows_the_last(tmp_path):
+    env = ColorEnv()
+    write(tmp_path / "a.mp4", [[episode(range(0, 80, 10), dt=0.01)]], env)
+    assert env.drawn[0].ravel().tolist() == [0, 20, 40, 60, 70]
+    every = ColorEnv()
+    write(tmp_path / "b.mp4", [[episode(range(0, 80, 10), dt=0.1)]], every)
+    assert len(every.drawn[0]) == 8
 
 
-class BrokenEnv(ColorEnv):
+class FailingEnv(ColorEnv):
     def render(self, states, task, *, width, height):
         yield np.zeros((height, width, 3), dtype=np.uint8)
         raise RuntimeError("no picture")
 
 
-def test_a_failed_picture_leaves_no_file_and_the_old_video_as_it_was(tmp_path):
+def test_failed_picture_keeps_the_old_video(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError, match="no picture"):
-        write_video(path, BrokenEnv(), [[episode([1, 2, 3])]], size=SIZE)
+        write(path, [[episode([1, 2, 3])]], FailingEnv())
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert path.read_bytes() == b"old"
 
 
-def test_a_failed_encoder_leaves_no_file_and_says_why(tmp_path):
+def test_failed_encoder_leaves_no_file_and_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.setitem(video._CODECS, ".mp4", "-r 0 -c:v libx264")
     with pytest.raises(OSError, match=r"(?s)status .*\.mp4: .*framerate"):
-        write_video(tmp_path / "a.mp4", ColorEnv(), [[episode([1] * 50)]], size=SIZE, fps=1e-9)
+        write(tmp_path / "a.mp4", [[episode([1] * 50)]])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_encoder_that_ends_early_is_reported_once_frames_no_longer_fit(tmp_path, monkeypatch):
+def test_encoder_that_ends_early_is_reported(tmp_path, monkeypatch):
     quitter = tmp_path / "ffmpeg"
     quitter.write_text("#!/bin/sh\necho no room >&2\nexit 7\n")
     quitter.chmod(0o755)
     monkeypatch.setattr(video.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(quitter))
     folder = tmp_path / "videos"
     with pytest.raises(OSError, match="status 7 .*: no room"):
-        write_video(folder / "a.mp4", ColorEnv(), [[episode([1] * 50)]], size=SIZE)
+        write(folder / "a.mp4", [[episode([1] * 50)]])
     assert list(folder.iterdir()) == []
 
 
-def test_a_gif_holds_every_frame_and_goes_round_for_ever(tmp_path):
-    path = write_video(tmp_path / "a.gif", ColorEnv(), [[episode([40, 200, 120])]], size=SIZE)
+def test_gif_has_every_frame_and_repeats_forever(tmp_path):
+    path = write(tmp_path / "a.gif", [[episode([40, 200, 120])]])
     with Image.open(path) as gif:
-        assert gif.n_frames == 3 + hold(20) and gif.info["loop"] == 0
+        assert gif.n_frames == 3 + held_frames(20) and gif.info["loop"] == 0
         greys = []
         for index in range(3):
             gif.seek(index)
@@ -186,30 +198,68 @@ def test_a_gif_holds_every_frame_and_goes_round_for_ever(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
 
 
-def test_the_camera_reaches_the_environment_only_when_it_is_asked_for(tmp_path):
-    class Turns(ColorEnv):
+def test_camera_reaches_the_env_only_if_given(tmp_path):
+    class MovableEnv(ColorEnv):
         def render(self, states, task, *, width, height, **view):
             self.view = view
             return super().render(states, task, width=width, height=height)
 
-    env = Turns()
-    write_video(tmp_path / "a.mp4", env, [[episode([1])]], size=SIZE)
+    env = MovableEnv()
+    write(tmp_path / "a.mp4", [[episode([1])]], env)
     assert env.view == {}
-    write_video(tmp_path / "a.mp4", env, [[episode([1])]], size=SIZE, camera=(1.0, -2.0))
+    write(tmp_path / "a.mp4", [[episode([1])]], env, View(SIZE, (1.0, -2.0)))
     assert env.view == {"camera": (1.0, -2.0)}
 
 
-def test_what_cannot_be_shown_is_refused_before_anything_is_written(tmp_path):
-    path = tmp_path / "folder" / "a.mp4"
-    lame = Episode(np.zeros((3, 1)), np.zeros(2), np.zeros(1), "lame")
-    for panels, size, words in [
-        ([], SIZE, "at least one task"),
-        ([[episode([1])], []], SIZE, "at least one episode"),
-        ([[lame]], SIZE, "'lame' has 3 states and 2 rewards"),
-        ([[episode([1])]], 65, "even"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            write_video(path, ColorEnv(), panels, size=size)
+def test_float_pictures_are_scaled(tmp_path):
+    class FloatEnv(ColorEnv):
+        def render(self, states, task, *, width, height):
+            return (
+                frame / np.float32(255.0)
+                for frame in super().render(states, task, width=width, height=height)
+            )
+
+    bytes_, floats = ColorEnv(), FloatEnv()
+    shape = (SIZE + video._strip_height(SIZE), SIZE)
+    row = [episode([0, 40, 255])]
+    for one, other in zip(
+        video._row_frames(bytes_, row, VIEW, shape),
+        video._row_frames(floats, row, VIEW, shape),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.full((2, 2, 3), 40.0), "render returned float64 from 40.0 to 40.0; a picture is uint8"),
+        (np.full((2, 2, 3), np.nan), "float64 from nan to nan"),
+        (np.full((2, 2, 3), 256), "int64 from 256 to 256"),
+        (np.ones((2, 2, 3), bool), "bool from True to True"),
+        (np.zeros((2, 2)), r"shape \(2, 2\), no picture"),
+    ],
+)
+def test_pixels_that_are_no_picture_are_refused(picture, message):
+    with pytest.raises(NoPictures, match=message):
+        as_pixels(picture)
+
+
+def test_episode_and_view_check_themselves():
+    with pytest.raises(ValueError, match="'lame' has 3 states and 2 rewards"):
+        Episode(np.zeros((3, 1)), np.zeros(2), np.zeros(1), "", "lame", 0.05)
+    with pytest.raises(ValueError, match="at least one"):
+        episode([])
+    for dt in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="'before adaptation': dt must be positive, got"):
+            episode([1], dt=dt)
+    for size in (65, 0, -2):
+        with pytest.raises(ValueError, match="even"):
+            View(size)
+
+
+def test_unknown_suffix_is_refused_before_anything_is_made(tmp_path):
+    path = tmp_path / "folder" / "a.avi"
     with pytest.raises(ValueError, match="ends in .mp4 or .gif"):
-        write_video(path.with_suffix(".avi"), ColorEnv(), [[episode([1])]], size=SIZE)
+        write(path, [[episode([1])]])
     assert not path.parent.exists()

@@ -1,8 +1,8 @@
-"""Draws the README's pictures from run folders: learning curves, adaptation, and return over the space of tasks.
+"""Draws plots of run folders: learning curves, adaptation, and return over the space of tasks.
 
-python -m benchmarks.figures curves docs/curves.png RUN [RUN ...]
-python -m benchmarks.figures adaptation docs/experience.png RUN [RUN ...]
-python -m benchmarks.figures tasks docs/polar.png RUN [RUN ...]
+python -m benchmarks.plots curves docs/curves.png RUN [RUN ...]
+python -m benchmarks.plots adaptation docs/experience.png RUN [RUN ...]
+python -m benchmarks.plots tasks docs/polar.png RUN [RUN ...]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from metarl.envs.registry import make
-from metarl.reporting import plots as figures
+from metarl.reporting import plots
 from metarl.runs.reader import group_runs, load_all
 
 
@@ -25,11 +25,11 @@ def main() -> None:
     groups = group_runs(load_all(options.runs))
     if options.kind == "curves":
         floors = {group.env: make(group.env).spec.floors for group in groups}
-        figure = figures.learning_curves(groups, floors)
+        figure = plots.draw_learning_curves(groups, floors)
     elif options.kind == "adaptation":
-        figure = figures.adaptation(groups, {})
+        figure = plots.draw_adaptation(groups, {})
     else:
-        figure = figures.task_space(groups[0])
+        figure = plots.draw_task_space(groups[0])
         if figure is None:
             parser.error(f"{options.runs[0]} has no evaluation.json")
     figure.savefig(options.path, dpi=110)

@@ -1,0 +1,71 @@
+"""Parts of an HTML page: sections, tables and plots, each with a note that explains it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+from matplotlib.figure import Figure
+
+from metarl.reporting import plots
+
+_HEAD = "\0"
+"""First character of a cell that is the head of its row."""
+
+
+def escape(text: object) -> str:
+    """Returns a text as HTML."""
+    return html.escape(str(text), quote=True)
+
+
+def row_head(text: object) -> str:
+    """Returns the cell that names its row, for `table`."""
+    return f"{_HEAD}{escape(text)}"
+
+
+def section(title: str, parts: Iterable[str]) -> str:
+    """Puts parts under a title; returns nothing if all are empty."""
+    body = "\n".join(filter(None, parts))
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>" if body else ""
+
+
+def note(text: str) -> str:
+    """Writes a paragraph that explains a table or a list."""
+    return f'<p class="muted">{escape(text)}</p>'
+
+
+def plot(figure: Figure, name: str, caption: str) -> str:
+    """Writes a plot with a caption; the name is the prefix of its ids, see `plots.to_svg`."""
+    return (
+        f'<figure role="group">{plots.to_svg(figure, name)}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Writes a table.
+
+    Args:
+        columns: Titles, as text.
+        rows: Cells, as HTML; `row_head` makes the head of a row.
+
+    Returns:
+        The table, which scrolls by itself where it is wider than the page.
+    """
+    head = "".join(
+        f'<th class="name" scope="col">{escape(title)}</th>'
+        if rows and rows[0][i].startswith(_HEAD)
+        else f'<th scope="col">{escape(title)}</th>'
+        for i, title in enumerate(columns)
+    )
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>\n" for row in rows)
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody>\n</table></div>"
+    )
+
+
+def _cell(content: str) -> str:
+    if content.startswith(_HEAD):
+        return f'<th scope="row">{content[1:]}</th>'
+    return f"<td>{content}</td>"
