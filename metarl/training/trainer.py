@@ -1,13 +1,14 @@
-"""The outer loop: sample tasks, run a trial, update; and everything that makes it survive."""
+"""The outer loop: sample tasks, run a trial, update; with checkpoints, signals and failures."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +24,67 @@ from metarl.core.errors import (
     interrupt,
     name_failures,
 )
-from metarl.core.learner import HasOwnLoop, Learner
+from metarl.core.learner import HasOwnLoop, HasReplay, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
-from metarl.core.rollout import Iteration
+from metarl.core.rollout import Iteration, Metrics, Rollout
 from metarl.runs import checkpoint
 from metarl.runs.logger import RunLog
+from metarl.runs.storage import Segment, append_entries
 from metarl.sampling.sampler import Collector, Key
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """Where a run stands between two iterations.
+    """Position of a run between two iterations.
 
     Attributes:
         iteration: Iterations done.
         env_steps: Environment steps taken.
         seconds: Wall-clock time spent, over all restarts [s].
+        segments: Saved entries of the learner's replay store.
     """
 
     iteration: int = 0
     env_steps: int = 0
     seconds: float = 0.0
+    segments: tuple[Segment, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """Returns the numbers, as `state.json` of a checkpoint holds them."""
+        return {"iteration": self.iteration, "env_steps": self.env_steps, "seconds": self.seconds}
 
 
 def restore(learner: Learner[Any], saved: checkpoint.Checkpoint) -> Progress:
-    """Brings a learner to where a checkpoint was made and says where that is.
+    """Restores a learner from a checkpoint and returns the progress at that point.
 
     Raises:
-        CheckpointError: The checkpoint is of another learner or network; the learner is as it was.
+        CheckpointError: The checkpoint is of another learner or network; the learner is unchanged.
     """
     try:
-        progress = Progress(**saved.state)
-        learner.load_state_dict(saved.tensors)
+        progress = Progress(**saved.state, segments=saved.segments)
+        if supports(learner, HasReplay):
+            _load_with_replay(learner, saved)
+        elif saved.segments:
+            raise ValueError("the learner has no replay store")
+        else:
+            learner.load_state_dict(saved.tensors)
     except (TypeError, ValueError) as error:
-        cure = "it is of another learner, environment or network"
+        hint = "it is of another learner, environment or network"
         raise CheckpointError(
-            f"the checkpoint of iteration {saved.step} does not fit ({error}): {cure}"
+            f"the checkpoint of iteration {saved.step} does not fit ({error}): {hint}"
         ) from error
     return progress
+
+
+def _load_with_replay(learner: Any, saved: checkpoint.Checkpoint) -> None:
+    before = learner.state_dict()
+    learner.load_state_dict(saved.tensors)
+    try:
+        learner.load_replay(saved.replay)
+    except BaseException:
+        learner.load_state_dict(before)
+        raise
 
 
 class Trainer:
@@ -70,11 +93,11 @@ class Trainer:
     Args:
         env: The environment.
         learner: The learner.
-        distribution: Where training tasks come from; anything with sample(rng, n) -> (n, D).
+        distribution: Source of training tasks; anything with sample(rng, n) -> (n, D).
         config: The run's settings.
         run_dir: The run folder, which exists.
-        log: Where metrics go.
-        progress: Where the learner stands; by default at the start.
+        log: Receives the metrics.
+        progress: Position of a resumed run, as `restore` returned it; by default the start.
     """
 
     def __init__(
@@ -98,26 +121,32 @@ class Trainer:
     def run(self) -> None:
         """Trains until config.iterations are done.
 
+        SIGINT and SIGTERM are handled in the main thread only.
+
         Raises:
             Preempted: SIGINT or SIGTERM arrived; the iteration was finished and saved.
             KeyboardInterrupt: It arrived twice; the last checkpoint stands.
-            NumericalError: An update met a number that is not finite; the state before it was saved.
-            EnvironmentContractError: A task had no valid step, or a number that is not finite was called
-                no fault; the state before it was saved.
+            NumericalError: An update met a number that is not finite; the state before the
+                iteration was saved.
+            EnvironmentContractError: A task had no valid step, or the environment gave a number
+                that is not finite without a fault; the state before the iteration was saved.
         """
         started = last_save = time.monotonic()
         before = self.progress.seconds
-        # baselines and sums in the main thread depend on torch's number of threads, results must not
+        # sums in the main thread depend on torch's number of threads, and results must not
         with self._signals(), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
-                with self._saving_on_failure(), name_failures(f"iteration {iteration + 1}"):
+                with self._save_on_failure(), name_failures(f"iteration {iteration + 1}"):
                     done = self._iterate(iteration)
                 ended = time.monotonic()
-                self.progress = Progress(
-                    iteration + 1, self.progress.env_steps + done.steps, before + ended - started
+                self.progress = replace(
+                    self.progress,
+                    iteration=iteration + 1,
+                    env_steps=self.progress.env_steps + done.steps,
+                    seconds=before + ended - started,
                 )
-                with self._saving_on_failure():
+                with self._save_on_failure():
                     self.log.write(self._record(iteration, done))
                 if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
                     self.save()
@@ -125,63 +154,51 @@ class Trainer:
                 if self._stop:
                     break
             self.save()
-        if self._stop:  # also one that came while the last checkpoint was written
+        if self._stop:  # also if the signal arrived while the last checkpoint was written
             raise Preempted(f"stopped by {self._stop} after iteration {self.progress.iteration}")
 
     def _iterate(self, iteration: int) -> Iteration:
-        """Collects and learns: by trials, unless the learner brings a loop of its own, as baselines do."""
+        """Collects one trial and learns from it; a learner with its own loop does both itself."""
         if supports(self.learner, HasOwnLoop):
             return self.learner.iterate(iteration)
-        return self._meta_iterate(iteration)
-
-    def _meta_iterate(self, iteration: int) -> Iteration:
         sampler, seed = self.config.sampler, self.config.seed
+        sizes = (sampler.num_episodes, sampler.num_adaptations)
+        key = Key(seed, "train", iteration)
         began = time.monotonic()
         tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
-        rollouts, context = self._collector.trial(
-            self.learner,
-            tasks,
-            sampler.num_episodes,
-            sampler.num_adaptations,
-            Key(seed, "train", iteration),
-        )
+        rollouts, context = self._collector.trial(self.learner, tasks, *sizes, key)
         collected = time.monotonic()
         metrics = self.learner.update(context, rollouts, tasks)
-        last = rollouts[-1]
-        return Iteration(
-            steps=sum(rollout.num_steps() for rollout in rollouts),
-            returns=[float(rollout.returns().mean()) for rollout in rollouts],
-            length=float(last.valid.sum(dim=2).double().mean()),
-            terminated=float(last.terminated.double().mean()),
-            faults=float(sum(rollout.truncated.sum() for rollout in rollouts)),
-            metrics=metrics,
-            collect=collected - began,
-            update=time.monotonic() - collected,
-        )
+        return _summarize(rollouts, metrics, collected - began, time.monotonic() - collected)
 
     def save(self) -> None:
-        """Writes a checkpoint of the state between two iterations, unless it is there already."""
+        """Writes a checkpoint of the state between two iterations, unless it exists already."""
         if self._saved == self.progress.iteration:
             return
         self.log.sync()
+        if supports(self.learner, HasReplay):
+            folder, segments = self.checkpoints / checkpoint.REPLAY, self.progress.segments
+            segments = append_entries(folder, self.learner, segments)
+            self.progress = replace(self.progress, segments=segments)
         checkpoint.save(
             self.checkpoints,
             self.progress.iteration,
             self.learner.state_dict(),
-            vars(self.progress),
+            self.progress.state(),
             keep=self.config.trainer.keep_checkpoints,
+            segments=self.progress.segments,
         )
         self._saved = self.progress.iteration
 
     @contextmanager
-    def _saving_on_failure(self) -> Generator[None]:
-        """Saves the state before what failed; a learner changes nothing until its update succeeds."""
+    def _save_on_failure(self) -> Generator[None]:
+        """Saves the state before the failure; a failed update leaves the learner as it was."""
         try:
             yield
         except torch.OutOfMemoryError as error:
             self.save()
-            cure = "take --device cpu, or fewer --sampler.num-tasks in a new run"
-            raise ResourceError(f"no GPU memory left, the state is saved; {cure}") from error
+            hint = "use --device cpu, or fewer --sampler.num-tasks in a new run"
+            raise ResourceError(f"no GPU memory left, the state is saved; {hint}") from error
         except MetarlError as error:
             self.save()
             raise type(error)(f"{error}; the state before it is saved") from error
@@ -191,16 +208,20 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """The first SIGINT or SIGTERM stops after the iteration; a second one stops at once."""
+        """Stops after the iteration at the first SIGINT or SIGTERM, and at once at the second.
+
+        Does nothing outside the main thread, the only one in which Python handles signals.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def note(number: int, frame: object) -> None:
             if self._stop:
                 interrupt(number, frame)
             self._stop = signal.Signals(number).name
-            words = (
-                f"\nmetarl: {self._stop}: stopping after this iteration; once more stops at once\n"
-            )
-            os.write(2, words.encode())  # print is not safe in a handler
+            text = f"{self._stop}: stopping after this iteration; once more stops at once"
+            os.write(2, f"\nmetarl: {text}\n".encode())  # print is not safe in a handler
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         handlers = [signal.signal(number, note) for number in numbers]
@@ -228,8 +249,24 @@ class Trainer:
         }
 
 
+def _summarize(
+    rollouts: Sequence[Rollout], metrics: Metrics, collect: float, update: float
+) -> Iteration:
+    last = rollouts[-1]
+    return Iteration(
+        steps=sum(rollout.num_steps() for rollout in rollouts),
+        returns=[float(rollout.returns().mean()) for rollout in rollouts],
+        length=float(last.valid.sum(dim=2).double().mean()),
+        terminated=float(last.terminated.double().mean()),
+        faults=float(sum(rollout.truncated.sum() for rollout in rollouts)),
+        metrics=metrics,
+        collect=collect,
+        update=update,
+    )
+
+
 def pick_device(name: str) -> torch.device:
-    """Finds the device of the update.
+    """Returns the device of the update.
 
     Args:
         name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
@@ -238,7 +275,7 @@ def pick_device(name: str) -> torch.device:
         The device.
 
     Raises:
-        ResourceError: A GPU was asked for and there is none.
+        ResourceError: The named GPU does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.core.errors import CheckpointError, ResourceError
-from metarl.runs import checkpoint
+from metarl.runs import checkpoint, storage
 from metarl.runs.checkpoint import load_newest, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -227,7 +227,7 @@ def test_a_header_that_safetensors_cannot_read_is_damage_even_with_a_right_sum(
     tmp_path, monkeypatch
 ):
     bad = struct.pack("<Q", 2**60) + b"{}"
-    monkeypatch.setattr(checkpoint.safetensors.torch, "save", lambda tensors: bad)
+    monkeypatch.setattr(storage.safetensors.torch, "save", lambda tensors: bad)
     save(tmp_path, 1, {}, {})
     with pytest.raises(CheckpointError, match="tensors.safetensors cannot be read"):
         load_newest(tmp_path)

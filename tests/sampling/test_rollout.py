@@ -121,6 +121,39 @@ def test_the_step_in_which_a_robot_falls_is_valid_and_the_horizon_is_no_end():
     assert bool((last != 0.0).all())
 
 
+def replay_places(task, actions, rng):
+    """Returns the observations (L + 1, 2) of a robot that is sent actions (L, 3)."""
+    robot = Robot(*TASKS[task])
+    places = [robot.reset(rng)]
+    for action in actions:
+        place, _, _, fault = robot.step(action)
+        assert not fault
+        places.append(place)
+    return np.float32(places)
+
+
+def test_last_obs_is_the_one_after_the_last_valid_step():
+    collected, _ = collect()
+    rngs = KEY.episodes(1, len(TASKS), 4)
+    kinds = {"failed": 0, "failed at once": 0, "fallen": 0, "horizon": 0}
+    for task, episode in np.ndindex(len(TASKS), 4):
+        length = int(collected.valid[task, episode].sum())
+        actions = collected.action[task, episode, :length].numpy()
+        places = replay_places(task, actions, rngs[task * 4 + episode])
+        last = collected.last_obs[task, episode].numpy()
+        np.testing.assert_array_equal(last, places[-1])
+        if collected.truncated[task, episode]:  # the observation before the fault
+            np.testing.assert_array_equal(last, collected.obs[task, episode, length].numpy())
+            kinds["failed" if length else "failed at once"] += 1
+        elif collected.terminated[task, episode]:  # the terminal observation
+            assert last[0] > TASKS[task][0] >= places[:-1, 0].max()
+            kinds["fallen"] += 1
+        else:  # the observation after step T
+            assert length == HORIZON
+            kinds["horizon"] += 1
+    assert all(kinds.values()), kinds
+
+
 def test_returns_are_sums_over_valid_steps_in_double_precision():
     reward = torch.tensor([[[1e8, 1.0, -1e8]]])
     flags = torch.ones(1, 1, dtype=torch.bool)

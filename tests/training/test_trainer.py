@@ -1,15 +1,15 @@
 import dataclasses
-import io
-import json
 import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from small_training import CONFIG, assert_same_runs, records, run, saved, trainer_in
 
-from metarl.config.schema import SamplerConfig, TrainConfig, TrainerConfig
+from metarl.config.schema import SamplerConfig, TrainerConfig
 from metarl.core.errors import (
     CheckpointError,
     EnvironmentContractError,
@@ -20,18 +20,9 @@ from metarl.core.errors import (
 )
 from metarl.envs.registry import make
 from metarl.experiment import training_tasks
-from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.runs import checkpoint
-from metarl.runs.logger import RunLog, without_time
-from metarl.training.trainer import Progress, Trainer, pick_device, restore
-
-CONFIG = TrainConfig(
-    env="navigation-2d",
-    iterations=4,
-    sampler=SamplerConfig(num_tasks=2, num_episodes=2),
-    learner=MamlTrpoConfig(hidden_sizes=(8,)),
-)
+from metarl.training.trainer import Progress, pick_device, restore
 
 
 class Nuisance:
@@ -59,53 +50,6 @@ class Nuisance:
 
 def nothing(step, alive):
     return None
-
-
-def trainer_in(folder, env=None, config=CONFIG, resume=False, learner=None):
-    """A trainer on a fresh folder, or on the newest checkpoint of one."""
-    env = env or make("navigation-2d")
-    spec = env.spec
-    if learner is None:
-        learner = MamlTrpo(config.learner, spec.obs_size, spec.action_size, seed=0)
-    progress = None
-    if resume:
-        progress = restore(learner, checkpoint.load_newest(folder / "checkpoints"))
-    folder.mkdir(exist_ok=True)
-    log = RunLog(
-        folder,
-        total_iterations=config.iterations,
-        resume=resume,
-        start_iteration=progress.iteration if progress else 0,
-        tensorboard=False,
-        stream=io.StringIO(),
-    )
-    return Trainer(env, learner, training_tasks(env, config), config, folder, log, progress)
-
-
-def run(trainer):
-    try:
-        trainer.run()
-    finally:
-        trainer.log.close()
-    return trainer
-
-
-def records(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def saved(folder):
-    return checkpoint.load_newest(folder / "checkpoints")
-
-
-def assert_same_runs(one, other):
-    assert [without_time(r) for r in records(one)] == [without_time(r) for r in records(other)]
-    left, right = saved(one), saved(other)
-    assert left.step == right.step and left.tensors.keys() == right.tensors.keys()
-    for name, value in left.tensors.items():
-        assert torch.equal(value, right.tensors[name]), name
-    for key in ("iteration", "env_steps"):
-        assert left.state[key] == right.state[key]
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +181,24 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(
     monkeypatch.setattr(checkpoint, "save", signalled)
     with pytest.raises(Preempted, match="stopped by SIGTERM after iteration 4"):
         run(trainer_in(tmp_path))
+    assert_same_runs(tmp_path, whole)
+
+
+def test_training_works_in_a_thread(tmp_path, whole):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    trainer, errors = trainer_in(tmp_path), []
+
+    def train():
+        try:
+            run(trainer)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join(120.0)
+    assert not thread.is_alive() and errors == []
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert_same_runs(tmp_path, whole)
 
 

@@ -90,21 +90,21 @@ class Sb3Baseline:
     # ------------------------------------------------------------------------------------- training
 
     def iterate(self, iteration: int) -> Iteration:
-        """Trains every policy for one iteration; if that fails, all is as it was before.
+        """Trains every policy for one iteration; any exception leaves all as it was before.
 
         Raises:
             FloatingPointError: A parameter is not finite.
-            ValueError: The environment gave a number that is not finite and called it no fault.
+            ValueError: The environment gave a number that is not finite without a fault.
         """
         before = self.state_dict()
         try:
             played = [self._play(iteration, index) for index in range(len(self._members))]
-        except Exception:
+            if self.tasks is not None:
+                self._curve = self._curve.extend(played)
+        except BaseException:  # Ctrl-C too
             self.load_state_dict(before)
             raise
-        if self.tasks is not None:
-            self._curve = self._curve.longer(played)
-        return _summary(played)
+        return _summarize(played)
 
     def _play(self, iteration: int, index: int) -> Played:
         seed = self._seed
@@ -233,7 +233,7 @@ def build(
         return Sb3Baseline(config, vec, tasks, env.spec.horizon, num_rollouts, **options)
 
 
-def _summary(played: list[Played]) -> Iteration:
+def _summarize(played: list[Played]) -> Iteration:
     """Averages over policies; rollout k of a trial is the k-th episode of a row."""
     names = played[0].metrics
     return Iteration(

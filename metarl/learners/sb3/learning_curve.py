@@ -37,7 +37,7 @@ class Curve:
         shapes = ((0, num_tasks, num_episodes), (0,), (0, num_tasks), (0, num_tasks))
         return Curve(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
 
-    def longer(self, played: Sequence[Played]) -> Curve:
+    def extend(self, played: Sequence[Played]) -> Curve:
         """The curve with one more iteration."""
         new = (
             np.stack([p.returns.reshape(-1) for p in played]),

@@ -126,6 +126,28 @@ def test_an_update_that_is_not_finite_is_named_and_leaves_all_as_it_was(name):
     assert_same(state(bench), before)
 
 
+def test_interrupted_update_leaves_all_as_it_was(name):
+    bench = Bench(name)
+    bench.iterate(range(1))
+    before = state(bench)
+    last = bench.learner._members[-1].model
+    train = last.train
+
+    def interrupt():
+        train()
+        raise KeyboardInterrupt
+
+    last.train = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench.iterate(range(1, 2))
+    assert_same(state(bench), before)
+    last.train = train
+    whole = Bench(name)
+    whole.iterate(range(1))
+    assert bench.iterate(range(1, 2)) == whole.iterate(range(1, 2))
+    assert_same(state(bench), state(whole))
+
+
 def test_a_policy_that_breaks_down_while_it_acts_is_a_matter_of_numbers_and_not_of_the_environment(
     name,
 ):

@@ -60,7 +60,7 @@ def test_a_long_curve_is_thinned_out_evenly_over_the_logarithm_of_the_experience
             )
             for count in (3, 5)
         ]
-        curve = curve.longer(played)
+        curve = curve.extend(played)
     shown = curve.points()
     assert shown[0] == 0 and shown[-1] == 199 and len(shown) <= MAX_POINTS
     assert (np.diff(shown) > 0).all() and shown[:5].tolist() == [0, 1, 2, 3, 4]
