@@ -48,9 +48,11 @@ def _train(argv: list[str]) -> None:
         return
     env = build_env(config)
     from metarl.runs import folder as run_folder
+    from metarl.runs.sinks import make_sink
     from metarl.training.trainer import pick_device
 
     # whatever can be refused is refused before anything is written
+    make_sink(config.trainer)
     device = pick_device(config.device)
     learner = build_learner(config, env, device)
     name = label(config.algo, config.learner)
@@ -116,6 +118,8 @@ def _say_start(run: Run, device: Any, start: int) -> None:
 def _iterate(run: Run, progress: Any) -> Any:
     """Trains and returns how far; a failure says how to go on where that can help."""
     from metarl.runs.logger import RunLog
+    from metarl.runs.progress import estimate_finish
+    from metarl.runs.sinks import make_sink
     from metarl.training.trainer import Trainer
 
     config = run.config
@@ -124,7 +128,8 @@ def _iterate(run: Run, progress: Any) -> Any:
         total_iterations=config.iterations,
         resume=config.resume is not None,
         start_iteration=progress.iteration,
-        tensorboard=config.trainer.tensorboard,
+        sink=make_sink(config.trainer),
+        finish_iterations=estimate_finish(config),
     )
     tasks = training_tasks(run.env, config)
     # only of a resumed run is there a checkpoint of where it stands
@@ -176,7 +181,10 @@ def _evaluate_and_film(run: Run, *, again: bool) -> None:
 
     trainer = run.config.trainer
     if trainer.evaluate_tasks and (again or experiment.outdated(run, experiment.EVALUATION)):
-        experiment.evaluate_run(run, trainer.evaluate_tasks, 3)
+        from metarl.runs.sinks import log_evaluation, make_sink
+
+        result = experiment.evaluate_run(run, trainer.evaluate_tasks, 3)
+        log_evaluation(make_sink(trainer), run.path, result)
     if trainer.video and (again or experiment.unfilmed(run)):
         from metarl.core.env import NoPictures
 

@@ -6,7 +6,7 @@ Builds no environment and no learner: nothing here depends on what a run was mad
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path

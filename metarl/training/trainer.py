@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Generator
@@ -197,10 +196,8 @@ class Trainer:
             if self._stop:
                 interrupt(number, frame)
             self._stop = signal.Signals(number).name
-            words = (
-                f"\nmetarl: {self._stop}: stopping after this iteration; once more stops at once\n"
-            )
-            os.write(2, words.encode())  # print is not safe in a handler
+            words = f"metarl: {self._stop}: stopping after this iteration; once more stops at once"
+            self.log.notify(words)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         handlers = [signal.signal(number, note) for number in numbers]
@@ -212,7 +209,7 @@ class Trainer:
 
     def _record(self, iteration: int, done: Iteration) -> dict[str, Any]:
         return {
-            "iteration": iteration,
+            "iteration": iteration + 1,
             "env_steps": self.progress.env_steps,
             "seconds": self.progress.seconds,
             "steps_per_second": done.steps / (done.collect + done.update),
