@@ -19,6 +19,7 @@ from metarl.core.errors import ConfigError, Preempted
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
+from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 
 VIDEO = "videos/adaptation.mp4"
@@ -67,6 +68,7 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
         if trainer.evaluate_tasks and (again or _is_outdated(policy, results.EVALUATION)):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
             print(table.table(result), flush=True)
+            log_evaluation(make_sink(trainer), policy.path, result)
         if trainer.video and (again or any(_is_outdated(policy, name) for name in _videos(policy))):
             _film_if_possible(policy)
     except KeyboardInterrupt as error:

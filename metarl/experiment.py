@@ -90,9 +90,11 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
     Raises:
         MetarlError: Configuration, environment, numbers or machine do not allow it; says how to resume.
     """
+    from metarl.runs.sinks import make_sink
     from metarl.training.trainer import Trainer, pick_device
 
     # whatever can be refused is refused before anything is written
+    make_sink(config.trainer)
     env = build_env(config, env)
     device = pick_device(config.device)
     learner = build_learner(config, env, device)
@@ -192,6 +194,8 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
 def open_log(policy: TrainedPolicy) -> Any:
     """Opens the log of a run: metrics.jsonl, the chosen logger, and the progress on the terminal."""
     from metarl.runs.logger import RunLog
+    from metarl.runs.progress import estimate_finish
+    from metarl.runs.sinks import make_sink
 
     config = policy.config
     return RunLog(
@@ -199,7 +203,8 @@ def open_log(policy: TrainedPolicy) -> Any:
         total_iterations=config.iterations,
         resume=config.resume is not None,
         start_iteration=policy.progress.iteration,
-        tensorboard=config.trainer.tensorboard,
+        sink=make_sink(config.trainer),
+        finish_iterations=estimate_finish(config),
     )
 
 

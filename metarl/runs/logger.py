@@ -1,4 +1,7 @@
-"""The log of a run: metrics.jsonl, TensorBoard, and the progress that a person watches."""
+"""Log of a run: metrics.jsonl, a metric sink such as TensorBoard, and progress on the terminal.
+
+Iterations count from 1. Files of versions that counted from 0 are read, and converted on resume.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import json
 import math
 import os
 import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+import numpy as np
+
 from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import write_atomically
-from metarl.runs.progress import _Lines, _Progress, _Table
+from metarl.core.trees import flatten
+from metarl.runs.progress import Progress, make_progress
+from metarl.runs.sinks import MetricSink, name_failures, read_settings
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
-"""Keys that differ between two runs that are otherwise the same bit for bit; so do keys `time/...`."""
+"""Keys that differ between two runs that are otherwise equal bit for bit; so do `time/...`."""
 
 _FILE = "metrics.jsonl"
 
@@ -32,11 +38,11 @@ def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunLog:
-    """Writes one record an iteration to every place where it is looked for.
+    """Writes one record an iteration to metrics.jsonl, to a sink and to the terminal.
 
     Attributes:
-        last_record: The last record of a resumed run before it goes on, else None; a trainer adds
-            its "seconds" to its own clock.
+        last_record: Last record before a resumed run goes on, else None; a trainer adds its
+            "seconds" to its own clock.
     """
 
     def __init__(
@@ -46,105 +52,103 @@ class RunLog:
         total_iterations: int,
         resume: bool = False,
         start_iteration: int = 0,
-        tensorboard: bool = True,
+        sink: MetricSink | None = None,
+        finish_iterations: float = 0.0,
         stream: TextIO | None = None,
     ) -> None:
-        """Opens the log; of a resumed run, cuts it back to what came before `start_iteration`.
+        """Opens the log; removes the records after `start_iteration` of a resumed run.
 
         Args:
             run_dir: Folder of the run, which exists.
-            total_iterations: Of the whole run, for the time left.
-            resume: Go on with the metrics.jsonl that is there.
-            start_iteration: The first iteration that will be written.
-            tensorboard: Write events too.
-            stream: Where progress goes, by default the standard output: a live table if it is a
-                terminal, else a line an iteration, at most one every 2 s beside first and last.
+            total_iterations: Iterations of the whole run, for the time left.
+            resume: Continue the metrics.jsonl that is there.
+            start_iteration: Iterations before this start, >= 0.
+            sink: Second destination of the metrics; opened with the first record, closed here.
+            finish_iterations: Time of the work after training [iterations], for the time left.
+            stream: Destination of progress, by default the standard output.
 
         Raises:
             FileExistsError: Not `resume`, and there is a metrics.jsonl.
-            CheckpointError: A record before `start_iteration` cannot be read.
+            CheckpointError: A record up to `start_iteration` cannot be read.
         """
         self._path = path = run_dir / _FILE
-        self.last_record = _cut_back(path, start_iteration) if resume else None
-        # without a buffer, that would fail once more when the file is closed
+        self._run_dir, self._sink, self._is_sink_open = run_dir, sink, False
+        converts = resume and _starts_at_zero(path)
+        self._kept = _cut_back(path, start_iteration) if resume else []
+        self.last_record = self._kept[-1] if self._kept else None
+        # Old events have iterations on the x axis: they are written again with environment steps.
+        last_step = _step(self.last_record) if self.last_record else 0
+        self._start_step = 0 if converts else last_step
+        # without a buffer, which would fail again when the file is closed
         self._file = open(path, "ab" if resume else "xb", buffering=0)
-        self._events: Any = None
-        self._hook: Callable[[Any], Any] | None = None
-        self._run_dir, self._tensorboard = run_dir, tensorboard
-        self._purge = start_iteration if resume else None
-        stream = stream or sys.stdout
-        progress = _Table if stream.isatty() else _Lines
-        self._progress: _Progress = progress(stream, total_iterations)
-        self._total = total_iterations
+        self._total, self._finish = total_iterations, finish_iterations
+        self._progress: Progress = make_progress(
+            stream or sys.stdout, total_iterations, start_iteration
+        )
         self._recent: deque[tuple[int, float]] = deque(maxlen=20)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record and shows it.
 
         Args:
-            record: iteration, env_steps, seconds [s, since the run's start], steps_per_second,
-                return_pre, return_post, kl [nats] and any other numbers; a group is a key `group/name`
-                or a mapping. A number that is not finite is written as null and its key is listed
-                under "non_finite", since JSON has no word for it.
+            record: iteration (from 1), env_steps, seconds [s, since the start of the run],
+                steps_per_second, return_pre, return_post, kl [nats] and any other numbers; a group
+                is a key `group/name` or a mapping. A number that is not finite is written as null,
+                as JSON has none, and its key is listed under "non_finite".
 
         Raises:
             ResourceError: The disk refuses; names the file. metrics.jsonl is as it was.
         """
-        values = dict(_flatten(record))
+        values = {key: _to_python(value) for key, value in flatten(record, "/").items()}
         non_finite = [k for k, v in values.items() if type(v) is float and not math.isfinite(v)]
         line: dict[str, Any] = {k: None if k in non_finite else v for k, v in values.items()}
         if non_finite:
             line["non_finite"] = non_finite
-        with _naming(self._path):
+        with name_failures(self._path):
             _append(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
-        if self._tensorboard:
-            with _naming(self._run_dir / "events.out.tfevents.*"):
-                self._write_events(values)
-        self._progress.show(values, self._time_left(values))
+        if self._sink is not None:
+            self._open_sink(self._sink)
+            self._sink.write(_step(values), _select_metrics(values))
+        self._progress.show(values, self._estimate_time_left(values))
 
-    def _write_events(self, values: Mapping[str, Any]) -> None:
-        self._events = self._events or self._open_events()
-        for key, value in values.items():
-            if key != "iteration" and isinstance(value, (int, float)):
-                tag = key if "/" in key else f"train/{key}"
-                self._events.add_scalar(tag, value, values["iteration"])
+    def _open_sink(self, sink: MetricSink) -> None:
+        """Opens the sink with the first record: a kill during its import finds a saved run."""
+        if self._is_sink_open:
+            return
+        self._is_sink_open = True
+        if not sink.open(read_settings(self._run_dir), self._run_dir, self._start_step):
+            for record in self._kept:
+                sink.write(_step(record), _select_metrics(record))
+        self._kept = []
 
-    def _open_events(self) -> Any:
-        """Imports TensorBoard with the first record: a kill in these two seconds finds a saved run."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._hook = threading.excepthook
-        threading.excepthook = _quiet_for_tensorboard(self._hook)
-        return SummaryWriter(str(self._run_dir), purge_step=self._purge, flush_secs=10)
+    def notify(self, text: str) -> None:
+        """Shows a message beside the progress; safe in a signal handler."""
+        self._progress.notify(text)
 
     def sync(self) -> None:
-        """Brings every record to the disk; to be called before a checkpoint that stands on them.
+        """Brings every record to the disk; to be called before a checkpoint that needs them.
 
         Raises:
             ResourceError: The disk refuses; names the file.
         """
-        with _naming(self._path):
+        with name_failures(self._path):
             os.fsync(self._file.fileno())
-        if self._events is not None:
-            with suppress(OSError):  # comes again from the next write; no checkpoint stands on it
-                self._events.flush()
+        if self._sink is not None and self._is_sink_open:
+            self._sink.flush()
 
     def close(self) -> None:
-        """Shows the last record if it was held back, and closes the files.
+        """Shows the last record if it is not shown yet, and closes the files.
 
         Raises:
             ResourceError: The disk refuses the last events; names the file.
         """
         self._progress.close()
         self._file.close()
-        try:
-            if self._events is not None:
-                with _naming(self._run_dir / "events.out.tfevents.*"):
-                    self._events.close()
-        finally:
-            threading.excepthook = self._hook or threading.excepthook
+        if self._sink is not None and self._is_sink_open:
+            self._sink.close()
 
     def __enter__(self) -> Self:
+        self._progress.start()
         return self
 
     def __exit__(
@@ -156,26 +160,18 @@ class RunLog:
         try:
             self.close()
         except ResourceError:
-            if error is None:  # else what came first says more
+            if error is None:  # otherwise the first failure is the cause
                 raise
 
-    def _time_left(self, values: Mapping[str, Any]) -> float:
-        """Remaining time at the pace of the last 20 iterations [s]."""
-        done, seconds = values["iteration"] + 1, values.get("seconds", math.nan)
+    def _estimate_time_left(self, values: Mapping[str, Any]) -> float:
+        """Returns the time left at the pace of the last 20 iterations [s]."""
+        done, seconds = values["iteration"], values.get("seconds", math.nan)
         self._recent.append((done, seconds))
         first_done, first_seconds = self._recent[0]
+        left = self._total - done + self._finish
         if done > first_done:
-            return (self._total - done) * (seconds - first_seconds) / (done - first_done)
-        return (self._total - done) * seconds / done
-
-
-@contextmanager
-def _naming(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        cure = "make room on its disk"
-        raise ResourceError(f"{path}: {error.strerror or error}; {cure}") from error
+            return left * (seconds - first_seconds) / (done - first_done)
+        return left * seconds / done
 
 
 def _append(file: FileIO, line: bytes) -> None:
@@ -190,36 +186,49 @@ def _append(file: FileIO, line: bytes) -> None:
         raise
 
 
-def _quiet_for_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Has TensorBoard's thread fail without a traceback: what it met comes again from the next call."""
-
-    def quiet(args: Any) -> None:
-        theirs = type(args.thread).__module__.startswith("tensorboard.")
-        if not (theirs and issubclass(args.exc_type, OSError)):
-            hook(args)
-
-    return quiet
+def _to_python(value: Any) -> Any:
+    """Converts scalars of NumPy and torch, without an import of torch."""
+    is_json = value is None or isinstance(value, (bool, int, float, str, list, tuple))
+    return value if is_json and not isinstance(value, np.generic) else value.item()
 
 
-def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Turns groups into keys `group/name`, and numbers of NumPy and torch into Python's."""
-    found: list[tuple[str, Any]] = []
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            found += _flatten(value, f"{prefix}{key}/")
-        else:
-            found.append((prefix + key, value.item() if hasattr(value, "item") else value))
-    return found
+def _step(record: Mapping[str, Any]) -> int:
+    """Returns the environment steps of a record, 0 if it lacks them."""
+    return record.get("env_steps") or 0
+
+
+def _select_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers of a record by group; `env_steps` is the x axis."""
+    return {
+        key if "/" in key else f"train/{key}": value
+        for key, value in record.items()
+        if key != "env_steps" and isinstance(value, (int, float))
+    }
+
+
+# --- metrics.jsonl -------------------------------------------------------------------------------
 
 
 def read_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
-    """Yields each line of a metrics.jsonl with its record; nothing of a file that is not there.
+    """Yields each line of a metrics.jsonl with its record; nothing if there is no file.
 
-    The half line at the end of a file, of a write that was killed, is left out.
+    Skips the half line at the end of a file whose write was killed. Adds 1 to the iterations of a
+    file that counts from 0.
 
     Raises:
         CheckpointError: A line is no record; names file and line.
     """
+    first = None
+    for text, record in _parse_records(path):
+        first = record["iteration"] if first is None else first
+        if first == 0:
+            record["iteration"] += 1
+            text = json.dumps(record)
+        yield text, record
+
+
+def _parse_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
+    """Yields lines and records as they are in the file; see `read_records`."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         fault = CheckpointError(f"{path}, line {number}: no record; cut the file there")
@@ -237,23 +246,25 @@ def read_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
         yield text, record
 
 
-def _cut_back(path: Path, start_iteration: int) -> dict[str, Any] | None:
-    """Keeps the records before an iteration and returns the last of them.
+def _starts_at_zero(path: Path) -> bool:
+    """Returns whether the file was written by a version that counted iterations from 0."""
+    _, first = next(_parse_records(path), ("", {"iteration": 1}))
+    return first["iteration"] == 0
 
-    What was written after the checkpoint that a run goes on from, and the half line of a killed
-    write, come again.
+
+def _cut_back(path: Path, start_iteration: int) -> list[dict[str, Any]]:
+    """Keeps the records up to an iteration, counted from 1, and returns them.
+
+    The run writes later records again, and so the half line of a killed write.
     """
-    kept, last = [], None
+    lines, kept = [], []
     for line, record in read_records(path):
-        if record["iteration"] >= start_iteration:
+        if record["iteration"] > start_iteration:
             break
-        kept.append(line)
-        last = record
+        lines.append(line)
+        kept.append(record)
     if len(kept) != start_iteration:
-        line = f"{path} has {len(kept)} of the {start_iteration} records before the checkpoint"
-        print(f"metarl: warning: {line}", file=sys.stderr)
-    write_atomically(path, "".join(line + "\n" for line in kept))
-    return last
-
-
-# ------------------------------------------------------------------------------------------ progress
+        lost = f"{path} has {len(kept)} of the {start_iteration} records before the checkpoint"
+        print(f"metarl: warning: {lost}", file=sys.stderr)
+    write_atomically(path, "".join(line + "\n" for line in lines))
+    return kept

@@ -1,94 +1,276 @@
-"""Progress of a training on the terminal."""
+"""Progress on the terminal: of a training as a table or as lines, and of any long call as a heartbeat.
+
+Only a thread of its own draws in place, so that a Ctrl-C, which Python
+raises in the main thread, never interrupts a drawing.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol, TextIO
 
+from metarl.config.schema import TrainConfig
+
 _LINE_EVERY = 2.0
-"""Least time between two lines of progress where there is no terminal [s]."""
+"""Least time between two lines of finished iterations where there is no terminal [s]."""
+
+_SILENCE = 9.0
+"""Longest time without a line while an iteration runs [s]; users were promised at most 10 s."""
+
+_CLEAR_LINE = "\r\x1b[2K"
 
 
-class _Progress(Protocol):
-    """What a person sees of a run."""
-
-    def show(self, values: Mapping[str, Any], left: float) -> None: ...
-
-    def close(self) -> None: ...
+def is_terminal(stream: TextIO) -> bool:
+    """Returns whether text can be drawn in place."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _cells(values: Mapping[str, Any], total: int, left: float) -> dict[str, str]:
-    """Title -> text of everything that is shown."""
+@contextmanager
+def heartbeat(text: str, *, stream: TextIO | None = None, every: float = 5.0) -> Generator[None]:
+    """Shows that a long call still runs: "text ... 12 s".
+
+    A terminal shows one line that is updated in place and cleared at the end. A file or a pipe gets
+    a line every `every` seconds, so a short call prints nothing. Must not be nested.
+
+    Args:
+        text: Names the call, for example "evaluating on 20 tasks".
+        stream: Destination, by default the standard output.
+        every: Time between two lines where there is no terminal [s].
+    """
+    out = stream or sys.stdout
+    terminal, began = is_terminal(out), time.monotonic()
+    start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
+
+    def beat() -> None:
+        out.write(f"{start}{text} ... {time.monotonic() - began:.0f} s{end}")
+        out.flush()
+
+    pulse = _Pulse(beat, 1.0 if terminal else every)
+    try:
+        yield
+    finally:
+        pulse.stop()
+        if terminal:
+            out.write(_CLEAR_LINE)
+            out.flush()
+
+
+class _Pulse:
+    """Calls an action every `interval` seconds from a thread, until it is stopped."""
+
+    def __init__(self, action: Callable[[], None], interval: float) -> None:
+        self._action, self._interval = action, interval
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        with suppress(OSError, ValueError):  # the reader of the pipe is gone, or the file is closed
+            while not self._done.wait(self._interval):
+                self._action()
+
+
+def estimate_finish(config: TrainConfig[Any], num_adaptations: int = 3) -> float:
+    """Estimates the time of the evaluation and the film after training [iterations].
+
+    An iteration is K + 1 rollouts of N tasks and an update, which counts as nothing here. The
+    evaluation is `num_adaptations` + 1 rollouts of its tasks. The film is K + 1 rollouts of 2
+    tasks, and drawing, which takes about as long as the rollouts of 20 tasks.
+
+    Args:
+        config: The settings of the run.
+        num_adaptations: Of the evaluation.
+    """
+    sampler, trainer = config.sampler, config.trainer
+    num_rollouts = sampler.num_adaptations + 1
+    evaluation = trainer.evaluate_tasks * (num_adaptations + 1)
+    film = (2 + 20) * max(2, num_rollouts) if trainer.video else 0
+    return (evaluation + film) / (sampler.num_tasks * num_rollouts)
+
+
+class Progress(Protocol):
+    """Display of a training."""
+
+    def start(self) -> None:
+        """Begins to show that the next iteration runs."""
+
+    def show(self, values: Mapping[str, Any], left: float) -> None:
+        """Shows the record of a finished iteration and the time left [s]."""
+
+    def notify(self, text: str) -> None:
+        """Shows a message; safe in a signal handler."""
+
+    def close(self) -> None:
+        """Shows what is not shown yet and ends the display."""
+
+
+def make_progress(stream: TextIO, total: int, done: int) -> Progress:
+    """Returns a table for a terminal, or lines for a file or a pipe.
+
+    Args:
+        stream: Destination.
+        total: Iterations of the whole run.
+        done: Iterations before this start.
+    """
+    kind = ProgressTable if is_terminal(stream) else ProgressLines
+    return kind(stream, total, done)
+
+
+def _format_cells(values: Mapping[str, Any], total: int, left: float) -> dict[str, str]:
+    """Returns title -> text of everything that is shown."""
 
     def number(key: str, form: str) -> str:
         value = values.get(key)
         return "-" if value is None else format(value, form)
 
+    time_left = f"about {timedelta(seconds=round(left))}" if math.isfinite(left) else "-"
     return {
-        "iteration": f"{values['iteration'] + 1}/{total}",
+        "iteration": f"{values['iteration']}/{total}",
         "steps": number("env_steps", ","),
         "steps/s": number("steps_per_second", ",.0f"),
         "return": f"{number('return_pre', '.1f')} -> {number('return_post', '.1f')}",
         "kl": number("kl", ".4f"),
-        "left": str(timedelta(seconds=round(left))) if math.isfinite(left) else "-",
+        "left": time_left,
     }
 
 
-class _Lines:
-    """A line an iteration, for a file or a pipe; not more than one every `_LINE_EVERY` seconds."""
+class ProgressLines:
+    """Prints a line an iteration, at most one every `_LINE_EVERY` seconds, and heartbeats."""
 
-    def __init__(self, stream: TextIO, total: int) -> None:
+    def __init__(self, stream: TextIO, total: int, done: int) -> None:
         self._stream, self._total = stream, total
         self._printed_at = -math.inf
-        self._held_back: str | None = None
+        self._waiting_line: str | None = None
+        self._running = done + 1
+        self._began = self._heard_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._pulse: _Pulse | None = None
+
+    def start(self) -> None:
+        """Begins to print a heartbeat while an iteration is long."""
+        self._began = self._heard_at = time.monotonic()
+        self._pulse = self._pulse or _Pulse(self._beat, 1.0)
 
     def show(self, values: Mapping[str, Any], left: float) -> None:
-        cells = _cells(values, self._total, left)
+        """Prints the record, or keeps it for `close` if the last line is too recent."""
+        cells = _format_cells(values, self._total, left)
         line = "  ".join(f"{title} {text}" for title, text in cells.items())
         now = time.monotonic()
-        if now - self._printed_at >= _LINE_EVERY or values["iteration"] + 1 == self._total:
-            self._printed_at = now
-            self._print(line)
-        else:
-            self._held_back = line
+        with self._lock:
+            self._running, self._began = values["iteration"] + 1, now
+            if now - self._printed_at >= _LINE_EVERY or values["iteration"] == self._total:
+                self._printed_at, self._waiting_line = now, None
+                self._print(line)
+            else:
+                self._waiting_line = line
+
+    def notify(self, text: str) -> None:
+        """Writes the message to the standard error output."""
+        os.write(2, f"\n{text}\n".encode())  # print is not safe in a signal handler
 
     def close(self) -> None:
-        if self._held_back is not None:
-            self._print(self._held_back)
+        """Ends the heartbeat and prints the last record if it was kept."""
+        if self._pulse is not None:
+            self._pulse.stop()
+        if self._waiting_line is not None:
+            self._print(self._waiting_line)
+            self._waiting_line = None
+
+    def _beat(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            patience = 5.0 if self._printed_at == -math.inf else _SILENCE
+            if now - self._heard_at >= patience and self._running <= self._total:
+                took = f"{now - self._began:.0f} s"
+                self._print(f"iteration {self._running}/{self._total} ... {took}")
 
     def _print(self, line: str) -> None:
+        self._heard_at = time.monotonic()
         print(line, file=self._stream, flush=True)
-        self._held_back = None
 
 
-class _Table:
-    """The last iterations as a table that a terminal draws in place."""
+class ProgressTable:
+    """Draws the last iterations as a table in place.
 
-    def __init__(self, stream: TextIO, total: int) -> None:
+    The thread wakes up for a record and once a second, rarely enough not to slow the physics
+    threads.
+    """
+
+    def __init__(self, stream: TextIO, total: int, done: int) -> None:
+        self._stream, self._total = stream, total
+        self._rows: deque[dict[str, str]] = deque(maxlen=8)
+        self._running, self._began = done + 1, time.monotonic()
+        self._notice = ""
+        self._wake, self._closing = threading.Event(), False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the drawing thread."""
+        if self._thread is None:
+            self._began = time.monotonic()
+            self._thread = threading.Thread(target=self._draw, daemon=True)
+            self._thread.start()
+
+    def show(self, values: Mapping[str, Any], left: float) -> None:
+        """Adds a row."""
+        self._rows.append(_format_cells(values, self._total, left))
+        self._running, self._began = values["iteration"] + 1, time.monotonic()
+        self.start()
+        self._wake.set()
+
+    def notify(self, text: str) -> None:
+        """Shows the message below the table within a second."""
+        self._notice = text  # setting the event would take a lock that this thread may hold
+
+    def close(self) -> None:
+        """Draws the table a last time, whole, and leaves it on the screen."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _draw(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._total = total
-        self._rows: deque[dict[str, str]] = deque(maxlen=8)
-        # No refreshing thread: it would wake up beside the physics threads.
-        self._live = Live(console=Console(file=stream), auto_refresh=False)
-        self._live.start()
+        with suppress(OSError, ValueError):  # the terminal is gone
+            with Live(console=Console(file=self._stream), auto_refresh=False) as live:
+                closing = False
+                while not closing:
+                    closing = self._closing  # before drawing, so that the last drawing has all rows
+                    live.update(self._build(closing), refresh=True)
+                    if not closing:
+                        self._wake.wait(1.0)
+                        self._wake.clear()
 
-    def show(self, values: Mapping[str, Any], left: float) -> None:
+    def _build(self, closing: bool) -> Any:
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
-        self._rows.append(_cells(values, self._total, left))
+        rows = list(self._rows)
         titles = {"return": "return before -> after", "left": "time left"}
-        table = Table(*(titles.get(title, title) for title in self._rows[-1]))
+        names = _format_cells({"iteration": 0}, self._total, math.nan)
+        table = Table(*(titles.get(name, name) for name in names))
         for column in table.columns:
             column.justify = "right"
-        for row in self._rows:
-            table.add_row(*row.values(), style="bold" if row is self._rows[-1] else "dim")
-        self._live.update(table, refresh=True)
-
-    def close(self) -> None:
-        self._live.stop()
+        for row in rows:
+            table.add_row(*row.values(), style="bold" if row is rows[-1] else "dim")
+        # A short last line: the "^C" that a terminal echoes there never wraps to a new line.
+        status = [self._notice] if self._notice else []
+        if not closing and self._running <= self._total:
+            took = time.monotonic() - self._began
+            status.insert(0, f"iteration {self._running}/{self._total} ... {took:.0f} s")
+        return Group(table, *(Text(line) for line in status))

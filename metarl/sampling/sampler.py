@@ -345,7 +345,7 @@ class Collector:
 
     def snapshot(self) -> np.ndarray:
         """Returns a copy of the states of all rows (M, n), as far as pictures need them."""
-        return np.concatenate([env.snapshot() for env, _ in self._parts])  # ty: ignore[unresolved-attribute]
+        return np.concatenate([env.snapshot() for env, _ in self._parts])  # ty: ignore[missing-attribute]
 
     def close(self) -> None:
         """Gives back the halves and the memory; the environment stays open."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -220,8 +219,8 @@ class Trainer:
             if self._stop:
                 interrupt(number, frame)
             self._stop = signal.Signals(number).name
-            text = f"{self._stop}: stopping after this iteration; once more stops at once"
-            os.write(2, f"\nmetarl: {text}\n".encode())  # print is not safe in a handler
+            text = f"metarl: {self._stop}: stopping after this iteration; once more stops at once"
+            self.log.notify(text)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         handlers = [signal.signal(number, note) for number in numbers]
@@ -233,7 +232,7 @@ class Trainer:
 
     def _record(self, iteration: int, done: Iteration) -> dict[str, Any]:
         return {
-            "iteration": iteration,
+            "iteration": iteration + 1,
             "env_steps": self.progress.env_steps,
             "seconds": self.progress.seconds,
             "steps_per_second": done.steps / (done.collect + done.update),

@@ -54,9 +54,9 @@ def test_a_run_leaves_what_every_run_leaves_and_no_pickle(whole):
     algo = words[words.index("--algo") + 1]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["algo"] == algo and config["env"] == "navigation-2d"
-    assert [r["iteration"] for r in records(run)] == [0, 1, 2]
+    assert [r["iteration"] for r in records(run)] == [1, 2, 3]
     for record in records(run):
-        assert record["env_steps"] == (record["iteration"] + 1) * 6 * 100 * len(
+        assert record["env_steps"] == record["iteration"] * 6 * 100 * len(
             [key for key in record if key.startswith("return/")]
         )
     assert sorted(path.name for path in run.iterdir()) == [

@@ -32,7 +32,7 @@ from metarl.core.errors import ConfigError, EnvironmentContractError, run_comman
 def test_a_run_leaves_all_that_is_promised(whole):
     run, done = whole
     assert (done.code, done.err) == (0, "")
-    assert [r["iteration"] for r in records(run)] == list(range(ITERATIONS))
+    assert [r["iteration"] for r in records(run)] == list(range(1, ITERATIONS + 1))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["env"], config["algo"], config["iterations"]) == (
         "navigation-2d",

@@ -1,15 +1,45 @@
-"""Run folders written without training."""
+"""Run folders and records written without training."""
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import yaml
 
+from metarl.runs.logger import RunLog
 
-def write_run(path, env="navigation-2d", seed=0, records=30, evaluated=True, **settings):
-    """A run folder as metarl writes it, with `learner` settings; return_post of record i is i + seed."""
+
+def make_record(iteration, **more):
+    """Returns the record of an iteration >= 1."""
+    return {
+        "iteration": iteration,
+        "env_steps": 80_000 * iteration,
+        "seconds": 2.0 * iteration,
+        "steps_per_second": 40_000.0,
+        "return_pre": -11.25,
+        "return_post": iteration - 0.9,
+        "kl": 0.00987,
+        **more,
+    }
+
+
+def open_log(folder, **settings):
+    """Returns the log of a run of 5 iterations that shows its progress to nobody."""
+    return RunLog(folder, **{"total_iterations": 5, "stream": io.StringIO(), **settings})
+
+
+def read_metrics(folder):
+    """Returns the records of metrics.jsonl as they are in the file."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_run(path, env="navigation-2d", seed=0, records=30, evaluated=True, first=1, **settings):
+    """Writes a run folder with `learner` settings; return_post of the i-th record is i + seed.
+
+    `first` is the number of the first iteration: 0 as older versions wrote it.
+    """
     path.mkdir(parents=True)
     config = {
         "env": env,
@@ -22,7 +52,7 @@ def write_run(path, env="navigation-2d", seed=0, records=30, evaluated=True, **s
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     rows = [
         {
-            "iteration": i,
+            "iteration": first + i,
             "env_steps": 1000 * (i + 1),
             "seconds": 2.0 * (i + 1),
             "time/collect": 1.2,
@@ -47,6 +77,7 @@ def write_run(path, env="navigation-2d", seed=0, records=30, evaluated=True, **s
 def evaluation(
     env="navigation-2d", seed=0, num_tasks=6, variables=(("goal_x", "m"), ("goal_y", "m"))
 ):
+    """Returns the contents of evaluation.json for random returns after 0, 1 and 2 adaptations."""
     rng = np.random.default_rng(seed)
     per_task = rng.normal([[-40.0], [-12.0], [-6.0]], 3.0, (3, num_tasks))
     return {

@@ -37,7 +37,6 @@ def trainer_in(folder, env=None, config=CONFIG, resume=False, learner=None):
         total_iterations=config.iterations,
         resume=resume,
         start_iteration=progress.iteration if progress else 0,
-        tensorboard=False,
         stream=io.StringIO(),
     )
     return Trainer(env, learner, training_tasks(env, config), config, folder, log, progress)

@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_records_every_iteration_and_saves_the_last(whole):
-    assert [r["iteration"] for r in records(whole)] == [0, 1, 2, 3]
+    assert [r["iteration"] for r in records(whole)] == [1, 2, 3, 4]
     assert saved(whole).step == saved(whole).state["iteration"] == 4
     assert saved(whole).state["env_steps"] == records(whole)[-1]["env_steps"] <= 4 * 2 * 400
     for key in ("return_pre", "return_post", "return/0", "return/1", "kl", "rollout/faults"):
@@ -291,7 +291,7 @@ def test_a_log_that_cannot_be_written_loses_no_update(tmp_path):
     write = trainer.log.write
 
     def full(record):
-        if record["iteration"] == 1:
+        if record["iteration"] == 2:
             raise OSError(28, "No space left on device")
         write(record)
 

@@ -1,0 +1,353 @@
+"""Destinations of metrics beside metrics.jsonl: TensorBoard, Weights & Biases, Trackio."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import threading
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from metarl.config.schema import TrainerConfig
+from metarl.core.errors import CheckpointError, ConfigError, ResourceError
+from metarl.core.files import load_yaml, write_atomically
+from metarl.core.trees import flatten
+from metarl.evaluation.table import table
+
+STATE_FILE = "tracking.json"
+"""Identity of a run in Weights & Biases and in Trackio, so that a resumed run continues it."""
+
+_EVENTS = "events.out.tfevents.*"
+
+
+class MetricSink(Protocol):
+    """One destination of the metrics of a run. A step is the number of environment steps."""
+
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+        """Starts the record of a run, or continues it.
+
+        Args:
+            settings: The tree of config.yaml.
+            run_dir: Run folder.
+            start_step: Step of the last record that stays; later ones are written again. 0 starts
+                afresh. None keeps everything, to add an evaluation.
+
+        Returns:
+            Whether the sink has the records up to `start_step`. If not, they should be written.
+
+        Raises:
+            ResourceError: The disk refuses.
+        """
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of one iteration.
+
+        Raises:
+            ResourceError: The disk refuses.
+        """
+
+    def write_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Writes the contents of evaluation.json.
+
+        Raises:
+            ResourceError: The disk refuses.
+        """
+
+    def flush(self) -> None:
+        """Sends what is buffered."""
+
+    def close(self) -> None:
+        """Sends what is buffered and ends the record.
+
+        Raises:
+            ResourceError: The disk refuses.
+        """
+
+
+def make_sink(config: TrainerConfig) -> MetricSink | None:
+    """Returns the sink that the settings name, None for none.
+
+    Raises:
+        ConfigError: The package of the sink is not installed.
+    """
+    if config.logger == "tensorboard":
+        return TensorBoardSink() if config.tensorboard else None
+    if config.logger == "none":
+        return None
+    try:
+        package = importlib.import_module(config.logger)
+    except ImportError as error:
+        hint = f"install it with: pip install 'metarl-robots[{config.logger}]'"
+        raise ConfigError(f"--trainer.logger {config.logger}: {error}; {hint}") from error
+    return WandbSink(package) if config.logger == "wandb" else TrackioSink(package)
+
+
+def log_evaluation(sink: MetricSink | None, run_dir: Path, result: Mapping[str, Any]) -> None:
+    """Adds an evaluation to the record of a run whose training is over.
+
+    Args:
+        sink: As `make_sink` returns it, not open.
+        run_dir: Run folder.
+        result: Contents of evaluation.json, with its checkpoint.
+
+    Raises:
+        ResourceError: The disk refuses.
+    """
+    if sink is None:
+        return
+    sink.open(read_settings(run_dir), run_dir, None)
+    try:
+        sink.write_evaluation(result["checkpoint"]["env_steps"], result)
+    finally:
+        sink.close()
+
+
+def read_settings(run_dir: Path) -> dict[str, Any]:
+    """Returns the tree of config.yaml, empty if there is none."""
+    path = run_dir / "config.yaml"
+    return load_yaml(path) if path.exists() else {}
+
+
+def evaluation_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the mean return after each number of adaptations."""
+    means = result["returns"]["mean"]
+    return {f"evaluation/return_after_{k}": mean for k, mean in enumerate(means)}
+
+
+@contextmanager
+def name_failures(path: Path) -> Generator[None]:
+    """Turns a failure of the disk into a ResourceError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        hint = "make room on its disk"
+        raise ResourceError(f"{path}: {error.strerror or error}; {hint}") from error
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------
+
+
+class TensorBoardSink:
+    """Writes event files into the run folder; the x axis is environment steps."""
+
+    def __init__(self) -> None:
+        self._events: Any = None
+        self._hook: Callable[[Any], Any] | None = None
+        self._path = Path()
+
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+        """Opens an event file; TensorBoard hides older events after `start_step`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        is_known = any(run_dir.glob(_EVENTS))
+        self._path = run_dir / _EVENTS
+        self._hook = threading.excepthook
+        threading.excepthook = _silence_tensorboard(self._hook)
+        purge = None
+        if is_known and start_step is not None:
+            purge = start_step + 1 if start_step else 0
+        with name_failures(self._path):
+            self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
+            if start_step == 0 or not is_known:
+                self._write_settings(settings)
+        return is_known and start_step != 0
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes the settings as text and as hyper-parameters."""
+        from torch.utils.tensorboard.summary import hparams
+
+        flat = flatten(settings)
+        text = "\n".join(f"    {name}: {value}" for name, value in flat.items())
+        self._events.add_text("settings", text, 0)
+        values = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in flat.items()
+        }
+        shown = ["train/return_post", *(f"evaluation/return_after_{k}" for k in range(4))]
+        # `add_hparams` would write into another folder, which TensorBoard shows as another run
+        for summary in hparams(values, dict.fromkeys(shown, 0.0)):
+            self._events.file_writer.add_summary(summary, 0)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds scalars."""
+        with name_failures(self._path):
+            for tag, value in metrics.items():
+                self._events.add_scalar(tag, value, step)
+
+    def write_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Adds the mean returns as scalars and the table as text."""
+        self.write(step, evaluation_metrics(result))
+        text = "\n".join(f"    {line}" for line in table(result).splitlines())
+        with name_failures(self._path):
+            self._events.add_text("evaluation", text, step)
+
+    def flush(self) -> None:
+        """Brings the events to the disk; a failure is raised by the next write."""
+        with suppress(OSError):
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        try:
+            if self._events is not None:
+                with name_failures(self._path):
+                    self._events.close()
+        finally:
+            threading.excepthook = self._hook or threading.excepthook
+
+
+def _silence_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns a hook that prints no traceback of TensorBoard's thread; its next call raises again."""
+
+    def report(args: Any) -> None:
+        is_theirs = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_theirs and issubclass(args.exc_type, OSError)):
+            hook(args)
+
+    return report
+
+
+# --- experiment trackers -------------------------------------------------------------------------
+
+
+class _State:
+    """Identity of a run in a tracker, and the last step that was sent.
+
+    A resumed run repeats the records after its checkpoint. Trackers keep what they have, so the
+    repeated steps are not sent again.
+    """
+
+    def __init__(self, run_dir: Path, tracker: str) -> None:
+        self._path, self._tracker = run_dir / STATE_FILE, tracker
+        self._all: dict[str, Any] = {}
+        if self._path.exists():
+            try:
+                self._all = json.loads(self._path.read_text(encoding="utf-8"))
+                self._all.get(tracker, {"id": "", "last_step": -1})["id"]
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise CheckpointError(f"{self._path} cannot be read ({error!r})") from error
+        self.is_new = tracker not in self._all
+        if self.is_new:
+            name = f"{run_dir.resolve().name}-{uuid.uuid4().hex[:8]}"
+            self._all[tracker] = {"id": name, "last_step": -1}
+            self._save()
+
+    @property
+    def id(self) -> str:
+        return self._all[self._tracker]["id"]
+
+    def advance(self, step: int) -> bool:
+        """Returns whether a step is new, and if so records it as the last one."""
+        state = self._all[self._tracker]
+        if step <= state["last_step"]:
+            return False
+        state["last_step"] = step
+        self._save()
+        return True
+
+    def _save(self) -> None:
+        with name_failures(self._path):
+            write_atomically(self._path, json.dumps(self._all) + "\n")
+
+
+@contextmanager
+def _name_tracker(name: str, hint: str) -> Generator[None]:
+    """Turns any failure to start a tracker, such as a missing login, into a ResourceError."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        hint = f"{hint}, or choose another --trainer.logger"
+        raise ResourceError(f"--trainer.logger {name}: {text}; {hint}") from error
+
+
+class WandbSink:
+    """Sends metrics to Weights & Biases; the step is environment steps.
+
+    `WANDB_PROJECT`, `WANDB_MODE` and the other variables of the package apply; the project is
+    "metarl" by default.
+    """
+
+    def __init__(self, package: Any) -> None:
+        self._package = package
+        self._run: Any = None
+        self._state: Any = None  # `_State` once it is open
+
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+        """Starts the run of the stored id, or a new one."""
+        self._state = _State(run_dir, "wandb")
+        with _name_tracker("wandb", "set WANDB_MODE=offline"):
+            self._run = self._package.init(
+                project=os.environ.get("WANDB_PROJECT", "metarl"),
+                id=self._state.id,
+                name=run_dir.resolve().name,
+                dir=str(run_dir),
+                config=dict(settings),
+                resume="allow",
+                settings=self._package.Settings(console="off"),  # else it records the progress
+            )
+        return not self._state.is_new
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of a new step."""
+        if self._state.advance(step):
+            self._run.log(dict(metrics), step=step)
+
+    def write_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Adds the mean returns to the summary of the run, as its history has this step already."""
+        self._run.summary.update(evaluation_metrics(result))
+
+    def flush(self) -> None:
+        """Leaves it to the package, which sends from another process."""
+
+    def close(self) -> None:
+        """Ends the run."""
+        if self._run is not None:
+            self._run.finish()
+
+
+class TrackioSink:
+    """Writes metrics to Trackio's local store; the step is environment steps.
+
+    `TRACKIO_DIR` and the other variables of the package apply; the project is "metarl".
+    """
+
+    def __init__(self, package: Any) -> None:
+        self._package = package
+        self._run: Any = None
+        self._state: Any = None  # `_State` once it is open
+
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+        """Starts the run of the stored name, or a new one."""
+        self._state = _State(run_dir, "trackio")
+        with _name_tracker("trackio", "check TRACKIO_DIR"):
+            self._run = self._package.init(
+                project=os.environ.get("TRACKIO_PROJECT", "metarl"),
+                name=self._state.id,
+                config=flatten(settings),
+                resume="allow",
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+        return not self._state.is_new
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of a new step."""
+        if self._state.advance(step):
+            self._run.log(dict(metrics), step=step)
+
+    def write_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Logs the mean returns."""
+        self._run.log(evaluation_metrics(result), step=step)
+
+    def flush(self) -> None:
+        """Leaves it to the package, which writes from another thread."""
+
+    def close(self) -> None:
+        """Ends the run."""
+        if self._run is not None:
+            self._run.finish()
