@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,19 @@ class _Parser(argparse.ArgumentParser):
         # an abbreviated flag would change its meaning as soon as another one is added
         super().__init__(allow_abbrev=False, **settings)
 
+    @property
+    def flags(self) -> Collection[str]:
+        """The flags of the command."""
+        return self._option_string_actions
+
     def error(self, message: str) -> Any:
+        """Raises a ConfigError, where argparse would print the usage and exit."""
         raise ConfigError(f"{message} ({self.prog} --help)")
 
-    def refuse(self, word: str) -> None:
+    def refuse(self, argument: str) -> None:
         """Raises the error of an unknown argument."""
-        kind = "unknown flag" if re.match(r"-+[a-zA-Z]", word) else "a value without a flag:"
-        self.error(f"{kind} {word}{nearest(word, self._option_string_actions)}")
+        kind = "unknown flag" if re.match(r"-+[a-zA-Z]", argument) else "a value without a flag:"
+        self.error(f"{kind} {argument}{nearest(argument, self.flags)}")
 
 
 def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
@@ -72,6 +78,8 @@ def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
     if not argv:
         parser.print_help()
         raise SystemExit(0)
+    if argv[0].startswith("-") and argv[0] not in parser.flags:
+        parser.error(f"unknown flag {argv[0]}; flags follow a COMMAND")
     if not argv[0].startswith("-") and argv[0] not in commands:
         parser.error(f"unknown command {argv[0]}{nearest(argv[0], [*commands, 'train'])}")
     arguments, unknown = parser.parse_known_args(join_negative_values(argv))
