@@ -1,4 +1,4 @@
-"""One torch thread, and what the tests of several files look at: runs, and an environment in worker processes."""
+"""Fixtures that several files share: trained runs, and an environment in worker processes."""
 
 import shutil
 import signal
@@ -7,43 +7,46 @@ from contextlib import closing
 import plugin_envs
 import pytest
 import torch
-from commands import QUIET, TINY, TRAIN, after_records, call, finish, num_records, start
+from commands import QUIET, TINY, TRAIN, call, count_records, finish, start, wait_for_records
 
 from metarl.envs.plugins.subproc_env import SubprocEnv
 
-# sums and matrix products of torch depend on its number of threads in the last bits
+# the last bits of sums and matrix products depend on the number of threads
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory):
-    """A run that nothing has interrupted, with all that stands at its end; its folder and its outcome."""
-    cwd = tmp_path_factory.mktemp("whole")
+def finished_run(tmp_path_factory):
+    """An uninterrupted run with evaluation, video and TensorBoard events; folder and outcome."""
+    cwd = tmp_path_factory.mktemp("finished")
     done = call(*TRAIN, *TINY, "--trainer.evaluate-tasks", "3", "--run-dir", "run", cwd=cwd)
     return cwd / "run", done
 
 
 @pytest.fixture(scope="session")
-def battered(tmp_path_factory):
-    """The same run, killed by SIGKILL, SIGTERM and SIGINT, and resumed each time; folder and outcomes."""
-    cwd = tmp_path_factory.mktemp("battered folder")  # a path that the shell would cut in two
+def interrupted_run(tmp_path_factory):
+    """The same run, ended by SIGKILL, SIGTERM and SIGINT and resumed each time; folder, outcomes.
+
+    It has no evaluation, no videos and no TensorBoard events.
+    """
+    cwd = tmp_path_factory.mktemp("interrupted run")  # a shell splits a path with a space
     run, outcomes = cwd / "run", []
-    words = [*TINY, *QUIET, "--run-dir", run]
+    arguments = [*TINY, *QUIET, "--run-dir", run]
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        count = num_records(run)
-        process = start(*TRAIN, *words, cwd=cwd)
-        after_records(process, run, count + 3)
+        count = count_records(run)
+        process = start(*TRAIN, *arguments, cwd=cwd)
+        wait_for_records(process, run, count + 3)
         process.send_signal(number)
         outcomes.append(finish(process))
-        words = ["--resume", run]
-    outcomes.append(call(*TRAIN, *words, cwd=cwd))
+        arguments = ["--resume", run]
+    outcomes.append(call(*TRAIN, *arguments, cwd=cwd))
     return run, outcomes
 
 
 @pytest.fixture
-def copy(battered, tmp_path):
-    """A finished run, moved to another folder."""
-    shutil.copytree(battered[0], tmp_path / "moved" / "run")
+def run_copy(interrupted_run, tmp_path):
+    """A copy of the interrupted run in another folder."""
+    shutil.copytree(interrupted_run[0], tmp_path / "moved" / "run")
     return tmp_path / "moved" / "run"
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from commands import METARL, QUIET, REPOSITORY, TRAIN, call, one_line, records
+from commands import METARL, QUIET, REPOSITORY, TRAIN, call, is_one_line, read_records
 
 from metarl.runs import checkpoint
 from metarl.runs.logger import without_time
@@ -37,8 +37,8 @@ def test_own_learner_trains(whole):
     run, done = whole
     assert (done.code, done.err) == (0, "")
     assert "training my_learner:MyLearner on navigation-2d" in done.out
-    assert [record["iteration"] for record in records(run)] == [0, 1, 2]
-    assert all(record["change"] > 0.0 for record in records(run))
+    assert [record["iteration"] for record in read_records(run)] == [0, 1, 2]
+    assert all(record["change"] > 0.0 for record in read_records(run))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["algo"] == "my_learner:MyLearner" and config["learner"]["inner_lr"] == 0.03
 
@@ -48,7 +48,7 @@ def test_own_learner_resumes_bit_for_bit(folder, whole):
     assert call(*TRAIN, *words, cwd=folder).code == 0
     done = call(*TRAIN, "--resume", "half", "--iterations", "3", cwd=folder)
     assert (done.code, done.err) == (0, "") and "from iteration 1 on" in done.out
-    left, right = records(folder / "half"), records(whole[0])
+    left, right = read_records(folder / "half"), read_records(whole[0])
     assert [without_time(r) for r in left] == [without_time(r) for r in right]
     one, other = (checkpoint.load_newest(folder / n / "checkpoints") for n in ("half", "whole"))
     assert torch.equal(one.tensors["theta"], other.tensors["theta"])
@@ -65,7 +65,7 @@ def test_own_learner_is_evaluated(folder, whole):
 def test_own_learner_learns_to_adapt(folder):
     words = [*WORDS, *QUIET, "--iterations", "25", "--sampler.num-tasks", "10"]
     assert call(*TRAIN, *words, "--run-dir", "long", cwd=folder).code == 0
-    first, last = records(folder / "long")[0], records(folder / "long")[-1]
+    first, last = read_records(folder / "long")[0], read_records(folder / "long")[-1]
     assert last["return_post"] > first["return_post"] + 20.0
     assert last["return_post"] > last["return_pre"] + 10.0
 
@@ -78,7 +78,7 @@ def test_settings_of_own_learner_are_flags(folder):
         ("--learner.inner-rl", "1", "unknown flag --learner.inner-rl; did you mean"),
     ):
         done = call(*TRAIN, *WORDS, flag, value, cwd=folder)
-        assert done.code == 2 and one_line(done.err) and text in done.err
+        assert done.code == 2 and is_one_line(done.err) and text in done.err
 
 
 def test_code_of_own_learner_is_short():

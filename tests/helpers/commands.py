@@ -1,4 +1,4 @@
-"""The commands as their users start them: what the tests of train.py and python -m metarl have in common."""
+"""Starts `train.py` and `metarl` in processes, and reads and damages run folders."""
 
 import json
 import os
@@ -20,47 +20,51 @@ TINY = (
 QUIET = "--trainer.evaluate-tasks 0 --trainer.no-video --trainer.no-tensorboard".split()
 
 
-def start(*words, cwd, **variables):
+def start(*command, cwd, **variables):
+    """Starts a process; `variables` are added to its environment."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **variables}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([str(w) for w in words], cwd=cwd, env=env, text=True, **pipes)
+    return subprocess.Popen([str(word) for word in command], cwd=cwd, env=env, text=True, **pipes)
 
 
 def finish(process):
+    """Waits for the end of a process; returns its exit code and its output."""
     out, err = process.communicate(timeout=300)
     return SimpleNamespace(code=process.returncode, out=out, err=err)
 
 
-def call(*words, cwd, **variables):
-    return finish(start(*words, cwd=cwd, **variables))
+def call(*command, cwd, **variables):
+    return finish(start(*command, cwd=cwd, **variables))
 
 
-def num_records(run):
+def count_records(run):
     path = run / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def after_records(process, run, count):
-    """Waits until a run has written as many records."""
+def wait_for_records(process, run, count):
+    """Waits until a run has written a number of records to metrics.jsonl."""
     deadline = time.monotonic() + 300.0
-    while num_records(run) < count:
+    while count_records(run) < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
 
 
-def records(run):
+def read_records(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def content(folder):
+def read_files(folder):
+    """Returns the bytes of every file of a folder by its relative path."""
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def one_line(text):
+def is_one_line(text):
     return text.startswith("metarl: ") and text.count("\n") == 1 and text.endswith("\n")
 
 
 def damage(path):
+    """Flips one bit in the middle of a file."""
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
