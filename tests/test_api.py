@@ -1,4 +1,4 @@
-"""The Python face: train, load, evaluate, film."""
+"""The Python interface: train, load, evaluate, film."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import plugin_envs
 import pytest
-from commands import REPOSITORY, TINY, call, records
+from commands import REPOSITORY, TINY, call, read_records
 
 import metarl
 from metarl.cli import train as cli
@@ -27,8 +27,9 @@ LEARNER = {"hidden_sizes": [8]}
 QUIET = ["--trainer.evaluate-tasks", "0", "--trainer.no-video", "--trainer.logger", "none"]
 
 
-def metrics(run):
-    return [without_time(record) for record in records(run)]
+def read_metrics(run):
+    """Returns the records of metrics.jsonl without their times."""
+    return [without_time(record) for record in read_records(run)]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,9 @@ def policy(tmp_path_factory):
 
 
 def test_train_gives_the_numbers_of_the_command_line(policy, tmp_path):
-    words = [*TINY, *QUIET, "--iterations", "2", "--run-dir", str(tmp_path / "run")]
-    assert cli.main(words) == 0
-    assert metrics(policy.path) == metrics(tmp_path / "run")
+    arguments = [*TINY, *QUIET, "--iterations", "2", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(arguments) == 0
+    assert read_metrics(policy.path) == read_metrics(tmp_path / "run")
     assert policy.progress.iteration == policy.num_trained == 2
 
 
@@ -91,8 +92,8 @@ def test_evaluate_takes_options_on_the_command_line(policy, capsys):
     from metarl.cli import commands
 
     run = str(policy.path)
-    words = ["--deterministic", "--task", "0.3,-0.2", "--task", "-0.1,0", "--num-adaptations", "1"]
-    assert commands.main(["evaluate", run, *words]) == 0
+    flags = ["--deterministic", "--task", "0.3,-0.2", "--task", "-0.1,0", "--num-adaptations", "1"]
+    assert commands.main(["evaluate", run, *flags]) == 0
     assert "2 " in capsys.readouterr().out
     assert commands.main(["evaluate", run, "--task", "north"]) == 2
     assert "--task: north: must be numbers" in capsys.readouterr().err
@@ -104,7 +105,7 @@ def test_train_accepts_a_class_and_an_object(tmp_path):
     assert by_class.config.env == "plugin_envs:Spot"
     by_class.close()
     named = metarl.train("plugin_envs:Spot", run_dir=tmp_path / "name", **settings)
-    assert metrics(by_class.path) == metrics(named.path)
+    assert read_metrics(by_class.path) == read_metrics(named.path)
     env = NavigationEnv("my-navigation", DenseGoal(half_width=0.1), horizon=20)
     policy = metarl.train(env, run_dir=tmp_path / "object", **settings)
     assert policy.config.env == "my-navigation" and policy.env is env
@@ -126,16 +127,16 @@ def test_unknown_settings_are_refused_by_name():
 
 
 def test_train_works_in_a_thread(tmp_path, policy):
-    made = []
+    policies = []
     settings = {**SMALL, "learner": LEARNER, "trainer": {**SMALL["trainer"], "evaluate_tasks": 0}}
 
-    def work():
-        made.append(metarl.train("navigation-2d", run_dir=tmp_path / "run", **settings))
+    def train():
+        policies.append(metarl.train("navigation-2d", run_dir=tmp_path / "run", **settings))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=train)
     thread.start()
     thread.join()
-    assert metrics(made[0].path) == metrics(policy.path)
+    assert read_metrics(policies[0].path) == read_metrics(policy.path)
 
 
 def test_fine_tuning_starts_from_the_weights(policy, tmp_path):
@@ -150,8 +151,8 @@ def test_fine_tuning_starts_from_the_weights(policy, tmp_path):
     start = json.loads((tmp_path / "tuned" / "run.json").read_text())["init_from"]
     assert start["iteration"] == 2 and start["run"] == str(policy.path)
     assert tuned.progress.iteration == 1
-    first = records(tmp_path / "tuned")[0]
-    assert first["return_pre"] != records(policy.path)[0]["return_pre"]
+    first = read_records(tmp_path / "tuned")[0]
+    assert first["return_pre"] != read_records(policy.path)[0]["return_pre"]
     with pytest.raises(ConfigError, match="--init-from .*: a run of maml-trpo; .* --algo maml"):
         metarl.train("navigation-2d", "rl2", init_from=policy.path, run_dir=tmp_path / "x")
     assert not (tmp_path / "x").exists()

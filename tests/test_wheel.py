@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own and used from another directory."""
+"""The wheel, installed into a fresh environment and used from another directory."""
 
 import json
 import shutil
@@ -6,9 +6,10 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from pathlib import Path
 
 import pytest
-from commands import REPOSITORY, TRAIN, call, records
+from commands import REPOSITORY, TRAIN, call, read_records
 
 SHORT = "--env navigation-2d --iterations 2 --seed 3 --device cpu --sampler.num-episodes 2".split()
 QUIET = "--trainer.evaluate-tasks 0 --trainer.no-video --trainer.logger none".split()
@@ -17,7 +18,7 @@ LEFT_OUT = (".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_c
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The `bin` folder of an environment that holds the wheel and sees the present packages."""
+    """Builds and installs the wheel beside the present packages; returns the `bin` folder."""
     folder = tmp_path_factory.mktemp("wheel")
     source, wheels = folder / "source", folder / "wheels"
     shutil.copytree(REPOSITORY, source, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -27,40 +28,41 @@ def installed(tmp_path_factory):
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     site = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    # a .pth file adds the folder alone: the editable install in it, itself a .pth file, is not seen
+    # Python does not read the .pth files of a folder that a .pth file adds: no editable install
     present = sysconfig.get_path("purelib")
-    (folder / "venv" / "present.pth").write_text(present)
-    shutil.move(folder / "venv" / "present.pth", f"{site}/present.pth")
+    (Path(site) / "present.pth").write_text(present)
     (wheel,) = wheels.glob("metarl_robots-*.whl")
     run([*pip, "--python", python, "install", *offline[:2], wheel])
     return python.parent
 
 
 def run(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    """Runs a command that must succeed; returns its output."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_wheel_trains_as_the_clone_does(installed, tmp_path):
-    words = [*SHORT, *QUIET]
-    done = call(installed / "metarl", "train", *words, "--run-dir", "wheel", cwd=tmp_path)
+    arguments = [*SHORT, *QUIET]
+    done = call(installed / "metarl", "train", *arguments, "--run-dir", "wheel", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
-    done = call(*TRAIN, *words, "--run-dir", tmp_path / "clone", cwd=tmp_path)
+    done = call(*TRAIN, *arguments, "--run-dir", tmp_path / "clone", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
-    assert numbers(tmp_path / "wheel") == numbers(tmp_path / "clone")
+    assert read_numbers(tmp_path / "wheel") == read_numbers(tmp_path / "clone")
     one, other = (tmp_path / name / "config.yaml" for name in ("wheel", "clone"))
-    assert one.read_text() == other.read_text()  # so the presets are the same
+    assert one.read_text() == other.read_text()  # so both read the same preset
 
 
-def numbers(run):
+def read_numbers(run):
+    """Returns the records of metrics.jsonl without their times."""
     timed = ("seconds", "steps_per_second", "time/collect", "time/update")
-    return [{k: v for k, v in record.items() if k not in timed} for record in records(run)]
+    return [{k: v for k, v in record.items() if k not in timed} for record in read_records(run)]
 
 
 def test_wheel_checks_an_environment(installed, tmp_path):
-    words = ["check-env", "navigation-2d", "--json", "out.json"]
-    done = call(installed / "python", "-m", "metarl", *words, cwd=tmp_path)
+    arguments = ["check-env", "navigation-2d", "--json", "out.json"]
+    done = call(installed / "python", "-m", "metarl", *arguments, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert json.loads((tmp_path / "out.json").read_text())["violations"] == 0
 

@@ -1,7 +1,7 @@
-"""How commands start: help, version, lists, config files, several seeds."""
+"""Start of a command: help, version, lists, config files, several seeds."""
 
 import pytest
-from commands import METARL, TINY, TRAIN, call, one_line, records
+from commands import METARL, TINY, TRAIN, call, is_one_line, read_records
 
 from metarl.cli import commands
 from metarl.cli import train as cli
@@ -18,13 +18,13 @@ def test_bare_metarl_prints_help(capsys):
     assert all(name in out for name in ("train", "evaluate", "video", "report", "check-env"))
 
 
-@pytest.mark.parametrize("words", [(*METARL, "--version"), (*TRAIN, "--version")])
-def test_version_is_printed(words, tmp_path):
-    done = call(*words, cwd=tmp_path, PYTHONPATH=str(TRAIN[1]).removesuffix("/train.py"))
+@pytest.mark.parametrize("command", [(*METARL, "--version"), (*TRAIN, "--version")])
+def test_version_is_printed(command, tmp_path):
+    done = call(*command, cwd=tmp_path, PYTHONPATH=str(TRAIN[1]).removesuffix("/train.py"))
     assert (done.code, done.err) == (0, "") and done.out.startswith("metarl 0.")
 
 
-def test_algorithms_are_listed_and_in_the_help(capsys):
+def test_algorithms_are_in_their_list_and_in_the_help(capsys):
     assert cli.main(["--list-algos"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines][: len(ALGORITHMS)] == list(ALGORITHMS)
@@ -35,7 +35,7 @@ def test_algorithms_are_listed_and_in_the_help(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["ant-dir"], "a value without a flag: ant-dir; an environment is given as --env ant-dir"),
         (["--env", "ant-dir", "--total-timesteps", "5"], "unknown flag --total-timesteps (--help"),
@@ -46,10 +46,10 @@ def test_algorithms_are_listed_and_in_the_help(capsys):
         (["--env", "ant-dir", "--init-from", "no", "--run-dir", "x"], "no is not a run folder"),
     ],
 )
-def test_wrong_start_is_one_line_without_a_wild_guess(words, message, capsys, tmp_path):
-    assert cli.main([*words]) in (2, 5)
+def test_wrong_arguments_give_no_far_suggestion(arguments, message, capsys, tmp_path):
+    assert cli.main([*arguments]) in (2, 5)
     out, err = capsys.readouterr()
-    assert out == "" and one_line(err) and message in err
+    assert out == "" and is_one_line(err) and message in err
     assert "did you mean" not in err
 
 
@@ -58,25 +58,25 @@ def test_unknown_command_names_the_nearest(capsys):
     assert "unknown command evalute; did you mean evaluate?" in capsys.readouterr().err
 
 
-def test_config_file_lies_between_preset_and_flags(tmp_path, capsys):
+def test_config_file_overrides_preset_and_flags_override_it(tmp_path, capsys):
     file = tmp_path / "my.yaml"
     file.write_text("env: navigation-2d\niterations: 3\nlearner: {inner_lr: 0.3}\nseed: 5\n")
-    words = ["--config", str(file), *TINY[2:], *QUIET, "--iterations", "1"]
-    assert cli.main([*words, "--run-dir", str(tmp_path / "run")]) == 0
+    arguments = ["--config", str(file), *TINY[2:], *QUIET, "--iterations", "1"]
+    assert cli.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 0
     text = (tmp_path / "run" / "config.yaml").read_text()
     assert "env: navigation-2d" in text and "inner_lr: 0.3" in text and "seed: 5" in text
-    assert len(records(tmp_path / "run")) == 1
+    assert len(read_records(tmp_path / "run")) == 1
     file.write_text("env: navigation-2d\nlearner: {inner_rl: 0.3}\n")
     capsys.readouterr()
     assert cli.main(["--config", str(file)]) == 2
     err = capsys.readouterr().err
-    assert one_line(err) and f"{file}: unknown key learner.inner_rl" in err
+    assert is_one_line(err) and f"{file}: unknown key learner.inner_rl" in err
 
 
 def test_seeds_make_sibling_folders(tmp_path):
-    words = [*TINY, *QUIET, "--iterations", "1", "--seeds", "0,2"]
-    assert cli.main([*words, "--run-dir", str(tmp_path / "runs")]) == 0
+    arguments = [*TINY, *QUIET, "--iterations", "1", "--seeds", "0,2"]
+    assert cli.main([*arguments, "--run-dir", str(tmp_path / "runs")]) == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["seed-0", "seed-2"]
-    one, other = (records(tmp_path / "runs" / f"seed-{seed}")[0] for seed in (0, 2))
+    one, other = (read_records(tmp_path / "runs" / f"seed-{seed}")[0] for seed in (0, 2))
     assert one["return_pre"] != other["return_pre"]
     assert "seed: 2" in (tmp_path / "runs" / "seed-2" / "config.yaml").read_text()

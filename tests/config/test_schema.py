@@ -32,18 +32,18 @@ def write_preset(folder, text, env="ant-dir", algo="maml-trpo"):
     return folder
 
 
-def read(*words, presets=NO_PRESETS):
-    return parse(words, presets=presets)
+def read(*arguments, presets=NO_PRESETS):
+    return parse(arguments, presets=presets)
 
 
-# ------------------------------------------------------------------------------------------ defaults
+# --- defaults -------------------------------------------------------------------------------------
 
 
-def test_without_flags_the_dataclasses_speak():
+def test_defaults_are_those_of_the_dataclasses():
     assert read("--env", "ant-dir") == TrainConfig(env="ant-dir")
 
 
-def test_a_preset_lies_over_the_defaults_and_flags_over_the_preset(tmp_path):
+def test_preset_overrides_defaults_and_flags_override_it(tmp_path):
     write_preset(tmp_path, "iterations: 7\nlearner: {inner_lr: 0.5, max_kl: 0.03}\n")
     config = read("--env=ant-dir", "--learner.inner-lr", "0.4", presets=tmp_path)
     assert config.iterations == 7
@@ -51,18 +51,18 @@ def test_a_preset_lies_over_the_defaults_and_flags_over_the_preset(tmp_path):
     assert config.sampler == SamplerConfig()
 
 
-def test_a_slash_in_the_name_is_a_folder_of_the_presets(tmp_path):
+def test_preset_of_a_name_with_a_slash_is_in_a_folder(tmp_path):
     write_preset(tmp_path, "iterations: 9\n", env="half-cheetah-dir/rllib")
     assert read("--env", "half-cheetah-dir/rllib", presets=tmp_path).iterations == 9
 
 
 @pytest.mark.parametrize("env", ["../outside", "/outside", "module:attribute", "a//b", "..", "."])
-def test_no_file_outside_the_presets_is_read(tmp_path, env):
+def test_preset_outside_the_folder_is_not_read(tmp_path, env):
     write_preset(tmp_path, "iterations: 9\n", env="outside", algo="")
     assert read("--env", env, presets=tmp_path).iterations == TrainConfig().iterations
 
 
-def test_a_number_that_yaml_reads_as_a_text_is_read_by_the_type_of_its_field(tmp_path):
+def test_preset_number_has_the_type_of_its_field(tmp_path):
     write_preset(tmp_path, "iterations: 1e3\nlearner: {cg_damping: 3e-4, initial_log_std: -1}\n")
     config = read("--env", "ant-dir", presets=tmp_path)
     assert config.iterations == 1000 and type(config.iterations) is int
@@ -98,7 +98,7 @@ def test_a_number_that_yaml_reads_as_a_text_is_read_by_the_type_of_its_field(tmp
         ("? [1, 2]\n: 3", "ant-dir.yaml: "),
     ],
 )
-def test_a_bad_preset_is_one_line_that_names_file_key_and_cure(tmp_path, text, message):
+def test_wrong_preset_names_file_key_and_hint(tmp_path, text, message):
     write_preset(tmp_path, text)
     with pytest.raises(ConfigError, match=message) as caught:
         read("--env", "ant-dir", presets=tmp_path)
@@ -106,14 +106,14 @@ def test_a_bad_preset_is_one_line_that_names_file_key_and_cure(tmp_path, text, m
     assert line.startswith(str(tmp_path / "maml-trpo" / "ant-dir.yaml")) and "\n" not in line
 
 
-def test_every_preset_of_the_repository_can_be_read():
+def test_presets_of_the_repository_are_read():
     for path in sorted(PRESETS.glob("*/**/*.yaml")):
         algo, *env = path.relative_to(PRESETS).with_suffix("").parts
         config = parse(["--algo", algo, "--env", "/".join(env)])
         assert (config.algo, config.env) == (algo, "/".join(env))
 
 
-# --------------------------------------------------------------------------------------------- flags
+# --- flags ----------------------------------------------------------------------------------------
 
 
 def test_flags_of_every_kind_are_read():
@@ -136,7 +136,7 @@ def test_flags_of_every_kind_are_read():
     )
 
 
-def test_of_a_flag_given_twice_the_last_counts_and_underscores_are_hyphens():
+def test_last_of_equal_flags_counts_and_underscores_are_hyphens():
     assert read("--env", "a", "--seed", "1", "--seed", "2").seed == 2
     assert read("--env", "a", "--sampler.num_tasks", "2").sampler.num_tasks == 2
 
@@ -146,7 +146,7 @@ def test_list_envs_needs_no_environment():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "--env is missing; --list-envs"),
         (["--env"], "--env takes one value, but none follows it"),
@@ -173,9 +173,9 @@ def test_list_envs_needs_no_environment():
         (["--env", "a", "--learner.hidden-sizes"], r"learner.hidden_sizes = \(\): must be"),
     ],
 )
-def test_a_bad_command_line_is_one_line_that_names_the_flag_and_the_nearest(words, message):
+def test_wrong_arguments_name_the_flag_and_the_nearest(arguments, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        read(*words)
+        read(*arguments)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
@@ -193,20 +193,20 @@ def test_a_bad_command_line_is_one_line_that_names_the_flag_and_the_nearest(word
         (MamlTrpoConfig, dict(hidden_sizes=(64, 0), min_log_std=float("-inf"))),
     ],
 )
-def test_every_value_out_of_range_is_refused_by_name(kind_and_values):
+def test_value_out_of_range_is_refused_by_name(kind_and_values):
     kind, values = kind_and_values
     for name, value in values.items():
         with pytest.raises(ConfigError, match=rf"{name} = .*: must be"):
             kind(**{name: value})
 
 
-def test_the_learner_must_be_the_one_that_algo_names():
+def test_learner_must_be_that_of_algo():
     with pytest.raises(ConfigError, match="learner = .*MamlTrpoConfig"):
         TrainConfig(learner=SamplerConfig())
     assert all(isinstance(a.config(), a.config) for a in ALGORITHMS.values())
 
 
-# ------------------------------------------------------------------------------- config.yaml, resume
+# --- config.yaml, resume --------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -218,7 +218,7 @@ def test_the_learner_must_be_the_one_that_algo_names():
     env=st.text(min_size=1).filter(lambda text: text.isprintable()),
     video=st.booleans(),
 )
-def test_config_yaml_gives_back_exactly_the_same_values(
+def test_config_yaml_restores_the_same_values(
     tmp_path_factory, inner_lr, damping, sizes, seed, env, video
 ):
     learner = MamlTrpoConfig(inner_lr=inner_lr, cg_damping=damping, hidden_sizes=sizes)
@@ -228,7 +228,7 @@ def test_config_yaml_gives_back_exactly_the_same_values(
     assert from_yaml(path) == config
 
 
-def test_config_yaml_leaves_out_where_and_how_the_run_was_started():
+def test_config_yaml_leaves_out_the_start_settings():
     config = TrainConfig(env="a", run_dir=Path("x"), resume=Path("x"), list_envs=True)
     assert to_yaml(config) == to_yaml(TrainConfig(env="a"))
 
@@ -240,7 +240,7 @@ def run(tmp_path):
     return tmp_path, config
 
 
-def test_resume_takes_the_settings_of_the_run_and_not_those_of_the_preset(run):
+def test_resume_takes_the_settings_of_the_run(run):
     folder, config = run
     resumed = parse(["--resume", str(folder), "--iterations", "8", "--trainer.no-video"])
     trainer = TrainerConfig(video=False)
@@ -248,7 +248,7 @@ def test_resume_takes_the_settings_of_the_run_and_not_those_of_the_preset(run):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--env", "ant-vel"], "--env ant-vel: the run has ant-dir"),
         (["--seed", "1"], "--seed 1: the run has 0"),
@@ -257,18 +257,18 @@ def test_resume_takes_the_settings_of_the_run_and_not_those_of_the_preset(run):
         (["--run-dir", "elsewhere"], "--run-dir: a resumed run stays in its folder"),
     ],
 )
-def test_resume_refuses_what_would_make_it_another_run(run, words, message):
+def test_resume_refuses_changes_of_the_run(run, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        parse(["--resume", str(run[0]), *words])
+        parse(["--resume", str(run[0]), *arguments])
 
 
-def test_resume_accepts_flags_that_repeat_the_run_and_other_thread_counts(run):
-    words = ["--env", "ant-dir", "--learner.inner-lr", "0.3", "--sampler.threads", "7"]
-    assert parse(["--resume", str(run[0]), *words]).sampler.threads == 7
+def test_resume_accepts_equal_settings_and_other_threads(run):
+    arguments = ["--env", "ant-dir", "--learner.inner-lr", "0.3", "--sampler.threads", "7"]
+    assert parse(["--resume", str(run[0]), *arguments]).sampler.threads == 7
 
 
 @pytest.mark.parametrize("text", [None, "", "x: 1", "algo: ppo", "iterations: -3", "\x00"])
-def test_resume_of_a_foreign_folder_is_one_line_with_exit_code_5(tmp_path, text):
+def test_resume_of_a_foreign_folder_has_exit_code_5(tmp_path, text):
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=f"--resume {tmp_path}: .*give the folder") as caught:
@@ -276,10 +276,10 @@ def test_resume_of_a_foreign_folder_is_one_line_with_exit_code_5(tmp_path, text)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 5
 
 
-# ---------------------------------------------------------------------------------------------- help
+# --- help -----------------------------------------------------------------------------------------
 
 
-def in_a_new_process(code):
+def run_python(code):
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
 
@@ -296,11 +296,11 @@ except SystemExit as stop:
 """
 
 
-def test_help_shows_every_field_and_answers_at_once_without_torch():
+def test_help_shows_the_fields_and_imports_no_torch():
     start = time.perf_counter()
-    done = in_a_new_process(HELP)
+    done = run_python(HELP)
     assert "status 0 torch False numpy False" in done.stdout, done.stderr
-    assert time.perf_counter() - start < 5  # generous where other jobs share the cores
+    assert time.perf_counter() - start < 5  # other processes may share the cores
     for flag in ("--env", "--learner.inner-lr", "--sampler.num-tasks", "--trainer.no-video"):
         assert flag in done.stdout
     assert "ty: ignore" not in done.stdout
