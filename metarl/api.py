@@ -33,11 +33,13 @@ def train(
     """Trains a policy that adapts, and evaluates and films it as the command line does.
 
     Args:
-        env: A name as for --env, a class or function that makes a Gymnasium environment, or a `BatchEnv`.
+        env: A name as for --env, a class or function that makes a Gymnasium environment, or a
+            `BatchEnv`.
         algo: Name of the learner, as for --algo.
         evaluate: Evaluate and film at the end, as the trainer settings say.
-        **settings: Fields of `metarl.config.schema.TrainConfig`, for example `iterations=20`, `seed=1`,
-            `learner={"inner_lr": 0.2}`, `sampler={"num_tasks": 10}`, `run_dir="runs/mine"`, `config="my.yaml"`.
+        **settings: Fields of `metarl.config.schema.TrainConfig`, for example `iterations=20`,
+            `seed=1`, `learner={"inner_lr": 0.2}`, `sampler={"num_tasks": 10}`,
+            `run_dir="runs/mine"`, `config="my.yaml"`.
 
     Returns:
         The trained policy; its `path` is the run folder.
@@ -58,18 +60,18 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
 
     Args:
         policy: The trained policy.
-        again: Also what is there already; otherwise only what an interruption left undone.
+        again: Make existing files again; otherwise only missing and outdated ones.
 
     Raises:
         Preempted: Ctrl-C or SIGTERM; the training is saved.
     """
     trainer = policy.config.trainer
     try:
-        if trainer.evaluate_tasks and (again or _is_outdated(policy, results.EVALUATION)):
+        if trainer.evaluate_tasks and (again or _is_stale(policy, results.EVALUATION)):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
             print(table.table(result), flush=True)
             log_evaluation(make_sink(trainer), policy.path, result)
-        if trainer.video and (again or any(_is_outdated(policy, name) for name in _videos(policy))):
+        if trainer.video and (again or any(_is_stale(policy, name) for name in _videos(policy))):
             _film_if_possible(policy)
     except KeyboardInterrupt as error:
         command = experiment.resume_command(policy.path)
@@ -85,7 +87,7 @@ def _film_if_possible(policy: TrainedPolicy) -> None:
         print(f"no video: {error}", flush=True)
 
 
-def _is_outdated(policy: TrainedPolicy, name: str) -> bool:
+def _is_stale(policy: TrainedPolicy, name: str) -> bool:
     """Returns whether a file of the run folder is missing or older than the newest checkpoint."""
     path, checkpoints = policy.path / name, policy.path / "checkpoints"
     return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
@@ -119,7 +121,7 @@ def make_env(
     )
 
 
-# --- evaluation -------------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -132,14 +134,16 @@ def evaluate(
     deterministic: bool = False,
     oracle: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measures returns after 0..K adaptation steps on held-out tasks, and writes them to the run folder.
+    """Measures returns after 0..K adaptation steps on held-out tasks, and writes them to a file.
 
-    The evaluation with the settings of the end of training is evaluation.json; others are kept beside it
-    in evaluations/, under a name made from their settings.
+    The file is evaluation.json of the run folder if there is none yet, or one with as many tasks
+    and adaptation steps. Evaluations with other settings, of chosen tasks, of another environment
+    and without exploration noise are kept in evaluations/, under a name made from their settings.
 
     Args:
         policy: The trained policy.
-        env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of training.
+        env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of
+            training.
         num_tasks: N, held-out tasks.
         num_adaptations: K.
         tasks: Tasks (N, D) to use instead of held-out ones.
@@ -147,7 +151,8 @@ def evaluate(
         oracle: Result of a policy that observes the task, to be kept in the result.
 
     Returns:
-        The contents of the file: `result["returns"]["mean"][k]` is the mean return after k adaptation steps.
+        The contents of the file: `result["returns"]["mean"][k]` is the mean return after k
+        adaptation steps.
 
     Raises:
         ConfigError: The environment or the tasks do not fit the policy.
@@ -223,7 +228,7 @@ def _check_tasks(tasks: Any, spec: Any) -> np.ndarray:
     return chosen
 
 
-# --- videos, reports, checks ------------------------------------------------------------------------
+# --- videos, reports, checks ----------------------------------------------------------------------
 
 
 def film(
@@ -242,7 +247,8 @@ def film(
         policy: The trained policy.
         num_tasks: Tasks to film.
         num_adaptations: Adaptation steps between before and after.
-        formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where possible.
+        formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where
+            possible.
         num_episodes: Episodes to show of each task.
         camera: Azimuth and elevation [degrees].
         size: Width and height [pixels], even.
@@ -300,7 +306,7 @@ def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path
 
 
 def check_env(env: Any) -> list[Any]:
-    """Checks whether an environment keeps the contract of `BatchEnv`; returns one finding a check."""
+    """Tests the contract of `BatchEnv` on an environment; returns one finding for each test."""
     from metarl.envs.env_checker import check
 
     return check(lambda threads: experiment.make_env(env, threads))

@@ -63,7 +63,7 @@ class TrainedPolicy:
 
     @property
     def spec(self) -> Any:
-        """Name and sizes of the environment of training, from the run folder if it was not built."""
+        """Name and sizes of the environment; from the run folder if it was not built."""
         recorded = _recorded_spec(self.path) if self._env is None else None
         return recorded or self.env.spec
 
@@ -74,7 +74,7 @@ class TrainedPolicy:
             self._env = None
 
 
-# --- training ---------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
@@ -88,12 +88,13 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
         The trained policy.
 
     Raises:
-        MetarlError: Configuration, environment, numbers or machine do not allow it; says how to resume.
+        MetarlError: Settings, environment, numbers or machine do not allow the training; the
+            message says how to resume.
     """
     from metarl.runs.sinks import make_sink
     from metarl.training.trainer import Trainer, pick_device
 
-    # whatever can be refused is refused before anything is written
+    # all checks that can fail come before anything is written
     make_sink(config.trainer)
     env = build_env(config, env)
     device = pick_device(config.device)
@@ -147,7 +148,7 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
 
 
 def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
-    """Restores the learner of a resumed run, and returns where training stands.
+    """Restores the learner of a resumed run, and returns the progress of the training.
 
     Raises:
         CheckpointError: No checkpoint can be used.
@@ -165,7 +166,7 @@ def refuse_other_version(path: Path, spec: Any) -> None:
 
 
 def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | None = None) -> None:
-    """Writes config.yaml and run.json, and prints what is trained.
+    """Writes config.yaml and run.json, and prints a line about the training.
 
     Args:
         policy: The policy before training.
@@ -192,7 +193,7 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
 
 
 def open_log(policy: TrainedPolicy) -> Any:
-    """Opens the log of a run: metrics.jsonl, the chosen logger, and the progress on the terminal."""
+    """Opens the log of a run: metrics.jsonl, the chosen logger, progress on the terminal."""
     from metarl.runs.logger import RunLog
     from metarl.runs.progress import estimate_finish
     from metarl.runs.sinks import make_sink
@@ -237,7 +238,7 @@ def _device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-# --- trained runs -----------------------------------------------------------------------------------
+# --- trained runs ---------------------------------------------------------------------------------
 
 
 def load(path: Path, threads: int = 0) -> TrainedPolicy:
@@ -302,7 +303,7 @@ def restore_newest(run: Path, learner: Any) -> Any:
         raise CheckpointError(f"{run}: {error}") from error
 
 
-# --- environment and learner ------------------------------------------------------------------------
+# --- environment and learner ----------------------------------------------------------------------
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
@@ -311,11 +312,11 @@ def num_threads(config: TrainConfig[Any]) -> int:
 
 
 def build_env(config: TrainConfig[Any], env: Any = None) -> Any:
-    """Builds the environment of a config, with the observations that it asks for.
+    """Builds the environment of a config, with the observations that it selects.
 
     Args:
         config: The settings.
-        env: The environment as an object (see `make_env`); by default the one that the config names.
+        env: The environment as an object (see `make_env`); by default that of the config.
 
     Raises:
         ConfigError: As `make_env`.
@@ -335,8 +336,8 @@ def make_env(
     """Builds an environment; a plug-in is searched for in the current directory too.
 
     Args:
-        env: A name (see `envs/registry.py`), a class or function that makes one Gymnasium environment,
-            or a `BatchEnv`, which is returned as it is.
+        env: A name (see `envs/registry.py`), a class or function that makes one Gymnasium
+            environment, or a `BatchEnv`, which is returned as it is.
         threads: Physics threads; 0 uses all cores.
         observe_task: Append the task to the observation.
         observe_terrain: Append heights of the ground around the robot to the observation.

@@ -1,1 +1,1 @@
-"""The command line: reads arguments, prints, and returns exit codes. The work is done in `metarl.experiment`."""
+"""The command line: arguments, printed output, exit codes. `metarl.experiment` does the work."""

@@ -25,7 +25,10 @@ CAMERAS = {
     "front": (180.0, -14.0),
     "top": (90.0, -89.0),
 }
-"""Azimuth and elevation of the view [degrees]: azimuth 0 looks along x, 90 along y; negative elevation looks down."""
+"""Azimuth and elevation of the view [degrees].
+
+Azimuth 0 looks along x, 90 along y; a negative elevation looks down.
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,7 +64,8 @@ def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
         The arguments; `function` carries the command out.
 
     Raises:
-        ConfigError: A command or a flag is unknown (the message names the nearest), or a value is invalid.
+        ConfigError: A command or a flag is unknown (the message names the nearest), or a value is
+            invalid.
         SystemExit: --help or --version was given and is printed (status 0).
     """
     parser = _Parser(
@@ -91,12 +95,18 @@ def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
 
 def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
-    text = "run folder; several, of one environment and learner, are also evaluated as seeds of one experiment"
+    text = (
+        "run folder; several, of one environment and learner, are also evaluated as seeds of one "
+        "experiment"
+    )
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
     _add_trial_arguments(command, num_tasks=20, num_adaptations=3)
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
-    text = "evaluate this task, for example 1.57 or 0.3,-0.2, instead of held-out ones; may be repeated"
+    text = (
+        "evaluate this task, for example 1.57 or 0.3,-0.2, instead of held-out ones; may be "
+        "repeated"
+    )
     command.add_argument("--task", type=_task, action="append", metavar="NUMBERS", help=text)
     text = "evaluate on another environment with the same observation and action sizes"
     command.add_argument("--env", metavar="NAME", help=text)

@@ -76,7 +76,7 @@ def _check_parent(flag: str, path: Path | None) -> None:
 
 
 def _check_seeds(runs: Sequence[Path]) -> str:
-    """Refuses runs that are not seeds of one learner on one environment; returns the environment."""
+    """Requires seeds of one learner on one environment; returns the environment."""
     configs = [experiment.read_config(path) for path in runs]
     columns = {
         "env": [config.env for config in configs],

@@ -1,7 +1,7 @@
 """Parser of settings: frozen dataclasses from flags and from YAML, with one reader of values.
 
-A *tree* is a dataclass whose fields are values or further dataclasses. A field has a dotted name, such as
-`learner.inner_lr`, and the flag `--learner.inner-lr`.
+A *tree* is a dataclass whose fields are values or further dataclasses. A field has a dotted name,
+such as `learner.inner_lr`, and the flag `--learner.inner-lr`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def field_types(tree: Any, prefix: str = "") -> dict[str, Any]:
     return kinds
 
 
-# --- flags -----------------------------------------------------------------------------------------
+# --- flags ----------------------------------------------------------------------------------------
 
 
 def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
         Nested mapping as `merge` takes it: strings, lists of strings, and booleans for switches.
 
     Raises:
-        ConfigError: A flag is unknown (the message names the nearest one) or has too few or too many
-            values.
+        ConfigError: A flag is unknown (the message names the nearest one) or has too few or too
+            many values.
     """
     kinds = field_types(tree)
     names = {flag(name): name for name in kinds}
@@ -98,7 +98,7 @@ def _flag_value(key: str, kind: Any, values: list[str], on: bool) -> Any:
     return values[0]
 
 
-# --- values ----------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def merge(

@@ -1,7 +1,8 @@
-"""Settings of a run: frozen dataclasses, read from defaults, a preset, a file and flags, in this order.
+"""Settings of a run: frozen dataclasses, set by defaults, preset, file and flags, in this order.
 
-Flags, presets and files go through one reader of values (`metarl.config.parser`), so that a flag and the key
-of a preset always mean the same; tyro draws `--help` from the same dataclasses. Nothing here imports torch.
+One parser (`metarl.config.parser`) reads the values of flags, presets and files, so that a flag and
+the key of a preset mean the same. tyro makes `--help` from the same dataclasses. Nothing here
+imports torch.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class SamplerConfig:
     """Adaptation steps in a trial (K), >= 0; a trial is K + 1 rollouts."""
 
     train_tasks: int = 0
-    """Size of a fixed set of training tasks; 0 uses the size in the environment's definition, or else
-    fresh draws."""
+    """Size of a fixed set of training tasks; 0 uses that of the environment's definition, or draws
+    fresh tasks."""
 
     threads: int = 0
     """Physics threads; 0 uses all cores. Results do not depend on it."""
@@ -61,7 +62,7 @@ class TrainerConfig:
     """Output of a run."""
 
     checkpoint_minutes: float = 5.0
-    """Wall-clock time between two checkpoints, > 0 [minutes]; the last iteration is always saved."""
+    """Wall-clock time between checkpoints, > 0 [minutes]; the last iteration is always saved."""
 
     keep_checkpoints: int = 3
     """Number of newest checkpoints to keep, >= 1; more than one survives a damaged file."""
@@ -125,7 +126,7 @@ class TrainConfig(Generic[L]):
     """YAML file over the preset, with the same keys; flags override it."""
 
     seeds: tuple[int, ...] = ()
-    """Several seeds, such as 0,1,2: one run after the other, in sibling folders seed-0, seed-1, ..."""
+    """Several seeds, such as 0,1,2: one run after the other, in folders seed-0, seed-1, ..."""
 
     list_envs: bool = False
     """Print the names of the environments, or with --env the description of one, and exit."""
@@ -192,7 +193,7 @@ def parse(
     """
     first = _first_flags(argv)
     if "resume" in first:
-        default = _read_recorded(Path(first["resume"]))
+        default = _read_run_config(Path(first["resume"]))
     else:
         default = _defaults(first, presets)
     if any(word in ("-h", "--help") for word in argv):
@@ -242,7 +243,7 @@ def from_yaml(path: Path) -> TrainConfig[Any]:
     """Reads exactly the values that `to_yaml` wrote.
 
     Raises:
-        ConfigError: The file is missing or not such a config; the message names the file and the key.
+        ConfigError: The file is missing or is no such config; the message names file and key.
     """
     tree = load_yaml(path)
     default = _default(tree.get("algo", "maml-trpo"), f"{path}: algo ")
@@ -250,7 +251,7 @@ def from_yaml(path: Path) -> TrainConfig[Any]:
     return merge(default, tree, where=f"{path}: ", allowed=allowed)
 
 
-# --- defaults --------------------------------------------------------------------------------------
+# --- defaults -------------------------------------------------------------------------------------
 
 
 def _first_flags(argv: Sequence[str]) -> dict[str, str]:
@@ -300,7 +301,7 @@ def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[An
     return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
 
 
-def _read_recorded(run: Path) -> TrainConfig[Any]:
+def _read_run_config(run: Path) -> TrainConfig[Any]:
     try:
         return from_yaml(run / "config.yaml")
     except ConfigError as error:
