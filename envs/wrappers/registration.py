@@ -46,14 +46,14 @@ def register(*names: str) -> None:
     """
     from gymnasium.envs import registration
 
-    here = "metarl.envs.wrappers.registration"
+    module = "metarl.envs.wrappers.registration"
     for name in (*HORIZONS, *names):
         env_id = make_id(name)
         if env_id not in registration.registry:
             registration.register(
                 env_id,
-                entry_point=f"{here}:make_single",
-                vector_entry_point=f"{here}:make_vector",
+                entry_point=f"{module}:make_single",
+                vector_entry_point=f"{module}:make_vector",
                 max_episode_steps=HORIZONS.get(name),
                 kwargs={"name": name},
             )
