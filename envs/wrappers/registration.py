@@ -11,6 +11,9 @@ This module imports neither Gymnasium nor MuJoCo until one of its functions need
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +33,9 @@ HORIZONS = dict.fromkeys(
     200,
 ) | {"navigation-2d": 100, "navigation-2d-sparse": 100, "half-cheetah-dir/rllib": 100}
 """Built-in environments and their horizon T."""
+
+
+_REGISTRY = "gymnasium.envs.registration"
 
 
 def make_id(name: str) -> str:
@@ -132,3 +138,35 @@ def _choose_tasks(env: BatchEnv, task: Any, num_rows: int | None = None) -> Any:
     from metarl.envs.wrappers.gymnasium import check_task
 
     return env.spec.tasks if task is None else check_task(env.spec, task, num_rows)
+
+
+class _RegisterOnImport(importlib.abc.MetaPathFinder):
+    """Registers the environments as soon as Gymnasium's registry is imported.
+
+    Gymnasium (1.4) has no hook for packages, and its import takes longer than all of `import metarl`.
+    """
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        """Finds the module by the other finders and adds the registration behind its execution."""
+        if fullname != _REGISTRY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            loader = spec.loader
+            execute = loader.exec_module
+
+            def execute_and_register(module: Any) -> None:
+                execute(module)
+                register()
+
+            loader.exec_module = execute_and_register  # ty: ignore[invalid-assignment]
+        return spec
+
+
+def register_on_import() -> None:
+    """Registers the built-in environments, now if Gymnasium is imported, else when it is."""
+    if _REGISTRY in sys.modules:
+        register()
+    elif not any(isinstance(finder, _RegisterOnImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterOnImport())
