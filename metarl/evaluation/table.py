@@ -97,7 +97,7 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: seeds, oracle, floors, faults, the note."""
+    """Lists what is shown below the table: seeds, oracle, floors, faults, the note."""
     returns, lines = result["returns"], []
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
