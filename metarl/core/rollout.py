@@ -1,8 +1,8 @@
 """Notation, and the records that samplers, learners and trainers exchange.
 
-    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode (horizon)
+    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode
     K adaptation steps         S observation size    A action size      D task parameters
-    Z latent size              H memory size
+    Z latent size              H memory size         T is the horizon
 
 A *trial* is K + 1 rollouts of the same N tasks with `adapt` between them. Row `task * E + episode`
 of an environment batch is element (task, episode): (N * E, ...) and (N, E, ...) are the same

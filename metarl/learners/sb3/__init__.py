@@ -1,1 +1,1 @@
-"""Baselines that Stable-Baselines3 trains on the same tasks; their environments live in metarl.envs."""
+"""Baselines that Stable-Baselines3 trains on the same tasks; environments live in metarl.envs."""

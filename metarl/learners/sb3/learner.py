@@ -121,7 +121,7 @@ class Sb3Baseline:
     # ---------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns every policy with its optimiser and statistics, and the learning curves from scratch.
+        """Returns all policies with optimisers and statistics, and the curves from scratch.
 
         All tensors are copies on the CPU.
         """

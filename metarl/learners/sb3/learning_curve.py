@@ -1,4 +1,4 @@
-"""Learning curve of policies that are trained on one task each, with an entry for each iteration."""
+"""Learning curve of policies trained on one task each, with an entry for each iteration."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Member:
             vec = VecNormalize(vec, gamma=config.discount, norm_obs=observations)
             self.normalizer = vec
         with _global_streams(rng), warnings.catch_warnings():
-            # about a last minibatch that is smaller, and a small network that a GPU does not speed up
+            # about a smaller last minibatch, and a small network that a GPU does not speed up
             warnings.filterwarnings(
                 "ignore", "You have specified a mini-batch size|You are trying to run"
             )
@@ -192,7 +192,7 @@ _PARTS = ("mean", "var", "count")
 
 
 class _EpisodeRecorder(BaseCallback):
-    """Records the first episodes of every row, and the time at which the experience was complete."""
+    """Records the first episodes of every row, and the time when the experience was complete."""
 
     def __init__(self, per_row: int):
         super().__init__()

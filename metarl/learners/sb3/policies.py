@@ -145,7 +145,7 @@ class Recurrent:
         return chosen, after if feedback is None else _select(feedback.alive, after, context)
 
     def adapt(self, context: Memory, rollout: Rollout, rngs: TaskRngs) -> Memory:
-        """Returns the memory with each episode's last reward, and marks the start of the next one."""
+        """Adds each episode's last reward to the memory, and marks the start of the next one."""
         last = (rollout.valid.sum(dim=2, keepdim=True) - 1).clamp(min=0)
         reward = rollout.reward.gather(2, last).squeeze(2)
         reward = torch.where(rollout.truncated, 0.0, reward)
