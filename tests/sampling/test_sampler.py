@@ -290,7 +290,7 @@ def test_a_policy_that_diverges_is_not_blamed_on_the_environment(step, fault):
 def test_a_policy_that_diverges_after_adaptation_is_said_to():
     env, learner = RobotBatch(), Diverging(5)
     env.set_tasks(TASKS[2:3], 4)
-    words = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adapting"
+    words = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adaptation"
     with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
         rollout(env, learner, learner.begin(1, 4, ()), KEY, 2, (1, 4))
 

@@ -45,7 +45,7 @@ def test_a_policy_acts_as_stable_baselines_lets_it_act(name):
         seen = obs[task].numpy()
         if name.startswith("rl2"):
             seen = np.concatenate([seen, np.zeros((2, 4), dtype=np.float32)], axis=1)
-        expected, _ = member.model.predict(member.normalized(seen), deterministic=True)
+        expected, _ = member.model.predict(member.normalize(seen), deterministic=True)
         np.testing.assert_allclose(mode.value[task].clamp(-1, 1), expected, atol=1e-6)
 
 
