@@ -293,7 +293,9 @@ class Collector:
         for env, part in self._parts:
             env.set_tasks(tasks[part], num_episodes)
 
-    def rollout(self, learner: Learner[C], context: C, key: Key, k: int) -> tuple[Rollout, C]:
+    def rollout(
+        self, learner: Learner[C], context: C, key: Key, k: int, *, explore: bool = True
+    ) -> tuple[Rollout, C]:
         """Runs one episode in each of the N * E rows, after set_tasks; see the function `rollout`."""
         arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
         episodes = self._size[1]
@@ -304,6 +306,7 @@ class Collector:
             shares = {name: array[rows] for name, array in arrays.items()}
             recording = _Recording(shares, episodes)
             options: dict[str, Any] = {"after_step": lambda valid: self._stop.is_set()}
+            options["explore"] = explore
             after = _play(env, learner, own, recording, rngs[rows], **options)
             recording.finish(k, part.start)
             return after
