@@ -1,4 +1,4 @@
-"""The table of an evaluation as text."""
+"""Table of an evaluation as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Writes a summary of one evaluation, or of the seeds in an aggregate, for people."""
+    """Returns a summary of one evaluation, or of an aggregate of seeds, for people."""
     result = complete(result)
     returns, met = result["returns"], experience(result)
     lines = [_heading(result), _row([title for title, _ in _COLUMNS])]
@@ -43,7 +43,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    """The cells at the right of their columns."""
+    """Aligns the cells to the right of their columns."""
     return "  ".join(
         f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
     ).rstrip()
@@ -60,11 +60,12 @@ def _heading(result: Mapping[str, Any]) -> str:
     over = "" if seeds is None else f"  {len(seeds)} seeds,"
     episodes = result["episodes_per_task"]
     size = f"{result['num_tasks']} {kind} x {episodes} episodes"
+    size += ", deterministic" if result.get("deterministic") else ""
     return f"{result['env']}  {result['algo']}{over}  {size}{describe_training(result)}"
 
 
 def describe_training(result: Mapping[str, Any]) -> str:
-    """Says how long what was evaluated had been trained, of a result or of an aggregate; "" where it is not recorded."""
+    """Returns the amount of training before the evaluation, "" if it is not recorded."""
     marks = result.get("checkpoints", [result.get("checkpoint")])
     if None in marks:
         return ""
@@ -78,7 +79,7 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: seeds, oracle, floors, faults, the note."""
+    """Returns the lines below the table: seeds, oracle, reference returns, faults, note."""
     returns, lines = result["returns"], []
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
@@ -93,8 +94,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     if any(result["faulted_episodes"]):
         counts = ", ".join(map(str, result["faulted_episodes"]))
         lines.append(
-            f"the simulation broke off {counts} episodes after 0 .. K adaptations; "
-            "their returns count as far as they went"
+            f"the simulation failed in {counts} episodes after 0..K adaptations; "
+            "their returns lack the steps after the failure"
         )
     if result["note"]:
         lines.append(f"note: {result['note']}")
