@@ -233,7 +233,9 @@ class Collector:
         for env, own in self._slices:
             env.set_tasks(tasks[own], num_episodes)
 
-    def rollout(self, learner: Learner[C], context: C, key: Key, k: int) -> tuple[Rollout, C]:
+    def rollout(
+        self, learner: Learner[C], context: C, key: Key, k: int, *, explore: bool = True
+    ) -> tuple[Rollout, C]:
         """Runs one episode in each of the N * E rows, after set_tasks, as `rollout` does."""
         arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
         episodes = self._size[1]
@@ -243,6 +245,7 @@ class Collector:
             rows = slice(own.start * episodes, own.stop * episodes)
             recording = Recording({n: array[rows] for n, array in arrays.items()}, episodes)
             options: dict[str, Any] = {"after_step": lambda valid: self._stop.is_set()}
+            options["explore"] = explore
             after = _play(env, learner, context, recording, rngs[rows], **options)
             recording.finish(k, own.start)
             return after
