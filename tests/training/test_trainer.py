@@ -319,8 +319,8 @@ def test_episodes_that_break_down_are_counted_and_the_rest_is_trained_on(tmp_pat
 @pytest.mark.parametrize(
     ("tensors", "state", "words"),
     [
-        ({}, {"iteration": 3}, "'weight0' is missing"),
-        ({"policy/weight0": torch.zeros(1)}, {"iteration": 3}, "'weight0' is of shape"),
+        ({}, {"iteration": 3}, "weight0' is missing"),
+        ({"policy/weight0": torch.zeros(1)}, {"iteration": 3}, "weight0' is of shape"),
         (None, {"epoch": 3}, "epoch"),
     ],
 )
