@@ -56,7 +56,7 @@ def test_check_passes_correct_plug_ins(kind):
         ("NanReward", "episode", "step 2: the reward is nan"),
         ("NanObs", "episode", "step 2: obs[1] is inf"),
         ("WrongShape", "episode", "step 2: the observation has the shape (3,)"),
-        ("OutOfBounds", "episode", "obs[1] is 4; observation_space says [-3, 3]"),
+        ("OutOfBounds", "episode", "obs[1] is 4, outside of observation_space [-3, 3]"),
         ("EndsEarly", "horizon", "every episode ended after 5 of 8 steps"),
         ("NotRepeatable", "replay", "gave other results in a new environment (task 0, episode 0,"),
         ("Remembers", "nothing left behind", "results after other episodes differ"),
