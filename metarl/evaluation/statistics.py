@@ -1,4 +1,4 @@
-"""Statistics over tasks and seeds: means, interquartile means, standard errors and bootstrap intervals.
+"""Statistics over tasks and seeds: means, interquartile means, errors and bootstrap intervals.
 
 A sample has one number for each task in each run: its mean return. The bootstrap is stratified: it
 resamples within each stratum and keeps the sizes of the strata. `rliable` (Agarwal et al. 2021,
@@ -97,8 +97,8 @@ def estimate(strata: Sequence[np.ndarray], seed: int, *names: int) -> Estimate:
     """Estimates the mean of a stratified sample, with its standard error and 95 % intervals.
 
     Args:
-        strata: Samples (n_s,). If one has a single number, which cannot be resampled, all become one
-            stratum.
+        strata: Samples (n_s,). If one has a single number, which cannot be resampled, all become
+            one stratum.
         seed: Seed of the resampling.
         *names: Keys of its random stream.
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: of a training as a table or as lines, and of any long call as a heartbeat.
+"""Progress on the terminal: a table or lines for a training, a heartbeat for any long call.
 
 Only a thread of its own draws in place, so that a Ctrl-C, which Python
 raises in the main thread, never interrupts a drawing.

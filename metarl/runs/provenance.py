@@ -25,8 +25,8 @@ from metarl.core.tasks import HasTestTasks
 CONTRACT = (
     "A run is a function of config.yaml, of the versions, the commit and the device recorded here, "
     "and of the kind of processor. If these are the same, every parameter and every metric except "
-    "times is the same bit for bit, also when the run is killed and resumed. The number of threads, "
-    "of the physics and of the update, never matters."
+    "times is the same bit for bit, also when the run is killed and resumed. The number of "
+    "threads, of the physics and of the update, never matters."
 )
 
 _PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")

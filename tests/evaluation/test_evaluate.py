@@ -168,7 +168,7 @@ def test_learner_declares_whether_it_pools_episodes(env):
 # --- the mode of the policy ----------------------------------------------------------------------
 
 
-def test_mode_of_a_gradient_learner_is_measured_beside_its_adaptation(env):
+def test_mode_of_maml_is_measured_beside_its_adaptation(env):
     learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
     tasks, key, size = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0), (3, 4)
     settings = {"num_episodes": 4, "num_adaptations": 2, "key": key}

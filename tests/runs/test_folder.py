@@ -6,7 +6,7 @@ from metarl.core.errors import ResourceError, RunExists
 from metarl.runs.folder import choose_run_dir, create
 
 
-def test_default_name_has_environment_learner_and_seed_and_is_new(tmp_path):
+def test_default_name_has_env_learner_and_seed_and_is_new(tmp_path):
     first = choose_run_dir("half-cheetah-dir/rllib", "maml-trpo", 3, root=tmp_path)
     assert re.fullmatch(r"half-cheetah-dir-rllib_maml-trpo_s3_\d{8}-\d{6}", first.name)
     names = set()

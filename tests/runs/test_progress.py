@@ -172,7 +172,8 @@ def test_table_is_whole_after_an_interrupt(tmp_path, terminal):
             terminal.write("^C")
             raise KeyboardInterrupt
     lines = screen_of(terminal.getvalue())
-    assert lines[0][0] == "┏" and lines[-2][0] == "└" and lines[-1] == "metarl: SIGINT: stopping"
+    assert lines[0][0] == "┏" and lines[-2][0] == "└"
+    assert lines[-1] == "metarl: SIGINT: stopping"
     assert [line.split()[1] for line in lines[3:6]] == ["1/5", "2/5", "3/5"] and len(lines) == 8
 
 
