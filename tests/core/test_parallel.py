@@ -16,7 +16,7 @@ def two_torch_threads():
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
-def test_results_come_in_the_order_of_the_items(num_threads):
+def test_results_have_the_order_of_the_items(num_threads):
     def slow_first(item):
         time.sleep(0.02 if item == 0 else 0.0)
         return item * item
@@ -28,7 +28,7 @@ def test_no_items_give_no_results():
     assert map_chunks(abs, [], 4) == []
 
 
-def test_the_pool_works_side_by_side_and_one_thread_works_in_the_caller():
+def test_pool_runs_concurrently_and_one_thread_in_the_caller():
     both_there = threading.Barrier(2, timeout=5)
     idents = map_chunks(lambda _: (both_there.wait(), threading.get_ident())[1], range(2), 2)
     assert len(set(idents)) == 2
@@ -42,7 +42,7 @@ def test_every_operation_runs_on_one_torch_thread(two_torch_threads, num_threads
     assert torch.get_num_threads() == 2
 
 
-def test_gradients_do_not_depend_on_the_number_of_threads_bit_for_bit(two_torch_threads):
+def test_gradients_do_not_depend_on_the_number_of_threads(two_torch_threads):
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(3000, 40, generator=generator) for _ in range(2)]
     weight = torch.randn(40, 40, generator=generator)
@@ -56,7 +56,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads_bit_for_bit(two_torch_
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_an_error_comes_through_and_restores_torchs_threads(two_torch_threads, num_threads):
+def test_error_is_raised_and_restores_torch_threads(two_torch_threads, num_threads):
     def fail(item):
         if item == 1:
             raise FloatingPointError("task 1: the gradient of 'bias0' is not finite")
