@@ -69,8 +69,8 @@ def describe_training(result: Mapping[str, Any]) -> str:
     marks = result.get("checkpoints", [result.get("checkpoint")])
     if None in marks:
         return ""
-    words = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
-    return f", after {words[0]} iterations and {words[1]} training steps"
+    counts = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
+    return f", after {counts[0]} iterations and {counts[1]} training steps"
 
 
 def _span(values: Sequence[int]) -> str:
@@ -84,8 +84,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
             error = returns["stderr_over_seeds"][k]
-            words = "" if error is None else f" (std.err. over seeds {error:.2f})"
-            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{words}")
+            spread = "" if error is None else f" (std.err. over seeds {error:.2f})"
+            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{spread}")
     if oracle := result.get("oracle"):
         ends = _ends(oracle["ci95"])
         lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
