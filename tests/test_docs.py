@@ -13,6 +13,7 @@ import pytest
 import yaml
 from commands import REPOSITORY
 
+import metarl
 from metarl.cli import arguments
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
@@ -35,10 +36,10 @@ FENCE = re.compile(
 SMALL = {"iterations": 2, "num_tasks": 4, "num_adaptations": 1}
 
 VERBS = {
-    "evaluate": arguments.evaluate_options,
-    "video": arguments.video_options,
-    "report": arguments.report_options,
-    "check-env": arguments.check_env_options,
+    "evaluate": arguments.add_evaluate_arguments,
+    "video": arguments.add_video_arguments,
+    "report": arguments.add_report_arguments,
+    "check-env": arguments.add_check_env_arguments,
 }
 
 
@@ -117,7 +118,7 @@ def error_of(verb, rest):
         if verb == "train":
             parse(rest)
         elif verb in VERBS:
-            arguments.read_verb([verb, *rest], {verb: (print, VERBS[verb], "")})
+            arguments.read_command([verb, *rest], {verb: (print, VERBS[verb], "")})
         elif verb not in ("--help", "--version"):
             return f"unknown verb {verb}"
     except SystemExit as end:  # --help, --list-algos
@@ -153,7 +154,7 @@ def test_versions_of_documents_are_that_of_the_project():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     changelog = (REPOSITORY / "CHANGELOG.md").read_text()
     newest = re.search(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
-    assert citation["version"] == newest[1] == project["version"]
+    assert citation["version"] == newest[1] == metarl.__version__
     assert citation["license"] == project["license"]
 
 

@@ -103,8 +103,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
             error = returns["stderr_over_seeds"][k]
-            words = "" if error is None else f" (std.err. over seeds {error:.2f})"
-            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{words}")
+            spread = "" if error is None else f" (std.err. over seeds {error:.2f})"
+            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{spread}")
     if oracle := result.get("oracle"):
         ends = format_interval(oracle["ci95"])
         lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
