@@ -2,7 +2,7 @@
 # train    make train ENV=ant-dir [ALGO=maml-trpo] [ARGS="--seed 1"]
 # test     all tests, in parallel; make test ARGS="-k config" for some
 # check    formatting, lint, types
-# docs     the documentation as a website in build/site
+# docs     the documentation as a website in build/site; warnings are errors
 # bench    the measurements behind docs/performance.md
 
 PYTHON ?= python3
@@ -44,6 +44,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ty check
+
+docs: $(STAMP)
+	@mkdir -p build
+	@$(BIN)/zensical build --clean --strict >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
+	@! grep -E '^(griffe|mkdocstrings):' build/docs.log
+	@echo 'the site: build/site/index.html'
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.collect $(ARGS)

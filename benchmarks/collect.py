@@ -1,15 +1,18 @@
-"""How fast experience is collected: `python -m benchmarks.collect [--json FILE] [--quick]`.
+"""Speed of collecting experience: `python -m benchmarks.collect [--json FILE] [--quick]`.
 
-400 simulations (20 tasks x 20 episodes) under per-task MAML policies, against
+Compares 400 simulations (20 tasks x 20 episodes) under per-task MAML policies with
 
-    the bound      `threads x` the speed of a bare `mj_step` loop on one thread, which replays the very control steps
-                   of our episodes in C: no policy, no observation, no reward, no noise; MuJoCo as it comes
-    lean loop      that loop without MuJoCo's profiler and its search for islands, which our environments switch off
-    RL^2           the collector again, under RL^2's memory policy (a GRU of 128 units)
-    bare loops     as many such loops at the same time, one a thread: what these cores can really do together
-    Async, Subproc Gymnasium's AsyncVectorEnv and Stable-Baselines3's SubprocVecEnv with a policy of the same size
+    bound           `threads x` the speed of a bare `mj_step` loop on one thread, which replays the
+                    control steps of our episodes in C: no policy, observation, reward or noise,
+                    and MuJoCo with its default options
+    lean loop       the bare loop without MuJoCo's profiler and its search for islands, which our
+                    environments switch off
+    RL^2            the collector under RL^2's memory policy (a GRU of 128 units)
+    bare loops      one bare loop on each thread at the same time: the real limit of these cores
+    Async, Subproc  Gymnasium's AsyncVectorEnv and Stable-Baselines3's SubprocVecEnv with a policy
+                    of the same size
 
-All take turns in one process, so that only ratios of neighbours in time are reported.
+All take turns in one process, and only ratios of neighbours in time are reported.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import gymnasium
@@ -57,13 +60,13 @@ KEY = Key(0, "benchmark", 0)
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured.
+    """One robot to measure.
 
     Attributes:
         env: Registry name.
-        gymnasium_id: The same robot as Gymnasium sells it; "" leaves the vector environments out.
-        options: Of gymnasium.make: the same observation.
-        target: Share of the bound that is asked for.
+        gymnasium_id: The same robot in Gymnasium; "" leaves the vector environments out.
+        options: Options of gymnasium.make that give the same observation.
+        target: Fraction of the bound that the project aims at.
     """
 
     env: str
@@ -83,13 +86,13 @@ WORKLOADS = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """Size of the measurement.
 
     Attributes:
         tasks: N.
         episodes: E.
         vector_steps: Control steps of each process of a vector environment in a round.
-        vector_sizes: Numbers of processes to choose the best from.
+        vector_sizes: Numbers of processes, of which the fastest is measured.
         rounds: Rounds that count.
     """
 
@@ -104,7 +107,7 @@ QUICK = Sizes(tasks=4, episodes=5, vector_steps=20, vector_sizes=(THREADS,), rou
 
 
 class Ours:
-    """The collector on the rollout after adaptation, where MAML has parameters of its own for every task."""
+    """The collector on the rollout after adaptation, where MAML has parameters for every task."""
 
     def __init__(self, env: MujocoBatchEnv, sizes: Sizes, algo: str):
         spec, size = env.spec, (sizes.tasks, sizes.episodes)
@@ -124,15 +127,15 @@ class Ours:
 
 
 class Bare:
-    """A bare `mj_step` loop on one thread that replays the control steps of a rollout, without Python in the loop.
+    """A bare `mj_step` loop on one thread that replays the control steps of a rollout in C.
 
-    `Batch.rollout` of one simulation that records nothing sets the controls and calls mj_step; an episode of T control
-    steps is one call.
+    `Batch.rollout` of one simulation that records nothing sets the controls and calls mj_step; an
+    episode of T control steps is one call.
 
     Args:
-        env: Whose model is stepped.
-        collected: Whose episodes are replayed.
-        lean: Switch MuJoCo's profiler and its search for islands off, as our environments do.
+        env: The environment with the model to step.
+        collected: The rollout to replay.
+        lean: Switch off MuJoCo's profiler and its search for islands, as our environments do.
     """
 
     def __init__(self, env: MujocoBatchEnv, collected: Rollout, *, lean: bool):
@@ -153,7 +156,7 @@ class Bare:
         ]
 
     def replay(self, rows: range | None = None) -> int:
-        """Runs the episodes `rows`, all by default; returns control steps."""
+        """Replays the episodes `rows`, by default all; returns the number of control steps."""
         steps = 0
         for row in rows or range(len(self.starts)):
             self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
@@ -164,15 +167,15 @@ class Bare:
         return steps // self.skip
 
     def check(self, ends: np.ndarray) -> None:
-        """Refuses to be a bound for other work than this: the episodes must end in the same qpos (M, nq), bit for bit."""
+        """Checks that the replayed episodes end in the same qpos (M, nq), bit for bit."""
         for row, end in enumerate(ends):
             self.replay(range(row, row + 1))
             if not np.array_equal(self.qpos[0], end):
-                raise AssertionError(f"episode {row} is not what the bare loop replays")
+                raise AssertionError(f"the bare loop does not replay episode {row}")
 
 
-def profiled(run: Callable[[], int]) -> Callable[[], int]:
-    """The same with MuJoCo's profiler on, as it is when the package is imported."""
+def with_profiler(run: Callable[[], int]) -> Callable[[], int]:
+    """Returns a round with MuJoCo's profiler on, as it is when the package is imported."""
 
     def round() -> int:
         with profiler.profile():
@@ -181,24 +184,25 @@ def profiled(run: Callable[[], int]) -> Callable[[], int]:
     return round
 
 
-def together(loops: list[Bare]) -> Callable[[], int]:
-    """Bare loops at the same time, one a thread, which share the episodes."""
+def run_together(loops: list[Bare]) -> Callable[[], int]:
+    """Returns a round of bare loops at the same time, one on each thread, over all episodes."""
     count = len(loops[0].starts)
-    shares = [range(i, count, len(loops)) for i in range(len(loops))]
+    slices = [range(i, count, len(loops)) for i in range(len(loops))]
 
     def run() -> int:
         with ThreadPoolExecutor(len(loops)) as pool:
-            return sum(pool.map(Bare.replay, loops, shares))
+            return sum(pool.map(Bare.replay, loops, slices))
 
     return run
 
 
 class Vector:
-    """A vector environment of processes with a policy of the same size in the loop, one for all."""
+    """A vector environment of processes, with one policy of the same size in the loop."""
 
     def __init__(self, work: Workload, kind: str, processes: int, horizon: int, steps: int):
         def build() -> gymnasium.Env:
-            mujoco.set_mju_user_warning(lambda message: None)  # half_cheetah.xml uses what will go
+            # half_cheetah.xml uses an option that MuJoCo will remove
+            mujoco.set_mju_user_warning(lambda message: None)
             return gymnasium.make(work.gymnasium_id, max_episode_steps=horizon, **work.options)
 
         self.gym, self.processes, self.steps = kind == "async", processes, steps
@@ -221,8 +225,8 @@ class Vector:
         with torch.inference_mode():
             for _ in range(self.steps):
                 noise = rng.standard_normal((1, self.processes, len(self.low)), dtype=np.float32)
-                seen = torch.from_numpy(self.obs.astype(np.float32))[None]
-                act = self.learner.act(self.context, seen, torch.from_numpy(noise), explore=True)
+                obs = torch.from_numpy(self.obs.astype(np.float32))[None]
+                act = self.learner.act(self.context, obs, torch.from_numpy(noise), explore=True)
                 sent = np.clip(act[0].value[0].numpy(), self.low, self.high)
                 self.obs = self.envs.step(sent)[0]
         return self.steps * self.processes
@@ -232,7 +236,7 @@ class Vector:
 
 
 def best_vector(work: Workload, kind: str, horizon: int, sizes: Sizes) -> Vector:
-    """The number of processes that is fastest here, by one round each."""
+    """Returns the vector environment with the fastest number of processes, by one round each."""
     rates = {}
     for processes in sizes.vector_sizes:
         with closing(Vector(work, kind, processes, horizon, sizes.vector_steps)) as vector:
@@ -240,8 +244,8 @@ def best_vector(work: Workload, kind: str, horizon: int, sizes: Sizes) -> Vector
     return Vector(work, kind, max(rates, key=rates.__getitem__), horizon, sizes.vector_steps)
 
 
-def memory(ours: Ours) -> tuple[int, int]:
-    """Peak of Python's and NumPy's memory during the first rollout, and the bytes of the arrays it returns."""
+def measure_memory(ours: Ours) -> tuple[int, int]:
+    """Measures the first rollout; returns the peak memory and the size of its arrays [bytes]."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -250,35 +254,35 @@ def memory(ours: Ours) -> tuple[int, int]:
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    returned = sum(getattr(collected, f.name).nbytes for f in fields(collected))
+    returned = sum(array.nbytes for array in vars(collected).values())
     return peak, returned
 
 
 def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
-    """All contenders on one robot."""
+    """Measures all contenders on one robot."""
     torch.set_num_threads(1)
     horizon = make(work.env, 1).spec.horizon
-    # processes are forked before there are threads
+    # fork the processes before any thread starts
     kinds = ("async", "subproc") if work.gymnasium_id else ()
     with profiler.profile():
         vectors = {kind: best_vector(work, kind, horizon, sizes) for kind in kinds}
     with ExitStack() as stack:
         env = stack.enter_context(closing(make(work.env, THREADS)))
-        ours, memories = (Ours(env, sizes, algo) for algo in ("maml-trpo", "rl2"))
-        for each in (ours, memories):
+        ours, rl2 = (Ours(env, sizes, algo) for algo in ("maml-trpo", "rl2"))
+        for each in (ours, rl2):
             stack.callback(each.collector.close)
-        peak, returned = memory(ours)  # later rollouts use its memory again
+        peak, returned = measure_memory(ours)  # later rollouts use the same memory
         collected = ours.collect()
         loops = [Bare(env, collected, lean=False) for _ in range(THREADS)]
         lean = Bare(env, collected, lean=True)
         for loop in (loops[0], lean):
             loop.check(ours.collector.snapshot())
         contenders = {
-            "bare": profiled(loops[0].replay),
+            "bare": with_profiler(loops[0].replay),
             "lean": lean.replay,
             "ours": ours.round,
-            "rl2": memories.round,
-            "together": profiled(together(loops)),
+            "rl2": rl2.round,
+            "together": with_profiler(run_together(loops)),
         }
         contenders |= {kind: vector.round for kind, vector in vectors.items()}
         timings = take_turns(contenders, sizes.rounds)
@@ -290,17 +294,17 @@ def measure(work: Workload, sizes: Sizes) -> dict[str, Any]:
         "steps": {name: timing.work for name, timing in timings.items()},
         "processes": {kind: vector.processes for kind, vector in vectors.items()},
         "timings": {name: timing.record() for name, timing in timings.items()},
-        "ratios": [asdict(ratio) for ratio in ratios(timings, work.target)],
+        "ratios": [asdict(ratio) for ratio in compare(timings, work.target)],
         "cpu_ratio": timings["ours"].cpu_rate / timings["bare"].cpu_rate,
         "memory": {"peak": peak, "returned": returned, "ratio": peak / returned},
     }
 
 
-def ratios(timings: dict[str, Timing], target: float) -> list[Ratio]:
-    """Ours against each of the others."""
+def compare(timings: dict[str, Timing], target: float) -> list[Ratio]:
+    """Returns the ratio of ours to each of the others."""
     ours = timings["ours"]
     bound = f"ours / ({THREADS} x bare)"
-    found = [
+    ratios = [
         Ratio.of(bound, ours, timings["bare"], times=THREADS, target=target),
         Ratio.of(
             f"RL^2 / ({THREADS} x bare)", timings["rl2"], timings["bare"], times=THREADS, target=0.6
@@ -309,27 +313,27 @@ def ratios(timings: dict[str, Timing], target: float) -> list[Ratio]:
         Ratio.of(f"ours / ({THREADS} x lean)", ours, timings["lean"], times=THREADS),
     ]
     if "async" in timings:
-        found.append(Ratio.of("ours / AsyncVectorEnv", ours, timings["async"], target=3.0))
-        found.append(Ratio.of("ours / SubprocVecEnv", ours, timings["subproc"], target=5.0))
-    return found
+        ratios.append(Ratio.of("ours / AsyncVectorEnv", ours, timings["async"], target=3.0))
+        ratios.append(Ratio.of("ours / SubprocVecEnv", ours, timings["subproc"], target=5.0))
+    return ratios
 
 
-def show(found: dict[str, Any]) -> None:
-    """Prints one robot's results."""
+def show(results: dict[str, Any]) -> None:
+    """Prints the results of one robot."""
     names = {
         "bare": "bare mj_step loop, 1 thread",
         "lean": "the same without profiler and islands",
         "together": f"{THREADS} bare loops together",
-        "ours": f"ours, {found['simulations']} simulations, {THREADS} threads",
+        "ours": f"ours, {results['simulations']} simulations, {THREADS} threads",
         "rl2": "ours under RL^2",
-        "async": f"AsyncVectorEnv, {found['processes'].get('async')} processes",
-        "subproc": f"SubprocVecEnv, {found['processes'].get('subproc')} processes",
+        "async": f"AsyncVectorEnv, {results['processes'].get('async')} processes",
+        "subproc": f"SubprocVecEnv, {results['processes'].get('subproc')} processes",
     }
     rows = []
     for key, name in names.items():
-        if key not in found["timings"]:
+        if key not in results["timings"]:
             continue
-        timing = found["timings"][key]
+        timing = results["timings"][key]
         slowest, fastest = (
             timing["work"] / max(timing["seconds"]),
             timing["work"] / min(timing["seconds"]),
@@ -342,12 +346,12 @@ def show(found: dict[str, Any]) -> None:
                 f"{slowest:,.0f} .. {fastest:,.0f}",
             ]
         )
-    print(f"\n{found['env']}\n")
+    print(f"\n{results['env']}\n")
     print(table(("", "steps a round", "steps/s", "spread"), rows), "\n")
-    print(table(RATIO_HEADER, [Ratio(**ratio).row() for ratio in found["ratios"]]), "\n")
-    print(f"steps a processor second, ours / bare: {found['cpu_ratio']:.2f}")
-    peak, returned = found["memory"]["peak"] / 1e6, found["memory"]["returned"] / 1e6
-    ratio = found["memory"]["ratio"]
+    print(table(RATIO_HEADER, [Ratio(**ratio).row() for ratio in results["ratios"]]), "\n")
+    print(f"steps per second of processor time, ours / bare: {results['cpu_ratio']:.2f}")
+    peak, returned = results["memory"]["peak"] / 1e6, results["memory"]["returned"] / 1e6
+    ratio = results["memory"]["ratio"]
     print(f"memory: peak {peak:.1f} MB for {returned:.1f} MB of arrays: {ratio:.2f} (target 1.2)")
 
 
@@ -357,13 +361,13 @@ def main() -> None:
     arguments.add_argument("--envs", nargs="+", choices=robots, default=robots)
     options = arguments.parse_args()
     sizes = QUICK if options.quick else Sizes()
-    found = machine(("mujoco", "gymnasium", "stable-baselines3", "torch", "numpy"))
-    print(describe(found))
+    computer = machine(("mujoco", "gymnasium", "stable-baselines3", "torch", "numpy"))
+    print(describe(computer))
     results = []
     for work in (work for work in WORKLOADS if work.env in options.envs):
         results.append(measure(work, sizes))
         show(results[-1])
-    write_json(options.json, {"machine": found, "sizes": asdict(sizes), "results": results})
+    write_json(options.json, {"machine": computer, "sizes": asdict(sizes), "results": results})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that take turns, the machine in words, tables for people and JSON for programs."""
+"""Tools of all benchmarks: contenders that take turns, the machine, tables and JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class Timing:
     """Rounds of one contender.
 
     Attributes:
-        name: Of the contender.
+        name: Name of the contender.
         work: Units of work in a round (environment steps, updates).
         seconds: Wall-clock time of every round [s].
-        cpu_seconds: Processor time of this process in every round [s]; says little of contenders with child processes.
+        cpu_seconds: Processor time of this process in every round [s]; it leaves out child
+            processes.
     """
 
     name: str
@@ -38,24 +39,25 @@ class Timing:
 
     @property
     def rate(self) -> float:
-        """Units of work a second."""
+        """Units of work per second."""
         return self.work / self.median
 
     @property
     def cpu_rate(self) -> float:
-        """Units of work a processor second."""
+        """Units of work per second of processor time."""
         return self.work / statistics.median(self.cpu_seconds)
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the timing as JSON holds it."""
         return {**asdict(self), "median": self.median, "rate": self.rate}
 
 
 def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
-    """Runs A B C A B C ..., so that a noisy machine is unfair to all of them alike.
+    """Runs A B C A B C ..., so that a noisy machine affects all contenders alike.
 
     Args:
-        contenders: Name -> a function that does a round and returns its work. Each runs once before the first round.
+        contenders: Name -> a function that does a round and returns its work. Each runs once before
+            the first round.
         rounds: Rounds that count.
 
     Returns:
@@ -78,14 +80,14 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times A's rate is B's, round by round.
+    """Ratio of the rates of two contenders, taken in every round.
 
     Attributes:
-        name: In words.
-        median: Over the rounds.
-        low: Smallest of a round.
-        high: Largest of a round.
-        target: What the project asks for, or None.
+        name: Name for people.
+        median: Median of the rounds.
+        low: Smallest of the rounds.
+        high: Largest of the rounds.
+        target: The project's target, or None.
     """
 
     name: str
@@ -98,24 +100,27 @@ class Ratio:
     def of(
         name: str, a: Timing, b: Timing, *, times: float = 1.0, target: float | None = None
     ) -> Ratio:
-        """Rate of A over `times` the rate of B; neighbours in time are compared, so slow drifts cancel."""
+        """Returns the rate of A over `times` the rate of B.
+
+        Rounds that are neighbours in time are compared, so slow drifts cancel.
+        """
         each = [
-            (a.work / mine) / (times * b.work / other)
-            for mine, other in zip(a.seconds, b.seconds, strict=True)
+            (a.work / own) / (times * b.work / other)
+            for own, other in zip(a.seconds, b.seconds, strict=True)
         ]
         return Ratio(name, statistics.median(each), min(each), max(each), target)
 
     def row(self) -> list[str]:
-        """For a table: name, median, spread, target."""
-        wanted = "" if self.target is None else f"{self.target:g}"
-        return [self.name, f"{self.median:.2f}", f"{self.low:.2f} .. {self.high:.2f}", wanted]
+        """Returns a row of a table: name, median, spread, target."""
+        target = "" if self.target is None else f"{self.target:g}"
+        return [self.name, f"{self.median:.2f}", f"{self.low:.2f} .. {self.high:.2f}", target]
 
 
 RATIO_HEADER = ("ratio of rates", "median", "spread", "target")
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:
-    """Processor, cores, load, and versions of Python and packages."""
+    """Returns processor, cores, load, and versions of Python and packages."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -129,18 +134,18 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """One paragraph about the machine."""
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    busy = found["load_average"] > 0.5
-    load = f"load average at the start {found['load_average']:.1f}" + (
+def describe(computer: Mapping[str, Any]) -> str:
+    """Describes the machine in one paragraph."""
+    versions = ", ".join(f"{name} {number}" for name, number in computer["versions"].items())
+    busy = computer["load_average"] > 0.5
+    load = f"load average at the start {computer['load_average']:.1f}" + (
         ": other programs are running, the times are not those of an idle machine" if busy else ""
     )
-    return f"{found['processor']}, {found['cores']} cores, {load}\n{versions}"
+    return f"{computer['processor']}, {computer['cores']} cores, {load}\n{versions}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned first column, the others right-aligned."""
+    """Returns a table with the first column left-aligned and the others right-aligned."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
@@ -153,7 +158,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options every benchmark has."""
+    """Returns a parser with the options that every benchmark has."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     options.add_argument("--quick", action="store_true", help="a small workload: does it run?")
@@ -161,6 +166,6 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Writes the results for programs, if a file is wanted."""
+    """Writes the results, if --json names a file."""
     if path is not None:
         path.write_text(json.dumps(results, indent=2) + "\n")

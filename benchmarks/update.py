@@ -1,8 +1,9 @@
 """One meta-update of MAML-TRPO: `python -m benchmarks.update [--json FILE] [--quick]`.
 
-40 tasks x 4,000 + 4,000 states of an Ant, adaptation, baseline and line search included, against the obvious way
-(`benchmarks/obvious.py`) with the same network, data, conjugate-gradient steps, line-search rule and threads. Before a
-clock runs, both must give the same meta-gradient and the same curvature product in double precision.
+40 tasks x 4,000 + 4,000 states of an Ant, including adaptation, baseline and line search, against
+the obvious way (`benchmarks/obvious.py`) with the same network, data, conjugate-gradient steps,
+line-search rule and threads. Both must first give the same meta-gradient and the same curvature
+product in double precision.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PAGES_TO_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is updated.
+    """Sizes of the problem.
 
     Attributes:
         tasks: N.
@@ -49,7 +50,7 @@ class Sizes:
         steps: T.
         obs: S.
         actions: A.
-        rounds: Rounds that count.
+        rounds: Timed rounds.
     """
 
     tasks: int = 40
@@ -65,7 +66,7 @@ SMALL = Sizes(tasks=3, episodes=4, steps=10, obs=5, actions=2)
 
 
 def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) -> Rollout:
-    """A rollout of the learner's own policy through states that are mere noise; the reward depends on both."""
+    """Returns a rollout of the learner's own policy on random states, with a reward of both."""
     generator = torch.Generator().manual_seed(seed)
     dtype = learner.params["bias0"].dtype
     shape = (sizes.tasks, sizes.episodes, sizes.steps)
@@ -75,8 +76,8 @@ def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) 
 
     obs, noise = normal(*shape, sizes.obs), normal(*shape, sizes.actions)
     with torch.inference_mode():
-        drawn, _ = learner.act(context, obs.flatten(1, 2), noise.flatten(1, 2), explore=True)
-    action, log_prob = drawn.value.clone().view_as(noise), drawn.log_prob.clone().view(shape)
+        sample, _ = learner.act(context, obs.flatten(1, 2), noise.flatten(1, 2), explore=True)
+    action, log_prob = sample.value.clone().view_as(noise), sample.log_prob.clone().view(shape)
     goal = normal(sizes.tasks, 1, 1, sizes.actions)
     reward = (action * goal).mean(dim=-1) * obs[..., 0].cos() + 0.1 * normal(*shape)
     ended = torch.zeros(shape[:2], dtype=torch.bool)
@@ -87,7 +88,7 @@ def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) 
 def build(
     sizes: Sizes, fraction: float, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> MamlTrpo:
-    """The learner; its parameters depend on the sizes alone."""
+    """Builds the learner; its parameters depend on the sizes only."""
     config = MamlTrpoConfig(curvature_fraction=fraction)
     learner = MamlTrpo(config, sizes.obs, sizes.actions, seed=0, device=device, num_threads=THREADS)
     learner.params = {n: v.to(dtype) for n, v in learner.params.items()}
@@ -112,29 +113,29 @@ class Trial:
 
 
 def ours(learner: MamlTrpo, trial: Trial) -> Metrics:
-    """Adapts and updates from the same parameters every time."""
+    """Adapts and updates our learner, always from the same parameters."""
     learner.params = {n: v.to(learner.device) for n, v in trial.params.items()}
     context = learner.adapt(learner.begin(*trial.first.valid.shape[:2], ()), trial.first, ())
     return learner.update(context, [trial.first, trial.second], None)
 
 
 def obvious(trial: Trial, threads: int = THREADS) -> tuple[float, float]:
-    """The same the obvious way, with torch's own threads."""
+    """Does the same the obvious way, with threads of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
-        return rival.update(*rival.adapt(trial.first), trial.second)
+        reference = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+        return reference.update(*reference.adapt(trial.first), trial.second)
     finally:
         torch.set_num_threads(before)
 
 
 class Probe:
-    """Wraps the pieces of a learner's update: how long each takes, and what it gives."""
+    """Wraps the pieces of a learner's update, to record their times and results."""
 
     def __init__(self, learner: MamlTrpo):
         self.seconds: dict[str, float] = defaultdict(float)
-        self.given: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         for method, label in (
             ("adapt", "adapt"),
             ("_batch", "baseline"),
@@ -142,21 +143,21 @@ class Probe:
             ("_curvature", "curvature"),
             ("_search", "line search"),
         ):
-            setattr(learner, method, self._timed(label, getattr(learner, method)))
+            setattr(learner, method, self._time(label, getattr(learner, method)))
 
-    def _timed(self, label: str, function: Callable) -> Callable:
+    def _time(self, label: str, function: Callable) -> Callable:
         def timed(*args: Any) -> Any:
             start = time.perf_counter()
             value = function(*args)
             self.seconds[label] += time.perf_counter() - start
-            self.given[label] = value
-            # the curvature is itself a function, called once for every conjugate-gradient step
-            return self._timed(f"{label} product", value) if callable(value) else value
+            self.results[label] = value
+            # the curvature is a function, called in every conjugate-gradient step
+            return self._time(f"{label} product", value) if callable(value) else value
 
         return timed
 
     def breakdown(self) -> dict[str, float]:
-        """Seconds of each part; the baseline fits are counted on their own, half of them in adapt."""
+        """Returns seconds of each part; baseline fits, half of them in adapt, count separately."""
         parts = dict(self.seconds)
         parts["curvature"] += parts.pop("curvature product")
         parts["adapt"] -= parts["baseline"] / 2
@@ -164,50 +165,50 @@ class Probe:
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
-    """Relative to the largest entry."""
+    """Returns the largest difference, relative to the largest entry of b."""
     return float((a - b).abs().max() / b.abs().max())
 
 
-def rival_products(trial: Trial, vector: Tensor) -> tuple[Tensor, Tensor]:
-    """The obvious way's meta-gradient and curvature product."""
-    rival = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
-    before, points = rival.adapt(trial.first)
-    after, _ = rival.adapt(trial.second)
+def reference_products(trial: Trial, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the meta-gradient and the curvature product of the obvious way."""
+    reference = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+    before, points = reference.adapt(trial.first)
+    after, _ = reference.adapt(trial.second)
     old = [policy(p, sample.obs) for p, sample in zip(points, after, strict=True)]
-    gain, _ = rival.objective(rival.params, before, after, old, graph=True)
-    return rival.flat_gradient(gain), rival.curvature(before, after, old)(vector)
+    gain, _ = reference.objective(reference.params, before, after, old, graph=True)
+    return reference.flat_gradient(gain), reference.curvature(before, after, old)(vector)
 
 
-def agreement() -> dict[str, float]:
-    """Largest relative difference of both ways on a small trial in double precision."""
+def compare() -> dict[str, float]:
+    """Returns the relative differences of both ways on a small trial in double precision."""
     trial = Trial.of(SMALL, torch.float64)
     learner = build(SMALL, 1.0, dtype=torch.float64)
     probe = Probe(learner)
     metrics = ours(learner, trial)
     size = sum(value.numel() for value in trial.params.values())
     vector = torch.linspace(-1.0, 1.0, size, dtype=torch.float64)
-    gradient, product = rival_products(trial, vector)
+    gradient, product = reference_products(trial, vector)
     _, kl = obvious(trial)
     return {
-        "gradient": largest_difference(probe.given["gradient"], gradient),
-        "curvature product": largest_difference(probe.given["curvature"](vector), product),
+        "gradient": largest_difference(probe.results["gradient"], gradient),
+        "curvature product": largest_difference(probe.results["curvature"](vector), product),
         "KL of the step": abs(metrics["kl"] - kl) / kl,
     }
 
 
 def resident() -> float:
-    """Memory of this process now [MB]."""
+    """Returns the present memory of this process [MB]."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGES_TO_MB
 
 
 def peak_resident() -> float:
-    """Largest memory of this process since it was last forgotten [MB]."""
+    """Returns the peak memory of this process since its last reset [MB]."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3
 
 
 def memory_of(contender: str, sizes: Sizes) -> float:
-    """Peak memory of one update above what the process held before it [MB], in a process of its own."""
+    """Measures the peak memory of one update above that before it [MB], in a new process."""
     command = [sys.executable, "-m", "benchmarks.update", "--memory-of", contender]
     if sizes is QUICK:
         command.append("--quick")
@@ -215,16 +216,16 @@ def memory_of(contender: str, sizes: Sizes) -> float:
 
 
 def measure_memory(contender: str, sizes: Sizes) -> None:
-    """The child's side of memory_of: prints the number."""
+    """Prints the number for `memory_of`, in its child process."""
     trial = Trial.of(sizes)
     before = resident()
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     run_once(contender, trial, sizes)()
     print(peak_resident() - before)
 
 
 def run_once(contender: str, trial: Trial, sizes: Sizes) -> Callable[[], float]:
-    """An update of one contender, for take_turns."""
+    """Returns an update of one contender, for take_turns."""
     if contender.startswith("obvious"):
         threads = 1 if contender == "obvious 1" else THREADS
         return lambda: float(len(obvious(trial, threads)) > 0)
@@ -234,7 +235,7 @@ def run_once(contender: str, trial: Trial, sizes: Sizes) -> Callable[[], float]:
 
 
 def breakdown(trial: Trial, sizes: Sizes, fraction: float) -> dict[str, float]:
-    """Median seconds of the parts of our update."""
+    """Returns median seconds of the parts of our update."""
     learner, found = build(sizes, fraction), []
     for _ in range(sizes.rounds):
         probe = Probe(learner)
@@ -246,7 +247,7 @@ def breakdown(trial: Trial, sizes: Sizes, fraction: float) -> dict[str, float]:
 
 
 def on_gpu(trial: Trial, sizes: Sizes) -> dict[str, float]:
-    """Seconds of one update with all tasks at once on a GPU, the transfers included; empty where there is none."""
+    """Returns seconds of an update on a GPU, including transfers; nothing without a GPU."""
     if not torch.cuda.is_available():
         return {}
     found = {}
@@ -271,20 +272,20 @@ CONTENDERS = {
 
 
 def measure(sizes: Sizes) -> dict[str, Any]:
-    """Everything, as one record."""
-    equal = agreement()
+    """Measures everything, as one record."""
+    differences = compare()
     trial = Trial.of(sizes)
     runs = {name: run_once(name, trial, sizes) for name in CONTENDERS}
     timings = take_turns(runs, sizes.rounds)
-    # torch's threads are of little use to small matrices, and harm beside other programs
-    rival = min(timings["obvious"], timings["obvious 1"], key=lambda timing: timing.median)
+    # threads of torch help small matrices little, and slow them down beside other programs
+    reference = min(timings["obvious"], timings["obvious 1"], key=lambda timing: timing.median)
     ratios = [
-        Ratio.of("ours / the obvious way", timings["default"], rival, target=4.0),
-        Ratio.of("ours on all states / the obvious way", timings["all"], rival, target=1.3),
+        Ratio.of("ours / the obvious way", timings["default"], reference, target=4.0),
+        Ratio.of("ours on all states / the obvious way", timings["all"], reference, target=1.3),
     ]
     fraction = MamlTrpoConfig().curvature_fraction
     return {
-        "agreement": equal,
+        "agreement": differences,
         "timings": {name: timing.record() for name, timing in timings.items()},
         "ratios": [asdict(ratio) for ratio in ratios],
         "memory_mb": {name: memory_of(name, sizes) for name in CONTENDERS},

@@ -216,7 +216,7 @@ def _check_bounds(env: BatchEnv, play: _Play) -> None:
         if outside.any():
             row, i = np.argwhere(outside)[0]
             space = f"[{low[i]:g}, {high[i]:g}]"
-            raise _Violation(f"obs[{i}] is {obs[row, i]:g}; observation_space says {space}")
+            raise _Violation(f"obs[{i}] is {obs[row, i]:g}, outside of observation_space {space}")
 
 
 def _check_horizon(play: _Play) -> None:

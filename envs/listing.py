@@ -86,15 +86,15 @@ def _describe_families() -> str:
         "--env NAME --list-envs describes it"
     ]
     for robot, goals in FAMILIES.items():
-        words = ", ".join(
-            f"{word or '(none)'}: {recipe.terms.formula(recipe.goal)}"
-            for word, recipe in goals.items()
-        )
-        lines.append(f"  {robot:14}{words}")
+        texts = [
+            f"{goal or '(none)'}: {recipe.terms.formula(recipe.goal)}"
+            for goal, recipe in goals.items()
+        ]
+        lines.append(f"  {robot:14}{', '.join(texts)}")
     lines.append("variations, and their numbers for ant (planar robots have fewer)")
-    for word, variation in WORLDS.items():
+    for name, variation in WORLDS.items():
         tasks = variation.tasks(ROBOTS["ant"])
         split = _describe_split(tasks, variation.task_split)
-        lines.append(f"  {word:14}{variation.formula}")
+        lines.append(f"  {name:14}{variation.formula}")
         lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}")
     return "\n".join(lines)

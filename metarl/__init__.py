@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
+
+from metarl.envs.wrappers.registration import register_on_import
 
 if TYPE_CHECKING:
     from metarl.api import check_env, evaluate, film, load, make_env, report, train
@@ -37,9 +38,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-if (
-    "gymnasium" in sys.modules
-):  # otherwise gymnasium loads the entry point of its group when it starts
-    from metarl.envs.wrappers.registration import register
-
-    register()
+register_on_import()

@@ -15,7 +15,7 @@ import numpy as np
 from metarl import experiment
 from metarl.config.schema import build_config
 from metarl.core.env import NoPictures, RenderableEnv, SceneEnv, supports
-from metarl.core.errors import ConfigError, Preempted
+from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
@@ -67,7 +67,7 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
     """
     trainer = policy.config.trainer
     try:
-        if trainer.evaluate_tasks and (again or _is_stale(policy, results.EVALUATION)):
+        if trainer.evaluate_tasks and (again or _is_stale(policy, results.FILE)):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
             print(table.table(result), flush=True)
             log_evaluation(make_sink(trainer), policy.path, result)
@@ -191,9 +191,21 @@ def evaluate(
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
-    default = results.EvaluationSettings(config.trainer.evaluate_tasks or 20, NUM_ADAPTATIONS)
-    results.write(results.evaluation_path(policy.path, settings, default), result)
+    path = results.evaluation_path(policy.path, settings, _main_settings(policy, settings))
+    path.parent.mkdir(exist_ok=True)
+    results.write(path, result)
     return result
+
+
+def _main_settings(policy: TrainedPolicy, settings: Any) -> Any:
+    """Returns the settings of evaluation.json: those it has, or these if it is still to be written."""
+    try:
+        recorded = results.read(policy.path)
+    except CheckpointError:
+        is_plain = not (settings.deterministic or settings.env or settings.tasks)
+        return settings if is_plain else results.EvaluationSettings()
+    num_adaptations = len(recorded["returns"]["mean"]) - 1
+    return results.EvaluationSettings(recorded["num_tasks"], num_adaptations)
 
 
 def _transfer_env(policy: TrainedPolicy, env: Any) -> Any:

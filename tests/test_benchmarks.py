@@ -1,4 +1,4 @@
-"""The benchmarks run and compare what they say; how fast anything is, no test asks."""
+"""The benchmarks run, and compare equal work; no test depends on a speed."""
 
 import json
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def ran(folder, name, *options):
-    """Runs a benchmark in its shortest form; returns its record and what it printed."""
+def run(folder, name, *options):
+    """Runs a benchmark in its shortest form; returns its record and its output."""
     record = folder / "record.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", record, *options]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
@@ -24,28 +24,28 @@ def assert_ordered(ratios):
         assert 0.0 < ratio["low"] <= ratio["median"] <= ratio["high"], ratio["name"]
 
 
-def test_the_collector_is_measured_against_loops_that_replay_its_steps(tmp_path):
-    record, said = ran(tmp_path, "collect", "--envs", "half-cheetah-dir")
-    (found,) = record["results"]
-    assert_ordered(found["ratios"])
-    # 4 tasks x 5 episodes x 200 steps: nobody falls, and each loop does the same work
+def test_collector_is_compared_with_loops_of_the_same_steps(tmp_path):
+    record, output = run(tmp_path, "collect", "--envs", "half-cheetah-dir")
+    (robot,) = record["results"]
+    assert_ordered(robot["ratios"])
+    # 4 tasks x 5 episodes x 200 steps: no robot falls, and each loop does the same work
     same = ("bare", "lean", "together", "ours", "rl2")
-    assert {found["steps"][name] for name in same} == {4000}
-    assert {"async", "subproc"} < found["steps"].keys()
-    for ratio in found["ratios"]:
-        assert ratio["name"] in said
+    assert {robot["steps"][name] for name in same} == {4000}
+    assert {"async", "subproc"} < robot["steps"].keys()
+    for ratio in robot["ratios"]:
+        assert ratio["name"] in output
 
 
-def test_the_update_is_measured_against_the_obvious_way(tmp_path):
-    record, said = ran(tmp_path, "update")
+def test_update_is_compared_with_the_obvious_way(tmp_path):
+    record, output = run(tmp_path, "update")
     assert_ordered(record["ratios"])
     for ratio in record["ratios"]:
-        assert ratio["name"] in said
+        assert ratio["name"] in output
 
 
 @pytest.mark.parametrize("robot", ["ant-dir", "hopper-vel"])
-def test_terrain_is_measured_against_flat_ground(robot, tmp_path):
-    record, said = ran(tmp_path, "terrain", "--envs", robot)
+def test_terrain_is_compared_with_flat_ground(robot, tmp_path):
+    record, output = run(tmp_path, "terrain", "--envs", robot)
     assert_ordered(record["results"])
     assert [ratio["name"] for ratio in record["results"]] == [robot]
-    assert robot in said
+    assert robot in output

@@ -1,4 +1,4 @@
-"""The examples, installed and run as their readers would."""
+"""The examples, installed and run as a user does."""
 
 import shutil
 import subprocess
@@ -20,40 +20,38 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder that pip has installed the plug-in of examples/hidden_spot into, without a network."""
+    """Installs examples/hidden_spot with pip, without a network; returns the folder."""
     folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(EXAMPLES / "hidden_spot", folder / "source")  # building writes beside it
-    words = "-m pip install --quiet --no-index --no-deps --no-build-isolation --target"
+    shutil.copytree(EXAMPLES / "hidden_spot", folder / "source")  # a build writes into its folder
+    command = "-m pip install --quiet --no-index --no-deps --no-build-isolation --target"
     subprocess.run(
-        [sys.executable, *words.split(), folder / "target", folder / "source"],
+        [sys.executable, *command.split(), folder / "target", folder / "source"],
         check=True,
         capture_output=True,
     )
     return folder / "target"
 
 
-def test_the_plug_in_with_its_packaging_has_fewer_than_25_lines():
+def test_plugin_with_packaging_has_fewer_than_25_lines():
     files = [*EXAMPLES.glob("hidden_spot/*.py"), *EXAMPLES.glob("hidden_spot/*.toml")]
     lines = [line for path in files for line in path.read_text().splitlines() if line.strip()]
     assert len(files) == 2 and len(lines) < 25
 
 
-def test_an_installed_plug_in_is_checked_and_trained_by_its_name(
-    installed, tmp_path, monkeypatch, capsys
-):
+def test_installed_plugin_is_checked_and_trained_by_name(installed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(installed))
     assert commands.main(["check-env", "hidden-spot"]) == 0
-    words = (
+    args = (
         "--env hidden-spot --iterations 2 --run-dir run --device cpu --learner.hidden-sizes 8 "
         "--sampler.num-tasks 2 --sampler.num-episodes 2 --sampler.threads 2 "
         "--trainer.evaluate-tasks 2 --trainer.no-tensorboard"
     )
-    assert cli.main(words.split()) == 0
+    assert cli.main(args.split()) == 0
     assert "2 held-out tasks x 2 episodes" in capsys.readouterr().out
 
 
-def test_the_vectorised_example_keeps_the_contract_and_is_the_same_environment(monkeypatch):
+def test_vectorised_example_keeps_the_contract_and_agrees(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES / "vectorised"))
     monkeypatch.syspath_prepend(str(EXAMPLES / "hidden_spot"))
     findings = check(lambda threads: make("hidden_spots:make", threads))

@@ -172,7 +172,7 @@ class Velocity:
 
     @property
     def tasks(self) -> TaskDistribution:
-        """Speeds, uniform in [0, high] [m/s]."""
+        """Speeds, uniform in `[0, high]` [m/s]."""
         return Uniform((Variable("speed", "m/s", 0.0, self.high),))
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:

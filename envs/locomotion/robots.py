@@ -124,7 +124,7 @@ class ObservationField:
         field: Name of the field.
         first: First observed row.
         shape: Shape of the observed rows of one robot.
-        limit: Values are clipped to [-limit, limit] [units of the field].
+        limit: Values are clipped to `[-limit, limit]` [units of the field].
     """
 
     field: str

@@ -1,8 +1,8 @@
 """Encodes the tasks of plug-ins as rows of numbers, and decodes them.
 
 A plug-in's task may be a number, a 1-D array, a list or tuple of numbers, or a dict of these, as in
-garage and learn2learn ({"direction": 1.0}). Such a task is encoded as a row of D numbers with names.
-Any other task is opaque and is encoded as its address (draw, size, index): the task is
+garage and learn2learn ({"direction": 1.0}). Such a task is encoded as a row of D named numbers. Any
+other task is opaque and is encoded as its address (draw, size, index): the task is
 sample_tasks(make_generator(draw), size)[index]. The address can be stored and sent to any process;
 the object itself is never pickled.
 """

@@ -1,7 +1,4 @@
-"""How an episode is filmed: where the camera stands, and the figures that mark the goal.
-
-Lengths are metres in the world frame.
-"""
+"""Camera of an episode, and the marker of its goal. Lengths are metres in the world frame."""
 
 from __future__ import annotations
 
@@ -16,23 +13,22 @@ from metarl.envs.rendering.heightfield import Relief
 from metarl.envs.rendering.marker import Marker
 
 _SMOOTHING = 15
-"""Frames over which the camera averages the robot's path: steps shake, the picture does not."""
-
+"""Frames over which the camera averages the robot's path, to keep the picture steady."""
 
 _UNCOLORED = np.array([0.5, 0.5, 0.5, 1.0], dtype=np.float32)
-"""What MuJoCo takes for "no colour given"."""
+"""Colour of a geom whose model gives none."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A part of a marker.
+class MarkerPart:
+    """Part of a marker.
 
     Attributes:
         kind: "arrow" and "disc" are flat, "post" faces the camera.
         start: Tail of the arrow, centre of the disc, foot of the post (3,) [m].
         end: Tip of the arrow, top of the post; the disc ignores it (3,) [m].
-        width: Of the shaft, of the post, or the disc's diameter [m].
-        normal: Of the plane of the figure (3,).
+        width: Width of the shaft or of the post, or diameter of the disc [m].
+        normal: Normal of the part's plane (3,).
         opacity: In (0, 1].
     """
 
@@ -46,16 +42,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Shot:
-    """How an episode of L frames is filmed: angles and distance stay, the camera follows the robot.
+    """Camera over an episode of L frames; it follows the robot at fixed angles and distance.
 
     Attributes:
         root: Position of the robot (L, 3) [m].
-        lookat: The point in the middle of the picture (L, 3) [m].
-        radius: Of a sphere around the root that holds the robot at rest [m].
-        planar: Whether the robot moves in the x-z plane.
-        distance: From the camera to lookat [m].
-        azimuth: Of the viewing direction, 0 along x, 90 along y [degrees].
-        elevation: Of the viewing direction, negative looks down [degrees].
+        lookat: Point in the middle of the picture (L, 3) [m].
+        radius: Radius of a sphere around the root that contains the robot at rest [m].
+        planar: The robot moves in the x-z plane.
+        distance: Distance from the camera to lookat [m].
+        azimuth: Azimuth of the viewing direction, 0 along x, 90 along y [degrees].
+        elevation: Elevation of the viewing direction, negative looks down [degrees].
     """
 
     root: np.ndarray
@@ -67,7 +63,7 @@ class Shot:
     elevation: float
 
     def axes(self) -> np.ndarray:
-        """Right, up and forward of the camera, the rows of a matrix (3, 3)."""
+        """Returns the camera's right, up and forward, the rows of a matrix (3, 3)."""
         azimuth, elevation = math.radians(self.azimuth), math.radians(self.elevation)
         level = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
         forward = math.cos(elevation) * level + math.sin(elevation) * np.array([0.0, 0.0, 1.0])
@@ -75,7 +71,7 @@ class Shot:
         return np.stack([right, np.cross(right, forward), forward])
 
 
-def checked_states(model: mujoco.MjModel, states: np.ndarray) -> np.ndarray:
+def check_states(model: mujoco.MjModel, states: np.ndarray) -> np.ndarray:
     """Returns qpos snapshots (L, nq) in float64.
 
     Raises:
@@ -96,13 +92,13 @@ def plan_shot(
     marker: Marker,
     camera: tuple[float, float] | None = None,
 ) -> Shot:
-    """Places the camera: beside a planar robot, behind and above one that roams.
+    """Places the camera: beside a planar robot, behind and above any other.
 
     Args:
         model: The robot in its scene.
         states: qpos (L, nq), L >= 1.
         marker: The goal. A target is kept in the picture up to 4 m from the robot.
-        camera: Azimuth and elevation in its place [degrees].
+        camera: Azimuth and elevation, if others than these [degrees].
 
     Returns:
         The shot.
@@ -135,8 +131,8 @@ def plan_shot(
     return Shot(root, lookat, radius, planar, distance, azimuth, elevation)
 
 
-def marker_figures(marker: Marker, shot: Shot, row: int, floor: float) -> list[Figure]:
-    """The parts of a marker in frame `row`.
+def place_marker(marker: Marker, shot: Shot, row: int, floor: float) -> list[MarkerPart]:
+    """Returns the parts of a marker in frame `row`, at the height `floor` [m].
 
     An arrow lies on the floor and starts at the robot, or hangs above a planar robot; a target is a
     disc with a post.
@@ -145,10 +141,10 @@ def marker_figures(marker: Marker, shot: Shot, row: int, floor: float) -> list[F
     if marker.kind == "target":
         foot = vector + [0.0, 0.0, floor + 0.01]
         top = foot + 0.9 * upright
-        flat = [Figure("disc", foot, foot, width, upright, 0.45) for width in (0.9, 0.5)]
+        flat = [MarkerPart("disc", foot, foot, width, upright, 0.45) for width in (0.9, 0.5)]
         facing = -shot.axes()[2]
-        post = Figure("post", foot, top, 0.05, facing)
-        return [*flat, post, Figure("disc", top, top, 0.22, facing)]
+        post = MarkerPart("post", foot, top, 0.05, facing)
+        return [*flat, post, MarkerPart("disc", top, top, 0.22, facing)]
     start, normal = shot.root[row].copy(), upright
     start[2] = floor + 0.01
     if shot.planar:
@@ -156,42 +152,43 @@ def marker_figures(marker: Marker, shot: Shot, row: int, floor: float) -> list[F
     speed = float(np.linalg.norm(vector))
     width = 0.15 * shot.radius
     if speed < 0.05:
-        return [Figure("disc", start, start, 2.0 * width, normal)]
+        return [MarkerPart("disc", start, start, 2.0 * width, normal)]
     along = vector * (shot.radius * (1.3 + 0.25 * speed) / speed)
     if shot.planar:
         start -= 0.5 * along
-    dot = Figure("disc", start, start, 2.0 * width, normal)
-    return [dot, Figure("arrow", start, start + along, width, normal)]
+    dot = MarkerPart("disc", start, start, 2.0 * width, normal)
+    return [dot, MarkerPart("arrow", start, start + along, width, normal)]
 
 
-def outline(figure: Figure, right: np.ndarray) -> np.ndarray:
-    """Corners (n, 3) [m] of a figure; a post extends across `right`, the camera's right (3,)."""
-    axis = figure.end - figure.start
-    if figure.kind == "disc":
-        across = np.cross(figure.normal, [0.31, 0.59, 0.74])
+def outline(part: MarkerPart, right: np.ndarray) -> np.ndarray:
+    """Returns the corners (n, 3) [m] of a part; a post extends along the camera's right (3,)."""
+    axis = part.end - part.start
+    if part.kind == "disc":
+        across = np.cross(part.normal, [0.31, 0.59, 0.74])
         across /= np.linalg.norm(across)
-        along = np.cross(figure.normal, across)
+        along = np.cross(part.normal, across)
         angle = np.linspace(0.0, 2.0 * np.pi, 48, endpoint=False)[:, None]
         circle = np.cos(angle) * across + np.sin(angle) * along
-        return figure.start + 0.5 * figure.width * circle
-    if figure.kind == "post":
-        side = 0.5 * figure.width * right
-        return np.stack(
-            [figure.start - side, figure.start + side, figure.end + side, figure.end - side]
-        )
+        return part.start + 0.5 * part.width * circle
+    if part.kind == "post":
+        side = 0.5 * part.width * right
+        return np.stack([part.start - side, part.start + side, part.end + side, part.end - side])
     length = float(np.linalg.norm(axis))
     along = axis / length
-    side = np.cross(figure.normal, along) * figure.width
-    neck = figure.end - along * min(2.6 * figure.width, 0.6 * length)
-    shaft = [figure.start + 0.5 * side, neck + 0.5 * side]
-    head = [neck + 1.4 * side, figure.end, neck - 1.4 * side]
-    return np.stack([*shaft, *head, neck - 0.5 * side, figure.start - 0.5 * side])
+    side = np.cross(part.normal, along) * part.width
+    neck = part.end - along * min(2.6 * part.width, 0.6 * length)
+    shaft = [part.start + 0.5 * side, neck + 0.5 * side]
+    head = [neck + 1.4 * side, part.end, neck - 1.4 * side]
+    return np.stack([*shaft, *head, neck - 0.5 * side, part.start - 0.5 * side])
 
 
-def marker_level(
+def find_marker_level(
     model: mujoco.MjModel, relief: Relief | None, marker: Marker, shot: Shot, row: int
 ) -> float:
-    """Height [m] at which a marker lies: the first plane, or 0; on a relief a target's ground, or above the robot."""
+    """Returns the height at which a marker lies in frame `row` [m].
+
+    This is the first plane, or 0; on a relief the ground of a target, or above the robot.
+    """
     if relief is not None and marker.kind == "target":
         return relief.height(*marker.vector) + 0.04
     if relief is not None:
@@ -200,8 +197,11 @@ def marker_level(
     return float(model.geom_pos[planes[0], 2]) if len(planes) else 0.0
 
 
-def geom_colors(model: mujoco.MjModel) -> np.ndarray:
-    """Red, green, blue, opacity (ngeom, 4): a colour given to a geom goes before that of its material, as in MuJoCo."""
+def read_geom_colors(model: mujoco.MjModel) -> np.ndarray:
+    """Returns red, green, blue and opacity (ngeom, 4).
+
+    As in MuJoCo, a geom's own colour takes precedence over that of its material.
+    """
     if not model.nmat:
         return model.geom_rgba
     bare = (model.geom_rgba == _UNCOLORED).all(axis=1) & (model.geom_matid >= 0)

@@ -8,11 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Marker:
-    """What a video draws to show the goal.
+    """Mark that shows the goal in a video.
 
     Attributes:
-        kind: "arrow" in the direction of `vector` from the robot, or "target" at the point `vector`.
-        vector: (2,) [m, world] for a target; (2,) of any length for an arrow, longer for a faster goal.
+        kind: "arrow" from the robot along `vector`, or "target" at the point `vector`.
+        vector: (2,) [m, world] for a target; (2,) of any length for an arrow, longer for a faster
+            goal.
     """
 
     kind: Literal["arrow", "target"]

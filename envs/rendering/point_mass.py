@@ -1,4 +1,4 @@
-"""Recorded positions of a point in the plane -> frames."""
+"""Draws recorded positions of a point in the plane."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def render_plane(
     Args:
         states: Positions (L, 2) [m], L >= 1.
         marker: The goal; an arrow is drawn from the origin.
-        width: Of a frame [pixels].
-        height: Of a frame [pixels].
+        width: Width of a frame [pixels].
+        height: Height of a frame [pixels].
 
     Yields:
         L frames (height, width, 3) uint8.
@@ -38,10 +38,10 @@ def render_plane(
     states = np.asarray(states, dtype=float)
     if states.ndim != 2 or states.shape[1] != 2 or not len(states) or not np.isfinite(states).all():
         raise ValueError(f"states must be finite and (L, 2) with L >= 1, got {states.shape}")
-    return _frames(states, marker, (width, height))
+    return _draw_frames(states, marker, (width, height))
 
 
-def _frames(states: np.ndarray, marker: Marker, size: tuple[int, int]) -> Iterator[np.ndarray]:
+def _draw_frames(states: np.ndarray, marker: Marker, size: tuple[int, int]) -> Iterator[np.ndarray]:
     goal = np.asarray(marker.vector)
     reach = max(1.2, 1.1 * float(np.abs(states).max()), 1.1 * float(np.abs(goal).max()))
     fine = np.array(size) * _SUBPIXELS
@@ -72,7 +72,7 @@ def _frames(states: np.ndarray, marker: Marker, size: tuple[int, int]) -> Iterat
         stroke = max(2, round(0.012 * scale * reach))
         before = states[max(row - 1, 0)]
         draw.line([pixels(before), pixels(point)], fill=PATH_COLOR, width=stroke)
-        disc(draw, point, 0.006, PATH_COLOR)  # rounds the corner between two strokes
+        disc(draw, point, 0.006, PATH_COLOR)  # rounds the corner between two lines
         picture = canvas.copy()
         disc(ImageDraw.Draw(picture), point, 0.036, (255, 255, 255))
         disc(ImageDraw.Draw(picture), point, 0.028, POINT_COLOR)

@@ -1,10 +1,10 @@
-"""A ray caster for MuJoCo scenes that needs no GL: `mujoco.mj_multiRay`, shaded with NumPy.
+"""Ray caster for MuJoCo scenes that needs no GL: `mujoco.mj_multiRay`, shaded with NumPy.
 
-Sky, checker floor and flat patches are drawn in closed form, a heightfield by `envs/rendering/heightfield.py`; rays are cast only for the pixels of
-moving geoms, once a pixel, and 4 x 4 times where two surfaces meet. The lamp is a point, so that
-all its shadow rays leave from one place, as `mj_multiRay` wants. Lengths are metres in the world
-frame; images are float32 (height, width, 3) in [0, 1] with row 0 at the top. 'Depth' is the
-distance along the viewing direction.
+Sky, checker floor and flat patches are drawn in closed form, a heightfield by `heightfield.py`;
+rays are cast only for the pixels of moving geoms, once a pixel, and 4 x 4 times where two surfaces
+meet. The lamp is a point, because the rays of `mj_multiRay` start at one point. Lengths are metres
+in the world frame; images are float32 (height, width, 3) in [0, 1] with row 0 at the top. Depth is
+the distance along the viewing direction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw
 
-from metarl.envs.rendering.camera import geom_colors
+from metarl.envs.rendering.camera import read_geom_colors
 from metarl.envs.rendering.heightfield import (
     FLOOR_DARK,
     FLOOR_LIGHT,
@@ -25,10 +25,10 @@ from metarl.envs.rendering.heightfield import (
     Fan,
     Relief,
     checker,
-    fan_of,
-    painted,
-    relief_of,
+    color_ground,
+    find_relief,
     sky_color,
+    sort_rays,
 )
 
 # an array compared with the enum itself takes 300 ns an element
@@ -41,10 +41,10 @@ _NEAR = 0.05  # depth of the nearest thing drawn [m]
 
 @dataclass(frozen=True)
 class Patch:
-    """A flat polygon.
+    """Flat polygon.
 
     Attributes:
-        corners: (n, 3) [m].
+        corners: Corners (n, 3) [m].
         color: Red, green, blue (3,) in [0, 1].
         opacity: In (0, 1].
         standing: Stands in the air and may hide the robot; else lies on the floor, in its shadow.
@@ -58,12 +58,12 @@ class Patch:
 
 @dataclass(frozen=True)
 class Hits:
-    """Where n rays end.
+    """Ends of n rays.
 
     Attributes:
-        geom: (n,), -1 for nothing.
-        distance: (n,) [m], infinite for nothing.
-        normal: Of the surface (n, 3).
+        geom: Geoms that are hit (n,), -1 for none.
+        distance: Lengths of the rays (n,) [m], infinite for none.
+        normal: Normals of the surfaces (n, 3).
     """
 
     geom: np.ndarray
@@ -84,9 +84,9 @@ def cast(
     Args:
         model: The scene.
         data: Its pose; `mj_kinematics` is enough.
-        origin: (3,) [m].
-        directions: (n, 3), of length one.
-        static: Whether geoms that never move are hit; planes never are.
+        origin: Start of the rays (3,) [m].
+        directions: Directions (n, 3), of length one.
+        static: Geoms that never move are hit too; planes never are.
 
     Returns:
         The hits.
@@ -115,7 +115,7 @@ def cast(
 
 
 class RayCaster:
-    """A camera of fixed orientation in front of a MuJoCo scene.
+    """Camera of fixed orientation in a MuJoCo scene.
 
     Args:
         model: The scene. Planes are drawn as one endless checker floor.
@@ -130,10 +130,10 @@ class RayCaster:
         self._moving = model.body_weldid[model.geom_bodyid] > 0
         planes = model.geom_type == _PLANE
         self.floor = float(model.geom_pos[planes, 2][0]) if planes.any() else 0.0
-        self._relief = relief_of(model)
-        drawn_otherwise = planes | (model.geom_type == _HEIGHTFIELD)
-        self._static = bool((~self._moving & ~drawn_otherwise).any())
-        self._albedo = geom_colors(model)[:, :3].astype(np.float32)
+        self._relief = find_relief(model)
+        ground = planes | (model.geom_type == _HEIGHTFIELD)
+        self._static = bool((~self._moving & ~ground).any())
+        self._albedo = read_geom_colors(model)[:, :3].astype(np.float32)
         level = axes[2] * [1.0, 1.0, 0.0]
         lamp = (
             1.2 * np.array([0.0, 0.0, 1.0]) - 0.55 * axes[0] - 0.45 * level / np.linalg.norm(level)
@@ -146,7 +146,7 @@ class RayCaster:
         right, up, forward = self._axes
         across = (np.arange(width) + 0.5 - 0.5 * width) / self._focal
         above = (0.5 * height - (np.arange(height) + 0.5)) / self._focal
-        return fan_of(forward + across[None, :, None] * right + above[:, None, None] * up)
+        return sort_rays(forward + across[None, :, None] * right + above[:, None, None] * up)
 
     def frame(
         self,
@@ -156,25 +156,25 @@ class RayCaster:
         radius: float,
         patches: list[Patch],
     ) -> np.ndarray:
-        """Draws the scene as it stands.
+        """Draws the scene.
 
         Args:
             data: The pose; `mj_kinematics` is enough.
             eye: Position of the camera (3,) [m].
             focus: Centre of the robot (3,) [m].
             radius: Of a sphere around focus that holds the robot [m].
-            patches: Flat figures.
+            patches: Flat parts of the marker.
 
         Returns:
             The image (height, width, 3) uint8.
         """
         lamp = focus + 20.0 * self._lamp
         if self._relief is None:
-            image, ground = self._background(eye)
+            image, ground = self._draw_floor(eye)
             behind = np.full(image.shape[:2], np.inf, dtype=np.float32)
         else:
             self.floor = self._relief.height(*focus[:2])
-            image, ground, behind = self._landscape(self._relief, eye, lamp)
+            image, ground, behind = self._draw_relief(self._relief, eye, lamp)
         for patch in patches:
             if not patch.standing:
                 self._paint(image, eye, patch, None)
@@ -188,15 +188,15 @@ class RayCaster:
     def project(self, points: np.ndarray, eye: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Maps points (n, 3) [m] to places (n, 2) [pixels; x right, y down] and depths (n,) [m].
 
-        Points behind the camera have no place: NaN.
+        The places of points behind the camera are NaN.
         """
-        seen = (points - eye) @ self._axes.T
-        depth = np.where(seen[:, 2] > _NEAR, seen[:, 2], np.nan)
-        place = self._focal * seen[:, :2] / depth[:, None] * [1.0, -1.0]
-        return place + 0.5 * np.array(self._size), seen[:, 2]
+        local = (points - eye) @ self._axes.T
+        depth = np.where(local[:, 2] > _NEAR, local[:, 2], np.nan)
+        place = self._focal * local[:, :2] / depth[:, None] * [1.0, -1.0]
+        return place + 0.5 * np.array(self._size), local[:, 2]
 
-    def _directions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors (n, 3) through places x, y (n,) [pixels], their cosines to forward (n,)."""
+    def _aim(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns unit vectors (n, 3) through places x, y (n,) [pixels], and cosines to forward."""
         width, height = self._size
         right, up, forward = self._axes
         across, above = (x - 0.5 * width) / self._focal, (0.5 * height - y) / self._focal
@@ -204,19 +204,20 @@ class RayCaster:
         cosine = 1.0 / np.sqrt(1.0 + across**2 + above**2)
         return rays * cosine[:, None], cosine
 
-    def _background(self, eye: np.ndarray) -> tuple[np.ndarray, tuple[int, np.ndarray, np.ndarray]]:
-        """The empty scene, and (first floor row, floor x, floor y) with x and y (rows, width) [m].
+    def _draw_floor(self, eye: np.ndarray) -> tuple[np.ndarray, tuple[int, np.ndarray, np.ndarray]]:
+        """Draws sky and floor; returns the image, and where it shows the floor.
 
-        The camera's right is level, so a row of the image has one depth on the floor.
+        This is (first row, x, y), x and y (rows, width) [m]. The camera's right is level, so a row
+        of the image has one depth on the floor.
         """
         width, height = self._size
         right, up, forward = self._axes
         above = (0.5 * height - (np.arange(height) + 0.5)) / self._focal
-        slope = forward[2] + above * up[2]
+        rise = forward[2] + above * up[2]
         image = np.empty((height, width, 3), dtype=np.float32)
-        image[:] = sky_color(slope)[:, None]
-        first = int(np.count_nonzero(slope > -1e-3)) if eye[2] > self.floor else height
-        depth = (eye[2] - self.floor) / -slope[first:]
+        image[:] = sky_color(rise)[:, None]
+        first = int(np.count_nonzero(rise > -1e-3)) if eye[2] > self.floor else height
+        depth = (eye[2] - self.floor) / -rise[first:]
         axis = (np.arange(width) + 0.5 - 0.5 * width) / self._focal
         places, widths = [], []
         for k in (0, 1):
@@ -233,26 +234,28 @@ class RayCaster:
             image[first:, :, channel] = (dark + (light - dark) * share) * (1 - fog) + far * fog
         return image, (first, *places)
 
-    def _landscape(self, relief: Relief, eye: np.ndarray, lamp: np.ndarray):
-        """The empty scene with a relief, where its pixels' shadows fall on the floor's level, and its depth."""
+    def _draw_relief(self, relief: Relief, eye: np.ndarray, lamp: np.ndarray):
+        """Draws sky and relief; returns the image, shadow places as `_draw_floor`, and the depth.
+
+        A shadow place is the ground at a pixel, moved along the line from the lamp to the floor.
+        """
         image = self._fan.sky.copy()
         size, colors = image.shape[:2], image.reshape(-1, 3)
-        # what shows no ground lies far from every shadow
+        # pixels without ground lie far from every shadow
         places = np.full((2, *size), 1e9, dtype=np.float32)
         depth = np.full(size, np.inf, dtype=np.float32)
-        for seen in relief.view(eye, self._fan):
-            colors[seen.pixel] = painted(seen, self._lamp, self._focal)
-            depth.ravel()[seen.pixel] = seen.depth
-            # along the line from the lamp
-            reach = (lamp[2] - self.floor) / np.maximum(lamp[2] - seen.point[2], 1.0)
+        for ground in relief.view(eye, self._fan):
+            colors[ground.pixel] = color_ground(ground, self._lamp, self._focal)
+            depth.ravel()[ground.pixel] = ground.depth
+            reach = (lamp[2] - self.floor) / np.maximum(lamp[2] - ground.point[2], 1.0)
             for k in (0, 1):
-                places[k].ravel()[seen.pixel] = lamp[k] + (seen.point[k] - lamp[k]) * reach
+                places[k].ravel()[ground.pixel] = lamp[k] + (ground.point[k] - lamp[k]) * reach
         return image, (0, *places), depth
 
     def _paint(
         self, image: np.ndarray, eye: np.ndarray, patch: Patch, depth: np.ndarray | None
     ) -> None:
-        """Lays a patch over the image, under what is nearer in depth (height, width)."""
+        """Paints a patch over the image, but where depth (height, width) [m] is smaller."""
         places, depths = self.project(patch.corners, eye)
         if depths.min() < _NEAR:
             return
@@ -269,7 +272,7 @@ class RayCaster:
         image[window] += cover[..., None] * (patch.color - image[window])
 
     def _cast_shadow(self, data, image, ground, eye, lamp, focus, radius) -> None:
-        """Darkens the floor by a blurred map of what the lamp does not reach."""
+        """Darkens the floor where a blurred map shows that the lamp does not reach it."""
         half = 1.6 * radius
         centre = focus - self._lamp * ((focus[2] - self.floor) / self._lamp[2])
         cells = np.linspace(-half, half, _SHADOW_CELLS)
@@ -302,8 +305,8 @@ class RayCaster:
         shade = 1.0 - 0.55 * _sample(dark, column[inside], row[inside])
         image[low[1] : high[1], low[0] : high[0]][inside] *= shade[:, None]
 
-    def _window(self, data: mujoco.MjData, eye: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Corners low, high (2,) [pixels] of a rectangle that holds all that rays can hit."""
+    def _bound(self, data: mujoco.MjData, eye: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns corners low, high (2,) [pixels] of a rectangle around all that rays can hit."""
         whole = np.zeros(2, dtype=int), np.array(self._size)
         if self._static or not self._moving.any():
             return whole
@@ -319,27 +322,25 @@ class RayCaster:
         return low, high
 
     def _draw_geoms(self, data, image, eye, lamp, behind: np.ndarray) -> np.ndarray:
-        """Draws what rays hit before the ground at depth behind; returns the depth (height, width) [m]."""
+        """Draws geoms nearer than `behind` (height, width) [m]; returns the new depth."""
         depth = behind.copy()
-        low, high = self._window(data, eye)
+        low, high = self._bound(data, eye)
         if (high <= low).any():
             return depth
         y, x = np.mgrid[low[1] : high[1], low[0] : high[0]].reshape(2, -1)
-        rays, cosine = self._directions(x + 0.5, y + 0.5)
+        rays, cosine = self._aim(x + 0.5, y + 0.5)
         hits = cast(self._model, data, eye, rays, static=self._static)
         near = hits.distance * cosine < behind[y, x]
         hits.geom[~near] = -1
         depth[y, x] = np.where(near, hits.distance * cosine, depth[y, x])
         shape = tuple((high - low)[::-1])
-        edge = _edges(hits.geom.reshape(shape)).ravel()
+        edge = _find_edges(hits.geom.reshape(shape)).ravel()
         inner = np.flatnonzero((hits.geom >= 0) & ~edge)
         image[y[inner], x[inner]] = self._shade(data, eye, lamp, rays, hits, inner)
         x, y = x[edge], y[edge]
         offsets = (np.arange(_SUBPIXELS) + 0.5) / _SUBPIXELS
         fine_y, fine_x = (a.ravel() for a in np.meshgrid(offsets, offsets, indexing="ij"))
-        rays, cosine = self._directions(
-            (x[:, None] + fine_x).ravel(), (y[:, None] + fine_y).ravel()
-        )
+        rays, cosine = self._aim((x[:, None] + fine_x).ravel(), (y[:, None] + fine_y).ravel())
         hits = cast(self._model, data, eye, rays, static=self._static)
         colors = np.repeat(image[y, x], _SUBPIXELS**2, axis=0)
         ground = np.repeat(behind[y, x], _SUBPIXELS**2)
@@ -349,13 +350,13 @@ class RayCaster:
         return depth
 
     def _shade(self, data, eye, lamp, rays, hits: Hits, chosen: np.ndarray) -> np.ndarray:
-        """Colours (n, 3) of the chosen hits: light from sky, floor and lamp, and a highlight."""
+        """Returns colours (n, 3) of the chosen hits: sky, floor and lamp light, and a highlight."""
         rays, normal = rays[chosen], hits.normal[chosen]
         points = eye + rays * hits.distance[chosen, None]
         light = points - lamp
         far = np.linalg.norm(light, axis=1)
         light /= far[:, None]
-        # 1 cm, more than the error of a ray's end at 20 m and less than the thinnest limb
+        # 1 cm is more than the error of a ray's end at 20 m and less than the thinnest limb
         lit = cast(self._model, data, lamp, light, static=self._static).distance > far - 0.01
         facing = np.clip(-(normal * light).sum(axis=1), 0.0, 1.0) * lit
         middle = light + rays
@@ -363,16 +364,16 @@ class RayCaster:
         gloss = np.clip(-(normal * middle).sum(axis=1), 0.0, 1.0) ** 40 * lit
         bright = 0.42 + 0.16 * normal[:, 2] + 0.62 * facing
         albedo = self._albedo[hits.geom[chosen]]
-        still = ~self._moving[hits.geom[chosen]]
-        if still.any():
-            box = np.full(int(still.sum()), 0.02)
-            share = checker(points[still, 0], points[still, 1], box, box)[:, None]
-            albedo[still] = FLOOR_DARK + (FLOOR_LIGHT - FLOOR_DARK) * share
+        fixed = ~self._moving[hits.geom[chosen]]
+        if fixed.any():
+            box = np.full(int(fixed.sum()), 0.02)
+            share = checker(points[fixed, 0], points[fixed, 1], box, box)[:, None]
+            albedo[fixed] = FLOOR_DARK + (FLOOR_LIGHT - FLOOR_DARK) * share
         return (albedo * bright[:, None] + 0.22 * gloss[:, None]).astype(np.float32)
 
 
 def _sample(table: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Bilinear values of a table at fractional places; the border's value outside."""
+    """Interpolates a table bilinearly at fractional places; outside it continues the border."""
     last = len(table) - 1
     column, row = column.clip(0, last - 0.001), row.clip(0, last - 0.001)
     left, top = column.astype(np.intp), row.astype(np.intp)
@@ -383,8 +384,8 @@ def _sample(table: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarra
     return (upper * (1 - row) + lower * row).astype(np.float32)
 
 
-def _edges(geom: np.ndarray) -> np.ndarray:
-    """Pixels (rows, columns) whose neighbour to a side, above or below shows another geom."""
+def _find_edges(geom: np.ndarray) -> np.ndarray:
+    """Marks pixels (rows, columns) whose neighbour to a side, above or below shows another geom."""
     edge = np.zeros(geom.shape, dtype=bool)
     across, down = geom[:, 1:] != geom[:, :-1], geom[1:] != geom[:-1]
     edge[:, 1:] |= across

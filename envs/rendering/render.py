@@ -1,7 +1,7 @@
-"""Recorded states -> frames: GL where a context really opens, else a ray caster that needs no GL.
+"""Draws recorded states of a robot: with GL where a context opens, else with a ray caster.
 
-Both back ends film with the same camera and show the same marker. Lengths are metres in the world
-frame; images have row 0 at the top.
+Both back ends use the same camera and show the same marker. Lengths are metres in the world frame;
+images have row 0 at the top.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import mujoco
 import numpy as np
 
 from metarl.envs.rendering.camera import (
-    Figure,
+    MarkerPart,
     Shot,
-    checked_states,
-    marker_figures,
-    marker_level,
+    check_states,
+    find_marker_level,
     outline,
+    place_marker,
     plan_shot,
 )
-from metarl.envs.rendering.heightfield import relief_of, sky_color
+from metarl.envs.rendering.heightfield import find_relief, sky_color
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import FLOOR_DARK, FLOOR_LIGHT, Patch, RayCaster
 
@@ -49,15 +49,14 @@ renderer.render()
 
 @functools.cache
 def gl_works() -> bool:
-    """Whether an off-screen GL context opens in this environment, tried in a child process.
+    """Returns whether an off-screen GL context opens here.
 
-    A child, because a missing driver can end the process, and because what MUJOCO_GL promises
-    cannot be trusted.
+    A child process tries it, because a missing driver can end the process, and because MUJOCO_GL
+    may name a library that does not work.
     """
     command = [sys.executable, "-c", _PROBE]
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # MuJoCo writes its log into the working directory
+    # MuJoCo writes its log into the working directory
+    with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
@@ -81,9 +80,9 @@ def render_mujoco(
         model: The robot in its scene; not changed.
         states: qpos snapshots (L, nq), L >= 1.
         marker: The goal.
-        width: Of a frame [pixels].
-        height: Of a frame [pixels].
-        camera: Azimuth and elevation of the view, as in Shot [degrees]; by default that of `plan_shot`.
+        width: Width of a frame [pixels].
+        height: Height of a frame [pixels].
+        camera: Azimuth and elevation as in `Shot` [degrees]; by default those of `plan_shot`.
         backend: "auto" takes GL where it works (`gl_works`), else the ray caster.
 
     Yields:
@@ -92,12 +91,12 @@ def render_mujoco(
     Raises:
         ValueError: The states are not finite or not (L, nq).
     """
-    states = checked_states(model, states)
+    states = check_states(model, states)
     if backend == "auto":
         backend = "gl" if gl_works() else "rays"
     shot = plan_shot(model, states, marker, camera)
-    frames = _gl_frames if backend == "gl" else _ray_frames
-    return frames(model, states, marker, shot, (width, height))
+    draw = _draw_with_gl if backend == "gl" else _draw_with_rays
+    return draw(model, states, marker, shot, (width, height))
 
 
 def _pose(model: mujoco.MjModel, data: mujoco.MjData, qpos: np.ndarray) -> None:
@@ -107,32 +106,31 @@ def _pose(model: mujoco.MjModel, data: mujoco.MjData, qpos: np.ndarray) -> None:
     mujoco.mj_camlight(model, data)
 
 
-def _ray_frames(
+def _draw_with_rays(
     model: mujoco.MjModel, states: np.ndarray, marker: Marker, shot: Shot, size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    data, axes, relief = mujoco.MjData(model), shot.axes(), relief_of(model)
+    data, axes, relief = mujoco.MjData(model), shot.axes(), find_relief(model)
     caster = RayCaster(model, axes, *size)
     for row, qpos in enumerate(states):
         _pose(model, data, qpos)
+        level = find_marker_level(model, relief, marker, shot, row)
         patches = [
             Patch(
-                outline(figure, axes[0]),
+                outline(part, axes[0]),
                 MARKER_COLOR,
-                figure.opacity,
-                bool(figure.normal[2] < 0.9) or relief is not None,
+                part.opacity,
+                bool(part.normal[2] < 0.9) or relief is not None,
             )
-            for figure in marker_figures(
-                marker, shot, row, marker_level(model, relief, marker, shot, row)
-            )
+            for part in place_marker(marker, shot, row, level)
         ]
         eye = shot.lookat[row] - shot.distance * axes[2]
         yield caster.frame(data, eye, shot.root[row], shot.radius, patches)
 
 
-def _gl_frames(
+def _draw_with_gl(
     model: mujoco.MjModel, states: np.ndarray, marker: Marker, shot: Shot, size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    model, data, relief = _repainted(model), mujoco.MjData(model), relief_of(model)
+    model, data, relief = _repaint(model), mujoco.MjData(model), find_relief(model)
     model.vis.global_.offwidth, model.vis.global_.offheight = size
     camera = mujoco.MjvCamera()
     camera.distance, camera.azimuth, camera.elevation = shot.distance, shot.azimuth, shot.elevation
@@ -141,16 +139,16 @@ def _gl_frames(
             _pose(model, data, qpos)
             camera.lookat[:] = shot.lookat[row]
             renderer.update_scene(data, camera)
-            level = marker_level(model, relief, marker, shot, row)
-            for figure in marker_figures(marker, shot, row, level):
-                _add_geom(renderer.scene, figure)
+            level = find_marker_level(model, relief, marker, shot, row)
+            for part in place_marker(marker, shot, row, level):
+                _add_part(renderer.scene, part)
             yield renderer.render().copy()
 
 
-def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A copy with the ray caster's sky, and its floor: squares of 1 m, and tracks that go on endlessly to their sides.
+def _repaint(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Returns a copy with the ray caster's sky and floor: squares of 1 m, and endless tracks.
 
-    The floor does not mirror, for a mirrored goal looks like a second one.
+    The floor does not mirror, because a mirrored goal looks like a second one.
     """
     model = copy.copy(model)
     model.mat_reflectance[:] = 0.0
@@ -168,16 +166,16 @@ def _repainted(model: mujoco.MjModel) -> mujoco.MjModel:
         end = start + 3 * model.tex_width[texture] * model.tex_height[texture]
         pixels = model.tex_data[start:end].reshape(-1, 3)
         bright = pixels.sum(axis=1, dtype=int)
-        first = bright < bright.mean()  # so that a square is light where the ray caster's is
+        first = bright < bright.mean()  # a square is light where the ray caster's is
         pixels[:] = 255.0 * np.where(first[:, None], FLOOR_LIGHT, FLOOR_DARK)
         model.mat_rgba[material] = 1.0
         model.mat_texuniform[material] = True
-        model.mat_texrepeat[material] = 1.0  # each is two squares a side, over two metres
+        model.mat_texrepeat[material] = 1.0  # a texture of 2 x 2 squares covers 2 m x 2 m
     return model
 
 
 def _paint_sky(model: mujoco.MjModel, texture: int) -> None:
-    """Paints the six faces of a sky: right, left, up, down, front, back, one below the other."""
+    """Paints the six faces of a sky, one below the other: right, left, up, down, front, back."""
     width, channels = int(model.tex_width[texture]), int(model.tex_nchannel[texture])
     pixels = model.tex_data[model.tex_adr[texture] :][: 6 * width * width * channels]
     faces = pixels.reshape(6, width, width, channels)
@@ -189,7 +187,7 @@ def _paint_sky(model: mujoco.MjModel, texture: int) -> None:
         face[..., :3] = 255.0 * sky_color(up)
 
 
-def _add_geom(scene: mujoco.MjvScene, figure: Figure) -> None:
+def _add_part(scene: mujoco.MjvScene, part: MarkerPart) -> None:
     geom = scene.geoms[scene.ngeom]
     kinds = mujoco.mjtGeom
     kind = {
@@ -197,14 +195,14 @@ def _add_geom(scene: mujoco.MjvScene, figure: Figure) -> None:
         "disc": kinds.mjGEOM_CYLINDER,
         "post": kinds.mjGEOM_CAPSULE,
     }
-    color = np.append(MARKER_COLOR, figure.opacity).astype(np.float32)
+    color = np.append(MARKER_COLOR, part.opacity).astype(np.float32)
     zeros = np.zeros(3)
-    mujoco.mjv_initGeom(geom, kind[figure.kind], zeros, zeros, np.zeros(9), color)
-    start, end = figure.start, figure.end
-    if figure.kind == "disc":
-        start, end = figure.start - 0.004 * figure.normal, figure.start + 0.004 * figure.normal
-    mujoco.mjv_connector(geom, kind[figure.kind], 0.5 * figure.width, start, end)
-    if figure.kind == "arrow":
-        geom.size[2] *= 2.0  # the connector's arrow ends half way (MuJoCo 4.0)
+    mujoco.mjv_initGeom(geom, kind[part.kind], zeros, zeros, np.zeros(9), color)
+    start, end = part.start, part.end
+    if part.kind == "disc":
+        start, end = part.start - 0.004 * part.normal, part.start + 0.004 * part.normal
+    mujoco.mjv_connector(geom, kind[part.kind], 0.5 * part.width, start, end)
+    if part.kind == "arrow":
+        geom.size[2] *= 2.0  # the arrow of mjv_connector has half the length (MuJoCo 4.0)
     geom.emission = 0.4
     scene.ngeom += 1

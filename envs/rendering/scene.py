@@ -1,21 +1,26 @@
-"""Recorded states -> a scene that a viewer can draw by itself: shapes of the model, poses of its bodies, goal, camera.
+"""Scenes of recorded states, which a viewer can draw by itself: shapes, poses, goal and camera.
 
-A scene is a dict of plain values and arrays, so that an environment of anybody's can make one:
+A scene is a dict of plain values and arrays, so that any environment can make one:
 
-    geoms       list of {kind, size, color, body, position, rotation}: kind "sphere" (size: radius), "capsule" and
-                "cylinder" (radius, half length along z), "box" and "ellipsoid" (half extents), "plane" (none, endless) or
-                "hfield" (index into hfields); color red, green, blue, opacity in [0, 1]; body the index of the body that
-                carries it, -1 for the world; position (3,) [m] and rotation (4,) [quaternion, w first] in that body
-    hfields     list of {rows, columns, size, heights}: half extents along x and y, height and depth [m]; heights
+    geoms       list of {kind, size, color, body, position, rotation}
+                kind and size: "sphere" (radius), "capsule" and "cylinder" (radius, half length
+                along z), "box" and "ellipsoid" (half extents), "plane" (none, endless), or
+                "hfield" (index into hfields); color: red, green, blue, opacity in [0, 1];
+                body: index of the body that carries it, -1 for the world; position (3,) [m] and
+                rotation (4,) [quaternion, w first] in that body
+    hfields     list of {rows, columns, size, heights}
+                size: half extents along x and y, height and depth [m]; heights
                 (rows * columns,) in [0, 1], rows along y
     position    (L, B, 3) of the bodies [m, world], frame by frame
-    rotation    (L, B, 4) [quaternion, w first]
-    root        (L, 3) where the robot is [m, world]
-    radius      of a sphere around the root that holds the robot [m]
+    rotation    (L, B, 4) of the bodies [quaternion, w first]
+    root        (L, 3) of the robot [m, world]
+    radius      radius of a sphere around the root that contains the robot [m]
     planar      the robot moves in the x-z plane
-    marker      {kind, position, vector, size}: "target" at a position (3,) [m, world] with a disc of a radius, or "arrow"
+    marker      {kind, position, vector, size}
+                "target" at a position (3,) [m, world] with a disc of radius size [m], or "arrow"
                 at the robot along a vector (2,)
-    camera      {azimuth, elevation, distance} [degrees, m] and lookat (L, 3) [m, world], as in `metarl.envs.rendering.render.Shot`
+    camera      {azimuth, elevation, distance} [degrees, m] and lookat (L, 3) [m, world], as in
+                `Shot` of `metarl/envs/rendering/camera.py`
 """
 
 from __future__ import annotations
@@ -26,11 +31,11 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl.envs.rendering.camera import checked_states, geom_colors, plan_shot
+from metarl.envs.rendering.camera import check_states, plan_shot, read_geom_colors
 from metarl.envs.rendering.marker import Marker
 
 _SHOWN_GROUPS = 3
-"""Geoms of groups from here on are hidden, as in MuJoCo's viewer."""
+"""First group of geoms that is hidden, as in MuJoCo's viewer."""
 
 _TARGET = 0.45  # radius of a target's disc [m]
 
@@ -42,7 +47,7 @@ _KINDS = {
     int(mujoco.mjtGeom.mjGEOM_ELLIPSOID): ("ellipsoid", 3),
     int(mujoco.mjtGeom.mjGEOM_PLANE): ("plane", 0),
 }
-"""Kind and number of sizes; other geoms, such as meshes, are shown as the box around them."""
+"""Kind and number of sizes; other geoms, such as meshes, are shown as their bounding boxes."""
 
 _HFIELD = int(mujoco.mjtGeom.mjGEOM_HFIELD)
 
@@ -67,16 +72,16 @@ def mujoco_scene(
     Raises:
         ValueError: The states are not finite or not (L, nq).
     """
-    states = checked_states(model, states)
+    states = check_states(model, states)
     shot = plan_shot(model, states, marker, camera)
-    shown = np.flatnonzero((model.geom_group < _SHOWN_GROUPS) & (geom_colors(model)[:, 3] > 0))
+    shown = np.flatnonzero((model.geom_group < _SHOWN_GROUPS) & (read_geom_colors(model)[:, 3] > 0))
     moving = model.body_weldid[model.geom_bodyid] > 0
     bodies = np.unique(model.geom_bodyid[shown[moving[shown]]])
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     hfields: list[dict[str, Any]] = []
-    geoms = [_geom(model, data, int(geom), bodies, hfields) for geom in shown]
-    position, rotation = _poses(model, data, states, bodies)
+    geoms = [_describe_geom(model, data, int(geom), bodies, hfields) for geom in shown]
+    position, rotation = _compute_poses(model, data, states, bodies)
     return {
         "geoms": geoms,
         "hfields": hfields,
@@ -87,7 +92,7 @@ def mujoco_scene(
         "planar": shot.planar,
         "marker": {
             **asdict(marker),
-            "position": [*marker.vector, _ground(model, data, marker.vector)],
+            "position": [*marker.vector, _ground_height(model, data, marker.vector)],
             "size": _TARGET,
         },
         "camera": {
@@ -99,10 +104,10 @@ def mujoco_scene(
     }
 
 
-def _poses(
+def _compute_poses(
     model: mujoco.MjModel, data: mujoco.MjData, states: np.ndarray, bodies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (L, B, 3) and rotations (L, B, 4) of bodies; changes data."""
+    """Computes positions (L, B, 3) and rotations (L, B, 4) of bodies; changes data."""
     position = np.empty((len(states), len(bodies), 3))
     rotation = np.empty((len(states), len(bodies), 4))
     for row, qpos in enumerate(states):
@@ -112,14 +117,14 @@ def _poses(
     return position, rotation
 
 
-def _geom(
+def _describe_geom(
     model: mujoco.MjModel,
     data: mujoco.MjData,
     geom: int,
     bodies: np.ndarray,
     hfields: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """A geom in the frame of the body that carries it, or in the world's; appends its heightfield."""
+    """Describes a geom relative to its moving body or the world; appends its heightfield."""
     kind, count = _KINDS.get(int(model.geom_type[geom]), ("box", 3))
     size = model.geom_size[geom, :count].tolist()
     body = int(model.geom_bodyid[geom])
@@ -132,7 +137,7 @@ def _geom(
         mujoco.mju_mat2Quat(rotation, data.geom_xmat[geom])
     if model.geom_type[geom] == _HFIELD:
         kind, size = "hfield", [len(hfields)]
-        hfields.append(_hfield(model, int(model.geom_dataid[geom])))
+        hfields.append(_describe_hfield(model, int(model.geom_dataid[geom])))
     elif int(model.geom_type[geom]) not in _KINDS:
         centre, size = model.geom_aabb[geom, :3].copy(), model.geom_aabb[geom, 3:].tolist()
         mujoco.mju_rotVecQuat(centre, centre.copy(), rotation)
@@ -140,14 +145,14 @@ def _geom(
     return {
         "kind": kind,
         "size": size,
-        "color": geom_colors(model)[geom].tolist(),
+        "color": read_geom_colors(model)[geom].tolist(),
         "body": place,
         "position": position.tolist(),
         "rotation": rotation.tolist(),
     }
 
 
-def _hfield(model: mujoco.MjModel, index: int) -> dict[str, Any]:
+def _describe_hfield(model: mujoco.MjModel, index: int) -> dict[str, Any]:
     rows, columns = int(model.hfield_nrow[index]), int(model.hfield_ncol[index])
     start = int(model.hfield_adr[index])
     return {
@@ -158,16 +163,16 @@ def _hfield(model: mujoco.MjModel, index: int) -> dict[str, Any]:
     }
 
 
-def _ground(model: mujoco.MjModel, data: mujoco.MjData, point: tuple[float, float]) -> float:
-    """Height of the ground below a point (2,) [m]: of the heightfields there, or else of the first plane."""
+def _ground_height(model: mujoco.MjModel, data: mujoco.MjData, point: tuple[float, float]) -> float:
+    """Returns the height [m] of the heightfields at a point (2,) [m], or of the first plane."""
     top = 1e3
     start, down = np.array([*point, top]), np.array([0.0, 0.0, -1.0])
     normal = np.zeros(3)
     fields = np.flatnonzero(model.geom_type == _HFIELD)
-    found = [
+    heights = [
         top - distance
         for geom in fields
         if (distance := mujoco.mj_rayHfield(model, data, int(geom), start, down, normal)) >= 0
     ]
     planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
-    return max(found) if found else float(model.geom_pos[planes[0], 2]) if len(planes) else 0.0
+    return max(heights) if heights else float(model.geom_pos[planes[0], 2]) if len(planes) else 0.0

@@ -1,10 +1,11 @@
 """Adapters of a BatchEnv to gymnasium.Env and gymnasium.vector.VectorEnv.
 
-`envs/wrappers/sb3.py` has the VecEnv of Stable-Baselines3, with the same spaces. The action space is
-a Box of the *policy's output*, [-1/s, 1/s], where s is the action scale of the environment's spec.
-The environment multiplies by s and clips, so the ends of the Box send -1 and +1, where actuators
-saturate. Observations are those of the environment, in float32. An episode that reaches the horizon
-or has a fault is truncated. After a fault the previous observation is returned again, with reward 0.
+`envs/wrappers/sb3.py` has the VecEnv of Stable-Baselines3, with the same spaces. The action space
+is a Box of the *policy's output*, [-1/s, 1/s], where s is the action scale of the environment's
+spec. The environment multiplies by s and clips, so the ends of the Box send -1 and +1, where
+actuators saturate. Observations are those of the environment, in float32. An episode that reaches
+the horizon or has a fault is truncated. After a fault the previous observation is returned again,
+with reward 0.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
     """M robots as a gymnasium.vector.VectorEnv, each with a task of its own.
 
     The autoreset mode is SAME_STEP: the step that ends an episode returns the first observation of
-    the next one, and the last one of the old as info["final_obs"][row]. No step is spent on a reset;
-    Stable-Baselines3 does the same.
+    the next one, and the last one of the old as `info["final_obs"][row]`. Resets take no step, as in
+    Stable-Baselines3.
 
     Args:
         env: The environment, with reset_rows.
@@ -181,7 +182,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
 
         Args:
             seed: Seeds `np_random`; None continues it.
-            options: "task": one task (D,) for all rows or one for each (M, D), until the next reset.
+            options: "task": one task (D,) for all rows, or (M, D), until the next reset.
 
         Returns:
             obs (M, S), and an info with "task": the tasks (M, D).

@@ -11,6 +11,9 @@ This module imports neither Gymnasium nor MuJoCo until one of its functions need
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,9 @@ HORIZONS = dict.fromkeys(
 """Built-in environments and their horizon T."""
 
 
+_REGISTRY = "gymnasium.envs.registration"
+
+
 def make_id(name: str) -> str:
     """Returns the id of Gymnasium for a name of `metarl.envs.registry`."""
     return "metarl/" + name.replace("/", "-")
@@ -46,14 +52,14 @@ def register(*names: str) -> None:
     """
     from gymnasium.envs import registration
 
-    here = "metarl.envs.wrappers.registration"
+    module = "metarl.envs.wrappers.registration"
     for name in (*HORIZONS, *names):
         env_id = make_id(name)
         if env_id not in registration.registry:
             registration.register(
                 env_id,
-                entry_point=f"{here}:make_single",
-                vector_entry_point=f"{here}:make_vector",
+                entry_point=f"{module}:make_single",
+                vector_entry_point=f"{module}:make_vector",
                 max_episode_steps=HORIZONS.get(name),
                 kwargs={"name": name},
             )
@@ -132,3 +138,35 @@ def _choose_tasks(env: BatchEnv, task: Any, num_rows: int | None = None) -> Any:
     from metarl.envs.wrappers.gymnasium import check_task
 
     return env.spec.tasks if task is None else check_task(env.spec, task, num_rows)
+
+
+class _RegisterOnImport(importlib.abc.MetaPathFinder):
+    """Registers the environments as soon as Gymnasium's registry is imported.
+
+    Gymnasium (1.4) has no hook for packages, and its import takes longer than all of `import metarl`.
+    """
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        """Finds the module by the other finders and adds the registration behind its execution."""
+        if fullname != _REGISTRY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            loader = spec.loader
+            execute = loader.exec_module
+
+            def execute_and_register(module: Any) -> None:
+                execute(module)
+                register()
+
+            loader.exec_module = execute_and_register  # ty: ignore[invalid-assignment]
+        return spec
+
+
+def register_on_import() -> None:
+    """Registers the built-in environments, now if Gymnasium is imported, else when it is."""
+    if _REGISTRY in sys.modules:
+        register()
+    elif not any(isinstance(finder, _RegisterOnImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterOnImport())

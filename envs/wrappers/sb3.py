@@ -21,8 +21,9 @@ class Sb3VecEnv(VecEnv):
 
     SB3 clips the policy's actions to the action space, as the environment does anyway. The info of
     the step that ends an episode holds "episode": r (return), l (length) and t [s], as in SB3's
-    Monitor, and index, terminated and fault (see FinishedEpisode). The info of the step that ends an
-    episode of SB3 (for Trials a trial) also holds "terminal_observation" and "TimeLimit.truncated".
+    Monitor, and index, terminated and fault (see FinishedEpisode). The info of the step that ends
+    an episode of SB3 (for Trials a trial) also holds "terminal_observation" and
+    "TimeLimit.truncated".
 
     Args:
         rows: The rows: Episodes or Trials.

@@ -2,7 +2,7 @@ import gymnasium
 
 
 class HiddenSpot(gymnasium.Env):
-    """A cart on a line that must find out where it is wanted: -|x - spot|."""
+    """A cart on a line that must find a hidden spot; the reward is -|x - spot|."""
 
     observation_space = gymnasium.spaces.Box(-6.0, 6.0, (1,))
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))

@@ -1,7 +1,8 @@
-"""Meta-World's ML1, ML10 and ML45 for metarl: `--env metarl_metaworld:ML10`, `--env metarl_metaworld:ML1_reach`.
+"""Meta-World's ML1, ML10 and ML45: `--env metarl_metaworld:ML10`, `metarl_metaworld:ML1_reach`.
 
-A task is a kind of manipulation and one of Meta-World's 50 places of object and goal for it. ML10 and ML45 train on 10 and
-45 kinds and are tested on 5 others; ML1 trains on 50 places of one kind and is tested on 50 others.
+A task is a kind of manipulation and one of Meta-World's 50 places of object and goal for it. ML10
+and ML45 train on 10 and 45 kinds and are tested on 5 others; ML1 trains on 50 places of one kind
+and is tested on 50 others.
 """
 
 import functools
@@ -15,7 +16,7 @@ NUM_PLACES, SEED = 50, 0
 
 @functools.cache
 def benchmark(kind):
-    """Meta-World's own places for one kind, made when first needed: 100 resets."""
+    """Makes Meta-World's own places for one kind, with 100 resets, when they are first needed."""
     return metaworld.ML1(kind, seed=SEED)
 
 
@@ -33,14 +34,14 @@ class MetaWorld(gymnasium.Env):
         self.observation_space = self._env.observation_space
 
     def _use(self, kind):
-        if kind != self._kind:  # half a second: meshes are read
+        if kind != self._kind:  # reading the meshes takes half a second
             if self._kind is not None:
                 self._env.close()
             self._env = benchmark(kind).train_classes[kind](render_mode=self.render_mode)
             self._kind = kind
 
     def _tasks(self, rng, n, kinds, test):
-        """Every kind as often as the others, in random order."""
+        """Draws every kind equally often, in random order."""
         rounds = [rng.permutation(len(kinds)) for _ in range(-(-n // len(kinds)))]
         order = [int(i) for part in rounds for i in part][:n]
         all_kinds = [*self.train_kinds, *(k for k in self.test_kinds if k not in self.train_kinds)]
@@ -102,7 +103,7 @@ class ML45(MetaWorld):
     test_kinds = tuple(env_dict.ML45_V3["test"])
 
 
-# ML1_reach, ML1_push, ML1_pick_place ...: one class for each of the 50 kinds, which a worker process finds by its name
+# ML1_reach, ML1_push, ...: one class for each of the 50 kinds; workers import a class by its name
 for _kind in metaworld.ML1.ENV_NAMES:
     _name = "ML1_" + _kind.removesuffix("-v3").replace("-", "_")
     _body = {"train_kinds": (_kind,), "test_kinds": (_kind,), "__module__": __name__}

@@ -42,7 +42,7 @@ class Config:
 
 
 class MyLearner:
-    """The five verbs of a learner; its context is theta (N, A, S + 1), weight and bias of each task."""
+    """The five verbs of a learner; the context is theta (N, A, S + 1), one for each task."""
 
     Config = Config
     summary = "Reptile with a linear policy (Nichol et al. 2018)"
@@ -87,7 +87,7 @@ class MyLearner:
         return togo / togo.flatten(1).std(dim=1)[:, None, None].clamp(min=1e-8)
 
     def update(self, context, rollouts, tasks):
-        """Moves theta towards the parameters that the tasks adapt to; changes nothing if it fails."""
+        """Moves theta towards the adapted parameters; changes nothing if it fails."""
         adapted = self.adapt(context, rollouts[-1], ())
         change = (adapted - self.theta).mean(dim=0)
         if not change.isfinite().all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clean_name(text: str) -> str:
+    """Returns a text as a file name of letters, digits and "_.+-"; empty if nothing is left.
+
+    "/" and ":" in the name of an environment would make folders or hosts.
+    """
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -13,21 +13,21 @@ from metarl.core.env import BatchEnv
 from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Rollout
 
 C = TypeVar("C")
-"""The context of a learner: what it has made of each task so far in this trial."""
+"""The context of a learner: all that it knows about the tasks of this trial so far."""
 
 TaskRngs = Sequence[np.random.Generator]
 """Random streams, one for each task of a trial, so that a trial can be split by tasks."""
 
 
 class Learner(Protocol[C]):
-    """Five verbs. The context is a value, passed and returned, never stored.
+    """A learner in five verbs: begin, act, adapt, update, and save (`state_dict`).
 
-    The arrays of a context have the task axis first. The memory of rollouts is used again in the
-    next trial, so a learner that keeps one copies it.
+    The context is a value, passed and returned, never stored. Its arrays have the task axis first.
+    The memory of rollouts is used again in the next trial, so a learner that keeps one copies it.
 
     Attributes:
-        pools_episodes: Whether `adapt` learns from all E episodes of a task, as in MAML. False means
-            that every episode has a memory of its own, so that the E copies are independent trials.
+        pools_episodes: True if `adapt` learns from all E episodes of a task, as in MAML; False if
+            every episode has its own memory, so that the E copies are independent trials.
             Evaluation counts the experience in a task accordingly.
     """
 
@@ -47,8 +47,13 @@ class Learner(Protocol[C]):
     ) -> tuple[Action, C]:
         """Chooses actions for obs (N, E, S) with standard normal noise (N, E, A).
 
-        `feedback` is the outcome of this episode's previous action; it is None at the first step. An
-        action of an episode that has ended is not sent, and must leave its context unchanged.
+        Args:
+            context: The context.
+            obs: (N, E, S).
+            noise: (N, E, A) standard normal; a learner that does not explore ignores it.
+            feedback: Outcome of each episode's previous action; None at the first step. Where
+                `alive` is False the new action is not sent, and the context must not change.
+            explore: Draw the actions; otherwise return the mode of the policy.
         """
 
     def adapt(self, context: C, rollout: Rollout, rngs: TaskRngs) -> C:
@@ -64,7 +69,11 @@ class Learner(Protocol[C]):
         """Returns everything that must survive a restart, on the CPU."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state_dict()."""
+        """Restores a state_dict().
+
+        Raises:
+            ValueError: The state is of another learner or network; nothing has changed.
+        """
 
 
 class PluginLearner(Learner[C], Protocol):
@@ -83,14 +92,14 @@ class PluginLearner(Learner[C], Protocol):
 
 
 class SplittableContext(Protocol):
-    """A context that can be cut by tasks, so that slices of the tasks are collected concurrently."""
+    """A context that can be cut by tasks, so that slices of them are collected concurrently."""
 
     def slice_tasks(self, start: int, stop: int) -> Self:
-        """Returns what acting in the tasks start..stop needs."""
+        """Returns the part of the context that acting in the tasks start..stop needs."""
 
 
 class JoinableContext(SplittableContext, Protocol):
-    """A context that acting changes, so the slices must be put together again."""
+    """A context that acting changes, so the slices must be joined again."""
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -139,4 +148,8 @@ class HasReplay(Protocol):
         """Returns the entries start..stop, on the CPU."""
 
     def load_replay(self, entries: Mapping[str, Tensor]) -> None:
-        """Replaces the whole store by these entries."""
+        """Replaces the whole store by these entries; no entries empty it.
+
+        Raises:
+            ValueError: The entries are of another learner; nothing has changed.
+        """

@@ -1,7 +1,8 @@
-"""Runs a function over chunks of tasks on a pool of threads, one torch thread each.
+"""Functions over chunks of tasks on a pool of threads, with one torch thread each.
 
-Every operation then runs on one thread and the chunks are summed in order, so results do not depend on the number of
-threads; torch's own parallel sums and matrix gradients do (3e-6 between one and two threads).
+Every operation runs on one thread and the chunks are summed in order, so results do not depend on
+the number of threads. Those of torch's own parallel sums and matrix gradients do (3e-6 between one
+and two threads).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def one_torch_thread() -> Generator[None]:
-    """Keeps torch to one thread a calling thread: threads started inside take the number over."""
+    """Limits torch to one thread for each calling thread; threads started inside inherit it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -31,15 +32,15 @@ def one_torch_thread() -> Generator[None]:
 def map_chunks(
     function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
 ) -> list[Result]:
-    """Applies function to every item; the results come in the order of the items.
+    """Applies a function to every item.
 
     Args:
-        function: Called once an item, from any thread.
-        items: What to work on.
+        function: Called once for each item, from any thread.
+        items: Its arguments.
         num_threads: Threads; 1 works in the calling thread, on one torch thread too.
 
     Returns:
-        The results.
+        The results, in the order of the items.
     """
     items = list(items)
     with one_torch_thread():

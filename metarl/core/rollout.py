@@ -1,12 +1,12 @@
 """Notation, and the records that samplers, learners and trainers exchange.
 
-    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode (horizon)
+    N tasks in a meta-batch    E episodes (parallel copies) per task    T steps per episode
     K adaptation steps         S observation size    A action size      D task parameters
-    Z latent size              H memory size
+    Z latent size              H memory size         T is the horizon
 
-A *trial* is K + 1 rollouts of the same N tasks with `adapt` between them. Row `task * E + episode` of an
-environment batch is element (task, episode): (N * E, ...) and (N, E, ...) are the same memory. Learner
-arrays are task-first: (N, E, T, ...).
+A *trial* is K + 1 rollouts of the same N tasks with `adapt` between them. Row `task * E + episode`
+of an environment batch is element (task, episode): (N * E, ...) and (N, E, ...) are the same
+memory. Learner arrays are task-first: (N, E, T, ...).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Params = dict[str, Tensor]
 
 
 Metrics = dict[str, float]
-"""Figures of one iteration by name; "/" groups them."""
+"""Numbers of one iteration by name; "/" groups them."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,17 @@ class Rollout:
     """One rollout of N tasks x E episodes x T steps; entries of invalid steps are zero.
 
     Attributes:
-        obs: (N, E, T, S) seen before the action. Where an episode broke down in step t, obs[t] is still recorded.
-        action: (N, E, T, A) the policy's output, before the environment's scale and clip.
+        obs: (N, E, T, S) before the action. Where the simulation failed in step t, obs[t] is still
+            recorded.
+        action: (N, E, T, A) output of the policy, before the environment's scale and clip.
         log_prob: (N, E, T) of the action under the policy that drew it [nats].
         reward: (N, E, T).
         valid: (N, E, T) the step was taken and belongs to the episode.
         terminated: (N, E) the task ended (the robot fell, the goal was reached).
-        truncated: (N, E) the simulation broke down; the episode ends at the step before. Reaching the horizon is
-            neither: the horizon is part of the task and the time features of the baseline see it.
-        last_obs: (N, E, S) after the last valid step, which off-policy learners and truncation need.
+        truncated: (N, E) the simulation failed; the episode ends at the step before. Reaching the
+            horizon is neither: the horizon is part of the task, and the baseline has time features.
+        last_obs: (N, E, S) after the last valid step: the observation before a failed step, the
+            terminal observation, or the one after step T.
     """
 
     obs: Tensor
@@ -51,17 +53,17 @@ class Rollout:
     last_obs: Tensor
 
     def returns(self) -> Tensor:
-        """Undiscounted return of every episode (N, E)."""
+        """Returns the undiscounted return of every episode (N, E), in float64."""
         return self.reward.sum(dim=2, dtype=torch.float64)
 
     def num_steps(self) -> int:
-        """Environment steps taken."""
+        """Returns the number of environment steps taken."""
         return int(self.valid.sum())
 
 
 @dataclass(frozen=True)
 class Action:
-    """What a policy sends.
+    """Actions of a policy for one step.
 
     Attributes:
         value: (N, E, A).
@@ -74,7 +76,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What followed the last action of an episode.
+    """Outcome of the previous action of every episode.
 
     Attributes:
         reward: (N, E) as the environment gave it; 0 where it was not stepped.
@@ -87,15 +89,15 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration of training did.
+    """Summary of one iteration of training.
 
     Attributes:
         steps: Environment steps taken.
         returns: Mean return of each rollout of a trial.
         length: Mean steps of an episode of the last rollout.
-        terminated: Share of its episodes that the task ended.
-        faults: Episodes, of all rollouts, in which the simulation broke down.
-        metrics: Figures of the update.
+        terminated: Fraction of its episodes that the task ended.
+        faults: Episodes, of all rollouts, in which the simulation failed.
+        metrics: Numbers of the update.
         collect: Time spent on experience [s].
         update: Time spent on learning from it [s].
     """

@@ -1,6 +1,7 @@
-"""Evaluation: the trial without the update, on held-out tasks, with honest statistics.
+"""Evaluation: a trial without the update, on held-out tasks.
 
-The task is the unit: episodes of one task are averaged first, and standard errors and intervals are over tasks.
+The task is the unit of the statistics: the episodes of a task are averaged first, then standard
+errors and intervals are over tasks.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 
 from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import name_failures
-from metarl.core.learner import Learner
+from metarl.core.learner import Learner, SplittableContext
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
+from metarl.core.rollout import Rollout
 from metarl.core.tasks import HasTestTasks
 from metarl.evaluation import statistics
 from metarl.sampling.sampler import Collector, Key
@@ -27,10 +29,12 @@ class Evaluation:
 
     Attributes:
         tasks: (N, D).
-        returns: (K + 1, N, E) undiscounted, policy noise on.
-        env_steps: Mean environment steps of one task in one rollout, for each of the K + 1.
-        faults: (K + 1, N, E) episodes that the simulation broke off; their returns lack what would have followed.
-        pools_episodes: Whether an adaptation learned from all E episodes of a task (see `Learner`).
+        returns: (K + 1, N, E), undiscounted.
+        env_steps: Mean environment steps of one task in each of the K rollouts that the learner
+            adapted to, and in the last measured rollout.
+        faults: (K + 1, N, E), episodes whose simulation failed; their returns lack the rest.
+        pools_episodes: Each adaptation used all E episodes of a task (see `Learner`).
+        deterministic: The returns are those of the policy's mode, without exploration noise.
     """
 
     tasks: np.ndarray
@@ -38,13 +42,15 @@ class Evaluation:
     env_steps: list[float]
     faults: np.ndarray
     pools_episodes: bool = True
+    deterministic: bool = False
 
 
 def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
-    """Draws test tasks (num_tasks, D) from a stream of their own, so that they are fixed by the seed.
+    """Draws test tasks (num_tasks, D) from a stream of their own; they depend on the seed only.
 
-    They come from `spec.tasks.test`, which can be other kinds than those of training. Where the environment has a
-    handful of tasks only (`spec.tasks.held_out` is false) they are the training tasks, and `spec.note` says so.
+    They come from `spec.tasks.test`, which can have other kinds of tasks than training. If the
+    environment has only a few tasks (`spec.tasks.held_out` is false) they are the training tasks,
+    and `spec.note` says so.
     """
     tasks = spec.tasks.test if supports(spec.tasks, HasTestTasks) else spec.tasks
     return tasks.sample(stream(seed, "test-tasks"), num_tasks)
@@ -62,13 +68,23 @@ def evaluate(
 ) -> Evaluation:
     """Runs one trial on the tasks.
 
+    Without exploration, every return is that of a rollout in which the policy sends its mode:
+
+    * A learner that adapts between rollouts to all episodes of a task (`pools_episodes`, as MAML)
+      needs varied actions to adapt to: the policy gradient of its mode is zero. Its adaptation
+      rollouts explore, with the same random numbers as in an evaluation with exploration. Each
+      context is measured in an additional rollout, from the same initial states.
+    * A learner that adapts while it acts (a memory, as RL^2) sends the mode in every rollout, as a
+      deployed policy does.
+
     Args:
         env: The environment.
         learner: The learner; it is not changed.
         tasks: (N, D).
-        num_episodes: E, episodes per task and rollout, as many as the learner adapts from.
+        num_episodes: E, episodes per task and rollout, as many as the learner adapts to.
         num_adaptations: K.
-        key: The streams.
+        key: The random streams.
+        explore: Measure the policy with its exploration noise, as in training.
 
     Returns:
         The returns after 0..K adaptations; they do not depend on the number of threads.
@@ -79,27 +95,67 @@ def evaluate(
     """
     with name_failures(f"evaluation of {env.spec.name}"), one_torch_thread():
         with closing(Collector(env)) as collector:
-            rollouts, _ = collector.trial(learner, tasks, num_episodes, num_adaptations, key)
-            return Evaluation(
-                tasks=tasks,
-                returns=np.stack([r.returns().numpy() for r in rollouts]),
-                env_steps=[r.num_steps() / len(tasks) for r in rollouts],
-                faults=np.stack([r.truncated.numpy() for r in rollouts]),
-                pools_episodes=learner.pools_episodes,
-            )
+            size = (num_episodes, num_adaptations)
+            if explore:
+                rollouts, _ = collector.trial(learner, tasks, *size, key)
+                rows = [_measure(rollout) for rollout in rollouts]
+            else:
+                rows = _measure_mode(collector, learner, tasks, *size, key)
+    returns, faults, num_steps = zip(*rows, strict=True)
+    return Evaluation(
+        tasks=tasks,
+        returns=np.stack(returns),
+        env_steps=[steps / len(tasks) for steps in num_steps],
+        faults=np.stack(faults),
+        pools_episodes=learner.pools_episodes,
+        deterministic=not explore,
+    )
+
+
+_Row = tuple[np.ndarray, np.ndarray, int]
+"""Of one rollout: returns (N, E), faults (N, E), environment steps."""
+
+
+def _measure(rollout: Rollout) -> _Row:
+    # a copy, since the next rollout may use the memory again
+    return rollout.returns().numpy(), rollout.truncated.numpy().copy(), rollout.num_steps()
+
+
+def _measure_mode(
+    collector: Collector,
+    learner: Learner[Any],
+    tasks: np.ndarray,
+    num_episodes: int,
+    num_adaptations: int,
+    key: Key,
+) -> list[_Row]:
+    """Measures the mode of the policy after 0..K adaptations; see `evaluate`."""
+    num_tasks, rows = len(tasks), []
+    context = learner.begin(num_tasks, num_episodes, key.tasks("begin", 0, num_tasks))
+    collector.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
+    for k in range(num_adaptations + 1):
+        rollout, after = collector.rollout(learner, context, key, k, explore=False)
+        returns, faults, num_steps = _measure(rollout)
+        if k < num_adaptations:
+            if learner.pools_episodes:
+                rollout, after = collector.rollout(learner, context, key, k)
+                num_steps = rollout.num_steps()
+            context = learner.adapt(after, rollout, key.tasks("adapt", k + 1, num_tasks))
+        rows.append((returns, faults, num_steps))
+    return rows
 
 
 def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str, Any]:
-    """Builds the contents of evaluation.json.
+    """Returns the contents of evaluation.json.
 
     Args:
-        evaluation: What was measured.
-        spec: The environment's spec: name, floors, note, variables of a task.
+        evaluation: The measured returns.
+        spec: Spec of the environment: name, reference returns, note, variables of a task.
         algo: Name of the learner.
         seed: Seed of the bootstrap.
 
     Returns:
-        A tree for JSON; NaN (one task has no standard error) becomes null.
+        A tree for JSON; NaN (the standard error of a single task) becomes null.
     """
     per_task = evaluation.returns.mean(axis=2)
     pooled, strata = statistics.over_tasks([(evaluation.tasks, per_task)], seed)
@@ -112,6 +168,7 @@ def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str
         "seed": seed,
         "num_tasks": num_tasks,
         "episodes_per_task": num_episodes,
+        "deterministic": evaluation.deterministic,
         "env_steps_per_rollout": evaluation.env_steps,
         "experience": statistics.count_experience(evaluation.env_steps, num_episodes, pools=pools),
         "held_out": spec.tasks.held_out,

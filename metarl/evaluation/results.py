@@ -1,12 +1,13 @@
-"""Evaluations as they lie in run folders: evaluation.json read, put together over seeds, and shown as a table.
+"""Evaluations in run folders: their paths, reading, writing, and aggregation over seeds.
 
-Needs no torch, no environment and no learner, so it reads what older versions wrote.
+Needs no torch, no environment and no learner, so it reads the files of older versions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +17,92 @@ import numpy as np
 from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
+from metarl.core.files import write_atomically
 from metarl.evaluation import statistics
 
 FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Settings that decide the numbers of an evaluation; the defaults are those after training.
+
+    Attributes:
+        num_tasks: Held-out tasks.
+        num_adaptations: K.
+        deterministic: Measure the mode of the policy.
+        env: Another environment than that of the training, or "".
+        tasks: Chosen tasks, rows of D numbers, in place of held-out ones.
+    """
+
+    num_tasks: int = 20
+    num_adaptations: int = 3
+    deterministic: bool = False
+    env: str = ""
+    tasks: tuple[tuple[float, ...], ...] = ()
+
+
+def evaluation_path(
+    run_dir: Path,
+    settings: EvaluationSettings,
+    default: EvaluationSettings = EvaluationSettings(),  # noqa: B008, it is frozen
+) -> Path:
+    """Returns the path of an evaluation, so that other settings never overwrite each other.
+
+    Args:
+        run_dir: Run folder.
+        settings: Settings of the evaluation.
+        default: Settings of the evaluation after the training of this run.
+
+    Returns:
+        `evaluation.json` for the default settings, else `evaluations/<slug>.json`. The slug has the
+        settings that differ, as in `tasks-40_adaptations-1_deterministic_env-ant-vel`.
+    """
+    parts = []
+    if settings.tasks:
+        rows = (",".join(f"{float(value)!r}" for value in task) for task in settings.tasks)
+        parts.append("task-" + "+".join(rows))
+    elif settings.num_tasks != default.num_tasks:
+        parts.append(f"tasks-{settings.num_tasks}")
+    if settings.num_adaptations != default.num_adaptations:
+        parts.append(f"adaptations-{settings.num_adaptations}")
+    if settings.deterministic != default.deterministic:
+        parts.append("deterministic" if settings.deterministic else "exploring")
+    if settings.env != default.env:
+        parts.append("env-" + settings.env)
+    if not parts:
+        return run_dir / FILE
+    exact = "_".join(parts)
+    slug = re.sub(r"[^\w.,+-]+", "-", exact)
+    if slug != exact or len(slug) > _MAX_SLUG:  # a digest keeps different settings apart
+        slug = f"{slug[:_MAX_SLUG]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
+    return run_dir / "evaluations" / f"{slug}.json"
+
+
+_MAX_SLUG = 100
+"""Characters; a file system takes names of 255 bytes."""
 
 
 def read(run: Path) -> dict[str, Any]:
     """Reads evaluation.json of a run folder.
 
     Raises:
-        CheckpointError: It is missing, damaged, or has not the entries 0 .. K everywhere; the message says how to make it.
+        CheckpointError: It is missing, damaged, or lacks an entry of 0..K; the message has the
+            command that makes it.
     """
-    path, cure = run / FILE, f"make it with: python -m metarl evaluate {run}"
+    path, hint = run / FILE, f"make it with: python -m metarl evaluate {run}"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         result["env"]
         _check_lengths(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        words = str(error) if isinstance(error, ValueError) else repr(error)
-        raise CheckpointError(f"{path} cannot be read ({words}); {cure}") from error
+        cause = str(error) if isinstance(error, ValueError) else repr(error)
+        raise CheckpointError(f"{path} cannot be read ({cause}); {hint}") from error
     return result
 
 
 def _check_lengths(result: Mapping[str, Any]) -> None:
-    """Raises a ValueError that names a list without one entry for each number of adaptations."""
+    """Raises a ValueError that names a list whose length is not K + 1."""
     returns, length = result["returns"], len(result["returns"]["mean"])
     lists = {f"returns.{name}": returns[name] for name in ("stderr", "ci95", "per_task")}
     lists |= {f"experience.{name}": values for name, values in experience(result).items()}
@@ -51,18 +114,14 @@ def _check_lengths(result: Mapping[str, Any]) -> None:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Writes evaluation.json aside and renames it once."""
+    """Writes an evaluation as JSON, atomically; creates its folder."""
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, text)
 
 
 def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Mean experience in a task before the episodes of entry k, of a result or of one written before it was recorded."""
+    """Returns the mean experience in a task before entry k, also for results that lack it."""
     if "experience" in result:
         return result["experience"]
     return statistics.count_experience(
@@ -71,43 +130,47 @@ def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def complete(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds to a result what those who wrote it left out: interquartile means, strata, faults; keeps all that is there."""
+    """Adds the entries that older versions did not write: interquartile means, strata, faults."""
     returns, length = result["returns"], len(result["returns"]["mean"])
-    found = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
+    full = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
     if "iqm" not in returns:
         pooled, strata = statistics.over_tasks(
             [(result["tasks"], np.array(returns["per_task"]))], 0
         )
-        found = {"strata": strata, **found, "returns": {**pooled, **returns}}
-    return found
+        full = {"strata": strata, **full, "returns": {**pooled, **returns}}
+    return full
 
 
 def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Puts the evaluations of several seeds together.
+    """Combines the evaluations of several seeds.
 
     Args:
-        results: Contents of evaluation.json, of one environment and one learner with the same number of adaptations.
+        results: Contents of evaluation.json, of one environment and one learner with the same K.
 
     Returns:
-        A tree for JSON like that of one evaluation. `per_seed` holds the runs' means and `stderr_over_seeds` the standard
-        error of their mean: the intervals, stratified by seed, are about these runs and say nothing of other seeds.
+        A tree for JSON like that of one evaluation. `per_seed` has the means of the runs and
+        `stderr_over_seeds` the standard error of their mean. The intervals are stratified by seed:
+        they are about these runs, not about other seeds.
 
     Raises:
-        ValueError: They disagree on what was measured, or two have the same seed; names both values.
+        ValueError: Environment, learner or K differ, or two seeds are equal; names both values.
     """
     first = results[0]
     for name in ("env", "env_version", "algo"):
-        _same(name, [result.get(name) for result in results])
-    _same("number of adaptations", [len(result["returns"]["mean"]) - 1 for result in results])
+        _require_equal(name, [result.get(name) for result in results])
+    _require_equal("deterministic", [result.get("deterministic", False) for result in results])
+    _require_equal(
+        "number of adaptations", [len(result["returns"]["mean"]) - 1 for result in results]
+    )
     seeds = [result.get("seed") for result in results]
     for seed in seeds:
         if seed is not None and seeds.count(seed) > 1:
-            raise ValueError(f"two runs have seed {seed}; they are no two samples")
+            raise ValueError(f"two runs have seed {seed}; they are not two samples")
     runs = [(r["tasks"], np.array(r["returns"]["per_task"])) for r in results]
     returns, strata = statistics.over_tasks(runs, 0)
     means = np.array([result["returns"]["mean"] for result in results])
     spread = stats.sem(means, axis=0).tolist() if len(means) > 1 else [None] * means.shape[1]
-    met = [experience(result) for result in results]
+    experiences = [experience(result) for result in results]
     sizes = [result["episodes_per_task"] for result in results]
     worse = np.concatenate([per_task for _, per_task in runs], axis=1)
     return {
@@ -116,10 +179,11 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "checkpoints": [result.get("checkpoint") for result in results],
         "num_tasks": sum(result["num_tasks"] for result in results),
         "episodes_per_task": sizes[0] if len(set(sizes)) == 1 else sizes,
+        "deterministic": first.get("deterministic", False),
         "held_out": first["held_out"],
         "note": first["note"],
         "experience": {
-            name: np.mean([each[name] for each in met], axis=0).tolist()
+            name: np.mean([each[name] for each in experiences], axis=0).tolist()
             for name in ("episodes", "env_steps")
         },
         "strata": strata,
@@ -132,52 +196,28 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _same(name: str, values: Sequence[Any]) -> None:
+def _require_equal(name: str, values: Sequence[Any]) -> None:
     other = next((value for value in values if value != values[0]), values[0])
     if other != values[0]:
         raise ValueError(f"the runs differ in {name}: {values[0]} and {other}")
 
 
 def read_oracle(run: Path, env: str) -> dict[str, Any]:
-    """Reads what a policy that observes the task reaches, from the evaluation of its run.
+    """Returns the final return of an oracle, a policy that observes the task.
 
     Args:
-        run: Run folder of the oracle.
-        env: The environment that it is compared on.
+        run: Run folder of the oracle, evaluated.
+        env: The environment of the comparison.
 
     Returns:
-        `run`, and `mean` and `ci95` of its last entry: a final value, not the largest.
+        `run`, and `mean` and `ci95` of its last entry, which need not be the largest.
 
     Raises:
-        CheckpointError: There is no evaluation that can be read; the message says how to make one.
-        ConfigError: It is of another environment.
+        CheckpointError: The evaluation cannot be read; the message has the command that makes it.
+        ConfigError: The oracle is of another environment.
     """
     result = read(run)
     if result["env"] != env:
         raise ConfigError(f"--oracle {run}: it is of {result['env']}, not of {env}")
     returns = result["returns"]
     return {"run": run.name, "mean": returns["mean"][-1], "ci95": returns["ci95"][-1]}
-
-
-EVALUATION = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """STUB."""
-
-    num_tasks: int
-    num_adaptations: int
-    deterministic: bool = False
-    tasks: Any = None
-    env: Any = None
-
-
-def evaluation_path(run_dir, settings, default):
-    """STUB."""
-    if settings == default:
-        return run_dir / EVALUATION
-    import hashlib
-
-    (run_dir / "evaluations").mkdir(exist_ok=True)
-    return run_dir / "evaluations" / f"{hashlib.md5(repr(settings).encode()).hexdigest()}.json"

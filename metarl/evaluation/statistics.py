@@ -1,9 +1,10 @@
-"""Statistics over tasks and seeds: means, interquartile means, standard errors and bootstrap intervals.
+"""Statistics over tasks and seeds: means, interquartile means, errors and bootstrap intervals.
 
-A number of the sample is the mean return of one task in one run. The resampling is stratified: chance within a stratum is
-what the interval covers, the shares of the strata stay as they are. That is what `rliable` (Agarwal et al. 2021,
-arXiv:2108.13264) does with environments as strata, and on its kind of data the intervals are the same but for the resampling's
-error. It is not used: it brings nine packages and cannot be imported beside pandas 3 (rliable 1.2.0, arch 7.2.0).
+A sample has one number for each task in each run: its mean return. The bootstrap is stratified: it
+resamples within each stratum and keeps the sizes of the strata. `rliable` (Agarwal et al. 2021,
+arXiv:2108.13264) does the same with environments as strata; on such data the intervals agree up to
+the error of the resampling. It is not used, as it needs nine packages and cannot be imported beside
+pandas 3 (rliable 1.2.0, arch 7.2.0).
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from scipy import stats
 from metarl.core.rng import stream
 
 RESAMPLES = 10_000
-"""Of a bootstrap; they know an end of an interval to about 1 % of its width."""
+"""Resamples of a bootstrap; they fix an end of an interval to about 1 % of its width."""
 
-FEW = 5
-"""How often each of a run's tasks must occur to be a stratum of its own: fewer say too little about their chance."""
+MIN_STRATUM = 5
+"""Least number of occurrences of each distinct task for which tasks are strata."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stratified sample says about the mean of where it came from.
+    """Estimate of a mean from a stratified sample; errors and ends are NaN for a single number.
 
     Attributes:
         mean: Mean of all numbers.
-        stderr: Its standard error, from the variances within the strata; NaN for a single number.
-        low: Lower end of the 95 % percentile bootstrap interval of the mean; NaN for a single number.
-        high: Upper end.
-        iqm: Interquartile mean: of the middle half, which a few ruined tasks do not move.
-        iqm_low: Lower end of its interval.
-        iqm_high: Upper end.
+        stderr: Its standard error, from the variances within the strata.
+        low: Lower end of the 95 % percentile bootstrap interval of the mean.
+        high: Its upper end.
+        iqm: Interquartile mean, the mean of the middle half: robust against a few bad tasks.
+        iqm_low: Lower end of its 95 % interval.
+        iqm_high: Its upper end.
     """
 
     mean: float
@@ -49,7 +50,7 @@ class Estimate:
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Averages the middle half of n numbers along an axis: without the floor(n / 4) smallest and largest."""
+    """Averages the middle half of n numbers: all but the floor(n / 4) smallest and largest."""
     ordered = np.sort(values, axis=axis)
     count = values.shape[axis]
     cut = count // 4
@@ -59,25 +60,27 @@ def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def bootstrap(
     strata: Sequence[np.ndarray], rng: np.random.Generator, *, iqm: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the 95 % percentile interval of the mean, or of the interquartile mean, of all strata together.
+    """Computes the 95 % percentile interval of the mean of all strata together.
 
-    The interval of the mean held the truth in 92 % of 4,000 trials with 20 normal numbers, 90 % with 20 exponential ones and
-    94 % with three strata of 20: percentiles of small samples are a little too narrow.
+    The interval covered the true mean in 92 % of 4,000 experiments with 20 normal numbers, in 90 %
+    with 20 exponential numbers and in 94 % with three strata of 20: percentile intervals of small
+    samples are slightly too narrow.
 
     Args:
-        strata: Samples (..., n_s), n_s >= 2, each resampled within itself; leading axes are sets of numbers of their own.
-        rng: The stream of the resampling.
-        iqm: Of the interquartile mean.
+        strata: Samples (..., n_s), n_s >= 2, each resampled within itself. Leading axes are
+            independent data sets.
+        rng: Random stream of the resampling.
+        iqm: Use the interquartile mean.
 
     Returns:
         Lower and upper ends (...).
     """
 
     def statistic(*samples: np.ndarray, axis: int) -> np.ndarray:
-        together = np.concatenate(samples, axis=axis)
-        return interquartile_mean(together, axis) if iqm else together.mean(axis=axis)
+        values = np.concatenate(samples, axis=axis)
+        return interquartile_mean(values, axis) if iqm else values.mean(axis=axis)
 
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         tuple(strata),
         statistic,
         n_resamples=RESAMPLES,
@@ -87,49 +90,51 @@ def bootstrap(
         method="percentile",
         rng=rng,
     ).confidence_interval
-    return found.low, found.high
+    return interval.low, interval.high
 
 
 def estimate(strata: Sequence[np.ndarray], seed: int, *names: int) -> Estimate:
-    """Averages strata, with a standard error and 95 % intervals.
+    """Estimates the mean of a stratified sample, with its standard error and 95 % intervals.
 
     Args:
-        strata: Samples (n_s,). Where one has a single number, which cannot be resampled, all become one stratum.
-        seed: Names the stream of the resampling, with `names`.
-        *names: Indices of that stream.
+        strata: Samples (n_s,). If one has a single number, which cannot be resampled, all become
+            one stratum.
+        seed: Seed of the resampling.
+        *names: Keys of its random stream.
 
     Returns:
         The estimate.
     """
-    together = np.concatenate(strata)
-    mean, middle = float(together.mean()), float(interquartile_mean(together))
-    if len(together) < 2:
+    values = np.concatenate(strata)
+    mean, middle = float(values.mean()), float(interquartile_mean(values))
+    if len(values) < 2:
         return Estimate(mean, math.nan, math.nan, math.nan, middle, math.nan, math.nan)
     if min(map(len, strata)) < 2:
-        strata = [together]
-    shares = np.array([len(sample) for sample in strata]) / len(together)
-    stderr = math.hypot(*(shares * [stats.sem(sample) for sample in strata]))
+        strata = [values]
+    weights = np.array([len(sample) for sample in strata]) / len(values)
+    stderr = math.hypot(*(weights * [stats.sem(sample) for sample in strata]))
     low, high = bootstrap(strata, stream(seed, "bootstrap", *names))
     iqm_low, iqm_high = bootstrap(strata, stream(seed, "bootstrap-iqm", *names), iqm=True)
     return Estimate(mean, stderr, float(low), float(high), middle, float(iqm_low), float(iqm_high))
 
 
 def split_into_strata(tasks: np.ndarray | Sequence[Any]) -> tuple[list[np.ndarray], bool]:
-    """Cuts the tasks of one run into strata.
+    """Splits the tasks of one run into strata.
 
-    Where every task occurs FEW times or more, as with two directions drawn in equal shares, each distinct task is a
-    stratum: their difference is no chance. Otherwise the tasks are a sample of what could have been drawn, one stratum.
+    If every distinct task occurs at least MIN_STRATUM times, as two directions do, each is a
+    stratum: the difference between them is not random. Otherwise the tasks are one stratum, a
+    sample of the tasks that could have been drawn.
 
     Args:
         tasks: (N, D), or N opaque tasks.
 
     Returns:
-        Indices (n_s,) of each stratum, and whether the strata are tasks.
+        Indices (n_s,) of each stratum, and whether the strata are distinct tasks.
     """
     places: dict[str, list[int]] = {}
     for index, task in enumerate(tasks):
         places.setdefault(repr(np.asarray(task).tolist()), []).append(index)
-    if min(map(len, places.values())) < FEW:
+    if min(map(len, places.values())) < MIN_STRATUM:
         return [np.arange(len(tasks))], False
     return [np.array(indices) for indices in places.values()], True
 
@@ -137,14 +142,15 @@ def split_into_strata(tasks: np.ndarray | Sequence[Any]) -> tuple[list[np.ndarra
 def over_tasks(
     runs: Sequence[tuple[np.ndarray | Sequence[Any], np.ndarray]], seed: int
 ) -> tuple[dict[str, Any], str]:
-    """Estimates the return after 0 .. K adaptations from one run or from several seeds.
+    """Estimates the return after 0..K adaptations from one run or from several seeds.
 
     Args:
-        runs: Of each seed tasks (N, D) and the tasks' mean returns (K + 1, N).
-        seed: Of the bootstrap.
+        runs: For each seed, tasks (N, D) and their mean returns (K + 1, N).
+        seed: Seed of the bootstrap.
 
     Returns:
-        Lists over k of `mean`, `stderr`, `ci95`, `iqm`, `iqm_ci95` for JSON, and a word on the strata.
+        Lists over k of `mean`, `stderr`, `ci95`, `iqm`, `iqm_ci95` for JSON, and the strata:
+        "seeds", "tasks", "seeds x tasks" or "none".
     """
     cuts = [(split_into_strata(tasks), per_task) for tasks, per_task in runs]
     rows = []
@@ -172,31 +178,35 @@ def over_tasks(
 def per_task(returns: np.ndarray, seed: int) -> dict[str, Any]:
     """Averages the episodes of every task.
 
-    The episodes of a rollout share one adaptation, so these intervals are about the chance in episodes of one adapted
-    policy, not about another adaptation.
+    The episodes of a rollout share one adaptation: the intervals cover the randomness of episodes
+    of one adapted policy, not that of the adaptation.
 
     Args:
         returns: (K + 1, N, E).
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        (K + 1) lists of N numbers: `per_task` (means), `per_task_iqm`, `per_task_stderr`, `per_task_ci95`.
+        K + 1 lists of N numbers: `per_task` (means), `per_task_iqm`, `per_task_stderr`,
+        `per_task_ci95`.
     """
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "per_task": returns.mean(axis=2).tolist(),
         "per_task_iqm": interquartile_mean(returns, axis=2).tolist(),
     }
     if returns.shape[2] < 2:
         none = [[None] * returns.shape[1]] * len(returns)
         pairs = [[[None, None]] * returns.shape[1]] * len(returns)
-        return found | {"per_task_stderr": none, "per_task_ci95": pairs}
-    found["per_task_stderr"] = stats.sem(returns, axis=2).tolist()
+        return result | {"per_task_stderr": none, "per_task_ci95": pairs}
+    result["per_task_stderr"] = stats.sem(returns, axis=2).tolist()
     ends = bootstrap([returns], stream(seed, "bootstrap-episodes"))
-    return found | {"per_task_ci95": np.stack(ends, axis=-1).tolist()}
+    return result | {"per_task_ci95": np.stack(ends, axis=-1).tolist()}
 
 
 def share_made_worse(per_task: np.ndarray) -> list[float]:
-    """The share of tasks whose mean return (K + 1, N) after k adaptations is below that before any.
+    """Returns the fraction of tasks whose return after k adaptations is below that before any.
+
+    Args:
+        per_task: Mean returns (K + 1, N).
 
     Source: Deleu & Bengio 2018 (arXiv:1812.02159), who call it negative adaptation.
     """
@@ -206,20 +216,20 @@ def share_made_worse(per_task: np.ndarray) -> list[float]:
 def count_experience(
     env_steps: Sequence[float], num_episodes: int, *, pools: bool
 ) -> dict[str, Any]:
-    """Counts what a learner has met of a task before the episodes of entry k, nothing for k = 0.
+    """Counts a learner's experience in a task before entry k; it is 0 for k = 0.
 
     Args:
         env_steps: Mean environment steps of one task in each of the K + 1 rollouts.
         num_episodes: E.
-        pools: Whether an adaptation learns from all E episodes of a task. Where it does not, as in a memory of its own
-            for each, the E copies are independent trials with one episode a rollout.
+        pools: An adaptation uses all E episodes of a task. If not, as with a memory for each
+            episode, the E copies are independent trials of one episode a rollout.
 
     Returns:
         `episodes` and `env_steps`, lists over k.
     """
     per_rollout = num_episodes if pools else 1
-    share = per_rollout / num_episodes
-    before = np.concatenate([[0.0], np.cumsum(env_steps[:-1])]) * share
+    fraction = per_rollout / num_episodes
+    before = np.concatenate([[0.0], np.cumsum(env_steps[:-1])]) * fraction
     return {
         "episodes": [per_rollout * k for k in range(len(env_steps))],
         "env_steps": before.tolist(),

@@ -1,4 +1,4 @@
-"""The table of an evaluation as text."""
+"""Table of an evaluation as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = (
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Writes a summary of one evaluation, or of the seeds in an aggregate, as text."""
+    """Returns a summary of one evaluation, or of an aggregate of seeds, for people."""
     result = complete(result)
     lines = [_heading(result), *map(_line, rows(result))]
     return "\n".join(lines + _remarks(result))
@@ -84,6 +84,7 @@ def describe_size(result: Mapping[str, Any]) -> str:
     """Describes the tasks and episodes of an evaluation, and the training before it if recorded."""
     kind = "held-out tasks" if result["held_out"] else "tasks (test = train)"
     size = f"{result['num_tasks']} {kind} x {result['episodes_per_task']} episodes"
+    size += ", deterministic" if result.get("deterministic") else ""
     marks = result.get("checkpoints", [result.get("checkpoint")])
     if None in marks:
         return size
@@ -97,13 +98,13 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: seeds, oracle, floors, faults, the note."""
+    """Returns the lines below the table: seeds, oracle, reference returns, faults, note."""
     returns, lines = result["returns"], []
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
             error = returns["stderr_over_seeds"][k]
-            words = "" if error is None else f" (std.err. over seeds {error:.2f})"
-            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{words}")
+            spread = "" if error is None else f" (std.err. over seeds {error:.2f})"
+            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{spread}")
     if oracle := result.get("oracle"):
         ends = format_interval(oracle["ci95"])
         lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
@@ -112,8 +113,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     if any(result["faulted_episodes"]):
         counts = ", ".join(map(str, result["faulted_episodes"]))
         lines.append(
-            f"the simulation broke off {counts} episodes after 0 .. K adaptations; "
-            "their returns count as far as they went"
+            f"the simulation failed in {counts} episodes after 0..K adaptations; "
+            "their returns lack the steps after the failure"
         )
     if result["note"]:
         lines.append(f"note: {result['note']}")

@@ -1,1 +1,4 @@
-"""Pure mathematics on tensors: distributions, advantages, losses, trust regions. No networks and no state."""
+"""Pure mathematics on tensors: distributions, advantages, losses, trust regions.
+
+Networks and state live elsewhere.
+"""

@@ -1,4 +1,4 @@
-"""The diagonal Gaussian policy distribution: densities are sums over action dimensions, never means."""
+"""The diagonal Gaussian distribution. Log-densities are sums over action dimensions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of actions.
+    """Returns the log-density of actions.
 
     Args:
         action: (..., A).
@@ -25,7 +25,7 @@ def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def log_prob_of_noise(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of the action mean + exp(log_std) * noise, without computing the action.
+    """Returns the log-density of mean + exp(log_std) * noise without computing this action.
 
     Args:
         noise: Standard normal (..., A).
@@ -38,7 +38,7 @@ def log_prob_of_noise(noise: Tensor, log_std: Tensor) -> Tensor:
 
 
 def kl_divergence(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor, log_std_q: Tensor) -> Tensor:
-    """KL(p || q) of two diagonal Gaussians.
+    """Returns KL(p || q) of two diagonal Gaussians.
 
         sum_a log(sigma_q / sigma_p) + (sigma_p^2 + (mu_p - mu_q)^2) / (2 sigma_q^2) - 1/2
 
@@ -57,14 +57,16 @@ def kl_divergence(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor, log_std_q: 
 
 
 def entropy(log_std: Tensor) -> Tensor:
-    """Differential entropy [nats] of log_std (..., A), summed over the action dimensions."""
+    """Returns the differential entropy (...) [nats] of log_std (..., A), summed over dimensions."""
     return (log_std + LOG_SQRT_2PI + 0.5).sum(dim=-1)
 
 
 def fisher_product(
     mean_tangent: Tensor, log_std_tangent: Tensor, log_std: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Multiplies a tangent of (mean, log_std) by the Fisher information: 1 / sigma^2 for the mean, 2 for log sigma.
+    """Multiplies a tangent of (mean, log_std) by the Fisher information.
+
+    It is diagonal: 1 / sigma^2 for the mean and 2 for log sigma.
 
     Args:
         mean_tangent: (..., A).

@@ -1,4 +1,4 @@
-"""The linear time-feature baseline, fitted anew for every task and rollout."""
+"""The linear time-feature baseline, fitted to every task and rollout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from metarl.core.parallel import map_chunks
 
 
 def features(obs: Tensor) -> Tensor:
-    """Builds the features [o, o^2, t, t^2, t^3, 1] with o clipped to [-10, 10] and t in hundreds of steps.
+    """Builds the features [o, o^2, t, t^2, t^3, 1].
+
+    The observation o is clipped to [-10, 10]; the time t is in hundreds of steps.
 
     Args:
         obs: (..., T, S).
@@ -30,24 +32,24 @@ def features(obs: Tensor) -> Tensor:
 def fit_predict(
     obs: Tensor, target: Tensor, valid: Tensor, ridge: float = 1e-5, *, num_threads: int = 1
 ) -> Tensor:
-    """Fits one ridge regression a task and predicts every step.
+    """Fits a ridge regression to each task and predicts every step.
 
     Args:
         obs: (N, E, T, S).
         target: (N, E, T), read where valid.
         valid: (N, E, T).
-        ridge: Regularisation, relative to the mean diagonal of the normal matrix, so that it needs no scale.
+        ridge: Regularisation, relative to the mean diagonal of the normal matrix.
         num_threads: Threads over tasks; the result does not depend on it.
 
     Returns:
         Predictions (N, E, T), float64, also where not valid.
     """
 
-    # one at a time: the features of all tasks would be the largest array of an update
-    def one(task: int) -> Tensor:
+    # one task at a time: the features of all tasks would be the largest array of an update
+    def fit_one(task: int) -> Tensor:
         x = features(obs[task])
-        every = bool(valid[task].all())
-        used = x if every else torch.where(valid[task].unsqueeze(-1), x, 0.0)
+        all_valid = bool(valid[task].all())
+        used = x if all_valid else torch.where(valid[task].unsqueeze(-1), x, 0.0)
         used = used.flatten(0, 1)
         normal = used.T @ used
         moment = used.T @ torch.where(valid[task], target[task].double(), 0.0).flatten()
@@ -56,4 +58,4 @@ def fit_predict(
         normal = normal + ridge * scale * torch.eye(size, dtype=normal.dtype, device=obs.device)
         return x @ torch.linalg.solve(normal, moment)
 
-    return torch.stack(map_chunks(one, range(len(obs)), num_threads))
+    return torch.stack(map_chunks(fit_one, range(len(obs)), num_threads))

@@ -1,8 +1,8 @@
-"""Operations on parameters by name."""
+"""Operations on tensors by name: parameters, gradients and saved states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,42 +11,42 @@ from metarl.core.rollout import Params
 
 
 def leaves(params: Params) -> Params:
-    """Detached copies that collect gradients."""
+    """Returns detached copies that collect gradients."""
     return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
 
 
 def repeat(params: Params, num_tasks: int) -> Params:
-    """The same parameters (*shape) for every task: views (N, *shape)."""
+    """Returns the same parameters (*shape) for every task, as views (N, *shape)."""
     return {n: v.expand(num_tasks, *v.shape) for n, v in params.items()}
 
 
 def flatten(params: Params) -> Tensor:
-    """All values one after the other (P,)."""
+    """Concatenates all values into a vector (P,)."""
     return torch.cat([v.reshape(-1) for v in params.values()])
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
-    """Views of a vector (P,) in the shapes of other parameters."""
+    """Returns views of a vector (P,) in the shapes of other parameters."""
     parts = vector.split([v.numel() for v in like.values()])
     return {n: part.view_as(v) for (n, v), part in zip(like.items(), parts, strict=True)}
 
 
-def check_gradient(slope: Params, first_task: int) -> None:
-    """Refuses gradients (n, *shape) that are not finite.
+def check_gradient(gradient: Params, first_task: int) -> None:
+    """Raises if gradients (n, *shape) are not finite.
 
     Raises:
         FloatingPointError: Names the task and the parameter.
     """
-    check_finite(slope, first_task, "the gradient of {} is not finite")
+    check_finite(gradient, first_task, "the gradient of {} is not finite")
 
 
-def check_finite(values: Params, first_task: int, words: str) -> None:
-    """Refuses values (n, *shape) that are not finite.
+def check_finite(values: Params, first_task: int, message: str) -> None:
+    """Raises if values (n, *shape) are not finite.
 
     Args:
         values: By the name of the parameter.
         first_task: The task of row 0.
-        words: What to say of a parameter, {}.
+        message: With {} for the name of the parameter.
 
     Raises:
         FloatingPointError: Names the task and the parameter.
@@ -55,13 +55,26 @@ def check_finite(values: Params, first_task: int, words: str) -> None:
         finite = value.detach().isfinite().flatten(1).all(dim=1)
         if not bool(finite.all()):
             task = first_task + int((~finite).nonzero()[0])
-            raise FloatingPointError(f"task {task}: {words.format(repr(name))}")
+            raise FloatingPointError(f"task {task}: {message.format(repr(name))}")
 
 
 def total(parts: Iterable[Params]) -> Params:
-    """The sum, by name."""
+    """Returns the sum of parameters, by name."""
     first, *others = parts
     result = dict(first)
     for part in others:
         result = {n: v + part[n] for n, v in result.items()}
     return result
+
+
+def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises if a saved state does not fit the state that a learner expects.
+
+    Raises:
+        ValueError: A tensor is missing or has another shape; names it.
+    """
+    for name, value in expected.items():
+        given = state.get(name)
+        if given is None or given.shape != value.shape:
+            problem = "missing" if given is None else f"of shape {tuple(given.shape)}"
+            raise ValueError(f"{name!r} is {problem}, expected shape {tuple(value.shape)}")

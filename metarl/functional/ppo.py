@@ -1,4 +1,4 @@
-"""The clipped surrogate of proximal policy optimisation."""
+"""The clipped surrogate of proximal policy optimisation, and checks of the probability ratio."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def clipped_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Loss of every step: -min(rho A, clip(rho, 1 - clip, 1 + clip) A).
+    """Returns the loss of every step: -min(rho A, clip(rho, 1 - clip, 1 + clip) A).
 
     Args:
-        log_ratio: log rho, new log-probability minus the one that acted (...) [nats].
+        log_ratio: log rho, the new log-probability minus that of sampling (...) [nats].
         advantage: (...).
         clip: > 0.
 
@@ -25,13 +25,44 @@ def clipped_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """Estimates KL(old || new) of every step by (rho - 1) - log rho >= 0, whose mean is the divergence (...) [nats].
+    """Estimates KL(old || new) of every step by (rho - 1) - log rho >= 0.
+
+    Args:
+        log_ratio: (...) [nats].
+
+    Returns:
+        (...) [nats]; its mean over actions of the old policy is the divergence.
 
     Source: Schulman 2020, Approximating KL divergence.
     """
     return log_ratio.expm1() - log_ratio
 
 
-def clipped_share(log_ratio: Tensor, clip: float) -> Tensor:
-    """1 where the ratio has left [1 - clip, 1 + clip], else 0 (...)."""
+def clip_indicator(log_ratio: Tensor, clip: float) -> Tensor:
+    """Returns 1 where the ratio is outside [1 - clip, 1 + clip], else 0 (...)."""
     return (log_ratio.expm1().abs() > clip).to(log_ratio.dtype)
+
+
+def ratio_error(log_ratio: Tensor, valid: Tensor) -> float:
+    """Returns the largest |ratio - 1| at valid steps; infinite if one is NaN.
+
+    Args:
+        log_ratio: (...) [nats].
+        valid: (...), bool.
+    """
+    error = torch.where(valid, log_ratio.detach().expm1().abs(), 0.0).max()
+    return float(error.nan_to_num(nan=float("inf")))
+
+
+def check_ratio(error: float, limit: float) -> float:
+    """Returns the ratio error before an update, if it is no larger than rounding explains.
+
+    Raises:
+        FloatingPointError: The error is larger: the recomputed policy is not the one that sampled.
+    """
+    if error > limit:
+        raise FloatingPointError(
+            "the policy that learns is not the policy that acted: "
+            f"|ratio - 1| = {error:.2g}, at most {limit:.2g} expected"
+        )
+    return error

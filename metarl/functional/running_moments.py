@@ -1,4 +1,4 @@
-"""Running means and variances of observations and returns: values, merged by pure functions."""
+"""Running means and variances of observations and returns, as immutable values."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 MAX_SCALED = 10.0
-"""Scaled values are clipped to it [standard deviations]."""
+"""Bound on the absolute value of normalized values [standard deviations]."""
 
 MIN_STD = 1e-2
-"""Smallest standard deviation divided by: what hardly ever moves must not become noise of size one."""
+"""Lower bound on the divisor: an almost constant value must not become noise of size one."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of what was seen so far.
+    """Mean and variance of all vectors so far.
 
-    They stay as they are within an iteration: a policy whose inputs are scaled differently in acting and in learning is
-    another policy, and its probability ratio is wrong.
+    A learner changes them between iterations only. A policy whose inputs are scaled differently
+    when acting and when learning is another policy, with a wrong probability ratio.
 
     Attributes:
-        count: How many vectors (), float64.
+        count: Number of vectors (), float64.
         mean: (S,), float64.
         variance: (S,), float64.
     """
@@ -33,15 +33,16 @@ class Moments:
     variance: Tensor
 
     @staticmethod
-    def none(size: int) -> Moments:
-        """The moments before anything was seen: mean 0, variance 1."""
+    def initial(size: int) -> Moments:
+        """Returns the moments before the first vector: mean 0, variance 1."""
         zero = torch.zeros((), dtype=torch.float64)
         return Moments(zero, zero.expand(size).clone(), torch.ones(size, dtype=torch.float64))
 
-    def merged(self, values: Tensor) -> Moments:
-        """Adds the vectors (L, S); none of them changes nothing.
+    def merge(self, values: Tensor) -> Moments:
+        """Returns the moments with L more vectors (L, S); the same for an empty batch.
 
-        Source: Chan et al. 1979, Updating formulae and a pairwise algorithm for computing sample variances.
+        Source: Chan et al. 1979, Updating formulae and a pairwise algorithm for computing sample
+        variances.
         """
         values = values.double()
         if not len(values):
@@ -58,22 +59,27 @@ class Moments:
         )
 
     def scale(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Mean and reciprocal standard deviation (S,), float32."""
+        """Returns the mean and the reciprocal standard deviation (S,), float32."""
         factor = self.variance.sqrt().clamp(min=MIN_STD).reciprocal()
         return self.mean.float().to(device), factor.float().to(device)
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """The moments as entries `name/...` of a state_dict."""
+        """Returns the moments as entries `name/...` of a state_dict."""
         return {f"{name}/{part}": value.clone() for part, value in vars(self).items()}
 
     @staticmethod
     def of(state: Mapping[str, Tensor], name: str) -> Moments:
-        """Reads back what `state` wrote."""
+        """Reads the entries of `state` back."""
         parts = (f.name for f in fields(Moments))
         return Moments(*(state[f"{name}/{part}"].clone() for part in parts))
 
 
-def scaled(values: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
-    """Values (..., S) less their mean, in standard deviations, clipped."""
+def normalize(values: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    """Returns values (..., S) minus the mean [standard deviations], clipped to MAX_SCALED.
+
+    Args:
+        values: (..., S).
+        scale: From `Moments.scale`.
+    """
     mean, factor = scale
     return ((values - mean) * factor).clamp_(-MAX_SCALED, MAX_SCALED)

@@ -1,4 +1,4 @@
-"""Conjugate gradients and the backtracking line search of TRPO, on flat vectors."""
+"""Conjugate gradients and the backtracking line search of TRPO, on flat vectors (P,)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import Tensor
 Product = Callable[[Tensor], Tensor]
 
 MARGIN = 0.95
-"""Share of the trust region that a step aims at. The quadratic model is right to a few per cent, so aiming at the
-edge itself lands outside it every other time, and the next try costs a third of the divergence."""
+"""Fraction of the trust region that a step aims at. The quadratic model is accurate to a few per
+cent, so a step that aims at the edge is outside every other time, and the next, shorter try loses a
+third of the divergence."""
 
 
 def dot(x: Tensor, y: Tensor) -> float:
-    """Inner product in float64."""
+    """Returns the inner product, computed in float64."""
     return float(torch.dot(x.double(), y.double()))
 
 
@@ -29,7 +30,7 @@ def conjugate_gradient(
     Args:
         product: v -> F v.
         target: b (P,).
-        iterations: Most products taken.
+        iterations: Largest number of products.
         tolerance: Stops when the squared residual is below tolerance times that of b.
 
     Returns:
@@ -55,10 +56,10 @@ def conjugate_gradient(
 
 @dataclass(frozen=True)
 class Proposal:
-    """A step of the length that the quadratic model allows.
+    """The longest step that the quadratic model allows.
 
     Attributes:
-        step: (P,), to be added to the parameters; None where the model allows none.
+        step: (P,), to be added to the parameters; None if the model allows none.
         predicted_gain: First-order change of the objective for the whole step.
     """
 
@@ -69,7 +70,7 @@ class Proposal:
 def natural_step(
     product: Product, gradient: Tensor, max_kl: float, *, iterations: int, damping: float
 ) -> Proposal:
-    """Finds the ascent direction F^-1 g, as long as KL = MARGIN * max_kl under the quadratic model.
+    """Computes the step along F^-1 g with KL = MARGIN * max_kl under the quadratic model.
 
     Args:
         product: v -> F v, F the Hessian of the KL divergence.
@@ -79,7 +80,7 @@ def natural_step(
         damping: Added to the diagonal of F.
 
     Returns:
-        The step; without one if g is zero or not finite or x^T F x is not a positive number.
+        The proposal; its step is None if g is zero or not finite, or x^T F x is not positive.
     """
 
     def damped(v: Tensor) -> Tensor:
@@ -97,13 +98,13 @@ def natural_step(
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a line search found.
+    """Result of a line search.
 
     Attributes:
-        scale: Accepted share of the step, 0 if none was.
+        scale: Accepted fraction of the step, 0 if none was accepted.
         gain: Change of the objective at the accepted point.
         kl: KL divergence at the accepted point [nats].
-        tried: Points evaluated.
+        tried: Number of points evaluated.
     """
 
     scale: float
@@ -123,14 +124,14 @@ def line_search(
     """Shortens a step until it improves the objective inside the trust region.
 
     Args:
-        evaluate: share of the step -> (objective, KL) at that point.
+        evaluate: fraction of the step -> (objective, KL) at that point.
         start: The objective before the step.
         max_kl: Trust region radius [nats].
         decay: Factor between tries, in (0, 1).
-        max_tries: Points evaluated at the most.
+        max_tries: Largest number of points to evaluate.
 
     Returns:
-        The first point that is finite, better than start and within max_kl; scale 0 if there is none.
+        The first point that is finite, better than start and within max_kl; scale 0 if none is.
     """
     for tried in range(max_tries):
         scale = decay**tried

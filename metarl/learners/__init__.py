@@ -1,1 +1,1 @@
-"""Learners: one folder for each algorithm with its config, and the one table of all algorithms."""
+"""Learners: a folder for each algorithm with its config, and the table of all algorithms."""

@@ -162,7 +162,7 @@ def build_learner(
         EnvironmentContractError: The environment lacks what the learner's own loop needs.
     """
     module, _, name = algorithm.build.partition(":")
-    build = getattr(importlib.import_module(module), name)
+    build = vars(importlib.import_module(module))[name]
     if algorithm.has_own_loop:
         try:
             return build(config, experience, name=algorithm.name, seed=seed, device=device)
@@ -180,7 +180,7 @@ def build_learner(
         raise ConfigError(f"--algo {algorithm.name}: {_describe(error)}") from error
 
 
-# ------------------------------------------------------------------------------------------ plug-ins
+# ----------------------------------------------------------------------------------------- plug-ins
 
 
 def _plug_in(name: str, module: str, attribute: str) -> Algorithm:

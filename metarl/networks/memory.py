@@ -1,7 +1,7 @@
-"""Memories: what turns the steps of a trial into features, one step at a time and whole trials at once.
+"""Memories: causal maps from the steps of a trial to features.
 
-Both ways compute the same function: `step` where the robot acts, `unroll` where the learner learns. M rows are M
-trials; a trial of L steps is time-major, (L, M, ...).
+`step` maps one step, when the robot acts; `unroll` maps whole trials, when the learner learns.
+Both compute the same function. M rows are M trials; a trial of L steps is time-major, (L, M, ...).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 State = tuple[Tensor, ...]
-"""What a memory keeps of M trials; every tensor has the row first."""
+"""The state of a memory in M trials; every tensor has the row axis first."""
 
 
 class Memory(Protocol):
@@ -23,18 +23,18 @@ class Memory(Protocol):
     size: int
 
     def initial(self, num_rows: int) -> State:
-        """The state at the start of a trial."""
+        """Returns the state at the start of a trial."""
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Maps inputs (M, I) of one step to features (M, H) and the next state."""
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
-        """The state `after` where alive (M,), else `before`."""
+        """Returns the state `after` where alive (M,), else `before`."""
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
         """Maps inputs (L, M, I) of whole trials to features (L, M, H).
 
-        Gradients go back through `truncation` steps, 0 for all of them.
+        Gradients go back through `truncation` steps; 0 means all.
         """
 
 
@@ -52,7 +52,7 @@ class GruMemory(nn.Module):
         self.cell = nn.GRU(input_size, size)
 
     def initial(self, num_rows: int) -> State:
-        """Zeros (M, H)."""
+        """Returns zeros (M, H)."""
         return (torch.zeros(num_rows, self.size),)
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
@@ -61,7 +61,7 @@ class GruMemory(nn.Module):
         return hidden, (hidden,)
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
-        """The state `after` where alive (M,), else `before`."""
+        """Returns the state `after` where alive (M,), else `before`."""
         return _keep(before, after, alive)
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
@@ -83,7 +83,7 @@ class LstmMemory(nn.Module):
         self.cell = nn.LSTM(input_size, size)
 
     def initial(self, num_rows: int) -> State:
-        """Zeros (M, H), twice."""
+        """Returns zeros (M, H), twice."""
         return (torch.zeros(num_rows, self.size), torch.zeros(num_rows, self.size))
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
@@ -92,7 +92,7 @@ class LstmMemory(nn.Module):
         return hidden, (hidden, inner)
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
-        """The state `after` where alive (M,), else `before`."""
+        """Returns the state `after` where alive (M,), else `before`."""
         return _keep(before, after, alive)
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
@@ -103,17 +103,20 @@ class LstmMemory(nn.Module):
 def _keep(before: State, after: State, alive: Tensor) -> State:
     if alive.all():
         return after
-    chosen = alive.unsqueeze(-1)
-    return tuple(torch.where(chosen, new, old) for new, old in zip(after, before, strict=True))
+    mask = alive.unsqueeze(-1)
+    return tuple(torch.where(mask, new, old) for new, old in zip(after, before, strict=True))
 
 
-def joined(states: Sequence[State]) -> State:
-    """The state of all rows from those of neighbouring shares."""
-    return tuple(torch.cat(_as_long(parts)) for parts in zip(*states, strict=True))
+def join_states(states: Sequence[State]) -> State:
+    """Returns the state of all rows from those of neighbouring slices of the rows."""
+    return tuple(torch.cat(_pad_caches(parts)) for parts in zip(*states, strict=True))
 
 
-def _as_long(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Makes caches (M, layers, 2, heads, capacity, H / heads) as long as the longest; they grow where robots live on."""
+def _pad_caches(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Pads caches (M, layers, 2, heads, capacity, H / heads) to the longest; returns others as is.
+
+    Slices differ in capacity, because a cache grows with the longest episode of its slice.
+    """
     if parts[0].ndim < 6:
         return list(parts)
     longest = max(part.shape[4] for part in parts)
@@ -127,9 +130,3 @@ def _unroll(cell: nn.RNNBase, inputs: Tensor, truncation: int) -> Tensor:
         features.append(out)
         state = state.detach() if isinstance(state, Tensor) else tuple(s.detach() for s in state)
     return features[0] if len(features) == 1 else torch.cat(features)
-
-
-# --------------------------------------------------------------------------------------- attention
-
-
-# ------------------------------------------------------------------------------------ actor and critic

@@ -14,9 +14,9 @@ from metarl.networks.memory import State
 class AttentionMemory(nn.Module):
     """A causal transformer over the trial (Vaswani et al. 2017), normalised before each block.
 
-    Distances enter as a penalty on the attention, linear in the number of steps and of another slope for each head
-    (Press et al. 2022, ALiBi), so a trial may be longer than those trained on. Keys and values of the steps so far
-    are kept, so acting takes one pass for the newest step.
+    A penalty on the attention grows linearly with the distance in steps, at a different rate for
+    each head (Press et al. 2022, ALiBi), so a trial may be longer than those of training. Keys and
+    values of past steps are stored, so acting computes only the newest step.
 
     Args:
         input_size: I.
@@ -30,20 +30,23 @@ class AttentionMemory(nn.Module):
         self.size, self.num_heads = size, num_heads
         self.embed = nn.Linear(input_size, size)
         self.blocks = [_Block(size, num_heads) for _ in range(num_layers)]
-        for i, block in enumerate(self.blocks):  # a ModuleList would forget their type
+        for i, block in enumerate(self.blocks):  # a ModuleList would lose their type
             self.add_module(f"block{i}", block)
         self.last = nn.LayerNorm(size)
-        self.slopes = 2.0 ** (-8.0 * torch.arange(1, num_heads + 1) / num_heads)
+        self.penalty_rates = 2.0 ** (-8.0 * torch.arange(1, num_heads + 1) / num_heads)
 
     def initial(self, num_rows: int) -> State:
-        """No steps yet: keys and values (M, layers, 2, heads, capacity, H / heads) and their number (M,)."""
+        """Returns an empty cache (M, layers, 2, heads, capacity, H / heads) and lengths 0 (M,).
+
+        The third axis holds keys and values.
+        """
         shape = (num_rows, len(self.blocks), 2, self.num_heads, 64, self.size // self.num_heads)
         return (torch.zeros(shape), torch.zeros(num_rows, dtype=torch.long))
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Maps inputs (M, I) of one step to features (M, H) and the next state.
 
-        The cache is written in place behind the steps of `state`, which stays what it was.
+        Writes to the cache in place, behind the steps of `state`, which stays valid.
         """
         cache, length = state
         used = int(length.max()) + 1
@@ -51,7 +54,7 @@ class AttentionMemory(nn.Module):
             cache = functional.pad(cache, (0, 0, 0, cache.shape[4]))
         rows, slots = torch.arange(len(length)), torch.arange(used)
         distance = (length.unsqueeze(1) - slots).float()  # (M, used)
-        penalty = -self.slopes[:, None] * distance[:, None]
+        penalty = -self.penalty_rates[:, None] * distance[:, None]
         bias = penalty.masked_fill(distance[:, None] < 0, -math.inf).unsqueeze(2)
         x = self.embed(inputs).unsqueeze(1)
         for i, block in enumerate(self.blocks):
@@ -63,20 +66,23 @@ class AttentionMemory(nn.Module):
         return self.last(x).squeeze(1), (cache, length + 1)
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
-        """The state `after` where alive (M,), else `before`: what stands behind its steps is never read."""
+        """Returns the state `after` where alive (M,), else `before`.
+
+        Lengths suffice: entries of the cache behind them are never read.
+        """
         return (after[0], torch.where(alive, after[1], before[1]))
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
         """Maps inputs (L, M, I) of whole trials to features (L, M, H).
 
         Raises:
-            ValueError: truncation is not 0: attention has no state to cut at.
+            ValueError: truncation is not 0, since attention has no recurrent state to cut.
         """
         if truncation:
-            raise ValueError("attention cannot be truncated in time")
+            raise ValueError(f"truncation = {truncation}: must be 0, attention cannot be truncated")
         steps = torch.arange(len(inputs), device=inputs.device)
         distance = (steps.unsqueeze(1) - steps).float()
-        bias = -self.slopes.to(inputs.device)[:, None, None] * distance
+        bias = -self.penalty_rates.to(inputs.device)[:, None, None] * distance
         bias = bias.masked_fill(distance < 0, -math.inf)
         x = self.embed(inputs).transpose(0, 1)
         for block in self.blocks:
@@ -102,8 +108,8 @@ class _Block(nn.Module):
         return tuple(p.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in parts)
 
     def combine(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """Adds attention, with bias broadcast to (M, heads, L, keys), and the network to x (M, L, H)."""
-        bias = bias.to(query.dtype)  # a mask of another type is read as noise
-        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        """Adds attention and the network to x (M, L, H); bias broadcasts to (M, heads, L, keys)."""
+        bias = bias.to(query.dtype)  # torch misreads a mask of another dtype
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.network(self.before_network(x))

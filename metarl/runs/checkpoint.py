@@ -196,7 +196,7 @@ def _parse(content: bytes, name: str) -> dict[str, Any]:
     return record
 
 
-# ------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def _write(directory: Path, step: int, files: Mapping[str, bytes], keep: int) -> Path:

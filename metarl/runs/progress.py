@@ -1,4 +1,4 @@
-"""Progress on the terminal: of a training as a table or as lines, and of any long call as a heartbeat.
+"""Progress on the terminal: a table or lines for a training, a heartbeat for any long call.
 
 Only a thread of its own draws in place, so that a Ctrl-C, which Python
 raises in the main thread, never interrupts a drawing.
@@ -82,22 +82,25 @@ class _Pulse:
                 self._action()
 
 
+_FILM_EPISODES = 3000
+"""Episodes whose training takes as long as a film: 2,960 for navigation-2d, 3,456 for ant-dir."""
+
+
 def estimate_finish(config: TrainConfig[Any], num_adaptations: int = 3) -> float:
     """Estimates the time of the evaluation and the film after training [iterations].
 
-    An iteration is K + 1 rollouts of N tasks and an update, which counts as nothing here. The
-    evaluation is `num_adaptations` + 1 rollouts of its tasks. The film is K + 1 rollouts of 2
-    tasks, and drawing, which takes about as long as the rollouts of 20 tasks.
+    An iteration has K + 1 rollouts of N tasks and E episodes. The evaluation has
+    `num_adaptations` + 1 rollouts of its tasks, with E episodes too.
 
     Args:
         config: The settings of the run.
         num_adaptations: Of the evaluation.
     """
     sampler, trainer = config.sampler, config.trainer
-    num_rollouts = sampler.num_adaptations + 1
-    evaluation = trainer.evaluate_tasks * (num_adaptations + 1)
-    film = (2 + 20) * max(2, num_rollouts) if trainer.video else 0
-    return (evaluation + film) / (sampler.num_tasks * num_rollouts)
+    evaluation = trainer.evaluate_tasks * (num_adaptations + 1) * sampler.num_episodes
+    film = _FILM_EPISODES if trainer.video else 0
+    per_iteration = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
+    return (evaluation + film) / per_iteration
 
 
 class Progress(Protocol):

@@ -14,17 +14,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metarl import __version__
+from metarl.core.env import supports
 from metarl.core.errors import CheckpointError
 from metarl.core.files import write_atomically
+from metarl.core.tasks import HasTestTasks
 
 CONTRACT = (
     "A run is a function of config.yaml, of the versions, the commit and the device recorded here, "
-    "and of the processor's kind. With these the same, every metric but times, and every parameter, comes out "
-    "bit for bit the same, also when the run is killed and resumed. The number of threads, of the "
-    "physics and of the update, never matters."
+    "and of the kind of processor. If these are the same, every parameter and every metric except "
+    "times is the same bit for bit, also when the run is killed and resumed. The number of "
+    "threads, of the physics and of the update, never matters."
 )
-
 
 _PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
 
@@ -37,49 +40,49 @@ def write_run_json(
     threads: int,
     init_from: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Records what the run is made with; of a run that is resumed, adds it under "resumed".
+    """Writes run.json; for a resumed run, adds this start under "resumed".
 
     Args:
         run_dir: Folder of the run.
-        spec: The environment's spec; recorded at the first start only, since it must not change.
-        device: Where the update runs, with the name of a GPU.
-        threads: Threads of the physics and of the update, for the record only.
+        spec: Spec of the environment; written at the first start only, as it must not change.
+        device: Device of the update, with the name of a GPU.
+        threads: Threads of the physics and of the update; not compared.
         init_from: The run and the checkpoint that a fine-tuned run starts from.
 
     Returns:
-        One line for each version, commit or device that differs from the first start, which voids the
-        bit-for-bit contract; empty for a new run.
+        One line for each version, commit, device or processor that differs from the first start,
+        so that the bit-for-bit contract does not hold; empty for a new run.
 
     Raises:
-        CheckpointError: The run.json that is there is none.
+        CheckpointError: The file exists and is not a run.json.
     """
-    facts = _facts(device, threads)
+    facts = _collect_facts(device, threads)
     path = run_dir / "run.json"
     if not path.exists():
-        record = {"contract": CONTRACT, "env": _definition(spec), **facts, "resumed": []}
+        record = {"contract": CONTRACT, "env": _describe_env(spec), **facts, "resumed": []}
         record |= {"init_from": dict(init_from)} if init_from else {}
         write_atomically(path, json.dumps(record, indent=1))
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         record["resumed"].append(facts)
-        before = _what_must_not_change(record)
+        before = _select_fixed_facts(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not what metarl wrote ({error!r})") from error
     write_atomically(path, json.dumps(record, indent=1))
-    after = _what_must_not_change(facts)
+    after = _select_fixed_facts(facts)
     names = [name for name in after if before.get(name) != after[name]]
     return [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
 
 
 def describe_version_change(run_dir: Path, spec: Any) -> str | None:
-    """Says in one line that a run was trained on another version of its environment; None if it was not.
+    """Returns one line if the environment's version differs from that of the run, else None.
 
-    A run whose run.json does not tell, as those of older versions, is taken for one of this version.
+    A run.json without a version, as older versions wrote it, counts as this version.
 
     Args:
         run_dir: Folder of the run.
-        spec: The spec of the environment as it is now.
+        spec: Spec of the environment today.
     """
     try:
         record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
@@ -89,95 +92,87 @@ def describe_version_change(run_dir: Path, spec: Any) -> str | None:
     if before == spec.version:
         return None
     return (
-        f"{run_dir} was trained on version {before} of {spec.name}, and this is version {spec.version}: "
-        "their returns are not comparable"
+        f"{run_dir} was trained on version {before} of {spec.name}, and this is version "
+        f"{spec.version}: their returns are not comparable"
     )
 
 
-def _facts(device: str, threads: int) -> dict[str, Any]:
+def _collect_facts(device: str, threads: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "versions": {
             "metarl": __version__,
             "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
+            **{name: _find_version(name) for name in _PACKAGES},
         },
-        "git": _git_revision(),
+        "git": _read_git_revision(),
         "device": device,
         "threads": threads,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": _read_processor(),
         "num_processors": os.cpu_count(),
     }
 
 
-_OF_A_SPEC = ("name", "version", "horizon", "dt", "action_scale", "obs_size", "action_size")
+_SPEC_FIELDS = ("name", "version", "horizon", "dt", "action_scale", "obs_size", "action_size")
+_VARIABLE_FIELDS = ("name", "unit", "low", "high", "bands", "labels")
 
 
-_OF_A_VARIABLE = ("name", "unit", "low", "high", "bands", "labels")
-
-
-def _definition(spec: Any) -> dict[str, Any]:
-    """What the returns of an environment rest on; that of a plug-in may leave some of it out."""
+def _describe_env(spec: Any) -> dict[str, Any]:
+    """Returns what decides the returns of an environment; a plug-in may lack some fields."""
     tasks = spec.tasks
-    variables = {"train": tasks, "test": getattr(tasks, "test", tasks)}
+    test_tasks = tasks.test if supports(tasks, HasTestTasks) else tasks
     rest = ("reward", "floors", "note", "task_split", "discrete")
     return {
-        **_told(spec, _OF_A_SPEC),
-        "tasks": {
-            name: [_told(each, _OF_A_VARIABLE) for each in getattr(distribution, "variables", ())]
-            for name, distribution in variables.items()
-        },
-        **_told(tasks, ("held_out",)),
-        **_told(spec, rest),
+        **_read_fields(spec, _SPEC_FIELDS),
+        "tasks": {"train": _describe_variables(tasks), "test": _describe_variables(test_tasks)},
+        **_read_fields(tasks, ("held_out",)),
+        **_read_fields(spec, rest),
     }
 
 
-def _told(source: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: _strict(getattr(source, name)) for name in names if hasattr(source, name)}
+def _describe_variables(distribution: Any) -> list[dict[str, Any]]:
+    return [_read_fields(each, _VARIABLE_FIELDS) for each in getattr(distribution, "variables", ())]
 
 
-def _strict(value: Any) -> Any:
-    """A value as strict JSON can hold it: numbers of NumPy become Python's, infinity a text."""
+def _read_fields(source: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the fields that the spec of a plug-in has; it may be of any class."""
+    return {name: _to_json(getattr(source, name)) for name in names if hasattr(source, name)}
+
+
+def _to_json(value: Any) -> Any:
+    """Converts a value to strict JSON: NumPy scalars to Python numbers, infinity to a text."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
+        return [_to_json(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _what_must_not_change(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _select_fixed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: facts[name] for name in ("git", "device", "processor")}
     return {**facts["versions"], **kept}
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _git_revision() -> str | None:
-    """Returns the commit of the sources, with "-dirty" if they differ from it; None outside git."""
+def _read_git_revision() -> str | None:
+    """Returns the commit of the sources, with "-dirty" if they are changed; None outside git."""
     root = Path(__file__).resolve().parent.parent.parent
-    # An installed copy may lie in the .venv of another repository, whose commit says nothing of it.
+    # An installed copy may be in the .venv of another repository, whose commit is unrelated.
     if not (root / ".git").exists():
         return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--exclude=*",
-        "--dirty",
-    ]
+    command = ["git", "-C", str(root)]
+    command += ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -185,7 +180,7 @@ def _git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

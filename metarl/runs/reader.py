@@ -1,6 +1,6 @@
-"""Run folders as they lie on the disk, also of older versions: read, named, and sorted into groups of seeds.
+"""Readers of run folders, also those of older versions, and their grouping by experiment.
 
-Builds no environment and no learner: nothing here depends on what a run was made with.
+Builds no environment and no learner, so a folder is readable without the code of its run.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from metarl.core.trees import flatten
 from metarl.evaluation import results
 from metarl.runs.logger import read_records
 
-_NO_SETTINGS = {"seed", "device", "iterations", "sampler.threads"}
-"""Keys of config.yaml, beside those of the trainer, in which two samples of the same learner may differ."""
+_FREE_KEYS = {"seed", "device", "iterations", "sampler.threads"}
+"""Keys of config.yaml, beside those of the trainer, in which runs of one group may differ."""
 
 _VIDEOS = {".mp4", ".gif", ".html"}
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run folder holds.
+    """Contents of a run folder.
 
     Attributes:
         path: The folder.
-        name: What to call it, unique in a report.
+        name: Name in a report, where it is unique.
         config: config.yaml with dotted keys.
-        metrics: Columns of metrics.jsonl, NaN where a record lacks the number.
+        metrics: Columns of metrics.jsonl, one entry an iteration, NaN where a record lacks it.
         record: run.json, empty if there is none.
         evaluation: evaluation.json, None if there is none.
-        videos: Films and replays.
+        videos: Paths of films and replays.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class RunData:
         return self.config.get("seed")
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the metrics, NaN if no record has it."""
+        """Returns a column of the metrics, all NaN if no record has it."""
         return self.metrics.get(name, np.full(len(self.metrics["iteration"]), np.nan))
 
 
@@ -73,8 +73,8 @@ class Group:
     """Runs of one learner with the same settings on one environment: the seeds of one experiment.
 
     Attributes:
-        label: The learner, with the settings that tell it from other groups on the environment.
-        runs: The runs.
+        label: Name of the learner, with the settings in which the groups of its environment differ.
+        runs: The runs, one for each seed.
     """
 
     label: str
@@ -87,22 +87,22 @@ class Group:
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
-        """The evaluations of the runs put together, None without any; of one run the numbers of its file."""
+        """The combined evaluations, None without any; of one run, the numbers of its file."""
         found = [run.evaluation for run in self.runs if run.evaluation is not None]
         if not found:
             return None
-        together = results.aggregate(found)
+        combined = results.aggregate(found)
         if len(found) == 1:
-            together["returns"] |= found[0]["returns"]
-            together |= {k: found[0][k] for k in ("oracle",) if k in found[0]}
-        return together
+            combined["returns"] |= found[0]["returns"]
+            combined |= {k: found[0][k] for k in ("oracle",) if k in found[0]}
+        return combined
 
 
 def load_all(paths: Sequence[Path]) -> list[RunData]:
-    """Reads run folders and gives them names.
+    """Reads run folders and gives them names; two with one name are called by their paths.
 
     Raises:
-        CheckpointError: One is no run folder, or what it holds cannot be read; names file and cause.
+        CheckpointError: One is no run folder or has an unreadable file; names file and cause.
     """
     runs = [load(path) for path in paths]
     names = [run.name for run in runs]
@@ -113,7 +113,7 @@ def load(path: Path) -> RunData:
     """Reads a run folder.
 
     Raises:
-        CheckpointError: It is no run folder, or what it holds cannot be read; names file and cause.
+        CheckpointError: It is no run folder or has an unreadable file; names file and cause.
     """
     try:
         config = flatten(load_yaml(path / "config.yaml"))
@@ -130,14 +130,14 @@ def load(path: Path) -> RunData:
         path=path,
         name=path.resolve().name,
         config=config,
-        metrics=_columns(path / "metrics.jsonl"),
-        record=_record(path / "run.json"),
+        metrics=_read_columns(path / "metrics.jsonl"),
+        record=_read_record(path / "run.json"),
         evaluation=evaluation,
         videos=tuple(videos),
     )
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
@@ -147,48 +147,49 @@ def _record(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    """The numbers of every record."""
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Returns the numbers of all records by name."""
     rows = [record for _, record in read_records(path)]
     names = {"iteration": None}
     for row in rows:
         names |= dict.fromkeys(k for k, v in row.items() if isinstance(v, (int, float)))
-    return {name: np.array([_number(row.get(name)) for row in rows], float) for name in names}
+    return {name: np.array([_to_float(row.get(name)) for row in rows], float) for name in names}
 
 
-def _number(value: object) -> float:
+def _to_float(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else np.nan
 
 
-# -------------------------------------------------------------------------------------------- groups
+# --- groups --------------------------------------------------------------------------------------
 
 
 def group_runs(runs: Sequence[RunData]) -> list[Group]:
-    """Sorts runs into groups of seeds, in the order in which they are given.
+    """Sorts runs into groups of seeds; runs and groups keep the given order.
 
-    Keys that a run of an older version lacks count as equal. Two runs with one seed are two groups.
+    A key that a run of an older version lacks counts as equal. Two runs with one seed are two
+    groups.
     """
     members: list[list[RunData]] = []
     for run in runs:
-        home = next((group for group in members if _belongs(run, group)), None)
-        if home is None:
+        match = next((group for group in members if _belongs(run, group)), None)
+        if match is None:
             members.append([run])
         else:
-            home.append(run)
-    return [Group(_label(group, members), tuple(group)) for group in members]
+            match.append(run)
+    return [Group(_make_label(group, members), tuple(group)) for group in members]
 
 
-def _settings(run: RunData) -> dict[str, Any]:
+def _select_settings(run: RunData) -> dict[str, Any]:
     return {
         key: value
         for key, value in run.config.items()
-        if key not in _NO_SETTINGS and not key.startswith("trainer.")
+        if key not in _FREE_KEYS and not key.startswith("trainer.")
     }
 
 
 def _belongs(run: RunData, group: Sequence[RunData]) -> bool:
     for other in group:
-        mine, theirs = _settings(run), _settings(other)
+        mine, theirs = _select_settings(run), _select_settings(other)
         if run.seed == other.seed or any(mine[k] != theirs[k] for k in mine.keys() & theirs):
             return False
         if run.evaluation and other.evaluation:
@@ -201,24 +202,27 @@ def _belongs(run: RunData, group: Sequence[RunData]) -> bool:
     return True
 
 
-def _label(group: Sequence[RunData], groups: Sequence[Sequence[RunData]]) -> str:
-    """The learner, with settings in which it differs from its like on the environment, or else the run's name."""
+def _make_label(group: Sequence[RunData], groups: Sequence[Sequence[RunData]]) -> str:
+    """Returns the learner's name, with the settings that distinguish the group, or the run's name.
+
+    At most three settings are shown.
+    """
     first = group[0]
     others = [
         other[0] for other in groups if other[0].env == first.env and other[0].algo == first.algo
     ]
     if len(others) == 1:
         return first.algo
-    keys = [key for key in differences(others) if key in _settings(first)]
+    keys = [key for key in differences(others) if key in _select_settings(first)]
     if not keys or len(keys) > 3:
         return f"{first.algo} ({first.name})"
-    words = ", ".join(f"{key.rpartition('.')[2]} {first.config[key]}" for key in keys)
+    settings = ", ".join(f"{key.rpartition('.')[2]} {first.config[key]}" for key in keys)
     alike = [other for other in others if all(other.config.get(k) == first.config[k] for k in keys)]
-    return f"{first.algo} ({words})" if len(alike) == 1 else f"{first.algo} ({first.name})"
+    return f"{first.algo} ({settings})" if len(alike) == 1 else f"{first.algo} ({first.name})"
 
 
 def differences(runs: Sequence[RunData]) -> list[str]:
-    """Keys of config.yaml that are not the same in all runs; a key that one lacks is a difference."""
+    """Returns the keys of config.yaml that differ between runs, or that a run lacks."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     missing = object()
     return [

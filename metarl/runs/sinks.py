@@ -201,7 +201,7 @@ class TensorBoardSink:
 
 
 def _silence_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns a hook that prints no traceback of TensorBoard's thread; its next call raises again."""
+    """Returns a hook without tracebacks of TensorBoard's thread, whose next call raises again."""
 
     def report(args: Any) -> None:
         is_theirs = type(args.thread).__module__.startswith("tensorboard.")

@@ -92,7 +92,7 @@ def parse_tensors(content: bytes, name: str) -> dict[str, Tensor]:
         raise Damaged(f"{name} cannot be read ({error})") from error
 
 
-# ------------------------------------------------------------------------------------------- segments
+# ----------------------------------------------------------------------------------------- segments
 
 
 @dataclass(frozen=True)

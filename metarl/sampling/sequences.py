@@ -1,9 +1,9 @@
-"""The rollouts of a trial as one sequence for each row: what a memory has lived through, without gaps."""
+"""The rollouts of a trial as one sequence for each row, without gaps, for recurrent updates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from metarl.core.rollout import Rollout
 
 @dataclass(frozen=True)
 class Sequences:
-    """M = N * E trials of up to L steps, time first; the steps of later episodes follow at once on those before.
+    """M = N * E trials of up to L steps, time first; each episode follows on the previous one.
 
     Attributes:
         obs: (L, M, S).
@@ -21,8 +21,9 @@ class Sequences:
         log_prob: (L, M) of the action under the policy that drew it [nats].
         reward: (L, M).
         valid: (L, M) the step counts.
-        acted: (L, M) the policy acted: also in a step in which the simulation broke down.
-        first: (L, M) first step of an episode other than the trial's first: here the memory is told `done`.
+        acted: (L, M) the policy acted, also in a step in which the simulation failed.
+        first: (L, M) first step of an episode other than the trial's first; the memory gets `done`
+            as an input here.
     """
 
     obs: Tensor
@@ -35,34 +36,34 @@ class Sequences:
 
     @staticmethod
     def of(rollouts: Sequence[Rollout], device: torch.device | str = "cpu") -> Sequences:
-        """Lines up the K + 1 rollouts of a trial."""
+        """Joins the K + 1 rollouts of a trial."""
         steps = rollouts[0].valid.shape[2]
         acted = torch.cat([_acted(rollout) for rollout in rollouts])
         first = torch.zeros_like(acted)
         first[steps::steps] = True
         arrays = {
-            name: torch.cat([_time_first(getattr(rollout, name)) for rollout in rollouts])
+            name: torch.cat([_time_first(vars(rollout)[name]) for rollout in rollouts])
             for name in ("obs", "action", "log_prob", "reward", "valid")
         }
-        lined_up = {**arrays, "acted": acted, "first": first}
+        joined = {**arrays, "acted": acted, "first": first}
         if not acted.all():
             order = (~acted).int().argsort(dim=0, stable=True)[: int(acted.sum(dim=0).max())]
-            lined_up = {name: _picked(a, order) for name, a in lined_up.items()}
-        return Sequences(**{name: a.to(device) for name, a in lined_up.items()})
+            joined = {name: _select(a, order) for name, a in joined.items()}
+        return Sequences(**{name: a.to(device) for name, a in joined.items()})
 
     def rows(self, index: Tensor) -> Sequences:
-        """The trials of the rows index (B,)."""
-        return Sequences(**{f.name: getattr(self, f.name)[:, index] for f in fields(self)})
+        """Returns the trials of the rows index (B,)."""
+        return Sequences(**{name: array[:, index] for name, array in vars(self).items()})
 
     def previous(self) -> Tensor:
-        """What the memory is told of the step before (L, M, A + 2): action, raw reward, done."""
-        told = torch.cat([self.action, self.reward.unsqueeze(-1)], dim=-1)
-        told = torch.cat([torch.zeros_like(told[:1]), told[:-1]])
-        return torch.cat([told, self.first.to(told.dtype).unsqueeze(-1)], dim=-1)
+        """Returns the memory's inputs (L, M, A + 2): previous action and raw reward, and done."""
+        inputs = torch.cat([self.action, self.reward.unsqueeze(-1)], dim=-1)
+        inputs = torch.cat([torch.zeros_like(inputs[:1]), inputs[:-1]])
+        return torch.cat([inputs, self.first.to(inputs.dtype).unsqueeze(-1)], dim=-1)
 
 
 def _acted(rollout: Rollout) -> Tensor:
-    """The steps (T, M) for which the policy chose an action, valid or not."""
+    """Returns the mask (T, M) of steps for which the policy chose an action, valid or not."""
     number = rollout.valid.sum(dim=2) + rollout.truncated
     return torch.arange(rollout.valid.shape[2]).unsqueeze(1) < number.flatten()
 
@@ -71,7 +72,7 @@ def _time_first(array: Tensor) -> Tensor:
     return array.flatten(0, 1).transpose(0, 1)
 
 
-def _picked(array: Tensor, order: Tensor) -> Tensor:
-    """Rows of time in the order (L, M)."""
+def _select(array: Tensor, order: Tensor) -> Tensor:
+    """Returns the entries (L, M, ...) of the time steps order (L, M)."""
     index = order.reshape(*order.shape, *[1] * (array.dim() - 2))
     return array.gather(0, index.expand(*order.shape, *array.shape[2:]))

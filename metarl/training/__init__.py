@@ -1,1 +1,1 @@
-"""The training loop."""
+"""The training loop, which knows no algorithm; learners and collection live elsewhere."""

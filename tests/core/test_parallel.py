@@ -16,7 +16,7 @@ def two_torch_threads():
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
-def test_results_come_in_the_order_of_the_items(num_threads):
+def test_map_chunks_returns_results_in_order(num_threads):
     def slow_first(item):
         time.sleep(0.02 if item == 0 else 0.0)
         return item * item
@@ -24,11 +24,11 @@ def test_results_come_in_the_order_of_the_items(num_threads):
     assert map_chunks(slow_first, range(5), num_threads) == [0, 1, 4, 9, 16]
 
 
-def test_no_items_give_no_results():
+def test_map_chunks_without_items_is_empty():
     assert map_chunks(abs, [], 4) == []
 
 
-def test_the_pool_works_side_by_side_and_one_thread_works_in_the_caller():
+def test_map_chunks_is_parallel_with_several_threads_only():
     both_there = threading.Barrier(2, timeout=5)
     idents = map_chunks(lambda _: (both_there.wait(), threading.get_ident())[1], range(2), 2)
     assert len(set(idents)) == 2
@@ -36,13 +36,13 @@ def test_the_pool_works_side_by_side_and_one_thread_works_in_the_caller():
 
 
 @pytest.mark.parametrize(("num_threads", "num_items"), [(1, 3), (2, 1), (3, 3)])
-def test_every_operation_runs_on_one_torch_thread(two_torch_threads, num_threads, num_items):
+def test_map_chunks_uses_one_torch_thread_per_item(two_torch_threads, num_threads, num_items):
     counts = map_chunks(lambda _: torch.get_num_threads(), range(num_items), num_threads)
     assert counts == [1] * num_items
     assert torch.get_num_threads() == 2
 
 
-def test_gradients_do_not_depend_on_the_number_of_threads_bit_for_bit(two_torch_threads):
+def test_gradients_do_not_depend_on_the_thread_count(two_torch_threads):
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(3000, 40, generator=generator) for _ in range(2)]
     weight = torch.randn(40, 40, generator=generator)
@@ -56,7 +56,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads_bit_for_bit(two_torch_
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_an_error_comes_through_and_restores_torchs_threads(two_torch_threads, num_threads):
+def test_map_chunks_error_restores_torch_threads(two_torch_threads, num_threads):
     def fail(item):
         if item == 1:
             raise FloatingPointError("task 1: the gradient of 'bias0' is not finite")

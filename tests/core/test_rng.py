@@ -14,15 +14,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def raw(*name):
-    """The first 256 raw words of a stream; unrelated streams share one with probability 4e-15."""
+    """Returns the first 256 raw words of a stream; two streams share one with probability 4e-15."""
     return stream(*name).bit_generator.random_raw(256).tolist()
 
 
-def test_the_same_name_gives_the_same_numbers():
+def test_stream_is_a_function_of_its_name():
     assert raw(3, "train", 5, 0, 7, 2) == raw(3, "train", 5, 0, 7, 2)
 
 
-def test_a_stream_does_not_depend_on_what_others_drew():
+def test_stream_does_not_depend_on_other_streams():
     first, other = stream(0, "train", 1), stream(0, "train", 2)
     alternating = []
     for _ in range(8):
@@ -31,7 +31,7 @@ def test_a_stream_does_not_depend_on_what_others_drew():
     assert alternating == stream(0, "train", 1).standard_normal(8).tolist()
 
 
-def test_a_stream_does_not_depend_on_the_process():
+def test_stream_does_not_depend_on_the_process():
     code = (
         "from metarl.core.rng import stream; print(stream(1, 'init').bit_generator.random_raw(4))"
     )
@@ -49,7 +49,7 @@ def test_a_stream_does_not_depend_on_the_process():
     assert printed[0] == printed[1] == f"{stream(1, 'init').bit_generator.random_raw(4)}\n"
 
 
-def test_neighbouring_names_share_no_number():
+def test_streams_of_neighbouring_names_share_no_number():
     names = [
         (0, "train"),
         (1, "train"),
@@ -69,13 +69,13 @@ def test_neighbouring_names_share_no_number():
         (1, "1"),
         (1, "", 1, 1),
     ]
-    drawn = [set(raw(*name)) for name in names]
-    for (name_a, a), (name_b, b) in combinations(zip(names, drawn, strict=True), 2):
+    words = [set(raw(*name)) for name in names]
+    for (name_a, a), (name_b, b) in combinations(zip(names, words, strict=True), 2):
         assert not a & b, (name_a, name_b)
 
 
 @pytest.mark.parametrize("place", ["seed", "iteration", "episode"])
-def test_first_draws_of_neighbouring_streams_are_uniform_and_uncorrelated(place):
+def test_first_draws_of_streams_are_uniform_and_independent(place):
     names = {
         "seed": [(i, "train", 0) for i in range(2000)],
         "iteration": [(0, "train", i) for i in range(2000)],
@@ -87,11 +87,11 @@ def test_first_draws_of_neighbouring_streams_are_uniform_and_uncorrelated(place)
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 4 * 0.022
 
 
-def test_numpy_and_python_integers_name_the_same_stream():
+def test_stream_accepts_integers_of_numpy():
     assert raw(np.int64(3), "train", np.int32(5)) == raw(3, "train", 5)
 
 
-def test_numpys_global_generator_is_left_alone():
+def test_stream_leaves_the_global_generator_alone():
     np.random.seed(0)
     before = np.random.get_state()
     stream(0, "train", 1).standard_normal(100)

@@ -39,7 +39,7 @@ few = settings(max_examples=30, deadline=None, database=None)
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_each_goal_draws_the_numbers_it_declares(goal, variables):
+def test_goal_draws_tasks_in_its_declared_ranges(goal, variables):
     declared = goal.tasks.variables
     assert [(v.name, v.unit, v.low, v.high) for v in declared] == variables
 
@@ -62,19 +62,19 @@ def test_uniform_stays_in_its_bounds(seed, low, width, num_tasks):
     assert (tasks[:, 1] >= 0.0).all() and (tasks[:, 1] <= width).all()
 
 
-def test_uniform_has_the_mean_and_variance_of_its_range():
+def test_uniform_has_mean_and_variance_of_its_range():
     angle = ANGLES.sample(np.random.default_rng(1), 40_000)[:, 0]
     sigma = 2 * np.pi / np.sqrt(12)
     np.testing.assert_allclose(angle.mean(), np.pi, atol=5 * sigma / 200)
     np.testing.assert_allclose(angle.std(), sigma, rtol=0.02)
 
 
-def test_the_variables_of_a_uniform_task_are_independent():
+def test_uniform_variables_are_independent():
     points = DenseGoal().tasks.sample(np.random.default_rng(2), 40_000)
     assert abs(np.corrcoef(points.T)[0, 1]) < 5 / 200
 
 
-def test_the_disc_is_uniform_by_area():
+def test_disc_is_uniform_by_area():
     radius, num_tasks = 3.0, 40_000
     points = Disc(radius).sample(np.random.default_rng(3), num_tasks)
     square = (points**2).sum(axis=1)
@@ -82,26 +82,26 @@ def test_the_disc_is_uniform_by_area():
     error = 5 * radius**2 / np.sqrt(12 * num_tasks)
     np.testing.assert_allclose(square.mean(), radius**2 / 2, atol=error)
     # the disc of half the radius has a quarter of the area
-    share = np.mean(square < (radius / 2) ** 2)
-    np.testing.assert_allclose(share, 0.25, atol=5 * np.sqrt(0.25 * 0.75 / num_tasks))
-    # and no direction is preferred: E[x] = E[y] = 0, E[x^2] = R^2 / 4 each
+    fraction = np.mean(square < (radius / 2) ** 2)
+    np.testing.assert_allclose(fraction, 0.25, atol=5 * np.sqrt(0.25 * 0.75 / num_tasks))
+    # all directions are equally likely: E[x] = E[y] = 0, E[x^2] = R^2 / 4 each
     np.testing.assert_allclose(points.mean(axis=0), 0.0, atol=5 * radius / 2 / np.sqrt(num_tasks))
     np.testing.assert_allclose((points**2).mean(axis=0), radius**2 / 4, rtol=0.03)
     assert square.max() <= radius**2
 
 
-def test_twenty_draws_of_two_signs_are_ten_each():
+def test_choice_of_two_signs_draws_ten_each_of_twenty():
     for seed in range(50):
         signs = SIGNS.sample(np.random.default_rng(seed), 20)[:, 0]
         assert (signs == -1.0).sum() == (signs == 1.0).sum() == 10
 
 
-def test_the_signs_come_in_random_order():
+def test_choice_draws_in_random_order():
     orders = {tuple(SIGNS.sample(np.random.default_rng(s), 20)[:, 0]) for s in range(50)}
     assert len(orders) > 45
 
 
-def test_an_odd_draw_favours_no_sign():
+def test_choice_draws_an_odd_number_without_bias():
     # the 21st sign is a fair coin: 200 draws, standard deviation sqrt(200) / 2 = 7.1
     sums = [SIGNS.sample(np.random.default_rng(seed), 21).sum() for seed in range(200)]
     assert set(sums) == {-1.0, 1.0}
@@ -110,7 +110,7 @@ def test_an_odd_draw_favours_no_sign():
 
 @few
 @given(SEEDS, st.integers(1, 40), st.integers(1, 7))
-def test_every_value_of_a_choice_has_its_share(seed, num_tasks, num_values):
+def test_choice_draws_values_equally_often(seed, num_tasks, num_values):
     values = tuple(map(float, range(num_values)))
     choice = Choice(Variable("leg", "1", 0.0, num_values - 1.0), values)
     tasks = choice.sample(np.random.default_rng(seed), num_tasks)
@@ -122,17 +122,17 @@ def test_every_value_of_a_choice_has_its_share(seed, num_tasks, num_values):
 
 @few
 @given(SEEDS, st.integers(1, 60), st.integers(1, 12))
-def test_a_fixed_set_is_met_evenly(seed, num_tasks, size):
+def test_fixed_set_draws_tasks_equally_often(seed, num_tasks, size):
     fixed = Fixed((Variable("id", "1", 0.0, 20.0),), tuple((float(i),) for i in range(size)))
     tasks = fixed.sample(np.random.default_rng(seed), num_tasks)[:, 0]
     counts = np.bincount(tasks.astype(int), minlength=size)
     assert counts.sum() == num_tasks
     assert counts.max() - counts.min() <= 1
-    # a whole round is met before any task comes a second time
+    # every task is drawn once before any is drawn again
     assert sorted(tasks[:size]) == sorted(set(tasks[:size]))
 
 
-def test_a_fixed_set_comes_in_another_order_each_time():
+def test_fixed_set_changes_its_order():
     fixed = fixed_set(ANGLES, np.random.default_rng(0), 20)
     rng = np.random.default_rng(1)
     first, second = fixed.sample(rng, 20), fixed.sample(rng, 20)
@@ -140,35 +140,35 @@ def test_a_fixed_set_comes_in_another_order_each_time():
     assert np.array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
 
 
-def test_the_same_stream_gives_the_same_set():
+def test_fixed_set_is_a_function_of_its_stream():
     first, again = (fixed_set(ANGLES, np.random.default_rng(7), 40) for _ in range(2))
     assert first == again
     assert first.variables == ANGLES.variables
-    # to the bit, and only the set, however it is drawn from
+    # bit for bit; and samples contain only tasks of the set
     drawn = ANGLES.sample(np.random.default_rng(7), 40)
     assert first.tasks == tuple(map(tuple, drawn.tolist()))
     assert np.isin(first.sample(np.random.default_rng(8), 100), drawn).all()
 
 
 @pytest.mark.parametrize("distribution", [ANGLES, Disc(3.0)], ids=["angles", "disc"])
-def test_train_and_test_sets_share_no_task(distribution):
+def test_fixed_sets_of_two_streams_share_no_task(distribution):
     train = fixed_set(distribution, np.random.default_rng([0, 1]), 100)
     test = fixed_set(distribution, np.random.default_rng([0, 2]), 100)
     assert distribution.held_out and train.held_out and test.held_out
     assert len(set(train.tasks) | set(test.tasks)) == 200
 
 
-def test_a_set_of_two_signs_holds_nothing_out():
+def test_fixed_set_of_two_signs_holds_out_no_task():
     assert not SIGNS.held_out
     assert not fixed_set(SIGNS, np.random.default_rng(0), 20).held_out
 
 
-def test_a_set_needs_a_task():
+def test_fixed_set_needs_a_task():
     with pytest.raises(ValueError, match="at least one task, got 0"):
         fixed_set(ANGLES, np.random.default_rng(0), 0)
 
 
-def test_a_task_is_described_with_its_units():
+def test_describe_task_gives_names_units_and_labels():
     variables = (Variable("angle", "rad", 0.0, 7.0), Variable("sign", "1", -1.0, 1.0))
     assert describe_task(variables, np.array([np.pi / 2, -1.0])) == "angle 1.57 rad, sign -1"
     sign, goal = variables[1], Variable("goal_x", "m", -1.0, 1.0)
@@ -180,13 +180,13 @@ def test_a_task_is_described_with_its_units():
         describe_task(variables, np.array([1.0]))
 
 
-# --- ranges and kinds that are held out
+# --- held-out ranges and kinds
 
 
 NEAR, FAR = Bands("friction", "1", ((0.2, 1.5),)), Bands("friction", "1", ((0.1, 0.2), (1.5, 3)))
 
 
-def test_bands_have_equal_shares_and_nothing_lies_between_them():
+def test_bands_are_equally_frequent_with_gaps_between():
     drawn = FAR.sample(np.random.default_rng(0), 2000)
     assert drawn.shape == (2000, 1)
     assert FAR.variables == (Variable("friction", "1", 0.1, 3, ((0.1, 0.2), (1.5, 3))),)
@@ -200,19 +200,19 @@ def test_bands_have_equal_shares_and_nothing_lies_between_them():
 
 def test_bands_can_be_uniform_in_the_logarithm():
     drawn = Bands("mass", "kg", ((0.01, 100.0),), log=True).sample(np.random.default_rng(1), 4000)
-    # each of the four decades has its quarter: standard deviation of a share 0.007
+    # a quarter of the draws in each decade: standard deviation 0.007
     counts = np.histogram(np.log10(drawn), bins=4, range=(-2, 2))[0] / 4000
     np.testing.assert_allclose(counts, 0.25, atol=0.035)
 
 
-def test_sometimes_is_mostly_zero_and_else_whole_with_both_ends():
+def test_sometimes_draws_zero_or_a_whole_number():
     drawn = Sometimes("onset", "step", 3, 5, 0.25).sample(np.random.default_rng(2), 4000)[:, 0]
     assert set(drawn) == {0.0, 3.0, 4.0, 5.0}
     np.testing.assert_allclose((drawn > 0).mean(), 0.25, atol=0.035)
     np.testing.assert_allclose((drawn == 5).mean(), 0.25 / 3, atol=0.025)
 
 
-def test_a_split_trains_on_one_distribution_and_tests_on_the_other():
+def test_split_draws_training_and_test_tasks_separately():
     split = Split(NEAR, FAR)
     assert split.held_out and split.variables == NEAR.variables
     rng, again = np.random.default_rng(3), np.random.default_rng(3)
@@ -223,11 +223,11 @@ def test_a_split_trains_on_one_distribution_and_tests_on_the_other():
 @pytest.mark.parametrize(
     "tasks", [ANGLES, Disc(3.0), SIGNS, NEAR, fixed_set(ANGLES, np.random.default_rng(0), 3)]
 )
-def test_without_a_split_test_tasks_are_drawn_as_training_tasks_are(tasks):
+def test_distribution_without_split_is_its_own_test(tasks):
     assert tasks.test is tasks
 
 
-def test_a_product_joins_the_numbers_of_its_parts_in_order():
+def test_product_joins_the_numbers_of_its_parts_in_order():
     product = Product((ANGLES, Split(NEAR, FAR), SIGNS))
     assert [v.name for v in product.variables] == ["angle", "friction", "sign"]
     rng, again = np.random.default_rng(4), np.random.default_rng(4)
@@ -236,11 +236,11 @@ def test_a_product_joins_the_numbers_of_its_parts_in_order():
         np.testing.assert_array_equal(tasks[:, [column]], part.sample(again, 6))
     test = product.test.sample(rng, 50)[:, 1]
     assert ((test <= 0.2) | (test >= 1.5)).all()
-    # one part that holds tasks out is enough
+    # one part with held-out tasks is enough
     assert product.held_out and not Product((SIGNS, SIGNS)).held_out
 
 
-def test_joining_leaves_out_what_has_no_numbers():
+def test_join_tasks_drops_parts_without_numbers():
     nothing = Uniform((), held_out=False)
     assert join_tasks(ANGLES) is ANGLES and join_tasks(nothing, SIGNS) is SIGNS
     assert join_tasks(nothing, ANGLES, SIGNS) == Product((ANGLES, SIGNS))
@@ -248,7 +248,7 @@ def test_joining_leaves_out_what_has_no_numbers():
     assert empty.sample(np.random.default_rng(0), 4).shape == (4, 0) and not empty.held_out
 
 
-def test_the_full_range_covers_training_and_test_tasks():
+def test_full_range_covers_training_and_test_tasks():
     low, high = full_range(Product((ANGLES, Split(NEAR, FAR))))
     np.testing.assert_allclose(low, [0.0, 0.1])
     np.testing.assert_allclose(high, [2 * np.pi, 3.0])

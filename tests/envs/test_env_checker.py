@@ -1,4 +1,4 @@
-"""check-env: every broken contract is named, and nothing else."""
+"""check-env names every violation of the contract, and nothing else."""
 
 import json
 
@@ -39,12 +39,12 @@ def foreign(kind):
 
 
 @pytest.mark.parametrize("name", ["navigation-2d", "navigation-2d-sparse", "half-cheetah-dir"])
-def test_a_built_in_environment_keeps_the_contract(name):
+def test_check_passes_built_in_environments(name):
     assert violations(lambda threads: make(name, threads)) == {}
 
 
 @pytest.mark.parametrize("kind", ["Spot", "Falls", "CutShort", "TwoWays", "Mazes", "Levers"])
-def test_a_plug_in_that_keeps_the_contract_passes(kind):
+def test_check_passes_correct_plug_ins(kind):
     assert violations(foreign(kind)) == {}
 
 
@@ -56,7 +56,7 @@ def test_a_plug_in_that_keeps_the_contract_passes(kind):
         ("NanReward", "episode", "step 2: the reward is nan"),
         ("NanObs", "episode", "step 2: obs[1] is inf"),
         ("WrongShape", "episode", "step 2: the observation has the shape (3,)"),
-        ("OutOfBounds", "episode", "obs[1] is 4; observation_space says [-3, 3]"),
+        ("OutOfBounds", "episode", "obs[1] is 4, outside of observation_space [-3, 3]"),
         ("EndsEarly", "horizon", "every episode ended after 5 of 8 steps"),
         ("NotRepeatable", "replay", "gave other results in a new environment (task 0, episode 0,"),
         ("Remembers", "nothing left behind", "results after other episodes differ"),
@@ -70,14 +70,14 @@ def test_a_plug_in_that_keeps_the_contract_passes(kind):
         ("TasksOutOfBounds", "tasks", "task number 'spot' leaves [0, 1] 1"),
     ],
 )
-def test_a_broken_contract_is_named(kind, name, words):
-    found = violations(foreign(kind))
-    assert words in found.pop(name)
-    assert not found or (kind, list(found)) == ("SharesState", ["nothing left behind"])
+def test_check_names_the_violation_of_a_plug_in(kind, name, words):
+    named = violations(foreign(kind))
+    assert words in named.pop(name)
+    assert not named or (kind, list(named)) == ("SharesState", ["nothing left behind"])
 
 
 class Navigation(NavigationEnv):
-    """A BatchEnv of one's own, with a fault that a subclass chooses."""
+    """A user's BatchEnv; subclasses violate the contract."""
 
     def __init__(self, threads):
         super().__init__("mine", DenseGoal())
@@ -90,7 +90,7 @@ class WrongRewards(Navigation):
         return type(step)(step.obs, step.reward[:, None], step.terminated, step.fault)
 
 
-class NumbersForTruth(Navigation):
+class NumbersForBooleans(Navigation):
     def step(self, action, alive):
         step = super().step(action, alive)
         return type(step)(step.obs, step.reward, step.terminated * 1.0, step.fault)
@@ -104,19 +104,19 @@ class SilentNan(Navigation):
         )
 
 
-class RowsMeet(Navigation):
+class DependsOnRows(Navigation):
     def reset(self, rngs):
         super().reset(rngs)
         self._position = self._position + 0.01 * len(rngs)
         return self._position
 
 
-class ThreadsCount(Navigation):
+class DependsOnThreads(Navigation):
     def step(self, action, alive):
         return super().step(action * self.threads, alive)
 
 
-class NoRowsAtAll(Navigation):
+class FailsAtReset(Navigation):
     def reset(self, rngs):
         raise OSError("no robot\nis connected")
 
@@ -138,33 +138,37 @@ class Unpicklable(Navigation):
     [
         (WrongRewards, "episode", "step 0: reward has the shape (8, 1), not (8,)"),
         (
-            NumbersForTruth,
+            NumbersForBooleans,
             "episode",
             "step 0: terminated is of type float64; it must hold booleans",
         ),
         (SilentNan, "episode", "is not finite, but fault is False"),
         (
-            RowsMeet,
+            DependsOnRows,
             "rows are independent",
             "results of task 3 alone differ from those among others",
         ),
-        (ThreadsCount, "threads", "results with one thread or worker differ from those with two"),
-        (NoRowsAtAll, "episode", "OSError: no robot is connected"),
+        (
+            DependsOnThreads,
+            "threads",
+            "results with one thread or worker differ from those with two",
+        ),
+        (FailsAtReset, "episode", "OSError: no robot is connected"),
         (NoSizes, "sizes", "spec.horizon is 0; it must be a whole number >= 1"),
         (Unpicklable, "pickling", "its EnvSpec cannot be sent to another process"),
     ],
 )
-def test_a_fault_of_a_batch_of_ones_own_is_named(kind, name, words):
-    found = violations(kind)
-    assert words in found.pop(name) and not found
+def test_check_names_the_violation_of_a_batch_env(kind, name, words):
+    named = violations(kind)
+    assert words in named.pop(name) and not named
 
 
-def test_what_stands_on_a_failed_check_is_not_checked():
-    findings = check(NoRowsAtAll)
+def test_check_skips_what_depends_on_a_failed_check():
+    findings = check(FailsAtReset)
     unchecked = [f.name for f in findings if not f.checked]
     assert unchecked == ALL[3:10] and not any(f.violation for f in findings[3:])
-    words = report([Finding("a"), Finding("b", "bad"), Finding("c", checked=False)])
-    assert [line.split(maxsplit=1)[1] for line in words.splitlines()] == [
+    text = report([Finding("a"), Finding("b", "bad"), Finding("c", checked=False)])
+    assert [line.split(maxsplit=1)[1] for line in text.splitlines()] == [
         "ok",
         "VIOLATION: bad",
         "not checked",
@@ -179,7 +183,7 @@ def test_what_stands_on_a_failed_check_is_not_checked():
         ("plugin_envs:Images", 3, "start"),
     ],
 )
-def test_the_command_prints_and_writes_every_check(name, code, name_of_check, tmp_path, capsys):
+def test_command_prints_and_writes_every_check(name, code, name_of_check, tmp_path, capsys):
     path = tmp_path / "out.json"
     assert commands.main(["check-env", name, "--json", str(path)]) == code
     out, err = capsys.readouterr()
@@ -194,6 +198,6 @@ def test_the_command_prints_and_writes_every_check(name, code, name_of_check, tm
     assert err.splitlines() == lines * (code == 3)
 
 
-def test_the_command_names_an_unknown_environment_with_exit_code_2(capsys):
+def test_command_rejects_an_unknown_environment(capsys):
     assert commands.main(["check-env", "navigation2d"]) == 2
     assert "did you mean navigation-2d" in capsys.readouterr().err

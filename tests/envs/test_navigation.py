@@ -7,7 +7,7 @@ from metarl.envs.registry import make
 DENSE, SPARSE = "navigation-2d", "navigation-2d-sparse"
 
 
-def started(name, tasks, num_episodes=1):
+def start(name, tasks, num_episodes=1):
     env = make(name)
     env.set_tasks(np.array(tasks, dtype=float), num_episodes)
     obs = env.reset(streams(len(tasks) * num_episodes))
@@ -23,63 +23,63 @@ def walk(env, action, alive=None):
     return env.step(action, np.ones(len(action), dtype=bool) if alive is None else alive)
 
 
-def test_an_episode_starts_at_the_origin():
-    env, obs = started(DENSE, [[0.3, 0.4]], num_episodes=3)
+def test_reset_starts_at_the_origin():
+    env, obs = start(DENSE, [[0.3, 0.4]], num_episodes=3)
     np.testing.assert_array_equal(obs, np.zeros((3, 2)))
     walk(env, np.full((3, 2), 0.1))
     np.testing.assert_array_equal(env.reset(streams(3)), np.zeros((3, 2)))
 
 
-def test_the_action_is_clipped_to_a_tenth():
-    env, _ = started(DENSE, [[0.3, 0.4]] * 2)
+def test_action_is_clipped_to_a_tenth():
+    env, _ = start(DENSE, [[0.3, 0.4]] * 2)
     step = walk(env, [[5.0, -0.03], [-0.2, 0.1]])
     np.testing.assert_allclose(step.obs, [[0.1, -0.03], [-0.1, 0.1]], rtol=1e-15)
 
 
-def test_the_sparse_form_moves_by_a_tenth_of_the_action():
-    env, _ = started(SPARSE, [[0.0]] * 2)
+def test_sparse_form_moves_by_a_tenth_of_the_action():
+    env, _ = start(SPARSE, [[0.0]] * 2)
     step = walk(env, [[0.5, -0.25], [3.0, -2.0]])
     np.testing.assert_allclose(step.obs, [[0.05, -0.025], [0.1, -0.1]], rtol=1e-15)
 
 
-def test_the_reward_is_minus_the_distance_after_the_move():
-    env, _ = started(DENSE, [[0.3, 0.4], [0.4, 0.4]])
+def test_reward_is_minus_the_distance_after_the_move():
+    env, _ = start(DENSE, [[0.3, 0.4], [0.4, 0.4]])
     step = walk(env, [[0.0, 0.0], [0.1, 0.0]])
-    # 3-4-5 from the origin; (0.1, 0) -> (0.4, 0.4) is a 3-4-5 too
+    # both are 3-4-5 triangles: from the origin, and from (0.1, 0) to (0.4, 0.4)
     np.testing.assert_allclose(step.reward, [-0.5, -0.5])
 
 
-def test_an_episode_ends_within_a_hundredth_of_the_goal():
+def test_episode_ends_within_a_hundredth_of_the_goal():
     # after a move of 0.1: distances 0.005, 0.02 and 0.0099
-    env, _ = started(DENSE, [[0.105, 0.0], [0.12, 0.0], [0.1, 0.0099]])
+    env, _ = start(DENSE, [[0.105, 0.0], [0.12, 0.0], [0.1, 0.0099]])
     step = walk(env, [[0.1, 0.0]] * 3)
     np.testing.assert_array_equal(step.terminated, [True, False, True])
     np.testing.assert_allclose(step.reward, [-0.005, -0.02, -0.0099])
     assert not step.fault.any()
 
 
-def test_the_goal_can_be_passed_without_ending():
-    env, _ = started(DENSE, [[0.05, 0.0]])
+def test_passing_the_goal_does_not_end_the_episode():
+    env, _ = start(DENSE, [[0.05, 0.0]])
     assert not walk(env, [[0.1, 0.0]]).terminated[0]
 
 
-def test_the_sparse_reward_begins_within_a_fifth_of_the_goal():
-    # goals at (1, 0), (0, 1), (-1, 0) on the half circle, walked to along the axes
-    env, _ = started(SPARSE, [[0.0], [np.pi / 2], [np.pi]])
+def test_sparse_reward_begins_within_a_fifth_of_the_goal():
+    # goals at (1, 0), (0, 1), (-1, 0) on the half circle, approached along the axes
+    env, _ = start(SPARSE, [[0.0], [np.pi / 2], [np.pi]])
     rewards, ended = [], False
     for _ in range(11):
         step = walk(env, [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
         rewards.append(step.reward)
         ended |= step.terminated.any()
     rewards = np.array(rewards)
-    np.testing.assert_array_equal(rewards[:7], 0.0)  # still 0.3 away or more
-    for row in range(3):  # 0.1 before the goal, at it, 0.1 beyond it
+    np.testing.assert_array_equal(rewards[:7], 0.0)  # 0.3 or more from the goal
+    for row in range(3):  # 0.1 before the goal, at the goal, 0.1 behind it
         np.testing.assert_allclose(rewards[8:, row], [0.9, 1.0, 0.9])
     assert not ended
 
 
-def test_a_row_that_is_not_alive_stays_where_it_is():
-    env, _ = started(DENSE, [[0.3, 0.4]] * 3)
+def test_row_that_is_not_alive_keeps_its_state():
+    env, _ = start(DENSE, [[0.3, 0.4]] * 3)
     walk(env, [[0.05, 0.0]] * 3)
     step = walk(env, [[0.1, 0.1]] * 3, alive=np.array([True, False, True]))
     np.testing.assert_allclose(step.obs, [[0.15, 0.1], [0.05, 0.0], [0.15, 0.1]])
@@ -88,43 +88,43 @@ def test_a_row_that_is_not_alive_stays_where_it_is():
 
 @pytest.mark.parametrize("name", [DENSE, SPARSE])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_action_is_a_fault_of_its_row_only(name, bad):
+def test_non_finite_action_is_a_fault_of_its_row_only(name, bad):
     size = 2 if name == DENSE else 1
     tasks = make(name).spec.tasks.sample(np.random.default_rng(0), 4)
     assert tasks.shape == (4, size)
-    clean, poisoned = (started(name, tasks)[0] for _ in range(2))
+    normal, faulty = (start(name, tasks)[0] for _ in range(2))
     action = np.random.default_rng(1).normal(size=(4, 2))
-    expected = walk(clean, action)
+    expected = walk(normal, action)
     action[2, 1] = bad
-    step = walk(poisoned, action)
+    step = walk(faulty, action)
     others = [0, 1, 3]
     np.testing.assert_array_equal(step.fault, [False, False, True, False])
     np.testing.assert_array_equal(step.obs[others], expected.obs[others])
     np.testing.assert_array_equal(step.reward[others], expected.reward[others])
     assert step.reward[2] == 0.0 and not step.terminated[2]
-    # the row has not moved, and the next episode is healthy
+    # the row keeps its state, and the next episode has no fault
     np.testing.assert_array_equal(step.obs[2], 0.0)
-    poisoned.reset(streams(4))
-    step = walk(poisoned, np.full((4, 2), 0.1))
+    faulty.reset(streams(4))
+    step = walk(faulty, np.full((4, 2), 0.1))
     assert not step.fault.any() and np.isfinite(step.reward).all()
 
 
-def test_single_precision_actions_move_as_their_values_do():
+def test_step_does_not_depend_on_the_action_precision():
     action = np.random.default_rng(2).normal(size=(5, 2)).astype(np.float32)
     tasks = np.full((5, 1), 0.7)
     ends = []
     for dtype in (np.float32, np.float64):
-        env, _ = started(SPARSE, tasks)
+        env, _ = start(SPARSE, tasks)
         ends.append(env.step(action.astype(dtype), np.ones(5, dtype=bool)).obs)
     np.testing.assert_array_equal(ends[0], ends[1])
 
 
 def test_neighbouring_rows_share_a_task():
-    env, _ = started(DENSE, [[0.3, 0.4], [-0.3, 0.0]], num_episodes=2)
+    env, _ = start(DENSE, [[0.3, 0.4], [-0.3, 0.0]], num_episodes=2)
     np.testing.assert_allclose(walk(env, np.zeros((4, 2))).reward, [-0.5, -0.5, -0.3, -0.3])
 
 
-def test_the_floor_is_the_mean_distance_in_the_square():
+def test_floor_is_the_mean_distance_in_the_square():
     # midpoint rule on 400 x 400 cells of the square of goals
     axis = (np.arange(400) + 0.5) / 400 - 0.5
     x, y = np.meshgrid(axis, axis)
@@ -132,7 +132,7 @@ def test_the_floor_is_the_mean_distance_in_the_square():
     mean = -100 * np.hypot(x, y).mean()
     np.testing.assert_allclose(mean, -38.26, atol=0.005)
     np.testing.assert_allclose(floors["stand still"], mean, atol=1e-3)
-    # and the origin is the best constant place
+    # the origin is the best constant position
     for place in [(0.05, 0.0), (0.0, -0.1), (0.2, 0.2)]:
         assert -100 * np.hypot(x - place[0], y - place[1]).mean() < floors["best without the task"]
 
@@ -147,13 +147,13 @@ def test_standing_still_earns_the_floor():
         step = env.step(np.zeros((num_tasks, 2)), alive)
         total += step.reward
         alive &= ~step.terminated
-    # pi 0.01^2 of the goals lie within reach at once: at most 0.03 % of the return
+    # pi 0.01^2 of the goals are reached at once: at most 0.03 % of the return
     error = 5 * total.std() / np.sqrt(num_tasks) + 0.01
     np.testing.assert_allclose(total.mean(), env.spec.floors["stand still"], atol=error)
 
 
 def test_standing_still_earns_nothing_in_the_sparse_form():
-    env, _ = started(SPARSE, np.linspace(0.0, np.pi, 9)[:, None])
+    env, _ = start(SPARSE, np.linspace(0.0, np.pi, 9)[:, None])
     step = walk(env, np.zeros((9, 2)))
     assert env.spec.floors["stand still"] == 0.0
     np.testing.assert_array_equal(step.reward, 0.0)
@@ -166,15 +166,15 @@ def test_sparse_goals_lie_on_the_half_circle():
     assert env.marker(np.array([0.0])).kind == "target"
 
 
-def test_a_snapshot_does_not_follow_the_robot():
-    env, _ = started(DENSE, [[0.3, 0.4]])
+def test_snapshot_is_a_copy():
+    env, _ = start(DENSE, [[0.3, 0.4]])
     before = env.snapshot()
     walk(env, [[0.1, 0.1]])
     np.testing.assert_array_equal(before, [[0.0, 0.0]])
     np.testing.assert_allclose(env.snapshot(), [[0.1, 0.1]])
 
 
-def test_misuse_is_named():
+def test_wrong_calls_are_named():
     env = NavigationEnv(DENSE, DenseGoal())
     with pytest.raises(RuntimeError, match="navigation-2d: call set_tasks before reset"):
         env.reset(streams(1))

@@ -61,13 +61,13 @@ SIZE = 3
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def change_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def plug_in(tmp_path, monkeypatch):
-    """Writes a module into a folder on the path."""
+    """Returns a function that writes a module into a folder on the path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return lambda name, text=PLUG_IN: (tmp_path / f"{name}.py").write_text(text)
 
@@ -80,16 +80,16 @@ def message(name):
     return text
 
 
-def test_the_table_is_the_one_written_down():
+def test_table_lists_the_expected_environments():
     assert list(ENVIRONMENTS) == list(SPECS)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(name):
+def test_environment_steps_in_the_shapes_of_its_spec(name):
     env = make(name, threads=1)
     spec = env.spec
     held_out = spec.tasks.held_out
-    facts = (
+    values = (
         spec.obs_size,
         spec.action_size,
         spec.horizon,
@@ -97,7 +97,7 @@ def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(nam
         spec.action_scale,
         held_out,
     )
-    assert facts == SPECS[name]
+    assert values == SPECS[name]
     assert (spec.name, spec.version) == (name, 1)
     assert spec.reward and all(np.isfinite(list(spec.floors.values())))
     assert spec.note.endswith("" if held_out else "test tasks are the training tasks")
@@ -117,19 +117,19 @@ def test_every_environment_builds_resets_and_steps_in_the_shapes_of_its_spec(nam
     env.close()
 
 
-def test_a_peers_error_and_a_peers_split_are_said():
+def test_spec_notes_error_and_task_split_of_the_source():
     varibad = make("ant-dir/varibad", threads=1).spec
     assert "the signs +-1 were used as angles [rad]" in varibad.note
     np.testing.assert_array_equal(
         np.unique(varibad.tasks.sample(np.random.default_rng(0), 10)), [-1.0, 1.0]
     )
-    assert list(varibad.floors) == ["stand still"]  # both tasks pay for running along +x
+    assert list(varibad.floors) == ["stand still"]  # both tasks reward running along +x
     assert make("humanoid-wind", threads=1).spec.note.endswith("not Gymnasium's")
     assert make("ant-dir/pearl", threads=1).spec.task_split == (100, 30)
     assert make("ant-dir", threads=1).spec.task_split is None
 
 
-def test_any_robot_goal_and_variations_make_a_name():
+def test_name_combines_robot_goal_and_variations():
     env = make("half-cheetah-vel-gravity-friction", threads=1)
     assert env.spec.name == "half-cheetah-vel-gravity-friction"
     names = [v.name for v in env.spec.tasks.variables]
@@ -146,18 +146,18 @@ def test_any_robot_goal_and_variations_make_a_name():
 @pytest.mark.parametrize(
     "name", ["ant", "hopper", "ant-", "ant-wind-wind", "ant-wind-dir", "hopper-goal", "ant-dir-"]
 )
-def test_a_name_without_a_task_or_with_a_word_twice_or_out_of_place_is_none(name):
+def test_name_needs_a_task_and_ordered_single_variations(name):
     assert parse_name(name) is None
     message(name)
 
 
-def test_what_is_listed_is_what_is_built():
+def test_listed_spec_equals_the_built_one():
     for name, factory in ENVIRONMENTS.items():
         if isinstance(factory, Recipe):
             assert factory.spec(name) == make(name, threads=1).spec
 
 
-def test_the_list_says_numbers_units_ranges_split_and_floors():
+def test_list_environments_gives_numbers_split_and_floors():
     text = list_environments()
     for name in ENVIRONMENTS:
         assert re.search(rf"^{re.escape(name)} ", text, re.M), name
@@ -184,14 +184,14 @@ def test_the_list_says_numbers_units_ranges_split_and_floors():
     assert all(f"  {word} " in families for word in (*FAMILIES, *WORLDS))
 
 
-def test_terrain_is_observed_where_there_is_one():
-    plain, seen = make("ant-terrain", 1), make("ant-terrain", 1, observe_terrain=True)
-    assert seen.spec.obs_size == plain.spec.obs_size + 25
+def test_make_observes_terrain_only_where_there_is_one():
+    plain, observed = make("ant-terrain", 1), make("ant-terrain", 1, observe_terrain=True)
+    assert observed.spec.obs_size == plain.spec.obs_size + 25
     with pytest.raises(UnknownEnvironment, match="'ant-dir' has no terrain to observe"):
         make("ant-dir", 1, observe_terrain=True)
 
 
-def test_an_environment_can_be_closed_and_used_again():
+def test_closed_environment_can_be_used_again():
     env = make("half-cheetah-dir", threads=1)
     for _ in range(2):
         env.set_tasks(np.array([[1.0]]), 1)
@@ -215,17 +215,17 @@ def test_an_environment_can_be_closed_and_used_again():
         ("ant-goal-wind-fricton", "ant-goal-wind-friction"),
     ],
 )
-def test_an_unknown_name_names_the_nearest_one(name, near):
+def test_make_suggests_a_similar_name(name, near):
     expected = f"no environment '{name}'; did you mean {near}? (--list-envs shows all)"
     assert message(name) == expected
 
 
 @pytest.mark.parametrize("name", ["xyzzy", "nope", "CartPole-v9"])
-def test_a_name_like_no_other_gets_no_guess(name):
+def test_make_suggests_nothing_for_other_names(name):
     assert message(name) == f"no environment '{name}' (--list-envs shows all)"
 
 
-def test_an_environment_of_ones_own_is_named_by_module_and_attribute(plug_in):
+def test_make_accepts_module_and_attribute(plug_in):
     plug_in("my_points")
     env = make("my_points:make_env", threads=2)
     assert (env.spec.name, env.spec.horizon, env.threads) == ("my_points:make_env", 7, 2)
@@ -234,15 +234,15 @@ def test_an_environment_of_ones_own_is_named_by_module_and_attribute(plug_in):
     assert env.step(np.zeros((1, 2)), np.ones(1, dtype=bool)).reward[0] == pytest.approx(-0.5)
 
 
-def test_a_missing_module_is_named(plug_in):
+def test_make_names_a_missing_module(plug_in):
     expected = "'no_such_module:make': no module 'no_such_module' can be imported"
     assert message("no_such_module:make") == expected
-    # also when it is the plug-in's own import that fails
+    # also if an import of the plug-in itself fails
     plug_in("needs_more", "import not_installed_anywhere\n")
     assert "no module 'not_installed_anywhere'" in message("needs_more:make")
 
 
-def test_a_missing_attribute_names_the_nearest_one(plug_in):
+def test_make_suggests_a_similar_attribute(plug_in):
     plug_in("my_other_points")
     text = message("my_other_points:make_emv")
     assert "my_other_points has no class or function 'make_emv'; did you mean make_env?" in text
@@ -250,11 +250,11 @@ def test_a_missing_attribute_names_the_nearest_one(plug_in):
 
 
 @pytest.mark.parametrize("name", [":make", "module:", ".relative:make", ":"])
-def test_half_a_name_is_answered_with_the_form(name):
+def test_make_explains_the_form_of_half_a_name(name):
     assert "write module:attribute" in message(name)
 
 
-def test_a_fault_inside_a_plug_in_is_not_disguised(plug_in):
+def test_make_lets_errors_of_a_plug_in_through(plug_in):
     plug_in("broken_points", "import math\nmath.no_such_function\n")
     with pytest.raises(AttributeError, match="no_such_function"):
         make("broken_points:make_env")

@@ -11,7 +11,9 @@ from metarl.envs.registry import make
 from metarl.evaluation.evaluate import Evaluation, evaluate, held_out_tasks, summary
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.sampling.sampler import Key, trial
+from metarl.learners.rl2.config import Rl2Config
+from metarl.learners.rl2.rl2 import Rl2
+from metarl.sampling.sampler import Key, rollout, trial
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +22,16 @@ def env():
 
 
 def evaluation(env, returns):
-    """What was measured on as many tasks as returns (K + 1, N, E) says."""
+    """Returns the evaluation of the returns (K + 1, N, E) on N tasks."""
     returns = np.asarray(returns, dtype=float)
     tasks = held_out_tasks(env.spec, 0, returns.shape[1])
     return Evaluation(tasks, returns, [400.0] * len(returns), np.zeros(returns.shape, bool))
 
 
-# ------------------------------------------------------------------------------------------ summary
+# --- summary -------------------------------------------------------------------------------------
 
 
-def test_the_summary_has_the_keys_of_the_design(env):
+def test_summary_has_the_documented_keys(env):
     result = summary(evaluation(env, np.zeros((3, 4, 5))), env.spec, "maml-trpo", 0)
     assert {
         "env",
@@ -56,8 +58,8 @@ def test_the_summary_has_the_keys_of_the_design(env):
     assert [v["name"] for v in result["task_variables"]] == ["goal_x", "goal_y"]
 
 
-def test_the_task_is_the_unit_of_the_statistics(env):
-    # tasks average 2 and 6 whatever their episodes do: mean 4, standard error |6 - 2| / 2 = 2
+def test_task_is_the_unit_of_the_statistics(env):
+    # the tasks have means 2 and 6, whatever their episodes: mean 4, standard error |6 - 2| / 2 = 2
     result = summary(evaluation(env, [[[1.0, 3.0], [-94.0, 106.0]]]), env.spec, "maml-trpo", 0)
     assert result["returns"]["per_task"] == [[2.0, 6.0]]
     assert result["returns"]["mean"] == [4.0]
@@ -65,14 +67,14 @@ def test_the_task_is_the_unit_of_the_statistics(env):
     assert result["returns"]["ci95"] == [[2.0, 6.0]]
 
 
-def test_the_share_of_tasks_made_worse_compares_with_no_adaptation(env):
+def test_tasks_made_worse_are_counted_against_no_adaptation(env):
     before, once, twice = [0.0, 1.0, 2.0, 3.0], [-1.0, 1.0, 3.0, 2.0], [5.0, 1.0, 2.5, 2.9]
     returns = np.array([before, once, twice])[:, :, None]
     result = summary(evaluation(env, returns), env.spec, "maml-trpo", 0)
     assert result["share_of_tasks_made_worse"] == [0.0, 0.5, 0.25]
 
 
-def test_one_task_gives_null_in_json(env):
+def test_one_task_has_null_errors_in_json(env):
     result = summary(evaluation(env, [[[1.0, 3.0]], [[5.0, 5.0]]]), env.spec, "maml-trpo", 0)
     read = json.loads(json.dumps(result, allow_nan=False))["returns"]
     assert read["mean"] == [2.0, 5.0]
@@ -80,8 +82,8 @@ def test_one_task_gives_null_in_json(env):
     assert read["ci95"] == [[None, None], [None, None]]
 
 
-def test_experience_is_what_was_met_before_the_episodes_of_an_entry(env):
-    # 5 episodes of 80 steps in each rollout: an adaptation that pools them has met them all, a memory of its own one
+def test_experience_counts_what_came_before_an_entry(env):
+    # 5 episodes of 80 steps in each rollout: MAML adapts to all five, a memory has seen its own
     measured = evaluation(env, np.zeros((3, 4, 5)))
     pooled = summary(measured, env.spec, "maml-trpo", 0)["experience"]
     assert pooled == {"episodes": [0, 5, 10], "env_steps": [0.0, 400.0, 800.0]}
@@ -92,16 +94,16 @@ def test_experience_is_what_was_met_before_the_episodes_of_an_entry(env):
     }
 
 
-def test_episodes_that_broke_down_are_counted(env):
+def test_failed_episodes_are_counted(env):
     measured = evaluation(env, np.zeros((2, 3, 4)))
     measured.faults[1, 2, 1:3] = True
     assert summary(measured, env.spec, "maml-trpo", 0)["faulted_episodes"] == [0, 2]
 
 
-def test_two_tasks_in_equal_shares_are_strata_and_many_tasks_are_not():
+def test_two_frequent_tasks_are_strata_and_many_tasks_are_not():
     env = make("half-cheetah-dir", threads=1)
     tasks = held_out_tasks(env.spec, 0, 20)
-    # all tasks of a kind alike: with shares that stay as they are, nothing is left to chance
+    # equal returns within each stratum: nothing is random
     measured = replace(evaluation(env, np.zeros((1, 20, 1))), returns=100.0 * tasks[None])
     result = summary(measured, env.spec, "maml-trpo", 0)
     assert result["strata"] == "tasks" and result["returns"]["ci95"] == [[0.0, 0.0]]
@@ -109,17 +111,17 @@ def test_two_tasks_in_equal_shares_are_strata_and_many_tasks_are_not():
     assert summary(few, env.spec, "maml-trpo", 0)["strata"] == "none"
 
 
-def test_the_summary_is_a_function_of_its_seed(env):
+def test_summary_is_a_function_of_its_seed(env):
     measured = evaluation(env, np.random.default_rng(0).normal(size=(2, 6, 3)))
     results = [summary(measured, env.spec, "maml-trpo", seed) for seed in (0, 0, 1)]
     assert results[0] == results[1]
     assert results[0]["returns"]["ci95"] != results[2]["returns"]["ci95"]
 
 
-# ---------------------------------------------------------------------------------------- the trial
+# --- the trial -----------------------------------------------------------------------------------
 
 
-def test_held_out_tasks_are_fixed_by_the_seed_and_are_not_those_of_training(env):
+def test_held_out_tasks_depend_on_the_seed_only(env):
     first = held_out_tasks(env.spec, 3, 5)
     assert first.shape == (5, 2)
     np.testing.assert_array_equal(first, held_out_tasks(env.spec, 3, 5))
@@ -130,34 +132,71 @@ def test_held_out_tasks_are_fixed_by_the_seed_and_are_not_those_of_training(env)
     assert not training & {tuple(task) for task in first}
 
 
-def test_held_out_tasks_are_of_the_kinds_that_training_never_meets(env):
+def test_held_out_tasks_come_from_the_test_distribution(env):
     low, high = (Uniform((Variable("friction", "1", *ends),)) for ends in ((0, 1), (1, 2)))
     spec = replace(env.spec, tasks=Split(low, high))
     tasks = held_out_tasks(spec, 3, 50)
     assert tasks.shape == (50, 1) and (tasks > 1).all()
 
 
-def test_evaluating_is_the_trial_without_the_update(env):
+def test_evaluation_is_a_trial_without_the_update(env):
     learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
     before = learner.state_dict()
     tasks, key = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0)
     measured = evaluate(env, learner, tasks, num_episodes=4, num_adaptations=2, key=key)
     rollouts, _ = trial(env, learner, tasks, 4, 2, key)
     assert measured.returns.shape == (3, 3, 4)
-    for k, made in enumerate(rollouts):
-        np.testing.assert_array_equal(measured.returns[k], made.reward.double().sum(2).numpy())
-        assert measured.env_steps[k] == float(made.valid.sum()) / 3
-        np.testing.assert_array_equal(measured.faults[k], made.truncated.numpy())
-    assert measured.pools_episodes
+    for k, one in enumerate(rollouts):
+        np.testing.assert_array_equal(measured.returns[k], one.reward.double().sum(2).numpy())
+        assert measured.env_steps[k] == float(one.valid.sum()) / 3
+        np.testing.assert_array_equal(measured.faults[k], one.truncated.numpy())
+    assert measured.pools_episodes and not measured.deterministic
     after = learner.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_learner_says_whether_an_adaptation_pools_the_episodes(env):
-    class Remembers(MamlTrpo):
+def test_learner_declares_whether_it_pools_episodes(env):
+    class Memory(MamlTrpo):
         pools_episodes = False
 
-    learner = Remembers(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    learner = Memory(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
     tasks, key = held_out_tasks(env.spec, 0, 2), Key(0, "evaluate", 0)
     measured = evaluate(env, learner, tasks, num_episodes=3, num_adaptations=1, key=key)
     assert summary(measured, env.spec, "rl2", 0)["experience"]["episodes"] == [0, 1]
+
+
+# --- the mode of the policy ----------------------------------------------------------------------
+
+
+def test_mode_of_maml_is_measured_beside_its_adaptation(env):
+    learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    tasks, key, size = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0), (3, 4)
+    settings = {"num_episodes": 4, "num_adaptations": 2, "key": key}
+    measured = evaluate(env, learner, tasks, **settings, explore=False)
+    # the contexts are those of the exploring trial
+    explored, _ = trial(env, learner, tasks, 4, 2, key)
+    context = learner.begin(3, 4, key.tasks("begin", 0, 3))
+    for k in range(3):
+        mode, _ = rollout(env, learner, context, key, k, size, explore=False)
+        np.testing.assert_array_equal(measured.returns[k], mode.returns().numpy())
+        steps = (explored[k] if k < 2 else mode).num_steps()
+        assert measured.env_steps[k] == steps / 3
+        context = learner.adapt(context, explored[k], key.tasks("adapt", k + 1, 3))
+    assert measured.deterministic and not np.array_equal(
+        measured.returns, evaluate(env, learner, tasks, **settings).returns
+    )
+    assert summary(measured, env.spec, "maml-trpo", 0)["deterministic"] is True
+
+
+@pytest.mark.parametrize("memory", ["gru", "transformer"])
+def test_memory_learner_sends_its_mode_in_every_rollout(env, memory):
+    config = Rl2Config(memory=memory, memory_size=8, hidden_size=8)
+    learner = Rl2(config, 2, 2, seed=0)
+    tasks, key = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0)
+    settings = {"num_episodes": 4, "num_adaptations": 2, "key": key}
+    measured = evaluate(env, learner, tasks, **settings, explore=False)
+    rollouts, _ = trial(env, learner, tasks, 4, 2, key, explore=False)
+    for k, mode in enumerate(rollouts):
+        np.testing.assert_array_equal(measured.returns[k], mode.returns().numpy())
+        assert measured.env_steps[k] == mode.num_steps() / 3
+    assert measured.deterministic and not measured.pools_episodes

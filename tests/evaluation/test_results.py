@@ -1,7 +1,8 @@
-"""evaluation.json: written, read, of several seeds put together, and shown to people."""
+"""evaluation.json: written, read, combined over seeds, and shown to people."""
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import Evaluation, summary
-from metarl.evaluation.results import aggregate, experience, read, read_oracle, write
+from metarl.evaluation.results import (
+    EvaluationSettings,
+    aggregate,
+    evaluation_path,
+    experience,
+    read,
+    read_oracle,
+    write,
+)
 from metarl.evaluation.table import table
 
 
@@ -21,7 +30,7 @@ def env():
 
 
 def result_of(env, returns, seed=0, faults=0):
-    """The contents of evaluation.json for returns (K + 1, N, E) and a number of broken last episodes."""
+    """Returns the evaluation.json of returns (K + 1, N, E); the last `faults` episodes failed."""
     returns = np.asarray(returns, dtype=float)
     tasks = env.spec.tasks.sample(stream(seed, "test-tasks"), returns.shape[1])
     broken = np.zeros(returns.shape, bool)
@@ -30,10 +39,10 @@ def result_of(env, returns, seed=0, faults=0):
     return summary(measured, env.spec, "maml-trpo", seed)
 
 
-# ---------------------------------------------------------------------------------------------------- table
+# --- table ---------------------------------------------------------------------------------------
 
 
-def test_the_table_shows_every_adaptation_with_its_interval(env):
+def test_table_shows_every_adaptation_with_its_interval(env):
     returns = np.array([[-40.0, -20.0], [-10.0, -30.0]])[:, :, None]
     result = result_of(env, returns)
     lines = table(result).splitlines()
@@ -46,7 +55,7 @@ def test_the_table_shows_every_adaptation_with_its_interval(env):
     assert lines[4] == "floors: stand still -38.3, best without the task -38.3"
 
 
-def test_the_table_of_one_task_shows_dashes_and_that_test_tasks_were_training_tasks():
+def test_table_of_one_training_task_shows_dashes_and_a_note():
     env = make("half-cheetah-dir", threads=1)
     result = result_of(env, [[[1.0]]])
     lines = table(result).splitlines()
@@ -55,14 +64,14 @@ def test_the_table_of_one_task_shows_dashes_and_that_test_tasks_were_training_ta
     assert lines[-1] == "note: test tasks are the training tasks"
 
 
-def test_the_file_is_the_summary(env, tmp_path):
+def test_file_is_the_summary(env, tmp_path):
     result = result_of(env, np.zeros((2, 3, 1)))
     write(tmp_path / "evaluation.json", result)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == result
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
 
 
-def test_a_summary_that_is_not_json_leaves_the_old_file(tmp_path):
+def test_summary_that_is_not_json_leaves_the_old_file(tmp_path):
     write(tmp_path / "evaluation.json", {"old": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write(tmp_path / "evaluation.json", {"mean": math.nan})
@@ -70,13 +79,13 @@ def test_a_summary_that_is_not_json_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
 
 
-def test_the_table_says_how_many_episodes_broke_down(env):
+def test_table_counts_failed_episodes(env):
     result = result_of(env, np.zeros((3, 4, 5)), faults=3)
-    assert "the simulation broke off 0, 0, 3 episodes after 0 .. K adaptations" in table(result)
-    assert "broke off" not in table(result_of(env, np.zeros((3, 4, 5))))
+    assert "the simulation failed in 0, 0, 3 episodes after 0..K adaptations" in table(result)
+    assert "failed" not in table(result_of(env, np.zeros((3, 4, 5))))
 
 
-# -------------------------------------------------------------------------------------------- several seeds
+# --- several seeds -------------------------------------------------------------------------------
 
 
 def seeds(env, num=3):
@@ -86,7 +95,7 @@ def seeds(env, num=3):
     ]
 
 
-def test_seeds_are_put_together_task_by_task(env):
+def test_seeds_are_combined_task_by_task(env):
     results = seeds(env)
     found = aggregate(results)
     rows = [np.array(result["returns"]["per_task"]) for result in results]
@@ -99,7 +108,7 @@ def test_seeds_are_put_together_task_by_task(env):
         spread = np.std(means, ddof=1) / np.sqrt(3.0)
         assert found["returns"]["stderr_over_seeds"][k] == pytest.approx(spread)
         low, high = found["returns"]["ci95"][k]
-        # the seeds' means are 10 apart, the tasks' within half a unit: the interval is about these three seeds
+        # the means of the seeds are 10 apart, the interval within a seed half a unit
         assert pooled.mean() - 0.5 < low < high < pooled.mean() + 0.5
     worse = np.concatenate([row[1] < row[0] for row in rows]).mean()
     assert found["share_of_tasks_made_worse"] == [0.0, pytest.approx(worse)]
@@ -108,7 +117,7 @@ def test_seeds_are_put_together_task_by_task(env):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_one_seed_put_together_is_its_own_evaluation(env):
+def test_aggregate_of_one_seed_is_its_evaluation(env):
     result = result_of(env, np.random.default_rng(0).normal(size=(2, 6, 4)))
     found = aggregate([result])
     for name in ("mean", "stderr", "ci95", "iqm", "iqm_ci95"):
@@ -116,7 +125,7 @@ def test_one_seed_put_together_is_its_own_evaluation(env):
     assert found["returns"]["stderr_over_seeds"] == [None, None]
 
 
-def test_the_table_of_seeds_shows_each_of_them(env):
+def test_table_of_seeds_shows_each_seed(env):
     found = aggregate(seeds(env))
     lines = table(found).splitlines()
     assert lines[0] == "navigation-2d  maml-trpo  3 seeds,  21 held-out tasks x 4 episodes"
@@ -129,7 +138,7 @@ def marked(result, iteration, env_steps):
     return {**result, "checkpoint": {"iteration": iteration, "env_steps": env_steps}}
 
 
-def test_the_table_says_how_long_what_was_evaluated_had_been_trained(env):
+def test_table_shows_the_amount_of_training(env):
     one, two, three = seeds(env)
     first = [marked(one, 24, 9600), marked(two, 24, 10_000), marked(three, 24, 9600)]
     heading = table(first[0]).splitlines()[0]
@@ -138,34 +147,35 @@ def test_the_table_says_how_long_what_was_evaluated_had_been_trained(env):
     assert [mark["env_steps"] for mark in together["checkpoints"]] == [9600, 10_000, 9600]
     heading = table(together).splitlines()[0]
     assert heading.endswith(", after 24 iterations and 9,600 to 10,000 training steps")
-    # an older file does not tell, and nothing is said of what is half known
+    # an older file lacks the checkpoint, so the table shows none
     older = aggregate([marked(one, 24, 9600), two])
     assert older["checkpoints"][1] is None
     assert table(older).splitlines()[0].endswith(" episodes")
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"env": "ant-dir"}, "differ in env: navigation-2d and ant-dir"),
         ({"algo": "rl2"}, "differ in algo: maml-trpo and rl2"),
         ({"env_version": 2}, "differ in env_version: 1 and 2"),
+        ({"deterministic": True}, "differ in deterministic: False and True"),
         ({"seed": 0}, "two runs have seed 0"),
         ({"returns": {"mean": [1.0]}}, "differ in number of adaptations: 1 and 0"),
     ],
 )
-def test_what_cannot_be_put_together_is_refused_by_name(env, change, words):
+def test_evaluations_that_differ_are_refused_by_name(env, change, message):
     one, other = seeds(env, 2)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         aggregate([one, other | change])
 
 
-# --------------------------------------------------------------------------------------- reading, the oracle
+# --- reading, and the oracle ---------------------------------------------------------------------
 
 
-def test_an_evaluation_of_an_older_version_is_read(env, tmp_path):
+def test_evaluation_of_an_older_version_is_read(env, tmp_path):
     result = result_of(env, np.zeros((3, 4, 5)))
-    for name in ("experience", "seed", "faulted_episodes", "strata"):
+    for name in ("experience", "seed", "faulted_episodes", "strata", "deterministic"):
         del result[name]
     for name in ("iqm", "iqm_ci95", "per_task_iqm", "per_task_stderr", "per_task_ci95"):
         del result["returns"][name]
@@ -178,14 +188,14 @@ def test_an_evaluation_of_an_older_version_is_read(env, tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"env": "a", "returns": {}}'])
-def test_an_evaluation_that_cannot_be_read_says_how_to_make_one(text, tmp_path):
+def test_unreadable_evaluation_names_the_command_that_makes_it(text, tmp_path):
     if text is not None:
         (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(CheckpointError, match=f"python -m metarl evaluate {tmp_path}"):
         read(tmp_path)
 
 
-def test_the_oracle_is_the_final_value_of_its_run(env, tmp_path):
+def test_oracle_is_the_final_value_of_its_run(env, tmp_path):
     (tmp_path / "informed").mkdir()
     result = result_of(env, np.array([-9.0, -1.0, -4.0])[:, None, None] * np.ones((3, 2, 1)))
     write(tmp_path / "informed" / "evaluation.json", result)
@@ -198,22 +208,74 @@ def test_the_oracle_is_the_final_value_of_its_run(env, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("faulted_episodes", "faulted_episodes has 2 entries, returns.mean 3"),
         ("returns.ci95", "returns.ci95 has 2 entries"),
         ("experience.env_steps", "experience.env_steps has 2 entries"),
     ],
 )
-def test_a_list_that_lacks_an_entry_is_named_with_the_command_that_makes_it_anew(
-    name, words, env, tmp_path
-):
+def test_list_that_lacks_an_entry_is_named(name, message, env, tmp_path):
     result = result_of(env, np.zeros((3, 4, 2)))
     write(tmp_path / "evaluation.json", result)
     assert read(tmp_path) == result
     group, _, leaf = name.rpartition(".")
     (result[group] if group else result)[leaf].pop()
     write(tmp_path / "evaluation.json", result)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         read(tmp_path)
     assert f"python -m metarl evaluate {tmp_path}" in str(caught.value)
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "evaluation"),
+        ({"num_tasks": 40}, "evaluations/tasks-40"),
+        ({"num_adaptations": 0}, "evaluations/adaptations-0"),
+        ({"deterministic": True}, "evaluations/deterministic"),
+        ({"env": "ant-vel"}, "evaluations/env-ant-vel"),
+        (
+            {"num_tasks": 40, "num_adaptations": 1, "deterministic": True, "env": "ant-vel"},
+            "evaluations/tasks-40_adaptations-1_deterministic_env-ant-vel",
+        ),
+        ({"tasks": ((1.57,),), "num_tasks": 40}, "evaluations/task-1.57"),
+        ({"tasks": ((0.5, -1), (2e-9, 3))}, "evaluations/task-0.5,-1.0+2e-09,3.0"),
+    ],
+)
+def test_evaluation_path_has_the_settings_that_differ(settings, name):
+    path = evaluation_path(Path("run"), EvaluationSettings(**settings))
+    assert path == Path("run") / f"{name}.json"
+
+
+def test_evaluation_path_differs_from_the_default_of_the_run():
+    few = EvaluationSettings(num_tasks=3)
+    assert evaluation_path(Path("run"), few, few) == Path("run/evaluation.json")
+    path = evaluation_path(Path("run"), EvaluationSettings(), few)
+    assert path == Path("run/evaluations/tasks-20.json")
+
+
+def test_evaluation_paths_of_any_settings_are_safe_and_distinct():
+    envs = ["my.module:make", "my.module-make", "my/module make", "../../etc", "x" * 300, "x" * 299]
+    many = tuple((0.1 * i,) for i in range(100))
+    settings = [EvaluationSettings(env=env) for env in envs]
+    settings += [EvaluationSettings(tasks=many), EvaluationSettings(tasks=many[:-1])]
+    paths = [evaluation_path(Path("run"), each) for each in settings]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        assert path.parent == Path("run/evaluations") and len(path.name) < 200
+        assert path.name.isprintable() and " " not in path.name
+
+
+def test_write_creates_the_folder_of_evaluations(tmp_path):
+    path = evaluation_path(tmp_path, EvaluationSettings(deterministic=True))
+    write(path, {"env": "a"})
+    assert json.loads(path.read_text()) == {"env": "a"}
+
+
+def test_table_marks_a_deterministic_evaluation(env):
+    result = result_of(env, np.zeros((2, 3, 1))) | {"deterministic": True}
+    assert table(result).splitlines()[0].endswith(" x 1 episodes, deterministic")

@@ -1,4 +1,4 @@
-"""Means, interquartile means and intervals against closed forms, counting, scipy and repeated experiments."""
+"""Means, interquartile means and intervals against closed forms, scipy and repeated experiments."""
 
 import math
 
@@ -19,98 +19,98 @@ from metarl.evaluation.statistics import (
 )
 
 
-def whole(values):
-    """The estimate of one stratum."""
+def estimate_whole(values):
+    """Returns the estimate of one stratum."""
     return estimate([values], 0)
 
 
-# ------------------------------------------------------------------------------------- one sample: the mean
+# --- one sample: the mean ------------------------------------------------------------------------
 
 
-def test_mean_and_standard_error_over_tasks_worked_by_hand():
+def test_mean_and_standard_error_are_those_worked_by_hand():
     # mean 5, squares 9 + 1 + 1 + 9 = 20, sample variance 20 / 3, standard error sqrt(20 / 12)
-    found = whole(np.array([2.0, 4.0, 6.0, 8.0]))
+    found = estimate_whole(np.array([2.0, 4.0, 6.0, 8.0]))
     assert found.mean == 5.0
     assert found.stderr == pytest.approx(math.sqrt(20.0 / 12.0), rel=1e-14)
 
 
-def test_the_interval_of_two_tasks_reaches_from_one_to_the_other():
+def test_interval_of_two_tasks_goes_from_one_to_the_other():
     # a resample has mean 0, 1/2, 1 with probability 1/4, 1/2, 1/4: the 2.5 % ends are 0 and 1
-    found = whole(np.array([0.0, 1.0]))
+    found = estimate_whole(np.array([0.0, 1.0]))
     assert (found.low, found.high) == (0.0, 1.0)
 
 
-def test_the_interval_of_four_tasks_ends_where_counting_says():
+def test_interval_of_four_tasks_ends_at_counted_quantiles():
     # the sum of a resample of {0, 0, 0, 1} is binomial(4, 1/4): P(0) = 32 %, P(4) = 0.4 % and
     # P(3 or 4) = 5.1 %, so that the upper 2.5 % begin at 3
-    found = whole(np.array([0.0, 0.0, 0.0, 1.0]))
+    found = estimate_whole(np.array([0.0, 0.0, 0.0, 1.0]))
     assert (found.low, found.high) == (0.0, 0.75)
 
 
-def test_the_interval_of_many_tasks_is_that_of_the_normal_approximation():
+def test_interval_of_many_tasks_is_the_normal_approximation():
     values = np.random.default_rng(0).normal(10.0, 3.0, size=400)
-    found = whole(values)
+    found = estimate_whole(values)
     half = 1.959964 * values.std() / 20.0
     assert found.low == pytest.approx(values.mean() - half, abs=0.03 * half)
     assert found.high == pytest.approx(values.mean() + half, abs=0.03 * half)
 
 
-def test_the_interval_equals_percentiles_of_resampled_means():
+def test_interval_equals_percentiles_of_resampled_means():
     values = np.random.default_rng(0).exponential(size=12)
-    found = whole(values)
+    found = estimate_whole(values)
     drawn = np.random.default_rng(1).choice(values, (100_000, 12)).mean(axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    # 10,000 resamples know an end to about 1 % of the width
+    # 10,000 resamples fix an end to about 1 % of the width
     assert found.low == pytest.approx(low, abs=0.03 * (high - low))
     assert found.high == pytest.approx(high, abs=0.03 * (high - low))
 
 
-def test_alike_tasks_have_an_interval_of_no_width():
-    found = whole(np.full(5, 3.25))
+def test_equal_tasks_have_an_interval_of_no_width():
+    found = estimate_whole(np.full(5, 3.25))
     assert (found.mean, found.stderr, found.low, found.high) == (3.25, 0.0, 3.25, 3.25)
 
 
 def test_one_task_has_a_mean_and_no_interval():
-    found = whole(np.array([7.0]))
+    found = estimate_whole(np.array([7.0]))
     assert found.mean == 7.0
     assert math.isnan(found.stderr) and math.isnan(found.low) and math.isnan(found.high)
 
 
-# -------------------------------------------------------------------------------------- interquartile mean
+# --- interquartile mean --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 20, 41])
-def test_the_interquartile_mean_is_the_mean_that_scipy_trims_by_a_quarter(count):
+def test_interquartile_mean_is_the_trimmed_mean_of_scipy(count):
     values = np.random.default_rng(count).normal(size=(3, count))
     expected = stats.trim_mean(values, 0.25, axis=1)
     np.testing.assert_allclose(interquartile_mean(values, axis=1), expected, rtol=1e-13)
     np.testing.assert_allclose(interquartile_mean(values.T, axis=0), expected, rtol=1e-13)
 
 
-def test_one_ruined_task_in_four_does_not_move_the_interquartile_mean():
-    assert whole(np.array([1.0, 2.0, 3.0, -1e9])).iqm == 1.5
-    assert whole(np.array([1.0, 2.0, 3.0, -1e3])).iqm == 1.5
+def test_one_bad_task_in_four_leaves_the_interquartile_mean():
+    assert estimate_whole(np.array([1.0, 2.0, 3.0, -1e9])).iqm == 1.5
+    assert estimate_whole(np.array([1.0, 2.0, 3.0, -1e3])).iqm == 1.5
 
 
-def test_the_interval_of_the_interquartile_mean_equals_percentiles_of_resampled_ones():
+def test_interquartile_interval_equals_resampled_percentiles():
     values = np.random.default_rng(0).exponential(size=12)
-    found = whole(values)
+    found = estimate_whole(values)
     drawn = np.random.default_rng(1).choice(values, (100_000, 12))
     low, high = np.percentile(stats.trim_mean(drawn, 0.25, axis=1), [2.5, 97.5])
     assert found.iqm_low == pytest.approx(low, abs=0.03 * (high - low))
     assert found.iqm_high == pytest.approx(high, abs=0.03 * (high - low))
 
 
-# ------------------------------------------------------------------------------------------------- strata
+# --- strata --------------------------------------------------------------------------------------
 
 
-def test_the_difference_between_strata_is_no_chance():
+def test_difference_between_strata_is_not_random():
     found = estimate([np.full(3, 10.0), np.full(6, 40.0)], 0)
     assert (found.mean, found.stderr, found.low, found.high) == (30.0, 0.0, 30.0, 30.0)
 
 
-def test_the_standard_error_of_strata_worked_by_hand():
-    # variances 2 and 8 of two numbers each, so standard errors 1 and 2 of two means with a share of 1/2 each
+def test_standard_error_of_strata_is_that_worked_by_hand():
+    # variances 2 and 8 of two numbers each: standard errors 1 and 2 of two means of weight 1/2
     found = estimate([np.array([0.0, 2.0]), np.array([10.0, 14.0])], 0)
     assert found.mean == 6.5
     assert found.stderr == pytest.approx(math.sqrt(0.25 * 1.0 + 0.25 * 4.0), rel=1e-14)
@@ -132,22 +132,22 @@ def test_each_stratum_is_resampled_within_itself():
 
 def test_strata_of_one_number_are_resampled_as_one():
     values = np.array([1.0, 5.0, 6.0])
-    assert estimate(list(values[:, None]), 0) == whole(values)
+    assert estimate(list(values[:, None]), 0) == estimate_whole(values)
 
 
 @pytest.mark.parametrize("iqm", [False, True])
-def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch, iqm):
+def test_intervals_cover_the_true_mean_as_often_as_claimed(monkeypatch, iqm):
     monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
     rng = np.random.default_rng(0)
-    # three seeds of 20 tasks, each seed with a mean of its own; symmetric, so mean and IQM are the same
+    # three seeds of 20 tasks, each with a mean of its own; symmetric, so mean and IQM are equal
     strata = [mean + rng.normal(size=(1_500, 20)) for mean in (-1.0, 0.0, 1.0)]
     low, high = bootstrap(strata, rng, iqm=iqm)
-    share = ((low <= 0.0) & (high >= 0.0)).mean()
-    # the standard error of this share is 0.6 %; percentiles are known to be a little too narrow
-    assert 0.91 <= share <= 0.97, share
+    coverage = ((low <= 0.0) & (high >= 0.0)).mean()
+    # the standard error of the coverage is 0.6 %; percentile intervals are slightly too narrow
+    assert 0.91 <= coverage <= 0.97, coverage
 
 
-def test_an_interval_that_forgot_its_strata_would_hold_the_truth_too_often(monkeypatch):
+def test_interval_without_strata_would_be_too_wide(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
     rng = np.random.default_rng(0)
     strata = [mean + rng.normal(size=(500, 20)) for mean in (-3.0, 3.0)]
@@ -162,15 +162,15 @@ def test_tasks_that_all_occur_often_are_strata():
     assert not by_task and [part.tolist() for part in parts] == [list(range(13))]
 
 
-def test_tasks_that_differ_in_the_last_bit_are_not_the_same():
+def test_tasks_that_differ_in_the_last_bit_are_distinct():
     tasks = np.array([[0.1], [np.nextafter(0.1, 1.0)]] * 3)
     assert not split_into_strata(tasks)[1] and split_into_strata(["door", {"open": 1}] * 5)[1]
 
 
-# ----------------------------------------------------------------------------------------- tasks and seeds
+# --- tasks and seeds -----------------------------------------------------------------------------
 
 
-def test_seeds_are_strata_whose_difference_is_no_chance():
+def test_seeds_are_strata():
     one, other = np.array([[0.0, 2.0, 4.0]]), np.array([[100.0, 102.0, 104.0]])
     tasks = np.arange(3.0)[:, None]
     found, strata = over_tasks([(tasks, one), (tasks, other)], 0)
@@ -180,7 +180,7 @@ def test_seeds_are_strata_whose_difference_is_no_chance():
     assert 50.0 <= low < 52.0 < high <= 54.0
 
 
-def test_episodes_of_each_task_are_averaged_with_errors_of_their_own():
+def test_episodes_of_a_task_are_averaged_with_their_errors():
     returns = np.array([[[1.0, 3.0, 5.0, 99.0], [2.0, 2.0, 2.0, 2.0]]])
     found = per_task(returns, 0)
     assert found["per_task"] == [[27.0, 2.0]] and found["per_task_iqm"] == [[4.0, 2.0]]
@@ -196,12 +196,12 @@ def test_one_episode_of_a_task_has_no_error():
     assert found["per_task_ci95"] == [[[None, None], [None, None]]]
 
 
-def test_the_share_made_worse_is_counted_against_the_same_task():
+def test_tasks_made_worse_are_counted_task_by_task():
     worse = share_made_worse(np.array([[0.0, 10.0, 5.0], [1.0, 9.0, 5.0], [-1.0, 0.0, 4.0]]))
     assert worse == [0.0, 1.0 / 3.0, 1.0]
 
 
-def test_experience_grows_by_what_each_rollout_took():
+def test_experience_grows_by_the_steps_of_each_rollout():
     steps = [60.0, 40.0, 20.0]
     assert count_experience(steps, 10, pools=True) == {
         "episodes": [0, 10, 20],

@@ -29,7 +29,7 @@ def slow_gae(reward, value, last_value, length, discount, lam):
     return sums + [0.0] * (len(reward) - length)
 
 
-def test_discounted_sum_of_three_steps_worked_by_hand():
+def test_discounted_sum_of_three_steps_by_hand():
     # y2 = 4, y1 = 2 + 4/2 = 4, y0 = 1 + 4/2 = 3
     values = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
     assert discounted_sum(values, 0.5).tolist() == [[3.0, 4.0, 4.0]]
@@ -43,7 +43,7 @@ def test_discounted_sum_equals_the_double_sum():
     torch.testing.assert_close(discounted_sum(values, 0.9), slow, rtol=0, atol=1e-14)
 
 
-def test_discount_zero_keeps_the_values_and_discount_one_sums_what_is_to_come():
+def test_discount_0_keeps_values_and_discount_1_sums_them():
     values = torch.tensor([1.0, -2.0, 5.0], dtype=torch.float64)
     assert discounted_sum(values, 0.0).tolist() == [1.0, -2.0, 5.0]
     assert discounted_sum(values, 1.0).tolist() == [4.0, 3.0, 5.0]
@@ -53,7 +53,7 @@ def test_discounted_sum_keeps_the_dtype():
     assert discounted_sum(torch.ones(2, 3), 0.5).dtype == torch.float32
 
 
-def test_gae_of_three_steps_worked_by_hand():
+def test_gae_of_three_steps_by_hand():
     # discount 1/2, lambda 1/2, last value 8:
     # delta = [1 + 4/2 - 2, 2 + 6/2 - 4, 3 + 8/2 - 6] = [1, 1, 1]
     # A2 = 1, A1 = 1 + A2/4 = 5/4, A0 = 1 + A1/4 = 21/16
@@ -69,7 +69,7 @@ def test_gae_of_three_steps_worked_by_hand():
 
 
 @pytest.mark.parametrize(("discount", "lam"), [(0.99, 0.95), (1.0, 1.0), (0.9, 0.0), (0.0, 0.5)])
-def test_gae_of_episodes_of_different_lengths_equals_a_loop_over_episodes(discount, lam):
+def test_gae_of_different_lengths_equals_a_loop_over_episodes(discount, lam):
     lengths = [[7, 1, 4], [6, 7, 2]]
     reward, value, last_value, valid = random_episodes(lengths, 7)
     advantage = gae(reward, value, last_value, valid, discount, lam)
@@ -94,7 +94,7 @@ def test_gae_equals_stable_baselines3(ended):
     np.testing.assert_allclose(advantage.numpy().T, buffer.advantages, rtol=0, atol=2e-6)
 
 
-def test_a_fault_bootstraps_with_the_reached_value_and_a_termination_does_not():
+def test_gae_bootstraps_after_a_fault_but_not_a_termination():
     # one valid step of three, r = 1, V = 3: delta = 1 + 0.5 * last - 3
     reward = torch.tensor([[1.0, 0.0, 0.0]] * 2)
     value = torch.tensor([[3.0, 10.0, 20.0]] * 2)
@@ -103,7 +103,7 @@ def test_a_fault_bootstraps_with_the_reached_value_and_a_termination_does_not():
     assert advantage.tolist() == [[3.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]
 
 
-def test_lambda_one_is_return_minus_value():
+def test_gae_with_lambda_1_is_return_minus_value():
     reward, value, _, valid = random_episodes([[5, 3]], 5)
     reward = torch.where(valid, reward, 0.0)
     advantage = gae(reward, value, torch.zeros(1, 2, dtype=torch.float64), valid, 0.9, 1.0)
@@ -111,7 +111,7 @@ def test_lambda_one_is_return_minus_value():
     torch.testing.assert_close(advantage, expected, rtol=0, atol=1e-14)
 
 
-def test_what_stands_at_invalid_steps_changes_no_advantage():
+def test_invalid_steps_change_no_advantage():
     reward, value, last_value, valid = random_episodes([[5, 3, 0]], 5)
     clean = gae(reward, value, last_value, valid, 0.9, 0.8)
     nan = torch.tensor(float("nan"), dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_what_stands_at_invalid_steps_changes_no_advantage():
     assert not dirty[~valid].any()
 
 
-def test_standardised_advantages_have_mean_0_and_standard_deviation_1_in_every_task():
+def test_standardise_gives_every_task_mean_0_and_std_1():
     advantage, _, _, valid = random_episodes([[6, 2, 3], [1, 4, 6]], 6)
     advantage = 50.0 + torch.tensor([1.0, 1e-3])[:, None, None] * advantage
     result = standardise(advantage, valid)
@@ -139,13 +139,13 @@ def test_standardised_advantages_have_mean_0_and_standard_deviation_1_in_every_t
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, -3.7, 1e6 / 3, -1e9 / 7, 1e-9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_constant_advantages_become_zeros(constant, dtype):
+def test_standardise_turns_constants_into_zeros(constant, dtype):
     valid = random_episodes([[6, 2], [1, 6]], 6)[3]
     result = standardise(torch.full((2, 2, 6), constant, dtype=dtype), valid)
     assert torch.equal(result, torch.zeros(2, 2, 6, dtype=dtype))
 
 
-def test_advantages_that_differ_by_rounding_only_become_zeros():
+def test_standardise_turns_rounding_differences_into_zeros():
     valid = torch.ones(1, 20, 200, dtype=torch.bool)
     noise = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 20, 200)))
     assert not standardise(1e6 * (1.0 + 1e-9 * noise), valid).any()
@@ -153,36 +153,36 @@ def test_advantages_that_differ_by_rounding_only_become_zeros():
     assert standardise(1e6 * (1.0 + 1e-3 * noise), valid).std() > 0.99
 
 
-def test_a_flat_task_leaves_the_others_alone():
+def test_standardise_of_a_constant_task_keeps_the_others():
     advantage = torch.tensor([[[5.0, 5.0]], [[1.0, 3.0]]])
     result = standardise(advantage, torch.ones(2, 1, 2, dtype=torch.bool))
     assert result.tolist() == [[[0.0, 0.0]], [[-1.0, 1.0]]]
 
 
-def test_a_task_without_a_valid_step_has_zeros():
+def test_standardise_of_a_task_without_valid_steps_is_zero():
     result = standardise(torch.ones(1, 2, 3), torch.zeros(1, 2, 3, dtype=torch.bool))
     assert torch.equal(result, torch.zeros(1, 2, 3))
 
 
-# --------------------------------------------------------------------------- over a trial of episodes
+# --- over a trial of episodes
 
 
 def column(*values):
     return torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
 
 
-def test_gae_over_a_trial_of_two_episodes_worked_by_hand():
+def test_gae_over_a_trial_of_two_episodes_by_hand():
     # two episodes of two steps, discount 1/2, lambda 1/2, nothing after the trial:
     # delta = [1 + 4/2 - 2, 2 + 6/2 - 4, 3 + 8/2 - 6, 4 + 0 - 8] = [1, 1, 1, -4]
-    # A3 = -4, A2 = 1 - 4/4 = 0, A1 = 1 + 0 = 1 (through the end of the first episode), A0 = 1 + 1/4
+    # A3 = -4, A2 = 1 - 4/4 = 0, A1 = 1 + 0 = 1 (across the episode's end), A0 = 1 + 1/4
     reward, value = column(1, 2, 3, 4), column(2, 4, 6, 8)
     every = torch.ones(4, 1, dtype=torch.bool)
     advantage = gae_over_trial(reward, value, every, every, 0.5, 0.5)
     assert advantage.flatten().tolist() == [1.25, 1.0, 0.0, -4.0]
 
 
-def test_a_fault_cuts_the_trial_and_is_valued_by_the_state_reached():
-    # the simulation breaks down in step 2, which the policy saw with the value 6; then another episode
+def test_fault_cuts_the_trial_and_bootstraps_with_the_value():
+    # the simulation fails in step 2, whose value is 6; another episode follows
     # delta1 = 2 + 6/2 - 4 = 1 and nothing beyond, A0 = 1 + 4/2 - 2 + 1/4; A3 = 4 - 8
     reward, value = column(1, 2, 0, 4), column(2, 4, 6, 8)
     valid = column(1, 1, 0, 1).bool()
@@ -191,14 +191,14 @@ def test_a_fault_cuts_the_trial_and_is_valued_by_the_state_reached():
     assert advantage.flatten().tolist() == [1.25, 1.0, 0.0, -4.0]
 
 
-def test_what_stands_behind_a_trial_is_not_read():
+def test_steps_behind_a_trial_are_not_read():
     reward, value = column(1, 2, float("nan")), column(2, 4, float("nan"))
     valid = column(1, 1, 0).bool()
     advantage = gae_over_trial(reward, value, valid, valid, 0.5, 0.5)
     assert advantage.flatten().tolist() == [0.5, -2.0, 0.0]
 
 
-def test_one_episode_alone_is_plain_gae():
+def test_trial_of_one_episode_equals_plain_gae():
     reward, value, _, valid = random_episodes([[7, 3], [5, 9]], 9)
     rows = [a.flatten(0, 1).T for a in (reward, value, valid)]
     found = gae_over_trial(rows[0], rows[1], rows[2], rows[2], 0.97, 0.9)

@@ -16,7 +16,7 @@ def draw(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-def test_log_prob_equals_torch_distributions_summed_over_action_dimensions():
+def test_log_prob_equals_torch_distributions():
     mean, log_std, action = draw(2, 5, 3), 0.3 * draw(2, 1, 3, seed=1), draw(2, 5, 3, seed=2)
     expected = distribution(mean, log_std).log_prob(action)
     assert expected.shape == (2, 5)
@@ -25,7 +25,7 @@ def test_log_prob_equals_torch_distributions_summed_over_action_dimensions():
     )
 
 
-def test_log_prob_of_two_dimensions_worked_by_hand():
+def test_log_prob_of_two_dimensions_by_hand():
     # sigma = 1 and e, one standard deviation off in each:
     # -(1/2 + 0) - (1/2 + 1) - 2 * log sqrt(2 pi)
     log_std = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_kl_divergence_equals_torch_distributions():
     )
 
 
-def test_kl_divergence_equals_the_mean_log_ratio_of_draws_from_p():
+def test_kl_divergence_equals_the_mean_log_ratio_of_samples():
     p = torch.tensor([0.3, -0.2]).double(), torch.tensor([-0.1, 0.2]).double()
     q = torch.tensor([0.1, 0.4]).double(), torch.tensor([0.2, -0.3]).double()
     action = p[0] + p[1].exp() * draw(400_000, 2)
@@ -69,7 +69,7 @@ def test_kl_divergence_equals_the_mean_log_ratio_of_draws_from_p():
     assert abs(float(ratio.mean() - gaussian.kl_divergence(*p, *q))) < 4 * error
 
 
-def test_kl_divergence_of_a_policy_from_itself_is_exactly_zero():
+def test_kl_divergence_from_itself_is_exactly_zero():
     mean, log_std = draw(2, 5, 3).float(), draw(2, 1, 3, seed=1).float()
     assert not gaussian.kl_divergence(mean, log_std, mean, log_std).any()
 
@@ -82,7 +82,7 @@ def test_entropy_equals_torch_distributions():
 
 # torch's own forward mode scripts its decompositions at the first use
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-def test_fisher_product_equals_the_hessian_of_the_kl_divergence_at_the_same_policy():
+def test_fisher_product_equals_the_hessian_of_the_kl():
     size = 3
     old = torch.cat([draw(size), 0.5 * draw(size, seed=1)])
 

@@ -20,7 +20,7 @@ def make_rollout(lengths, horizon, *, faulted=(), fell=(), obs_size=3, seed=0):
     for name, episodes in (("truncated", faulted), ("terminated", fell)):
         for place in episodes:
             ends[name][place] = True
-    # the observation of the step that broke down is kept
+    # the observation of the failed step is kept
     seen = valid | (np.arange(horizon) == lengths[..., None]) & ends["truncated"][..., None]
     arrays = {
         "obs": rng.normal(size=(*valid.shape, obs_size)) * seen[..., None],
@@ -35,7 +35,7 @@ def make_rollout(lengths, horizon, *, faulted=(), fell=(), obs_size=3, seed=0):
 
 
 def lstsq_with_ridge(x, y, ridge):
-    """Ridge regression as an ordinary one: one more equation a coefficient, sqrt(ridge) w = 0."""
+    """Ridge regression by least squares, with sqrt(ridge) w = 0 for each coefficient."""
     penalty = np.sqrt(ridge * np.mean((x * x).sum(axis=0))) * np.eye(x.shape[1])
     stacked = np.concatenate([x, penalty]), np.concatenate([y, np.zeros(x.shape[1])])
     return np.linalg.lstsq(*stacked, rcond=None)[0]
@@ -70,7 +70,7 @@ def slow_advantages(rollout, discount, lam):
     return result
 
 
-# ----------------------------------------------------------------------------------------- features
+# --- features
 
 
 def test_features_are_observation_square_and_clock():
@@ -86,16 +86,16 @@ def test_features_are_observation_square_and_clock():
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-18)
 
 
-def test_features_of_a_batch_are_those_of_its_episodes():
+def test_features_of_a_batch_equal_those_of_its_episodes():
     obs = make_rollout([[4, 4], [4, 4]], 4).obs
     stacked = torch.stack([torch.stack([features(episode) for episode in task]) for task in obs])
     assert torch.equal(features(obs), stacked)
 
 
-# ---------------------------------------------------------------------------------------------- fit
+# --- fit
 
 
-def test_a_return_linear_in_the_features_is_predicted_exactly_for_every_task():
+def test_return_linear_in_the_features_is_predicted_exactly():
     obs = make_rollout([[12] * 4] * 2, 12).obs
     x = features(obs).numpy()
     weights = np.random.default_rng(1).normal(size=(2, x.shape[-1]))
@@ -110,7 +110,7 @@ def test_a_return_linear_in_the_features_is_predicted_exactly_for_every_task():
 
 
 @pytest.mark.parametrize("ridge", [1e-5, 1e-2])
-def test_the_fit_is_ridge_regression_over_the_valid_steps(ridge):
+def test_fit_is_ridge_regression_over_valid_steps(ridge):
     rollout = make_rollout([[12, 5, 9], [3, 12, 7]], 12)
     target = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 3, 12)))
     predicted = fit_predict(rollout.obs, target, rollout.valid, ridge=ridge).numpy()
@@ -140,7 +140,7 @@ def test_degenerate_data_give_finite_predictions_and_advantages(kind):
     assert np.isfinite(explained)
 
 
-# --------------------------------------------------------------------------------------- advantages
+# --- advantages
 
 
 @pytest.mark.parametrize(("discount", "lam"), [(0.99, 1.0), (0.9, 0.5)])
@@ -149,7 +149,7 @@ def test_advantages_equal_a_loop_over_tasks_episodes_and_steps(discount, lam):
         [[20, 13, 4, 20, 9], [20, 20, 1, 0, 20]],
         20,
         fell=[(0, 1), (1, 2)],
-        faulted=[(0, 2), (0, 4), (1, 3)],  # also an episode that broke down in its first step
+        faulted=[(0, 2), (0, 4), (1, 3)],  # one of them in its first step
     )
     advantage, _ = advantages(rollout, discount, lam)
     slow = slow_advantages(rollout, discount, lam)
@@ -159,8 +159,8 @@ def test_advantages_equal_a_loop_over_tasks_episodes_and_steps(discount, lam):
 
 
 def test_rewards_of_a_faulted_episode_do_not_change_the_fit():
-    # lambda 1 and discount 1: advantage = return - value, so differences of advantages between two
-    # rollouts show whether the values of the other episodes moved, up to the task's shift and scale
+    # with lambda 1 and discount 1, advantage = return - value, so a change of the other episodes'
+    # values would show in their advantages, up to the task's shift and scale
     rollout = make_rollout([[10, 10, 6]], 10, faulted=[(0, 2)])
     reward = rollout.reward.clone()
     reward[0, 2, :6] += 100.0
@@ -174,18 +174,18 @@ def test_rewards_of_a_faulted_episode_do_not_change_the_fit():
     assert values[1] == values[3]
 
 
-def test_a_fault_is_bootstrapped_with_the_state_reached_and_a_fall_is_not():
-    # rewards are 1 until the horizon: the value of a state is the number of steps left
+def test_fault_is_bootstrapped_and_fall_is_not():
+    # rewards are 1 until the horizon, so the value of a state is the number of steps left
     horizon, cut = 50, 20
     clean = make_rollout([[horizon] * 5 + [cut] * 2], horizon, faulted=[(0, 5)], fell=[(0, 6)])
     rollout = dataclasses.replace(clean, reward=clean.valid.float())
     own = advantages(rollout, 1.0, 1.0)[0][0]
-    # the robot that fell lost what was to come; the one whose simulation broke down did not
+    # the robot that fell lost its future rewards; the one whose simulation failed did not
     assert float(own[6, :cut].mean()) < float(own[5, :cut].mean()) - 2.0
     assert float((own[5, :cut].mean() - own[:5].mean()).abs()) < 0.5
 
 
-def test_what_stands_at_invalid_steps_influences_nothing_bit_for_bit():
+def test_invalid_steps_influence_nothing_bit_for_bit():
     rollout = make_rollout(
         [[8, 5, 3, 0], [8, 1, 8, 6]], 8, fell=[(0, 1), (1, 1)], faulted=[(0, 2), (0, 3), (1, 3)]
     )
@@ -208,7 +208,7 @@ def test_what_stands_at_invalid_steps_influences_nothing_bit_for_bit():
     assert clean[1] == dirty[1]
 
 
-def test_a_task_in_which_every_episode_broke_down_at_once_leaves_the_others_alone():
+def test_task_of_failed_episodes_keeps_the_others_unchanged():
     whole = make_rollout([[6, 6], [0, 0], [6, 6]], 6, faulted=[(1, 0), (1, 1)])
     fields = {f.name: getattr(whole, f.name)[[0, 2]] for f in dataclasses.fields(Rollout)}
     advantage, explained = advantages(whole, 0.99, 0.95)
@@ -228,9 +228,9 @@ def test_tasks_do_not_influence_each_other_bit_for_bit():
         assert torch.equal(together[task : task + 1], advantages(Rollout(**fields), 0.99, 0.95)[0])
 
 
-def test_the_explained_share_is_one_for_a_clock_and_none_where_nothing_varies():
+def test_explained_variance_is_1_for_a_clock_0_for_constants():
     rollout = make_rollout([[30] * 6], 30)
-    # a return that falls linearly with time is a feature
+    # a return that falls linearly with time is one of the features
     assert (
         advantages(dataclasses.replace(rollout, reward=rollout.valid.float()), 1.0, 1.0)[1] > 0.99
     )

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from metarl.functional.ppo import approximate_kl, clipped_loss, clipped_share
+from metarl.functional.ppo import (
+    approximate_kl,
+    check_ratio,
+    clip_indicator,
+    clipped_loss,
+    ratio_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,18 +17,18 @@ from metarl.functional.ppo import approximate_kl, clipped_loss, clipped_share
     [
         (1.0, 2.0, -2.0),
         (1.1, 2.0, -2.2),  # inside
-        (1.5, 2.0, -2.4),  # a gain beyond the clip does not count
-        (0.5, 2.0, -1.0),  # a loss always does
+        (1.5, 2.0, -2.4),  # a gain beyond the clip is cut
+        (0.5, 2.0, -1.0),  # a loss is not
         (1.5, -2.0, 3.0),
         (0.5, -2.0, 1.6),
     ],
 )
-def test_the_loss_by_hand(ratio, advantage, loss):
+def test_clipped_loss_by_hand(ratio, advantage, loss):
     found = clipped_loss(torch.tensor(math.log(ratio)), torch.tensor(advantage), 0.2)
     assert float(found) == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_gradient_vanishes_where_the_ratio_has_gained_beyond_the_clip_only():
+def test_gradient_vanishes_only_for_gains_beyond_the_clip():
     log_ratio = torch.tensor([0.0, 0.5, -0.5, 0.5, -0.5], requires_grad=True)
     advantage = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
     clipped_loss(log_ratio, advantage, 0.2).sum().backward()
@@ -30,7 +36,7 @@ def test_the_gradient_vanishes_where_the_ratio_has_gained_beyond_the_clip_only()
     assert float(log_ratio.grad[0]) == -1.0
 
 
-def test_the_estimated_divergence_is_the_exact_one_on_average():
+def test_approximate_kl_equals_the_exact_one_on_average():
     old = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     new = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
     estimate = approximate_kl((new / old).log())
@@ -39,6 +45,20 @@ def test_the_estimated_divergence_is_the_exact_one_on_average():
     torch.testing.assert_close((old * estimate).sum(), exact)
 
 
-def test_the_clipped_share_counts_ratios_that_have_left_the_interval():
+def test_clip_indicator_marks_ratios_outside_the_interval():
     ratio = torch.tensor([1.0, 1.19, 1.21, 0.81, 0.79])
-    assert clipped_share(ratio.log(), 0.2).tolist() == [0, 0, 1, 0, 1]
+    assert clip_indicator(ratio.log(), 0.2).tolist() == [0, 0, 1, 0, 1]
+
+
+def test_ratio_error_is_the_largest_at_valid_steps():
+    log_ratio = torch.tensor([1.0, 1.1, 0.8, math.nan]).log()
+    assert ratio_error(log_ratio, torch.tensor([True, True, True, False])) == pytest.approx(0.2)
+    assert ratio_error(log_ratio[1:], torch.tensor([True, False, False])) == pytest.approx(0.1)
+    assert ratio_error(log_ratio[1:], torch.ones(3, dtype=torch.bool)) == math.inf
+
+
+@pytest.mark.parametrize("error", [2e-3, math.inf])
+def test_ratio_error_above_the_limit_is_an_error(error):
+    assert check_ratio(1e-3, 1e-3) == 1e-3
+    with pytest.raises(FloatingPointError, match=r"policy that acted.*ratio.*at most 0.001"):
+        check_ratio(error, 1e-3)

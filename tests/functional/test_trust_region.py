@@ -25,8 +25,8 @@ def vector(size, seed=1):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=size))
 
 
-def test_dot_is_taken_in_double_precision():
-    # in float32 the second term would be lost: 1e8 + 1 = 1e8
+def test_dot_is_computed_in_double_precision():
+    # float32 would lose the second term, because 1e8 + 1 = 1e8
     x = torch.tensor([1e4, 1.0, -1e4])
     assert dot(x, torch.tensor([1e4, 1.0, 1e4])) == 1.0
 
@@ -37,7 +37,7 @@ def test_conjugate_gradient_equals_a_direct_solve():
     torch.testing.assert_close(found, torch.linalg.solve(matrix, target), rtol=1e-9, atol=1e-9)
 
 
-def test_conjugate_gradient_needs_as_many_products_as_distinct_eigenvalues():
+def test_conjugate_gradient_needs_a_product_per_eigenvalue():
     diagonal = torch.tensor([1.0, 2.0, 2.0, 5.0, 5.0, 5.0], dtype=torch.float64)
     products = []
 
@@ -50,7 +50,7 @@ def test_conjugate_gradient_needs_as_many_products_as_distinct_eigenvalues():
     torch.testing.assert_close(found, vector(6) / diagonal, rtol=1e-10, atol=0)
 
 
-def test_conjugate_gradient_takes_no_more_products_than_it_may():
+def test_conjugate_gradient_stops_after_its_iterations():
     matrix, products = spd_matrix(12), []
 
     def product(v):
@@ -61,7 +61,7 @@ def test_conjugate_gradient_takes_no_more_products_than_it_may():
     assert len(products) == 4
 
 
-def test_one_iteration_is_the_steepest_descent_step():
+def test_one_iteration_is_a_steepest_descent_step():
     matrix, target = spd_matrix(5), vector(5)
     step = float(target @ target) / float(target @ matrix @ target)
     found = conjugate_gradient(lambda v: matrix @ v, target, 1)
@@ -73,7 +73,7 @@ def test_conjugate_gradient_of_zero_is_zero():
 
 
 def test_conjugate_gradient_stops_finite_on_a_singular_matrix():
-    # the range is the first axis; the second part of the target cannot be reached
+    # the range is the first axis, so the second component of the target cannot be reached
     diagonal = torch.tensor([2.0, 0.0], dtype=torch.float64)
     found = conjugate_gradient(
         lambda v: diagonal * v, torch.tensor([1.0, 1.0], dtype=torch.float64), 10
@@ -91,7 +91,7 @@ def test_conjugate_gradient_keeps_the_dtype_of_the_target():
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 @pytest.mark.parametrize("iterations", [2, 40])
-def test_the_quadratic_kl_of_the_step_is_the_share_of_max_kl_aimed_at(damping, iterations):
+def test_step_has_the_quadratic_kl_it_aims_at(damping, iterations):
     matrix, gradient = spd_matrix(8), vector(8)
     proposal = natural_step(
         lambda v: matrix @ v, gradient, 0.02, iterations=iterations, damping=damping
@@ -104,7 +104,7 @@ def test_the_quadratic_kl_of_the_step_is_the_share_of_max_kl_aimed_at(damping, i
     assert proposal.predicted_gain > 0.0
 
 
-def test_the_step_goes_along_the_natural_gradient():
+def test_step_is_along_the_natural_gradient():
     matrix, gradient = spd_matrix(8), vector(8)
     proposal = natural_step(lambda v: matrix @ v, gradient, 0.02, iterations=60, damping=0.3)
     natural = torch.linalg.solve(matrix + 0.3 * torch.eye(8, dtype=matrix.dtype), gradient)
@@ -115,7 +115,7 @@ def test_the_step_goes_along_the_natural_gradient():
     assert proposal.predicted_gain == pytest.approx(best, rel=1e-8)
 
 
-def test_the_step_does_not_depend_on_the_scale_of_the_objective():
+def test_step_does_not_depend_on_the_scale_of_the_objective():
     matrix, gradient = spd_matrix(8), vector(8)
     steps = [
         natural_step(lambda v: matrix @ v, s * gradient, 0.02, iterations=5, damping=0.1).step
@@ -147,28 +147,28 @@ def test_the_step_does_not_depend_on_the_scale_of_the_objective():
         "indefinite along the gradient",
     ],
 )
-def test_there_is_no_step_where_the_model_allows_none(gradient, product):
+def test_step_is_none_where_the_model_allows_none(gradient, product):
     proposal = natural_step(product, torch.tensor(gradient), 0.01, iterations=10, damping=0.0)
     assert proposal.step is None
     assert proposal.predicted_gain == 0.0
 
 
 def search(points, start=1.0, max_kl=0.1):
-    """Line search with decay 1/2 over listed (objective, KL), and the scales it asked for."""
-    asked = []
+    """Line search with decay 1/2 over listed (objective, KL), and the scales it tried."""
+    scales = []
 
     def evaluate(scale):
-        asked.append(scale)
-        return points[len(asked) - 1]
+        scales.append(scale)
+        return points[len(scales) - 1]
 
     result = line_search(evaluate, start, max_kl, decay=0.5, max_tries=len(points))
-    return result, asked
+    return result, scales
 
 
-def test_the_whole_step_is_taken_where_it_is_good():
-    result, asked = search([(3.0, 0.05), (4.0, 0.01)])
+def test_line_search_takes_a_good_step_whole():
+    result, scales = search([(3.0, 0.05), (4.0, 0.01)])
     assert result == SearchResult(scale=1.0, gain=2.0, kl=0.05, tried=1)
-    assert asked == [1.0]
+    assert scales == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_the_whole_step_is_taken_where_it_is_good():
         "not better",
     ],
 )
-def test_a_bad_point_is_passed_over_for_a_shorter_step(bad):
-    result, asked = search([bad, bad, (1.5, 0.1)])
+def test_line_search_shortens_after_a_bad_point(bad):
+    result, scales = search([bad, bad, (1.5, 0.1)])
     assert result == SearchResult(scale=0.25, gain=0.5, kl=0.1, tried=3)
-    assert asked == [1.0, 0.5, 0.25]
+    assert scales == [1.0, 0.5, 0.25]
 
 
-def test_without_a_good_point_nothing_is_accepted_and_every_try_is_counted():
-    result, asked = search([(0.0, 0.05)] * 4)
+def test_line_search_without_a_good_point_accepts_nothing():
+    result, scales = search([(0.0, 0.05)] * 4)
     assert result == SearchResult(scale=0.0, gain=0.0, kl=0.0, tried=4)
-    assert asked == [1.0, 0.5, 0.25, 0.125]
+    assert scales == [1.0, 0.5, 0.25, 0.125]

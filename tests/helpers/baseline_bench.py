@@ -1,4 +1,4 @@
-"""Small baselines of Stable-Baselines3 on navigation, for their tests."""
+"""Small baselines of Stable-Baselines3 on navigation."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def build_baseline(config, env):
 
 
 class Bench:
-    """A baseline on navigation with a few short episodes."""
+    """A baseline on navigation, with a few short episodes."""
 
     def __init__(self, name, seed=0, env=None, **changes):
         self.config = configured(name, seed, **changes)
@@ -59,7 +59,7 @@ class Bench:
         self.learner = build_baseline(self.config, self.env)
 
     def iterate(self, iterations):
-        """Trains; returns what does not depend on the clock."""
+        """Trains; returns the iterations without their times."""
         with one_torch_thread():
             done = [self.learner.iterate(iteration) for iteration in iterations]
         return [replace(each, collect=0.0, update=0.0) for each in done]
@@ -83,5 +83,5 @@ def assert_same(one, other):
         assert value.dtype == other[key].dtype and torch.equal(value, other[key]), key
 
 
-def differ(one, other):
+def is_different(one, other):
     return any(not torch.equal(value, other[key]) for key, value in one.items())

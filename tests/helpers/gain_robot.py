@@ -17,10 +17,10 @@ FIELDS = [f.name for f in dataclasses.fields(Rollout)]
 
 
 class Robot:
-    """A drifting point that falls beyond a limit and breaks down at a chosen step."""
+    """A drifting point that falls beyond a limit and fails at a chosen step."""
 
-    def __init__(self, limit, breaks_at):
-        self.limit, self.breaks_at = limit, breaks_at
+    def __init__(self, limit, fails_at):
+        self.limit, self.fails_at = limit, fails_at
 
     def reset(self, rng):
         self.place, self.steps = 0.1 * rng.standard_normal(2), 0
@@ -30,14 +30,14 @@ class Robot:
         action = action.astype(float)
         self.place = 0.9 * self.place + [action[0] - action[1] + 0.3, action[2]]
         self.steps += 1
-        fault = self.steps - 1 == self.breaks_at
+        fault = self.steps - 1 == self.fails_at
         if fault:
             self.place = np.full(2, np.nan)
         return self.place, float(-np.abs(self.place).sum()), self.place[0] > self.limit, fault
 
 
 class RobotBatch:
-    """Robots in a batch; what the contract leaves open is filled with garbage."""
+    """Robots in a batch; values that the contract leaves open are garbage."""
 
     def __init__(self):
         self.spec = SimpleNamespace(obs_size=2, action_size=3, horizon=HORIZON)
@@ -45,7 +45,7 @@ class RobotBatch:
 
     def set_tasks(self, tasks, num_episodes):
         rows = np.repeat(tasks, num_episodes, axis=0)
-        self.robots = [Robot(limit, breaks_at) for limit, breaks_at in rows]
+        self.robots = [Robot(limit, fails_at) for limit, fails_at in rows]
 
     def reset(self, rngs):
         self.obs = np.stack([r.reset(rng) for r, rng in zip(self.robots, rngs, strict=True)])
@@ -69,7 +69,7 @@ class RobotBatch:
 
 
 class Gain:
-    """Acts by a gain per task on the sum of the observation, element by element."""
+    """Multiplies the sum of the observation by a gain per task, element by element."""
 
     def begin(self, num_tasks, num_episodes, rngs=()):
         return torch.linspace(-0.3, 0.3, num_tasks)
@@ -81,7 +81,7 @@ class Gain:
 
 
 TASKS = np.array([[0.8, -1.0], [9.0, 7.0], [9.0, -1.0], [1.4, 0.0], [0.5, 3.0]])
-"""Limits and the step that breaks down (-1: none): falls, breaks, lasts, breaks at once, both."""
+"""Limit and failing step (-1: none): falls, fails, reaches the horizon, fails at once, both."""
 
 
 KEY = Key(3, "train", 2)

@@ -1,4 +1,4 @@
-"""Every learner x every property. A new learner is one line of CASES, by "name" or "name, what is special"."""
+"""Properties of all learners. A new learner is a line of CASES: "name" or "name, variant"."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,23 +10,26 @@ from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
+from metarl.functional.running_moments import Moments
+from metarl.learners.maml import maml_trpo
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
+from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
 from metarl.sampling.sampler import Key, trial
 
 
 @dataclass(frozen=True)
 class Case:
-    """Settings with which a learner learns navigation-2d within seconds."""
+    """Settings that learn navigation-2d within seconds."""
 
     config: Any
     num_tasks: int
     num_episodes: int
     num_adaptations: int
     iterations: int
-    gain: float = 12.0  # of the last rollout over the first; a memory adapts within the first, too
+    gain: float = 12.0  # of the last rollout over the first; RL^2 adapts within the first as well
 
 
 MAML = MamlTrpoConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
@@ -43,11 +46,9 @@ RL2 = Rl2Config(
 
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
-    "maml-trpo, scaled observations": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
+    "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
     "rl2": Case(RL2, 64, 1, 1, 30, gain=3.0),
-    "rl2, a value memory of its own": Case(
-        replace(RL2, value_memory="own"), 64, 1, 1, 30, gain=3.0
-    ),
+    "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 30, gain=3.0),
 }
 
 
@@ -59,8 +60,10 @@ def algo(request):
 class Bench:
     """A learner on an environment, with a small meta-batch."""
 
-    def __init__(self, name, seed=0, env="navigation-2d", threads=1, num_threads=1, small=True):
-        self.case, self.seed, algo = CASES[name], seed, name.partition(",")[0]
+    def __init__(
+        self, name, seed=0, env="navigation-2d", threads=1, num_threads=1, small=True, case=None
+    ):
+        self.case, self.seed, algo = case or CASES[name], seed, name.partition(",")[0]
         self.size = (3, 4) if small else (self.case.num_tasks, self.case.num_episodes)
         self.env = make(env, threads)
         spec = self.env.spec
@@ -103,12 +106,12 @@ def assert_same(one, other):
         assert value.dtype == other[name].dtype and torch.equal(value, other[name]), name
 
 
-def test_every_learner_has_a_config_and_stands_here():
+def test_every_learner_has_a_case():
     own = {name for name, algorithm in ALGORITHMS.items() if not algorithm.has_own_loop}
     assert own == {name.partition(",")[0] for name in CASES}
 
 
-def test_it_learns_to_adapt(algo):
+def test_learner_learns_to_adapt(algo):
     bench = Bench(algo, small=False)
     start = bench.returns()[-1]
     bench.iterate(range(bench.case.iterations))
@@ -117,13 +120,13 @@ def test_it_learns_to_adapt(algo):
     assert after > before + bench.case.gain
 
 
-def test_the_same_seed_gives_the_same_learner_and_metrics_bit_for_bit(algo):
+def test_same_seed_gives_the_same_learner_bit_for_bit(algo):
     one, other = Bench(algo), Bench(algo)
     assert one.iterate(range(2)) == other.iterate(range(2))
     assert_same(state(one.learner), state(other.learner))
 
 
-def test_another_seed_gives_another_learner_from_the_start_on(algo):
+def test_another_seed_gives_another_learner_from_the_start(algo):
     one, other = Bench(algo, seed=1), Bench(algo, seed=2)
     starts = [state(bench.learner) for bench in (one, other)]
     assert any(not torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
@@ -131,7 +134,7 @@ def test_another_seed_gives_another_learner_from_the_start_on(algo):
     assert one.iterate(range(1)) != other.iterate(range(1))  # tasks and noise differ too
 
 
-def test_an_update_changes_the_learner(algo):
+def test_update_changes_the_learner(algo):
     bench = Bench(algo)
     before = state(bench.learner)
     bench.iterate(range(1))
@@ -139,21 +142,21 @@ def test_an_update_changes_the_learner(algo):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_saved_and_resumed_learner_equals_the_uninterrupted_one_bit_for_bit(algo, tmp_path):
+def test_resumed_learner_equals_the_uninterrupted_one(algo, tmp_path):
     whole, first, second = Bench(algo), Bench(algo), Bench(algo, seed=0)
     expected = whole.iterate(range(4))
     metrics = first.iterate(range(2))
     checkpoint.save(tmp_path, 2, first.learner.state_dict(), {})
     for value in second.learner.state_dict().values():
-        value.zero_()  # a state_dict is a copy: this must not reach the learner
-    second.iterate(range(7, 8))  # whatever the learner has done before must not matter
+        value.zero_()  # a state_dict is a copy, so this must not change the learner
+    second.iterate(range(7, 8))  # earlier updates must not matter
     second.learner.load_state_dict(checkpoint.load_newest(tmp_path).tensors)
     metrics += second.iterate(range(2, 4))
     assert metrics == expected
     assert_same(state(second.learner), state(whole.learner))
 
 
-def test_a_saved_state_does_not_change_when_the_learner_goes_on(algo):
+def test_saved_state_does_not_change_with_the_learner(algo):
     bench = Bench(algo)
     saved = bench.learner.state_dict()
     copy = {name: value.clone() for name, value in saved.items()}
@@ -164,7 +167,7 @@ def test_a_saved_state_does_not_change_when_the_learner_goes_on(algo):
     assert_same(saved, copy)
 
 
-def test_a_state_of_another_network_is_refused_and_changes_nothing(algo):
+def test_state_of_another_network_is_rejected(algo):
     bench = Bench(algo)
     before = state(bench.learner)
     for name, value in before.items():
@@ -184,7 +187,7 @@ def test_acting_and_adapting_do_not_change_the_learner(algo):
     assert_same(state(bench.learner), before)
 
 
-def test_without_exploration_the_noise_is_not_read(algo):
+def test_acting_without_exploration_ignores_the_noise(algo):
     learner = Bench(algo).learner
     obs, noise = torch.ones(3, 4, 2), torch.full((3, 4, 2), float("nan"))
     with torch.inference_mode():
@@ -193,16 +196,65 @@ def test_without_exploration_the_noise_is_not_read(algo):
     assert torch.equal(chosen.log_prob, torch.zeros(3, 4))
 
 
-def test_threads_of_the_update_do_not_change_it_bit_for_bit(algo):
+def test_update_threads_do_not_change_it_bit_for_bit(algo):
     one, two = Bench(algo, num_threads=1), Bench(algo, num_threads=2)
     assert one.iterate(range(2)) == two.iterate(range(2))
     assert_same(state(one.learner), state(two.learner))
 
 
-def test_threads_of_the_physics_do_not_change_what_is_learned_bit_for_bit(algo):
+def test_physics_threads_do_not_change_learning_bit_for_bit(algo):
     env = "half-cheetah-dir/rllib"
     one, two = Bench(algo, env=env, threads=1), Bench(algo, env=env, threads=2)
     assert one.iterate(range(1)) == two.iterate(range(1))
     assert_same(state(one.learner), state(two.learner))
     for bench in (one, two):
         bench.env.close()
+
+
+# --- an update that fails midway
+
+RL2_CASES = {
+    f"rl2, {memory}": Case(replace(RL2, memory=memory), 64, 1, 1, 30)
+    for memory in ("gru", "lstm", "transformer")
+}
+
+# (name, object and attribute of a function inside the update, the call that raises)
+FAULTS = {
+    "before the step": ("maml-trpo", maml_trpo, "line_search", 1),
+    "in the metrics": ("maml-trpo", DiagonalGaussian, "metrics", 2),
+    "in the moments": ("maml-trpo, normalized", Moments, "merge", 2),
+    "gru": ("rl2, gru", torch.optim.Adam, "step", 2),
+    "lstm": ("rl2, lstm", torch.optim.Adam, "step", 2),
+    "transformer": ("rl2, transformer", torch.optim.Adam, "step", 2),
+    "after the last step": ("rl2, gru", Moments, "merge", 2),
+}
+
+
+def raise_in_call(patch, target, name, number, error):
+    """Lets a function raise in its number-th call."""
+    original, calls = getattr(target, name), []
+
+    def function(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            raise error("midway")
+        return original(*args, **kwargs)
+
+    patch.setattr(target, name, function)
+
+
+@pytest.mark.parametrize(("error", "earlier"), [(RuntimeError, 0), (KeyboardInterrupt, 1)])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_update_that_fails_midway_changes_nothing(fault, error, earlier, monkeypatch):
+    name, target, function, number = FAULTS[fault]
+    bench, clean = (Bench(name, case=RL2_CASES.get(name)) for _ in range(2))
+    assert bench.iterate(range(earlier)) == clean.iterate(range(earlier))
+    before = state(bench.learner)
+    rollouts, context = bench.trial(earlier)
+    with monkeypatch.context() as patch, pytest.raises(error, match="midway"):
+        raise_in_call(patch, target, function, number, error)
+        bench.learner.update(context, rollouts, None)
+    assert_same(state(bench.learner), before)
+    later = range(earlier, earlier + 1)
+    assert bench.iterate(later) == clean.iterate(later)
+    assert_same(state(bench.learner), state(clean.learner))

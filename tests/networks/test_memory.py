@@ -3,13 +3,10 @@ import torch
 
 from metarl.core.rng import stream
 from metarl.networks.actor_critic import MEMORIES, MemoryActorCritic
+from metarl.networks.distributions import DiagonalGaussian
 
-INPUTS, SIZE, ROWS, STEPS = (
-    5,
-    16,
-    3,
-    150,
-)  # more steps than the first capacity of the attention's cache
+INPUTS, SIZE, ROWS = 5, 16, 3
+STEPS = 150  # more than the first capacity of the attention's cache
 
 
 @pytest.fixture(params=MEMORIES)
@@ -27,8 +24,8 @@ def double(state):
     return tuple(s.double() if s.is_floating_point() else s for s in state)
 
 
-def stepped(memory, inputs, alive=None):
-    """Features (L, M, H) of acting step by step."""
+def step_through(memory, inputs, alive=None):
+    """Features (L, M, H) of one step after another."""
     state, features = double(memory.initial(inputs.shape[1])), []
     for t, x in enumerate(inputs):
         out, after = memory.step(x, state)
@@ -38,12 +35,12 @@ def stepped(memory, inputs, alive=None):
 
 
 @torch.no_grad()
-def test_acting_step_by_step_equals_the_whole_trial_at_once(memory, inputs):
-    torch.testing.assert_close(stepped(memory, inputs), memory.unroll(inputs))
+def test_steps_equal_unrolling_the_whole_trial(memory, inputs):
+    torch.testing.assert_close(step_through(memory, inputs), memory.unroll(inputs))
 
 
 @torch.no_grad()
-def test_what_comes_later_changes_nothing_before(memory, inputs):
+def test_later_inputs_change_no_earlier_features(memory, inputs):
     other = inputs.clone()
     other[100:] = 7.0
     whole, changed = memory.unroll(inputs), memory.unroll(other)
@@ -52,30 +49,30 @@ def test_what_comes_later_changes_nothing_before(memory, inputs):
 
 
 @torch.no_grad()
-def test_it_remembers_the_first_step(memory, inputs):
+def test_features_depend_on_the_first_step(memory, inputs):
     other = inputs.clone()
     other[0] += 1.0
     assert (memory.unroll(inputs)[20] - memory.unroll(other)[20]).abs().max() > 1e-6
 
 
 @torch.no_grad()
-def test_rows_do_not_touch_each_other(memory, inputs):
+def test_rows_are_independent(memory, inputs):
     alone = memory.unroll(inputs[:, 1:2])
     torch.testing.assert_close(memory.unroll(inputs)[:, 1:2], alone)
 
 
 @torch.no_grad()
-def test_a_row_that_rests_goes_on_as_if_the_pause_had_not_been(memory, inputs):
+def test_paused_row_continues_as_without_the_pause(memory, inputs):
     alive = torch.ones(STEPS, ROWS, dtype=torch.bool)
     alive[40:60, 1] = False
-    together = stepped(memory, inputs, alive)
-    awake = torch.cat([inputs[:40, 1:2], inputs[60:, 1:2]])
-    torch.testing.assert_close(together[60:, 1:2], stepped(memory, awake)[40:])
-    torch.testing.assert_close(together[:, 0], stepped(memory, inputs)[:, 0])
+    together = step_through(memory, inputs, alive)
+    without_pause = torch.cat([inputs[:40, 1:2], inputs[60:, 1:2]])
+    torch.testing.assert_close(together[60:, 1:2], step_through(memory, without_pause)[40:])
+    torch.testing.assert_close(together[:, 0], step_through(memory, inputs)[:, 0])
 
 
 @torch.no_grad()
-def test_a_state_stays_what_it_was_when_the_trial_goes_on(memory, inputs):
+def test_state_stays_valid_when_the_trial_continues(memory, inputs):
     state = double(memory.initial(ROWS))
     for x in inputs[:10]:
         _, state = memory.step(x, state)
@@ -85,31 +82,31 @@ def test_a_state_stays_what_it_was_when_the_trial_goes_on(memory, inputs):
     torch.testing.assert_close(first, again)
 
 
-def test_gradients_go_back_through_the_whole_trial(memory, inputs):
+def test_gradients_reach_the_first_step(memory, inputs):
     inputs.requires_grad_()
     memory.unroll(inputs)[-1, :, 0].sum().backward()
     assert inputs.grad[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
-def test_truncation_cuts_the_gradient_and_leaves_the_values(name, inputs):
+def test_truncation_cuts_gradients_and_keeps_values(name, inputs):
     torch.manual_seed(0)
     memory = MEMORIES[name](INPUTS, SIZE).double()
     torch.testing.assert_close(memory.unroll(inputs, 40), memory.unroll(inputs))
     inputs.requires_grad_()
-    memory.unroll(inputs, 40)[99].sum().backward()  # the third part starts at 80
+    memory.unroll(inputs, 40)[99].sum().backward()  # the third piece starts at 80
     assert not inputs.grad[:80].any()
     assert (inputs.grad[80:100] != 0).all()
 
 
-def test_attention_refuses_truncation(inputs):
+def test_attention_rejects_truncation(inputs):
     memory = MEMORIES["transformer"](INPUTS, SIZE).double()
-    with pytest.raises(ValueError, match="truncated"):
+    with pytest.raises(ValueError, match="truncation = 10.*truncated"):
         memory.unroll(inputs, 10)
 
 
 @pytest.mark.parametrize("name", MEMORIES)
-def test_the_first_parameters_are_orthogonal_and_follow_from_the_stream_alone(name):
+def test_initial_parameters_are_orthogonal_and_reproducible(name):
     made = [actor_critic(name, own_value_memory=True) for _ in range(2)]
     for policy in made:
         policy.initialise(stream(1, "init"))
@@ -126,39 +123,44 @@ def test_the_first_parameters_are_orthogonal_and_follow_from_the_stream_alone(na
                 torch.testing.assert_close(gate @ gate.T, torch.eye(16))
 
 
-# ------------------------------------------------------------------------------ whose memory the value reads
+# --- memories of the policy and of the value
 
 
 def actor_critic(name, *, own_value_memory):
-    """For observations of 3, actions of 2 and so inputs of 7 numbers."""
+    """For observations of 3, actions of 2 and inputs of 7 numbers."""
     sizes = {"obs_size": 3, "action_size": 2, "memory_size": 16, "hidden_size": 8}
-    return MemoryActorCritic(name, **sizes, log_std=(-0.5, -3.0), own_value_memory=own_value_memory)
+    distribution = DiagonalGaussian(-0.5)
+    return MemoryActorCritic(name, distribution, **sizes, own_value_memory=own_value_memory)
 
 
-def slopes(policy, output):
-    """Gradient of the sum of the means (0) or values (1) in each parameter that it reaches."""
+def modules_reached(policy, output):
+    """Modules with a gradient from the sum of the actor's outputs (0) or of the values (1)."""
     inputs = torch.randn(6, 4, 7, generator=torch.Generator().manual_seed(0))
     total = policy.unroll(inputs, inputs[..., :3])[output].sum()
     found = torch.autograd.grad(total, list(policy.parameters()), allow_unused=True)
     names = [name for name, _ in policy.named_parameters()]
-    return {name: slope for name, slope in zip(names, found, strict=True) if slope is not None}
+    return {
+        name.split(".")[0]
+        for name, gradient in zip(names, found, strict=True)
+        if gradient is not None
+    }
 
 
 @pytest.mark.parametrize("name", MEMORIES)
-def test_a_value_memory_of_its_own_leaves_the_policys_memory_to_the_policy(name):
+def test_own_value_memory_is_separate_from_the_policys(name):
     policy = actor_critic(name, own_value_memory=True)
     policy.initialise(stream(1, "init"))
-    of_mean, of_value = ({key.split(".")[0] for key in slopes(policy, i)} for i in (0, 1))
-    assert of_mean == {"memory", "actor"}
+    of_output, of_value = (modules_reached(policy, i) for i in (0, 1))
+    assert of_output == {"memory", "actor"}
     assert of_value == {"value_memory", "critic"}
 
 
 @pytest.mark.parametrize("name", MEMORIES)
-def test_a_shared_memory_learns_from_both_and_has_its_parameters_once(name):
+def test_shared_memory_learns_from_both_and_is_listed_once(name):
     policy = actor_critic(name, own_value_memory=False)
     policy.initialise(stream(1, "init"))
-    of_mean, of_value = ({key.split(".")[0] for key in slopes(policy, i)} for i in (0, 1))
-    assert of_mean == {"memory", "actor"}
+    of_output, of_value = (modules_reached(policy, i) for i in (0, 1))
+    assert of_output == {"memory", "actor"}
     assert of_value == {"memory", "critic"}
     names = [key for key, _ in policy.named_parameters()]
     assert not [key for key in names if key.startswith("value_memory")]
@@ -166,23 +168,23 @@ def test_a_shared_memory_learns_from_both_and_has_its_parameters_once(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MEMORIES)
-def test_means_and_values_of_a_trial_come_from_their_own_memories(name):
+def test_outputs_and_values_come_from_their_own_memories(name):
     policy = actor_critic(name, own_value_memory=True)
     policy.initialise(stream(1, "init"))
     inputs = torch.randn(6, 4, 7)
     obs = inputs[..., :3]
-    mean, value = policy.unroll(inputs, obs)
-    remembered, judged = policy.memory.unroll(inputs), policy.value_memory.unroll(inputs)
-    assert torch.equal(mean, policy.mean(remembered, obs))
-    assert torch.equal(value, policy.value(judged, obs))
-    assert not torch.equal(value, policy.value(remembered, obs))
+    output, value = policy.unroll(inputs, obs)
+    features, value_features = policy.memory.unroll(inputs), policy.value_memory.unroll(inputs)
+    assert torch.equal(output, policy.output(features, obs))
+    assert torch.equal(value, policy.value(value_features, obs))
+    assert not torch.equal(value, policy.value(features, obs))
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
-def test_truncation_cuts_the_gradient_of_both_memories(name):
+def test_truncation_cuts_gradients_of_both_memories(name):
     policy = actor_critic(name, own_value_memory=True)
     inputs = torch.randn(8, 2, 7, requires_grad=True)
     for output in (0, 1):
         total = policy.unroll(inputs, inputs[..., :3], 3)[output][5].sum()
-        (slope,) = torch.autograd.grad(total, inputs)
-        assert not slope[:3].any() and (slope[3:6] != 0).all()
+        (gradient,) = torch.autograd.grad(total, inputs)
+        assert not gradient[:3].any() and (gradient[3:6] != 0).all()

@@ -5,15 +5,17 @@ import pytest
 import torch
 
 from metarl.core.rng import stream
-from metarl.networks.policies import GaussianMLP
+from metarl.networks.distributions import Categorical, DiagonalGaussian
+from metarl.networks.mlp import TanhMLP
+from metarl.networks.policies import MLPPolicy
 
 HIDDEN = [(), (7,), (5, 6), (4, 3, 5)]
 
 
-def random_params(policy, num_tasks, seed=0, dtype=torch.float64):
+def random_params(network, num_tasks, seed=0, dtype=torch.float64):
     """Different parameters for every task, all of them non-zero."""
     rng = np.random.default_rng(seed)
-    shapes = {n: v.shape for n, v in policy.initial(rng, 0.0).items()}
+    shapes = {n: v.shape for n, v in network.initial(rng).items()}
     return {
         n: torch.from_numpy(rng.normal(size=(num_tasks, *s))).to(dtype) for n, s in shapes.items()
     }
@@ -36,71 +38,71 @@ def as_sequential(params, task):
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_mean_equals_a_sequential_network_with_each_tasks_weights(hidden):
-    policy = GaussianMLP(4, 2, hidden)
-    params, obs = random_params(policy, 3), observations(3, 4)
-    mean = policy.mean(params, obs)
-    assert mean.shape == (3, 9, 2)
+def test_outputs_equal_a_sequential_network_for_each_task(hidden):
+    network = TanhMLP(4, 2, hidden)
+    params, obs = random_params(network, 3), observations(3, 4)
+    outputs = network.outputs(params, obs)
+    assert outputs.shape == (3, 9, 2)
     for task in range(3):
         expected = as_sequential(params, task)(obs[task]).detach()
-        torch.testing.assert_close(mean[task], expected, rtol=0, atol=1e-13)
+        torch.testing.assert_close(outputs[task], expected, rtol=0, atol=1e-13)
 
 
-def test_parameters_shared_by_expanding_equal_copies():
-    policy = GaussianMLP(4, 2, (5, 6))
-    params, obs = random_params(policy, 1, dtype=torch.float32), observations(3, 4).float()
+def test_expanded_parameters_equal_copies():
+    network = TanhMLP(4, 2, (5, 6))
+    params, obs = random_params(network, 1, dtype=torch.float32), observations(3, 4).float()
     shared = {n: v.expand(3, *v.shape[1:]) for n, v in params.items()}
     copied = {n: v.contiguous() for n, v in shared.items()}
-    assert torch.equal(policy.mean(shared, obs), policy.mean(copied, obs))
+    assert torch.equal(network.outputs(shared, obs), network.outputs(copied, obs))
+
+
+def output_tangent(network, params, direction, obs):
+    return network.jvp(params, direction, network.activations(params, obs))[-1]
 
 
 # torch's own forward mode scripts its decompositions at the first use
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_mean_tangent_equals_forward_mode_differentiation(hidden):
-    policy = GaussianMLP(4, 2, hidden)
-    params, direction = random_params(policy, 3), random_params(policy, 3, seed=2)
+def test_jvp_equals_automatic_forward_mode(hidden):
+    network = TanhMLP(4, 2, hidden)
+    params, direction = random_params(network, 3), random_params(network, 3, seed=2)
     obs = observations(3, 4)
-    _, expected = torch.func.jvp(lambda p: policy.mean(p, obs), (params,), (direction,))
-    tangent = policy.mean_tangent(params, direction, obs)
+    _, expected = torch.func.jvp(lambda p: network.outputs(p, obs), (params,), (direction,))
+    tangent = output_tangent(network, params, direction, obs)
     torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-12)
 
 
-def test_mean_tangent_equals_a_central_difference():
-    policy = GaussianMLP(4, 2, (5, 6))
-    params, direction = random_params(policy, 3), random_params(policy, 3, seed=2)
+def test_jvp_equals_a_central_difference():
+    network = TanhMLP(4, 2, (5, 6))
+    params, direction = random_params(network, 3), random_params(network, 3, seed=2)
     obs, step = observations(3, 4), 1e-6
     ends = [
-        policy.mean({n: v + sign * step * direction[n] for n, v in params.items()}, obs)
+        network.outputs({n: v + sign * step * direction[n] for n, v in params.items()}, obs)
         for sign in (1, -1)
     ]
-    tangent = policy.mean_tangent(params, direction, obs)
+    tangent = output_tangent(network, params, direction, obs)
     torch.testing.assert_close(tangent, (ends[0] - ends[1]) / (2 * step), rtol=0, atol=1e-7)
 
 
-def test_log_std_is_clamped_from_below_and_broadcasts_over_states():
-    policy = GaussianMLP(4, 3, min_log_std=-2.0)
-    params = {"log_std": torch.tensor([[-5.0, -2.0, 1.0], [0.0, -1.9, -2.1]])}
-    log_std = policy.log_std(params)
-    assert log_std.shape == (2, 1, 3)
-    assert log_std[:, 0].tolist() == torch.tensor([[-2, -2, 1], [0, -1.9, -2]]).tolist()
+def gaussian_policy(*sizes, log_std=0.0):
+    return MLPPolicy(TanhMLP(*sizes), DiagonalGaussian(log_std))
 
 
 def test_initial_parameters_are_a_function_of_the_stream():
-    policy = GaussianMLP(4, 2)
-    first, again, other = (policy.initial(stream(seed, "init"), -0.5) for seed in (0, 0, 1))
+    policy = gaussian_policy(4, 2)
+    first, again, other = (policy.initial(stream(seed, "init")) for seed in (0, 0, 1))
     assert all(torch.equal(first[n], again[n]) for n in first)
     assert all(not torch.equal(first[n], other[n]) for n in first if n.startswith("weight"))
 
 
-def test_initial_parameters_do_not_touch_torchs_generator():
+def test_initial_parameters_do_not_use_the_generator_of_torch():
     before = torch.random.get_rng_state()
-    GaussianMLP(4, 2).initial(stream(0, "init"), 0.0)
+    gaussian_policy(4, 2).initial(stream(0, "init"))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_initial_parameters_are_xavier_uniform_with_zero_biases():
-    params = GaussianMLP(40, 20, (100,)).initial(stream(0, "init"), -0.5)
+    params = gaussian_policy(40, 20, (100,), log_std=-0.5).initial(stream(0, "init"))
     assert {n: tuple(v.shape) for n, v in params.items()} == {
         "weight0": (40, 100),
         "bias0": (100,),
@@ -118,6 +120,8 @@ def test_initial_parameters_are_xavier_uniform_with_zero_biases():
     assert params["log_std"].tolist() == [-0.5] * 20
 
 
-def test_the_policy_owns_no_tensor():
-    policy = GaussianMLP(4, 2)
-    assert not any(isinstance(v, torch.Tensor) for v in vars(policy).values())
+@pytest.mark.parametrize("distribution", [DiagonalGaussian(), Categorical()])
+def test_policy_owns_no_tensor(distribution):
+    policy = MLPPolicy(TanhMLP(4, 2), distribution)
+    for part in (policy, policy.network, policy.distribution):
+        assert not any(isinstance(v, torch.Tensor) for v in vars(part).values())

@@ -42,13 +42,13 @@ def same_bytes(a, b):
 
 
 def silent(line):
-    raise AssertionError(f"nothing should be passed over: {line}")
+    raise AssertionError(f"no checkpoint should be passed over: {line}")
 
 
-# --------------------------------------------------------------------------------------- round trips
+# -------------------------------------------------------------------------------------- round trips
 
 
-def test_tensors_come_back_bit_for_bit_with_their_dtypes_and_shapes(tmp_path):
+def test_tensors_come_back_with_dtype_shape_and_bits(tmp_path):
     saved = tensors()
     save(tmp_path, 1230, saved, {})
     loaded = load_newest(tmp_path, report=silent)
@@ -57,7 +57,7 @@ def test_tensors_come_back_bit_for_bit_with_their_dtypes_and_shapes(tmp_path):
         assert same_bytes(loaded.tensors[name], tensor), name
 
 
-def test_views_that_share_memory_and_tensors_with_gradients_can_be_saved(tmp_path):
+def test_shared_views_and_tensors_with_gradients_are_saved(tmp_path):
     base = torch.randn(4, requires_grad=True)
     save(tmp_path, 0, {"base": base, "row": base.expand(3, 4), "column": torch.ones(2, 3).T}, {})
     loaded = load_newest(tmp_path).tensors
@@ -78,13 +78,12 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=30)
 @given(state=st.dictionaries(st.text("abc"), JSON))
-def test_numbers_and_texts_of_the_state_come_back_exactly(tmp_path_factory, state):
+def test_numbers_and_texts_come_back_exactly(tmp_path_factory, state):
     folder = tmp_path_factory.getbasetemp() / "state"
     save(folder, 1, {}, state, keep=1)
     loaded = load_newest(folder).state
-    assert loaded == state and repr(loaded) == repr(
-        state
-    )  # repr tells 1 from 1.0 and 0.0 from -0.0
+    assert loaded == state
+    assert repr(loaded) == repr(state)  # distinguishes 1 from 1.0, and 0.0 from -0.0
 
 
 @pytest.mark.parametrize(
@@ -97,15 +96,13 @@ def test_numbers_and_texts_of_the_state_come_back_exactly(tmp_path_factory, stat
         ({1: 2}, "state has the key 1"),
     ],
 )
-def test_a_state_that_json_would_change_is_refused_before_anything_is_written(
-    tmp_path, state, entry
-):
+def test_state_that_json_would_change_is_refused(tmp_path, state, entry):
     with pytest.raises(ValueError, match=entry):
         save(tmp_path / "checkpoints", 1, {}, state)
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_the_manifest_holds_sha256_and_size_of_every_other_file(tmp_path):
+def test_manifest_holds_sha256_and_size_of_each_file(tmp_path):
     folder = save(tmp_path, 7, tensors(), {"seconds": 1.5})
     assert folder.name == "it_00000007" and sorted(os.listdir(folder)) == FILES
     listed = json.loads((folder / "manifest.json").read_text())["files"]
@@ -117,24 +114,24 @@ def test_the_manifest_holds_sha256_and_size_of_every_other_file(tmp_path):
         }
 
 
-# --------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
-def test_the_newest_are_kept_and_the_newest_is_loaded(tmp_path):
+def test_newest_are_kept_and_the_newest_is_loaded(tmp_path):
     for step in (1, 2, 10, 9999, 123456789):
         save(tmp_path, step, {}, {"step": step}, keep=3)
     assert sorted(os.listdir(tmp_path)) == ["it_00000010", "it_00009999", "it_123456789"]
     assert load_newest(tmp_path).state == {"step": 123456789}
 
 
-def test_a_second_save_of_a_step_replaces_the_first(tmp_path):
+def test_second_save_of_a_step_replaces_the_first(tmp_path):
     for value in (1, 2, 3):
         save(tmp_path, 5, {}, {"value": value})
         assert load_newest(tmp_path, report=silent).state == {"value": value}
         assert len(os.listdir(tmp_path)) == 1
 
 
-def test_a_run_that_goes_on_from_an_older_one_gives_the_newer_ones_up(tmp_path):
+def test_resume_from_an_older_one_removes_newer_ones(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, {}, {})
     (tmp_path / "it_00000003" / "state.json").write_text("{}")
@@ -143,7 +140,7 @@ def test_a_run_that_goes_on_from_an_older_one_gives_the_newer_ones_up(tmp_path):
     assert len(os.listdir(tmp_path)) == 1
 
 
-def test_leftovers_of_a_killed_save_are_ignored_and_then_swept(tmp_path):
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
     save(tmp_path, 1, {}, {})
     leftover = tmp_path / ".saving-it_00000002"
     leftover.mkdir()
@@ -153,7 +150,7 @@ def test_leftovers_of_a_killed_save_are_ignored_and_then_swept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["it_00000001", "it_00000002"]
 
 
-def test_a_disk_that_refuses_leaves_the_older_checkpoints(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch):
     save(tmp_path, 1, {}, {})
 
     def no_space(handle):
@@ -168,7 +165,7 @@ def test_a_disk_that_refuses_leaves_the_older_checkpoints(tmp_path, monkeypatch)
     assert load_newest(tmp_path, report=silent).step == 2
 
 
-# -------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -188,7 +185,7 @@ def test_every_damaged_byte_is_detected(tmp_path, name):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", ["truncated", "empty", "longer", "missing"])
-def test_a_damaged_newest_falls_back_to_the_older_one_and_says_so(tmp_path, name, harm):
+def test_damaged_newest_falls_back_with_a_message(tmp_path, name, harm):
     save(tmp_path, 1, tensors(1), {"step": 1})
     path = save(tmp_path, 2, tensors(2), {"step": 2}) / name
     content = path.read_bytes()
@@ -202,20 +199,20 @@ def test_a_damaged_newest_falls_back_to_the_older_one_and_says_so(tmp_path, name
     assert "passed over it_00000002" in lines[0] and "it_00000001" in lines[0] and name in lines[0]
 
 
-def test_without_a_reporter_a_warning_is_given(tmp_path):
+def test_fallback_without_a_reporter_is_a_warning(tmp_path):
     save(tmp_path, 1, {}, {})
     (save(tmp_path, 2, {}, {}) / "manifest.json").write_text("")
     with pytest.warns(UserWarning, match="passed over it_00000002"):
         assert load_newest(tmp_path).step == 1
 
 
-def test_a_checkpoint_under_another_name_is_not_trusted(tmp_path):
+def test_renamed_checkpoint_is_not_trusted(tmp_path):
     save(tmp_path, 1, {}, {}).rename(tmp_path / "it_00000009")
     with pytest.raises(CheckpointError, match="manifest.json is not of this checkpoint"):
         load_newest(tmp_path)
 
 
-def test_a_format_of_another_time_is_not_read(tmp_path, monkeypatch):
+def test_other_format_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_FORMAT", 2)
     save(tmp_path, 1, {}, {})
     monkeypatch.undo()
@@ -223,9 +220,7 @@ def test_a_format_of_another_time_is_not_read(tmp_path, monkeypatch):
         load_newest(tmp_path)
 
 
-def test_a_header_that_safetensors_cannot_read_is_damage_even_with_a_right_sum(
-    tmp_path, monkeypatch
-):
+def test_unreadable_header_is_damage_despite_its_sum(tmp_path, monkeypatch):
     bad = struct.pack("<Q", 2**60) + b"{}"
     monkeypatch.setattr(storage.safetensors.torch, "save", lambda tensors: bad)
     save(tmp_path, 1, {}, {})
@@ -234,7 +229,7 @@ def test_a_header_that_safetensors_cannot_read_is_damage_even_with_a_right_sum(
 
 
 @pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, Path.touch])
-def test_a_folder_without_checkpoints_is_one_line_with_exit_code_5(tmp_path, make):
+def test_folder_without_checkpoints_has_exit_code_5(tmp_path, make):
     folder = tmp_path / "checkpoints"
     make(folder)
     with pytest.raises(CheckpointError, match=f"{folder}: (no folder|holds no)") as caught:
@@ -272,7 +267,7 @@ print("reached", step)
 """
 
 
-def test_a_run_killed_while_it_saves_always_leaves_its_newest_readable(tmp_path):
+def test_kill_during_a_save_leaves_the_newest_readable(tmp_path):
     command = [sys.executable, "-c", KILLS, str(tmp_path / "checkpoints")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

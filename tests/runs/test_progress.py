@@ -172,7 +172,8 @@ def test_table_is_whole_after_an_interrupt(tmp_path, terminal):
             terminal.write("^C")
             raise KeyboardInterrupt
     lines = screen_of(terminal.getvalue())
-    assert lines[0][0] == "┏" and lines[-2][0] == "└" and lines[-1] == "metarl: SIGINT: stopping"
+    assert lines[0][0] == "┏" and lines[-2][0] == "└"
+    assert lines[-1] == "metarl: SIGINT: stopping"
     assert [line.split()[1] for line in lines[3:6]] == ["1/5", "2/5", "3/5"] and len(lines) == 8
 
 
@@ -222,10 +223,10 @@ def test_heartbeat_survives_a_closed_pipe():
 
 
 def test_finish_is_estimated_in_iterations():
-    words = "--env x --sampler.num-tasks 10 --sampler.num-adaptations 1 --trainer.evaluate-tasks"
-    both = parse([*words.split(), "20"])
-    evaluation = parse([*words.split(), "20", "--trainer.no-video"])
-    neither = parse([*words.split(), "0", "--trainer.no-video"])
-    # 20 tasks x 4 rollouts, where an iteration has 10 tasks x 2 rollouts
+    flags = "--env x --sampler.num-tasks 10 --sampler.num-episodes 5 --sampler.num-adaptations 1"
+    both = parse([*flags.split(), "--trainer.evaluate-tasks", "20"])
+    evaluation = parse([*flags.split(), "--trainer.evaluate-tasks", "20", "--trainer.no-video"])
+    neither = parse([*flags.split(), "--trainer.evaluate-tasks", "0", "--trainer.no-video"])
+    # 20 tasks x 4 rollouts, where an iteration has 10 tasks x 2 rollouts; 3,000 / 100 episodes
     assert estimate_finish(evaluation) == 4.0 and estimate_finish(neither) == 0.0
-    assert estimate_finish(both) > 4.0
+    assert estimate_finish(both) == 34.0

@@ -1,4 +1,4 @@
-"""Run folders read from files alone, and sorted into groups of seeds."""
+"""Run folders read from their files, and sorted into groups of seeds."""
 
 import json
 
@@ -10,7 +10,7 @@ from metarl.core.errors import CheckpointError
 from metarl.runs.reader import differences, group_runs, load, load_all
 
 
-def test_a_run_is_what_its_files_say(tmp_path):
+def test_run_has_the_contents_of_its_files(tmp_path):
     run = load(write_run(tmp_path / "a", seed=3))
     assert (run.name, run.env, run.algo, run.seed) == ("a", "navigation-2d", "maml-trpo", 3)
     assert run.config["learner.max_kl"] == 0.01
@@ -19,18 +19,28 @@ def test_a_run_is_what_its_files_say(tmp_path):
     assert run.record["device"] == "cpu" and run.evaluation["num_tasks"] == 6
 
 
-def test_a_half_written_last_record_is_left_out_and_null_is_nan(tmp_path):
+def test_half_written_record_is_left_out_and_null_is_nan(tmp_path):
     path = write_run(tmp_path / "a", records=2)
     with open(path / "metrics.jsonl", "a") as file:
         file.write(
-            '{"iteration": 2, "return_post": null, "env_steps": 3000}\n{"iteration": 3, "env'
+            '{"iteration": 3, "return_post": null, "env_steps": 3000}\n{"iteration": 4, "env'
         )
     run = load(path)
-    assert run.column("iteration").tolist() == [0.0, 1.0, 2.0]
+    assert run.column("iteration").tolist() == [1.0, 2.0, 3.0]
     assert np.isnan(run.column("return_post")[2]) and run.column("env_steps")[2] == 3000.0
 
 
-def test_a_run_that_has_only_begun_has_no_records(tmp_path):
+def test_iterations_of_an_old_run_count_from_1(tmp_path):
+    old = write_run(tmp_path / "old", records=3, first=0)
+    before = (old / "metrics.jsonl").read_bytes()
+    new = load(write_run(tmp_path / "new", records=3))
+    assert load(old).column("iteration").tolist() == [1.0, 2.0, 3.0]
+    for name, column in new.metrics.items():
+        np.testing.assert_array_equal(load(old).column(name), column)
+    assert (old / "metrics.jsonl").read_bytes() == before
+
+
+def test_run_that_has_just_begun_has_no_records(tmp_path):
     path = write_run(tmp_path / "a", evaluated=False)
     for name in ("metrics.jsonl", "run.json"):
         (path / name).unlink()
@@ -39,7 +49,7 @@ def test_a_run_that_has_only_begun_has_no_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "message"),
     [
         ("config.yaml", None, "is not a run folder"),
         ("config.yaml", "learning_rate: 3\n", "is not a run folder.*has no env and algo"),
@@ -50,22 +60,22 @@ def test_a_run_that_has_only_begun_has_no_records(tmp_path):
         ("evaluation.json", "{}", "evaluation.json cannot be read.*python -m metarl evaluate"),
     ],
 )
-def test_what_cannot_be_read_is_named(name, text, words, tmp_path):
+def test_unreadable_file_is_named(name, text, message, tmp_path):
     path = write_run(tmp_path / "a")
     (path / name).unlink()
     if text is not None:
         (path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_with_one_name_are_called_by_their_paths(tmp_path):
     paths = [write_run(tmp_path / folder / "run", seed=i) for i, folder in enumerate("ab")]
     assert [run.name for run in load_all(paths)] == [str(path) for path in paths]
 
 
-def test_seeds_are_one_group_and_other_settings_another_with_its_label(tmp_path):
+def test_seeds_are_a_group_and_other_settings_another(tmp_path):
     write_run(tmp_path / "a", seed=0)
     write_run(tmp_path / "b", seed=1)
     write_run(tmp_path / "c", seed=0, max_kl=0.05)
@@ -76,20 +86,20 @@ def test_seeds_are_one_group_and_other_settings_another_with_its_label(tmp_path)
     assert [group.label for group in groups] == labels
 
 
-def test_a_key_that_an_older_version_lacked_does_not_part_seeds(tmp_path):
+def test_key_that_an_old_run_lacks_does_not_split_seeds(tmp_path):
     write_run(tmp_path / "new", seed=0, later_lr=0.5)
     write_run(tmp_path / "old", seed=1)
     groups = group_runs(load_all([tmp_path / "new", tmp_path / "old"]))
     assert len(groups) == 1 and differences(groups[0].runs) == ["seed", "learner.later_lr"]
 
 
-def test_the_same_seed_twice_is_two_groups_with_the_names_of_the_runs(tmp_path):
+def test_same_seed_twice_is_two_groups_named_by_run(tmp_path):
     paths = [write_run(tmp_path / name, seed=0) for name in "ab"]
     labels = [group.label for group in group_runs(load_all(paths))]
     assert labels == ["maml-trpo (a)", "maml-trpo (b)"]
 
 
-def test_evaluations_of_other_lengths_are_not_put_together(tmp_path):
+def test_evaluations_of_other_lengths_are_not_combined(tmp_path):
     write_run(tmp_path / "a", seed=0)
     longer = evaluation(seed=1)
     for values in (*longer["returns"].values(), longer["env_steps_per_rollout"]):
@@ -99,7 +109,7 @@ def test_evaluations_of_other_lengths_are_not_put_together(tmp_path):
     assert len(group_runs(load_all([tmp_path / "a", path]))) == 2
 
 
-def test_of_one_run_a_group_shows_the_numbers_of_its_file(tmp_path):
+def test_group_of_one_run_has_the_numbers_of_its_file(tmp_path):
     run = load(write_run(tmp_path / "a"))
     result = group_runs([run])[0].result
     for name in ("mean", "stderr", "ci95"):

@@ -52,7 +52,7 @@ def test_each_entry_is_written_once(tmp_path):
     assert_entries(load_newest(tmp_path, report=silent).replay, 8)
 
 
-def test_a_save_without_new_entries_writes_no_segment(tmp_path):
+def test_save_without_new_entries_writes_no_segment(tmp_path):
     saves = Saves(tmp_path)
     for step in (1, 2):
         saves.save(step, 5 if step == 1 else 0)
@@ -60,7 +60,7 @@ def test_a_save_without_new_entries_writes_no_segment(tmp_path):
     assert load_newest(tmp_path).segments == saves.segments
 
 
-def test_an_empty_store_leaves_no_trace_in_the_manifest(tmp_path):
+def test_empty_store_is_not_in_the_manifest(tmp_path):
     saves = Saves(tmp_path)
     folder = saves.save(1, 0)
     assert "replay" not in json.loads((folder / "manifest.json").read_text())
@@ -118,7 +118,7 @@ def test_every_damaged_byte_of_the_manifest_is_detected(tmp_path):
             load_newest(tmp_path)
 
 
-def test_segments_go_with_the_last_checkpoint_that_needs_them(tmp_path):
+def test_segment_goes_with_the_last_checkpoint_needing_it(tmp_path):
     saves = Saves(tmp_path, keep=2)
     for step in (1, 2, 3):
         saves.save(step, 2)
@@ -146,7 +146,7 @@ def test_segments_are_on_the_disk_before_the_manifest(tmp_path, monkeypatch):
     assert_entries(load_newest(tmp_path).replay, 5)
 
 
-def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_older_segments(tmp_path, monkeypatch):
     saves = Saves(tmp_path)
     saves.save(1, 5)
 
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     assert len(saves.files()) == 2  # nothing is left of the save that failed
 
 
-def test_a_store_that_breaks_its_contract_is_refused(tmp_path):
+def test_store_that_breaks_its_contract_is_refused(tmp_path):
     saves = Saves(tmp_path)
     saves.save(1, 5)
     saves.store.load_replay({})
@@ -209,7 +209,7 @@ print("reached", step)
 """
 
 
-def test_a_kill_at_any_moment_leaves_all_entries_readable(tmp_path):
+def test_kill_at_any_moment_leaves_all_entries_readable(tmp_path):
     command = [sys.executable, "-c", KILLS, str(tmp_path / "checkpoints")]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
     done = subprocess.run(

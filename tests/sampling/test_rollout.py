@@ -14,7 +14,7 @@ from metarl.sampling.sampler import Key, rollout
 
 
 def collect_slowly(num_episodes=4, explore=True, k=1):
-    """The same, one episode after the other."""
+    """Collects the same rollout, one episode after the other."""
     shape = (len(TASKS), num_episodes, HORIZON)
     empty = {
         "obs": torch.zeros(*shape, 2),
@@ -28,19 +28,17 @@ def collect_slowly(num_episodes=4, explore=True, k=1):
     }
     result, learner = Rollout(**empty), Gain()
     context = learner.begin(*shape[:2], ())
-    for i, (limit, breaks_at) in enumerate(TASKS):
+    for i, (limit, fails_at) in enumerate(TASKS):
         for j in range(num_episodes):
             rng = KEY.episodes(k, *shape[:2])[i * num_episodes + j]
-            robot = Robot(limit, breaks_at)
+            robot = Robot(limit, fails_at)
             obs = robot.reset(rng)
             noise = torch.from_numpy(rng.standard_normal((HORIZON, 3), dtype=np.float32))
             for t in range(HORIZON):
                 result.obs[i, j, t] = torch.from_numpy(obs)
                 result.last_obs[i, j] = torch.from_numpy(obs)
-                seen = result.obs[i, j, t].view(1, 1, 2)
-                chosen, _ = learner.act(
-                    context[i : i + 1], seen, noise[t].view(1, 1, 3), explore=explore
-                )
+                row, own = result.obs[i, j, t].view(1, 1, 2), context[i : i + 1]
+                chosen, _ = learner.act(own, row, noise[t].view(1, 1, 3), explore=explore)
                 obs, reward, terminated, fault = robot.step(chosen.value[0, 0].numpy())
                 if fault:
                     result.truncated[i, j] = True
@@ -60,42 +58,42 @@ def collect_slowly(num_episodes=4, explore=True, k=1):
 
 
 @pytest.mark.parametrize("explore", [True, False])
-def test_lockstep_equals_a_loop_over_episodes_bit_for_bit(explore):
+def test_lockstep_equals_a_loop_over_episodes(explore):
     collected, _ = collect(explore=explore)
     assert collected.terminated.any() and collected.truncated.any() and collected.valid.all(2).any()
     assert_same(collected, collect_slowly(explore=explore))
 
 
-def test_steps_after_the_end_of_an_episode_hold_zeros():
+def test_invalid_steps_hold_zeros():
     collected, _ = collect()
     rest = ~collected.valid
-    broke = rest & (rest.cumsum(dim=2) == 1) & collected.truncated[..., None]
+    failed = rest & (rest.cumsum(dim=2) == 1) & collected.truncated[..., None]
     assert rest.any()
     assert not collected.reward[rest].any()
     assert not collected.action[rest].any()
     assert not collected.log_prob[rest].any()
-    assert not collected.obs[rest & ~broke].any()
+    assert not collected.obs[rest & ~failed].any()
 
 
-def test_a_row_is_never_stepped_after_its_episode_has_ended():
+def test_finished_row_is_never_stepped():
     collected, env = collect()
     stepped = np.stack(env.stepped, axis=1).reshape(*collected.valid.shape[:2], -1)
-    # the steps taken are the valid ones and the one that broke down
+    # the steps taken are the valid ones and the one that failed
     taken = collected.valid.sum(2) + collected.truncated
     assert stepped.sum(2).tolist() == taken.tolist()
     assert (np.diff(stepped.astype(int), axis=2) <= 0).all()
 
 
-def test_the_loop_stops_when_no_episode_is_left():
+def test_rollout_stops_when_no_episode_is_left():
     collected, env = collect(tasks=np.array([[-9.0, -1.0]]))  # falls in the first step
     assert len(env.stepped) == 1
     assert collected.valid.sum(2).tolist() == [[1] * 4]
     assert collected.terminated.all() and not collected.truncated.any()
 
 
-def test_a_fault_ends_the_episode_at_the_step_before_and_keeps_what_was_seen():
+def test_fault_ends_the_episode_and_keeps_its_observation():
     collected, _ = collect()
-    task = 1  # breaks down in step 7
+    task = 1  # fails in step 7
     assert collected.valid[task].tolist() == [[True] * 7 + [False] * 5] * 4
     assert collected.truncated[task].all() and not collected.terminated[task].any()
     assert bool((collected.obs[task, :, 7] != 0.0).all())
@@ -104,14 +102,14 @@ def test_a_fault_ends_the_episode_at_the_step_before_and_keeps_what_was_seen():
     assert all(bool(getattr(collected, name).isfinite().all()) for name in FIELDS)
 
 
-def test_a_fault_in_the_first_step_leaves_no_valid_step():
+def test_fault_in_the_first_step_leaves_no_valid_step():
     collected, _ = collect()
     assert not collected.valid[3].any()
     assert collected.truncated[3].all() and not collected.terminated[3].any()
     assert collected.returns()[3].tolist() == [0.0] * 4
 
 
-def test_the_step_in_which_a_robot_falls_is_valid_and_the_horizon_is_no_end():
+def test_last_step_of_a_fall_is_valid_and_horizon_is_no_end():
     collected, _ = collect()
     fell, lasted = collected.terminated[0], ~collected.terminated[2]
     assert fell.any() and lasted.all()
@@ -154,7 +152,7 @@ def test_last_obs_is_the_one_after_the_last_valid_step():
     assert all(kinds.values()), kinds
 
 
-def test_returns_are_sums_over_valid_steps_in_double_precision():
+def test_returns_are_sums_in_double_precision():
     reward = torch.tensor([[[1e8, 1.0, -1e8]]])
     flags = torch.ones(1, 1, dtype=torch.bool)
     obs, valid = torch.zeros(1, 1, 3, 2), torch.tensor([[[True, True, False]]])
@@ -164,14 +162,14 @@ def test_returns_are_sums_over_valid_steps_in_double_precision():
     assert made.num_steps() == 2
 
 
-def test_acting_without_exploration_does_not_read_the_noise():
+def test_mode_does_not_depend_on_the_noise():
     quiet, _ = collect(explore=False)
     mean = quiet.action[quiet.valid]
-    assert torch.equal(mean, mean[:, :1].expand_as(mean))  # the mean is alike in every dimension
+    assert torch.equal(mean, mean[:, :1].expand_as(mean))  # the mean is equal in every dimension
     assert not torch.equal(quiet.action, collect()[0].action)
 
 
-def test_the_observer_sees_every_step():
+def test_observer_is_called_after_every_step():
     calls = []
     env = RobotBatch()
 
@@ -182,18 +180,18 @@ def test_the_observer_sees_every_step():
     assert [k for k, _, _ in calls] == [2] * len(env.stepped)
     valid = np.stack([alive for _, _, alive in calls], axis=1).reshape(collected.valid.shape)
     assert valid.tolist() == collected.valid.tolist()
-    for t in range(len(calls) - 1):  # the state after step t is what was seen at t + 1
+    for t in range(len(calls) - 1):  # the state after step t is the observation at t + 1
         snapshot = torch.from_numpy(calls[t][1]).float().view(len(TASKS), 4, 2)
         going_on = collected.valid[:, :, t + 1]
         assert torch.equal(snapshot[going_on], collected.obs[:, :, t + 1][going_on])
 
 
-def test_acting_runs_on_one_torch_thread_without_gradients_and_restores_both():
-    seen = []
+def test_acting_uses_one_torch_thread_and_no_gradients():
+    modes = []
 
     class Watching(Gain):
         def act(self, context, obs, noise, feedback=None, *, explore):
-            seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+            modes.append((torch.get_num_threads(), torch.is_grad_enabled()))
             return super().act(context, obs, noise, feedback, explore=explore)
 
     env, learner = RobotBatch(), Watching()
@@ -204,7 +202,7 @@ def test_acting_runs_on_one_torch_thread_without_gradients_and_restores_both():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    assert set(seen) == {(1, False)}
+    assert set(modes) == {(1, False)}
     assert torch.is_grad_enabled()
     assert not made.obs.is_inference()  # the update differentiates functions of it
 
@@ -212,18 +210,18 @@ def test_acting_runs_on_one_torch_thread_without_gradients_and_restores_both():
 # ------------------------------------------------------------------------------------------ streams
 
 
-def part(collected, num_tasks, num_episodes):
+def take_slice(collected, num_tasks, num_episodes):
     return Rollout(**{n: getattr(collected, n)[:num_tasks, :num_episodes] for n in FIELDS})
 
 
-def test_an_episode_alone_is_the_episode_among_others_bit_for_bit():
+def test_episode_does_not_depend_on_other_episodes():
     many, alone = collect(num_episodes=6)[0], collect(num_episodes=1)[0]
-    assert_same(part(many, len(TASKS), 1), alone)
+    assert_same(take_slice(many, len(TASKS), 1), alone)
 
 
 @pytest.mark.parametrize("name", ["navigation-2d", "half-cheetah-dir"])
-def test_an_episode_does_not_depend_on_the_batch_it_is_in_bit_for_bit(name):
-    # from four rows a task up; for one to three the matrix product rounds differently
+def test_episode_does_not_depend_on_the_batch(name):
+    # needs four rows a task: for one to three the matrix product rounds differently
     env = make(name, threads=1)
     learner = MamlTrpo(MamlTrpoConfig(), env.spec.obs_size, env.spec.action_size, seed=0)
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 3)
@@ -243,14 +241,14 @@ def test_an_episode_does_not_depend_on_the_batch_it_is_in_bit_for_bit(name):
     try:
         small = run(1, 4)
         assert small.num_steps() > 100
-        assert_same(part(run(3, 4), 1, 4), small)
-        assert_same(part(run(3, 7), 1, 4), small)
+        assert_same(take_slice(run(3, 4), 1, 4), small)
+        assert_same(take_slice(run(3, 7), 1, 4), small)
     finally:
         env.close()
 
 
-def test_episodes_rollouts_iterations_and_trials_have_noise_of_their_own():
-    first = collect()[0].action[2]  # the task that lasts
+def test_every_episode_has_its_own_noise():
+    first = collect()[0].action[2]  # the task that reaches the horizon
     assert len({tuple(episode[0].tolist()) for episode in first}) == 4
     keys = [Key(3, "train", 2), Key(4, "train", 2), Key(3, "evaluate", 2), Key(3, "train", 3)]
     draws = [
@@ -262,7 +260,7 @@ def test_episodes_rollouts_iterations_and_trials_have_noise_of_their_own():
     assert len(set(draws)) == len(keys) * 2 * 6
 
 
-def test_rows_are_task_times_episodes_plus_episode():
+def test_row_is_task_times_episodes_plus_episode():
     rngs = KEY.episodes(0, 3, 4)
     own = KEY.episodes(0, 3, 2)  # the stream of (task 2, episode 1) does not depend on E
     assert rngs[2 * 4 + 1].random() == own[2 * 2 + 1].random()
@@ -272,7 +270,7 @@ def test_rows_are_task_times_episodes_plus_episode():
 
 
 class HeadsForTheGoal:
-    """Reaches the goal of navigation in a few steps, so that nearly all steps are invalid."""
+    """Reaches the goal of navigation in a few steps, so nearly all steps are invalid."""
 
     def __init__(self, tasks):
         self.goal = torch.from_numpy(tasks).float()[:, None]
@@ -281,9 +279,9 @@ class HeadsForTheGoal:
         return Action(self.goal - obs, torch.zeros(obs.shape[:2])), context
 
 
-@pytest.mark.parametrize("early", [False, True], ids=["to the horizon", "ends early"])
-def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
-    # 20 % above the arrays, and 0.6 kB for each episode's generator
+@pytest.mark.parametrize("early", [False, True], ids=["horizon", "early end"])
+def test_peak_memory_is_that_of_arrays_and_generators(early):
+    # at most 20 % above the arrays, and 0.6 kB for each episode's generator
     size = (20, 20)
     env = make("navigation-2d")
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 20)
@@ -291,7 +289,7 @@ def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
     env.set_tasks(tasks, 20)
     context = learner.begin(*size, ())
     acting = HeadsForTheGoal(tasks) if early else learner
-    rollout(env, acting, context, KEY, 0, size)  # what is built at the first call stays
+    rollout(env, acting, context, KEY, 0, size)  # the first call builds what later ones reuse
     tracemalloc.start()
     try:
         rngs = KEY.episodes(0, *size)
@@ -310,13 +308,13 @@ def test_peak_memory_is_that_of_the_arrays_and_of_the_generators(early):
     assert peak - generators <= 1.2 * returned
 
 
-def test_the_arrays_begin_where_torch_would_let_them_begin():
+def test_arrays_are_aligned_to_64_bytes():
     made, _ = collect()
     assert [getattr(made, name).data_ptr() % 64 for name in FIELDS] == [0] * len(FIELDS)
 
 
 class Listening(Gain):
-    """Keeps in the context what it was told."""
+    """Keeps the feedback in the context."""
 
     def begin(self, num_tasks, num_episodes, rngs=()):
         return ()
@@ -326,13 +324,13 @@ class Listening(Gain):
         return action, (*context, feedback)
 
 
-def test_a_learner_is_told_the_raw_reward_of_its_last_action_and_whether_the_episode_goes_on():
+def test_feedback_is_the_raw_reward_and_the_alive_mask():
     env = RobotBatch()
     env.set_tasks(TASKS, 2)
-    made, heard = rollout(env, Listening(), (), KEY, 0, (len(TASKS), 2))
-    assert heard[0] is None
-    assert not made.valid[..., : len(heard) - 1].all()  # some end early
-    for t, feedback in enumerate(heard[1:]):
+    made, feedbacks = rollout(env, Listening(), (), KEY, 0, (len(TASKS), 2))
+    assert feedbacks[0] is None
+    assert not made.valid[..., : len(feedbacks) - 1].all()  # some episodes end early
+    for t, feedback in enumerate(feedbacks[1:]):
         assert torch.equal(feedback.reward, made.reward[..., t])
         acted = made.valid[..., t].clone()
         over = (made.valid.sum(dim=2) == t + 1) & made.terminated

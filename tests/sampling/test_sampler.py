@@ -1,4 +1,4 @@
-"""Trials, and the collector that shares their tasks between two halves."""
+"""Trials, and the collector that splits their tasks into two halves."""
 
 import dataclasses
 import threading
@@ -20,7 +20,7 @@ from metarl.sampling.sampler import Collector, rollout, trial
 
 
 class Counting(Gain):
-    """Keeps in the context how often it acted and what it adapted to."""
+    """Counts its actions and keeps the rollouts that it adapted to, in the context."""
 
     def begin(self, num_tasks, num_episodes, rngs=()):
         self.began = (num_tasks, num_episodes)
@@ -34,25 +34,25 @@ class Counting(Gain):
         return (context[0], (*context[1], rollout))
 
 
-def test_a_trial_is_rollouts_of_the_same_tasks_with_adapt_between_them():
+def test_trial_adapts_between_rollouts_of_the_same_tasks():
     env, learner = RobotBatch(), Counting()
     rollouts, (acted, adapted) = trial(env, learner, TASKS[1:3], 4, 2, KEY)
     assert learner.began == (2, 4)
     assert len(rollouts) == 3
-    assert acted == 3 * HORIZON  # the context of one rollout goes on in the next
+    assert acted == 3 * HORIZON  # each rollout continues the context of the previous one
     assert [a is r for a, r in zip(adapted, rollouts, strict=False)] == [True, True]
     assert [r.truncated[0].all().item() for r in rollouts] == [True] * 3
-    for one, other in ((0, 1), (1, 2), (0, 2)):  # every rollout has noise of its own
+    for one, other in ((0, 1), (1, 2), (0, 2)):  # every rollout has its own noise
         assert not torch.equal(rollouts[one].action, rollouts[other].action)
 
 
-def test_a_trial_without_adaptation_is_one_rollout():
+def test_trial_without_adaptation_is_one_rollout():
     rollouts, _ = trial(RobotBatch(), Gain(), TASKS, 4, 0, KEY)
     assert len(rollouts) == 1
     assert_same(rollouts[0], collect(k=0)[0])
 
 
-def test_a_trial_hands_explore_and_observer_on():
+def test_trial_passes_explore_and_observer_on():
     env, calls = RobotBatch(), []
     rollouts, _ = trial(
         env, Counting(), TASKS, 2, 1, KEY, explore=False, observer=lambda *c: calls.append(c[0])
@@ -61,11 +61,11 @@ def test_a_trial_hands_explore_and_observer_on():
     assert not rollouts[0].action.any()
 
 
-# ----------------------------------------------------------------------------------------- two halves
+# --------------------------------------------------------------------------------------- two halves
 
 
 class Halving(RobotBatch):
-    """Robots in halves, one after the other or at the same time."""
+    """Robots in two halves, which act in turn or at the same time."""
 
     def __init__(self, threads=2, half=RobotBatch):
         super().__init__()
@@ -78,7 +78,7 @@ class Halving(RobotBatch):
 
 @dataclasses.dataclass
 class Gains:
-    """A gain per task, and for each how often it acted."""
+    """A gain for each task, and the number of its actions."""
 
     gain: torch.Tensor
     acted: torch.Tensor
@@ -96,7 +96,7 @@ class Gains:
 
 
 class Remembering(Gain):
-    """Counts in the context the steps of every episode that goes on."""
+    """Counts the steps of every episode that goes on, in the context."""
 
     def begin(self, num_tasks, num_episodes, rngs=()):
         gain = super().begin(num_tasks, num_episodes, ())
@@ -112,7 +112,7 @@ class Remembering(Gain):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_two_halves_are_the_whole_bit_for_bit(threads):
+def test_two_halves_equal_the_whole(threads):
     env = Halving(threads)
     collector = Collector(env)
     made, context = collector.trial(Remembering(), TASKS, 4, 2, KEY)
@@ -134,7 +134,7 @@ def fresh_learner(algo, env):
 
 @pytest.mark.parametrize("algo", ["maml-trpo", "rl2"])
 @pytest.mark.parametrize("name", ["half-cheetah-dir", "hopper-vel-terrain"])
-def test_real_robots_do_not_depend_on_the_number_of_threads_bit_for_bit(algo, name):
+def test_robots_do_not_depend_on_the_number_of_threads(algo, name):
     def run(threads):
         env = make(name, threads)
         learner = fresh_learner(algo, env)
@@ -151,7 +151,7 @@ def test_real_robots_do_not_depend_on_the_number_of_threads_bit_for_bit(algo, na
         assert_same(one, other)
 
 
-def test_half_of_the_robots_do_what_they_do_among_all_bit_for_bit():
+def test_half_of_the_robots_act_as_among_all():
     env = make("half-cheetah-dir", 2)
     learner = fresh_learner("maml-trpo", env)
     tasks = env.spec.tasks.sample(stream(0, "tasks"), 5)
@@ -166,23 +166,23 @@ def test_half_of_the_robots_do_what_they_do_among_all_bit_for_bit():
     assert len(context.batches) == 1  # the context after acting is the whole one, for the update
 
 
-def test_an_environment_that_tells_the_task_tells_it_in_both_halves():
+def test_task_is_observed_in_both_halves():
     env = make("half-cheetah-vel", 2, observe_task=True)
     tasks = env.spec.tasks.sample(stream(0, "tasks"), 4)
     learner = fresh_learner("maml-trpo", env)
     try:
         made, _ = Collector(env).trial(learner, tasks, 1, 0, KEY)
         env.set_tasks(tasks, 1)
-        told = env.reset(KEY.episodes(0, 4, 1))[:, -1]
+        observed = env.reset(KEY.episodes(0, 4, 1))[:, -1]
     finally:
         env.close()
-    assert len(set(told)) == 4
-    seen = made[0].obs[:, 0, :, -1].numpy()
-    np.testing.assert_array_equal(seen, np.broadcast_to(np.float32(told)[:, None], seen.shape))
+    assert len(set(observed)) == 4
+    made = made[0].obs[:, 0, :, -1].numpy()
+    np.testing.assert_array_equal(made, np.broadcast_to(np.float32(observed)[:, None], made.shape))
 
 
 class Generous:
-    """A wrapper that pays 7 a step and hands all else through."""
+    """A wrapper that gives a reward of 7 in every step and forwards all else."""
 
     def __init__(self, env):
         self.env = env
@@ -196,7 +196,7 @@ class Generous:
 
 
 @pytest.mark.parametrize("wrapped", [Generous, lambda env: ObserveTask(Generous(env))])
-def test_a_wrapper_that_hands_split_through_is_not_left_out(wrapped):
+def test_wrapper_that_forwards_split_is_applied(wrapped):
     env = wrapped(make("half-cheetah-dir", 2))
     learner = fresh_learner("maml-trpo", env)
     tasks = env.spec.tasks.sample(stream(0, "tasks"), 2)
@@ -207,14 +207,14 @@ def test_a_wrapper_that_hands_split_through_is_not_left_out(wrapped):
     assert (made[0].reward == 7.0).all()
 
 
-def test_a_split_that_is_no_verb_is_left_alone():
+def test_split_that_is_no_method_is_ignored():
     env = RobotBatch()
     env.split, env.threads = "train", None
     made, _ = Collector(env).trial(Remembering(), TASKS, 4, 0, KEY)
     assert_same(made[0], trial(RobotBatch(), Remembering(), TASKS, 4, 0, KEY)[0][0])
 
 
-def test_contexts_that_cannot_be_cut_and_single_tasks_are_collected_as_a_whole():
+def test_unsplittable_contexts_and_single_tasks_stay_whole():
     for learner, tasks in ((Gain(), TASKS), (Remembering(), TASKS[:1])):
         env = Halving()
         made, _ = Collector(env).trial(learner, tasks, 4, 0, KEY)
@@ -222,7 +222,7 @@ def test_contexts_that_cannot_be_cut_and_single_tasks_are_collected_as_a_whole()
         assert_same(made[0], trial(RobotBatch(), learner, tasks, 4, 0, KEY)[0][0])
 
 
-def test_memory_of_a_trial_is_used_again_and_holds_nothing_of_it():
+def test_memory_of_a_trial_is_used_again_and_cleared():
     collector = Collector(Halving())
     first, _ = collector.trial(Remembering(), TASKS[::-1].copy(), 4, 1, KEY)
     places = [r.obs.data_ptr() for r in first]
@@ -237,7 +237,7 @@ def test_memory_of_a_trial_is_used_again_and_holds_nothing_of_it():
 
 
 class Lying(RobotBatch):
-    """Gives NaN as the observation of its last row and calls it no fault."""
+    """Gives NaN as the observation of its last row without a fault."""
 
     def reset(self, rngs):
         obs = super().reset(rngs)
@@ -245,7 +245,7 @@ class Lying(RobotBatch):
         return obs
 
 
-def test_the_task_of_a_number_that_is_not_finite_is_counted_over_both_halves():
+def test_task_of_a_bad_number_is_counted_over_both_halves():
     with pytest.raises(
         EnvironmentContractError, match=r"task (1|4), episode 3, step 0: .* obs nan"
     ):
@@ -278,36 +278,36 @@ class Diverging(Gain):
 
 @pytest.mark.parametrize(
     ("step", "fault"),
-    [(5, False), (0, True)],  # the robot goes on with numbers that are not finite, or breaks down
+    [(5, False), (0, True)],  # the robot goes on with infinite numbers, or fails
 )
-def test_a_policy_that_diverges_is_not_blamed_on_the_environment(step, fault):
+def test_diverging_policy_is_not_an_environment_error(step, fault):
     tasks = np.array([[9.0, -1.0], [9.0, 0.0 if fault else -1.0]])
-    words = f"task 1, episode 1, step {step} of rollout 0: the policy chose action inf$"
-    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+    message = f"task 1, episode 1, step {step} of rollout 0: the policy chose action inf$"
+    with pytest.raises(FloatingPointError, match=message), np.errstate(all="ignore"):
         trial(RobotBatch(), Diverging(step), tasks, 4, 1, KEY)
 
 
-def test_a_policy_that_diverges_after_adaptation_is_said_to():
+def test_divergence_after_adaptation_is_named():
     env, learner = RobotBatch(), Diverging(5)
     env.set_tasks(TASKS[2:3], 4)
-    words = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adapting"
-    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+    message = "task 0, episode 1, step 5 of rollout 2: .* inf: it diverged in adaptation"
+    with pytest.raises(FloatingPointError, match=message), np.errstate(all="ignore"):
         rollout(env, learner, learner.begin(1, 4, ()), KEY, 2, (1, 4))
 
 
-def test_the_task_of_a_policy_that_diverges_is_counted_over_both_halves():
+def test_task_of_a_bad_action_is_counted_over_both_halves():
     class InHalves(Remembering):
         def act(self, context, obs, noise, feedback=None, *, explore):
             action, after = super().act(context, obs, noise, feedback, explore=explore)
             return dataclasses.replace(action, value=action.value / (len(obs) < 3)), after
 
     # of 5 tasks the first half has two
-    words = "task 2, episode 0, step 0 of rollout 0"
-    with pytest.raises(FloatingPointError, match=words), np.errstate(all="ignore"):
+    message = "task 2, episode 0, step 0 of rollout 0"
+    with pytest.raises(FloatingPointError, match=message), np.errstate(all="ignore"):
         Collector(Halving(1)).trial(InHalves(), TASKS, 4, 0, KEY)
 
 
-def test_a_failure_in_one_half_ends_the_other_and_is_raised():
+def test_failure_in_one_half_stops_the_other():
     env = Halving()
     collector = Collector(env)
     one, other = env.halves
@@ -320,7 +320,7 @@ def test_a_failure_in_one_half_ends_the_other_and_is_raised():
     def wait(action, alive):
         assert failed.wait(10.0)
         waited.append(alive)
-        if len(waited) > 1:  # the other half has been told by now, or is told within a second
+        if len(waited) > 1:  # the other half has been stopped by now, or is within a second
             assert collector._stop.wait(10.0)
         return RobotBatch.step(other, action, alive)
 
@@ -329,15 +329,15 @@ def test_a_failure_in_one_half_ends_the_other_and_is_raised():
     lasting = np.tile(TASKS[2], (4, 1))
     with pytest.raises(RuntimeError, match="on fire"):
         collector.trial(Remembering(), lasting, 1, 0, KEY)
-    assert 1 <= len(waited) <= 2 < HORIZON  # it may be told before its first step is over
-    made, _ = collector.trial(Remembering(), lasting[:1], 1, 0, KEY)  # nothing ends the next one
+    assert 1 <= len(waited) <= 2 < HORIZON  # it may be stopped in its first step
+    made, _ = collector.trial(Remembering(), lasting[:1], 1, 0, KEY)  # the next one runs to its end
     assert made[0].valid.all()
     del one.step, other.step
     made, _ = collector.trial(Remembering(), lasting, 1, 0, KEY)  # and works again
     assert made[0].valid.all()
 
 
-def test_closing_gives_back_the_halves_and_not_the_environment():
+def test_close_releases_the_halves_only():
     closed = []
     env = SimpleNamespace(
         spec="spec",

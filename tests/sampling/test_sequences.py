@@ -3,15 +3,15 @@ import torch
 from metarl.core.rollout import Rollout
 from metarl.sampling.sequences import Sequences
 
-# 2 tasks x 1 episode x 3 steps, 2 rollouts. Row 0 falls after 2 steps, then breaks down in step 1 of the second episode;
-# row 1 lives through both. Every number names (rollout, row, step).
+# 2 tasks x 1 episode x 3 steps, 2 rollouts. Row 0 falls after 2 steps, and fails in step 1 of the
+# second episode; row 1 reaches the horizon in both. Every number names (rollout, row, step).
 
 
 def rollout(k, lengths, truncated):
     name = torch.tensor([[[100 * k + 10 * row + t for t in range(3)]] for row in range(2)])
     length = torch.tensor(lengths).view(2, 1)
     valid = torch.arange(3) < length.unsqueeze(-1)
-    number = torch.where(valid, name, 0).float() + valid  # 0 stands for nothing
+    number = torch.where(valid, name, 0).float() + valid  # 0 at invalid steps
     return Rollout(
         obs=torch.stack([name + 1.0, name + 1.5], dim=-1),
         action=number.unsqueeze(-1),
@@ -32,7 +32,7 @@ def test_later_episodes_follow_without_gaps():
     assert steps.valid.shape == (6, 2)
     assert steps.acted[:, 0].tolist() == [True, True, True, True, False, False]
     assert steps.acted[:, 1].all() and steps.valid[:, 1].all()
-    # the step of the fault was acted in, and what the policy saw there counts
+    # the policy acted in the step of the fault, so its observation counts
     assert steps.valid[:, 0].tolist() == [True, True, True, False, False, False]
     assert steps.obs[:4, 0, 0].tolist() == [1.0, 2.0, 101.0, 102.0]
     assert steps.action[:3, 0, 0].tolist() == [1.0, 2.0, 101.0]
@@ -40,16 +40,16 @@ def test_later_episodes_follow_without_gaps():
     assert torch.equal(steps.log_prob, -steps.action[..., 0])
 
 
-def test_the_memory_is_told_the_step_before_and_the_start_of_every_later_episode():
-    told = Sequences.of(TRIAL).previous()
-    assert told[:, 1, 0].tolist() == [0.0, 11.0, 12.0, 13.0, 111.0, 112.0]
-    assert told[:, 1, 1].tolist() == [0.0, 11e3, 12e3, 13e3, 111e3, 112e3]  # raw
-    assert told[:, 1, 2].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    assert told[:4, 0, 0].tolist() == [0.0, 1.0, 2.0, 101.0]
-    assert told[:4, 0, 2].tolist() == [0.0, 0.0, 1.0, 0.0]
+def test_memory_inputs_are_the_previous_step_and_done():
+    inputs = Sequences.of(TRIAL).previous()
+    assert inputs[:, 1, 0].tolist() == [0.0, 11.0, 12.0, 13.0, 111.0, 112.0]
+    assert inputs[:, 1, 1].tolist() == [0.0, 11e3, 12e3, 13e3, 111e3, 112e3]  # raw rewards
+    assert inputs[:, 1, 2].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    assert inputs[:4, 0, 0].tolist() == [0.0, 1.0, 2.0, 101.0]
+    assert inputs[:4, 0, 2].tolist() == [0.0, 0.0, 1.0, 0.0]
 
 
-def test_rows_are_chosen_from_every_array():
+def test_rows_selects_from_every_array():
     steps = Sequences.of(TRIAL)
     chosen = steps.rows(torch.tensor([1, 1]))
     assert torch.equal(chosen.obs, steps.obs[:, [1, 1]])
@@ -57,7 +57,7 @@ def test_rows_are_chosen_from_every_array():
     assert chosen.action.shape == (6, 2, 1)
 
 
-def test_trials_without_an_early_end_are_their_rollouts_one_after_the_other():
+def test_whole_episodes_are_joined_in_order():
     whole = [rollout(k, [3, 3], [False, False]) for k in range(3)]
     steps = Sequences.of(whole)
     expected = torch.cat([r.obs.flatten(0, 1).transpose(0, 1) for r in whole])

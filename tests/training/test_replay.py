@@ -61,7 +61,7 @@ def test_resume_after_a_damaged_segment_repeats_its_iteration(tmp_path, whole):
     assert_same_stores(tmp_path / "half", whole)
 
 
-def test_a_store_of_another_learner_is_refused(whole):
+def test_store_of_another_learner_is_refused(whole):
     maml = MamlTrpo(CONFIG.learner, 2, 2, seed=0)
     mixed = dataclasses.replace(saved(whole), tensors=maml.state_dict())
     with pytest.raises(CheckpointError, match="iteration 4 does not fit .*no replay store"):

@@ -26,7 +26,7 @@ from metarl.training.trainer import Progress, pick_device, restore
 
 
 class Nuisance:
-    """Navigation in which something happens before a step of an iteration of training."""
+    """Navigation with an event before one step of one training iteration."""
 
     def __init__(self, iteration, happen, *, step=30):
         self._env, self._at, self._happen = make("navigation-2d"), (2 * iteration, step), happen
@@ -54,16 +54,16 @@ def nothing(step, alive):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of 4 iterations that nothing has interrupted."""
+    """An uninterrupted run of 4 iterations."""
     folder = tmp_path_factory.mktemp("whole")
     run(trainer_in(folder))
     return folder
 
 
-# ------------------------------------------------------------------------------------------- the loop
+# ----------------------------------------------------------------------------------------- the loop
 
 
-def test_a_run_records_every_iteration_and_saves_the_last(whole):
+def test_run_records_every_iteration_and_saves_the_last(whole):
     assert [r["iteration"] for r in records(whole)] == [1, 2, 3, 4]
     assert saved(whole).step == saved(whole).state["iteration"] == 4
     assert saved(whole).state["env_steps"] == records(whole)[-1]["env_steps"] <= 4 * 2 * 400
@@ -71,9 +71,9 @@ def test_a_run_records_every_iteration_and_saves_the_last(whole):
         assert all(np.isfinite(r[key]) for r in records(whole)), key
 
 
-def test_a_finished_trainer_does_nothing_more(whole):
+def test_finished_trainer_does_nothing_more(whole):
     before = records(whole)
-    learner = SimpleNamespace(load_state_dict=lambda tensors: None)  # has no other verb
+    learner = SimpleNamespace(load_state_dict=lambda tensors: None)  # has no other method
     trainer = trainer_in(whole, resume=True, learner=learner)
     run(trainer)
     assert records(whole) == before and trainer.progress.iteration == 4
@@ -88,7 +88,7 @@ def test_checkpoints_come_by_the_clock_and_old_ones_go(tmp_path):
     assert names == ["it_00000003", "it_00000004"]
 
 
-def test_steps_and_seconds_go_on_over_a_resume(tmp_path, whole):
+def test_resume_continues_steps_and_seconds(tmp_path, whole):
     short = dataclasses.replace(CONFIG, iterations=2)
     run(trainer_in(tmp_path, config=short))
     before = saved(tmp_path).state
@@ -100,8 +100,8 @@ def test_steps_and_seconds_go_on_over_a_resume(tmp_path, whole):
     assert_same_runs(tmp_path, whole)
 
 
-def test_torchs_number_of_threads_changes_nothing_bit_for_bit(tmp_path):
-    # sums of more than 32,768 elements are those that torch shares out
+def test_results_do_not_depend_on_torch_threads(tmp_path):
+    # torch splits sums of more than 32,768 elements among its threads
     sampler = SamplerConfig(num_tasks=2, num_episodes=200)
     config = dataclasses.replace(CONFIG, iterations=1, sampler=sampler)
     run(trainer_in(tmp_path / "one", config=config))
@@ -114,10 +114,10 @@ def test_torchs_number_of_threads_changes_nothing_bit_for_bit(tmp_path):
     assert_same_runs(tmp_path / "one", tmp_path / "two")
 
 
-# ------------------------------------------------------------------------------------- training tasks
+# ----------------------------------------------------------------------------------- training tasks
 
 
-def test_a_trainer_gives_the_environment_tasks_of_the_fixed_set(tmp_path):
+def test_training_tasks_come_from_the_fixed_set(tmp_path):
     sampler = dataclasses.replace(CONFIG.sampler, train_tasks=3)
     config = dataclasses.replace(CONFIG, sampler=sampler)
     env = Nuisance(0, nothing)
@@ -126,13 +126,11 @@ def test_a_trainer_gives_the_environment_tasks_of_the_fixed_set(tmp_path):
     assert {tuple(task) for task in np.concatenate(env.tasks)} == expected
 
 
-# -------------------------------------------------------------------------------------------- signals
+# ------------------------------------------------------------------------------------------ signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_iteration_and_saves_and_a_resume_goes_on_bit_for_bit(
-    number, tmp_path, whole, capfd
-):
+def test_signal_saves_after_the_iteration_for_a_resume(number, tmp_path, whole, capfd):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     env = Nuisance(1, lambda step, alive: os.kill(os.getpid(), number))
     with pytest.raises(Preempted, match=f"stopped by {number.name} after iteration 2") as caught:
@@ -146,9 +144,7 @@ def test_a_signal_finishes_the_iteration_and_saves_and_a_resume_goes_on_bit_for_
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(
-    second, tmp_path, whole, capfd
-):
+def test_second_signal_stops_at_once(second, tmp_path, whole, capfd):
     def twice(step, alive):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), second)
@@ -161,16 +157,14 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(
     assert_same_runs(tmp_path, whole)
 
 
-def test_a_signal_in_the_last_iteration_has_lost_nothing(tmp_path, whole, capfd):
+def test_signal_in_the_last_iteration_loses_nothing(tmp_path, whole, capfd):
     env = Nuisance(3, lambda step, alive: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Preempted, match="after iteration 4"):
         run(trainer_in(tmp_path, env))
     assert_same_runs(tmp_path, whole)
 
 
-def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(
-    tmp_path, whole, monkeypatch, capfd
-):
+def test_signal_during_the_last_save_is_reported(tmp_path, whole, monkeypatch, capfd):
     save = checkpoint.save
 
     def signalled(directory, step, *rest, **options):
@@ -202,10 +196,10 @@ def test_training_works_in_a_thread(tmp_path, whole):
     assert_same_runs(tmp_path, whole)
 
 
-# ------------------------------------------------------------------------------------------- failures
+# ----------------------------------------------------------------------------------------- failures
 
 
-def not_a_number(name):
+def make_nan(name):
     def happen(step, alive):
         array = getattr(step, name).copy()
         array[3] = np.nan
@@ -214,12 +208,12 @@ def not_a_number(name):
     return happen
 
 
-def all_of_task_1_break_down(step, alive):
+def fail_all_of_task_1(step, alive):
     fault = np.array([False, False, True, True])
     return dataclasses.replace(step, fault=fault & alive, reward=np.where(fault, np.nan, 0.0))
 
 
-def raises(error):
+def raise_error(error):
     def happen(step, alive):
         raise error
 
@@ -227,42 +221,42 @@ def raises(error):
 
 
 @pytest.mark.parametrize(
-    ("happen", "step", "failure", "words"),
+    ("happen", "step", "failure", "text"),
     [
         (
-            not_a_number("reward"),
+            make_nan("reward"),
             30,
             EnvironmentContractError,
-            "task 1, episode 1, step 30: .* gave reward nan and called it no fault",
+            "task 1, episode 1, step 30: .* gave reward nan and reported no fault",
         ),
         (
-            not_a_number("obs"),
+            make_nan("obs"),
             30,
             EnvironmentContractError,
-            "task 1, episode 1, step 31: .* gave obs nan and called it no fault",
+            "task 1, episode 1, step 31: .* gave obs nan and reported no fault",
         ),
-        (all_of_task_1_break_down, 0, EnvironmentContractError, "task 1 has no valid step"),
-        (raises(FloatingPointError("overflow")), 30, NumericalError, "overflow"),
-        (raises(MemoryError()), 30, ResourceError, "no memory left; free some"),
-        (raises(torch.OutOfMemoryError()), 30, ResourceError, "no GPU memory left"),
-        (raises(KeyError("a bug")), 30, KeyError, "a bug"),
+        (fail_all_of_task_1, 0, EnvironmentContractError, "task 1 has no valid step"),
+        (raise_error(FloatingPointError("overflow")), 30, NumericalError, "overflow"),
+        (raise_error(MemoryError()), 30, ResourceError, "no memory left; free some"),
+        (raise_error(torch.OutOfMemoryError()), 30, ResourceError, "no GPU memory left"),
+        (raise_error(KeyError("a bug")), 30, KeyError, "a bug"),
     ],
 )
-def test_a_failure_names_the_iteration_and_saves_the_state_before_it(
-    happen, step, failure, words, tmp_path, whole
+def test_failure_names_the_iteration_and_saves_before_it(
+    happen, step, failure, text, tmp_path, whole
 ):
-    with pytest.raises(failure, match=words) as caught:
+    with pytest.raises(failure, match=text) as caught:
         run(trainer_in(tmp_path, Nuisance(2, happen, step=step)))
     if failure not in (KeyError, ResourceError):
         assert str(caught.value).startswith("iteration 3: ")
         assert str(caught.value).endswith("; the state before it is saved")
         assert "\n" not in str(caught.value)
     assert saved(tmp_path).step == len(records(tmp_path)) == 2
-    run(trainer_in(tmp_path, resume=True))  # whoever mends the environment has lost nothing
+    run(trainer_in(tmp_path, resume=True))  # with a repaired environment nothing is lost
     assert_same_runs(tmp_path, whole)
 
 
-def test_an_update_that_is_not_finite_is_saved_before_and_has_exit_code_4(tmp_path, whole):
+def test_update_that_is_not_finite_has_exit_code_4(tmp_path, whole):
     trainer = trainer_in(tmp_path)
     update, count = trainer.learner.update, []
 
@@ -278,7 +272,7 @@ def test_an_update_that_is_not_finite_is_saved_before_and_has_exit_code_4(tmp_pa
     assert caught.value.exit_code == 4 and saved(tmp_path).step == 2
 
 
-def test_a_policy_that_diverges_in_adaptation_has_exit_code_4(tmp_path):
+def test_divergence_in_adaptation_has_exit_code_4(tmp_path):
     learner = dataclasses.replace(CONFIG.learner, inner_lr=1e38)
     config = dataclasses.replace(CONFIG, learner=learner)
     with pytest.raises(NumericalError, match="iteration 1: task 0.* rollout [01].*saved") as caught:
@@ -286,7 +280,7 @@ def test_a_policy_that_diverges_in_adaptation_has_exit_code_4(tmp_path):
     assert caught.value.exit_code == 4
 
 
-def test_a_log_that_cannot_be_written_loses_no_update(tmp_path):
+def test_failed_log_loses_no_update(tmp_path):
     trainer = trainer_in(tmp_path)
     write = trainer.log.write
 
@@ -301,41 +295,41 @@ def test_a_log_that_cannot_be_written_loses_no_update(tmp_path):
     assert saved(tmp_path).step == 2
 
 
-def test_episodes_that_break_down_are_counted_and_the_rest_is_trained_on(tmp_path):
-    def one_breaks_down(step, alive):
+def test_failed_episodes_are_counted_and_left_out(tmp_path):
+    def fail_one(step, alive):
         fault = np.array([False, True, False, False])
         return dataclasses.replace(step, fault=fault, reward=np.where(fault, np.nan, step.reward))
 
-    run(trainer_in(tmp_path, Nuisance(1, one_breaks_down, step=10)))
+    run(trainer_in(tmp_path, Nuisance(1, fail_one, step=10)))
     assert [r["rollout/faults"] for r in records(tmp_path)] == [0.0, 1.0, 0.0, 0.0]
     assert all(value.isfinite().all() for value in saved(tmp_path).tensors.values())
     first, second = records(tmp_path)[:2]
     assert second["env_steps"] - first["env_steps"] <= 2 * 400 - 90
 
 
-# ------------------------------------------------------------------------------------ what is restored
+# ---------------------------------------------------------------------------------------- restoring
 
 
 @pytest.mark.parametrize(
-    ("tensors", "state", "words"),
+    ("tensors", "state", "text"),
     [
-        ({}, {"iteration": 3}, "'weight0' is missing"),
-        ({"policy/weight0": torch.zeros(1)}, {"iteration": 3}, "'weight0' is of shape"),
+        ({}, {"iteration": 3}, "weight0' is missing"),
+        ({"policy/weight0": torch.zeros(1)}, {"iteration": 3}, "weight0' is of shape"),
         (None, {"epoch": 3}, "epoch"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_line_with_exit_code_5(tensors, state, words):
+def test_unfitting_checkpoint_is_one_line_with_exit_code_5(tensors, state, text):
     learner = MamlTrpo(CONFIG.learner, 2, 2, seed=0)
     before = learner.state_dict()
     tensors = before if tensors is None else tensors
-    with pytest.raises(CheckpointError, match=f"iteration 3 does not fit .*{words}") as caught:
+    with pytest.raises(CheckpointError, match=f"iteration 3 does not fit .*{text}") as caught:
         restore(learner, checkpoint.Checkpoint(3, tensors, state))
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
     for name, value in learner.state_dict().items():
         assert torch.equal(value, before[name])
 
 
-def test_a_gpu_that_is_not_there_is_refused_with_the_cure():
+def test_missing_gpu_is_refused_with_a_hint():
     count = torch.cuda.device_count()
     with pytest.raises(ResourceError, match="--device cuda:99: .*use --device cpu, or") as caught:
         pick_device("cuda:99")

@@ -1,6 +1,6 @@
-"""The curvature of the return after adaptation: Gauss-Newton products, as functions of the adapted policy.
+"""Gauss-Newton products with the curvature of the adapted policies.
 
-G v = mean_i J_i^T F_i J_i v,    J_i = d theta_i' / d theta,    F_i the Fisher matrix of the adapted policy of task i
+G v = mean_i J_i^T F_i J_i v,    J_i = d theta_i' / d theta,    F_i = Fisher matrix at theta_i'
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import flatten, repeat, total, unflatten
 from metarl.learners.maml.inner_loop import Tape
-from metarl.learners.maml.surrogates import AnyPolicy, Batch
+from metarl.learners.maml.surrogates import Batch
+from metarl.networks.policies import MLPPolicy
 
 
 @dataclass(frozen=True)
 class States:
-    """What the Fisher matrix reads of a block of states after adaptation.
+    """States after adaptation, as the Fisher matrix needs them.
 
     Attributes:
-        weight: (n, M, 1), each state's share of its task.
+        weight: Of each state in the mean over its task (n, M, 1).
         activations: Of the network at the adapted parameters.
     """
 
@@ -33,11 +34,11 @@ class States:
 
 @dataclass(frozen=True)
 class AdaptedTasks:
-    """Some tasks, as the product reads them.
+    """A chunk of the tasks, linearised.
 
     Attributes:
-        tape: Their adaptation, linearised: J_i.
-        blocks: The states after it: F_i.
+        tape: Their adaptation, for products with J_i.
+        blocks: Blocks of states after adaptation, for products with F_i.
     """
 
     tape: Tape
@@ -45,59 +46,61 @@ class AdaptedTasks:
 
     @staticmethod
     @torch.no_grad()
-    def of(policy: AnyPolicy, tape: Tape, final: Batch) -> AdaptedTasks:
-        """Runs the network at the adapted parameters on the states of the rollout after adaptation."""
+    def of(policy: MLPPolicy, tape: Tape, final: Batch) -> AdaptedTasks:
+        """Runs the network at the adapted parameters on the states of the last rollout."""
         point, blocks = tape.points[-1], []
-        for block in final.blocks():
-            activations = policy.activations(point, block.obs.flatten(1, 2))
+        for block in final.split_blocks():
+            activations = policy.network.activations(point, block.obs.flatten(1, 2))
             blocks.append(States(block.weight.flatten(1).unsqueeze(-1), activations))
         return AdaptedTasks(tape, blocks)
 
 
 def gauss_newton(
-    policy: AnyPolicy, params: Params, parts: Sequence[AdaptedTasks], *, num_threads: int = 1
+    policy: MLPPolicy, params: Params, chunks: Sequence[AdaptedTasks], *, num_threads: int = 1
 ) -> Callable[[Tensor], Tensor]:
-    """Returns the product v -> G v of flat vectors (P,), the mean over the tasks of all parts.
+    """Returns the product v -> G v of flat vectors (P,), a mean over the tasks of all chunks.
 
-    At the sampling parameters G is the Hessian of the mean KL divergence (the residual term is zero there), positive
-    semi-definite by construction, and needs no third derivatives.
+    At the sampling parameters G is the Hessian of the mean KL divergence, because the residual term
+    is zero there. G is positive semi-definite by construction and needs no third derivatives.
 
     Args:
         policy: The policy.
-        params: theta; gives order and shapes of the flat vectors.
-        parts: The tasks, in pieces that are worked on one at a time.
-        num_threads: Threads over the parts; the product does not depend on it.
+        params: theta; gives the order and the shapes of the flat vectors.
+        chunks: The tasks.
+        num_threads: Threads over the chunks; the product does not depend on it.
     """
-    num_tasks = sum(_num_tasks(part) for part in parts)
+    num_tasks = sum(_num_tasks(chunk) for chunk in chunks)
 
     def product(vector: Tensor) -> Tensor:
         direction = unflatten(vector, params)
 
-        def one(part: AdaptedTasks) -> Tensor:
-            return flatten(_summed_product(policy, part, direction))
+        def sum_chunk(chunk: AdaptedTasks) -> Tensor:
+            return flatten(_sum_products(policy, chunk, direction))
 
-        return torch.stack(map_chunks(one, parts, num_threads)).sum(dim=0) / num_tasks
+        return torch.stack(map_chunks(sum_chunk, chunks, num_threads)).sum(dim=0) / num_tasks
 
     return product
 
 
 @torch.no_grad()
-def _summed_product(policy: AnyPolicy, part: AdaptedTasks, direction: Params) -> Params:
-    """Sum over a part's tasks of J_i^T F_i J_i v, v with the shapes of theta."""
-    point = part.tape.points[-1]
-    moved = part.tape.jacobian(repeat(direction, _num_tasks(part)))
+def _sum_products(policy: MLPPolicy, chunk: AdaptedTasks, direction: Params) -> Params:
+    """Returns the sum over a chunk's tasks of J_i^T F_i J_i v, v with the shapes of theta."""
+    network, distribution = policy.network, policy.distribution
+    point = chunk.tape.points[-1]
+    tangent = chunk.tape.jvp(repeat(direction, _num_tasks(chunk)))
 
-    def pulled(block: States) -> Params:
-        output = block.activations[-1]
-        tangent = policy.tangents(point, moved, block.activations)[-1]
-        cotangent, others = policy.fisher_pull(point, moved, output, tangent, block.weight)
-        slopes, _ = policy.pullback(point, block.activations, cotangent)
-        return {**slopes, **others}
+    def multiply_fisher(block: States) -> Params:
+        output_tangent = network.jvp(point, tangent, block.activations)[-1]
+        cotangent, own = distribution.fisher_product(
+            point, block.activations[-1], tangent, output_tangent, block.weight
+        )
+        gradient, _ = network.vjp(point, block.activations, cotangent)
+        return {**gradient, **own}
 
-    whole = total(map(pulled, part.blocks))
-    whole = part.tape.transposed({n: whole[n] for n in direction})
-    return {n: v.sum(dim=0) for n, v in whole.items()}
+    product = total(map(multiply_fisher, chunk.blocks))
+    product = chunk.tape.vjp({n: product[n] for n in direction})
+    return {n: v.sum(dim=0) for n, v in product.items()}
 
 
-def _num_tasks(part: AdaptedTasks) -> int:
-    return len(part.tape.points[-1]["weight0"])
+def _num_tasks(chunk: AdaptedTasks) -> int:
+    return len(chunk.tape.points[-1]["weight0"])

@@ -1,4 +1,4 @@
-"""The inner loop of gradient-based meta-learning: surrogate losses, gradient steps, and products with their Jacobian.
+"""The inner loop of gradient-based meta-learning: gradient steps, and products with their Jacobian.
 
 theta_{k+1} = theta_k - alpha * grad L_k(theta_k),    J = prod_k (I - alpha H_k)
 """
@@ -12,22 +12,24 @@ import torch
 
 from metarl.core.rollout import Params
 from metarl.functional.params import leaves, total
-from metarl.learners.maml.surrogates import AnyPolicy, Batch, LossAt, Surrogate
+from metarl.learners.maml.surrogates import Batch, LossAt, Surrogate
+from metarl.networks.policies import MLPPolicy
 
 
-def gradient(policy: AnyPolicy, kind: Surrogate, params: Params, batch: Batch) -> Params:
-    """Gradients (n, *shape) of every task's inner loss at its own parameters (n, *shape)."""
-    return total(LossAt(policy, kind, params, block).gradient for block in batch.blocks())
+def gradient(policy: MLPPolicy, kind: Surrogate, params: Params, batch: Batch) -> Params:
+    """Returns the gradient of every task's inner loss at its own parameters, each (n, *shape)."""
+    return total(LossAt(policy, kind, params, block).gradient for block in batch.split_blocks())
 
 
 @dataclass(frozen=True)
 class Tape:
-    """The inner steps of a chunk of tasks, with what products with their Jacobian need.
+    """The inner steps of a chunk of tasks, for products with their Jacobian.
 
     Attributes:
         points: theta_0 .. theta_K, leaves, each value (n, *shape).
-        gradients: grad L_k at theta_k for k < K.
-        losses: L_k at theta_k for k < K as a sum over blocks of episodes, where products are wanted.
+        gradients: grad L_k at theta_k for k < K; empty if the points were known.
+        losses: L_k at theta_k for k < K, each as blocks of episodes to be summed; empty if no
+            products are needed.
         step_sizes: alpha_0 .. alpha_{K-1}.
     """
 
@@ -36,40 +38,40 @@ class Tape:
     losses: Sequence[Sequence[LossAt]]
     step_sizes: Sequence[float]
 
-    def jacobian(self, vector: Params) -> Params:
-        """J v for v with values (n, *shape)."""
+    def jvp(self, vector: Params) -> Params:
+        """Returns J v for v with values (n, *shape)."""
         for blocks, step_size in zip(self.losses, self.step_sizes, strict=False):
-            vector = _factor(blocks, step_size, vector)
+            vector = _multiply_factor(blocks, step_size, vector)
         return vector
 
-    def transposed(self, vector: Params) -> Params:
-        """J^T u for u with values (n, *shape)."""
+    def vjp(self, vector: Params) -> Params:
+        """Returns J^T u for u with values (n, *shape)."""
         for blocks, step_size in reversed(list(zip(self.losses, self.step_sizes, strict=False))):
-            vector = _factor(blocks, step_size, vector)
+            vector = _multiply_factor(blocks, step_size, vector)
         return vector
 
 
-def _factor(blocks: Sequence[LossAt], step_size: float, vector: Params) -> Params:
-    """(I - alpha H_k) v; H_k is symmetric."""
-    product = total(block.hessian(vector) for block in blocks)
+def _multiply_factor(blocks: Sequence[LossAt], step_size: float, vector: Params) -> Params:
+    """Returns (I - alpha H_k) v; H_k is symmetric."""
+    product = total(block.hvp(vector) for block in blocks)
     return {n: torch.sub(v, product[n], alpha=step_size) for n, v in vector.items()}
 
 
 def inner_steps(
-    policy: AnyPolicy,
+    policy: MLPPolicy,
     kind: Surrogate,
     params: Params,
     batches: Sequence[Batch],
     step_sizes: Sequence[float],
 ) -> Tape:
-    """Takes one gradient step a batch on every task at once.
+    """Takes one gradient step for each batch, on every task at once.
 
     Args:
         policy: The policy.
         kind: The surrogate.
         params: theta_0, each value (n, *shape).
-        batches: The tasks' own rollouts, one a step; batch k was drawn with theta_k.
-        step_sizes: alpha of each step, as many as batches [parameter units per unit gradient].
+        batches: The tasks' own rollouts, one for each step; batch k was sampled with theta_k.
+        step_sizes: alpha of each step [parameter units per unit gradient].
 
     Returns:
         The tape without losses; its last point is theta_K.
@@ -78,35 +80,34 @@ def inner_steps(
     """
     points, gradients = [leaves(params)], []
     for batch, step_size in zip(batches, step_sizes, strict=True):
-        slope = gradient(policy, kind, points[-1], batch)
-        gradients.append(slope)
-        points.append(leaves({n: p.detach() - step_size * slope[n] for n, p in points[-1].items()}))
+        step = gradient(policy, kind, points[-1], batch)
+        gradients.append(step)
+        points.append(leaves({n: p.detach() - step_size * step[n] for n, p in points[-1].items()}))
     return Tape(points, gradients, (), step_sizes)
 
 
-def linearised_at(
-    policy: AnyPolicy,
+def linearise(
+    policy: MLPPolicy,
     kind: Surrogate,
     points: Sequence[Params],
     batches: Sequence[Batch],
     step_sizes: Sequence[float],
 ) -> Tape:
-    """Builds the tape at known points theta_0 .. theta_K, with Hessians from batches that may be a share of the data.
+    """Builds the tape at known points, with Hessians from batches that may be subsampled.
 
     Args:
         policy: The policy.
         kind: The surrogate.
         points: theta_0 .. theta_K, each value (n, *shape).
-        batches: One a step, K of them.
+        batches: One for each step, K of them.
         step_sizes: alpha of each step.
 
     Returns:
-        The tape, for products only.
+        The tape with losses.
     """
     own = [leaves(point) for point in points]
     losses = [
-        [LossAt(policy, kind, point, block) for block in batch.blocks()]
+        [LossAt(policy, kind, point, block) for block in batch.split_blocks()]
         for point, batch in zip(own, batches, strict=False)
     ]
-    gradients = [total(block.gradient for block in blocks) for blocks in losses]
-    return Tape(own, gradients, losses, step_sizes)
+    return Tape(own, (), losses, step_sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,29 +14,40 @@ from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import advantages
-from metarl.functional.params import check_finite, check_gradient, flatten, repeat, unflatten
-from metarl.functional.running_moments import Moments, scaled
-from metarl.functional.trust_region import SearchResult, line_search, natural_step
+from metarl.functional.params import (
+    check_finite,
+    check_gradient,
+    check_state,
+    flatten,
+    repeat,
+    unflatten,
+)
+from metarl.functional.ppo import check_ratio, ratio_error
+from metarl.functional.running_moments import Moments, normalize
+from metarl.functional.trust_region import Product, SearchResult, line_search, natural_step
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.gauss_newton import AdaptedTasks, gauss_newton
-from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, linearised_at
+from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, linearise
 from metarl.learners.maml.surrogates import Batch
-from metarl.networks.policies import CategoricalMLP, GaussianMLP, Law
+from metarl.networks.distributions import build_distribution
+from metarl.networks.mlp import TanhMLP
+from metarl.networks.policies import MLPPolicy
 
 MAX_RATIO_ERROR = 1e-3
-"""Largest |ratio - 1| of acting and learning: with sigma = 0.05 and eight actions float32 alone gives 1e-4."""
+"""Largest |ratio - 1| between acting and learning. Rounding in float32 alone gives 1e-4 for
+sigma = 0.05 and eight action dimensions."""
 
 
 @dataclass(frozen=True)
 class MamlContext:
-    """What MAML has made of each task so far.
+    """Adapted parameters of each task, and what the update needs of the adaptations.
 
     Attributes:
         params: theta_k, each value (N, *shape), on the learner's device.
-        acting: The same on the CPU; with it what acting needs that is the same at every control step.
-        points: theta_0 .. theta_k.
-        batches: The rollouts adapted to, k of them.
-        explained: Share of the returns' variance that the baseline explains, for each.
+        acting: The same on the CPU, and values precomputed for sampling.
+        points: theta_0 .. theta_{k-1}.
+        batches: The k rollouts that the tasks were adapted to.
+        explained: Fraction of the returns' variance that the baseline explains, for each of them.
     """
 
     params: Params
@@ -46,29 +57,29 @@ class MamlContext:
     explained: tuple[float, ...] = ()
 
     def slice_tasks(self, start: int, stop: int) -> MamlContext:
-        """The same for acting in the tasks start..stop alone, as views; acting leaves it as it is."""
+        """Returns what acting in the tasks start..stop needs, as views."""
         return MamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A slice of the tasks with the adapted policy of the sampling parameters.
+    """A slice of the tasks with the policies that sampled their rollouts.
 
     Attributes:
         start: First task.
         stop: One past the last task.
-        old: What the policy that sampled the last rollout made of its observations (n, E * T, S).
         points: theta_0 .. theta_K of these tasks.
+        output: Of the network at theta_K on the last rollout (n, E * T, A).
     """
 
     start: int
     stop: int
-    old: Law
     points: tuple[Params, ...]
+    output: Tensor
 
 
 class MamlTrpo:
-    """Meta-learns an initialisation from which a few gradient steps on a task's own rollouts lead to a good policy.
+    """Meta-learns initial parameters that a few gradient steps adapt to a new task.
 
     Args:
         config: Settings.
@@ -79,11 +90,19 @@ class MamlTrpo:
         num_threads: Threads over tasks on the CPU; results do not depend on it.
         discrete: Actions are one-hot rows of A alternatives.
 
-    Source: Finn et al. 2017 (arXiv:1703.03400) with the corrections listed in the README.
+    Source: Finn et al. 2017 (arXiv:1703.03400). Differences:
+
+    * The inner loss is the likelihood ratio to the stored log-probabilities (`surrogate_loss`),
+      whose second derivative gives an unbiased meta-gradient; that of log pi * A does not.
+    * The curvature is a Gauss-Newton product (`gauss_newton`) on a fraction of the states, not a
+      double backward pass through the KL divergence.
+    * Advantages are standardised within a task; constant ones become zeros.
+    * An episode whose simulation failed is cut at the step before, and its return is left out of
+      the baseline's fit.
     """
 
     pools_episodes = True
-    """A task's E episodes are one batch of experience: every adaptation learns from all of them."""
+    """An adaptation learns from all E episodes of a task."""
 
     def __init__(
         self,
@@ -97,24 +116,21 @@ class MamlTrpo:
         discrete: bool = False,
     ):
         self.config = config
-        sizes = obs_size, action_size, config.hidden_sizes
-        start = stream(seed, "init")
-        if discrete:
-            self.policy = CategoricalMLP(*sizes)
-            initial = self.policy.initial(start, config.output_gain)
-        else:
-            self.policy = GaussianMLP(*sizes, config.min_log_std)
-            initial = self.policy.initial(start, config.initial_log_std, config.output_gain)
+        log_std = config.initial_log_std, config.min_log_std
+        distribution = build_distribution(discrete, *log_std)
+        network = TanhMLP(obs_size, action_size, config.hidden_sizes)
+        self.policy = MLPPolicy(network, distribution)
+        initial = self.policy.initial(stream(seed, "init"), config.output_gain)
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         self._cpu_threads = num_threads
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
         self.updates = 0
-        self._moments = Moments.none(obs_size) if config.normalize_obs else None
+        self._moments = Moments.initial(obs_size) if config.normalize_obs else None
         self._scale = self._moments.scale() if self._moments else None
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MamlContext:
-        """The context before any experience: theta for every task."""
+        """Returns the context before any experience: theta for every task."""
         del num_episodes, rngs
         return self._context(repeat(self.params, num_tasks))
 
@@ -127,19 +143,20 @@ class MamlTrpo:
         *,
         explore: bool,
     ) -> tuple[Action, MamlContext]:
-        """Draws actions (N, E, A) for obs (N, E, S), or takes the likeliest; the context stays as it is."""
+        """Samples actions (N, E, A) for obs (N, E, S), or takes the mode; keeps the context."""
         del feedback
-        obs = scaled(obs, self._scale) if self._scale else obs
-        output = self.policy.outputs(context.acting, obs)
+        distribution = self.policy.distribution
+        obs = normalize(obs, self._scale) if self._scale else obs
+        output = self.policy.network.outputs(context.acting, obs)
         if not explore:
-            return Action(self.policy.mode(output), torch.zeros(output.shape[:2])), context
-        return Action(*self.policy.draw(context.acting, output, noise)), context
+            return Action(distribution.mode(output), torch.zeros(output.shape[:2])), context
+        return Action(*distribution.sample_precomputed(context.acting, output, noise)), context
 
     def adapt(self, context: MamlContext, rollout: Rollout, rngs: TaskRngs) -> MamlContext:
-        """Takes one gradient step on every task's share of the rollout.
+        """Takes one gradient step on every task.
 
         Raises:
-            FloatingPointError: A gradient or a result is not finite; names the task and the parameter.
+            FloatingPointError: A gradient or a result is not finite; names task and parameter.
             ValueError: A task has no valid step.
         """
         del rngs
@@ -149,16 +166,15 @@ class MamlTrpo:
 
         def step(bounds: tuple[int, int]) -> Tape:
             params = {n: v[slice(*bounds)] for n, v in context.params.items()}
-            own = [batch.tasks(*bounds)]
+            own = [batch.slice_tasks(*bounds)]
             tape = inner_steps(self.policy, self.config.surrogate, params, own, [step_size])
-            for slope in tape.gradients:
-                check_gradient(slope, bounds[0])
+            for step_gradient in tape.gradients:
+                check_gradient(step_gradient, bounds[0])
             return tape
 
         tapes = map_chunks(step, self._bounds(len(batch.obs)), self._num_threads)
-        adapted = {
-            n: torch.cat([tape.points[-1][n].detach() for tape in tapes]) for n in context.params
-        }
+        last = [tape.points[-1] for tape in tapes]
+        adapted = {n: torch.cat([point[n].detach() for point in last]) for n in context.params}
         check_finite(adapted, 0, f"{{}} is not finite after adapting to rollout {k}")
         return self._context(
             adapted,
@@ -170,10 +186,11 @@ class MamlTrpo:
     def update(
         self, context: MamlContext, rollouts: Sequence[Rollout], tasks: np.ndarray
     ) -> Metrics:
-        """One TRPO step on the return after adaptation, differentiated through the adaptation.
+        """Takes a TRPO step on the return after adaptation, differentiated through the adaptation.
 
         Raises:
-            FloatingPointError: A gradient is not finite, or the policy that learns is not the one that acted.
+            FloatingPointError: A gradient is not finite, or the recomputed policy is not the one
+                that sampled. Like any exception, it leaves the learner unchanged.
         """
         del tasks
         final, explained = self._batch(rollouts[-1])
@@ -184,170 +201,156 @@ class MamlTrpo:
             self._bounds(len(final.obs)),
             self._num_threads,
         )
-        ratio_error = self._ratio_error(chunks, final, rollouts[-1])
+        error = check_ratio(self._ratio_error(chunks, final), MAX_RATIO_ERROR)
         outer = self._meta_gradient(chunks, batches)
+        settings = {"iterations": self.config.cg_iterations, "damping": self.config.cg_damping}
         product = self._curvature(chunks, batches)
-        proposal = natural_step(
-            product,
-            outer,
-            self.max_kl(),
-            iterations=self.config.cg_iterations,
-            damping=self.config.cg_damping,
-        )
-        result = SearchResult(0.0, 0.0, 0.0, 0)
+        proposal = natural_step(product, outer, self.max_kl(), **settings)
+        params, result = self.params, SearchResult(0.0, 0.0, 0.0, 0)
         if proposal.step is not None:
             result = self._search(proposal.step, chunks, batches)
             if result.scale > 0.0:
-                self.params = self._moved(proposal.step, result.scale)
-        max_kl = self.max_kl()
-        self.updates += 1
-        self._see(rollouts)
-        return {
+                params = self._add_step(proposal.step, result.scale)
+        moments = self._merge_obs(rollouts)
+        metrics = {
             "kl": result.kl,
-            "update/max_kl": max_kl,
+            "update/max_kl": self.max_kl(),
             "update/gain": result.gain,
             "update/predicted_gain": proposal.predicted_gain,
             "update/step_scale": result.scale,
             "update/rejected": float(result.scale == 0.0),
             "update/line_search_tries": float(result.tried),
             "update/gradient_norm": float(outer.double().norm()),
-            "update/ratio_error": ratio_error,
-            **self.policy.figures(self.params, context.params),
+            "update/ratio_error": error,
+            **self._distribution_metrics(params, context.params),
             "baseline/explained_pre": context.explained[0] if context.explained else explained,
             "baseline/explained_post": explained,
         }
+        # last, so that an exception above leaves the learner unchanged
+        scale = moments.scale() if moments else None
+        self.params, self.updates = params, self.updates + 1
+        self._moments, self._scale = moments, scale
+        return metrics
 
     def step_sizes(self, num_steps: int) -> list[float]:
-        """alpha of each adaptation step: inner_lr, then later_lr of it, then shorter by later_decay each time."""
-        config = self.config
-        later = config.inner_lr * config.later_lr
-        steps = [config.inner_lr, *(later * config.later_decay**k for k in range(num_steps - 1))]
-        return steps[:num_steps]
+        """Returns alpha of each adaptation step.
+
+        inner_lr, then inner_lr * later_lr, then later_decay times the previous one.
+        """
+        first, decay = self.config.inner_lr, self.config.later_decay
+        later = first * self.config.later_lr
+        return [first, *(later * decay**k for k in range(num_steps - 1))][:num_steps]
 
     def max_kl(self) -> float:
-        """Radius of the next update's trust region [nats], halved every `kl_halving` updates."""
+        """Returns the next update's trust region [nats]; it halves in `kl_halving` updates."""
         halving = self.config.kl_halving
         return self.config.max_kl * (0.5 ** (self.updates / halving) if halving else 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """theta and the number of updates, on the CPU."""
+        """Returns theta, the observation moments and the number of updates, on the CPU."""
         params = {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}
         scale = self._moments.state("obs") if self._moments else {}
         return {**params, **scale, "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over theta.
+        """Restores a state_dict().
 
         Raises:
-            ValueError: A parameter is missing or has another shape; names it.
+            ValueError: A tensor is missing or has another shape; names it. The learner is
+                unchanged.
         """
-        loaded: Params = {}
-        for name, value in self.params.items():
-            found = state.get(f"policy/{name}")
-            if found is None or found.shape != value.shape:
-                had = "missing" if found is None else f"of shape {tuple(found.shape)}"
-                raise ValueError(f"parameter {name!r} is {had}, wanted {tuple(value.shape)}")
-            loaded[name] = found.to(self.device, value.dtype).clone()
-        updates = state.get("updates")
-        if updates is None or updates.shape != ():
-            raise ValueError("'updates' is missing or no single number")
-        moments = self._loaded_moments(state)
-        self.params, self.updates, self._moments = loaded, int(updates), moments
-        self._scale = moments.scale() if moments else None
+        check_state(state, self.state_dict())
+        params = {
+            name: state[f"policy/{name}"].to(self.device, value.dtype, copy=True)
+            for name, value in self.params.items()
+        }
+        moments = Moments.of(state, "obs") if self._moments else None
+        scale = moments.scale() if moments else None
+        self.params, self.updates = params, int(state["updates"])
+        self._moments, self._scale = moments, scale
 
-    def _loaded_moments(self, state: Mapping[str, Tensor]) -> Moments | None:
-        if self._moments is None:
-            return None
-        for name, value in self._moments.state("obs").items():
-            if name not in state or state[name].shape != value.shape:
-                raise ValueError(f"{name!r} is missing or not {tuple(value.shape)}")
-        return Moments.of(state, "obs")
-
-    # --- pieces of the update, in the order of use ---------------------------------------------------------------
+    # --- pieces of the update, in the order of use -----------------------------------------------
 
     def _context(self, params: Params, **rest: tuple) -> MamlContext:
         acting = {n: v.cpu() for n, v in params.items()}
-        return MamlContext(params, {**acting, **self.policy.acting(acting)}, **rest)
+        acting.update(self.policy.distribution.precompute(acting))
+        return MamlContext(params, acting, **rest)
 
     def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
         settings = self.config.discount, self.config.gae_lambda
         advantage, explained = advantages(rollout, *settings, num_threads=self._cpu_threads)
         if self._scale:
-            rollout = replace(rollout, obs=scaled(rollout.obs, self._scale))
+            rollout = replace(rollout, obs=normalize(rollout.obs, self._scale))
         return Batch.of(rollout, advantage, self.device), explained
 
-    def _see(self, rollouts: Sequence[Rollout]) -> None:
-        """Takes the observations of a trial into the scale of those to come."""
-        if self._moments:
+    def _merge_obs(self, rollouts: Sequence[Rollout]) -> Moments | None:
+        """Returns the observation moments for the next iteration."""
+        moments = self._moments
+        if moments:
             for rollout in rollouts:
-                self._moments = self._moments.merged(rollout.obs[rollout.valid])
-            self._scale = self._moments.scale()
+                moments = moments.merge(rollout.obs[rollout.valid])
+        return moments
 
     def _bounds(self, num_tasks: int) -> list[tuple[int, int]]:
         size = self.config.task_chunk
-        if size == 0:  # one task's activations stay in a CPU's cache; a GPU wants all of them
+        if size == 0:  # one task's activations fit into a CPU's cache; a GPU is faster with all
             size = 1 if self.device.type == "cpu" else num_tasks
         return [(i, min(i + size, num_tasks)) for i in range(0, num_tasks, size)]
 
     def _chunk(self, bounds: tuple[int, int], points: Sequence[Params], final: Batch) -> _Chunk:
         own = tuple({n: v[slice(*bounds)] for n, v in point.items()} for point in points)
-        output = self.policy.outputs(own[-1], final.tasks(*bounds).obs.flatten(1, 2))
-        return _Chunk(*bounds, self.policy.law(own[-1], output), own)
+        obs = final.slice_tasks(*bounds).obs.flatten(1, 2)
+        return _Chunk(*bounds, own, self.policy.network.outputs(own[-1], obs))
 
-    def _ratio_error(self, chunks: Sequence[_Chunk], final: Batch, rollout: Rollout) -> float:
-        worst = 0.0
-        for chunk in chunks:
-            own = final.tasks(chunk.start, chunk.stop)
-            now = self.policy.log_prob(chunk.old, own.action.flatten(1, 2))
-            then = rollout.log_prob[chunk.start : chunk.stop].to(self.device).flatten(1)
-            error = ((now - then).expm1() * own.valid.flatten(1)).abs().max()
-            worst = max(worst, float(error.nan_to_num(nan=float("inf"))))
-        if worst > MAX_RATIO_ERROR:
-            raise FloatingPointError(
-                f"the policy that learns is not the policy that acted: |ratio - 1| = {worst:.2g}"
-            )
-        return worst
+    def _ratio_error(self, chunks: Sequence[_Chunk], final: Batch) -> float:
+        def compare(chunk: _Chunk) -> float:
+            own = final.slice_tasks(chunk.start, chunk.stop)
+            log_ratio = self._old_log_prob(chunk, own) - own.log_prob.flatten(1)
+            return ratio_error(log_ratio, own.valid.flatten(1).bool())
+
+        return max(map(compare, chunks))
+
+    def _old_log_prob(self, chunk: _Chunk, final: Batch) -> Tensor:
+        """Returns log-probabilities (n, E * T) under the policy that sampled the last rollout."""
+        actions = final.action.flatten(1, 2)
+        return self.policy.distribution.log_prob(chunk.points[-1], chunk.output, actions)
 
     def _meta_gradient(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]) -> Tensor:
-        """Ascent direction (P,): mean over tasks of J_i^T grad[ratio * A] at the adapted parameters."""
+        """Returns the mean over tasks of J_i^T grad[ratio * A] at the adapted parameters (P,)."""
 
-        def one(chunk: _Chunk) -> Tensor:
-            own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
+        def sum_chunk(chunk: _Chunk) -> Tensor:
+            own = [batch.slice_tasks(chunk.start, chunk.stop) for batch in batches]
             tape = self._tape(chunk, own[:-1])
-            # acting and learning agree: the ratio starts at 1, where the gradient is that of log pi * A
+            # the ratio is 1 here, so its gradient is that of log pi
             last = gradient(self.policy, "loglik", tape.points[-1], own[-1])
-            slope = tape.transposed({n: -last[n] for n in self.params})
-            check_gradient(slope, chunk.start)
-            return flatten({n: v.sum(dim=0) for n, v in slope.items()})
+            ascent = tape.vjp({n: -last[n] for n in self.params})
+            check_gradient(ascent, chunk.start)
+            return flatten({n: v.sum(dim=0) for n, v in ascent.items()})
 
-        parts = map_chunks(one, chunks, self._num_threads)
-        return torch.stack(parts).sum(dim=0) / len(batches[0].obs)
+        sums = map_chunks(sum_chunk, chunks, self._num_threads)
+        return torch.stack(sums).sum(dim=0) / len(batches[0].obs)
 
     def _tape(self, chunk: _Chunk, batches: Sequence[Batch]) -> Tape:
         steps = [] if self.config.first_order else batches
-        config = self.config
-        return linearised_at(
-            self.policy, config.surrogate, chunk.points, steps, self.step_sizes(len(steps))
-        )
+        sizes = self.step_sizes(len(steps))
+        return linearise(self.policy, self.config.surrogate, chunk.points, steps, sizes)
 
-    def _curvature(
-        self, chunks: Sequence[_Chunk], batches: Sequence[Batch]
-    ) -> Callable[[Tensor], Tensor]:
-        """The Gauss-Newton product of flat vectors (P,), on every stride-th state."""
+    def _curvature(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]) -> Product:
+        """Returns the Gauss-Newton product of flat vectors (P,), on every stride-th state."""
         stride = max(1, round(1.0 / self.config.curvature_fraction))
-        # dice couples the steps of an episode, so it can leave out whole episodes only
+        # dice couples the steps of an episode, so only whole episodes can be left out
         whole = self.config.surrogate == "dice"
 
         @torch.no_grad()
         def prepare(chunk: _Chunk) -> AdaptedTasks:
             own = [
-                batch.tasks(chunk.start, chunk.stop).share(stride, whole_episodes=whole)
+                batch.slice_tasks(chunk.start, chunk.stop).subsample(stride, whole_episodes=whole)
                 for batch in batches
             ]
             return AdaptedTasks.of(self.policy, self._tape(chunk, own[:-1]), own[-1])
 
-        parts = map_chunks(prepare, chunks, self._num_threads)
-        return gauss_newton(self.policy, self.params, parts, num_threads=self._num_threads)
+        adapted = map_chunks(prepare, chunks, self._num_threads)
+        return gauss_newton(self.policy, self.params, adapted, num_threads=self._num_threads)
 
     def _search(
         self, step: Tensor, chunks: Sequence[_Chunk], batches: Sequence[Batch]
@@ -355,42 +358,42 @@ class MamlTrpo:
         num_tasks = len(batches[0].obs)
 
         def evaluate(scale: float) -> tuple[float, float]:
-            params = self._moved(step, scale)
+            params = self._add_step(step, scale)
 
-            def one(chunk: _Chunk) -> tuple[float, float]:
+            def sum_chunk(chunk: _Chunk) -> tuple[float, float]:
                 return self._objective(params, chunk, batches)
 
-            parts = map_chunks(one, chunks, self._num_threads)
-            return tuple(sum(column) / num_tasks for column in zip(*parts, strict=True))
+            sums = map_chunks(sum_chunk, chunks, self._num_threads)
+            return tuple(sum(column) / num_tasks for column in zip(*sums, strict=True))
 
-        start = sum(float((b.advantage * b.weight).sum()) for b in batches[-1:]) / num_tasks
-        return line_search(
-            evaluate,
-            start,
-            self.max_kl(),
-            decay=self.config.line_search_decay,
-            max_tries=self.config.line_search_steps,
-        )
+        # the objective before the step, where the ratio is 1
+        start = float((batches[-1].advantage * batches[-1].weight).sum()) / num_tasks
+        decay, tries = self.config.line_search_decay, self.config.line_search_steps
+        return line_search(evaluate, start, self.max_kl(), decay=decay, max_tries=tries)
 
     def _objective(
         self, params: Params, chunk: _Chunk, batches: Sequence[Batch]
     ) -> tuple[float, float]:
-        """Sums over a chunk's tasks of the surrogate and of the KL divergence to the sampling policy, after adapting."""
-        own = [batch.tasks(chunk.start, chunk.stop) for batch in batches]
-        repeated = repeat(params, chunk.stop - chunk.start)
-        config = self.config
-        tape = inner_steps(
-            self.policy, config.surrogate, repeated, own[:-1], self.step_sizes(len(own) - 1)
-        )
+        """Adapts from params; sums surrogate and KL divergence to the sampling policies by task."""
+        own = [batch.slice_tasks(chunk.start, chunk.stop) for batch in batches]
+        repeated, sizes = repeat(params, chunk.stop - chunk.start), self.step_sizes(len(own) - 1)
+        tape = inner_steps(self.policy, self.config.surrogate, repeated, own[:-1], sizes)
         final, point = own[-1], tape.points[-1]
+        network, distribution = self.policy.network, self.policy.distribution
         with torch.no_grad():
-            law = self.policy.law(point, self.policy.outputs(point, final.obs.flatten(1, 2)))
-            actions, weight = final.action.flatten(1, 2), final.weight.flatten(1)
-            new, old = (self.policy.log_prob(each, actions) for each in (law, chunk.old))
-            gain = ((new - old).exp() * final.advantage.flatten(1) * weight).sum()
-            kl = self.policy.kl_divergence(chunk.old, law)
+            output = network.outputs(point, final.obs.flatten(1, 2))
+            new = distribution.log_prob(point, output, final.action.flatten(1, 2))
+            ratio, weight = (new - self._old_log_prob(chunk, final)).exp(), final.weight.flatten(1)
+            gain = (ratio * final.advantage.flatten(1) * weight).sum()
+            kl = distribution.kl_divergence(chunk.points[-1], chunk.output, point, output)
         return float(gain), float((kl * weight).sum())
 
-    def _moved(self, step: Tensor, scale: float) -> Params:
+    def _add_step(self, step: Tensor, scale: float) -> Params:
         change = unflatten(step, self.params)
         return {n: v + scale * change[n] for n, v in self.params.items()}
+
+    def _distribution_metrics(self, params: Params, adapted: Params) -> Metrics:
+        """Returns means of the distribution's own parameters before and after adaptation."""
+        metrics = self.policy.distribution.metrics
+        before = {f"policy/{n}": v for n, v in metrics(params).items()}
+        return before | {f"policy/{n}_adapted": v for n, v in metrics(adapted).items()}

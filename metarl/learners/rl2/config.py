@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
+from metarl.core.ranges import require_range
 
 
 @dataclass(frozen=True)
@@ -14,18 +15,19 @@ class Rl2Config:
     """Settings of RL^2."""
 
     memory: Literal["gru", "lstm", "transformer"] = "gru"
-    """What lives through the trial: a gated recurrent unit, a long short-term memory, or causal attention."""
+    """Kind of memory: a gated recurrent unit, a long short-term memory, or causal attention."""
 
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""
 
     value_memory: Literal["shared", "own"] = "shared"
-    """Whether the value reads the policy's memory or has one of its own, of the same kind and size. Its loss then no longer
-    shapes what the policy remembers; an update takes up to twice the time, acting the same. On navigation-2d it explained more of
-    the returns, 0.82 instead of 0.77 at 0.6 M steps, and the policy learned no faster (one seed)."""
+    """The value reads the policy's memory (shared) or a second one of the same kind and size (own).
+    With own, the value loss does not change what the policy remembers, and an update takes up to
+    twice the time. On navigation-2d, own explained more of the returns (0.82 instead of 0.77 at
+    0.6 M steps), and the policy learned no faster (one seed)."""
 
     hidden_size: int = 64
-    """Units of the tanh layers between memory and action, and memory and value, >= 1."""
+    """Units of the tanh layers between memory and action, and between memory and value, >= 1."""
 
     lr: float = 1e-3
     """Step size of Adam, > 0 (ProMP's RL^2)."""
@@ -37,14 +39,14 @@ class Rl2Config:
     """Minibatches of whole trials in a pass, >= 1."""
 
     clip: float = 0.2
-    """Half width of the interval of the probability ratio, > 0 (Schulman et al. 2017)."""
+    """Half width of the clipping interval of the probability ratio, > 0 (Schulman et al. 2017)."""
 
     max_kl: float = 0.0
-    """Divergence from the policy that acted after which no further pass is made [nats]; 0 makes all passes, for 0.03 ended
-    most updates of navigation-2d after one or two."""
+    """KL divergence from the sampling policy after which an update ends early [nats], >= 0; 0 makes
+    all passes. The limit 0.03 ended most updates on navigation-2d after one or two passes."""
 
     max_gradient: float = 1.0
-    """Longer gradients are shortened to this norm, > 0."""
+    """Longer gradients are scaled down to this norm, > 0."""
 
     value_weight: float = 0.5
     """Weight of the value's squared error [in variances of the returns], >= 0."""
@@ -53,46 +55,45 @@ class Rl2Config:
     """Weight of the policy's entropy [1 / nats], >= 0."""
 
     discount: float = 0.99
-    """Discount gamma of one environment step, through the ends of episodes, in [0, 1]."""
+    """Discount gamma of one environment step, across the ends of episodes, in [0, 1]."""
 
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation over the trial, in [0, 1]."""
 
     truncation: int = 0
-    """Steps that gradients go back in time; 0 takes the whole trial."""
+    """Steps that gradients go back in time, >= 0; 0 means the whole trial."""
 
     initial_log_std: float = 0.0
-    """Log of the action noise at the start [log of policy output units], >= min_log_std. No more than the log of the range to
-    which an environment clips actions: larger noise makes means far outside it pay, where neither mean nor noise still learns."""
+    """Log of the action noise at the start [log of policy output units], >= min_log_std. It should
+    not exceed the log of the range to which an environment clips actions. Larger noise favours
+    means far outside the range, where neither mean nor noise has a gradient."""
 
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units]."""
 
     def __post_init__(self) -> None:
-        """Refuses values outside the ranges above.
+        """Checks the ranges above.
 
         Raises:
-            ConfigError: Names the field, its value and the cure.
+            ConfigError: Names the field, its value and what it must be.
         """
-
-        def check(name: str, ok: bool, cure: str) -> None:
-            require(ok, f"learner.{name}", getattr(self, name), cure)
-
-        check("memory", self.memory in ("gru", "lstm", "transformer"), "gru, lstm or transformer")
-        for name in ("memory_size", "hidden_size", "epochs", "minibatches"):
-            check(name, getattr(self, name) >= 1, "at least 1")
-        check("value_memory", self.value_memory in ("shared", "own"), "shared or own")
-        attends = self.memory == "transformer"
-        check("memory_size", not attends or self.memory_size % 4 == 0, "a multiple of 4 heads")
-        check("truncation", self.truncation >= 0, "at least 0")
-        check("truncation", not (attends and self.truncation), "0: attention is never truncated")
-        for name in ("lr", "clip", "max_gradient"):
-            check(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
-        for name in ("max_kl", "value_weight", "entropy_weight"):
-            check(name, 0 <= getattr(self, name) < math.inf, "a finite number >= 0")
-        for name in ("discount", "gae_lambda"):
-            check(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        check("min_log_std", math.isfinite(self.min_log_std), "a finite number")
-        low = self.min_log_std
-        ok = low <= self.initial_log_std < math.inf
-        check("initial_log_std", ok, f"finite and >= learner.min_log_std = {low}")
+        known = self.memory in ("gru", "lstm", "transformer")
+        require(known, "learner.memory", self.memory, "gru, lstm or transformer")
+        known = self.value_memory in ("shared", "own")
+        require(known, "learner.value_memory", self.value_memory, "shared or own")
+        for hint, names in (
+            ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
+            ("at least 0", ("truncation",)),
+            ("a finite number > 0", ("lr", "clip", "max_gradient")),
+            ("a finite number >= 0", ("max_kl", "value_weight", "entropy_weight")),
+            ("in [0, 1]", ("discount", "gae_lambda")),
+            ("a finite number", ("min_log_std",)),
+        ):
+            require_range(self, "learner", names, hint)
+        if self.memory == "transformer":
+            size, steps = self.memory_size, self.truncation
+            require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
+            require(steps == 0, "learner.truncation", steps, "0: attention is never truncated")
+        low, value = self.min_log_std, self.initial_log_std
+        hint = f"finite and >= learner.min_log_std = {low}"
+        require(low <= value < math.inf, "learner.initial_log_std", value, hint)

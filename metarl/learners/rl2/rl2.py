@@ -1,4 +1,4 @@
-"""RL^2: a memory that lives through the whole trial learns to adapt; recurrent PPO is the outer optimiser."""
+"""RL^2: a policy with a memory over the whole trial, trained by recurrent PPO."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.ppo import approximate_kl, clipped_loss, clipped_share
-from metarl.functional.running_moments import Moments, scaled
+from metarl.functional.params import check_state
+from metarl.functional.ppo import (
+    approximate_kl,
+    check_ratio,
+    clip_indicator,
+    clipped_loss,
+    ratio_error,
+)
+from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.networks.actor_critic import MemoryActorCritic
-from metarl.networks.memory import State, joined
+from metarl.networks.distributions import build_distribution
+from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
 
 MAX_RATIO_ERROR = 1e-4
-"""Largest |ratio - 1| of acting and learning before the first step of an update."""
+"""Largest |ratio - 1| between acting and learning before the first step of an update."""
 
 SHARD_ROWS = 32
-"""Trials whose gradient is taken at once on a CPU: few enough for every core to have a share."""
+"""Trials whose gradient is computed at once on a CPU: few enough to give every core a shard."""
 
 
 @dataclass(frozen=True)
 class Rl2Context:
-    """What RL^2 has lived through in each trial, and what it will be told at the next step.
+    """Memory of each trial, and the memory's next inputs beside the observation.
 
     Attributes:
-        state: Of the memory, rows (N * E) first.
-        action: The action before (N, E, A); 0 at the start of a trial and after a fault.
-        reward: The raw reward that followed it (N, E).
-        done: 1 at the first step of a later episode (N, E), else 0.
+        state: Of the memory, with rows (N * E) first.
+        action: Previous action (N, E, A); 0 at the start of a trial and after a failed simulation.
+        reward: Raw reward of the previous action (N, E).
+        done: 1 at the first step of an episode after the trial's first one (N, E), else 0.
     """
 
     state: State
@@ -46,7 +54,7 @@ class Rl2Context:
     done: Tensor
 
     def slice_tasks(self, start: int, stop: int) -> Rl2Context:
-        """The context of the tasks start..stop alone, as views."""
+        """Returns the context of the tasks start..stop, as views."""
         episodes = self.reward.shape[1]
         state = tuple(part[start * episodes : stop * episodes] for part in self.state)
         own = (part[start:stop] for part in (self.action, self.reward, self.done))
@@ -54,15 +62,15 @@ class Rl2Context:
 
     @classmethod
     def join(cls, parts: Sequence[Rl2Context]) -> Rl2Context:
-        """The context of all tasks from those of neighbouring shares."""
-        state = joined([part.state for part in parts])
+        """Returns the context of all tasks from those of neighbouring slices."""
+        state = join_states([part.state for part in parts])
         rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
         return Rl2Context(state, *map(torch.cat, rest))
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Trials with what PPO needs of them.
+    """Trials with the quantities that PPO needs.
 
     Attributes:
         steps: The trials.
@@ -77,12 +85,13 @@ class _Batch:
     target: Tensor
 
     def rows(self, index: Tensor) -> _Batch:
+        """Returns the trials of the rows index (B,)."""
         parts = (self.inputs, self.advantage, self.target)
         return _Batch(self.steps.rows(index), *(part[:, index] for part in parts))
 
 
 class Rl2:
-    """Meta-learns a policy with memory, which adapts by acting: no gradient is taken on a new task.
+    """Meta-learns a policy with a memory, which adapts by acting, without gradients on a new task.
 
     Args:
         config: Settings.
@@ -97,7 +106,7 @@ class Rl2:
     """
 
     pools_episodes = False
-    """The E episodes of a task are trials of their own: none learns from another."""
+    """The E episodes of a task are independent trials."""
 
     def __init__(
         self,
@@ -117,20 +126,21 @@ class Rl2:
             # TF32 in cuDNN's recurrent networks, on by default, breaks the probability ratio
             torch.backends.cudnn.allow_tf32 = False
         sizes = obs_size, action_size, config.memory_size, config.hidden_size
-        with torch.random.fork_rng(devices=[]):  # torch initialises once, we do it again
-            log_std = config.initial_log_std, config.min_log_std
-            own = config.value_memory == "own"
-            policy = MemoryActorCritic(config.memory, *sizes, log_std, discrete, own)
+        log_std = config.initial_log_std, config.min_log_std
+        distribution = build_distribution(discrete, *log_std)
+        own = config.value_memory == "own"
+        with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
+            policy = MemoryActorCritic(config.memory, distribution, *sizes, own)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
         self._adam = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
-        self._obs_moments, self._value_moments = Moments.none(obs_size), Moments.none(1)
+        self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
         self._updates = 0
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> Rl2Context:
-        """The context before any experience: an empty memory for every row."""
+        """Returns the context before any experience: an empty memory for every row."""
         del rngs
         size = num_tasks, num_episodes
         zero = torch.zeros(size)
@@ -147,26 +157,30 @@ class Rl2:
         *,
         explore: bool,
     ) -> tuple[Action, Rl2Context]:
-        """Draws actions (N, E, A) for obs (N, E, S), or takes the means; the memory takes a step where alive."""
+        """Samples actions (N, E, A) for obs (N, E, S), or takes the mode.
+
+        The memory takes a step where the episode is alive.
+        """
         policy, size = self._acting, obs.shape[:2]
         reward, done = context.reward, context.done
         if feedback is not None:
             reward, done = feedback.reward, torch.zeros(size)
-        told = [context.action, reward.unsqueeze(-1), done.unsqueeze(-1)]
-        inputs_obs = scaled(obs, self._obs_scale)
-        inputs = torch.cat([inputs_obs, *told], dim=-1).flatten(0, 1)
+        previous = [context.action, reward.unsqueeze(-1), done.unsqueeze(-1)]
+        obs = normalize(obs, self._obs_scale)
+        inputs = torch.cat([obs, *previous], dim=-1).flatten(0, 1)
         features, state = policy.memory.step(inputs, context.state)
-        mean = policy.mean(features, inputs_obs.flatten(0, 1)).unflatten(0, size)
+        output = policy.output(features, obs.flatten(0, 1)).unflatten(0, size)
         if feedback is not None:
             state = policy.memory.keep(context.state, state, feedback.alive.flatten())
         if explore:
-            action, log_prob = policy.draw(mean, noise)
+            params = policy.distribution_params()
+            action, log_prob = policy.distribution.sample(params, output, noise)
         else:
-            action, log_prob = policy.mode(mean), torch.zeros(size)
+            action, log_prob = policy.distribution.mode(output), torch.zeros(size)
         return Action(action, log_prob), Rl2Context(state, action, reward, done)
 
     def adapt(self, context: Rl2Context, rollout: Rollout, rngs: TaskRngs) -> Rl2Context:
-        """Keeps the memory: what it has lived through is the adaptation. The last step is still to be told."""
+        """Keeps the memory, and makes the rollout's last step the memory's next input."""
         del rngs
         last = (rollout.valid.sum(dim=2) + rollout.truncated - 1).unsqueeze(-1)
         index = last.unsqueeze(-1).expand(-1, -1, 1, rollout.action.shape[-1])
@@ -177,22 +191,22 @@ class Rl2:
     def update(
         self, context: Rl2Context, rollouts: Sequence[Rollout], tasks: np.ndarray
     ) -> Metrics:
-        """Several epochs of PPO over whole trials, back-propagated through time.
+        """Makes several epochs of PPO over whole trials, back-propagated through time.
 
         Raises:
-            FloatingPointError: A gradient is not finite, or the policy that learns is not the one that acted. The
-                learner is as it was.
+            FloatingPointError: A gradient is not finite, or the recomputed policy is not the one
+                that sampled. Like any exception, it leaves the learner unchanged.
         """
         del context, tasks
         before = self.state_dict()
         try:
-            return self._improve(Sequences.of(rollouts, self.device))
+            return self._optimise(Sequences.of(rollouts, self.device))
         except BaseException:  # also Ctrl-C
             self.load_state_dict(before)
             raise
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, Adam's moments, the scales and the number of updates, on the CPU."""
+        """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
         state = {}
         for name, value in self.policy.named_parameters():
             kept = self._adam.state.get(value, {})
@@ -206,16 +220,13 @@ class Rl2:
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over a state_dict().
+        """Restores a state_dict().
 
         Raises:
-            ValueError: A tensor is missing or has another shape; names it. The learner is as it was.
+            ValueError: A tensor is missing or has another shape; names it. The learner is
+                unchanged.
         """
-        for name, value in self.state_dict().items():
-            found = state.get(name)
-            if found is None or found.shape != value.shape:
-                had = "missing" if found is None else f"of shape {tuple(found.shape)}"
-                raise ValueError(f"{name!r} is {had}, wanted {tuple(value.shape)}")
+        check_state(state, self.state_dict())
         steps = state["adam/steps"].clone()
         for name, value in self.policy.named_parameters():
             value.data.copy_(state[f"policy/{name}"])
@@ -224,35 +235,34 @@ class Rl2:
                 for part in ("exp_avg", "exp_avg_sq")
             }
             self._adam.state[value] = {"step": steps.clone(), **parts}
-        self._obs_moments, self._value_moments = (
-            Moments.of(state, "obs"),
-            Moments.of(state, "value"),
-        )
+        self._obs_moments = Moments.of(state, "obs")
+        self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
-        self._settle()
+        self._refresh_acting()
 
-    # --- pieces of the update, in the order of use ---------------------------------------------------------------
+    # --- pieces of the update, in the order of use -----------------------------------------------
 
-    def _settle(self) -> None:
-        """Makes the acting side follow the learning side."""
+    def _refresh_acting(self) -> None:
+        """Makes acting use the newest parameters and moments."""
         self._obs_scale = self._obs_moments.scale()
         self._acting = self._acting_copy()
 
     def _acting_copy(self) -> MemoryActorCritic:
         return self.policy if self.device.type == "cpu" else copy.deepcopy(self.policy).cpu()
 
-    def _improve(self, steps: Sequences) -> Metrics:
+    def _optimise(self, steps: Sequences) -> Metrics:
         inputs = self._inputs(steps)
         batch = _Batch(steps, inputs, steps.reward, steps.reward)
-        mean, scaled_value = self._evaluated(batch)
-        ratio_error = self._ratio_error(steps, mean)
+        output, scaled_value = self._evaluate(batch)
+        log_ratio = self._log_prob(output, steps) - steps.log_prob
+        error = check_ratio(ratio_error(log_ratio, steps.valid), MAX_RATIO_ERROR)
         value_mean, value_factor = self._value_moments.scale(self.device)
         value = scaled_value / value_factor + value_mean
         settings = self.config.discount, self.config.gae_lambda
         advantage = gae_over_trial(steps.reward, value, steps.valid, steps.acted, *settings)
         target = advantage + value
         explained = explained_variance(target[steps.valid], value[steps.valid])
-        self._value_moments = self._value_moments.merged(target[steps.valid].unsqueeze(-1).cpu())
+        self._value_moments = self._value_moments.merge(target[steps.valid].unsqueeze(-1).cpu())
         value_mean, value_factor = self._value_moments.scale(self.device)
         batch = replace(
             batch,
@@ -260,72 +270,68 @@ class Rl2:
             target=(target - value_mean) * value_factor,
         )
         metrics = self._epochs(batch)
-        self._obs_moments = self._obs_moments.merged(steps.obs[steps.acted].cpu())
+        self._obs_moments = self._obs_moments.merge(steps.obs[steps.acted].cpu())
         self._updates += 1
-        self._settle()
+        self._refresh_acting()
         return {
             **metrics,
-            "update/ratio_error": ratio_error,
-            **self._figures(mean, steps),
+            "update/ratio_error": error,
+            **self._distribution_metrics(output, steps),
             "baseline/explained": explained,
         }
 
     @torch.no_grad()
-    def _figures(self, mean: Tensor, steps: Sequences) -> Metrics:
-        """How much the policy that acted explored."""
-        figures = {"policy/entropy": float(self.policy.entropy(mean)[steps.valid].mean())}
-        if not self.policy.discrete:
-            figures["policy/log_std"] = float(self.policy.clamped_log_std().mean())
-        return figures
+    def _distribution_metrics(self, output: Tensor, steps: Sequences) -> Metrics:
+        """Returns the sampling policy's entropy and its distribution's own parameters."""
+        distribution, params = self.policy.distribution, self.policy.distribution_params()
+        entropy = distribution.entropy(params, output)[steps.valid].mean()
+        own = distribution.metrics(distribution.clamp(params))
+        return {"policy/entropy": float(entropy)} | {f"policy/{n}": v for n, v in own.items()}
 
     def _inputs(self, steps: Sequences) -> Tensor:
-        """What the memory reads (L, M, S + A + 2)."""
-        obs = scaled(steps.obs, self._obs_moments.scale(self.device))
+        """Returns the memory's inputs (L, M, S + A + 2)."""
+        obs = normalize(steps.obs, self._obs_moments.scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
     def _shards(self, num_rows: int) -> list[Tensor]:
-        """Shares of the rows that are worked on at once; they do not depend on the number of threads."""
+        """Splits the rows into shards, which do not depend on the number of threads."""
         number = 1 if self.device.type != "cpu" else -(-num_rows // SHARD_ROWS)
         return list(torch.arange(num_rows, device=self.device).tensor_split(number))
 
     def _forward(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        """Means (L, M, A) and scaled values (L, M)."""
+        """Returns the actor's outputs (L, M, A) and scaled values (L, M)."""
         obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
         return self.policy.unroll(batch.inputs, obs, self.config.truncation)
 
     @torch.no_grad()
-    def _evaluated(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        def one(rows: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():  # a thread of its own has a switch of its own
+    def _evaluate(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        def evaluate_shard(rows: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():  # the setting is local to a thread
                 return self._forward(batch.rows(rows))
 
         shards = self._shards(batch.inputs.shape[1])
-        mean, value = zip(*map_chunks(one, shards, self._num_threads), strict=True)
-        return torch.cat(mean, dim=1), torch.cat(value, dim=1)
+        results = map_chunks(evaluate_shard, shards, self._num_threads)
+        output, value = zip(*results, strict=True)
+        return torch.cat(output, dim=1), torch.cat(value, dim=1)
 
-    def _ratio_error(self, steps: Sequences, mean: Tensor) -> float:
-        with torch.no_grad():
-            error = (self.policy.log_prob(mean, steps.action) - steps.log_prob).expm1().abs()
-        worst = float(torch.where(steps.valid, error, 0.0).max().nan_to_num(nan=float("inf")))
-        if worst > MAX_RATIO_ERROR:
-            raise FloatingPointError(
-                f"the policy that learns is not the policy that acted: |ratio - 1| = {worst:.2g}"
-            )
-        return worst
+    def _log_prob(self, output: Tensor, steps: Sequences) -> Tensor:
+        """Returns log-probabilities (L, M) [nats] of the steps' actions."""
+        params = self.policy.distribution_params()
+        return self.policy.distribution.log_prob(params, output, steps.action)
 
     def _epochs(self, batch: _Batch) -> Metrics:
-        """PPO over minibatches of whole trials; stops where the policy has moved too far from the one that acted."""
+        """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""
         config, num_rows = self.config, batch.inputs.shape[1]
         totals = torch.zeros(len(_STATISTICS), dtype=torch.float64)
         rounds, kl, epoch = 0, 0.0, 0
         for epoch in range(1, config.epochs + 1):
             order = stream(self._seed, "minibatches", self._updates, epoch).permutation(num_rows)
-            moved = torch.zeros((), dtype=torch.float64)
+            kl_sum = torch.zeros((), dtype=torch.float64)
             parts = torch.from_numpy(order).tensor_split(min(config.minibatches, num_rows))
             for index in parts:
                 statistics = self._step(batch.rows(index.to(self.device)))
-                totals, moved, rounds = totals + statistics, moved + statistics[0], rounds + 1
-            kl = float(moved) / len(parts)
+                totals, kl_sum, rounds = totals + statistics, kl_sum + statistics[0], rounds + 1
+            kl = float(kl_sum) / len(parts)
             if config.max_kl and kl > config.max_kl:
                 break
         means = (totals / rounds).tolist()
@@ -336,19 +342,20 @@ class Rl2:
         }
 
     def _step(self, batch: _Batch) -> Tensor:
-        """One step of Adam on a minibatch; returns the _STATISTICS."""
+        """Takes one step of Adam on a minibatch; returns the _STATISTICS."""
         parameters = list(self.policy.parameters())
         count = batch.steps.valid.sum()
 
-        def one(rows: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        def differentiate(rows: Tensor) -> tuple[Sequence[Tensor], Tensor]:
             loss, statistics = self._loss(batch.rows(rows), count)
             return torch.autograd.grad(loss, parameters), statistics.detach()
 
-        results = map_chunks(one, self._shards(batch.inputs.shape[1]), self._num_threads)
-        slopes, statistics = zip(*results, strict=True)
-        gradient = [torch.stack(parts).sum(dim=0) for parts in zip(*slopes, strict=True)]
-        for parameter, slope in zip(parameters, gradient, strict=True):
-            parameter.grad = slope
+        shards = self._shards(batch.inputs.shape[1])
+        results = map_chunks(differentiate, shards, self._num_threads)
+        gradients, statistics = zip(*results, strict=True)
+        gradient = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
+        for parameter, value in zip(parameters, gradient, strict=True):
+            parameter.grad = value
         norm = float(torch.nn.utils.get_total_norm(gradient))
         if not norm < float("inf"):
             raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -359,10 +366,13 @@ class Rl2:
         return torch.cat([torch.stack(statistics).sum(dim=0).cpu(), torch.tensor([norm])])
 
     def _loss(self, batch: _Batch, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of the minibatch's loss, a mean over its `count` valid steps, and of the _STATISTICS but the norm."""
+        """Returns a shard's contribution to the minibatch's loss and _STATISTICS.
+
+        Both are means over the `count` valid steps of the minibatch; the gradient norm is left out.
+        """
         config, steps = self.config, batch.steps
-        mean, value = self._forward(batch)
-        log_ratio = self.policy.log_prob(mean, steps.action) - steps.log_prob
+        output, value = self._forward(batch)
+        log_ratio = self._log_prob(output, steps) - steps.log_prob
         log_ratio = torch.where(steps.valid, log_ratio, 0.0)
 
         def average(values: Tensor) -> Tensor:
@@ -370,12 +380,13 @@ class Rl2:
 
         policy_loss = average(clipped_loss(log_ratio, batch.advantage, config.clip))
         value_loss = average((value - batch.target).square())
-        entropy = average(self.policy.entropy(mean))
+        params = self.policy.distribution_params()
+        entropy = average(self.policy.distribution.entropy(params, output))
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
         with torch.no_grad():
             divergence = average(approximate_kl(log_ratio))
-            left = average(clipped_share(log_ratio, config.clip))
-        return loss, torch.stack([divergence, left, policy_loss, value_loss]).double()
+            clipped = average(clip_indicator(log_ratio, config.clip))
+        return loss, torch.stack([divergence, clipped, policy_loss, value_loss]).double()
 
 
 _STATISTICS = (

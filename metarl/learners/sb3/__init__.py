@@ -1,1 +1,1 @@
-"""Baselines that are trained by Stable-Baselines3 on the same tasks."""
+"""Baselines that Stable-Baselines3 trains on the same tasks; environments live in metarl.envs."""

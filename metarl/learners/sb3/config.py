@@ -1,7 +1,8 @@
-"""The frozen settings of the baselines, free of torch: `--help` reads them and must answer at once.
+"""Settings of the baselines, without torch: `--help` reads them and must answer at once.
 
-Where nothing else is said, a default is that of Stable-Baselines3 (SB3) or sb3-contrib. What an iteration collects is the
-sampler's, as for every learner: N tasks x E episodes x K + 1 rollouts of whole episodes.
+Unless stated otherwise, a default is that of Stable-Baselines3 (SB3) or sb3-contrib. The sampler's
+settings decide how much an iteration collects, as for every learner: N tasks x E episodes x K + 1
+rollouts of whole episodes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ class Sb3PpoConfig:
     """Settings of PPO (Schulman et al. 2017) in SB3."""
 
     mode: Mode = "multi-task"
-    """scratch: N policies, each trained on one held-out task from nothing (what not meta-learning costs). oracle: one policy
-    that observes the task. multi-task: one policy for all tasks that cannot tell them apart (the floor)."""
+    """scratch: N policies, each trained from nothing on one held-out task (the cost without
+    meta-learning). oracle: one policy that observes the task. multi-task: one policy for all tasks
+    that cannot tell them apart (the reference without adaptation)."""
 
     normalize: bool = False
     """Standardise observations and scale rewards by running statistics (VecNormalize)."""
@@ -37,13 +39,13 @@ class Sb3PpoConfig:
     """Passes over an iteration's experience, >= 1."""
 
     minibatches: int = 32
-    """Parts that a pass takes one by one, >= 1 (32 is a batch of 64 out of 2,048 steps, SB3's defaults)."""
+    """Minibatches in a pass, >= 1 (32 is a batch of 64 out of 2,048 steps, SB3's defaults)."""
 
     clip: float = 0.2
     """Largest |ratio - 1| that the surrogate rewards, > 0."""
 
     target_kl: float = 0.0
-    """An update ends early at 1.5 times this approximate KL divergence [nats]; 0 never does."""
+    """An update stops early at 1.5 times this approximate KL divergence [nats]; 0 never stops."""
 
     discount: float = 0.99
     """Discount gamma of one environment step, in [0, 1]."""
@@ -78,8 +80,9 @@ class Sb3TrpoConfig:
     """Settings of TRPO (Schulman et al. 2015) in sb3-contrib."""
 
     mode: Mode = "multi-task"
-    """scratch: N policies, each trained on one held-out task from nothing (what not meta-learning costs). oracle: one policy
-    that observes the task. multi-task: one policy for all tasks that cannot tell them apart (the floor)."""
+    """scratch: N policies, each trained from nothing on one held-out task (the cost without
+    meta-learning). oracle: one policy that observes the task. multi-task: one policy for all tasks
+    that cannot tell them apart (the reference without adaptation)."""
 
     normalize: bool = False
     """Standardise observations and scale rewards by running statistics (VecNormalize)."""
@@ -109,7 +112,7 @@ class Sb3TrpoConfig:
     """Passes of the value function over an iteration's experience, >= 1."""
 
     minibatches: int = 16
-    """Parts that a pass takes one by one, >= 1 (16 is a batch of 128 out of 2,048 steps, SB3's defaults)."""
+    """Minibatches in a pass, >= 1 (16 is a batch of 128 out of 2,048 steps, SB3's defaults)."""
 
     discount: float = 0.99
     """Discount gamma of one environment step, in [0, 1]."""
@@ -143,7 +146,8 @@ class Sb3Rl2Config:
     """Units of each tanh layer between LSTM and output."""
 
     scale_rewards: bool = False
-    """Learn from rewards scaled by running statistics (VecNormalize); the last reward as an input stays as it came."""
+    """Learn from rewards scaled by running statistics (VecNormalize); the previous reward as an
+    input stays raw."""
 
     learning_rate: float = 3e-4
     """Step size of Adam, > 0."""
@@ -152,19 +156,21 @@ class Sb3Rl2Config:
     """Passes over an iteration's experience, >= 1."""
 
     minibatches: int = 8
-    """Parts that a pass takes one by one, >= 1; a trial at a border is cut, and its second part starts from the stored state."""
+    """Minibatches in a pass, >= 1; a trial at a border is cut, and its second half starts from the
+    stored memory state."""
 
     clip: float = 0.2
     """Largest |ratio - 1| that the surrogate rewards, > 0."""
 
     target_kl: float = 0.0
-    """An update ends early at 1.5 times this approximate KL divergence [nats]; 0 never does."""
+    """An update stops early at 1.5 times this approximate KL divergence [nats]; 0 never stops."""
 
     discount: float = 0.99
-    """Discount gamma of one environment step, in [0, 1]; it runs on over the ends of episodes within a trial."""
+    """Discount gamma of one environment step, in [0, 1]; it ignores the ends of episodes within a
+    trial."""
 
     gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation, in [0, 1]; over the whole trial too."""
+    """Lambda of generalised advantage estimation over the whole trial, in [0, 1]."""
 
     entropy_weight: float = 0.0
     """Weight of the entropy bonus, >= 0."""
@@ -200,16 +206,17 @@ _RULES = {
 
 def _check(config: object, names: Iterable[str], rule: str) -> None:
     for name in names:
-        value: Any = getattr(config, name)
+        value: Any = vars(config)[name]
         require(_RULES[rule](value), f"learner.{name}", value, rule)
 
 
 def _check_sizes(config: object, name: str) -> None:
-    sizes = getattr(config, name)
+    sizes = vars(config)[name]
     require(min(sizes, default=1) >= 1, f"learner.{name}", sizes, "numbers >= 1")
 
 
 Sb3Config = Sb3PpoConfig | Sb3TrpoConfig | Sb3Rl2Config
+"""Settings of any of the baselines."""
 
 
 def find_mode(learner: object) -> str | None:

@@ -121,16 +121,19 @@ class Sb3Baseline:
     # ---------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every policy with its optimiser and statistics, and the learning curves from scratch; copies on the CPU."""
-        found = {
+        """Returns all policies with optimisers and statistics, and the curves from scratch.
+
+        All tensors are copies on the CPU.
+        """
+        state = {
             f"{index:03d}/{name}": value
             for index, member in enumerate(self._members)
             for name, value in member.state_dict().items()
         }
-        return found if self.tasks is None else found | self._curve.state_dict()
+        return state if self.tasks is None else state | self._curve.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over a state_dict().
+        """Restores a state_dict().
 
         Raises:
             ValueError: It is of another network or another number of tasks; nothing has changed.
@@ -154,16 +157,16 @@ class Sb3Baseline:
     # ----------------------------------------------------------------------------------- evaluation
 
     def learning_curve(self, env: BatchEnv) -> dict[str, Any]:
-        """Contents of evaluation.json for policies trained from scratch: return against experience in the task.
+        """Returns the evaluation of policies trained from scratch: return against experience.
 
-        Entry i of `returns` is of the episodes that a policy played after the experience of entry i, which then served
-        its next update; the last entry is measured anew, after the end of training.
+        Entry i of `returns` is of the episodes that a policy played after the experience of entry
+        i, and learned from in its next update. The last entry is measured anew after training.
 
         Raises:
             ValueError: The policies are not from scratch.
         """
         if self.tasks is None:
-            raise ValueError("a learning curve in single tasks has only mode scratch")
+            raise ValueError("only mode scratch has a learning curve of single tasks")
         curve, shown = self._curve, self._curve.points()
         final = evaluate.evaluate(
             env,
@@ -186,10 +189,10 @@ class Sb3Baseline:
             ),
         )
         result = evaluate.summary(whole, env.spec, self._label, self._seed)
-        words = (
+        note = (
             "each task was trained on from scratch; entry i is the i-th point of its learning curve"
         )
-        result["note"] = "; ".join(filter(None, [result["note"], words]))
+        result["note"] = "; ".join(filter(None, [result["note"], note]))
         return result | {"experience": {"episodes": episodes, "env_steps": steps}}
 
 

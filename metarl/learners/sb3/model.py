@@ -1,7 +1,8 @@
-"""One model of Stable-Baselines3 with its statistics: trained one iteration at a time, saved as tensors.
+"""One model of Stable-Baselines3 (SB3), trained one iteration at a time and saved as tensors.
 
-SB3 saves by pickle and draws from global random streams; here a model's state is a dict of tensors, and an iteration a
-pure function of that state and of a stream, so a resumed run repeats an uninterrupted one bit for bit.
+SB3 saves by pickle and draws from global random streams. Here the state of a model is a dict of
+tensors, and an iteration is a pure function of that state and of a stream, so a resumed run repeats
+an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 
 @dataclass(frozen=True)
 class Played:
-    """What one model met in an iteration.
+    """Experience and update of one model in an iteration.
 
     Attributes:
         steps: Environment steps taken.
-        returns: (M, K + 1) of the first K + 1 episodes of each row. No row is without them, so they favour no short ones.
+        returns: (M, K + 1) of the first K + 1 episodes of each row. Every row completes as many, so
+            short episodes are not favoured.
         lengths: (M, K + 1).
         terminated: (M, K + 1).
         faults: (M, K + 1).
         num_episodes: All episodes that ended.
-        metrics: Figures of the update.
-        collect: [s].
-        update: [s].
+        metrics: Numbers of the update.
+        collect: Time spent on experience [s].
+        update: Time spent on the update [s].
     """
 
     steps: int
@@ -61,10 +63,10 @@ class Member:
 
     Args:
         config: Settings.
-        vec: The environments; its rows' tasks and streams are set from outside.
-        num_rollouts: K + 1, episodes that every row has at least in an iteration.
+        vec: The environments; tasks and streams of its rows are set from outside.
+        num_rollouts: K + 1, the least number of episodes of a row in an iteration.
         horizon: T.
-        rng: The stream of the first parameters.
+        rng: Stream of the initial parameters.
         device: Of the model.
     """
 
@@ -89,14 +91,14 @@ class Member:
             vec = VecNormalize(vec, gamma=config.discount, norm_obs=observations)
             self.normalizer = vec
         with _global_streams(rng), warnings.catch_warnings():
-            # a last minibatch that is smaller than the others, and that a small network gains nothing from a GPU
+            # about a smaller last minibatch, and a small network that a GPU does not speed up
             warnings.filterwarnings(
                 "ignore", "You have specified a mini-batch size|You are trying to run"
             )
             self.model = _MODELS[type(config)](config, vec, self._steps, device)
         self.model.set_logger(Logger(folder=None, output_formats=[]))
         for parameter in self.model.policy.parameters():
-            # what Adam would make at its first step, so that a state has the same tensors from the start on
+            # as Adam makes at its first step, so that a state always has the same tensors
             zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self._adam.state[parameter] = {"step": torch.zeros(()), **zeros}
 
@@ -105,31 +107,32 @@ class Member:
         return self.model.policy.optimizer
 
     def iterate(self, rng: np.random.Generator) -> Played:
-        """Collects one iteration's experience, from a reset of all rows on, and learns from it.
+        """Collects the experience of one iteration, from a reset of all rows, and learns from it.
 
         Raises:
-            FloatingPointError: A parameter is not finite; the model must be given an older state.
+            FloatingPointError: A parameter is not finite; the model needs an older state.
             ValueError: The environment gave a number that is not finite.
         """
-        notes = _Notes(self._num_rollouts)
+        recorder = _EpisodeRecorder(self._num_rollouts)
         began = time.monotonic()
         with _global_streams(rng):
             steps = self._steps * self.model.n_envs
             try:
-                self.model.learn(steps, callback=notes, log_interval=None)
+                self.model.learn(steps, callback=recorder, log_interval=None)
             except ValueError:
-                self._check_finite()  # of torch's distributions: nan parameters, not the environment
+                self._check_finite()  # torch's distributions raise this for nan parameters too
                 raise
         self._check_finite()
-        collected, ended = notes.collected, time.monotonic()
-        table = {name: np.array(values) for name, values in notes.table(self.model.n_envs).items()}
+        collected, ended = recorder.collected, time.monotonic()
+        table = recorder.table(self.model.n_envs)
+        table = {name: np.array(values) for name, values in table.items()}
         return Played(
             steps=self.model.num_timesteps,
             returns=table["r"],
             lengths=table["l"],
             terminated=table["terminated"],
             faults=table["fault"],
-            num_episodes=notes.num_episodes,
+            num_episodes=recorder.num_episodes,
             metrics=_metrics(self.model.logger.name_to_value),
             collect=collected - began,
             update=ended - collected,
@@ -140,26 +143,26 @@ class Member:
             if not value.isfinite().all():
                 raise FloatingPointError(f"parameter {name} is not finite after an update of SB3")
 
-    def normalized(self, obs: np.ndarray) -> np.ndarray:
-        """Observations (M, S) as the policy wants them."""
+    def normalize(self, obs: np.ndarray) -> np.ndarray:
+        """Returns observations (M, S) as the policy takes them."""
         return obs if self.normalizer is None else np.asarray(self.normalizer.normalize_obs(obs))
 
     # ---------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, Adam's moments and statistics, copied to the CPU."""
-        found = {f"policy/{name}": value for name, value in self.model.policy.state_dict().items()}
+        """Returns parameters, Adam's moments and statistics, copied to the CPU."""
+        state = {f"policy/{name}": value for name, value in self.model.policy.state_dict().items()}
         for index, moments in self._adam.state_dict()["state"].items():
-            found |= {f"adam/{index:02d}/{name}": value for name, value in moments.items()}
+            state |= {f"adam/{index:02d}/{name}": value for name, value in moments.items()}
         if self.normalizer is not None:
             for name, each in self._statistics().items():
                 for part in _PARTS:
-                    value = np.asarray(getattr(each, part), dtype=np.float64)
-                    found[f"statistics/{name}_{part}"] = torch.from_numpy(value.copy())
-        return {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
+                    value = np.asarray(vars(each)[part], dtype=np.float64)
+                    state[f"statistics/{name}_{part}"] = torch.from_numpy(value.copy())
+        return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over a state of the names and shapes of state_dict()."""
+        """Restores a state of the names and shapes of state_dict()."""
         copies = {name: value.clone() for name, value in state.items()}
         policy = {name: value for name, value in copies.items() if name.startswith("policy/")}
         self.model.policy.load_state_dict({k.partition("/")[2]: v for k, v in policy.items()})
@@ -178,19 +181,22 @@ class Member:
 
     def _statistics(self) -> dict[str, Any]:
         assert self.normalizer is not None
-        found = {"return": self.normalizer.ret_rms}
-        return {**found, "obs": self.normalizer.obs_rms} if self.normalizer.norm_obs else found
+        statistics = {"return": self.normalizer.ret_rms}
+        if self.normalizer.norm_obs:
+            statistics["obs"] = self.normalizer.obs_rms
+        return statistics
 
 
 _PARTS = ("mean", "var", "count")
+"""Attributes of SB3's running statistics."""
 
 
-class _Notes(BaseCallback):
-    """Writes down the first episodes of every row, and when the experience was complete."""
+class _EpisodeRecorder(BaseCallback):
+    """Records the first episodes of every row, and the time when the experience was complete."""
 
     def __init__(self, per_row: int):
         super().__init__()
-        self._per_row, self._found = per_row, {}
+        self._per_row, self._episodes = per_row, {}
         self.num_episodes, self.collected = 0, 0.0
 
     def _on_step(self) -> bool:
@@ -198,17 +204,17 @@ class _Notes(BaseCallback):
             if "episode" in info:
                 self.num_episodes += 1
                 if info["episode"]["index"] < self._per_row:
-                    self._found[row, info["episode"]["index"]] = info["episode"]
+                    self._episodes[row, info["episode"]["index"]] = info["episode"]
         return True
 
     def _on_rollout_end(self) -> None:
         self.collected = time.monotonic()
 
     def table(self, num_rows: int) -> dict[str, list[list[Any]]]:
-        """Each figure (M, K + 1) by name."""
+        """Returns each number of the episodes (M, K + 1) by name."""
         return {
             name: [
-                [self._found[row, index][name] for index in range(self._per_row)]
+                [self._episodes[row, index][name] for index in range(self._per_row)]
                 for row in range(num_rows)
             ]
             for name in ("r", "l", "terminated", "fault")
@@ -217,7 +223,7 @@ class _Notes(BaseCallback):
 
 @contextmanager
 def _global_streams(rng: np.random.Generator) -> Generator[None]:
-    """Seeds the global generators, which SB3 draws from, and puts them back as they were."""
+    """Seeds the global generators, which SB3 draws from, and restores them afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(int(rng.integers(2**63)))
@@ -305,22 +311,23 @@ def _trpo(config: Sb3TrpoConfig, vec: VecEnv, steps: int, device: Any) -> TRPO:
 
 
 class CopyingExtractor(FlattenExtractor):
-    """Hands the network copies of the observations.
+    """Copies the observations for the network.
 
-    NumPy's arrays begin at any multiple of 16 bytes, and a product of two rows differs in its last bit with the place:
-    a resumed run would not repeat the numbers of an uninterrupted one. torch's own arrays begin at multiples of 64.
+    NumPy's arrays begin at any multiple of 16 bytes, and the last bit of a product of two rows
+    depends on where they begin, so a resumed run would not repeat an uninterrupted one. torch's own
+    arrays begin at multiples of 64 bytes.
     """
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Maps observations (M, S) to themselves."""
+        """Returns a copy of observations (M, S)."""
         return super().forward(observations).clone()
 
 
 class TrialLstmPolicy(RecurrentActorCriticPolicy):
-    """SB3's recurrent policy, with one call of the LSTM for sequences that begin anew at their first step only.
+    """SB3's recurrent policy, with one call of the LSTM where only first steps start an episode.
 
-    Every minibatch of SB3 is of that kind, since it is cut where an episode starts, yet SB3 then takes the LSTM through the
-    sequence step by step: an update over 16 trials of 200 steps took 92 s instead of 4.4 s.
+    Every minibatch of SB3 is of that kind, since it is cut where an episode starts, yet SB3 calls
+    the LSTM step by step: an update over 16 trials of 200 steps took 92 s instead of 4.4 s.
     """
 
     @staticmethod

@@ -15,7 +15,7 @@ from metarl.learners.sb3.model import Member
 
 
 class FeedForward:
-    """Policies that remember nothing: one for all tasks, or one for each.
+    """Policies without memory: one for all tasks, or one for each.
 
     Args:
         members: One model, or one for each of the N tasks of a trial, in their order.
@@ -25,7 +25,7 @@ class FeedForward:
         self._members = members
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> None:
-        """There is nothing to remember.
+        """Checks the number of tasks; there is no context.
 
         Raises:
             ValueError: There are more tasks than policies.
@@ -49,23 +49,23 @@ class FeedForward:
         else:
             pairs = [_head(m, o) for m, o in zip(self._members, obs, strict=False)]
             mean, log_std = (torch.stack(values) for values in zip(*pairs, strict=True))
-        return _chosen(mean, log_std, noise, explore=explore), context
+        return _choose(mean, log_std, noise, explore=explore), context
 
     def adapt(self, context: None, rollout: Rollout, rngs: TaskRngs) -> None:
-        """Nothing is learned from a rollout."""
+        """Returns the context unchanged: these policies do not adapt."""
         return context
 
 
 def _head(member: Member, obs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log standard deviation (..., A) for obs (..., S)."""
+    """Returns mean and log standard deviation (..., A) for obs (..., S)."""
     policy = member.model.policy
-    flat = torch.from_numpy(member.normalized(obs.reshape(-1, obs.shape[-1]).numpy()))
+    flat = torch.from_numpy(member.normalize(obs.reshape(-1, obs.shape[-1]).numpy()))
     normal = policy.get_distribution(flat.to(policy.device)).distribution
     shape = (*obs.shape[:-1], -1)
     return normal.mean.cpu().view(shape), normal.stddev.log().cpu().view(shape)
 
 
-def _chosen(mean: Tensor, log_std: Tensor, noise: Tensor, *, explore: bool) -> Action:
+def _choose(mean: Tensor, log_std: Tensor, noise: Tensor, *, explore: bool) -> Action:
     if not explore:
         return Action(mean, torch.zeros(mean.shape[:2]))
     return Action(mean + log_std.exp() * noise, log_prob_of_noise(noise, log_std))
@@ -73,13 +73,13 @@ def _chosen(mean: Tensor, log_std: Tensor, noise: Tensor, *, explore: bool) -> A
 
 @dataclass(frozen=True)
 class Memory:
-    """What RL^2 carries through a trial.
+    """State of RL^2 in a trial.
 
     Attributes:
         hidden: (N, E, H) of the LSTM.
         cell: (N, E, H).
-        action: (N, E, A) the last one sent, within the Box of actions.
-        reward: (N, E) the last one, as it came.
+        action: (N, E, A) the previous one sent, within the Box of actions.
+        reward: (N, E) the previous one, raw.
         later: (N, E) 1 at the first step of an episode that is not the first of its trial.
     """
 
@@ -91,17 +91,18 @@ class Memory:
 
 
 class Recurrent:
-    """A recurrent policy that sees its last action, its last reward and where an episode begins.
+    """A recurrent policy that observes its previous action and reward, and the start of an episode.
 
     Args:
-        member: The model, trained on observations as `metarl.envs.wrappers.autoreset.Trials` makes them.
+        member: The model, trained on observations as `metarl.envs.wrappers.trials.Trials` makes
+            them.
     """
 
     def __init__(self, member: Member):
         self._member = member
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> Memory:
-        """A memory of zeros."""
+        """Returns a memory of zeros."""
         policy, space = self._member.model.policy, self._member.model.action_space
         size = (num_tasks, num_episodes)
         states = [torch.zeros(*size, policy.lstm_actor.hidden_size) for _ in range(2)]
@@ -125,38 +126,38 @@ class Recurrent:
         model = self._member.model
         policy, space = model.policy, model.action_space
         columns = (obs, context.action, context.reward[..., None], context.later[..., None])
-        seen = torch.cat(columns, dim=2)
-        rows = seen.shape[0] * seen.shape[1]
+        inputs = torch.cat(columns, dim=2)
+        rows = inputs.shape[0] * inputs.shape[1]
         states = tuple(
             s.reshape(1, rows, -1).to(policy.device) for s in (context.hidden, context.cell)
         )
-        goes_on = torch.zeros(rows, device=policy.device)
-        flat = seen.view(rows, -1).to(policy.device)
-        normal, states = policy.get_distribution(flat, states, goes_on)
-        shape = (*seen.shape[:2], -1)
+        starts = torch.zeros(rows, device=policy.device)
+        flat = inputs.view(rows, -1).to(policy.device)
+        normal, states = policy.get_distribution(flat, states, starts)
+        shape = (*inputs.shape[:2], -1)
         mean = normal.distribution.mean.cpu().view(shape)
         log_std = normal.distribution.stddev.log().cpu().view(shape)
-        chosen = _chosen(mean, log_std, noise, explore=explore)
+        chosen = _choose(mean, log_std, noise, explore=explore)
         low, high = (torch.from_numpy(bound) for bound in (space.low, space.high))
         hidden, cell = (s.cpu().view(shape) for s in states)
-        sent = chosen.value.clamp(low, high)  # as SB3 sends it, so as training has shown it
+        sent = chosen.value.clamp(low, high)  # as SB3 sends it, hence as in training
         after = replace(context, hidden=hidden, cell=cell, action=sent)
-        return chosen, after if feedback is None else _kept(context, after, feedback.alive)
+        return chosen, after if feedback is None else _select(feedback.alive, after, context)
 
     def adapt(self, context: Memory, rollout: Rollout, rngs: TaskRngs) -> Memory:
-        """The last reward of each episode is not lost, and the next step is told that a new one begins."""
+        """Adds each episode's last reward to the memory, and marks the start of the next one."""
         last = (rollout.valid.sum(dim=2, keepdim=True) - 1).clamp(min=0)
         reward = rollout.reward.gather(2, last).squeeze(2)
         reward = torch.where(rollout.truncated, 0.0, reward)
         return replace(context, reward=reward, later=torch.ones_like(reward))
 
 
-def _kept(before: Memory, after: Memory, alive: Tensor) -> Memory:
-    """The memory after, but before where an episode has ended."""
-    pairs = {name: (getattr(before, name), getattr(after, name)) for name in vars(before)}
+def _select(alive: Tensor, after: Memory, before: Memory) -> Memory:
+    """Returns the memory `after` where the mask alive (N, E) is True, else `before`."""
+    old = vars(before)
     return Memory(
         **{
-            name: torch.where(alive if new.ndim == 2 else alive[..., None], new, old)
-            for name, (old, new) in pairs.items()
+            name: torch.where(alive if new.ndim == 2 else alive[..., None], new, old[name])
+            for name, new in vars(after).items()
         }
     )

@@ -1,4 +1,4 @@
-"""Variations together: what one does to the world does not hang on where it stands in the name."""
+"""Pairs of variations: the effect of one does not depend on the order in the name."""
 
 from itertools import combinations
 
@@ -11,7 +11,7 @@ WORDS = ("params", "friction", "payload", "gravity", "wind", "cripple", "actuato
 
 
 def trajectory(words, tasks):
-    """The states (20, 3, nq) of 3 half-cheetahs under equal actions in the worlds of tasks by word."""
+    """Returns states (20, 3, nq) of 3 half-cheetahs under equal actions; tasks by variation."""
     env = make("-".join(["half-cheetah", *words]), 1)
     env.set_tasks(np.concatenate([tasks[word] for word in words], axis=1), 1)
     env.reset([np.random.default_rng(row) for row in range(3)])
@@ -24,7 +24,7 @@ def trajectory(words, tasks):
 
 
 @pytest.mark.parametrize("pair", list(combinations(WORDS, 2)), ids="-".join)
-def test_two_variations_do_the_same_in_either_order(pair):
+def test_pair_of_variations_does_not_depend_on_the_order(pair):
     tasks = {
         word: make(f"half-cheetah-{word}", 1).spec.tasks.sample(np.random.default_rng(2), 3)
         for word in pair
@@ -32,10 +32,10 @@ def test_two_variations_do_the_same_in_either_order(pair):
     np.testing.assert_array_equal(trajectory(pair, tasks), trajectory(pair[::-1], tasks))
 
 
-def test_beside_params_the_ground_has_the_friction_that_the_task_says():
+def test_friction_sets_the_ground_also_beside_params():
     env = make("ant-friction-params", 1)
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 4)
     env.set_tasks(tasks, 1)
     floor = env.model.geom("floor").id
-    made = [env._batch.get_model(row).geom_friction[floor, 0] for row in range(4)]
-    np.testing.assert_allclose(made, tasks[:, 0], rtol=1e-12)
+    friction = [env._batch.get_model(row).geom_friction[floor, 0] for row in range(4)]
+    np.testing.assert_allclose(friction, tasks[:, 0], rtol=1e-12)

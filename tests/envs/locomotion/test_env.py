@@ -1,4 +1,4 @@
-"""MujocoBatchEnv: contact forces, rows, and simulations that break down; test_robots.py has Gymnasium's."""
+"""MujocoBatchEnv: contact forces, rows and failures; test_robots.py compares it with Gymnasium."""
 
 import gc
 import os
@@ -8,6 +8,7 @@ from importlib.resources import files
 import mujoco
 import numpy as np
 import pytest
+from mujoco_runs import assert_same, run, streams
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Direction, ForwardBackward, RewardTerms
@@ -16,23 +17,13 @@ from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH, Robot
 from metarl.envs.registry import make
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """MuJoCo writes MUJOCO_LOG.TXT into the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
-def streams(count):
-    return [np.random.default_rng(row) for row in range(count)]
-
-
 def build(robot, rows, *, threads=1, **settings):
     env = MujocoBatchEnv("test", Recipe(robot, Direction(), RewardTerms(), **settings), threads)
     env.set_tasks(np.zeros((rows, 1)), 1)
     return env
 
 
-def started(name, rows, *, threads=1):
+def start(name, rows, *, threads=1):
     env = make(name, threads)
     env.set_tasks(env.spec.tasks.sample(np.random.default_rng(0), rows), 1)
     return env, env.reset(streams(rows)).copy()
@@ -43,31 +34,13 @@ def actions(env, steps, rows, seed=0):
     return np.random.default_rng(seed).normal(size=(steps, rows, size)) / env.spec.action_scale
 
 
-def run(env, commands, alive=None):
-    """Steps through commands (T, M, A); returns what happened, time axis first."""
-    rows = commands.shape[1]
-    alive = np.ones(rows, dtype=bool) if alive is None else np.array(alive)
-    record = {name: [] for name in ("obs", "reward", "terminated", "fault", "qpos")}
-    for command in commands:
-        step = env.step(command, alive)
-        for name in ("obs", "reward", "terminated", "fault"):
-            record[name].append(getattr(step, name).copy())
-        record["qpos"].append(env.snapshot())
-    return {name: np.array(values) for name, values in record.items()}
-
-
-def assert_same(one, other, rows=slice(None)):
-    for name in one:
-        np.testing.assert_array_equal(one[name][:, rows], other[name][:, rows], err_msg=name)
-
-
 # --- actions
 
 
-def test_the_action_sent_does_not_depend_on_the_precision_it_comes_in():
+def test_step_does_not_depend_on_the_action_precision():
     records = []
     for dtype in (np.float32, np.float64):
-        env, _ = started("ant-dir/promp", 2)
+        env, _ = start("ant-dir/promp", 2)
         records.append(run(env, actions(env, 10, 2).astype(np.float32).astype(dtype)))
     assert_same(*records)
 
@@ -75,8 +48,8 @@ def test_the_action_sent_does_not_depend_on_the_precision_it_comes_in():
 # --- contact forces
 
 
-def test_a_standing_ant_feels_the_ground():
-    env, first = started("ant-dir/promp", 2)
+def test_contact_forces_of_a_standing_ant_are_at_its_feet():
+    env, first = start("ant-dir/promp", 2)
     assert first.shape == (2, 111)
     np.testing.assert_array_equal(first[:, 27:], 0.0)  # it starts in the air
     record = run(env, np.zeros((60, 2, 8)))
@@ -85,11 +58,11 @@ def test_a_standing_ant_feels_the_ground():
     touching = np.abs(forces).max(axis=2) > 0
     feet = [4, 7, 10, 13]
     assert touching[:, feet].sum() == touching.sum()
-    assert (touching.sum(axis=1) >= 3).all()  # less would not stand
+    assert (touching.sum(axis=1) >= 3).all()  # fewer could not support it
 
 
-def test_contact_forces_are_those_of_mujoco_without_our_accelerometer():
-    env, _ = started("ant-dir/promp", 3)
+def test_contact_forces_equal_mujocos():
+    env, _ = start("ant-dir/promp", 3)
     run(env, actions(env, 30, 3))
     qpos, qvel = env.snapshot(), env._qvel.copy()
     obs = env.restore(qpos, qvel)
@@ -104,7 +77,7 @@ def test_contact_forces_are_those_of_mujoco_without_our_accelerometer():
     assert np.abs(obs[:, 27:]).max() > 0
 
 
-def test_the_accelerometer_changes_no_motion():
+def test_accelerometer_changes_no_motion():
     commands = np.random.default_rng(6).normal(size=(60, 2, 8))
     paths = []
     for observe in (False, True):
@@ -121,7 +94,7 @@ def test_the_accelerometer_changes_no_motion():
 def test_results_do_not_depend_on_the_thread_count(name):
     records = []
     for threads in (1, 2, 3):
-        env, _ = started(name, 7, threads=threads)
+        env, _ = start(name, 7, threads=threads)
         records.append(run(env, actions(env, 60, 7)))
     assert_same(records[0], records[1])
     assert_same(records[0], records[2])
@@ -129,7 +102,7 @@ def test_results_do_not_depend_on_the_thread_count(name):
 
 @pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-vel"])
 def test_results_do_not_depend_on_the_other_rows(name):
-    env, _ = started(name, 5)
+    env, _ = start(name, 5)
     commands = actions(env, 60, 5)
     together = run(env, commands)
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 5)
@@ -141,35 +114,35 @@ def test_results_do_not_depend_on_the_other_rows(name):
         assert_same(single, {key: value[:, row : row + 1] for key, value in together.items()})
 
 
-def test_a_fallen_robot_changes_nothing_bit_for_bit():
-    whole, _ = started("ant-dir/promp", 4)
-    masked, _ = started("ant-dir/promp", 4)
+def test_fallen_robot_keeps_its_state():
+    whole, _ = start("ant-dir/promp", 4)
+    masked, _ = start("ant-dir/promp", 4)
     commands = actions(whole, 60, 4)
     assert_same(run(whole, commands[:30]), run(masked, commands[:30]))
-    fallen = {"qpos": masked.snapshot()[1], "obs": masked._observe()[1].copy()}
+    expected_row = {"qpos": masked.snapshot()[1], "obs": masked._observe()[1].copy()}
     expected = run(whole, commands[30:])
-    commands[30:, 1] = np.nan  # nobody looks at what it would do
+    commands[30:, 1] = np.nan  # must have no effect
     record = run(masked, commands[30:], [True, False, True, True])
     assert_same(record, expected, rows=[0, 2, 3])
-    for name, value in fallen.items():
+    for name, value in expected_row.items():
         np.testing.assert_array_equal(record[name][:, 1], np.tile(value, (30, 1)))
     for name in ("reward", "terminated", "fault"):
         assert not record[name][:, 1].any()
 
 
 @pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-vel"])
-def test_a_reset_leaves_nothing_of_the_last_episode(name):
-    fresh, first = started(name, 4)
+def test_reset_clears_the_previous_episode(name):
+    fresh, first = start(name, 4)
     commands = actions(fresh, 40, 4)
     expected = run(fresh, commands)
-    used, _ = started(name, 4)
+    used, _ = start(name, 4)
     run(used, 3.0 * actions(used, 40, 4, seed=8), [True, False, True, True])
     assert run(used, np.full_like(commands[:2], np.nan))["fault"].all()
     np.testing.assert_array_equal(used.reset(streams(4)), first)
     assert_same(run(used, commands), expected)
 
 
-def test_new_tasks_of_the_same_number_take_the_place_of_the_old():
+def test_set_tasks_replaces_the_previous_tasks():
     env = MujocoBatchEnv("test", Recipe(HALF_CHEETAH, ForwardBackward(), RewardTerms()), threads=1)
     commands = np.random.default_rng(9).normal(size=(5, 4, 6))
     rewards = []
@@ -178,7 +151,7 @@ def test_new_tasks_of_the_same_number_take_the_place_of_the_old():
         env.reset(streams(4))
         rewards.append(run(env, commands)["reward"])
     np.testing.assert_array_equal(rewards[0], -rewards[1])
-    # two episodes to a task, side by side
+    # a task has two neighbouring rows
     env.restore(np.tile(env.model.qpos0, (4, 1)), np.zeros((4, 9)))
     reward = run(env, commands[:, :1].repeat(4, axis=1))["reward"]
     np.testing.assert_array_equal(reward, reward[:, :1] * [1.0, 1.0, -1.0, -1.0])
@@ -209,7 +182,7 @@ BAD_STATES |= {"a speed MuJoCo warns of": ("qvel", 1e11), "qvel infinite": ("qve
 BAD_ACTIONS = {"NaN": np.nan, "infinite": np.inf, "minus infinite": -np.inf}
 
 
-def assert_only_row_one_broke(record, healthy):
+def assert_only_row_one_failed(record, healthy):
     assert record["fault"][:, 1].all()
     for name in ("reward", "terminated"):
         assert not record[name][:, 1].any()
@@ -219,40 +192,40 @@ def assert_only_row_one_broke(record, healthy):
 
 @pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-dir"])
 @pytest.mark.parametrize("value", BAD_ACTIONS.values(), ids=BAD_ACTIONS)
-def test_an_action_that_is_not_finite_is_a_fault_of_its_row_only(name, value):
-    env, first = started(name, 4)
+def test_non_finite_action_is_a_fault_of_its_row_only(name, value):
+    env, first = start(name, 4)
     commands = actions(env, 4, 4)
     healthy = run(env, commands)
-    poisoned = commands.copy()
-    poisoned[:, 1, 2] = value
+    faulty = commands.copy()
+    faulty[:, 1, 2] = value
     env.reset(streams(4))
-    assert_only_row_one_broke(run(env, poisoned), healthy)
+    assert_only_row_one_failed(run(env, faulty), healthy)
     np.testing.assert_array_equal(env.reset(streams(4)), first)
     assert_same(run(env, commands), healthy)
 
 
 @pytest.mark.parametrize("name", ["ant-dir/promp", "half-cheetah-dir"])
 @pytest.mark.parametrize(("field", "value"), BAD_STATES.values(), ids=BAD_STATES)
-def test_a_state_that_diverges_is_a_fault_of_its_row_only(name, field, value):
-    env, first = started(name, 4)
+def test_diverged_state_is_a_fault_of_its_row_only(name, field, value):
+    env, first = start(name, 4)
     commands = actions(env, 4, 4)
     healthy = run(env, commands)
-    for _ in range(2):  # the second time the warning counters are those of the first
+    for _ in range(2):  # the second time MuJoCo's warning counters do not start at zero
         env.reset(streams(4))
         state = {"qpos": env.snapshot(), "qvel": env._qvel.copy()}
         state[field][1, 3] = value
         env.restore(**state)
-        assert_only_row_one_broke(run(env, commands), healthy)
+        assert_only_row_one_failed(run(env, commands), healthy)
     np.testing.assert_array_equal(env.reset(streams(4)), first)
     assert_same(run(env, commands), healthy)
 
 
 @pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=["ant", "half-cheetah"])
 @pytest.mark.parametrize(("speed", "fault"), [(9e9, True), (1.01e4, True), (9.9e3, False)])
-def test_a_speed_beyond_belief_is_a_fault_though_mujoco_is_silent(robot, speed, fault):
+def test_excessive_speed_is_a_fault_without_mujoco_warning(robot, speed, fault):
     env = build(robot, 2)
     qpos, qvel = np.tile(env.model.qpos0, (2, 1)), np.zeros((2, env.model.nv))
-    qpos[1, 1 if robot.planar else 2] = 50.0  # far from the ground nothing brakes it
+    qpos[1, 1 if robot.planar else 2] = 50.0  # far from the ground, so that no contact brakes it
     qvel[1, 0] = speed
     env.restore(qpos, qvel)
     record = run(env, np.zeros((1, 2, env.spec.action_size)))
@@ -261,25 +234,24 @@ def test_a_speed_beyond_belief_is_a_fault_though_mujoco_is_silent(robot, speed, 
     assert (record["reward"][0, 1] == 0.0) == fault
 
 
-# an Ant sunk into the ground fills 12 kB with contacts and 20 kB with constraints, of which MuJoCo
-# warns (1 and 2); one that lands finds no memory for the solver in 13 kB, which MuJoCo raises
+# an Ant sunk into the ground fills 12 kB with contacts and 20 kB with constraints (MuJoCo's
+# warnings 1 and 2); when it lands, 13 kB are too few for the solver, and MuJoCo raises an error
 @pytest.mark.parametrize(
     ("num_bytes", "height", "warnings"),
     [(12_000, 0.1, {1, 2}), (20_000, 0.1, {2}), (13_000, 0.75, set())],
     ids=["contacts full", "constraints full", "out of memory"],
 )
-def test_a_full_buffer_is_a_fault_of_its_row_only(num_bytes, height, warnings):
+def test_full_buffer_is_a_fault_of_its_row_only(num_bytes, height, warnings):
     small = SmallMemory(**vars(ANT), num_bytes=num_bytes)
     env, roomy = build(small, 4), build(ANT, 4)
     qpos, qvel = np.tile(env.model.qpos0, (4, 1)), np.zeros((4, env.model.nv))
-    qpos[:, 2], qpos[1, 2] = 5.0, height  # the others are in the air and touch nothing
+    qpos[:, 2], qpos[1, 2] = 5.0, height  # the others are in the air, without contacts
     commands = np.zeros((12, 4, 8))
     for _ in range(2):
         env.restore(qpos, qvel)
         roomy.restore(qpos, qvel)
         record, healthy = run(env, commands), run(roomy, commands)
-        warned = set(np.flatnonzero(env._batch.warning[1, :, 1]))
-        assert warned == warnings
+        assert set(np.flatnonzero(env._batch.warning[1, :, 1])) == warnings
         assert record["fault"][:, 1].any()
         assert not record["reward"][:, 1][record["fault"][:, 1]].any()
         assert not healthy["fault"].any()
@@ -292,25 +264,25 @@ def test_a_full_buffer_is_a_fault_of_its_row_only(num_bytes, height, warnings):
 # --- use
 
 
-def test_a_snapshot_does_not_follow_the_robot():
-    env, _ = started("half-cheetah-dir", 2)
-    before, kept = env.snapshot(), env.snapshot().copy()
+def test_snapshot_is_a_copy():
+    env, _ = start("half-cheetah-dir", 2)
+    before, copied = env.snapshot(), env.snapshot().copy()
     run(env, actions(env, 3, 2))
-    np.testing.assert_array_equal(before, kept)
-    assert not np.array_equal(env.snapshot(), kept)
+    np.testing.assert_array_equal(before, copied)
+    assert not np.array_equal(env.snapshot(), copied)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
-def test_close_gives_the_threads_back():
+def test_close_releases_the_threads():
     gc.collect()
     before = len(os.listdir("/proc/self/task"))
-    env, _ = started("ant-dir/promp", 4, threads=3)
+    env, _ = start("ant-dir/promp", 4, threads=3)
     assert len(os.listdir("/proc/self/task")) == before + 2
     env.close()
     assert len(os.listdir("/proc/self/task")) == before
 
 
-def test_misuse_is_named():
+def test_wrong_calls_are_named():
     env = make("ant-goal", 1)
     with pytest.raises(RuntimeError, match="ant-goal: call set_tasks before reset"):
         env.reset(streams(1))

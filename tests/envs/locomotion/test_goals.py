@@ -10,12 +10,6 @@ VELOCITY = np.array([[3.0, 4.0], [-2.0, 1.0]])
 POSITION = np.array([[1.0, -2.0], [0.5, 0.25]])
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """MuJoCo writes MUJOCO_LOG.TXT into the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
 def reward(goal, *tasks):
     return goal.reward(np.array(tasks), VELOCITY, POSITION)
 
@@ -27,42 +21,42 @@ def test_forward_rewards_the_speed_along_x():
 def test_direction_rewards_the_speed_along_the_angle():
     # along +x, then along +y
     np.testing.assert_allclose(reward(Direction(), [0.0], [np.pi / 2]), [3.0, 1.0])
-    # 3-4-5: along the velocity itself, then straight against it
+    # 3-4-5: along the velocity, then opposite to it
     along = np.arctan2(VELOCITY[:, 1], VELOCITY[:, 0])[:, None]
     np.testing.assert_allclose(reward(Direction(), *along), [5.0, np.sqrt(5.0)])
     np.testing.assert_allclose(reward(Direction(), *(along + np.pi)), [-5.0, -np.sqrt(5.0)])
 
 
-def test_forward_backward_rewards_the_speed_along_x_with_the_sign():
+def test_forward_backward_rewards_the_signed_speed():
     np.testing.assert_array_equal(reward(ForwardBackward(), [1.0], [1.0]), [3.0, -2.0])
     np.testing.assert_array_equal(reward(ForwardBackward(), [-1.0], [-1.0]), [-3.0, 2.0])
 
 
 def test_velocity_rewards_closeness_to_the_speed():
-    # |3 - 1| = 2, |-2 - 1| = 3: too fast and backwards both cost
+    # |3 - 1| = 2 (too fast), |-2 - 1| = 3 (backwards)
     np.testing.assert_array_equal(reward(Velocity(), [1.0], [1.0]), [-2.0, -3.0])
     np.testing.assert_array_equal(reward(Velocity(), [3.0], [0.0]), [0.0, -2.0])
 
 
 def test_position_rewards_closeness_in_the_l1_norm():
-    # |1 - 2| + |-2 - 2| = 5; at the goal nothing is lost
+    # |1 - 2| + |-2 - 2| = 5, and 0 at the goal
     np.testing.assert_array_equal(reward(Position(), [2.0, 2.0], [0.5, 0.25]), [-5.0, 0.0])
 
 
 @pytest.mark.parametrize(
     "goal", [Forward(), Direction(), ForwardBackward(), Velocity(), Position()]
 )
-def test_a_goal_writes_into_nothing_it_is_given(goal):
+def test_goal_does_not_write_into_its_inputs(goal):
     tasks = goal.tasks.sample(np.random.default_rng(0), 2)
     inputs = [tasks, VELOCITY.copy(), POSITION.copy()]
-    kept = [array.copy() for array in inputs]
+    copies = [array.copy() for array in inputs]
     result = goal.reward(*inputs)
     result += 1.0  # the environment adds its bonus in place
-    for array, before in zip(inputs, kept, strict=True):
+    for array, before in zip(inputs, copies, strict=True):
         np.testing.assert_array_equal(array, before)
 
 
-def test_markers_point_where_the_goal_is():
+def test_markers_point_to_the_goal():
     arrow = Direction().marker(np.array([np.pi / 2]))
     assert arrow.kind == "arrow"
     np.testing.assert_allclose(arrow.vector, (0.0, 1.0), atol=1e-15)
@@ -87,8 +81,8 @@ FLOORS = [
 ]
 
 
-def constant_behaviours():
-    """A grid of constant motions: velocities (C, 2) [m/s] up to 3, seen from positions (C, 2)."""
+def constant_motions():
+    """Returns a grid of velocities (C, 2) [m/s] up to 3, and positions (C, 2) [m]."""
     axis = np.linspace(-3.0, 3.0, 13)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     return grid, 0.5 * grid
@@ -112,14 +106,14 @@ def test_floors_equal_a_monte_carlo_over_the_tasks(name, bonus, still, blind):
     measured, error = mean_return(np.zeros(2), np.zeros(2))
     assert abs(measured - still) <= error + 0.05
     returns, errors = np.array(
-        [mean_return(*pair) for pair in zip(*constant_behaviours(), strict=True)]
+        [mean_return(*pair) for pair in zip(*constant_motions(), strict=True)]
     ).T
-    # no constant motion beats the floor, and one of them reaches it
+    # no constant motion exceeds the floor, and one of them reaches it
     assert (returns <= blind + errors + 0.05).all()
     assert (np.abs(returns - blind) <= errors + 0.05).any()
 
 
-def test_the_floors_scale_with_the_horizon():
+def test_floors_scale_with_the_horizon():
     spec = make("half-cheetah-dir/rllib", threads=1).spec
     assert (spec.horizon, spec.floors["stand still"]) == (100, 0.0)
     # 8 R / (3 pi) for R = 3 m over one step
@@ -131,8 +125,8 @@ def l1(position, task):
     return abs(position[:, 0] - task[:, 0]) + abs(position[:, 1] - task[:, 1])
 
 
-# name: (action scale, reward of velocity v, position p, task g, squared action sent a2, clipped
-# contact forces squared and summed c2), as ENVIRONMENTS.md has them
+# name: (action scale, reward of velocity v, position p, task g, sum a2 of squares of the sent
+# action, sum c2 of squares of the clipped contact forces)
 REWARDS = {
     "ant-dir": (0.2, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 + 1.0),
     "ant-fwd-bwd": (0.2, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] - 0.5 * a2 + 1.0),
@@ -155,7 +149,7 @@ def along(velocity, task):
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_the_reward_is_the_formula(name):
+def test_reward_is_the_formula(name):
     scale, formula = REWARDS[name]
     env = make(name, threads=1)
     tasks = env.spec.tasks.sample(np.random.default_rng(4), 3)
@@ -176,7 +170,7 @@ def test_the_reward_is_the_formula(name):
     assert (contacts > 1.0) == (name == "ant-dir/promp")
 
 
-def test_half_cheetahs_reward_is_gymnasiums():
+def test_reward_of_half_cheetah_is_gymnasiums():
     env = make("half-cheetah-dir", threads=1)
     env.set_tasks(np.array([[1.0], [-1.0]]), 1)
     env.reset([seeding.np_random(7)[0] for _ in range(2)])

@@ -1,4 +1,4 @@
-"""What our environments switch off in MuJoCo to be faster, and that it changes nothing else."""
+"""MuJoCo features that our environments switch off to be faster, without other effects."""
 
 import copy
 
@@ -15,8 +15,8 @@ from metarl.envs.registry import make
 STEP = mujoco.mjtTimer.mjTIMER_STEP
 
 
-def profiled():
-    """Whether the profiler measures how long a simulation takes."""
+def is_profiling():
+    """Tests whether the profiler times a simulation."""
     model = mujoco.MjModel.from_xml_string(
         "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
     )
@@ -26,27 +26,27 @@ def profiled():
 
 
 @pytest.fixture(autouse=True)
-def as_it_was():
+def restore_profiler():
     profiler.start()
     yield
     profiler.stop()
 
 
-def test_making_an_environment_switches_the_profiler_off():
-    assert profiled()
+def test_make_switches_the_profiler_off():
+    assert is_profiling()
     make("half-cheetah-dir", 1)
-    assert not profiled()
+    assert not is_profiling()
 
 
-def test_it_runs_again_meanwhile():
+def test_profile_runs_the_profiler_meanwhile():
     profiler.stop()
-    profiler.stop()  # the second call must not lose what the first took
+    profiler.stop()  # the second call must not lose the saved clock
     with profiler.profile():
-        assert profiled()
-    assert not profiled()
+        assert is_profiling()
+    assert not is_profiling()
 
 
-def test_a_callback_of_the_users_own_stays():
+def test_stop_keeps_a_callback_of_the_user():
     calls = []
 
     def clock():
@@ -56,26 +56,26 @@ def test_a_callback_of_the_users_own_stays():
     mujoco.set_mjcb_time(clock)
     try:
         profiler.stop()
-        profiled()
+        is_profiling()
     finally:
         mujoco.set_mjcb_time(None)
     assert calls
 
 
-def test_without_the_library_nothing_happens(monkeypatch, tmp_path):
+def test_stop_does_nothing_without_the_library(monkeypatch, tmp_path):
     monkeypatch.setattr(mujoco, "__file__", str(tmp_path / "__init__.py"))
     (tmp_path / "libmujoco.so.9").write_text("not a library")
     profiler._clock.cache_clear()
     try:
         profiler.stop()
-        assert profiled()
+        assert is_profiling()
     finally:
         monkeypatch.undo()
         profiler._clock.cache_clear()
 
 
 class Watched(gymnasium.Env):
-    """Observes whether MuJoCo's profiler runs."""
+    """Its observation is whether MuJoCo's profiler runs."""
 
     observation_space = gymnasium.spaces.Box(-1e9, 1e9, (1,))
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
@@ -89,13 +89,13 @@ class Watched(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return np.array([profiled()], dtype=np.float32), {}
+        return np.array([is_profiling()], dtype=np.float32), {}
 
     def step(self, action):
-        return np.array([profiled()], dtype=np.float32), 0.0, False, False, {}
+        return np.array([is_profiling()], dtype=np.float32), 0.0, False, False, {}
 
 
-def test_plug_ins_in_processes_do_without_it():
+def test_profiler_is_off_in_worker_processes():
     assert Watched().reset()[0] == 1
     env = SubprocEnv("watched", Watched, 1)
     try:
@@ -106,7 +106,7 @@ def test_plug_ins_in_processes_do_without_it():
 
 
 @pytest.mark.parametrize("name", ["half-cheetah-terrain", "ant-terrain", "humanoid-dir-payload"])
-def test_without_islands_the_physics_have_the_same_bits(name):
+def test_island_search_does_not_change_the_physics(name):
     ends = []
     for islands in (False, True):
         env = make(name, 1)

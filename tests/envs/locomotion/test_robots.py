@@ -1,4 +1,4 @@
-"""Every robot beside Gymnasium's own environment, to the last bit."""
+"""Robots compared with Gymnasium's environments, bit for bit."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils import seeding
+from mujoco_runs import run
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms
@@ -25,13 +26,7 @@ PAIRS = {
 robots = pytest.mark.parametrize("robot", PAIRS)
 
 HUMANOIDS_FORCES = np.s_[270:348]
-"""Where the contact forces cfrc_ext of Humanoid-v5 stand, which a batch takes at another instant."""
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """MuJoCo writes MUJOCO_LOG.TXT into the working directory."""
-    monkeypatch.chdir(tmp_path)
+"""Contact forces cfrc_ext in the observation of Humanoid-v5; a batch takes them at another time."""
 
 
 def build(robot, rows, **settings):
@@ -40,43 +35,30 @@ def build(robot, rows, **settings):
     return env
 
 
-def run(env, commands):
-    """Steps through commands (T, M, A); returns what happened, time axis first."""
-    record = {name: [] for name in ("obs", "reward", "terminated", "fault", "qpos", "qvel")}
-    for command in commands:
-        step = env.step(command, np.ones(commands.shape[1], dtype=bool))
-        for name in ("obs", "reward", "terminated", "fault"):
-            record[name].append(getattr(step, name).copy())
-        record["qpos"].append(env.snapshot())
-        record["qvel"].append(env._qvel.copy())
-    return {name: np.array(values) for name, values in record.items()}
-
-
 def comparable(robot, obs):
-    """An observation without what cannot be Gymnasium's."""
+    """Returns the part of an observation that must equal Gymnasium's."""
     return np.delete(obs, HUMANOIDS_FORCES) if robot is HUMANOID else obs
 
 
 def assert_follows_gymnasium(robot, reference, record, row, sent):
-    """Steps Gymnasium's environment from where it stands beside a recorded row."""
+    """Steps Gymnasium's environment from its state and compares a recorded row."""
     for t, command in enumerate(sent):
         obs, _, terminated, _, info = reference.step(command)
         np.testing.assert_array_equal(record["qpos"][t, row], reference.data.qpos)
         np.testing.assert_array_equal(record["qvel"][t, row], reference.data.qvel)
-        seen = record["obs"][t, row]
-        assert seen.shape == obs.shape
-        np.testing.assert_array_equal(comparable(robot, seen), comparable(robot, obs))
+        ours = record["obs"][t, row]
+        assert ours.shape == obs.shape
+        np.testing.assert_array_equal(comparable(robot, ours), comparable(robot, obs))
         assert record["terminated"][t, row] == terminated
-        if (
-            robot is not ANT
-        ):  # Gymnasium's is that of the last stage of the integrator, ours of qpos
+        # Gymnasium's Ant takes the position of the last stage of the integrator, ours that of qpos
+        if robot is not ANT:
             speed = pytest.approx(info["x_velocity"], rel=1e-9, abs=1e-11)
-            assert record["reward"][t, row] == speed  # Forward without terms pays nothing else
+            assert record["reward"][t, row] == speed  # Forward without terms has no other reward
     assert not record["fault"][:, row].any()
 
 
 @robots
-def test_200_random_steps_from_reset_are_gymnasiums_bit_for_bit(robot):
+def test_steps_after_reset_equal_gymnasiums(robot):
     robot, reference_id, settings = PAIRS[robot]
     env = build(robot, 3, action_scale=0.5)
     first = env.reset([seeding.np_random(row)[0] for row in range(3)]).copy()
@@ -93,13 +75,15 @@ def test_200_random_steps_from_reset_are_gymnasiums_bit_for_bit(robot):
 
 
 @robots
-def test_200_random_steps_from_restore_are_gymnasiums_bit_for_bit(robot):
+def test_steps_after_restore_equal_gymnasiums(robot):
     robot, reference_id, settings = PAIRS[robot]
     env = build(robot, 4)
     rng = np.random.default_rng(2)
     qpos = env.model.qpos0 + rng.uniform(-0.2, 0.2, (4, env.model.nq))
     qvel = rng.normal(size=(4, env.model.nv))
-    if robot is ANT:  # too high, dropped upright, and far under the ground: both ends of the band
+    if (
+        robot is ANT
+    ):  # too high, dropped upright, and far below the ground: both ends of the interval
         qpos[:3, 2] = 1.8, 0.8, -3.0
     first = env.restore(qpos, qvel).copy()
     reference = gymnasium.make(reference_id, **settings).unwrapped
@@ -121,7 +105,7 @@ def test_200_random_steps_from_restore_are_gymnasiums_bit_for_bit(robot):
 
 
 @robots
-def test_the_reset_noise_is_gymnasiums(robot):
+def test_reset_noise_equals_gymnasiums(robot):
     robot, reference_id, settings = PAIRS[robot]
     reference = gymnasium.make(reference_id, **settings).unwrapped
     for seed in range(5):
@@ -131,7 +115,7 @@ def test_the_reset_noise_is_gymnasiums(robot):
         np.testing.assert_array_equal(qvel, reference.data.qvel)
 
 
-def healthy(robot, height, *, pitch=0.0, speed=0.0):
+def is_healthy(robot, height, *, pitch=0.0, speed=0.0):
     model = robot.model()
     qpos, qvel = model.qpos0[None].copy(), np.zeros((1, model.nv))
     qpos[0, robot.height_index] = height
@@ -141,22 +125,22 @@ def healthy(robot, height, *, pitch=0.0, speed=0.0):
     return bool(robot.healthy(np.array([height]), qpos, qvel)[0])
 
 
-def test_health_is_gymnasiums_at_the_ends_of_every_range():
-    # Ant includes the ends of its band, the others leave them out
-    assert [healthy(ANT, z) for z in (0.19, 0.2, 1.0, 1.01)] == [False, True, True, False]
-    assert [healthy(HUMANOID, z) for z in (1.0, 1.01, 1.99, 2.0)] == [False, True, True, False]
-    assert [healthy(WALKER2D, z) for z in (0.8, 0.81, 1.99, 2.0)] == [False, True, True, False]
-    assert [healthy(HOPPER, z) for z in (0.7, 0.71, 50.0)] == [False, True, True]
+def test_health_equals_gymnasiums_at_the_ends_of_ranges():
+    # Ant's interval is closed, the others' are open
+    assert [is_healthy(ANT, z) for z in (0.19, 0.2, 1.0, 1.01)] == [False, True, True, False]
+    assert [is_healthy(HUMANOID, z) for z in (1.0, 1.01, 1.99, 2.0)] == [False, True, True, False]
+    assert [is_healthy(WALKER2D, z) for z in (0.8, 0.81, 1.99, 2.0)] == [False, True, True, False]
+    assert [is_healthy(HOPPER, z) for z in (0.7, 0.71, 50.0)] == [False, True, True]
     pitches = (-1.0, -0.99, 0.99, 1.0)
-    assert [healthy(WALKER2D, 1.2, pitch=p) for p in pitches] == [False, True, True, False]
+    assert [is_healthy(WALKER2D, 1.2, pitch=p) for p in pitches] == [False, True, True, False]
     pitches = (-0.2, -0.19, 0.19, 0.2)
-    assert [healthy(HOPPER, 1.2, pitch=p) for p in pitches] == [False, True, True, False]
-    assert [healthy(HOPPER, 1.2, speed=v) for v in (-100, 99.9, 100)] == [False, True, False]
-    assert healthy(WALKER2D, 1.2, speed=200.0)
+    assert [is_healthy(HOPPER, 1.2, pitch=p) for p in pitches] == [False, True, True, False]
+    assert [is_healthy(HOPPER, 1.2, speed=v) for v in (-100, 99.9, 100)] == [False, True, False]
+    assert is_healthy(WALKER2D, 1.2, speed=200.0)
     assert HALF_CHEETAH.healthy is None
 
 
-def test_gymnasiums_models_compile_without_a_word(tmp_path, capfd, recwarn):
+def test_models_compile_without_output(tmp_path, capfd, recwarn):
     for robot in ROBOTS.values():
         robot.model()
         robot.model(contact_forces=True)
@@ -167,7 +151,7 @@ def test_gymnasiums_models_compile_without_a_word(tmp_path, capfd, recwarn):
 # --- Humanoid
 
 
-def test_a_humanoids_contact_forces_are_mujocos_at_the_state_it_is_restored_to():
+def test_contact_forces_of_humanoid_equal_mujocos():
     env = build(HUMANOID, 2)
     env.reset([np.random.default_rng(row) for row in range(2)])
     run(env, np.zeros((60, 2, 17)))
@@ -183,7 +167,7 @@ def test_a_humanoids_contact_forces_are_mujocos_at_the_state_it_is_restored_to()
     assert np.abs(obs[:, HUMANOIDS_FORCES]).max() > 1.0  # not clipped
 
 
-def test_a_humanoids_reward_is_gymnasiums_but_for_the_contact_forces():
+def test_reward_of_humanoid_differs_in_contact_cost_only():
     env = make("humanoid-dir", threads=1)
     env.set_tasks(np.array([[0.0]]), 1)
     env.reset([seeding.np_random(3)[0]])
@@ -194,7 +178,7 @@ def test_a_humanoids_reward_is_gymnasiums_but_for_the_contact_forces():
         command = rng.uniform(-0.4, 0.4, (1, 17))
         step = env.step(command / env.spec.action_scale, np.ones(1, dtype=bool))
         _, reward, terminated, _, info = reference.step(command[0])
-        # Gymnasium gives its bonus to the healthy only; here the episode ends
+        # Gymnasium gives its bonus to healthy robots only; here the episode ends
         reward += 5.0 * terminated
         cost = min(10.0, 5e-7 * np.square(step.obs[0, HUMANOIDS_FORCES]).sum())
         assert step.reward[0] == pytest.approx(reward - cost, rel=1e-9)
@@ -203,7 +187,7 @@ def test_a_humanoids_reward_is_gymnasiums_but_for_the_contact_forces():
     assert contacts > 1e-4
 
 
-def test_the_contact_cost_is_capped():
+def test_contact_cost_is_capped():
     terms = RewardTerms(contact_cost=5e-7, contact_clip=np.inf, contact_cap=10.0)
     forces = np.array([[1e3, 2e3], [1e6, 0.0]])
     np.testing.assert_allclose(terms.contact_costs(forces), [5e-7 * 5e6, 10.0])

@@ -1,8 +1,9 @@
-"""Variations: the physics changes as stated, task by task in one batch, and leaves no trace."""
+"""Variations: each changes the physics as documented, per task, and leaves no state behind."""
 
 import mujoco
 import numpy as np
 import pytest
+from mujoco_runs import run, streams
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms, Velocity
@@ -31,39 +32,17 @@ every_variation = pytest.mark.parametrize("name", VARIATIONS)
 G = 9.81
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """MuJoCo writes MUJOCO_LOG.TXT into the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
 def build(robot, *variations, goal=None, terms=None, threads=1):
     goal, terms = goal or Forward(), terms or RewardTerms()
     return MujocoBatchEnv("test", Recipe(robot, goal, terms, variations), threads)
-
-
-def streams(count):
-    return [np.random.default_rng(row) for row in range(count)]
 
 
 def commands(env, steps, rows, seed=0):
     return np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, rows, env.spec.action_size))
 
 
-def run(env, actions):
-    """Steps through actions (T, M, A); returns what happened, time axis first."""
-    record = {name: [] for name in ("obs", "reward", "terminated", "fault", "qpos", "qvel")}
-    for action in actions:
-        step = env.step(action, np.ones(actions.shape[1], dtype=bool))
-        for name in ("obs", "reward", "terminated", "fault"):
-            record[name].append(getattr(step, name).copy())
-        record["qpos"].append(env.snapshot())
-        record["qvel"].append(env._qvel.copy())
-    return {name: np.array(values) for name, values in record.items()}
-
-
 def in_the_air(env, tasks, *, speed=0.0):
-    """Starts one episode a task, high above the ground and at rest but for a speed along x."""
+    """Starts an episode per task, high above the ground, with a speed along x only."""
     env.set_tasks(np.array(tasks, dtype=float), 1)
     qpos = np.tile(env.model.qpos0, (len(tasks), 1))
     qpos[:, env.robot.height_index] += 500.0
@@ -73,7 +52,7 @@ def in_the_air(env, tasks, *, speed=0.0):
 
 
 def momentum(env, row):
-    """Mass [kg] and velocity of the centre of mass (3,) [m/s] of a row, by MuJoCo's own functions."""
+    """Returns mass [kg] and velocity of the centre of mass (3,) [m/s] of a row, from MuJoCo."""
     model, data = env._batch.get_model(row), env._batch.get_data(row)
     mujoco.mj_forward(model, data)
     mujoco.mj_subtreeVel(model, data)
@@ -81,13 +60,13 @@ def momentum(env, row):
 
 
 def mixed_tasks(env, count, seed=0):
-    """Training and test tasks in turn."""
+    """Returns training and test tasks, alternating."""
     tasks, rng = env.spec.tasks, np.random.default_rng(seed)
     both = tasks.sample(rng, count), tasks.test.sample(rng, count)
     return np.stack(both, axis=1).reshape(2 * count, -1)[:count]
 
 
-# --- one by one
+# --- single variations
 
 
 def test_params_multiply_every_element_by_its_own_draw():
@@ -119,7 +98,7 @@ def test_params_multiply_every_element_by_its_own_draw():
 
 
 @pytest.mark.parametrize("robot", [WALKER2D, HOPPER], ids=lambda robot: robot.name)
-def test_params_move_as_a_model_changed_by_hand_does_bit_for_bit(robot):
+def test_params_equal_a_model_edited_by_hand(robot):
     env = build(robot, Params())
     tasks = env.spec.tasks.sample(np.random.default_rng(1), 3)
     env.set_tasks(tasks, 1)
@@ -127,7 +106,7 @@ def test_params_move_as_a_model_changed_by_hand_does_bit_for_bit(robot):
     start = env.snapshot(), env._qvel.copy()
     actions = commands(env, 50, 3)
     record = run(env, actions)
-    given = [env._batch.get_model(row) for row in range(3)]
+    models = [env._batch.get_model(row) for row in range(3)]
     for row in range(3):
         model = robot.model()
         bodies, geoms = model.nbody - 1, model.ngeom
@@ -142,7 +121,7 @@ def test_params_move_as_a_model_changed_by_hand_does_bit_for_bit(robot):
         mujoco.mj_setConst(model, data)
         mujoco.mj_resetData(model, data)
         for field in ("body_invweight0", "dof_invweight0", "body_subtreemass"):
-            np.testing.assert_array_equal(getattr(given[row], field), getattr(model, field))
+            np.testing.assert_array_equal(getattr(models[row], field), getattr(model, field))
         data.qpos[:], data.qvel[:] = start[0][row], start[1][row]
         mujoco.mj_forward(model, data)
         for t in range(50):
@@ -151,14 +130,14 @@ def test_params_move_as_a_model_changed_by_hand_does_bit_for_bit(robot):
             np.testing.assert_array_equal(record["qpos"][t, row], data.qpos)
 
 
-def test_sliding_robots_lose_the_speed_that_the_friction_says():
+def test_friction_brakes_sliding_robots_by_coulombs_law():
     friction = np.array([[0.08], [0.3], [0.8]])
     env = build(ANT, Friction())
     env.set_tasks(friction, 1)
     env.restore(np.tile(env.model.qpos0, (3, 1)), np.zeros((3, 14)))
     still = np.zeros((80, 3, 8))
-    qvel = run(env, still)["qvel"][-1]  # until it rests on its feet
-    # along its legs: MuJoCo's friction cone is a pyramid with its edges along and across them
+    qvel = run(env, still)["qvel"][-1]  # until it stands on its feet
+    # along the legs, where MuJoCo's pyramidal friction cone has its edges
     qvel[:, :2] += 4.0
     env.restore(env.snapshot(), qvel)
     before = [momentum(env, row) for row in range(3)]
@@ -166,12 +145,12 @@ def test_sliding_robots_lose_the_speed_that_the_friction_says():
     for row in range(3):
         mass, start = before[row]
         lost = mass * (start - momentum(env, row)[1])
-        # Coulomb: what the ground takes along the way is mu times what it gives along z, bounces included
+        # Coulomb: the horizontal impulse of the ground is mu times its vertical one, with bounces
         normal = mass * G * 10 * env.spec.dt - lost[2]
         np.testing.assert_allclose(np.hypot(*lost[:2]) / normal, friction[row, 0], rtol=0.02)
 
 
-def test_ground_as_rough_as_it_was_changes_nothing():
+def test_friction_of_the_model_itself_changes_nothing():
     # geoms of HalfCheetah's model have friction 0.4, its ground too
     paths = []
     for variations, tasks in (((), np.zeros((2, 0))), ((Friction(),), np.full((2, 1), 0.4))):
@@ -183,7 +162,7 @@ def test_ground_as_rough_as_it_was_changes_nothing():
 
 
 @pytest.mark.parametrize("robot", ROBOTS.values(), ids=ROBOTS)
-def test_a_payload_adds_its_mass_where_it_is_said_to_be(robot):
+def test_payload_adds_its_mass_at_its_position(robot):
     env = build(robot, Payload())
     place = [0.1] if robot.planar else [0.1, -0.2]
     env.set_tasks(np.array([[0.0, *place], [0.5, *place], [1.0, *place]]), 1)
@@ -196,7 +175,7 @@ def test_a_payload_adds_its_mass_where_it_is_said_to_be(robot):
         assert model.body_subtreemass[0] == pytest.approx(own + share * torso)
         ball = data.xpos[model.body("payload").id] - data.xpos[1]
         np.testing.assert_allclose(ball[: len(place)], place, atol=1e-12)
-        # on top: no geom of the torso reaches as high as the ball's lower end
+        # on top of the torso's geoms
         assert ball[2] > 0.06
         rest = mujoco.MjData(bare)
         mujoco.mj_forward(bare, rest)
@@ -206,7 +185,7 @@ def test_a_payload_adds_its_mass_where_it_is_said_to_be(robot):
         np.testing.assert_allclose(data.subtree_com[0], moved, atol=1e-9)
 
 
-def test_robots_fall_and_slide_as_gravity_says():
+def test_gravity_accelerates_robots_by_its_vector():
     env = build(ANT, Gravity())
     tilt = np.radians(15.0)
     in_the_air(env, [[G, 0.0, 0.0], [8.0, 0.0, 1.0], [10.0, tilt, 0.0], [10.0, tilt, np.pi / 2]])
@@ -219,7 +198,7 @@ def test_robots_fall_and_slide_as_gravity_says():
         np.testing.assert_allclose(change, expected[row], atol=5e-3)
 
 
-def test_gravity_tilts_a_planar_robot_forward_and_backward():
+def test_gravity_tilts_planar_robots_forward_and_backward():
     env = build(HALF_CHEETAH, Gravity())
     in_the_air(env, [[10.0, 0.2], [10.0, -0.2]])
     run(env, np.zeros((4, 2, 6)))
@@ -228,11 +207,11 @@ def test_gravity_tilts_a_planar_robot_forward_and_backward():
     assert backward == pytest.approx(-forward, rel=1e-3)
 
 
-def test_wind_pushes_with_its_force_and_a_payload_is_pushed_less():
+def test_wind_accelerates_the_total_mass_with_its_force():
     env = build(ANT, Payload(), Wind())
     own, torso = bare_model(ANT).body_mass.sum(), bare_model(ANT).body_mass[1]
     in_the_air(env, [[0, 0, 0, 0, 0], [0, 0, 0, 1.5, 0], [0, 0, 0, 0, -1.0], [1, 0.1, 0, 1.5, 0]])
-    for _ in range(2):  # the force is there again after a reset
+    for _ in range(2):  # a reset keeps the force
         env.restore(env.snapshot(), np.zeros((4, env.model.nv)))
         run(env, np.zeros((4, 4, 8)))
         seconds = 4 * env.spec.dt
@@ -243,7 +222,7 @@ def test_wind_pushes_with_its_force_and_a_payload_is_pushed_less():
         np.testing.assert_allclose(change[:, 2], -G, atol=5e-3)
 
 
-def test_a_dead_limb_moves_nothing_and_the_others_do():
+def test_cripple_disables_one_limb_only():
     env = build(ANT, Cripple())
     legs = [(2, 3), (4, 5), (6, 7), (0, 1)]
     for leg, actuators in enumerate(legs):
@@ -256,32 +235,32 @@ def test_a_dead_limb_moves_nothing_and_the_others_do():
             assert moved == 1
         in_the_air(env, [[leg, 0.0]] * 9)
         actions = np.zeros((3, 9, 8))
-        actions[:, np.arange(8), np.arange(8)] = 1.0  # row k moves actuator k, the last row none
+        actions[:, np.arange(8), np.arange(8)] = 1.0  # row k uses actuator k, the last row none
         qpos = run(env, actions)["qpos"]
         still = [k for k in range(8) if np.array_equal(qpos[:, k], qpos[:, 8])]
         assert still == sorted(actuators)
 
 
-def test_a_limb_that_dies_in_mid_episode_lives_until_then_and_in_the_next_episode():
+def test_cripple_fails_at_its_onset_in_every_episode():
     env = build(ANT, Cripple())
     tasks = np.array([[1.0, 30.0], [1.0, 1000.0]])
-    dying, living = 0, 1
+    failing, intact = 0, 1
     actions = commands(env, 40, 1).repeat(2, axis=1)
     in_the_air(env, tasks)
     start = env.snapshot()
     for _ in range(2):
         env.restore(start, np.zeros((2, env.model.nv)))
         qpos = run(env, actions)["qpos"]
-        np.testing.assert_array_equal(qpos[:30, dying], qpos[:30, living])
-        assert not np.array_equal(qpos[30, dying], qpos[30, living])
-    # after its death the limb does as one that gets no controls
+        np.testing.assert_array_equal(qpos[:30, failing], qpos[:30, intact])
+        assert not np.array_equal(qpos[30, failing], qpos[30, intact])
+    # after the failure the limb moves like one without controls
     in_the_air(env, tasks)
-    actions[30:, living, [4, 5]] = 0.0
+    actions[30:, intact, [4, 5]] = 0.0
     qpos = run(env, actions)["qpos"]
-    np.testing.assert_array_equal(qpos[:, dying], qpos[:, living])
+    np.testing.assert_array_equal(qpos[:, failing], qpos[:, intact])
 
 
-def test_gears_and_delays_are_those_of_other_controls():
+def test_actuator_scales_and_delays_the_controls():
     env, plain = build(HOPPER, Actuator()), build(HOPPER)
     actions = commands(env, 30, 1)
     tasks = [[1, 1, 1, delay] for delay in range(4)] + [[0.5, 1.0, 1.5, 0], [0.5, 1.0, 0.5, 2]]
@@ -293,7 +272,7 @@ def test_gears_and_delays_are_those_of_other_controls():
         expected[delay:, row] = np.array(gears) * actions[: 30 - delay, 0]
     expected[:, 4, 2] = np.clip(expected[:, 4, 2], -1.0, 1.0)
     reference = run(plain, expected)["qpos"]
-    same = [0, 1, 2, 3, 5]  # a gear of 1.5 reaches beyond the controls of the plain robot
+    same = [0, 1, 2, 3, 5]  # a gear of 1.5 exceeds the range of the plain robot's controls
     np.testing.assert_array_equal(qpos[:, same], reference[:, same])
     in_the_air(env, [[1.5, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     actions = np.full((2, 2, 3), 0.4)
@@ -302,7 +281,7 @@ def test_gears_and_delays_are_those_of_other_controls():
     np.testing.assert_allclose(qpos[:, 0], qpos[:, 1], rtol=0, atol=1e-12)
 
 
-def test_the_cost_is_that_of_the_action_sent_though_it_comes_late_or_to_nothing():
+def test_control_cost_uses_the_sent_action():
     for variation, task in ((Actuator(), [1, 1, 1, 3]), (Cripple(), [0, 0])):
         env = build(HOPPER, variation, terms=RewardTerms(control_cost=1.0))
         in_the_air(env, [task])
@@ -312,10 +291,10 @@ def test_the_cost_is_that_of_the_action_sent_though_it_comes_late_or_to_nothing(
         assert reward == pytest.approx(speed - 3 * 0.25)
 
 
-# --- all of them
+# --- all variations
 
 
-def together():
+def all_variations():
     return build(ANT, *VARIATIONS.values()), build(HALF_CHEETAH, *VARIATIONS.values())
 
 
@@ -327,8 +306,8 @@ ALL = [*VARIATIONS, "all"]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_batch_of_different_tasks_equals_each_task_alone_bit_for_bit(name):
-    for env in together() if name == "all" else environments(name):
+def test_batch_of_tasks_equals_each_task_alone(name):
+    for env in all_variations() if name == "all" else environments(name):
         tasks = mixed_tasks(env, 4)
         actions = 2.0 * commands(env, 40, 8)
         env.set_tasks(tasks, 2)
@@ -346,8 +325,8 @@ def test_a_batch_of_different_tasks_equals_each_task_alone_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_new_tasks_leave_nothing_of_the_last_ones_bit_for_bit(name):
-    for env in together() if name == "all" else environments(name):
+def test_set_tasks_clears_the_previous_tasks(name):
+    for env in all_variations() if name == "all" else environments(name):
         tasks, others = mixed_tasks(env, 3), mixed_tasks(env, 3, seed=9)
         actions = 2.0 * commands(env, 30, 3)
         env.set_tasks(tasks, 1)
@@ -367,7 +346,7 @@ def test_new_tasks_leave_nothing_of_the_last_ones_bit_for_bit(name):
 
 @every_variation
 @pytest.mark.parametrize("robot", [HUMANOID, WALKER2D, HOPPER], ids=lambda robot: robot.name)
-def test_every_robot_has_every_variation(name, robot):
+def test_variation_works_on_every_robot(name, robot):
     env = build(robot, VARIATIONS[name])
     assert env.spec.obs_size == build(robot).spec.obs_size
     env.set_tasks(mixed_tasks(env, 3), 1)
@@ -376,7 +355,7 @@ def test_every_robot_has_every_variation(name, robot):
     assert not record["fault"].any() and np.isfinite(record["obs"]).all()
 
 
-def test_the_goals_numbers_come_first_and_its_reward_sees_only_them():
+def test_goal_numbers_come_first_and_reward_uses_only_them():
     env = build(HALF_CHEETAH, Friction(), Wind(), goal=Velocity())
     assert [v.name for v in env.spec.tasks.variables] == ["speed", "friction", "wind_x"]
     env.set_tasks(np.array([[2.0, 0.5, 3.0]]), 1)
@@ -387,7 +366,7 @@ def test_the_goals_numbers_come_first_and_its_reward_sees_only_them():
     assert env.marker(np.array([2.0, 0.5, 3.0])).vector == (2.0, 0.0)
 
 
-# --- what is held out
+# --- held-out tasks
 
 
 def test_held_out_tasks_lie_outside_the_training_ranges():

@@ -1,4 +1,4 @@
-"""Pictures of terrain: what is drawn is what MuJoCo's rays hit, task by task."""
+"""Pictures of terrain show the ground that MuJoCo's rays hit, task by task."""
 
 import mujoco
 import numpy as np
@@ -7,7 +7,13 @@ import pytest
 from metarl.envs.locomotion.robots import ANT
 from metarl.envs.locomotion.terrain import KINDS
 from metarl.envs.registry import make
-from metarl.envs.rendering.heightfield import FLOOR_DARK, FLOOR_LIGHT, Relief, fan_of, relief_of
+from metarl.envs.rendering.heightfield import (
+    FLOOR_DARK,
+    FLOOR_LIGHT,
+    Relief,
+    find_relief,
+    sort_rays,
+)
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster
 from metarl.envs.rendering.render import plan_shot
@@ -36,14 +42,17 @@ def task(env, kind, level=1.0, patch=1.0):
     return numbers
 
 
-def looked_at(relief, eye, rays):
-    """Depth (SIZE, SIZE) and places and normals (SIZE, SIZE, 3) of the ground; infinite and NaN where there is none."""
+def view_ground(relief, eye, rays):
+    """Depth (SIZE, SIZE) of the ground, positions and normals (SIZE, SIZE, 3).
+
+    Without ground the depth is infinite, the others are NaN.
+    """
     depth = np.full(rays.shape[:2], np.inf)
     point, normal = np.full((2, *rays.shape), np.nan)
-    for seen in relief.view(eye, fan_of(rays)):
-        depth.ravel()[seen.pixel] = seen.depth
-        point.reshape(-1, 3)[seen.pixel] = seen.point.T
-        normal.reshape(-1, 3)[seen.pixel] = seen.normal.T
+    for ground in relief.view(eye, sort_rays(rays)):
+        depth.ravel()[ground.pixel] = ground.depth
+        point.reshape(-1, 3)[ground.pixel] = ground.point.T
+        normal.reshape(-1, 3)[ground.pixel] = ground.normal.T
     return depth, point, normal
 
 
@@ -54,7 +63,7 @@ def pixel_rays(axes, focal=1.2):
 
 @pytest.mark.parametrize("name", ["ant-terrain", "half-cheetah-terrain"])
 @pytest.mark.parametrize("kind", ["waves", "stairs", "gaps", "steep", "basin"])
-def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
+def test_visible_ground_is_the_ground_that_rays_hit(name, kind):
     env = make(name, threads=1)
     model = env._model_of(task(env, kind))
     data = mujoco.MjData(model)
@@ -66,7 +75,7 @@ def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
     axes = shot.axes()
     eye = shot.lookat[0] - shot.distance * axes[2]
     rays = pixel_rays(axes)
-    depths, points, _ = looked_at(Relief(model), eye, rays)
+    depths, points, _ = view_ground(Relief(model), eye, rays)
     rng, groups, geom = np.random.default_rng(0), np.ones(6, np.uint8), np.zeros(1, np.int32)
     wrong = []
     for row, column in rng.integers(0, SIZE, (300, 2)):
@@ -74,7 +83,7 @@ def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
         # a ray has length one along the viewing direction, as depth has
         distance = mujoco.mj_ray(model, data, eye, ray, groups, 1, -1, geom, None)
         beside = env.robot.planar and abs((eye + distance * ray)[1]) > 1.49
-        if not 0 < distance < 25.0 or beside:  # a track goes on for the eye
+        if not 0 < distance < 25.0 or beside:  # only the picture continues a track
             continue
         wrong.append(abs(depth - distance) > 0.02 * distance)
         if np.isfinite(depth):
@@ -83,40 +92,40 @@ def test_the_ground_that_is_seen_is_the_ground_that_rays_hit(name, kind):
     assert np.mean(wrong) < 0.06  # at an edge a pixel shows one side or the other
 
 
-def test_a_plane_has_no_relief_and_a_heightfield_has_its_heights():
-    assert relief_of(ANT.model()) is None
+def test_find_relief_returns_the_heights():
+    assert find_relief(ANT.model()) is None
     env = make("ant-terrain", threads=1)
     for kind in ("hill", "basin", "waves"):
         env.set_tasks(task(env, kind)[None], 1)
-        relief = relief_of(env._model_of(task(env, kind)))
+        relief = find_relief(env._model_of(task(env, kind)))
         for x, y in ((0.0, 0.0), (3.0, -4.0), (-10.25, 6.5)):
             ground = env._world.ground.height(np.array([x]), np.array([y]))[0]
             assert relief.height(x, y) == pytest.approx(ground, abs=1e-6)
 
 
-def test_every_pixel_is_looked_at_once_whatever_planes_are_taken_together(monkeypatch):
+def test_view_visits_every_pixel_once_in_any_chunks(monkeypatch):
     env = make("ant-terrain", threads=1)
     rays, eye = pixel_rays(AXES), np.array([-4.0, 0.0, 3.0])
-    relief, fan = relief_of(env._model_of(task(env, "waves"))), fan_of(rays)
+    relief, fan = find_relief(env._model_of(task(env, "waves"))), sort_rays(rays)
     assert sorted(fan.pixel) == list(range(SIZE**2))
     np.testing.assert_array_equal(fan.rays.T, rays.reshape(-1, 3)[fan.pixel])
-    together = looked_at(relief, eye, rays)
-    monkeypatch.setattr("metarl.envs.rendering.heightfield._AT_ONCE", 7)
-    for one, other in zip(together, looked_at(relief, eye, rays), strict=True):
+    together = view_ground(relief, eye, rays)
+    monkeypatch.setattr("metarl.envs.rendering.heightfield._NUM_TOGETHER", 7)
+    for one, other in zip(together, view_ground(relief, eye, rays), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-9)
     assert 0.5 < np.isfinite(together[0]).mean() < 1.0
 
 
-def test_normals_stand_upright_on_the_slope():
+def test_normals_are_perpendicular_to_the_ground():
     env = make("half-cheetah-terrain", threads=1)
-    relief = relief_of(env._model_of(task(env, "slopes", 1.0)))
+    relief = find_relief(env._model_of(task(env, "slopes", 1.0)))
     eye, down = np.array([2.5, 0.0, 3.0]), np.zeros((1, 1, 3))
     down[..., 0], down[..., 2] = 1e-3, -1.0
-    normal = looked_at(relief, eye, down)[2][0, 0]
+    normal = view_ground(relief, eye, down)[2][0, 0]
     assert np.degrees(np.arccos(normal[2])) == pytest.approx(12.0, abs=0.1)
 
 
-def test_a_picture_shows_the_ground_of_its_task_whatever_the_batch_is_doing():
+def test_picture_shows_its_task_not_that_of_the_batch():
     env = make("ant-terrain", threads=1)
     env.set_tasks(task(env, "waves")[None], 1)
     env.reset([np.random.default_rng(0)])
@@ -139,7 +148,7 @@ AXES = np.array([[0.0, -1.0, 0.0], [0.5, 0.0, 0.5 * 3**0.5], [0.5 * 3**0.5, 0.0,
 
 
 def picture_of(ridge, *, ball=True):
-    """A ball at the origin, seen over a ridge of a height [m] 1.5 m before it."""
+    """A ball at the origin, seen over a ridge [m] that is 1.5 m in front of it."""
     model = mujoco.MjModel.from_xml_string(HILL)
     x = np.tile(np.linspace(-8, 8, 81), (81, 1))
     model.hfield_data[:] = (ridge * np.exp(-(((x + 1.5) / 0.3) ** 2)) / 2.0).ravel()
@@ -155,7 +164,7 @@ def red(frame):
     return (frame[..., 0] > 1.5 * frame[..., 2].astype(float)).sum()
 
 
-def test_a_ridge_before_the_ball_hides_it_from_below_upwards():
+def test_ridge_hides_the_ball_by_its_height():
     # the line of sight to the ball's middle is 0.87 m higher where the ridge is
     shown = [red(picture_of(ridge)) for ridge in (0.0, 1.25, 1.95)]
     assert shown[0] > 300
@@ -163,7 +172,7 @@ def test_a_ridge_before_the_ball_hides_it_from_below_upwards():
     assert shown[2] == 0
 
 
-def test_the_ball_throws_its_shadow_on_the_ground():
+def test_ball_casts_its_shadow_on_the_ground():
     lit, empty = (picture_of(0.0, ball=b).astype(int).sum(axis=2) for b in (True, False))
     darker = lit < 0.75 * empty
     assert 20 < darker.sum() < 0.2 * SIZE**2
@@ -177,7 +186,7 @@ def test_even_ground_has_the_colours_of_the_floor():
 
 
 @pytest.mark.parametrize("kind", ["basin", "hill"])
-def test_a_target_stands_on_the_ground_of_its_place(kind):
+def test_target_stands_on_the_ground(kind):
     env = make("ant-goal-terrain", threads=1)
     goal = task(env, kind)
     goal[:2] = 2.5, 1.0
@@ -187,7 +196,7 @@ def test_a_target_stands_on_the_ground_of_its_place(kind):
     model = env._model_of(goal)
     shot = plan_shot(model, states, env.marker(goal))
     axes = shot.axes()
-    foot = np.array([2.5, 1.0, relief_of(model).height(2.5, 1.0)])
+    foot = np.array([2.5, 1.0, find_relief(model).height(2.5, 1.0)])
     seen = axes @ (foot - (shot.lookat[0] - shot.distance * axes[2]))
     focal = 100.0 / np.tan(np.radians(model.vis.global_.fovy) / 2)
     column, row = 100 + focal * seen[0] / seen[2], 100 - focal * seen[1] / seen[2]

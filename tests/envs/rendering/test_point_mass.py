@@ -12,7 +12,7 @@ def green(frame):
     return (green > 1.25 * red) & (green > 1.25 * blue)
 
 
-def test_the_plane_shows_target_point_and_the_path_so_far():
+def test_plane_shows_target_point_and_path():
     states = np.array([[0.0, 0.0], [0.4, 0.0], [0.4, 0.6]])
     shown = list(render_plane(states, Marker("target", (-0.6, -0.6)), width=240, height=240))
     assert len(shown) == 3 and shown[0].shape == (240, 240, 3) and shown[0].dtype == np.uint8
@@ -29,7 +29,7 @@ def test_the_plane_shows_target_point_and_the_path_so_far():
         np.testing.assert_allclose(color, PATH_COLOR, atol=12)
 
 
-def test_the_plane_grows_to_hold_what_leaves_the_square():
+def test_plane_grows_with_the_path():
     states = np.array([[0.0, 0.0], [5.0, -4.0]])
     frame = list(render_plane(states, Marker("target", (-6.0, 1.0)), width=200, height=120))[-1]
     assert green(frame).sum() > 10

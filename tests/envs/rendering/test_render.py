@@ -12,11 +12,11 @@ from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
 from metarl.envs.rendering import render
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster, cast, checker
-from metarl.envs.rendering.render import marker_figures, plan_shot, render_mujoco
+from metarl.envs.rendering.render import place_marker, plan_shot, render_mujoco
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 160
-NOTHING = Marker("arrow", (0.0, 0.0))
+NO_GOAL = Marker("arrow", (0.0, 0.0))
 
 BALL = """<mujoco><visual><global fovy="45"/></visual><worldbody>{extra}
   <body pos="0 0 {height}"><freejoint/><geom size="0.4" rgba="1 0 0 1"/></body>
@@ -53,10 +53,10 @@ def project(model, shot, row, point):
         ]
     )
     right = np.array([math.sin(azimuth), -math.cos(azimuth), 0.0])
-    seen = np.asarray(point) - (shot.lookat[row] - shot.distance * forward)
-    depth = seen @ forward
+    offset = np.asarray(point) - (shot.lookat[row] - shot.distance * forward)
+    depth = offset @ forward
     focal = 0.5 * SIZE / math.tan(math.radians(model.vis.global_.fovy) / 2)
-    across, above = seen @ right / depth, seen @ np.cross(right, forward) / depth
+    across, above = offset @ right / depth, offset @ np.cross(right, forward) / depth
     return np.array([0.5 * SIZE + focal * across, 0.5 * SIZE - focal * above])
 
 
@@ -70,7 +70,7 @@ def ball_caster(model, axes):
     return RayCaster(model, axes, SIZE, SIZE), data
 
 
-def test_a_ball_covers_the_disc_that_the_closed_form_says():
+def test_ball_covers_the_disc_of_the_closed_form():
     model = ball()
     axes = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     caster, data = ball_caster(model, axes)
@@ -102,8 +102,8 @@ def test_rays_end_on_the_sphere_with_its_normals():
     assert np.isinf(hits.distance[~hit]).all()
 
 
-def test_the_floor_is_darker_under_the_ball_and_nowhere_else():
-    axes = plan_shot(ball(), np.array([[0, 0, 1, 1, 0, 0, 0.0]]), NOTHING).axes()
+def test_floor_is_darker_only_under_the_ball():
+    axes = plan_shot(ball(), np.array([[0, 0, 1, 1, 0, 0, 0.0]]), NO_GOAL).axes()
     focus = np.array([0.0, 0.0, 1.0])
     eye = focus - 5.0 * axes[2]
     with_ball, data = ball_caster(ball(FLOOR), axes)
@@ -118,7 +118,7 @@ def test_the_floor_is_darker_under_the_ball_and_nowhere_else():
     assert 0 < changed.sum() < 0.1 * SIZE**2
 
 
-def test_a_static_box_is_drawn_and_hides_the_ball():
+def test_static_box_is_drawn_and_hides_the_ball():
     box = '<geom type="box" size="0.1 2 2" pos="-1.5 0 1"/>'
     axes = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     focus = np.array([0.0, 0.0, 1.0])
@@ -141,7 +141,7 @@ def test_checker_averages_over_its_box():
 
 
 @pytest.mark.parametrize("angle", [0.0, 1.2, 2.6, 4.0, 5.5])
-def test_the_arrow_leaves_the_robot_in_the_direction_of_the_task(angle):
+def test_arrow_starts_at_the_robot_along_the_task(angle):
     model = ANT.model()
     marker = Marker("arrow", (math.cos(angle), math.sin(angle)))
     states = model.qpos0[None].copy()
@@ -152,18 +152,15 @@ def test_the_arrow_leaves_the_robot_in_the_direction_of_the_task(angle):
     ahead = project(model, shot, 0, floor + [*marker.vector, 0.0]) - tail
     rows, columns = np.nonzero(green(frame))
     reach = (np.stack([columns, rows], axis=1) + 0.5 - tail) @ (ahead / np.linalg.norm(ahead))
-    tip = marker_figures(marker, shot, 0, 0.0)[1].end
+    tip = place_marker(marker, shot, 0, 0.0)[1].end
     length = np.linalg.norm(project(model, shot, 0, tip) - tail)
     assert reach.max() == pytest.approx(length, abs=2.5)
     assert reach.min() > -0.25 * length
 
 
-def test_the_arrow_of_a_planar_robot_points_left_for_backward_and_is_longer_for_faster(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(
-        tmp_path
-    )  # MuJoCo logs this model's deprecated attribute into the working directory
+def test_planar_arrow_shows_direction_and_speed(tmp_path, monkeypatch):
+    # MuJoCo logs this model's deprecated attribute into the working directory
+    monkeypatch.chdir(tmp_path)
     model = HALF_CHEETAH.model()
     widths = []
     for speed in (-1.0, 1.0, 3.0):
@@ -177,13 +174,13 @@ def test_the_arrow_of_a_planar_robot_points_left_for_backward_and_is_longer_for_
     assert widths[2] > 1.2 * widths[1]
 
 
-def test_the_camera_follows_the_robot_and_the_floor_passes_by():
+def test_camera_follows_the_robot():
     model = ANT.model()
     states = np.repeat(model.qpos0[None], 3, axis=0)
     pictures = []
     for shift in (0.0, 0.5, 6.0):
         states[:, 0] = shift
-        pictures.append(frames(model, states, NOTHING)[1].astype(int))
+        pictures.append(frames(model, states, NO_GOAL)[1].astype(int))
     # the floor repeats every 2 m
     assert np.abs(pictures[2] - pictures[0]).max() <= 2
     moved = np.abs(pictures[1] - pictures[0]).sum(axis=2) > 30
@@ -192,18 +189,18 @@ def test_the_camera_follows_the_robot_and_the_floor_passes_by():
     assert not moved[middle].any()
 
 
-def test_the_robot_stays_in_the_picture_over_a_long_run():
+def test_robot_stays_in_the_picture():
     model = ANT.model()
     states = np.repeat(model.qpos0[None], 40, axis=0)
     states[:, 0] = np.linspace(0.0, 12.0, 40)
-    shot = plan_shot(model, states, NOTHING)
+    shot = plan_shot(model, states, NO_GOAL)
     for row in (0, 20, 39):
         place = project(model, shot, row, shot.root[row])
         assert np.abs(place - 0.5 * SIZE).max() < 0.3 * SIZE
 
 
 @pytest.mark.parametrize("point", [(3.0, 0.0), (-2.0, 2.0), (0.0, -3.0)])
-def test_the_target_stands_at_its_point_and_in_the_picture(point):
+def test_target_stands_at_its_point_in_the_picture(point):
     model = ANT.model()
     marker = Marker("target", point)
     states = model.qpos0[None].copy()
@@ -216,7 +213,7 @@ def test_the_target_stands_at_its_point_and_in_the_picture(point):
     assert np.abs(np.nonzero(mask)[1] + 0.5 - foot[0]).max() < 0.15 * SIZE
 
 
-def test_a_post_hides_the_robot_behind_it_and_is_hidden_by_the_robot_before_it():
+def test_post_and_robot_hide_each_other_by_depth():
     model = ball(FLOOR, height=0.4)
     states = model.qpos0[None].copy()
     seen = []
@@ -230,7 +227,7 @@ def test_a_post_hides_the_robot_behind_it_and_is_hidden_by_the_robot_before_it()
     assert seen == [True, False]
 
 
-def test_frames_are_uint8_of_the_size_asked_for_and_repeat_bit_for_bit():
+def test_frames_are_uint8_in_size_and_deterministic():
     model = ANT.model()
     marker = Marker("arrow", (1.0, 0.0))
     states = np.repeat(model.qpos0[None], 2, axis=0)
@@ -243,14 +240,14 @@ def test_frames_are_uint8_of_the_size_asked_for_and_repeat_bit_for_bit():
     np.testing.assert_array_equal(runs[0], runs[1])
 
 
-def test_a_state_that_is_not_finite_is_named():
+def test_states_that_are_not_finite_are_named():
     model = ANT.model()
     states = np.repeat(model.qpos0[None], 3, axis=0)
     states[1, 4] = np.nan
     with pytest.raises(ValueError, match="state 1 of 3 is not finite"):
-        render_mujoco(model, states, NOTHING, width=8, height=8)
+        render_mujoco(model, states, NO_GOAL, width=8, height=8)
     with pytest.raises(ValueError, match=r"\(L, 15\)"):
-        render_mujoco(model, states[:, :3], NOTHING, width=8, height=8)
+        render_mujoco(model, states[:, :3], NO_GOAL, width=8, height=8)
 
 
 def run_python(code, cwd, **variables):
@@ -261,7 +258,7 @@ def run_python(code, cwd, **variables):
     )
 
 
-def test_renders_without_display_and_without_loading_opengl(tmp_path):
+def test_render_needs_no_display_and_no_opengl(tmp_path):
     code = """
 import sys
 import metarl.envs.rendering.render as rendering
@@ -291,7 +288,7 @@ def draw_with_gl(code, folder, library):
 
 @pytest.mark.parametrize("library", ["egl", "osmesa"])
 @pytest.mark.parametrize("name", ["half-cheetah-terrain", "ant-terrain", "humanoid-dir"])
-def test_gl_draws_the_same_ground_and_sky_as_the_ray_caster(name, library, tmp_path):
+def test_gl_draws_ground_and_sky_as_the_ray_caster(name, library, tmp_path):
     code = f"""
 import numpy as np
 from metarl.envs.registry import make
@@ -313,7 +310,7 @@ if gl_works():
 
 
 @pytest.mark.parametrize("library", ["egl", "osmesa"])
-def test_gl_draws_the_same_camera_and_marker_as_the_ray_caster(library, tmp_path):
+def test_gl_draws_camera_and_marker_as_the_ray_caster(library, tmp_path):
     code = """
 import numpy as np
 from metarl.envs.locomotion.goals import Marker
@@ -346,7 +343,7 @@ if gl_works():
         assert (brown[0] & brown[1]).sum() > 0.85 * (brown[0] | brown[1]).sum()
 
 
-def test_a_failed_probe_says_that_gl_does_not_work(monkeypatch):
+def test_gl_works_is_false_if_the_probe_fails(monkeypatch):
     monkeypatch.setattr(render, "_PROBE", "raise SystemExit(3)")
     assert not render.gl_works.__wrapped__()
     monkeypatch.setattr(render, "_PROBE", "pass")

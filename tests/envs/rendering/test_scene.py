@@ -1,4 +1,4 @@
-"""Scenes against MuJoCo's own poses of the geoms, heights worked out by hand, and the wire format's promises."""
+"""Scenes against MuJoCo's own poses of the geoms, heights by hand, and the format of a scene."""
 
 import mujoco
 import numpy as np
@@ -19,8 +19,8 @@ def matrix(quaternion):
     return found.reshape(3, 3)
 
 
-def placed(scene, frame, geom):
-    """Position (3,) and orientation (3, 3) of a geom in the world, as a viewer finds them."""
+def place(scene, frame, geom):
+    """Position (3,) and orientation (3, 3) of a geom in the world, as a viewer computes them."""
     position, rotation = np.array(geom["position"]), matrix(geom["rotation"])
     if geom["body"] < 0:
         return position, rotation
@@ -28,8 +28,8 @@ def placed(scene, frame, geom):
     return scene["position"][frame, geom["body"]] + turn @ position, turn @ rotation
 
 
-def wandering(model, frames, seed=0):
-    """States qpos (frames, nq) from all over the place."""
+def random_states(model, frames, seed=0):
+    """Random states qpos (frames, nq)."""
     rng = np.random.default_rng(seed)
     states = model.qpos0 + rng.normal(0.0, 0.7, (frames, model.nq))
     for j in np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE):
@@ -40,9 +40,9 @@ def wandering(model, frames, seed=0):
 
 
 @pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=lambda robot: robot.name)
-def test_every_shape_stands_where_mujoco_puts_the_geom(robot):
+def test_scene_places_every_geom_as_mujoco(robot):
     model = robot.model()
-    states = wandering(model, 5)
+    states = random_states(model, 5)
     scene = mujoco_scene(model, states, ARROW)
     assert len(scene["geoms"]) == model.ngeom
     data = mujoco.MjData(model)
@@ -50,7 +50,7 @@ def test_every_shape_stands_where_mujoco_puts_the_geom(robot):
         data.qpos[:] = qpos
         mujoco.mj_forward(model, data)
         for index, geom in enumerate(scene["geoms"]):
-            position, rotation = placed(scene, frame, geom)
+            position, rotation = place(scene, frame, geom)
             np.testing.assert_allclose(position, data.geom_xpos[index], atol=1e-12)
             np.testing.assert_allclose(rotation.ravel(), data.geom_xmat[index], atol=1e-12)
     np.testing.assert_array_equal(scene["root"][:, 0], states[:, 0])
@@ -69,7 +69,9 @@ EVERYTHING = """
   <worldbody>
     <geom type="plane" size="9 9 1" pos="0 0 -0.5"/>
     <geom type="hfield" hfield="hill" pos="3 0 0.25"/>
-    <body name="post" pos="1 2 3" euler="0 0 90"><geom type="box" size="1 2 3" pos="0.5 0 0"/></body>
+    <body name="post" pos="1 2 3" euler="0 0 90">
+      <geom type="box" size="1 2 3" pos="0.5 0 0"/>
+    </body>
     <body pos="0 0 5"><freejoint/>
       <geom type="sphere" size="0.3" material="red"/>
       <geom type="capsule" size="0.1 0.4" material="red" rgba="0.1 0.2 0.3 0.5"/>
@@ -89,7 +91,7 @@ def everything():
     return mujoco.MjModel.from_xml_string(EVERYTHING)
 
 
-def test_shapes_have_mujocos_sizes_and_hidden_ones_are_left_out(everything):
+def test_scene_has_mujoco_sizes_without_hidden_geoms(everything):
     geoms = mujoco_scene(everything, everything.qpos0[None], ARROW)["geoms"]
     kinds = ["plane", "hfield", "box", "sphere", "capsule", "cylinder", "ellipsoid", "box"]
     assert [geom["kind"] for geom in geoms] == kinds
@@ -100,16 +102,16 @@ def test_shapes_have_mujocos_sizes_and_hidden_ones_are_left_out(everything):
     np.testing.assert_allclose(geoms[4]["color"], [0.1, 0.2, 0.3, 0.5], rtol=1e-6)
 
 
-def test_a_fixed_shape_of_a_turned_body_stands_in_the_world(everything):
+def test_fixed_geom_of_a_rotated_body_is_in_the_world(everything):
     scene = mujoco_scene(everything, everything.qpos0[None], ARROW)
-    position, rotation = placed(scene, 0, scene["geoms"][2])
+    position, rotation = place(scene, 0, scene["geoms"][2])
     np.testing.assert_allclose(position, [1.0, 2.5, 3.0], atol=1e-12)
     np.testing.assert_allclose(rotation @ [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], atol=1e-12)
 
 
-def test_a_mesh_is_shown_as_a_box_that_holds_it_and_no_more(everything):
+def test_mesh_is_shown_as_its_tight_bounding_box(everything):
     scene = mujoco_scene(everything, everything.qpos0[None], ARROW)
-    position, rotation = placed(scene, 0, scene["geoms"][7])
+    position, rotation = place(scene, 0, scene["geoms"][7])
     data = mujoco.MjData(everything)
     mujoco.mj_forward(everything, data)
     mesh = np.flatnonzero(everything.geom_type == mujoco.mjtGeom.mjGEOM_MESH)[0]
@@ -118,7 +120,7 @@ def test_a_mesh_is_shown_as_a_box_that_holds_it_and_no_more(everything):
     np.testing.assert_allclose(inside.max(axis=0), 1.0, atol=1e-5)
 
 
-def test_a_heightfield_has_the_models_heights_and_size(everything):
+def test_heightfield_has_the_heights_and_size(everything):
     (field,) = mujoco_scene(everything, everything.qpos0[None], ARROW)["hfields"]
     assert (field["rows"], field["columns"]) == (3, 5)
     np.testing.assert_allclose(field["size"], [2.0, 1.0, 4.0, 0.1])
@@ -129,16 +131,16 @@ def test_a_heightfield_has_the_models_heights_and_size(everything):
 
 @pytest.mark.parametrize(
     ("point", "height"),
-    # the summit of 4 m stands at (3, 0) on a field whose foot is at 0.25; half way along x, a metre wide, it is at 2
+    # the summit is 4 m above (3, 0), on a field at 0.25; half way down along x it is 2 m high
     [((3.0, 0.0), 4.25), ((3.5, 0.0), 2.25), ((1.5, 0.0), 0.25), ((-3.0, 0.0), -0.5)],
 )
-def test_a_target_stands_on_the_ground_below_it(everything, point, height):
+def test_target_stands_on_the_ground_below_it(everything, point, height):
     scene = mujoco_scene(everything, everything.qpos0[None], Marker("target", point))
     assert scene["marker"]["kind"] == "target"
     np.testing.assert_allclose(scene["marker"]["position"], [*point, height], atol=1e-6)
 
 
-def test_states_that_are_no_poses_are_refused_and_the_camera_can_be_chosen():
+def test_scene_checks_states_and_takes_a_camera():
     model = ANT.model()
     with pytest.raises(ValueError, match=r"states must be \(L, 15\)"):
         mujoco_scene(model, np.zeros((2, 3)), ARROW)
@@ -148,17 +150,17 @@ def test_states_that_are_no_poses_are_refused_and_the_camera_can_be_chosen():
     assert (camera["azimuth"], camera["elevation"]) == (12.0, -34.0)
 
 
-def test_a_point_in_the_plane_is_a_ball_at_its_positions():
+def test_point_in_the_plane_is_a_ball_at_its_positions():
     states = np.array([[0.0, 0.0], [0.3, -0.2]])
     scene = plane_scene(states, Marker("target", (0.4, 0.1)))
     ball = next(geom for geom in scene["geoms"] if geom["kind"] == "sphere")
     for frame, state in enumerate(states):
-        np.testing.assert_array_equal(placed(scene, frame, ball)[0], [*state, ball["size"][0]])
+        np.testing.assert_array_equal(place(scene, frame, ball)[0], [*state, ball["size"][0]])
     assert scene["marker"]["position"] == [0.4, 0.1, 0.0]
 
 
 @pytest.mark.parametrize("name", ["ant-goal", "half-cheetah-vel", "navigation-2d"])
-def test_environments_make_scenes_of_their_snapshots(name):
+def test_envs_make_scenes_of_their_snapshots(name):
     env = make(name, threads=1)
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 2)
     env.set_tasks(tasks, 1)

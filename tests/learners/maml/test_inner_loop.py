@@ -1,14 +1,14 @@
-"""Second derivatives of the inner losses on whole episodes, against a slow loop over steps."""
+"""Second derivatives of the inner losses on whole episodes against a slow loop over steps."""
 
 import pytest
 import torch
-from meta_objective import random_batch, small_policy
+from meta_objective import log_prob, random_batch, small_policy
 
-from metarl.learners.maml.surrogates import log_prob, surrogate_loss
+from metarl.learners.maml.surrogates import surrogate_loss
 
 
 def flat_scores(policy, params, batch):
-    """Scores and Hessians of log pi for every step of task 0, by a slow loop."""
+    """Scores and Hessians of log pi for every valid step of task 0."""
     names = list(params)
     sizes = [params[n].numel() for n in names]
     start = torch.cat([params[n][0].flatten() for n in names])
@@ -16,8 +16,8 @@ def flat_scores(policy, params, batch):
     def log_density(vector, obs, action):
         parts = vector.split(sizes)
         own = {n: p.view_as(params[n]) for n, p in zip(names, parts, strict=True)}
-        mean = policy.mean(own, obs.view(1, 1, -1))[0, 0]
-        std = policy.log_std(own)[0, 0].exp()
+        mean = policy.network.outputs(own, obs.view(1, 1, -1))[0, 0]
+        std = policy.distribution.log_std(own)[0, 0].exp()
         return torch.distributions.Normal(mean, std).log_prob(action).sum()
 
     scores, hessians = {}, {}
@@ -44,11 +44,11 @@ def surrogate_derivatives(policy, params, batch, kind):
 
 
 @pytest.mark.parametrize("kind", ["lvc", "loglik", "dice"])
-def test_each_surrogate_has_the_right_second_derivative(kind):
+def test_surrogate_has_the_right_second_derivative(kind):
     policy, params = small_policy()
     batch = random_batch(policy, params, num_tasks=1)
     start, scores, hessians = flat_scores(policy, params, batch)
-    slope, curvature = torch.zeros_like(start), torch.zeros(len(start), len(start)).double()
+    gradient, curvature = torch.zeros_like(start), torch.zeros(len(start), len(start)).double()
     for (e, t), score in scores.items():
         scale = batch.advantage[0, e, t] * batch.weight[0, e, t]
         second = hessians[e, t].clone()
@@ -57,8 +57,8 @@ def test_each_surrogate_has_the_right_second_derivative(kind):
         if kind == "dice":
             earlier = sum((scores[e, i] for i in range(t)), torch.zeros_like(score))
             second += torch.outer(score, earlier) + torch.outer(earlier, score)
-        slope -= scale * score
+        gradient -= scale * score
         curvature -= scale * second
-    found_slope, found_curvature = surrogate_derivatives(policy, params, batch, kind)
-    torch.testing.assert_close(found_slope, slope)
+    found_gradient, found_curvature = surrogate_derivatives(policy, params, batch, kind)
+    torch.testing.assert_close(found_gradient, gradient)
     torch.testing.assert_close(found_curvature, curvature)

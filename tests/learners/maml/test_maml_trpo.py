@@ -1,4 +1,4 @@
-"""The meta-gradient, the curvature product and the update of MAML-TRPO against independent answers."""
+"""Meta-gradient, curvature product and update of MAML-TRPO against independent answers."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_objective import MetaObjective, random_batch, small_policy
+from meta_objective import MetaObjective, log_prob, random_batch, small_policy
 
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -14,9 +14,9 @@ from metarl.functional import gaussian
 from metarl.functional.trust_region import MARGIN
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.learners.maml.surrogates import Batch, log_prob
+from metarl.learners.maml.surrogates import Batch
 
-# --- a small problem with exact expectations: two states, one action, reward polynomial in the action ----------------
+# --- a small problem with exact expectations: two states, reward polynomial in the action
 
 STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
 NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
@@ -30,8 +30,8 @@ def reward(state, action):
 
 def expected_return(policy, params):
     """E over states and actions of the reward, by quadrature: exact for a polynomial reward."""
-    mean = policy.mean(params, STATES.unsqueeze(0))[0]
-    std = policy.log_std(params)[0].exp()
+    mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
+    std = policy.distribution.log_std(params)[0].exp()
     actions = mean + std * NODES
     return (reward(STATES, actions) * WEIGHTS).sum(dim=1).mean()
 
@@ -39,7 +39,8 @@ def expected_return(policy, params):
 def exact_batch(policy, params):
     """The quadrature nodes as a rollout of one task: weights are exact probabilities."""
     with torch.no_grad():
-        mean, log_std = policy.mean(params, STATES.unsqueeze(0))[0], policy.log_std(params)[0]
+        mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
+        log_std = policy.distribution.log_std(params)[0]
         actions = (mean + log_std.exp() * NODES).reshape(1, -1, 1, 1)
         obs = STATES.expand(-1, len(NODES)).reshape(1, -1, 1, 1)
         weight = (WEIGHTS.expand(len(STATES), -1) / len(STATES)).reshape(1, -1, 1)
@@ -54,7 +55,7 @@ def objective(num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2])
 @pytest.mark.parametrize("kind", ["lvc", "dice"])
-def test_the_meta_gradient_equals_finite_differences_of_the_exact_objective(kind, num_steps):
+def test_meta_gradient_equals_finite_differences(kind, num_steps):
     policy, params = small_policy()
     ours = objective(num_steps).gradient(policy, params, kind)
     exact = objective(num_steps).differences(policy, params)
@@ -62,7 +63,7 @@ def test_the_meta_gradient_equals_finite_differences_of_the_exact_objective(kind
         torch.testing.assert_close(ours[name], exact[name], rtol=1e-6, atol=1e-8)
 
 
-def test_plain_log_likelihood_gets_the_meta_gradient_wrong():
+def test_meta_gradient_of_plain_log_likelihood_is_wrong():
     policy, params = small_policy()
     ours = objective(1).gradient(policy, params, "loglik")
     exact = objective(1).differences(policy, params)
@@ -70,7 +71,7 @@ def test_plain_log_likelihood_gets_the_meta_gradient_wrong():
     assert error > 0.1
 
 
-# --- the curvature product -------------------------------------------------------------------------------------------
+# --- the curvature product
 
 
 def small_learner(**settings):
@@ -94,7 +95,7 @@ def as_rollout(batch):
 
 
 def double_trial(learner, num_tasks=3, num_adaptations=1):
-    """A trial in float64 on rollouts drawn from the learner's own policies."""
+    """A float64 trial with rollouts sampled from the learner's own policies."""
     learner.params = {n: v.double() for n, v in learner.params.items()}
     context = learner.begin(num_tasks, 4, ())
     rollouts = []
@@ -107,7 +108,7 @@ def double_trial(learner, num_tasks=3, num_adaptations=1):
 
 
 def kl_of_adapted(learner, vector, context, rollouts):
-    """Mean KL divergence from the sampling to the adapted policy, with the inner steps inside the graph."""
+    """Mean KL divergence from the sampling to the adapted policy, differentiable in vector."""
     sizes = [v.numel() for v in learner.params.values()]
     total = 0.0
     final, _ = learner._batch(rollouts[-1])
@@ -119,26 +120,27 @@ def kl_of_adapted(learner, vector, context, rollouts):
         }
         steps = zip(context.batches, (0.4, 0.2), strict=False)  # inner_lr, and half of it later
         for batch, step_size in steps:
-            mine = batch.tasks(i, i + 1)
+            mine = batch.slice_tasks(i, i + 1)
             terms = (log_prob(learner.policy, own, mine) - mine.log_prob).exp() * mine.advantage
             loss = -(terms * mine.weight).sum()
-            slopes = torch.autograd.grad(loss, list(own.values()), create_graph=True)
-            own = {n: v - step_size * g for (n, v), g in zip(own.items(), slopes, strict=True)}
-        mine = final.tasks(i, i + 1)
+            gradients = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+            own = {n: v - step_size * g for (n, v), g in zip(own.items(), gradients, strict=True)}
+        mine = final.slice_tasks(i, i + 1)
         obs = mine.obs.flatten(1, 2)
         old = {n: v[i : i + 1] for n, v in context.params.items()}
+        network, distribution = learner.policy.network, learner.policy.distribution
         kl = gaussian.kl_divergence(
-            learner.policy.mean(old, obs),
-            learner.policy.log_std(old),
-            learner.policy.mean(own, obs),
-            learner.policy.log_std(own),
+            network.outputs(old, obs),
+            distribution.log_std(old),
+            network.outputs(own, obs),
+            distribution.log_std(own),
         )
         total = total + (kl * mine.weight.flatten(1)).sum()
     return total / len(final.obs)
 
 
 @pytest.mark.parametrize("num_adaptations", [1, 2])
-def test_the_gauss_newton_product_is_the_hessian_of_the_kl_divergence(num_adaptations):
+def test_gauss_newton_product_equals_the_hessian_of_the_kl(num_adaptations):
     learner = small_learner()
     context, rollouts = double_trial(learner, num_adaptations=num_adaptations)
     final, _ = learner._batch(rollouts[-1])
@@ -146,16 +148,15 @@ def test_the_gauss_newton_product_is_the_hessian_of_the_kl_divergence(num_adapta
     chunks = [learner._chunk(bounds, points, final) for bounds in learner._bounds(3)]
     product = learner._curvature(chunks, (*context.batches, final))
     start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
-    slope = torch.autograd.grad(
-        kl_of_adapted(learner, start, context, rollouts), start, create_graph=True
-    )[0]
+    kl = kl_of_adapted(learner, start, context, rollouts)
+    (gradient,) = torch.autograd.grad(kl, start, create_graph=True)
     for seed in range(3):
         direction = torch.from_numpy(np.random.default_rng(seed).standard_normal(len(start)))
-        by_double_backward = torch.autograd.grad(slope @ direction, start, retain_graph=True)[0]
+        by_double_backward = torch.autograd.grad(gradient @ direction, start, retain_graph=True)[0]
         torch.testing.assert_close(product(direction), by_double_backward, rtol=1e-9, atol=1e-12)
 
 
-def test_the_curvature_is_positive_semi_definite_and_symmetric():
+def test_curvature_is_symmetric_positive_semi_definite():
     learner = small_learner()
     context, rollouts = double_trial(learner)
     final, _ = learner._batch(rollouts[-1])
@@ -167,7 +168,7 @@ def test_the_curvature_is_positive_semi_definite_and_symmetric():
     assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-12
 
 
-def test_first_order_leaves_the_jacobian_out():
+def test_first_order_ignores_the_jacobian():
     results = {}
     for first_order in (False, True):
         learner = small_learner(first_order=first_order)
@@ -175,19 +176,19 @@ def test_first_order_leaves_the_jacobian_out():
         final, _ = learner._batch(rollouts[-1])
         chunks = [learner._chunk((0, 3), (*context.points, context.params), final)]
         results[first_order] = learner._meta_gradient(chunks, (*context.batches, final))
-        slopes = []
+        gradients = []
         for i in range(3):
-            mine = final.tasks(i, i + 1)
+            mine = final.slice_tasks(i, i + 1)
             own = {n: v[i : i + 1].detach().requires_grad_() for n, v in context.params.items()}
             gain = (log_prob(learner.policy, own, mine) * mine.advantage * mine.weight).sum()
             grads = torch.autograd.grad(gain, list(own.values()))
-            slopes.append(torch.cat([g.flatten() for g in grads]))
-    plain = torch.stack(slopes).mean(dim=0)
+            gradients.append(torch.cat([g.flatten() for g in grads]))
+    plain = torch.stack(gradients).mean(dim=0)
     torch.testing.assert_close(results[True], plain)
     assert not torch.allclose(results[False], plain, rtol=1e-2)
 
 
-# --- the update ------------------------------------------------------------------------------------------------------
+# --- the update
 
 
 def update_with(**settings):
@@ -198,7 +199,7 @@ def update_with(**settings):
 
 
 @pytest.mark.parametrize("chunk", [2, 3, 5])
-def test_any_chunk_size_gives_the_same_update(chunk):
+def test_chunk_size_does_not_change_the_update(chunk):
     one, _ = update_with(task_chunk=1)
     other, metrics = update_with(task_chunk=chunk)
     assert metrics["update/step_scale"] > 0
@@ -206,31 +207,31 @@ def test_any_chunk_size_gives_the_same_update(chunk):
         torch.testing.assert_close(other.params[name], value, rtol=1e-9, atol=1e-11)
 
 
-def test_any_number_of_threads_gives_the_same_update_bit_for_bit():
-    updated = []
+def test_threads_do_not_change_the_update_bit_for_bit():
+    results = []
     for num_threads in (1, 3):
         learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5,)), 3, 2, seed=1, num_threads=num_threads)
         context, rollouts = double_trial(learner, num_tasks=5)
         learner.update(context, rollouts, None)
-        updated.append(learner.params)
-    for name, value in updated[0].items():
-        assert torch.equal(value, updated[1][name])
+        results.append(learner.params)
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name])
 
 
-def test_an_update_improves_the_surrogate_inside_the_trust_region():
+def test_update_improves_the_surrogate_in_the_trust_region():
     learner, metrics = update_with(max_kl=0.02)
     assert 0.0 < metrics["kl"] <= 0.02
     assert metrics["update/gain"] > 0.0
     assert metrics["update/rejected"] == 0.0
 
 
-def test_a_small_step_has_the_kl_divergence_and_the_gain_that_were_predicted():
+def test_small_step_has_the_predicted_kl_and_gain():
     _, metrics = update_with(max_kl=1e-6, cg_iterations=50, cg_damping=0.0)
     assert metrics["kl"] == pytest.approx(MARGIN * 1e-6, rel=0.05)
     assert metrics["update/gain"] == pytest.approx(metrics["update/predicted_gain"], rel=0.05)
 
 
-def test_a_rejected_line_search_leaves_theta_bit_for_bit(monkeypatch):
+def test_rejected_line_search_keeps_theta_bit_for_bit(monkeypatch):
     learner = small_learner(line_search_steps=3)
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
@@ -242,7 +243,7 @@ def test_a_rejected_line_search_leaves_theta_bit_for_bit(monkeypatch):
         assert torch.equal(learner.params[name], value)
 
 
-def test_a_gradient_that_is_not_finite_names_the_task_and_changes_nothing():
+def test_gradient_that_is_not_finite_names_the_task():
     learner = small_learner()
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
@@ -254,19 +255,19 @@ def test_a_gradient_that_is_not_finite_names_the_task_and_changes_nothing():
         assert torch.equal(learner.params[name], value)
 
 
-def test_an_adaptation_that_is_not_finite_names_task_and_rollout_and_changes_nothing(monkeypatch):
+def test_adaptation_that_is_not_finite_names_task_and_rollout(monkeypatch):
     learner = small_learner()
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
     monkeypatch.setattr(learner, "step_sizes", lambda count: [math.inf] * count)
-    words = "task 0: 'weight0' is not finite after adapting to rollout 1"
-    with pytest.raises(FloatingPointError, match=words):
+    message = "task 0: 'weight0' is not finite after adapting to rollout 1"
+    with pytest.raises(FloatingPointError, match=message):
         learner.adapt(context, rollouts[1], ())
     for name, value in before.items():
         assert torch.equal(learner.params[name], value)
 
 
-def test_a_policy_that_did_not_act_is_refused():
+def test_policy_that_did_not_act_is_rejected():
     learner = small_learner()
     context, rollouts = double_trial(learner)
     foreign = replace(rollouts[-1], log_prob=rollouts[-1].log_prob + 0.1)
@@ -274,22 +275,21 @@ def test_a_policy_that_did_not_act_is_refused():
         learner.update(context, [rollouts[0], foreign], None)
 
 
-def test_adaptation_is_one_gradient_step_for_each_task():
+def test_adaptation_is_one_gradient_step_per_task():
     learner = small_learner()
     context, rollouts = double_trial(learner)
     batch = context.batches[0]
     for i in range(3):
-        mine = batch.tasks(i, i + 1)
+        mine = batch.slice_tasks(i, i + 1)
         own = {n: v.unsqueeze(0).detach().requires_grad_() for n, v in learner.params.items()}
         loss = -(log_prob(learner.policy, own, mine) * mine.advantage * mine.weight).sum()
-        for (name, value), slope in zip(
-            own.items(), torch.autograd.grad(loss, list(own.values())), strict=True
-        ):
-            stepped = value.detach() - 0.4 * slope
-            torch.testing.assert_close(context.params[name][i : i + 1], stepped)
+        gradients = torch.autograd.grad(loss, list(own.values()))
+        for (name, value), gradient in zip(own.items(), gradients, strict=True):
+            expected = value.detach() - 0.4 * gradient
+            torch.testing.assert_close(context.params[name][i : i + 1], expected)
 
 
-def test_later_steps_are_a_share_of_the_first_and_shrink_from_one_to_the_next():
+def test_later_steps_are_a_fraction_of_the_first_and_shrink():
     learner = small_learner(inner_lr=0.4, later_lr=0.5, later_decay=0.25)
     assert learner.step_sizes(4) == pytest.approx([0.4, 0.2, 0.05, 0.0125])
     assert [len(learner.step_sizes(k)) for k in range(3)] == [0, 1, 2]
@@ -297,26 +297,26 @@ def test_later_steps_are_a_share_of_the_first_and_shrink_from_one_to_the_next():
     assert equal.step_sizes(4) == [0.4, 0.2, 0.2, 0.2]
 
 
-def test_the_third_adaptation_takes_the_shrunken_step():
+def test_third_adaptation_takes_the_decayed_step():
     learner = small_learner(inner_lr=0.4, later_lr=0.5, later_decay=0.25)
     context, _ = double_trial(learner, num_adaptations=3)
     before, after = context.points[2], context.params
     own = {n: v.detach().clone().requires_grad_() for n, v in before.items()}
     batch = context.batches[2]
     loss = -(log_prob(learner.policy, own, batch) * batch.advantage * batch.weight).sum()
-    slopes = torch.autograd.grad(loss, list(own.values()))
-    for (name, value), slope in zip(before.items(), slopes, strict=True):
-        torch.testing.assert_close(after[name], value - 0.05 * slope)
+    gradients = torch.autograd.grad(loss, list(own.values()))
+    for (name, value), gradient in zip(before.items(), gradients, strict=True):
+        torch.testing.assert_close(after[name], value - 0.05 * gradient)
 
 
-def test_initial_parameters_depend_on_the_seed_alone():
+def test_initial_parameters_depend_on_the_seed_only():
     one, same, other = (MamlTrpo(MamlTrpoConfig(), 4, 2, seed=s) for s in (3, 3, 4))
     assert torch.equal(one.params["weight0"], same.params["weight0"])
     assert not torch.equal(one.params["weight0"], other.params["weight0"])
     assert stream(3, "init").random() == stream(3, "init").random()
 
 
-def test_the_trust_region_halves_as_configured_and_the_count_survives_a_restart():
+def test_trust_region_halves_and_its_count_is_restored():
     learner = small_learner(max_kl=0.04, kl_halving=2)
     radii = []
     for _ in range(5):

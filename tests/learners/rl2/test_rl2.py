@@ -1,4 +1,4 @@
-"""RL^2 beyond what tests/test_learners.py asks of every learner."""
+"""RL^2 beyond the properties of all learners in tests/learners/test_properties.py."""
 
 from types import SimpleNamespace
 
@@ -20,9 +20,9 @@ SMALL = {"memory_size": 16, "hidden_size": 16}
 
 
 class SignBatch:
-    """The task is a sign that is seen in rewards only: reward = sign * clip(action, -1, 1).
+    """The task is a sign that shows in rewards only: reward = sign * clip(action, -1, 1).
 
-    Rows end at random, and those of the last task break down in their second step.
+    If eventful, rows end at random, and the simulations of the last task fail in the second step.
     """
 
     def __init__(self, horizon=4, *, eventful=False):
@@ -31,7 +31,7 @@ class SignBatch:
 
     def set_tasks(self, tasks, num_episodes):
         self.sign = np.repeat(tasks[:, 0], num_episodes)
-        self.breaks = np.arange(len(self.sign)) >= len(self.sign) - num_episodes
+        self.is_fragile = np.arange(len(self.sign)) >= len(self.sign) - num_episodes
 
     def reset(self, rngs):
         self.ends = np.array([rng.integers(1, 2 * self.spec.horizon) for rng in rngs])
@@ -46,7 +46,7 @@ class SignBatch:
             obs=self.noise[np.arange(len(alive)), self.steps],
             reward=reward,
             terminated=alive & self.eventful & (self.steps >= self.ends),
-            fault=alive & self.eventful & self.breaks & (self.steps == 2),
+            fault=alive & self.eventful & self.is_fragile & (self.steps == 2),
         )
 
 
@@ -54,18 +54,18 @@ def signs(num_tasks, iteration=0):
     return stream(0, "signs", iteration).choice([-1.0, 1.0], (num_tasks, 1))
 
 
-def collected(learner, env, iteration=0, num_tasks=6, num_adaptations=1, num_episodes=2):
+def collect(learner, env, iteration=0, num_tasks=6, num_adaptations=1, num_episodes=2):
     tasks = signs(num_tasks, iteration)
     key = Key(0, "train", iteration)
     return trial(env, learner, tasks, num_episodes, num_adaptations, key)
 
 
 def log_probs(learner, steps):
-    """Log-probabilities (L, M) of whole trials, computed as the update does."""
+    """Log-probabilities (L, M) of whole trials, computed as in the update."""
     inputs = learner._inputs(steps)
     features = learner.policy.memory.unroll(inputs)
-    mean = learner.policy.mean(features, inputs[..., : steps.obs.shape[-1]])
-    return learner.policy.log_prob(mean, steps.action)
+    output = learner.policy.output(features, inputs[..., : steps.obs.shape[-1]])
+    return learner._log_prob(output, steps)
 
 
 class ChoiceBatch(SignBatch):
@@ -82,14 +82,12 @@ class ChoiceBatch(SignBatch):
 
 @pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(
-    memory, value_memory
-):
+def test_recomputed_policy_equals_the_one_that_acted(memory, value_memory):
     env = SignBatch(eventful=True)
     config = Rl2Config(memory=memory, value_memory=value_memory, max_kl=0.0, **SMALL)
     learner = Rl2(config, 2, 1, seed=0)
-    for iteration in range(3):  # with scales other than 0 and 1 too
-        rollouts, context = collected(learner, env, iteration, num_adaptations=2)
+    for iteration in range(3):  # later ones have moments other than 0 and 1
+        rollouts, context = collect(learner, env, iteration, num_adaptations=2)
         assert rollouts[0].truncated.any() and rollouts[0].terminated.any()
         steps = Sequences.of(rollouts)
         with torch.no_grad():
@@ -100,8 +98,8 @@ def test_the_policy_that_learns_is_the_one_that_acted_through_falls_and_faults(
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_halves_of_the_tasks_that_live_for_different_times_are_joined(memory):
-    env = SignBatch(70)  # more steps than the first cache of a transformer holds
+def test_contexts_of_task_slices_of_unequal_length_are_joined(memory):
+    env = SignBatch(70)  # longer than the first cache of a transformer
     env.threads, env.close = 1, lambda: None
     env.split = lambda parts: [SignBatch(70), SignBatch(70, eventful=True)]
     learner = Rl2(Rl2Config(memory=memory, max_kl=0.0, **SMALL), 2, 1, seed=0)
@@ -114,9 +112,9 @@ def test_halves_of_the_tasks_that_live_for_different_times_are_joined(memory):
     assert float(error) < 1e-5
 
 
-def test_another_policy_than_the_one_that_acted_is_refused_and_nothing_changes():
+def test_policy_that_did_not_act_is_rejected():
     learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
-    rollouts, context = collected(learner, SignBatch())
+    rollouts, context = collect(learner, SignBatch())
     learner.policy.actor[2].bias.data += 0.01
     before = learner.state_dict()
     with pytest.raises(FloatingPointError, match=r"not the policy that acted.*ratio"):
@@ -124,43 +122,43 @@ def test_another_policy_than_the_one_that_acted_is_refused_and_nothing_changes()
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
-def test_a_gradient_that_is_not_finite_is_refused_and_nothing_changes(monkeypatch):
+def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
     learner = Rl2(Rl2Config(**SMALL, epochs=2), 2, 1, seed=0)
-    rollouts, context = collected(learner, SignBatch())
+    rollouts, context = collect(learner, SignBatch())
     learner.update(context, rollouts, None)
-    rollouts, context = collected(learner, SignBatch(), 1)
+    rollouts, context = collect(learner, SignBatch(), 1)
     before = learner.state_dict()
     calls = []
 
-    def breaking(log_ratio, advantage, clip):
+    def clipped_loss(log_ratio, advantage, clip):
         calls.append(1)
         return log_ratio * (float("nan") if len(calls) > 5 else 1.0)
 
-    monkeypatch.setattr(rl2, "clipped_loss", breaking)
+    monkeypatch.setattr(rl2, "clipped_loss", clipped_loss)
     with pytest.raises(FloatingPointError, match="norm is nan"):
         learner.update(context, rollouts, None)
-    assert len(calls) == 6  # some steps of Adam had been taken
+    assert len(calls) == 6  # after some steps of Adam
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
 @pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
-def test_shares_of_the_trials_add_up_to_the_whole(monkeypatch, value_memory):
+def test_shards_of_the_trials_add_up_to_the_whole(monkeypatch, value_memory):
     found = []
     for rows in (64, 5):
         monkeypatch.setattr(rl2, "SHARD_ROWS", rows)
         learner = Rl2(Rl2Config(**SMALL, value_memory=value_memory), 2, 1, seed=0)
-        rollouts, context = collected(learner, SignBatch(eventful=True), num_tasks=10)
+        rollouts, context = collect(learner, SignBatch(eventful=True), num_tasks=10)
         learner.update(context, rollouts, None)
         found.append(learner.state_dict())
-    whole, shares = found
+    whole, shards = found
     for name, value in whole.items():
-        torch.testing.assert_close(shares[name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(shards[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_the_loss_is_the_mean_over_valid_steps_of_a_slow_loop():
+def test_loss_equals_a_loop_over_valid_steps():
     config = Rl2Config(**SMALL, entropy_weight=0.1, value_weight=0.3, minibatches=1)
     learner = Rl2(config, 2, 1, seed=0)
-    steps = Sequences.of(collected(learner, SignBatch(eventful=True))[0])
+    steps = Sequences.of(collect(learner, SignBatch(eventful=True))[0])
     learner.policy.log_std.data -= 0.2  # ratios other than 1
     inputs = learner._inputs(steps)
     draw = torch.Generator().manual_seed(0)
@@ -169,27 +167,28 @@ def test_the_loss_is_the_mean_over_valid_steps_of_a_slow_loop():
     with torch.no_grad():
         loss, statistics = learner._loss(batch, steps.valid.sum())
         mean, value = learner._forward(batch)
-    log_std = learner.policy.clamped_log_std().detach()
-    total, number, moved = 0.0, 0, 0.0
+    policy = learner.policy
+    log_std = policy.distribution.clamp(policy.distribution_params())["log_std"].detach()
+    total, number, kl = 0.0, 0, 0.0
     for t, m in steps.valid.nonzero().tolist():
         normal = torch.distributions.Normal(mean[t, m], log_std.exp())
         ratio = float((normal.log_prob(steps.action[t, m]).sum() - steps.log_prob[t, m]).exp())
         a, clipped = float(advantage[t, m]), min(max(ratio, 0.8), 1.2)
         total += -min(ratio * a, clipped * a) - 0.1 * float(normal.entropy().sum())
         total += 0.3 * float(value[t, m] - target[t, m]) ** 2
-        moved += ratio - 1.0 - np.log(ratio)
+        kl += ratio - 1.0 - np.log(ratio)
         number += 1
     assert float(loss) == pytest.approx(total / number, rel=1e-4)
-    assert float(statistics[0]) == pytest.approx(moved / number, rel=1e-3)
+    assert float(statistics[0]) == pytest.approx(kl / number, rel=1e-3)
 
 
 @pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_the_gradient_is_the_slope_of_the_loss(memory, value_memory):
+def test_gradient_equals_finite_differences_of_the_loss(memory, value_memory):
     config = Rl2Config(**SMALL, memory=memory, value_memory=value_memory, entropy_weight=0.1)
     learner = Rl2(config, 2, 1, seed=0)
     learner.policy.double()
-    steps = Sequences.of(collected(Rl2(config, 2, 1, seed=0), SignBatch(eventful=True))[0])
+    steps = Sequences.of(collect(Rl2(config, 2, 1, seed=0), SignBatch(eventful=True))[0])
     draw = torch.Generator().manual_seed(0)
     shape, double = steps.valid.shape, {"dtype": torch.float64, "generator": draw}
     advantage, target = torch.randn(shape, **double), torch.randn(shape, **double)
@@ -199,67 +198,67 @@ def test_the_gradient_is_the_slope_of_the_loss(memory, value_memory):
     def loss():
         return learner._loss(batch, steps.valid.sum())[0]
 
-    slopes = torch.autograd.grad(loss(), parameters)
-    for parameter, slope in zip(parameters, slopes, strict=True):
-        way, at = torch.randn(parameter.shape, **double), parameter.data.clone()
+    gradients = torch.autograd.grad(loss(), parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        direction, start = torch.randn(parameter.shape, **double), parameter.data.clone()
         ends = []
         for size in (1e-6, -1e-6):
-            parameter.data = at + size * way
+            parameter.data = start + size * direction
             with torch.no_grad():
                 ends.append(float(loss()))
-        parameter.data = at
+        parameter.data = start
         expected = (ends[0] - ends[1]) / 2e-6
-        assert float((slope * way).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+        assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
-def test_passes_stop_where_the_policy_has_moved_too_far():
+def test_update_ends_early_beyond_max_kl():
     runs = []
     for max_kl in (0.0, 1e-6):
         learner = Rl2(Rl2Config(**SMALL, max_kl=max_kl), 2, 1, seed=0)
-        rollouts, context = collected(learner, SignBatch())
+        rollouts, context = collect(learner, SignBatch())
         runs.append(learner.update(context, rollouts, None))
     assert [run["update/epochs"] for run in runs] == [5.0, 1.0]
 
 
-# ------------------------------------------------------------------------------ memory and nothing else
+# --- tasks that only memory can solve
 
 
 class Forgetful(Rl2):
-    """Begins anew in every episode."""
+    """Clears the memory before every episode."""
 
     def adapt(self, context, rollout, rngs=()):
         return self.begin(*rollout.valid.shape[:2], ())
 
 
 def first_rewards(learner, env):
-    """Mean reward of the first step of each episode, where only memory can tell the sign."""
-    rollouts, _ = collected(learner, env, 10**6, num_tasks=200, num_adaptations=2)
+    """Mean reward of the first step of each episode, which needs memory of the sign."""
+    rollouts, _ = collect(learner, env, 10**6, num_tasks=200, num_adaptations=2)
     return [float(r.reward[..., 0].mean()) for r in rollouts]
 
 
 @pytest.fixture(scope="module", params=["continuous", "discrete"])
 def solver(request):
-    """A learner that has met many signs, and the environment."""
+    """A learner trained on many signs, and the environment."""
     config = Rl2Config(**SMALL, lr=1e-2, discount=0.9, initial_log_std=-1.0)
     discrete = request.param == "discrete"
     env = ChoiceBatch(2) if discrete else SignBatch(2)
     learner = Rl2(config, 2, env.spec.action_size, seed=0, discrete=discrete)
     for iteration in range(40):
-        rollouts, context = collected(learner, env, iteration, num_tasks=64, num_episodes=1)
+        rollouts, context = collect(learner, env, iteration, num_tasks=64, num_episodes=1)
         learner.update(context, rollouts, None)
     return learner, env
 
 
-def test_it_solves_a_task_that_only_memory_can_solve(solver):
+def test_memory_solves_a_task_that_needs_it(solver):
     before, after, later = first_rewards(*solver)
     assert abs(before) < 0.3
     assert after > 0.8
-    assert later > 0.8  # a third episode, which training never had
+    assert later > 0.8  # training has only two episodes
 
 
-def test_with_the_memory_cleared_between_episodes_the_gain_disappears(solver):
+def test_gain_disappears_if_memory_is_cleared_every_episode(solver):
     learner, env = solver
-    size, discrete = env.spec.action_size, learner.policy.discrete
+    size, discrete = env.spec.action_size, isinstance(env, ChoiceBatch)
     forgetful = Forgetful(learner.config, 2, size, seed=0, discrete=discrete)
     forgetful.load_state_dict(learner.state_dict())
     rewards = first_rewards(forgetful, env)
@@ -267,7 +266,7 @@ def test_with_the_memory_cleared_between_episodes_the_gain_disappears(solver):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"memory": "hopfield"}, "learner.memory.*gru, lstm or transformer"),
         ({"value_memory": "none"}, "learner.value_memory.*shared or own"),
@@ -280,16 +279,16 @@ def test_with_the_memory_cleared_between_episodes_the_gain_disappears(solver):
         ({"initial_log_std": -4.0}, "learner.initial_log_std.*learner.min_log_std"),
     ],
 )
-def test_a_bad_setting_is_named(settings, words):
-    with pytest.raises(ConfigError, match=words):
+def test_bad_setting_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
         Rl2Config(**settings)
 
 
-def test_truncated_gradients_give_another_update():
+def test_truncation_changes_the_update():
     states = []
     for truncation in (0, 2):
         learner = Rl2(Rl2Config(**SMALL, truncation=truncation), 2, 1, seed=0)
-        rollouts, context = collected(learner, SignBatch())
+        rollouts, context = collect(learner, SignBatch())
         learner.update(context, rollouts, None)
         states.append(learner.state_dict()["policy/memory.cell.weight_hh_l0"])
     assert not torch.equal(*states)

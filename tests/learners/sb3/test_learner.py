@@ -1,4 +1,4 @@
-"""Learners of Stable-Baselines3 as baselines: every one x every property, and what each mode means."""
+"""Baselines of Stable-Baselines3: every one x every property, and the meaning of the modes."""
 
 import random
 from dataclasses import replace
@@ -12,7 +12,7 @@ from baseline_bench import (
     Bench,
     assert_same,
     build_baseline,
-    differ,
+    is_different,
     small_env,
     state,
 )
@@ -31,31 +31,31 @@ def name(request):
     return request.param
 
 
-# ------------------------------------------------------------------------------------------ every one
+# ------------------------------------------------------------------------------------ all baselines
 
 
-def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_another(name):
+def test_run_is_a_function_of_the_seed(name):
     one, other, third = Bench(name), Bench(name), Bench(name, seed=1)
-    assert differ(state(one), state(third))
+    assert is_different(state(one), state(third))
     assert one.iterate(range(2)) == other.iterate(range(2))
     assert_same(state(one), state(other))
     third.learner.load_state_dict(state(Bench(name)))
     assert third.iterate(range(1)) != Bench(name).iterate(range(1))  # tasks and noise differ too
 
 
-def test_a_saved_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(name, tmp_path):
+def test_resumed_run_equals_the_whole_one_bit_for_bit(name, tmp_path):
     whole, first, second = Bench(name), Bench(name), Bench(name)
     expected = whole.iterate(range(4))
     done = first.iterate(range(2))
     checkpoint.save(tmp_path, 2, state(first), {})
-    second.iterate(range(7, 8))  # whatever it has done before must not matter
+    second.iterate(range(7, 8))  # its past must not matter
     second.learner.load_state_dict(checkpoint.load_newest(tmp_path).tensors)
     done += second.iterate(range(2, 4))
     assert done == expected
     assert_same(state(second), state(whole))
 
 
-def test_an_update_changes_the_policy_and_evaluation_does_not(name):
+def test_update_changes_the_policy_and_evaluation_does_not(name):
     bench = Bench(name)
     before = state(bench)
     bench.iterate(range(1))
@@ -66,7 +66,7 @@ def test_an_update_changes_the_policy_and_evaluation_does_not(name):
     assert_same(state(bench), after)
 
 
-def test_a_saved_state_does_not_change_when_training_goes_on(name):
+def test_saved_state_does_not_change_with_training(name):
     bench = Bench(name)
     bench.iterate(range(1))
     saved = state(bench)
@@ -78,7 +78,7 @@ def test_a_saved_state_does_not_change_when_training_goes_on(name):
     assert_same(saved, copy)
 
 
-def test_a_state_of_another_network_is_refused_and_changes_nothing(name):
+def test_state_of_another_network_is_refused(name):
     bench = Bench(name)
     before = state(bench)
     for key, value in before.items():
@@ -92,7 +92,7 @@ def test_a_state_of_another_network_is_refused_and_changes_nothing(name):
     assert_same(state(bench), before)
 
 
-def test_training_leaves_the_global_random_generators_as_they_were(name):
+def test_training_restores_the_global_random_generators(name):
     bench = Bench(name)
 
     def drawn():
@@ -107,7 +107,7 @@ def test_training_leaves_the_global_random_generators_as_they_were(name):
     assert drawn() == expected
 
 
-def test_an_update_that_is_not_finite_is_named_and_leaves_all_as_it_was(name):
+def test_update_that_is_not_finite_leaves_all_as_it_was(name):
     bench = Bench(name)
     bench.iterate(range(1))
     before = state(bench)
@@ -148,7 +148,7 @@ def test_interrupted_update_leaves_all_as_it_was(name):
     assert_same(state(bench), state(whole))
 
 
-def test_a_policy_that_breaks_down_while_it_acts_is_a_matter_of_numbers_and_not_of_the_environment(
+def test_nan_policy_is_not_an_environment_error(
     name,
 ):
     bench = Bench(name)
@@ -159,14 +159,14 @@ def test_a_policy_that_breaks_down_while_it_acts_is_a_matter_of_numbers_and_not_
 
 
 class Lying(NavigationEnv):
-    """Gives a reward that is not finite and calls it no fault."""
+    """Gives a reward that is not finite without a fault."""
 
     def step(self, action, alive):
         step = super().step(action, alive)
         return Step(step.obs, np.full(len(alive), np.inf), step.terminated, step.fault)
 
 
-def test_a_number_of_the_environment_that_is_not_finite_is_the_environments_fault(name):
+def test_infinite_reward_is_an_environment_error(name):
     bench = Bench(name, env=Lying("lying", DenseGoal(), horizon=HORIZON))
     before = state(bench)
     with pytest.raises(ValueError, match="lying, row 0, step 0: obs or reward is not finite"):
@@ -174,7 +174,7 @@ def test_a_number_of_the_environment_that_is_not_finite_is_the_environments_faul
     assert_same(state(bench), before)
 
 
-def test_an_iteration_takes_the_steps_of_its_rollouts_and_reports_whole_episodes(name):
+def test_iteration_takes_the_steps_of_its_rollouts(name):
     bench = Bench(name)
     (done,) = bench.iterate(range(1))
     assert done.steps == 3 * 2 * 2 * HORIZON
@@ -183,7 +183,7 @@ def test_an_iteration_takes_the_steps_of_its_rollouts_and_reports_whole_episodes
     assert "kl" in done.metrics and "policy/std" in done.metrics
 
 
-# --------------------------------------------------------------------------------------------- learning
+# ----------------------------------------------------------------------------------------- learning
 
 
 def trained(name, learner, iterations, sampler):
@@ -199,7 +199,7 @@ def trained(name, learner, iterations, sampler):
     return start, bench.returns().mean()
 
 
-def test_ppo_that_observes_the_task_learns_navigation_and_one_that_does_not_stays_at_the_floor():
+def test_oracle_beats_the_floor_and_blind_ppo_does_not():
     settings = {"minibatches": 8, "epochs": 5, "initial_log_std": -1.0, "learning_rate": 3e-3}
     sampler = SamplerConfig(num_tasks=16, num_episodes=1, num_adaptations=0)
     floor = NavigationEnv("x", DenseGoal()).spec.floors["stand still"]
@@ -219,7 +219,7 @@ def test_ppo_from_scratch_learns_each_of_its_tasks():
     assert after > start + 20.0
 
 
-# --------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_discrete_actions_are_refused():
@@ -230,7 +230,7 @@ def test_discrete_actions_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "words"),
+    ("kind", "changes", "text"),
     [
         (Sb3PpoConfig, {"learning_rate": 0.0}, "learner.learning_rate = 0.0: must be a finite"),
         (Sb3PpoConfig, {"hidden_sizes": (8, 0)}, "learner.hidden_sizes = "),
@@ -242,6 +242,6 @@ def test_discrete_actions_are_refused():
         (Sb3Rl2Config, {"initial_log_std": float("inf")}, "learner.initial_log_std = inf"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(kind, changes, words):
-    with pytest.raises(ConfigError, match=words):
+def test_settings_out_of_range_are_refused_by_name(kind, changes, text):
+    with pytest.raises(ConfigError, match=text):
         kind(**changes)

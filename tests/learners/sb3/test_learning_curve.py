@@ -1,4 +1,4 @@
-"""The curve of a policy that learns from scratch: returns against the experience before them."""
+"""Learning curves of policies from scratch: returns against the experience before them."""
 
 import json
 
@@ -13,7 +13,7 @@ from metarl.learners.sb3.learning_curve import MAX_POINTS, Curve
 from metarl.learners.sb3.model import Played
 
 
-def test_the_curve_from_scratch_puts_each_return_against_the_experience_before_it():
+def test_curve_pairs_returns_with_earlier_experience():
     bench = Bench("ppo scratch")
     done = bench.iterate(range(3))
     result = json.loads(json.dumps(bench.learner.learning_curve(bench.env), allow_nan=False))
@@ -30,19 +30,21 @@ def test_the_curve_from_scratch_puts_each_return_against_the_experience_before_i
     assert result["faulted_episodes"] == [0, 0, 0, 0]
 
 
-class Breaking(NavigationEnv):
-    """The first row breaks down in the third step of every episode."""
+class Failing(NavigationEnv):
+    """The first row fails in the third step of every episode."""
+
+    steps = -1
 
     def step(self, action, alive):
         step = super().step(action, alive)
         first = np.arange(len(alive)) == 0
-        self.steps = 0 if not hasattr(self, "steps") else self.steps + 1
+        self.steps += 1
         fault = first & alive & (self.steps % 3 == 2)
         return Step(step.obs, np.where(fault, 0.0, step.reward), step.terminated & ~fault, fault)
 
 
-def test_episodes_that_broke_down_are_counted_in_every_point():
-    bench = Bench("ppo scratch", env=Breaking("breaking", DenseGoal(), horizon=HORIZON))
+def test_failed_episodes_are_counted_in_every_point():
+    bench = Bench("ppo scratch", env=Failing("failing", DenseGoal(), horizon=HORIZON))
     done = bench.iterate(range(2))
     result = bench.learner.learning_curve(bench.env)
     # the first K + 1 = 2 episodes of the first of 2 rows, for 3 tasks each
@@ -50,7 +52,7 @@ def test_episodes_that_broke_down_are_counted_in_every_point():
     assert result["faulted_episodes"][:2] == [6, 6] and result["faulted_episodes"][2] >= 1
 
 
-def test_a_long_curve_is_thinned_out_evenly_over_the_logarithm_of_the_experience():
+def test_long_curve_is_thinned_out_on_a_log_scale():
     curve = Curve.empty(2, 3)
     assert curve.points().size == 0
     for iteration in range(200):

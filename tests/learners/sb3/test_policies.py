@@ -1,4 +1,4 @@
-"""How policies of Stable-Baselines3 act in a trial: noise, memory, scales."""
+"""Acting of Stable-Baselines3 policies in a trial: noise, memory, scales."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from metarl.sampling.sampler import Key, trial
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_without_exploration_the_noise_is_not_read_and_with_it_the_densities_are_those_of_torch(
+def test_mode_ignores_noise_and_densities_are_those_of_torch(
     name,
 ):
     bench = Bench(name)
@@ -32,7 +32,7 @@ def test_without_exploration_the_noise_is_not_read_and_with_it_the_densities_are
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_policy_acts_as_stable_baselines_lets_it_act(name):
+def test_policy_acts_as_in_stable_baselines(name):
     bench = Bench(name)
     bench.iterate(range(1))
     learner, size = bench.learner, bench.env.spec.obs_size
@@ -45,18 +45,18 @@ def test_a_policy_acts_as_stable_baselines_lets_it_act(name):
         seen = obs[task].numpy()
         if name.startswith("rl2"):
             seen = np.concatenate([seen, np.zeros((2, 4), dtype=np.float32)], axis=1)
-        expected, _ = member.model.predict(member.normalized(seen), deterministic=True)
+        expected, _ = member.model.predict(member.normalize(seen), deterministic=True)
         np.testing.assert_allclose(mode.value[task].clamp(-1, 1), expected, atol=1e-6)
 
 
-def test_memory_in_a_trial_is_what_it_was_in_training():
-    """The same three episodes by metarl's trial and by SB3 on the rows it trains on; some reach their goal early."""
+def test_memory_in_a_trial_equals_that_of_training():
+    """Plays three episodes by metarl's trial and by SB3 on its training rows; some end early."""
     env = small_env(reached=0.2)
     bench = Bench("rl2", env=env)
     bench.iterate(range(3))
     model = bench.learner._members[0].model
     goals = np.random.default_rng(0).uniform(-0.35, 0.35, (12, 2))
-    with torch.no_grad():  # a policy whose actions depend much on what it remembers
+    with torch.no_grad():  # a policy whose actions depend strongly on its memory
         for key, value in model.policy.state_dict().items():
             if key.startswith(("lstm_actor", "action_net.weight")):
                 value.mul_(500.0 if key.startswith("action") else 3.0)
@@ -81,24 +81,23 @@ def test_memory_in_a_trial_is_what_it_was_in_training():
         np.testing.assert_allclose(found[task], np.concatenate(expected), atol=1e-5)
 
 
-def test_scaled_rewards_are_learned_from_and_the_reward_that_is_seen_stays_raw():
+def test_scaled_rewards_leave_the_observed_reward_raw():
     bench = Bench("rl2 scaled")
     bench.iterate(range(1))
     buffer = bench.learner._members[0].model.rollout_buffer
     plain = Bench("rl2")
     plain.iterate(range(1))
     raw = plain.learner._members[0].model.rollout_buffer
-    # both were collected by the same first policy, so only what is learned from differs
+    # the same first policy collected both, so only the rewards for learning differ
     np.testing.assert_array_equal(buffer.observations, raw.observations)
     assert np.ptp(raw.observations[..., 4]) > 0.1
-    shrunk = (
-        buffer.rewards / raw.rewards
-    )  # one factor for each of the 24 steps, which changes as returns are met
+    # one factor for each of the 24 steps, which changes with the statistics of returns
+    shrunk = buffer.rewards / raw.rewards
     assert shrunk.shape == (2 * HORIZON, 6) and not np.allclose(shrunk, 1.0)
     np.testing.assert_allclose(shrunk, shrunk[:, :1].repeat(6, axis=1), rtol=1e-5)
 
 
-def test_a_new_trial_remembers_nothing_and_a_later_episode_does():
+def test_memory_lasts_one_trial():
     bench = Bench("rl2")
     learner, obs, noise = bench.learner, torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
     tasks = np.full((3, 2), 0.3)
@@ -110,27 +109,27 @@ def test_a_new_trial_remembers_nothing_and_a_later_episode_does():
     assert torch.equal(first.value, again.value) and (later.value != first.value).all()
 
 
-def test_the_last_reward_of_an_episode_is_remembered_but_not_one_that_broke_down():
+def test_last_reward_is_remembered_unless_the_episode_failed():
     learner = Bench("rl2").learner
     bench = Bench("rl2", env=small_env(horizon=3))
     rollouts, context = trial(bench.env, bench.learner, np.full((2, 2), 0.4), 1, 0, Key(0, "x", 0))
     made = rollouts[0]
     valid = made.valid.clone()
-    valid[1, 0, 2] = False  # task 1 broke down in its last step
+    valid[1, 0, 2] = False  # task 1 failed in its last step
     made = replace(made, valid=valid, truncated=torch.tensor([[False], [True]]))
     context = learner.adapt(context, made, ())
     assert context.reward[0, 0] == made.reward[0, 0, 2] != 0.0
     assert context.reward[1, 0] == 0.0 and context.later.tolist() == [[1.0], [1.0]]
 
 
-def test_one_call_of_the_lstm_equals_stable_baselines_step_by_step():
+def test_one_call_of_the_lstm_equals_step_by_step_calls():
     model = Bench("rl2").learner._members[0].model
     assert type(model.policy) is TrialLstmPolicy
     rng = torch.Generator().manual_seed(0)
     lstm, rows, steps = model.policy.lstm_actor, 5, 7
     features = torch.randn(rows * steps, lstm.input_size, generator=rng)
     states = tuple(torch.randn(1, rows, lstm.hidden_size, generator=rng) for _ in range(2))
-    for at in (0, 3):  # a start in the middle is left to SB3
+    for at in (0, 3):  # SB3 handles a start in the middle
         starts = torch.zeros(rows, steps)
         starts[::2, at] = 1.0
         arguments = (features, states, starts.flatten(), lstm)
@@ -140,7 +139,7 @@ def test_one_call_of_the_lstm_equals_stable_baselines_step_by_step():
         torch.testing.assert_close(after, last, atol=1e-6, rtol=1e-6)
 
 
-def test_where_an_array_begins_in_memory_does_not_change_what_is_chosen():
+def test_actions_do_not_depend_on_memory_alignment():
     from metarl.learners.sb3.model import CopyingExtractor
 
     extractor = CopyingExtractor(spaces.Box(-1.0, 1.0, (6,)))

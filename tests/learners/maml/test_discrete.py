@@ -1,90 +1,27 @@
-"""The derivatives by hand against automatic ones, and MAML-TRPO with discrete actions against independent answers."""
+"""MAML-TRPO with discrete actions against independent answers."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from meta_objective import MetaObjective
+from meta_objective import MetaObjective, log_prob
 
 from metarl.core.rollout import Rollout
-from metarl.functional import categorical, gaussian
+from metarl.functional import categorical
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.learners.maml.surrogates import Batch, log_prob
-from metarl.networks.policies import CategoricalMLP
-from metarl.networks.scores import CategoricalScores, GaussianScores
-
-N, M, A = 2, 5, 3
+from metarl.learners.maml.surrogates import Batch
+from metarl.networks.distributions import Categorical
+from metarl.networks.mlp import TanhMLP
+from metarl.networks.policies import MLPPolicy
 
 
 def draw(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-def gaussian_case():
-    action, log_std = draw(N, M, A, seed=1), 0.3 * draw(N, A, seed=2)
-
-    def scores(output, others):
-        raw = others["log_std"].unsqueeze(1)
-        return GaussianScores(action, output, raw, torch.ones_like(raw))
-
-    def log_density(output, others):
-        return gaussian.log_prob(action, output, others["log_std"].unsqueeze(1))
-
-    return scores, log_density, {"log_std": log_std}
-
-
-def categorical_case():
-    action = categorical.sample(draw(N, M, A, seed=1), draw(N, M, A, seed=3))
-    return (
-        lambda output, others: CategoricalScores(action, output),
-        lambda output, others: categorical.log_prob(action, output),
-        {},
-    )
-
-
-@pytest.mark.parametrize("case", [gaussian_case, categorical_case])
-def test_the_derivatives_by_hand_equal_automatic_ones(case):
-    scores, log_density, others = case()
-    output, moved = draw(N, M, A, seed=4), draw(N, M, A, seed=5)
-    vector = {name: draw(*value.shape, seed=6) for name, value in others.items()}
-    slope, bent = draw(N, M, 1, seed=7), draw(N, M, 1, seed=8)
-    found = scores(output, others)
-    inputs, direction = (output, *others.values()), (moved, *vector.values())
-
-    def flat(*values):
-        return log_density(values[0], dict(zip(others, values[1:], strict=True)))
-
-    torch.testing.assert_close(found.log_prob, flat(*inputs))
-    _, expected = torch.autograd.functional.jvp(flat, inputs, direction)
-    tangent, kept = found.move(moved, vector)
-    torch.testing.assert_close(tangent, expected)
-
-    def pulled(*values):
-        return torch.func.vjp(flat, *values)[1](slope.squeeze(-1))
-
-    for result, wanted in (
-        (found.pull(slope), pulled(*inputs)),
-        (
-            found.pull_moved(slope, bent, kept),
-            [
-                a + b
-                for a, b in zip(
-                    torch.func.vjp(flat, *inputs)[1](bent.squeeze(-1)),
-                    torch.autograd.functional.jvp(pulled, inputs, direction)[1],
-                    strict=True,
-                )
-            ],
-        ),
-    ):
-        cotangent, own = result
-        assert list(own) == list(others)
-        for one, other in zip((cotangent, *own.values()), wanted, strict=True):
-            torch.testing.assert_close(one, other)
-
-
-# --- MAML with a categorical policy: two states, three actions, every expectation a sum ------------------------------
+# --- two states, three actions: every expectation is a sum
 
 STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
 REWARDS = torch.tensor([[1.0, -0.5, 0.2], [-1.5, 0.3, 2.0]], dtype=torch.float64)
@@ -92,20 +29,20 @@ STEP_SIZES = (0.6, 0.4)
 
 
 def small_policy():
-    policy = CategoricalMLP(1, 3, (4,))
+    policy = MLPPolicy(TanhMLP(1, 3, (4,)), Categorical())
     params = policy.initial(np.random.default_rng(0))
     return policy, {n: v.double().unsqueeze(0) for n, v in params.items()}
 
 
 def expected_return(policy, params):
-    p = policy.outputs(params, STATES.unsqueeze(0))[0].softmax(dim=-1)
+    p = policy.network.outputs(params, STATES.unsqueeze(0))[0].softmax(dim=-1)
     return (p * REWARDS).sum(dim=1).mean()
 
 
 def exact_batch(policy, params):
-    """Every action in every state as an episode of one step, with its probability as its weight."""
+    """Every action in every state as an episode of one step, weighted by its probability."""
     with torch.no_grad():
-        p = policy.outputs(params, STATES.unsqueeze(0))[0].softmax(dim=-1)
+        p = policy.network.outputs(params, STATES.unsqueeze(0))[0].softmax(dim=-1)
         obs = STATES.repeat_interleave(3, dim=0).view(1, 6, 1, 1)
         action = torch.eye(3, dtype=torch.float64).repeat(2, 1).view(1, 6, 1, 3)
         gain, weight = REWARDS.view(1, 6, 1), p.reshape(1, 6, 1) / 2
@@ -115,7 +52,7 @@ def exact_batch(policy, params):
 
 @pytest.mark.parametrize("num_steps", [1, 2])
 @pytest.mark.parametrize("kind", ["lvc", "dice"])
-def test_the_meta_gradient_of_discrete_actions_equals_finite_differences(kind, num_steps):
+def test_meta_gradient_equals_finite_differences(kind, num_steps):
     policy, params = small_policy()
     objective = MetaObjective(expected_return, exact_batch, STEP_SIZES[:num_steps])
     found, exact = objective.gradient(policy, params, kind), objective.differences(policy, params)
@@ -132,13 +69,13 @@ def discrete_learner(**settings):
 
 
 def trial(learner, num_tasks=3, episodes=4, steps=5):
-    """A trial in float64 with random observations and rewards, acted by the learner itself."""
+    """A float64 trial with random observations and rewards; the learner chooses the actions."""
     context, rollouts = learner.begin(num_tasks, episodes, ()), []
     for k in range(2):
         shape = (num_tasks, episodes, steps)
         obs = draw(*shape, 2, seed=10 + k)
         noise = draw(*shape, 3, seed=20 + k)
-        acted = [
+        actions = [
             learner.act(context, obs[:, :, t], noise[:, :, t], explore=True)[0]
             for t in range(steps)
         ]
@@ -146,8 +83,8 @@ def trial(learner, num_tasks=3, episodes=4, steps=5):
         rollouts.append(
             Rollout(
                 obs=obs,
-                action=torch.stack([a.value for a in acted], dim=2),
-                log_prob=torch.stack([a.log_prob for a in acted], dim=2),
+                action=torch.stack([a.value for a in actions], dim=2),
+                log_prob=torch.stack([a.log_prob for a in actions], dim=2),
                 reward=draw(*shape, seed=30 + k),
                 valid=torch.ones(shape, dtype=torch.bool),
                 terminated=done,
@@ -161,26 +98,28 @@ def trial(learner, num_tasks=3, episodes=4, steps=5):
 
 
 def kl_of_adapted(learner, vector, context, rollouts):
-    """Mean KL divergence from the sampling to the adapted policy, with the inner step inside the graph."""
+    """Mean KL divergence from the sampling to the adapted policy, differentiable in vector."""
     policy, sizes = learner.policy, [v.numel() for v in learner.params.values()]
     final, _ = learner._batch(rollouts[-1])
     total = 0.0
     for i in range(len(final.obs)):
         parts = zip(learner.params.items(), vector.split(sizes), strict=True)
         own = {n: p.view_as(v).unsqueeze(0) for (n, v), p in parts}
-        mine = context.batches[0].tasks(i, i + 1)
+        mine = context.batches[0].slice_tasks(i, i + 1)
         terms = (log_prob(policy, own, mine) - mine.log_prob).exp() * mine.advantage
         loss = -(terms * mine.weight).sum()
-        slopes = torch.autograd.grad(loss, list(own.values()), create_graph=True)
-        own = {n: v - 0.4 * g for (n, v), g in zip(own.items(), slopes, strict=True)}
-        obs = final.tasks(i, i + 1).obs.flatten(1, 2)
+        gradients = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+        own = {n: v - 0.4 * g for (n, v), g in zip(own.items(), gradients, strict=True)}
+        obs = final.slice_tasks(i, i + 1).obs.flatten(1, 2)
         old = {n: v[i : i + 1] for n, v in context.params.items()}
-        kl = categorical.kl_divergence(policy.outputs(old, obs), policy.outputs(own, obs))
+        kl = categorical.kl_divergence(
+            policy.network.outputs(old, obs), policy.network.outputs(own, obs)
+        )
         total = total + kl.mean()
     return total / len(final.obs)
 
 
-def test_the_gauss_newton_product_of_discrete_actions_is_the_hessian_of_the_kl_divergence():
+def test_gauss_newton_product_equals_the_hessian_of_the_kl():
     learner = discrete_learner()
     context, rollouts = trial(learner)
     final, _ = learner._batch(rollouts[-1])
@@ -188,15 +127,14 @@ def test_the_gauss_newton_product_of_discrete_actions_is_the_hessian_of_the_kl_d
     chunks = [learner._chunk(bounds, points, final) for bounds in learner._bounds(3)]
     product = learner._curvature(chunks, (*context.batches, final))
     start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
-    slope = torch.autograd.grad(
-        kl_of_adapted(learner, start, context, rollouts), start, create_graph=True
-    )[0]
+    kl = kl_of_adapted(learner, start, context, rollouts)
+    (gradient,) = torch.autograd.grad(kl, start, create_graph=True)
     direction = draw(len(start), seed=40)
-    expected = torch.autograd.grad(slope @ direction, start)[0]
+    expected = torch.autograd.grad(gradient @ direction, start)[0]
     torch.testing.assert_close(product(direction), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_small_step_with_discrete_actions_has_the_kl_divergence_and_gain_that_were_predicted():
+def test_small_step_has_the_predicted_kl_and_gain():
     learner = discrete_learner(max_kl=1e-8, cg_iterations=60, cg_damping=0.0)
     metrics = learner.update(*trial(learner), None)
     assert metrics["kl"] == pytest.approx(0.95e-8, rel=0.05)
@@ -204,11 +142,11 @@ def test_a_small_step_with_discrete_actions_has_the_kl_divergence_and_gain_that_
     assert metrics["update/ratio_error"] < 1e-12 and "policy/log_std" not in metrics
 
 
-def test_without_exploration_the_likeliest_action_is_sent():
+def test_acting_without_exploration_takes_the_likeliest_action():
     learner = discrete_learner()
     obs = draw(3, 4, 2)
     context = learner.begin(3, 4, ())
     action, _ = learner.act(context, obs, torch.full((3, 4, 3), torch.nan), explore=False)
-    logits = learner.policy.outputs(context.acting, obs)
+    logits = learner.policy.network.outputs(context.acting, obs)
     assert torch.equal(action.value.argmax(dim=-1), logits.argmax(dim=-1))
     assert not action.log_prob.any() and (action.value.sum(dim=-1) == 1).all()

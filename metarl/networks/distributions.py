@@ -1,0 +1,366 @@
+"""Distributions over actions: functions of a network's output and of a few parameters of their own.
+
+A distribution is a value and owns no tensors. Its parameters stand by name among those of the
+network: (N, A) for N tasks and outputs (N, M, A), or (A,) for outputs (L, M, A) of one policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from metarl.core.rollout import Metrics, Params
+from metarl.functional import categorical, gaussian
+
+
+class Scores(Protocol):
+    """Log-probabilities l of given actions for n tasks x M steps, with derivatives by hand.
+
+    With o the outputs, and c, dc one number for each step:
+
+        vjp          c -> c dl/do
+        jvp          do -> dl
+        vjp_tangent  c, dc, do -> dc dl/do + c d(dl/do)
+
+    Attributes:
+        log_prob: (n, M) [nats].
+    """
+
+    log_prob: Tensor
+
+    def vjp(self, cotangent: Tensor) -> tuple[Tensor, Params]:
+        """Maps a cotangent (n, M, 1) of log_prob to those of the output (n, M, A) and of params."""
+
+    def jvp(self, output_tangent: Tensor, params_tangent: Params) -> tuple[Tensor, Any]:
+        """Maps a tangent (n, M, A) of the output and one of params to the tangent of log_prob.
+
+        Returns:
+            The tangent (n, M), and what `vjp_tangent` needs of the direction.
+        """
+
+    def vjp_tangent(
+        self, cotangent: Tensor, cotangent_tangent: Tensor, direction: Any
+    ) -> tuple[Tensor, Params]:
+        """Differentiates `vjp` along a direction of `jvp`; the cotangents are (n, M, 1)."""
+
+
+class Distribution(Protocol):
+    """A family of distributions over actions."""
+
+    def initial(self, action_size: int) -> Params:
+        """Returns the first values (A,) of the parameters beside those of the network."""
+
+    def clamp(self, params: Params) -> Params:
+        """Returns the distribution's own parameters within their bounds."""
+
+    def sample(self, params: Params, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws actions (..., A) with standard normal noise (..., A).
+
+        Returns:
+            The actions, and their log-probabilities (...) [nats].
+        """
+
+    def precompute(self, params: Params) -> Params:
+        """Returns what `sample_precomputed` needs of params and is the same at every step."""
+
+    def sample_precomputed(
+        self, precomputed: Params, output: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Does the same as `sample` up to rounding, with fewer operations a step."""
+
+    def mode(self, output: Tensor) -> Tensor:
+        """Returns the likeliest actions (..., A)."""
+
+    def log_prob(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """Returns the log-probabilities (...) [nats] of actions (..., A)."""
+
+    def entropy(self, params: Params, output: Tensor) -> Tensor:
+        """Returns the entropy (...) [nats]."""
+
+    def kl_divergence(
+        self, params_p: Params, output_p: Tensor, params_q: Params, output_q: Tensor
+    ) -> Tensor:
+        """Returns KL(p || q) (...) [nats]."""
+
+    def scores(self, params: Params, output: Tensor, action: Tensor) -> Scores:
+        """Returns log-probabilities of actions (N, M, A), with their derivatives."""
+
+    def fisher_product(
+        self,
+        params: Params,
+        output: Tensor,
+        params_tangent: Params,
+        output_tangent: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Params]:
+        """Multiplies a tangent by the Fisher information of every state.
+
+        Args:
+            params: Each value (N, *shape).
+            output: (N, M, A).
+            params_tangent: The tangent of params, (N, *shape).
+            output_tangent: The tangent of output (N, M, A).
+            weight: Of every state (N, M, 1).
+
+        Returns:
+            The weighted cotangent (N, M, A) of the output, and those of the own parameters.
+        """
+
+    def metrics(self, params: Params) -> Metrics:
+        """Returns the mean of each of the own parameters, by name."""
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """The output is the mean; "log_std" is the same in all states.
+
+    Attributes:
+        initial_log_std: First log standard deviation.
+        min_log_std: Lower bound, applied wherever "log_std" is read.
+    """
+
+    initial_log_std: float = 0.0
+    min_log_std: float = -3.0
+
+    def initial(self, action_size: int) -> Params:
+        """See `Distribution`."""
+        return {"log_std": torch.full((action_size,), float(self.initial_log_std))}
+
+    def clamp(self, params: Params) -> Params:
+        """See `Distribution`."""
+        return {"log_std": params["log_std"].clamp(min=self.min_log_std)}
+
+    def log_std(self, params: Params) -> Tensor:
+        """Returns the clamped log standard deviations (..., 1, A), to broadcast over states."""
+        return self.clamp(params)["log_std"].unsqueeze(-2)
+
+    def clamp_derivative(self, params: Params) -> Tensor:
+        """Returns the derivative (..., 1, A) of the clamp: 0 below min_log_std, else 1."""
+        raw = params["log_std"]
+        return (raw >= self.min_log_std).to(raw.dtype).unsqueeze(-2)
+
+    def sample(self, params: Params, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Distribution`."""
+        log_std = self.log_std(params)
+        action = torch.addcmul(output, log_std.exp(), noise)
+        return action, gaussian.log_prob_of_noise(noise, log_std)
+
+    def precompute(self, params: Params) -> Params:
+        """Returns "std" (..., 1, A) and "log_peak" (..., 1), the log-density at the mean [nats]."""
+        log_std = self.log_std(params)
+        peak = gaussian.log_prob_of_noise(torch.zeros_like(log_std), log_std)
+        return {"std": log_std.exp(), "log_peak": peak}
+
+    def sample_precomputed(
+        self, precomputed: Params, output: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `Distribution`."""
+        action = torch.addcmul(output, precomputed["std"], noise)
+        squared = noise.square().sum(dim=-1)
+        return action, torch.add(precomputed["log_peak"], squared, alpha=-0.5)
+
+    def mode(self, output: Tensor) -> Tensor:
+        """See `Distribution`."""
+        return output
+
+    def log_prob(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """See `Distribution`."""
+        return gaussian.log_prob(action, output, self.log_std(params))
+
+    def entropy(self, params: Params, output: Tensor) -> Tensor:
+        """See `Distribution`."""
+        return gaussian.entropy(self.log_std(params)).expand(output.shape[:-1])
+
+    def kl_divergence(
+        self, params_p: Params, output_p: Tensor, params_q: Params, output_q: Tensor
+    ) -> Tensor:
+        """See `Distribution`."""
+        log_std_p, log_std_q = self.log_std(params_p), self.log_std(params_q)
+        return gaussian.kl_divergence(output_p, log_std_p, output_q, log_std_q)
+
+    def scores(self, params: Params, output: Tensor, action: Tensor) -> GaussianScores:
+        """See `Distribution`."""
+        free = self.clamp_derivative(params)
+        return GaussianScores(action, output, self.log_std(params), free)
+
+    def fisher_product(
+        self,
+        params: Params,
+        output: Tensor,
+        params_tangent: Params,
+        output_tangent: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Params]:
+        """See `Distribution`."""
+        del output
+        log_std, free = self.log_std(params), self.clamp_derivative(params).squeeze(-2)
+        tangents = output_tangent, params_tangent["log_std"] * free
+        mean_product, log_std_product = gaussian.fisher_product(*tangents, log_std)
+        return weight * mean_product, {"log_std": log_std_product * free * weight.sum(dim=1)}
+
+    def metrics(self, params: Params) -> Metrics:
+        """See `Distribution`."""
+        return {"log_std": float(params["log_std"].mean())}
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """The output holds the logits of A alternatives; an action is a one-hot row (A,)."""
+
+    def initial(self, action_size: int) -> Params:
+        """Returns nothing: there are no parameters beside those of the network."""
+        del action_size
+        return {}
+
+    def clamp(self, params: Params) -> Params:
+        """Returns nothing: there are no own parameters."""
+        del params
+        return {}
+
+    def sample(self, params: Params, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Distribution`."""
+        del params
+        action = categorical.sample(output, noise)
+        return action, categorical.log_prob(action, output)
+
+    def precompute(self, params: Params) -> Params:
+        """Returns nothing: sampling needs the logits alone."""
+        del params
+        return {}
+
+    def sample_precomputed(
+        self, precomputed: Params, output: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `Distribution`."""
+        return self.sample(precomputed, output, noise)
+
+    def mode(self, output: Tensor) -> Tensor:
+        """See `Distribution`."""
+        return categorical.mode(output)
+
+    def log_prob(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """See `Distribution`."""
+        del params
+        return categorical.log_prob(action, output)
+
+    def entropy(self, params: Params, output: Tensor) -> Tensor:
+        """See `Distribution`."""
+        del params
+        return categorical.entropy(output)
+
+    def kl_divergence(
+        self, params_p: Params, output_p: Tensor, params_q: Params, output_q: Tensor
+    ) -> Tensor:
+        """See `Distribution`."""
+        del params_p, params_q
+        return categorical.kl_divergence(output_p, output_q)
+
+    def scores(self, params: Params, output: Tensor, action: Tensor) -> CategoricalScores:
+        """See `Distribution`."""
+        del params
+        return CategoricalScores(action, output)
+
+    def fisher_product(
+        self,
+        params: Params,
+        output: Tensor,
+        params_tangent: Params,
+        output_tangent: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Params]:
+        """See `Distribution`."""
+        del params, params_tangent
+        return weight * categorical.fisher_product(output_tangent, output), {}
+
+    def metrics(self, params: Params) -> Metrics:
+        """Returns nothing: there are no own parameters."""
+        del params
+        return {}
+
+
+def build_distribution(discrete: bool, initial_log_std: float, min_log_std: float) -> Distribution:
+    """Chooses the distribution for one-hot actions of A alternatives, or for real ones."""
+    if discrete:
+        return Categorical()
+    return DiagonalGaussian(initial_log_std, min_log_std)
+
+
+# --- derivatives of log-probabilities by hand ----------------------------------------------------
+
+
+class GaussianScores:
+    """Scores of a Gaussian; "log_std" is the same for all steps of a task.
+
+        z = (a - mu) / sigma,    dl/dmu = z / sigma,    dl/dlog sigma = z^2 - 1
+
+    Args:
+        action: (n, M, A).
+        mean: (n, M, A).
+        log_std: (n, 1, A).
+        free: (n, 1, A), 0 where log_std is held by its clamp, else 1.
+    """
+
+    def __init__(self, action: Tensor, mean: Tensor, log_std: Tensor, free: Tensor):
+        self._free, self._precision = free, (-log_std).exp()
+        self._scaled = (action - mean) * self._precision
+        self.log_prob = gaussian.log_prob_of_noise(self._scaled, log_std)
+
+    def vjp(self, cotangent: Tensor) -> tuple[Tensor, Params]:
+        """See `Scores`."""
+        score = cotangent * self._scaled
+        own = (score * self._scaled).sum(dim=1) - cotangent.sum(dim=1)
+        return score * self._precision, {"log_std": own * self._free.squeeze(1)}
+
+    def jvp(
+        self, output_tangent: Tensor, params_tangent: Params
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `Scores`; the direction holds the tangents of z and of log sigma."""
+        log_std = params_tangent["log_std"].unsqueeze(1) * self._free
+        scaled = -torch.addcmul(self._scaled * log_std, output_tangent, self._precision)
+        return -(self._scaled * scaled).sum(dim=-1) - log_std.sum(dim=-1), (scaled, log_std)
+
+    def vjp_tangent(
+        self, cotangent: Tensor, cotangent_tangent: Tensor, direction: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Params]:
+        """See `Scores`."""
+        scaled, log_std = direction
+        score = cotangent_tangent * self._scaled + cotangent * scaled
+        output = (score - cotangent * self._scaled * log_std) * self._precision
+        own = ((score + cotangent * scaled) * self._scaled - cotangent_tangent).sum(dim=1)
+        return output, {"log_std": own * self._free.squeeze(1)}
+
+
+class CategoricalScores:
+    """Scores of a categorical distribution, without parameters of its own.
+
+        dl/do = a - p,    p = softmax(o),    dp = p (do - p.do)
+
+    Args:
+        action: One-hot (n, M, A).
+        logits: (n, M, A).
+    """
+
+    def __init__(self, action: Tensor, logits: Tensor):
+        self.log_prob = categorical.log_prob(action, logits)
+        self._logits = logits
+        self._residual = action - logits.softmax(dim=-1)
+
+    def vjp(self, cotangent: Tensor) -> tuple[Tensor, Params]:
+        """See `Scores`."""
+        return cotangent * self._residual, {}
+
+    def jvp(self, output_tangent: Tensor, params_tangent: Params) -> tuple[Tensor, Tensor]:
+        """See `Scores`; the direction is the tangent of p."""
+        del params_tangent
+        tangent = (self._residual * output_tangent).sum(dim=-1)
+        return tangent, categorical.fisher_product(output_tangent, self._logits)
+
+    def vjp_tangent(
+        self, cotangent: Tensor, cotangent_tangent: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Params]:
+        """See `Scores`."""
+        residual = cotangent_tangent * self._residual
+        return torch.addcmul(residual, cotangent, direction, value=-1.0), {}

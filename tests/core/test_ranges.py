@@ -1,0 +1,40 @@
+from dataclasses import dataclass
+from math import inf, nan
+
+import pytest
+
+from metarl.core.errors import ConfigError
+from metarl.core.ranges import RANGES, require_range
+
+
+@dataclass
+class Settings:
+    good: float
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("hint", "inside", "outside"),
+    [
+        ("a finite number", (-1.0, 0.0), (inf, -inf, nan)),
+        ("a finite number > 0", (1e-9, 1e9), (0.0, -1.0, inf, nan)),
+        ("a finite number >= 0", (0.0, 1e9), (-1e-9, inf, nan)),
+        ("in [0, 1]", (0.0, 0.5, 1.0), (-1e-9, 1.1, nan)),
+        ("in (0, 1]", (1e-9, 1.0), (0.0, 1.1, nan)),
+        ("in (0, 1)", (1e-9, 0.9), (0.0, 1.0, nan)),
+        ("at least 0", (0, 3), (-1,)),
+        ("at least 1", (1, 3), (0, -1)),
+    ],
+)
+def test_require_range_names_field_value_and_range(hint, inside, outside):
+    for value in inside:
+        require_range(Settings(value, value), "learner", ("good", "value"), hint)
+    for value in outside:
+        with pytest.raises(ConfigError) as caught:
+            require_range(Settings(inside[0], value), "learner", ("good", "value"), hint)
+        assert str(caught.value) == f"learner.value = {value!r}: must be {hint}"
+
+
+def test_every_range_is_tested():
+    marks = test_require_range_names_field_value_and_range.pytestmark
+    assert {case[0] for case in marks[0].args[1]} == set(RANGES)
