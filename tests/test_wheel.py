@@ -13,7 +13,7 @@ from commands import REPOSITORY, TRAIN, call, read_records
 
 SHORT = "--env navigation-2d --iterations 2 --seed 3 --device cpu --sampler.num-episodes 2".split()
 QUIET = "--trainer.evaluate-tasks 0 --trainer.no-video --trainer.logger none".split()
-LEFT_OUT = (".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_cache")
+SOURCES = ("metarl", "envs", "configs", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,13 @@ def installed(tmp_path_factory):
     """Builds and installs the wheel beside the present packages; returns the `bin` folder."""
     folder = tmp_path_factory.mktemp("wheel")
     source, wheels = folder / "source", folder / "wheels"
-    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    source.mkdir()
+    for name in SOURCES:
+        if (REPOSITORY / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy(REPOSITORY / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-index", "--no-build-isolation"]
     run([*pip, "wheel", *offline, "--wheel-dir", wheels, source])
