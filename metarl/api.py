@@ -5,7 +5,8 @@ The commands of `metarl` call these functions, so that both do the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ import numpy as np
 
 from metarl import experiment
 from metarl.config.schema import build_config
-from metarl.core.env import NoPictures, RenderableEnv, SceneEnv, supports
+from metarl.core.env import (
+    BatchEnv,
+    NoPictures,
+    RenderableEnv,
+    SceneEnv,
+    missing_members,
+    supports,
+)
 from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
@@ -67,11 +75,12 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
     """
     trainer = policy.config.trainer
     try:
-        if trainer.evaluate_tasks and (again or _is_stale(policy, results.FILE)):
+        settings = results.EvaluationSettings(trainer.evaluate_tasks, NUM_ADAPTATIONS)
+        if trainer.evaluate_tasks and (again or _is_stale(policy, _choose_path(policy, settings))):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
             print(table.table(result), flush=True)
             log_evaluation(make_sink(trainer), policy.path, result)
-        if trainer.video and (again or any(_is_stale(policy, name) for name in _videos(policy))):
+        if trainer.video and (again or any(_is_stale(policy, path) for path in _videos(policy))):
             _film_if_possible(policy)
     except KeyboardInterrupt as error:
         command = experiment.resume_command(policy.path)
@@ -87,16 +96,16 @@ def _film_if_possible(policy: TrainedPolicy) -> None:
         print(f"no video: {error}", flush=True)
 
 
-def _is_stale(policy: TrainedPolicy, name: str) -> bool:
-    """Returns whether a file of the run folder is missing or older than the newest checkpoint."""
-    path, checkpoints = policy.path / name, policy.path / "checkpoints"
+def _is_stale(policy: TrainedPolicy, path: Path) -> bool:
+    """Returns whether a file is missing or older than the newest checkpoint."""
+    checkpoints = policy.path / "checkpoints"
     return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
 
 
-def _videos(policy: TrainedPolicy) -> tuple[str, ...]:
+def _videos(policy: TrainedPolicy) -> list[Path]:
     """Returns the files that `film` writes by default."""
-    replay = str(Path(VIDEO).with_suffix(".html"))
-    return (VIDEO, replay) if supports(policy.env, SceneEnv) else (VIDEO,)
+    video = policy.path / VIDEO
+    return [video, video.with_suffix(".html")] if supports(policy.env, SceneEnv) else [video]
 
 
 def load(run: str | Path, *, threads: int = 0) -> TrainedPolicy:
@@ -158,81 +167,114 @@ def evaluate(
         ConfigError: The environment or the tasks do not fit the policy.
         NumericalError: A gradient of the adaptation is not finite.
     """
-    from metarl.evaluation.evaluate import evaluate as run_trial
-    from metarl.evaluation.evaluate import held_out_tasks, summary
-
-    config = policy.config
-    used = policy.env if env is None else _transfer_env(policy, env)
+    config, progress = policy.config, policy.progress
     settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
-    if used.spec.name != policy.config.env:
-        settings = replace(settings, env=used.spec.name)
-    if experiment.is_baseline(config, "scratch"):
-        if env is not None or tasks is not None or deterministic:
-            hint = "leave out other tasks, environments and --deterministic"
-            raise ConfigError(f"{policy.path}: policies from scratch have their own tasks; {hint}")
-        result = policy.learner.learning_curve(used)
-    else:
-        if tasks is None:
-            chosen = held_out_tasks(used.spec, config.seed, num_tasks)
-        else:
+    with _open_env(policy, env) as used:
+        if used.spec.name != config.env:
+            settings = replace(settings, env=used.spec.name)
+        if tasks is not None:
             chosen = _check_tasks(tasks, used.spec)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
-        measured = run_trial(
-            used,
-            policy.learner,
-            chosen,
-            num_episodes=config.sampler.num_episodes,
-            num_adaptations=num_adaptations,
-            key=Key(config.seed, "evaluate", 0),
-            explore=not deterministic,
-        )
-        result = summary(measured, used.spec, label(config.algo, config.learner), config.seed)
-    progress = policy.progress
+        if experiment.is_baseline(config, "scratch"):
+            if env is not None or tasks is not None or deterministic:
+                hint = "leave out other tasks, environments and --deterministic"
+                raise ConfigError(f"{policy.path}: policies from scratch have own tasks; {hint}")
+            result = policy.learner.learning_curve(used)
+        else:
+            result = _run_trial(policy, used, settings)
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
-    path = results.evaluation_path(policy.path, settings, _main_settings(policy, settings))
-    path.parent.mkdir(exist_ok=True)
-    results.write(path, result)
+    results.write(_choose_path(policy, settings), result)
     return result
 
 
-def _main_settings(policy: TrainedPolicy, settings: Any) -> Any:
-    """Returns the settings of evaluation.json: those it has, or these if it is still to be written."""
+def _run_trial(policy: TrainedPolicy, env: Any, settings: Any) -> dict[str, Any]:
+    """Runs the trial of an evaluation and returns its summary."""
+    from metarl.evaluation.evaluate import evaluate, held_out_tasks, summary
+
+    config = policy.config
+    if settings.tasks:
+        tasks = np.array(settings.tasks)
+    else:
+        tasks = held_out_tasks(env.spec, config.seed, settings.num_tasks)
+    measured = evaluate(
+        env,
+        policy.learner,
+        tasks,
+        num_episodes=config.sampler.num_episodes,
+        num_adaptations=settings.num_adaptations,
+        key=Key(config.seed, "evaluate", 0),
+        explore=not settings.deterministic,
+    )
+    return summary(measured, env.spec, label(config.algo, config.learner), config.seed)
+
+
+def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) -> Path:
+    """Returns the file of an evaluation: evaluation.json, or one in evaluations/ named by settings.
+
+    Policies from scratch have one evaluation, which depends on no settings.
+    """
+    main = policy.path / results.FILE
+    if experiment.is_baseline(policy.config, "scratch"):
+        return main
+    is_plain = not (settings.deterministic or settings.env or settings.tasks)
+    if is_plain and _read_settings(policy.path) in (None, settings):
+        return main
+    # a name has all settings: those of evaluation.json may be others when it is written anew
+    no_default = results.EvaluationSettings(num_tasks=0, num_adaptations=0)
+    return results.evaluation_path(policy.path, settings, no_default)
+
+
+def _read_settings(run: Path) -> results.EvaluationSettings | None:
+    """Returns the settings of evaluation.json, None if there is none that can be read."""
     try:
-        recorded = results.read(policy.path)
+        recorded = results.read(run)
     except CheckpointError:
-        is_plain = not (settings.deterministic or settings.env or settings.tasks)
-        return settings if is_plain else results.EvaluationSettings()
+        return None
     num_adaptations = len(recorded["returns"]["mean"]) - 1
     return results.EvaluationSettings(recorded["num_tasks"], num_adaptations)
 
 
-def _transfer_env(policy: TrainedPolicy, env: Any) -> Any:
-    """Builds another environment for a policy, and checks that its sizes fit."""
+@contextmanager
+def _open_env(policy: TrainedPolicy, env: Any) -> Generator[Any]:
+    """Yields the environment of an evaluation, and closes it if it is built here.
+
+    Raises:
+        ConfigError: Its sizes are not those of the policy; names both.
+    """
+    if env is None:
+        yield policy.env
+        return
     config = policy.config
+    is_given = not isinstance(env, type) and not missing_members(env, BatchEnv)
     built = experiment.build_env(replace(config, env=experiment.name_of(env)), env)
-    ours, theirs = policy.spec, built.spec
-    for name in ("obs_size", "action_size", "discrete"):
-        old, new = vars(ours)[name], vars(theirs)[name]
-        if old != new:
-            hint = f"the policy was trained on {config.env}, which has {old}"
-            raise ConfigError(f"--env {theirs.name}: {name} is {new}; {hint}")
-    return built
+    try:
+        before, now = policy.spec, built.spec
+        for name in ("obs_size", "action_size", "discrete"):
+            old, new = vars(before)[name], vars(now)[name]
+            if old != new:
+                hint = f"the policy was trained on {config.env}, which has {old}"
+                raise ConfigError(f"--env {now.name}: {name} is {new}; {hint}")
+        yield built
+    finally:
+        if not is_given:
+            built.close()
 
 
 def _check_tasks(tasks: Any, spec: Any) -> np.ndarray:
     """Returns chosen tasks (N, D) in float64.
 
     Raises:
-        ConfigError: They are not (N, D) or not finite; names the numbers of a task.
+        ConfigError: They are not (N, D) with N >= 1, or not finite; names the numbers of a task.
     """
     variables = spec.tasks.variables
     try:
-        chosen = np.array(tasks, dtype=float)
+        chosen = np.array(tasks, dtype=float, ndmin=1)
     except ValueError:
         chosen = np.empty(0)
-    if chosen.shape[1:] != (len(variables),) or not np.isfinite(chosen).all():
+    shape_fits = len(chosen) > 0 and chosen.shape[1:] == (len(variables),)
+    if not shape_fits or not np.isfinite(chosen).all():
         names = ", ".join(f"{v.name} [{v.unit}]" for v in variables)
         raise ConfigError(
             f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"

@@ -1,6 +1,7 @@
 """The Python interface: train, load, evaluate, film."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -75,6 +76,36 @@ def test_evaluations_with_other_settings_are_kept_apart(policy):
     assert len(names) == 3 and all(name.endswith(".json") for name in names)
 
 
+def test_evaluation_json_is_the_first_plain_evaluation(policy, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(policy.path, run, ignore=shutil.ignore_patterns("evaluation*"))
+    loaded, files = metarl.load(run), []
+    for settings in (
+        {"deterministic": True},
+        {"num_tasks": 3},
+        {"num_tasks": 3, "deterministic": True},
+        {},
+        {"num_tasks": 3},
+    ):
+        before = set(run.glob("evaluation*/*.json"))
+        metarl.evaluate(loaded, num_adaptations=1, **settings)
+        files += [sorted(path.name for path in set(run.glob("evaluation*/*.json")) - before)]
+        assert (run / "evaluation.json").exists() == (len(files) > 1)
+    assert [len(names) for names in files] == [1, 0, 1, 1, 0]
+    assert json.loads((run / "evaluation.json").read_text())["num_tasks"] == 3
+
+
+def test_resume_evaluates_once_beside_other_settings(policy, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(policy.path, run, ignore=shutil.ignore_patterns("evaluation*"))
+    metarl.evaluate(metarl.load(run), num_tasks=2)
+    for count in (1, 0):
+        capsys.readouterr()
+        assert cli.main(["--resume", str(run)]) == 0
+        assert capsys.readouterr().out.count("3 held-out tasks") == count
+    assert json.loads((run / "evaluation.json").read_text())["num_tasks"] == 2
+
+
 def test_evaluate_transfers_to_another_environment(policy):
     result = metarl.evaluate(policy, "navigation-2d-sparse", num_tasks=2, num_adaptations=1)
     assert result["env"] == "navigation-2d-sparse"
@@ -82,7 +113,7 @@ def test_evaluate_transfers_to_another_environment(policy):
         metarl.evaluate(policy, "hopper-vel")
 
 
-@pytest.mark.parametrize("tasks", [[[0.1]], [0.1, 0.2], [[0.1, float("nan")]], [["north", 1]]])
+@pytest.mark.parametrize("tasks", [[], [[0.1]], [0.1, 0.2], [[0.1, float("nan")]], [["north", 1]]])
 def test_evaluate_refuses_tasks_that_do_not_fit(policy, tasks):
     with pytest.raises(ConfigError, match="--task .* is 2 finite numbers: goal_x .m., goal_y .m."):
         metarl.evaluate(policy, tasks=tasks)
@@ -110,7 +141,7 @@ def test_train_accepts_a_class_and_an_object(tmp_path):
     policy = metarl.train(env, run_dir=tmp_path / "object", **settings)
     assert policy.config.env == "my-navigation" and policy.env is env
     result = metarl.evaluate(metarl.load(policy.path), env, num_tasks=2, num_adaptations=1)
-    assert result["env"] == "my-navigation" and (policy.path / "evaluations").exists()
+    assert result["env"] == "my-navigation" and (policy.path / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("env", [3, None, ["ant-dir"]])

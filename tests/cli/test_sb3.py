@@ -95,6 +95,7 @@ def test_evaluate_repeats_the_one_after_training(baseline_run, capsys):
     before = (run / "evaluation.json").read_bytes()
     assert commands.main(["evaluate", str(run), "--threads", "1"]) == 0
     assert (run / "evaluation.json").read_bytes() == before
+    assert not (run / "evaluations").exists()
     assert capsys.readouterr().out in done.out
 
 
