@@ -67,7 +67,10 @@ def test_piped_progress_is_plain_text(finished_run):
     lines = [line for line in out.splitlines() if line.startswith("iteration ")]
     assert lines[0].startswith(f"iteration 1/{ITERATIONS}  steps 8")
     assert lines[-1].startswith(f"iteration {ITERATIONS}/{ITERATIONS}")
-    assert all(re.search(r"return -[\d.]+ -> -[\d.]+  kl 0\.\d+  left \d", line) for line in lines)
+    assert all(
+        re.search(r"return -[\d.]+ -> -[\d.]+  kl 0\.\d+  left about \d+:\d\d:\d\d$", line)
+        for line in lines
+    )
     assert out.splitlines()[-1] == "done: run"
 
 
