@@ -99,7 +99,7 @@ def test_existing_run_folder_is_refused_and_unchanged(run_copy, capsys):
     before = read_files(run_copy)
     assert cli.main([*TINY, *QUIET, "--run-dir", str(run_copy)]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and is_one_line(err) and f"by --resume {run_copy}" in err
+    assert out == "" and is_one_line(err) and f"continue it with --resume {run_copy}" in err
     assert read_files(run_copy) == before
 
 
