@@ -27,6 +27,7 @@ from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
+from metarl.runs.progress import heartbeat
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 
@@ -181,7 +182,9 @@ def evaluate(
                 raise ConfigError(f"{policy.path}: policies from scratch have own tasks; {hint}")
             result = policy.learner.learning_curve(used)
         else:
-            result = _run_trial(policy, used, settings)
+            count = len(settings.tasks) or num_tasks
+            with heartbeat(f"evaluating on {count} tasks"):
+                result = _run_trial(policy, used, settings)
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
@@ -328,18 +331,19 @@ def film(
         tasks = policy.learner.tasks[:num_tasks]
     else:
         tasks = held_out_tasks(env.spec, config.seed, num_tasks)
-    panels = film_trial(
-        env,
-        policy.learner,
-        tasks,
-        num_episodes=config.sampler.num_episodes,
-        num_adaptations=num_adaptations,
-        key=Key(config.seed, "video", 0),
-        num_shown=num_episodes,
-    )
+    path, view = policy.path / VIDEO, View(size, camera)
     title = f"{config.env}, {config.algo}: {policy.path.resolve().name}"
-    path = policy.path / VIDEO
-    return write_films(path, env, panels, formats, title=title, view=View(size, camera))
+    with heartbeat(f"filming {len(tasks)} tasks"):
+        panels = film_trial(
+            env,
+            policy.learner,
+            tasks,
+            num_episodes=config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=Key(config.seed, "video", 0),
+            num_shown=num_episodes,
+        )
+        return write_films(path, env, panels, formats, title=title, view=view)
 
 
 def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:

@@ -27,6 +27,7 @@ from metarl.core.files import write_atomically
 from metarl.learners import registry
 from metarl.learners.sb3.config import label
 from metarl.runs import folder, provenance
+from metarl.runs.progress import heartbeat
 
 
 @dataclass
@@ -92,9 +93,10 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
 
     # all checks that can fail come before anything is written
     make_sink(config.trainer)
-    env = build_env(config, env)
-    device = pick_device(config.device)
-    learner = build_learner(config, env, device)
+    with heartbeat("building the environment and the learner"):
+        env = build_env(config, env)
+        device = pick_device(config.device)
+        learner = build_learner(config, env, device)
     source = initialise_from(config.init_from, config, learner) if config.init_from else None
     with open_folder(config) as path:
         if config.resume:
