@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl import experiment
+from metarl import builders, experiment
 from metarl.config.schema import build_config
 from metarl.core.env import (
     BatchEnv,
@@ -27,6 +27,7 @@ from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
+from metarl.runs.progress import heartbeat
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 
@@ -56,7 +57,7 @@ def train(
         ConfigError: A setting is unknown or out of range.
         MetarlError: Training failed; the message says why and how to resume.
     """
-    config = build_config(experiment.name_of(env), algo, settings)
+    config = build_config(builders.name_of(env), algo, settings)
     policy = experiment.train(config, env)
     if evaluate:
         finish(policy, again=True)
@@ -124,8 +125,8 @@ def load(run: str | Path, *, threads: int = 0) -> TrainedPolicy:
 def make_env(
     env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
 ) -> Any:
-    """Builds an environment batch; see `metarl.experiment.make_env`."""
-    return experiment.make_env(
+    """Builds an environment batch; see `metarl.builders.make_env`."""
+    return builders.make_env(
         env, threads, observe_task=observe_task, observe_terrain=observe_terrain
     )
 
@@ -175,13 +176,15 @@ def evaluate(
         if tasks is not None:
             chosen = _check_tasks(tasks, used.spec)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
-        if experiment.is_baseline(config, "scratch"):
+        if builders.is_baseline(config, "scratch"):
             if env is not None or tasks is not None or deterministic:
                 hint = "leave out other tasks, environments and --deterministic"
                 raise ConfigError(f"{policy.path}: policies from scratch have own tasks; {hint}")
             result = policy.learner.learning_curve(used)
         else:
-            result = _run_trial(policy, used, settings)
+            count = len(settings.tasks) or num_tasks
+            with heartbeat(f"evaluating on {count} tasks"):
+                result = _run_trial(policy, used, settings)
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
@@ -216,7 +219,7 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
     Policies from scratch have one evaluation, which depends on no settings.
     """
     main = policy.path / results.FILE
-    if experiment.is_baseline(policy.config, "scratch"):
+    if builders.is_baseline(policy.config, "scratch"):
         return main
     is_plain = not (settings.deterministic or settings.env or settings.tasks)
     if is_plain and _read_settings(policy.path) in (None, settings):
@@ -248,7 +251,7 @@ def _open_env(policy: TrainedPolicy, env: Any) -> Generator[Any]:
         return
     config = policy.config
     is_given = not isinstance(env, type) and not missing_members(env, BatchEnv)
-    built = experiment.build_env(replace(config, env=experiment.name_of(env)), env)
+    built = builders.build_env(replace(config, env=builders.name_of(env)), env)
     try:
         before, now = policy.spec, built.spec
         for name in ("obs_size", "action_size", "discrete"):
@@ -324,22 +327,23 @@ def film(
     if num_episodes > config.sampler.num_episodes:
         hint = f"the run adapts from {config.sampler.num_episodes} episodes, so there are no more"
         raise ConfigError(f"--episodes {num_episodes}: {hint}")
-    if experiment.is_baseline(config, "scratch"):
+    if builders.is_baseline(config, "scratch"):
         tasks = policy.learner.tasks[:num_tasks]
     else:
         tasks = held_out_tasks(env.spec, config.seed, num_tasks)
-    panels = film_trial(
-        env,
-        policy.learner,
-        tasks,
-        num_episodes=config.sampler.num_episodes,
-        num_adaptations=num_adaptations,
-        key=Key(config.seed, "video", 0),
-        num_shown=num_episodes,
-    )
+    path, view = policy.path / VIDEO, View(size, camera)
     title = f"{config.env}, {config.algo}: {policy.path.resolve().name}"
-    path = policy.path / VIDEO
-    return write_films(path, env, panels, formats, title=title, view=View(size, camera))
+    with heartbeat(f"filming {len(tasks)} tasks"):
+        panels = film_trial(
+            env,
+            policy.learner,
+            tasks,
+            num_episodes=config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=Key(config.seed, "video", 0),
+            num_shown=num_episodes,
+        )
+        return write_films(path, env, panels, formats, title=title, view=view)
 
 
 def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
@@ -363,4 +367,4 @@ def check_env(env: Any) -> list[Any]:
     """Tests the contract of `BatchEnv` on an environment; returns one finding for each test."""
     from metarl.envs.env_checker import check
 
-    return check(lambda threads: experiment.make_env(env, threads))
+    return check(lambda threads: builders.make_env(env, threads))

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from metarl.builders import training_tasks
 from metarl.config.schema import TrainConfig
 from metarl.core.rng import stream
 from metarl.envs.registry import make
-from metarl.experiment import training_tasks
 
 CONFIG = TrainConfig(env="navigation-2d")
 

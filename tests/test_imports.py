@@ -22,6 +22,7 @@ metarl.config
 metarl.runs
 metarl.training
 metarl.reporting
+metarl.builders
 metarl.experiment
 metarl.api
 metarl.cli
@@ -36,7 +37,7 @@ SHARED_WITH_ENVS = {f"metarl.core.{name}" for name in ("env", "tasks", "rng", "e
 FACADE = "metarl"
 
 # Only these put an environment and a learner together.
-COMPOSITION_ROOTS = {"metarl.experiment", "metarl.api", "metarl.cli"}
+COMPOSITION_ROOTS = {"metarl.builders", "metarl.api", "metarl.cli"}
 
 
 def module_name(path):

@@ -152,8 +152,8 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
     """M robots as a gymnasium.vector.VectorEnv, each with a task of its own.
 
     The autoreset mode is SAME_STEP: the step that ends an episode returns the first observation of
-    the next one, and the last one of the old as `info["final_obs"][row]`. Resets take no step, as in
-    Stable-Baselines3.
+    the next one, and the last one of the old as `info["final_obs"][row]`. Resets take no step, as
+    in Stable-Baselines3.
 
     Args:
         env: The environment, with reset_rows.

@@ -143,7 +143,7 @@ def _choose_tasks(env: BatchEnv, task: Any, num_rows: int | None = None) -> Any:
 class _RegisterOnImport(importlib.abc.MetaPathFinder):
     """Registers the environments as soon as Gymnasium's registry is imported.
 
-    Gymnasium (1.4) has no hook for packages, and its import takes longer than all of `import metarl`.
+    Gymnasium (1.4) has no hook for packages, and importing it takes longer than `import metarl`.
     """
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:

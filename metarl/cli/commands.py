@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl import experiment
+from metarl import builders, experiment
 from metarl.cli import train
 from metarl.cli.arguments import (
     Commands,
@@ -102,7 +102,7 @@ def _check_env(arguments: argparse.Namespace) -> None:
 
     _check_parent("--json", arguments.json)
     try:
-        findings = check(lambda threads: experiment.make_env(arguments.env, threads))
+        findings = check(lambda threads: builders.make_env(arguments.env, threads))
     except EnvironmentContractError as error:
         findings = [Finding("start", str(error))]
     print(report(findings))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from metarl import __version__, experiment
+from metarl import __version__, builders, experiment
 from metarl.config.schema import TrainConfig, parse
 from metarl.core.errors import run_command
 from metarl.learners.registry import list_algorithms
@@ -60,7 +60,7 @@ def _describe_env(config: TrainConfig[Any]) -> str:
     from metarl.core.env import HasVariations, supports
     from metarl.envs.listing import describe_environment
 
-    env = experiment.build_env(config)
+    env = builders.build_env(config)
     return describe_environment(env.spec, env.variations if supports(env, HasVariations) else ())
 
 

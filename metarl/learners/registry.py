@@ -13,7 +13,6 @@ and the members of `metarl.core.learner.Learner`. Nothing of it is imported unti
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import os
 import sys
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError
+from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
@@ -125,9 +124,7 @@ def find_algorithm(name: str) -> Algorithm:
         return _plug_in(name, point.module, point.attr)
     module, colon, attribute = name.partition(":")
     if not colon:
-        near = difflib.get_close_matches(name, list_algorithms(), n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{name}: no such learner{hint}")
+        raise ConfigError(f"{name}: no such learner{nearest(name, list_algorithms())}")
     if not module or module.startswith(".") or "/" in module or not attribute:
         example = "write module:Class, for example my_learner:MyLearner"
         raise ConfigError(f"{name}: no such learner; {example}")
@@ -219,8 +216,7 @@ def _load(name: str, module: str, attribute: str) -> type:
     found = names.get(attribute)
     if not isinstance(found, type):
         classes = [key for key, value in names.items() if isinstance(value, type)]
-        near = difflib.get_close_matches(attribute, classes, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest(attribute, classes)
         raise ConfigError(f"{name}: {module} has no class {attribute!r}{hint}")
     return found
 

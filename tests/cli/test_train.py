@@ -22,7 +22,7 @@ from commands import (
     start,
 )
 
-from metarl import experiment
+from metarl import builders
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 
@@ -64,7 +64,7 @@ def test_evaluation_after_training_has_all_keys(finished_run):
 def test_piped_progress_is_plain_text(finished_run):
     out = finished_run[1].out
     assert out.replace("\n", "").isprintable() and out.isascii()
-    lines = [line for line in out.splitlines() if line.startswith("iteration ")]
+    lines = [line for line in out.splitlines() if "  steps " in line]
     assert lines[0].startswith(f"iteration 1/{ITERATIONS}  steps 8")
     assert lines[-1].startswith(f"iteration {ITERATIONS}/{ITERATIONS}")
     assert all(
@@ -209,5 +209,5 @@ def test_broken_plugin_names_the_place(attribute, error, message, tmp_path, monk
     (tmp_path / "broken_robot.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error, match=message) as caught:
-        experiment.make_env(f"broken_robot:{attribute}")
+        builders.make_env(f"broken_robot:{attribute}")
     assert "\n" not in str(caught.value)

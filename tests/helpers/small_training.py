@@ -5,9 +5,9 @@ import json
 
 import torch
 
+from metarl.builders import training_tasks
 from metarl.config.schema import SamplerConfig, TrainConfig
 from metarl.envs.registry import make
-from metarl.experiment import training_tasks
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.runs import checkpoint

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_training import CONFIG, assert_same_runs, records, run, saved, trainer_in
 
+from metarl.builders import training_tasks
 from metarl.config.schema import SamplerConfig, TrainerConfig
 from metarl.core.errors import (
     CheckpointError,
@@ -19,7 +20,6 @@ from metarl.core.errors import (
     Terminated,
 )
 from metarl.envs.registry import make
-from metarl.experiment import training_tasks
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.runs import checkpoint
 from metarl.training.trainer import Progress, pick_device, restore

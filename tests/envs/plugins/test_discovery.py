@@ -13,7 +13,7 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl import experiment
+from metarl import builders
 from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError, EnvironmentContractError
@@ -67,7 +67,7 @@ def test_entry_point_is_found_by_name_without_loading_others(installed):
     with pytest.raises(UnknownEnvironment, match="did you mean my-spot"):
         make("my-spott")
     with pytest.raises(EnvironmentContractError, match=r"RuntimeError: loaded \(.*bad_package.py"):
-        experiment.make_env("my-bad-one")
+        builders.make_env("my-bad-one")
 
 
 def test_entry_point_to_nothing_is_reported(installed):
@@ -104,16 +104,16 @@ def test_file_instead_of_module_gets_the_module_as_hint(name, hint, installed, t
     (tmp_path / "plug").mkdir()
     (tmp_path / "plug" / "bad.py").write_text("from plugin_envs import Spot as Good\n")
     with pytest.raises(ConfigError) as caught:
-        experiment.make_env(name.format(here=tmp_path))
+        builders.make_env(name.format(here=tmp_path))
     assert str(caught.value).endswith(f"; give a module, not a file: {hint}")
     if hint == "plug.bad:Good":
-        with closing(experiment.make_env(hint)) as env:
+        with closing(builders.make_env(hint)) as env:
             assert env.spec.horizon == 8
 
 
 def test_missing_module_gets_no_hint_about_files(installed):
     with pytest.raises(ConfigError, match="no module 'nowhere' can be imported$"):
-        experiment.make_env("nowhere.bad:Good")
+        builders.make_env("nowhere.bad:Good")
 
 
 @pytest.mark.parametrize("thing", ["without", "One", "Plain", "keyword"])
@@ -125,13 +125,13 @@ def test_object_of_another_kind_is_refused(thing, installed):
     )
     expected = f"makers:{thing}: neither a gymnasium.Env class nor a function \\(name, threads\\)$"
     with pytest.raises(EnvironmentContractError, match=f"^--env {expected}"):
-        experiment.make_env(f"makers:{thing}")
+        builders.make_env(f"makers:{thing}")
 
 
 def test_error_inside_a_batch_function_names_its_line(installed):
     installed("faulty", "def make(name, threads, extra=1):\n    return len(5)\n")
     with pytest.raises(EnvironmentContractError, match=r"TypeError: .*faulty.py, line 2"):
-        experiment.make_env("faulty:make")
+        builders.make_env("faulty:make")
 
 
 @pytest.mark.parametrize("name", ["HiddenSpot-v0", "plugin_ids:HiddenSpot-v0"])
@@ -164,7 +164,7 @@ def test_environment_without_tasks_is_refused():
         with pytest.raises(PluginFailure, match=f"{name}: lacks sample_tasks and set_task"):
             make(name)
         with pytest.raises(EnvironmentContractError, match=f"--env {name}: lacks sample_tasks"):
-            experiment.make_env(name)
+            builders.make_env(name)
 
 
 def test_old_mujoco_is_reported(monkeypatch):
@@ -172,7 +172,7 @@ def test_old_mujoco_is_reported(monkeypatch):
     with pytest.raises(
         ConfigError, match="--env ant-dir: ant-dir needs mujoco.batch; this is MuJoCo"
     ):
-        experiment.make_env("ant-dir")
+        builders.make_env("ant-dir")
 
 
 def test_registry_imports_with_an_old_mujoco():
@@ -246,12 +246,12 @@ def test_test_tasks_come_from_sample_test_tasks(mazes):
 
 def test_oracle_needs_tasks_with_ranges():
     with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
-        experiment.make_env("plugin_envs:Mazes", 1, observe_task=True)
+        builders.make_env("plugin_envs:Mazes", 1, observe_task=True)
     with pytest.raises(
         ConfigError, match="the task numbers of plugin_envs:Spot have no range; give"
     ):
-        experiment.make_env("plugin_envs:Spot", 1, observe_task=True)
-    with closing(experiment.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
+        builders.make_env("plugin_envs:Spot", 1, observe_task=True)
+    with closing(builders.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
         env.set_tasks(np.array([[-1.0], [1.0]]), 1)
         assert env.reset([np.random.default_rng(0)] * 2)[:, 2].tolist() == [-1.0, 1.0]
 
