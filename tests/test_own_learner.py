@@ -37,7 +37,7 @@ def test_own_learner_trains(whole):
     run, done = whole
     assert (done.code, done.err) == (0, "")
     assert "training my_learner:MyLearner on navigation-2d" in done.out
-    assert [record["iteration"] for record in read_records(run)] == [0, 1, 2]
+    assert [record["iteration"] for record in read_records(run)] == [1, 2, 3]
     assert all(record["change"] > 0.0 for record in read_records(run))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["algo"] == "my_learner:MyLearner" and config["learner"]["inner_lr"] == 0.03
