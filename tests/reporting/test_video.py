@@ -1,7 +1,6 @@
 import re
 import subprocess
 from dataclasses import replace
-from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from PIL import Image
 
 from metarl.core.env import NoPictures, as_pixels
-from metarl.core.tasks import describe_task
 from metarl.reporting import video
 from metarl.reporting.episode import Episode, View
 from metarl.reporting.video import write_video
@@ -126,14 +124,6 @@ def test_caption_shortens_a_long_stage():
     ink = np.abs(top.astype(int) - caption[0, 0]).sum(axis=(0, 2)) > 0
     gaps = np.diff(np.flatnonzero(ink))
     assert gaps.max() >= 10
-
-
-def test_task_text_has_units_and_labels():
-    sign = SimpleNamespace(name="sign", unit="1")
-    goal = SimpleNamespace(name="goal_x", unit="m")
-    assert describe_task((sign, goal), np.array([-1.0, 0.5])) == "sign -1, goal x 0.50 m"
-    kind = SimpleNamespace(name="kind", unit="1", labels=("slopes", "stairs"))
-    assert describe_task((kind, sign), np.array([1.0, -1.0])) == "kind stairs, sign -1"
 
 
 @pytest.mark.parametrize(

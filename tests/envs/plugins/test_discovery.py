@@ -245,7 +245,7 @@ def test_test_tasks_come_from_sample_test_tasks(mazes):
 
 
 def test_oracle_needs_tasks_with_ranges():
-    with pytest.raises(ConfigError, match="the tasks of plugin_envs:Mazes are no numbers"):
+    with pytest.raises(ConfigError, match="tasks of plugin_envs:Mazes are not numbers"):
         builders.make_env("plugin_envs:Mazes", 1, observe_task=True)
     with pytest.raises(
         ConfigError, match="the task numbers of plugin_envs:Spot have no range; give"
@@ -311,7 +311,7 @@ def test_failing_plugin_ends_training_with_exit_code_3(tmp_path, monkeypatch, ca
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "iteration 1: plugin_envs:Raises, task " in err and "step 2: step raised Zero" in err
-    assert "go on with: python" in err
+    assert "resume with: " in err
 
 
 def test_run_leaves_no_output_and_no_shared_memory(tmp_path):
