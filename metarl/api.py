@@ -188,7 +188,10 @@ def evaluate(
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
-    results.write(_choose_path(policy, settings), result)
+    path = _choose_path(policy, settings)
+    results.write(path, result)
+    if path.name != results.FILE:
+        print(f"kept in {path}", flush=True)
     return result
 
 
