@@ -146,6 +146,8 @@ def merge(
         return replace(tree, **changes)  # ty: ignore[invalid-argument-type]
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from None
+    except ValueError as error:  # of a plug-in learner's own config
+        raise ConfigError(f"{where}{prefix.rstrip('.')}: {error}") from None
 
 
 def _coerce(value: Any, kind: Any) -> Any:

@@ -16,7 +16,7 @@ from metarl.core.files import clean_name
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
     """Returns the path of a folder that does not exist: `<env>_<algo>_s<seed>_<UTC time>`."""
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{clean_name(env) or 'env'}_{algo}_s{seed}_{time}"
+    name = f"{clean_name(env) or 'env'}_{clean_name(algo)}_s{seed}_{time}"
     path = root / name
     count = 1
     while path.exists():

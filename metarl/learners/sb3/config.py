@@ -7,12 +7,11 @@ rollouts of whole episodes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from metarl.core.errors import require
+from metarl.core.ranges import require_range
 
 Mode = Literal["scratch", "oracle", "multi-task"]
 
@@ -68,11 +67,15 @@ class Sb3PpoConfig:
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         _check_sizes(self, "hidden_sizes")
-        _check(self, ("learning_rate", "clip", "max_grad_norm"), "a finite number > 0")
-        _check(self, ("target_kl", "entropy_weight", "value_weight"), "a finite number >= 0")
-        _check(self, ("discount", "gae_lambda"), "in [0, 1]")
-        _check(self, ("epochs", "minibatches"), "at least 1")
-        _check(self, ("initial_log_std",), "a finite number")
+        require_range(
+            self, "learner", ("learning_rate", "clip", "max_grad_norm"), "a finite number > 0"
+        )
+        require_range(
+            self, "learner", ("target_kl", "entropy_weight", "value_weight"), "a finite number >= 0"
+        )
+        require_range(self, "learner", ("discount", "gae_lambda"), "in [0, 1]")
+        require_range(self, "learner", ("epochs", "minibatches"), "at least 1")
+        require_range(self, "learner", ("initial_log_std",), "a finite number")
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,13 @@ class Sb3TrpoConfig:
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         _check_sizes(self, "hidden_sizes")
-        _check(self, ("learning_rate", "max_kl"), "a finite number > 0")
-        _check(self, ("cg_damping",), "a finite number >= 0")
-        _check(self, ("discount", "gae_lambda"), "in [0, 1]")
-        _check(self, ("line_search_decay",), "in (0, 1)")
+        require_range(self, "learner", ("learning_rate", "max_kl"), "a finite number > 0")
+        require_range(self, "learner", ("cg_damping",), "a finite number >= 0")
+        require_range(self, "learner", ("discount", "gae_lambda"), "in [0, 1]")
+        require_range(self, "learner", ("line_search_decay",), "in (0, 1)")
         counts = ("epochs", "minibatches", "cg_iterations", "line_search_steps")
-        _check(self, counts, "at least 1")
-        _check(self, ("initial_log_std",), "a finite number")
+        require_range(self, "learner", counts, "at least 1")
+        require_range(self, "learner", ("initial_log_std",), "a finite number")
 
 
 @dataclass(frozen=True)
@@ -187,27 +190,15 @@ class Sb3Rl2Config:
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         _check_sizes(self, "hidden_sizes")
-        _check(self, ("learning_rate", "clip", "max_grad_norm"), "a finite number > 0")
-        _check(self, ("target_kl", "entropy_weight", "value_weight"), "a finite number >= 0")
-        _check(self, ("discount", "gae_lambda"), "in [0, 1]")
-        _check(self, ("epochs", "minibatches", "lstm_size"), "at least 1")
-        _check(self, ("initial_log_std",), "a finite number")
-
-
-_RULES = {
-    "a finite number > 0": lambda x: 0 < x < math.inf,
-    "a finite number >= 0": lambda x: 0 <= x < math.inf,
-    "a finite number": math.isfinite,
-    "in [0, 1]": lambda x: 0 <= x <= 1,
-    "in (0, 1)": lambda x: 0 < x < 1,
-    "at least 1": lambda x: x >= 1,
-}
-
-
-def _check(config: object, names: Iterable[str], rule: str) -> None:
-    for name in names:
-        value: Any = vars(config)[name]
-        require(_RULES[rule](value), f"learner.{name}", value, rule)
+        require_range(
+            self, "learner", ("learning_rate", "clip", "max_grad_norm"), "a finite number > 0"
+        )
+        require_range(
+            self, "learner", ("target_kl", "entropy_weight", "value_weight"), "a finite number >= 0"
+        )
+        require_range(self, "learner", ("discount", "gae_lambda"), "in [0, 1]")
+        require_range(self, "learner", ("epochs", "minibatches", "lstm_size"), "at least 1")
+        require_range(self, "learner", ("initial_log_std",), "a finite number")
 
 
 def _check_sizes(config: object, name: str) -> None:
