@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,53 +133,6 @@ def rollout(
     return to_rollout(arrays, size), context
 
 
-def trial(
-    env: BatchEnv,
-    learner: Learner[C],
-    tasks: np.ndarray,
-    num_episodes: int,
-    num_adaptations: int,
-    key: Key,
-    **options: Any,
-) -> tuple[list[Rollout], C]:
-    """Runs K + 1 rollouts of the same tasks with `adapt` between them.
-
-    Args:
-        env: The environment.
-        learner: The learner.
-        tasks: (N, D).
-        num_episodes: E.
-        num_adaptations: K.
-        key: The streams.
-        **options: explore and observer, as in `rollout`.
-
-    Returns:
-        The K + 1 rollouts and the context after the last one.
-    """
-    size = (len(tasks), num_episodes)
-    env.set_tasks(tasks, num_episodes)
-    play = partial(rollout, env, learner, key=key, size=size, **options)
-    context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
-    return _alternate(learner, context, num_adaptations, key, play)
-
-
-def _alternate(
-    learner: Learner[C],
-    context: C,
-    num_adaptations: int,
-    key: Key,
-    play: Callable[..., tuple[Rollout, C]],
-) -> tuple[list[Rollout], C]:
-    rollouts: list[Rollout] = []
-    for k in range(num_adaptations + 1):
-        if k > 0:
-            num_tasks = len(rollouts[-1].valid)
-            context = learner.adapt(context, rollouts[-1], key.tasks("adapt", k, num_tasks))
-        collected, context = play(context=context, k=k)
-        rollouts.append(collected)
-    return rollouts, context
-
-
 class Collector:
     """Runs trials, and uses all cores.
 
@@ -210,12 +162,17 @@ class Collector:
         num_adaptations: int,
         key: Key,
     ) -> tuple[list[Rollout], C]:
-        """Runs K + 1 rollouts of the same tasks with `adapt` between them, as `trial` does."""
+        """Runs K + 1 rollouts of the same tasks with `adapt` between them."""
         size = (len(tasks), num_episodes)
         context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
         self.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
-        play = partial(self.rollout, learner, key=key)
-        return _alternate(learner, context, num_adaptations, key, play)
+        rollouts: list[Rollout] = []
+        for k in range(num_adaptations + 1):
+            if k > 0:
+                context = learner.adapt(context, rollouts[-1], key.tasks("adapt", k, len(tasks)))
+            collected, context = self.rollout(learner, context, key, k)
+            rollouts.append(collected)
+        return rollouts, context
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int, *, whole: bool = False) -> None:
         """Gives tasks (N, D) to the environment, each to num_episodes neighbouring rows.

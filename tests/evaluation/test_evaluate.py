@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from whole_trial import trial
 
 from metarl.core.rng import stream
 from metarl.core.tasks import Split, Uniform, Variable
@@ -13,7 +14,7 @@ from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
-from metarl.sampling.sampler import Key, rollout, trial
+from metarl.sampling.sampler import Key, rollout
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from whole_trial import trial
 
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
@@ -17,7 +18,7 @@ from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
-from metarl.sampling.sampler import Key, trial
+from metarl.sampling.sampler import Key
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from gain_robot import HORIZON, KEY, TASKS, Gain, RobotBatch, assert_same, collect
+from whole_trial import trial
 
 from metarl.core.errors import EnvironmentContractError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.learners.registry import ALGORITHMS, build_learner
-from metarl.sampling.sampler import Collector, rollout, trial
+from metarl.sampling.sampler import Collector, rollout
 
 # ------------------------------------------------------------------------------------------- trials
 

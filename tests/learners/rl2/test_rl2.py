@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from whole_trial import trial
 
 from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
 from metarl.learners.rl2 import rl2
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
-from metarl.sampling.sampler import Collector, Key, trial
+from metarl.sampling.sampler import Collector, Key
 from metarl.sampling.sequences import Sequences
 
 MEMORIES = ["gru", "lstm", "transformer"]

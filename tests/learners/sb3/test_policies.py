@@ -8,10 +8,11 @@ import torch
 from baseline_bench import CASES, HORIZON, Bench, small_env
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from whole_trial import trial
 
 from metarl.envs.wrappers.sb3 import vec_env
 from metarl.learners.sb3.model import TrialLstmPolicy
-from metarl.sampling.sampler import Key, trial
+from metarl.sampling.sampler import Key
 
 
 @pytest.mark.parametrize("name", CASES)
