@@ -38,7 +38,7 @@ train: $(STAMP)
 	$(BIN)/python train.py --env $(ENV) --algo $(ALGO) $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --durations 10 $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
