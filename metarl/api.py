@@ -23,7 +23,7 @@ from metarl.core.env import (
     missing_members,
     supports,
 )
-from metarl.core.errors import CheckpointError, ConfigError, Preempted
+from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
@@ -37,14 +37,14 @@ NUM_ADAPTATIONS = 3
 
 
 def train(
-    env: Any, algo: str = "maml-trpo", *, evaluate: bool = True, **settings: Any
+    env: Any = None, algo: str | None = None, *, evaluate: bool = True, **settings: Any
 ) -> TrainedPolicy:
     """Trains a policy that adapts, and evaluates and films it as the command line does.
 
     Args:
         env: A name as for --env, a class or function that makes a Gymnasium environment, or a
-            `BatchEnv`.
-        algo: Name of the learner, as for --algo.
+            `BatchEnv`. It can be left out with `resume=RUN` or `config=FILE`.
+        algo: Name of the learner, as for --algo; by default maml-trpo.
         evaluate: Evaluate and film at the end, as the trainer settings say.
         **settings: Fields of `metarl.config.schema.TrainConfig`, for example `iterations=20`,
             `seed=1`, `learner={"inner_lr": 0.2}`, `sampler={"num_tasks": 10}`,
@@ -57,10 +57,11 @@ def train(
         ConfigError: A setting is unknown or out of range.
         MetarlError: Training failed; the message says why and how to resume.
     """
-    config = build_config(builders.name_of(env), algo, settings)
+    name = None if env is None else builders.name_of(env)
+    config = build_config(name, algo, settings)
     policy = experiment.train(config, env)
     if evaluate:
-        finish(policy, again=True)
+        finish(policy, again=policy.num_trained > 0)
     return policy
 
 
@@ -109,17 +110,18 @@ def _videos(policy: TrainedPolicy) -> list[Path]:
     return [video, video.with_suffix(".html")] if supports(policy.env, SceneEnv) else [video]
 
 
-def load(run: str | Path, *, threads: int = 0) -> TrainedPolicy:
+def load(run: str | Path, *, threads: int = 0, env: Any = None) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
     Args:
         run: The run folder.
         threads: Physics and adaptation threads; 0 uses all cores.
+        env: The environment of training as an object, where its name does not lead to it.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
     """
-    return experiment.load(Path(run), threads)
+    return experiment.load(Path(run), threads, env)
 
 
 def make_env(
@@ -135,7 +137,7 @@ def make_env(
 
 
 def evaluate(
-    policy: TrainedPolicy,
+    policy: TrainedPolicy | str | Path,
     env: Any = None,
     *,
     num_tasks: int = 20,
@@ -151,7 +153,7 @@ def evaluate(
     and without exploration noise are kept in evaluations/, under a name made from their settings.
 
     Args:
-        policy: The trained policy.
+        policy: The trained policy, or its run folder.
         env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of
             training.
         num_tasks: N, held-out tasks.
@@ -168,10 +170,23 @@ def evaluate(
         ConfigError: The environment or the tasks do not fit the policy.
         NumericalError: A gradient of the adaptation is not finite.
     """
+    if isinstance(policy, (str, Path)):
+        with load(policy) as loaded:
+            return evaluate(
+                loaded,
+                env,
+                num_tasks=num_tasks,
+                num_adaptations=num_adaptations,
+                tasks=tasks,
+                deterministic=deterministic,
+                oracle=oracle,
+            )
     config, progress = policy.config, policy.progress
+    require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
+    require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
     settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
     with _open_env(policy, env) as used:
-        if used.spec.name != config.env:
+        if env is not None and used.spec.name != policy.spec.name:
             settings = replace(settings, env=used.spec.name)
         if tasks is not None:
             chosen = _check_tasks(tasks, used.spec)
@@ -180,7 +195,8 @@ def evaluate(
             if env is not None or tasks is not None or deterministic:
                 hint = "leave out other tasks, environments and --deterministic"
                 raise ConfigError(f"{policy.path}: policies from scratch have own tasks; {hint}")
-            result = policy.learner.learning_curve(used)
+            with heartbeat("evaluating the learning curves"):
+                result = policy.learner.learning_curve(used)
         else:
             count = len(settings.tasks) or num_tasks
             with heartbeat(f"evaluating on {count} tasks"):
@@ -349,7 +365,7 @@ def film(
         return write_films(path, env, panels, formats, title=title, view=view)
 
 
-def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
+def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Path:
     """Writes one HTML page with the plots and numbers of runs; returns its path.
 
     Args:
@@ -358,7 +374,8 @@ def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path
     """
     from metarl.reporting.report import write_report
 
-    paths = [Path(run) for run in runs]
+    paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    require(len(paths) > 0, "runs", paths, "at least one run folder")
     if output is None and len(paths) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
     page = Path(output) if output else paths[0] / "report.html"
@@ -370,4 +387,7 @@ def check_env(env: Any) -> list[Any]:
     """Tests the contract of `BatchEnv` on an environment; returns one finding for each test."""
     from metarl.envs.env_checker import check
 
+    if builders.is_batch_env(env):
+        hint = "give a name, a class or a function, because the checks compare two of it"
+        raise ConfigError(f"env = {env.spec.name}: {hint}")
     return check(lambda threads: builders.make_env(env, threads))

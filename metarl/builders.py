@@ -78,6 +78,11 @@ def make_env(
     return _observe_task(built, name) if observe_task else built
 
 
+def is_batch_env(env: Any) -> bool:
+    """Returns whether an environment is given as a `BatchEnv`, which its owner closes."""
+    return not isinstance(env, (str, type)) and not missing_members(env, BatchEnv)
+
+
 def name_of(env: Any) -> str:
     """Returns the name of an environment that may be given as an object (see `make_env`)."""
     if isinstance(env, str):

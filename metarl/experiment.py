@@ -9,13 +9,20 @@ import json
 import shlex
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
-from metarl.builders import build_env, build_learner, num_threads, training_tasks
+from metarl.builders import (
+    build_env,
+    build_learner,
+    is_baseline,
+    is_batch_env,
+    num_threads,
+    training_tasks,
+)
 from metarl.config.schema import TrainConfig, from_yaml, to_yaml
 from metarl.core.errors import (
     CheckpointError,
@@ -40,6 +47,7 @@ class TrainedPolicy:
         learner: The learner.
         progress: Number of iterations done, environment steps and seconds.
         num_trained: Iterations that `train` added.
+        is_env_owned: `close` closes the environment. False for one that was given as an object.
     """
 
     path: Path
@@ -47,6 +55,7 @@ class TrainedPolicy:
     learner: Any
     progress: Any = None
     num_trained: int = 0
+    is_env_owned: bool = True
     _env: Any = None
 
     @property
@@ -65,10 +74,16 @@ class TrainedPolicy:
         return recorded or self.env.spec
 
     def close(self) -> None:
-        """Closes the environment, if it was built."""
-        if self._env is not None:
+        """Closes the environment, if it was built here."""
+        if self._env is not None and self.is_env_owned:
             self._env.close()
             self._env = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -89,32 +104,48 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             message says how to resume.
     """
     from metarl.runs.sinks import make_sink
-    from metarl.training.trainer import Trainer, pick_device
+    from metarl.training.trainer import pick_device
 
     # all checks that can fail come before anything is written
     make_sink(config.trainer)
-    with heartbeat("building the environment and the learner"):
-        env = build_env(config, env)
-        device = pick_device(config.device)
-        learner = build_learner(config, env, device)
-    source = initialise_from(config.init_from, config, learner) if config.init_from else None
+    device, is_given = pick_device(config.device), is_batch_env(env)
+    with ExitStack() as on_failure:
+        with heartbeat("building the environment and the learner"):
+            env = build_env(config, env)
+            if not is_given:
+                on_failure.callback(env.close)
+            learner = build_learner(config, env, device)
+        source = None
+        if config.init_from and not config.resume:
+            source = initialise_from(config.init_from, config, learner)
+        policy = _train_in_folder(config, env, learner, device, source)
+        on_failure.pop_all()
+    policy.is_env_owned = not is_given
+    return policy
+
+
+def _train_in_folder(
+    config: TrainConfig[Any], env: Any, learner: Any, device: Any, source: dict[str, Any] | None
+) -> TrainedPolicy:
+    from metarl.training.trainer import Trainer
+
     with open_folder(config) as path:
         if config.resume:
             refuse_other_version(path, env.spec)
-        policy = TrainedPolicy(path, config, learner, restore_progress(config, learner))
-        policy._env = env
-        if policy.progress.iteration >= config.iterations:
+        progress = restore_progress(config, learner)
+        policy = TrainedPolicy(path, config, learner, progress, _env=env)
+        if progress.iteration >= config.iterations:
             hint = "raise --iterations to train longer"
-            print(f"{path} is finished: {policy.progress.iteration} iterations are done; {hint}")
+            print(f"{path} is finished: {progress.iteration} iterations are done; {hint}")
             return policy
         with resume_hint_on_failure(policy):
             record_start(policy, device, source)
             with open_log(policy) as log:
                 tasks = training_tasks(env, config)
-                start = policy.progress if config.resume else None
+                start = progress if config.resume else None
                 trainer = Trainer(env, learner, tasks, config, path, log, start)
                 trainer.run()
-    policy.num_trained = trainer.progress.iteration - policy.progress.iteration
+    policy.num_trained = trainer.progress.iteration - progress.iteration
     policy.progress = trainer.progress
     return policy
 
@@ -134,10 +165,16 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
     """Starts a learner from the newest checkpoint of another run; returns what run.json records.
 
     Raises:
-        ConfigError: The other run has another learner.
+        ConfigError: The other run has another learner, or this one trains from scratch.
         CheckpointError: It is not a run, or its checkpoint does not fit.
     """
-    source = read_config(run)
+    if is_baseline(config, "scratch"):
+        hint = "leave the flag out, or take another --learner.mode"
+        raise ConfigError(f"--init-from {run}: policies from scratch start untrained; {hint}")
+    try:
+        source = read_config(run)
+    except CheckpointError as error:
+        raise CheckpointError(f"--init-from: {error}") from error
     if source.algo != config.algo:
         hint = f"give a run of {config.algo}, or --algo {source.algo}"
         raise ConfigError(f"--init-from {run}: a run of {source.algo}; {hint}")
@@ -225,7 +262,7 @@ def resume_hint_on_failure(policy: TrainedPolicy) -> Generator[None]:
 
 def resume_command(path: Path) -> str:
     """Returns the command that resumes a run."""
-    if sys.argv[0].endswith("train.py"):
+    if sys.argv and sys.argv[0].endswith("train.py"):
         return shlex.join(["python", sys.argv[0], "--resume", str(path)])
     return shlex.join(["metarl", "train", "--resume", str(path)])
 
@@ -239,7 +276,7 @@ def _device_name(device: Any) -> str:
 # --- trained runs ---------------------------------------------------------------------------------
 
 
-def load(path: Path, threads: int = 0) -> TrainedPolicy:
+def load(path: Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
     The environment is built when it is first used, except for baselines, which are built with it.
@@ -247,6 +284,7 @@ def load(path: Path, threads: int = 0) -> TrainedPolicy:
     Args:
         path: The folder, wherever it has been moved to.
         threads: Physics and adaptation threads; 0 uses all cores.
+        env: The environment of training as an object, where its name does not lead to it.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
@@ -254,10 +292,15 @@ def load(path: Path, threads: int = 0) -> TrainedPolicy:
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     policy = TrainedPolicy(path, config, None)
+    if env is not None:
+        policy._env, policy.is_env_owned = build_env(config, env), not is_batch_env(env)
     has_own_loop = registry.find_algorithm(config.algo).has_own_loop
-    env = policy.env if has_own_loop else SimpleNamespace(spec=policy.spec)
-    policy.learner = build_learner(config, env, "cpu")
-    policy.progress = restore_newest(path, policy.learner)
+    with ExitStack() as on_failure, heartbeat(f"loading {path}"):
+        on_failure.callback(policy.close)
+        used = policy.env if has_own_loop else SimpleNamespace(spec=policy.spec)
+        policy.learner = build_learner(config, used, "cpu")
+        policy.progress = restore_newest(path, policy.learner)
+        on_failure.pop_all()
     return policy
 
 

@@ -13,8 +13,9 @@ import pytest
 from commands import REPOSITORY, TINY, call, read_records
 
 import metarl
+import metarl.envs
 from metarl.cli import train as cli
-from metarl.core.errors import ConfigError
+from metarl.core.errors import CheckpointError, ConfigError
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.runs.logger import without_time
 
@@ -144,10 +145,15 @@ def test_train_accepts_a_class_and_an_object(tmp_path):
     assert result["env"] == "my-navigation" and (policy.path / "evaluation.json").exists()
 
 
-@pytest.mark.parametrize("env", [3, None, ["ant-dir"]])
+@pytest.mark.parametrize("env", [3, ["ant-dir"]])
 def test_train_refuses_what_is_not_an_environment(env):
     with pytest.raises(ConfigError, match="must be a name, a class, a function or a BatchEnv"):
         metarl.train(env)
+
+
+def test_train_needs_an_environment():
+    with pytest.raises(ConfigError, match="env is missing; metarl train --list-envs shows"):
+        metarl.train()
 
 
 def test_unknown_settings_are_refused_by_name():
@@ -216,3 +222,99 @@ def test_make_env_returns_a_batch():
     env.set_tasks(np.zeros((2, 2)), 1)
     assert env.reset([np.random.default_rng(i) for i in range(2)]).shape == (2, 4)
     env.close()
+
+
+class Closing(NavigationEnv):
+    """Counts how often it is closed."""
+
+    num_closed = 0
+
+    def close(self):
+        self.num_closed += 1
+        super().close()
+
+
+NO_EVALUATION = {**SMALL, "learner": LEARNER, "evaluate": False}
+
+
+def test_resume_from_python_continues_bit_for_bit(policy, tmp_path):
+    run = tmp_path / "run"
+    metarl.train("navigation-2d", run_dir=run, **{**NO_EVALUATION, "iterations": 1})
+    resumed = metarl.train(resume=run, iterations=2, evaluate=False)
+    assert read_metrics(run) == read_metrics(policy.path) and resumed.num_trained == 1
+    text = (run / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="--seed 7: the run has 0; leave the flag out"):
+        metarl.train(resume=run, iterations=3, seed=7)
+    with pytest.raises(ConfigError, match="algo rl2: the run has maml-trpo; leave it out"):
+        metarl.train(algo="rl2", resume=run)
+    assert (run / "config.yaml").read_text() == text
+
+
+def test_config_file_chooses_environment_and_learner(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("env: navigation-2d\nalgo: rl2\nlearner: {memory_size: 8}\n")
+    settings = {**SMALL, "iterations": 1, "evaluate": False, "run_dir": tmp_path / "run"}
+    trained = metarl.train(config=file, **settings)
+    assert (trained.config.algo, trained.config.learner.memory_size) == ("rl2", 8)
+
+
+def test_fine_tuned_run_resumes_without_its_source(policy, tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(policy.path, source)
+    settings = {**NO_EVALUATION, "iterations": 1}
+    metarl.train("navigation-2d", init_from=source, run_dir=run, **settings)
+    shutil.rmtree(source)
+    assert metarl.train(resume=run, iterations=2, evaluate=False).num_trained == 1
+    with pytest.raises(CheckpointError, match="--init-from: .*source is not a run folder"):
+        metarl.train("navigation-2d", init_from=source, run_dir=tmp_path / "x", **settings)
+
+
+def test_policies_from_scratch_have_no_source(policy, tmp_path):
+    learner = {"mode": "scratch"}
+    with pytest.raises(ConfigError, match="policies from scratch start untrained"):
+        metarl.train("navigation-2d", "sb3-ppo", learner=learner, init_from=policy.path)
+
+
+@pytest.mark.parametrize("name", ["seeds", "list_envs", "list_algos"])
+def test_settings_of_the_command_line_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}: only for the command line"):
+        metarl.train("navigation-2d", **{name: [0, 1]})
+
+
+def test_group_of_settings_cannot_be_a_number():
+    with pytest.raises(ConfigError, match="learner = 3: must be a group of keys"):
+        metarl.train("navigation-2d", **{"learner": 3, "learner.inner_lr": 0.1})
+
+
+def test_given_environment_stays_open_and_a_built_one_is_closed(tmp_path, monkeypatch):
+    env = Closing("my-navigation", DenseGoal(half_width=0.1), horizon=20)
+    settings = {**NO_EVALUATION, "iterations": 1}
+    with metarl.train(env, run_dir=tmp_path / "run", **settings):
+        pass
+    with metarl.load(tmp_path / "run", env=env) as loaded:
+        metarl.evaluate(loaded, num_tasks=2, num_adaptations=1)
+        assert (tmp_path / "run" / "evaluation.json").exists()
+    with pytest.raises(ConfigError, match="because the checks compare two of it"):
+        metarl.check_env(env)
+    assert env.num_closed == 0
+    built = []
+    monkeypatch.setattr("metarl.experiment.build_env", lambda *_: built.append(env) or env)
+    with pytest.raises(ConfigError, match="exists and is never overwritten"):
+        metarl.train("navigation-2d", run_dir=tmp_path / "run", **settings)
+    assert built and env.num_closed == 1
+
+
+def test_evaluate_takes_a_run_folder(policy):
+    assert metarl.evaluate(policy.path, num_tasks=3)["num_tasks"] == 3
+    with pytest.raises(ConfigError, match="num_tasks = 0: must be at least 1"):
+        metarl.evaluate(policy, num_tasks=0)
+
+
+def test_report_takes_one_run_and_refuses_none(policy):
+    assert metarl.report(str(policy.path)) == policy.path / "report.html"
+    with pytest.raises(ConfigError, match="must be at least one run folder"):
+        metarl.report([])
+
+
+def test_envs_offers_make():
+    assert metarl.envs.make("navigation-2d").spec.name == "navigation-2d"

@@ -41,25 +41,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from metarl.evaluation import results, table
 
     _check_parent("--json", arguments.json)
-    env = _check_seeds(arguments.runs)
+    trained_on = _check_seeds(arguments.runs)
+    env = arguments.env or trained_on
     oracle = results.read_oracle(arguments.oracle, env) if arguments.oracle else None
     evaluations = []
     for path in arguments.runs:
-        policy = api.load(path, threads=arguments.threads)
         if len(arguments.runs) > 1:
             print(f"{path}:")
-        result = api.evaluate(
-            policy,
-            arguments.env,
-            num_tasks=arguments.num_tasks,
-            num_adaptations=arguments.num_adaptations,
-            tasks=arguments.task,
-            deterministic=arguments.deterministic,
-            oracle=oracle,
-        )
+        with api.load(path, threads=arguments.threads) as policy:
+            result = api.evaluate(
+                policy,
+                arguments.env,
+                num_tasks=arguments.num_tasks,
+                num_adaptations=arguments.num_adaptations,
+                tasks=arguments.task,
+                deterministic=arguments.deterministic,
+                oracle=oracle,
+            )
         print(table.table(result), flush=True)
         evaluations.append(result)
-        policy.close()
     result = evaluations[0]
     if len(evaluations) > 1:
         result = results.aggregate(evaluations)
@@ -129,9 +129,9 @@ def _video(arguments: argparse.Namespace) -> None:
         "camera": arguments.camera,
         "size": arguments.size,
     }
-    policy = api.load(arguments.run, threads=arguments.threads)
     try:
-        paths = api.film(policy, **options)
+        with api.load(arguments.run, threads=arguments.threads) as policy:
+            paths = api.film(policy, **options)
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
     for path in paths:

@@ -9,7 +9,7 @@ from typing import Any
 
 from metarl import __version__, builders, experiment
 from metarl.config.schema import TrainConfig, parse
-from metarl.core.errors import run_command
+from metarl.core.errors import RunExists, run_command
 from metarl.learners.registry import list_algorithms
 
 
@@ -37,22 +37,26 @@ def _run(arguments: list[str], prog: str) -> None:
 
 def train(config: TrainConfig[Any]) -> None:
     """Trains a policy, then evaluates and films it."""
-    policy = experiment.train(config)
-    from metarl import api  # torch is imported by now
+    with experiment.train(config) as policy:
+        from metarl import api  # torch is imported by now
 
-    api.finish(policy, again=policy.num_trained > 0)
-    if policy.num_trained:
-        print(f"done: {policy.path}")
-    policy.close()
+        api.finish(policy, again=policy.num_trained > 0)
+        if policy.num_trained:
+            print(f"done: {policy.path}")
 
 
 def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:
     """Returns a config for each of --seeds, in sibling folders if --run-dir names their parent."""
     parent = config.run_dir
-    return [
+    configs = [
         replace(config, seed=seed, seeds=(), run_dir=parent and parent / f"seed-{seed}")
         for seed in config.seeds
     ]
+    for each in configs:  # before the first one is trained
+        if each.run_dir and each.run_dir.exists():
+            hint = f"choose another --run-dir, or resume it with --resume {each.run_dir}"
+            raise RunExists(f"{each.run_dir} exists and is never overwritten; {hint}")
+    return configs
 
 
 def _describe_env(config: TrainConfig[Any]) -> str:

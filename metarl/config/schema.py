@@ -207,29 +207,62 @@ def parse(
     return config
 
 
+_COMMAND_LINE_ONLY = {"seeds", "list_envs", "list_algos"}
+
+
 def build_config(
-    env: str, algo: str = "maml-trpo", settings: Mapping[str, Any] | None = None
+    env: str | None, algo: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> TrainConfig[Any]:
     """Builds the config of a run from Python, over the preset of the environment and algorithm.
 
+    With `resume` in the settings it is the config of that run, as for --resume.
+
     Args:
-        env: Name of the environment.
-        algo: Name of the learner.
+        env: Name of the environment; None takes that of the resumed run or of the file `config`.
+        algo: Name of the learner; None likewise, or else maml-trpo.
         settings: Further fields: nested mappings (`learner={"inner_lr": 0.1}`), or dotted names.
 
     Raises:
         ConfigError: A key or value is unknown or out of range; the message names the nearest.
     """
+    tree = _nest(settings or {})
+    for name in sorted(_COMMAND_LINE_ONLY & tree.keys()):
+        raise ConfigError(f"{name}: only for the command line; call train once for each run")
+    given = {name: value for name, value in (("env", env), ("algo", algo)) if value is not None}
+    if tree.get("resume") is not None:
+        default = _read_run_config(Path(tree["resume"]))
+        for name, value in given.items():
+            if value != (old := vars(default)[name]):
+                raise ConfigError(f"{name} {value}: the run has {old}; leave it out")
+        config = merge(default, tree)
+        _refuse_changes(default, config)
+        return replace(config, run_dir=config.resume)
+    path = tree.pop("config", None)
+    first = given | ({"config": str(path)} if path else {})
+    config = merge(_defaults(first, PRESETS), tree)
+    if not config.env:
+        raise ConfigError("env is missing; metarl train --list-envs shows the names")
+    return config
+
+
+def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested mappings from settings with dotted names.
+
+    Raises:
+        ConfigError: A group is given a value that is not a mapping.
+    """
     tree: dict[str, Any] = {}
-    for name, value in (settings or {}).items():
+    for name, value in settings.items():
         *groups, leaf = name.split(".")
         node = tree
         for group in groups:
             node = node.setdefault(group, {})
-        node[leaf] = {**node.get(leaf, {}), **value} if isinstance(value, Mapping) else value
-    path = tree.pop("config", None)
-    first = {"env": env, "algo": algo} | ({"config": str(path)} if path else {})
-    return merge(_defaults(first, PRESETS), tree)
+            if not isinstance(node, dict):
+                raise ConfigError(f"{group} = {node!r}: must be a group of keys")
+        old = node.get(leaf, {})
+        is_group = isinstance(value, Mapping) and isinstance(old, dict)
+        node[leaf] = {**old, **value} if is_group else value
+    return tree
 
 
 def to_yaml(config: TrainConfig[Any]) -> str:

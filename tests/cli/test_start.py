@@ -80,3 +80,11 @@ def test_seeds_make_sibling_folders(tmp_path):
     one, other = (read_records(tmp_path / "runs" / f"seed-{seed}")[0] for seed in (0, 2))
     assert one["return_pre"] != other["return_pre"]
     assert "seed: 2" in (tmp_path / "runs" / "seed-2" / "config.yaml").read_text()
+
+
+def test_seeds_check_all_folders_before_training(tmp_path, capsys):
+    (tmp_path / "runs" / "seed-2").mkdir(parents=True)
+    args = [*TINY, *QUIET, "--seeds", "0,2", "--run-dir", str(tmp_path / "runs")]
+    assert cli.main(args) == 2
+    assert "seed-2 exists and is never overwritten" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "seed-0").exists()
