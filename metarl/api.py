@@ -170,21 +170,23 @@ def evaluate(
         ConfigError: The environment or the tasks do not fit the policy.
         NumericalError: A gradient of the adaptation is not finite.
     """
-    if isinstance(policy, (str, Path)):
-        with load(policy) as loaded:
-            return evaluate(
-                loaded,
-                env,
-                num_tasks=num_tasks,
-                num_adaptations=num_adaptations,
-                tasks=tasks,
-                deterministic=deterministic,
-                oracle=oracle,
-            )
-    config, progress = policy.config, policy.progress
     require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
     require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
     settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
+    if isinstance(policy, (str, Path)):
+        with load(policy) as loaded:
+            return _evaluate(loaded, env, settings, tasks, oracle)
+    return _evaluate(policy, env, settings, tasks, oracle)
+
+
+def _evaluate(
+    policy: TrainedPolicy,
+    env: Any,
+    settings: results.EvaluationSettings,
+    tasks: Sequence[Sequence[float]] | np.ndarray | None,
+    oracle: dict[str, Any] | None,
+) -> dict[str, Any]:
+    config, progress = policy.config, policy.progress
     with _open_env(policy, env) as used:
         if env is not None and used.spec.name != policy.spec.name:
             settings = replace(settings, env=used.spec.name)
@@ -192,13 +194,13 @@ def evaluate(
             chosen = _check_tasks(tasks, used.spec)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
         if builders.is_baseline(config, "scratch"):
-            if env is not None or tasks is not None or deterministic:
+            if env is not None or tasks is not None or settings.deterministic:
                 hint = "leave out other tasks, environments and --deterministic"
                 raise ConfigError(f"{policy.path}: policies from scratch have own tasks; {hint}")
             with heartbeat("evaluating the learning curves"):
                 result = policy.learner.learning_curve(used)
         else:
-            count = len(settings.tasks) or num_tasks
+            count = len(settings.tasks) or settings.num_tasks
             with heartbeat(f"evaluating on {count} tasks"):
                 result = _run_trial(policy, used, settings)
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}

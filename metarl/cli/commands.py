@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,10 @@ def _video(arguments: argparse.Namespace) -> None:
         "size": arguments.size,
     }
     try:
-        with api.load(arguments.run, threads=arguments.threads) as policy:
+        with (
+            redirect_stdout(sys.stderr),  # progress; the standard output has the paths alone
+            api.load(arguments.run, threads=arguments.threads) as policy,
+        ):
             paths = api.film(policy, **options)
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
