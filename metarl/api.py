@@ -185,6 +185,7 @@ def evaluate(
             count = len(settings.tasks) or num_tasks
             with heartbeat(f"evaluating on {count} tasks"):
                 result = _run_trial(policy, used, settings)
+    result |= {"trained_on": policy.spec.name, "chosen_tasks": tasks is not None}
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle
