@@ -1,1 +1,1 @@
-"""The speed claims of the README, each as a ratio measured side by side in one run."""
+"""The speed claims of docs/performance.md, each a ratio measured side by side in one run."""

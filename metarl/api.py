@@ -203,6 +203,7 @@ def _evaluate(
             count = len(settings.tasks) or settings.num_tasks
             with heartbeat(f"evaluating on {count} tasks"):
                 result = _run_trial(policy, used, settings)
+    result |= {"trained_on": policy.spec.name, "chosen_tasks": tasks is not None}
     result["checkpoint"] = {"iteration": progress.iteration, "env_steps": progress.env_steps}
     if oracle:
         result["oracle"] = oracle

@@ -110,6 +110,7 @@ def test_resume_evaluates_once_beside_other_settings(policy, tmp_path, capsys):
 def test_evaluate_transfers_to_another_environment(policy):
     result = metarl.evaluate(policy, "navigation-2d-sparse", num_tasks=2, num_adaptations=1)
     assert result["env"] == "navigation-2d-sparse"
+    assert result["trained_on"] == "navigation-2d" and result["chosen_tasks"] is False
     with pytest.raises(ConfigError, match="--env hopper-vel: obs_size is 11; .* which has 2"):
         metarl.evaluate(policy, "hopper-vel")
 
@@ -126,7 +127,7 @@ def test_evaluate_takes_options_on_the_command_line(policy, capsys):
     run = str(policy.path)
     flags = ["--deterministic", "--task", "0.3,-0.2", "--task", "-0.1,0", "--num-adaptations", "1"]
     assert commands.main(["evaluate", run, *flags]) == 0
-    assert "2 " in capsys.readouterr().out
+    assert "2 chosen tasks x " in capsys.readouterr().out
     assert commands.main(["evaluate", run, "--task", "north"]) == 2
     assert "--task: north: must be numbers" in capsys.readouterr().err
 

@@ -117,7 +117,8 @@ class TrainConfig(Generic[L]):
     """Run folder whose newest checkpoint this new run starts from: fine-tuning."""
 
     run_dir: Path | None = None
-    """Folder to write, which must not exist; by default a new one in runs/."""
+    """Folder to write, which must not exist; by default a new one in runs/. With --seeds the parent
+    of the run folders, which may exist."""
 
     resume: Path | None = None
     """Run folder to continue, as if it had never stopped."""
@@ -126,7 +127,8 @@ class TrainConfig(Generic[L]):
     """YAML file over the preset, with the same keys; flags override it."""
 
     seeds: tuple[int, ...] = ()
-    """Several seeds, such as 0,1,2: one run after the other, in folders seed-0, seed-1, ..."""
+    """Several seeds, such as 0,1,2: one run after the other, each in a new folder of runs/, or in
+    DIR/seed-0, DIR/seed-1, ... with --run-dir DIR."""
 
     list_envs: bool = False
     """Print the names of the environments, or with --env the description of one, and exit."""

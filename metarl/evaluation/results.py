@@ -158,7 +158,9 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = results[0]
     for name in ("env", "env_version", "algo"):
         _require_equal(name, [result.get(name) for result in results])
-    _require_equal("deterministic", [result.get("deterministic", False) for result in results])
+    for name in ("deterministic", "chosen_tasks"):
+        _require_equal(name, [result.get(name, False) for result in results])
+    _require_equal("trained_on", [result.get("trained_on", result["env"]) for result in results])
     _require_equal(
         "number of adaptations", [len(result["returns"]["mean"]) - 1 for result in results]
     )
@@ -180,6 +182,8 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "num_tasks": sum(result["num_tasks"] for result in results),
         "episodes_per_task": sizes[0] if len(set(sizes)) == 1 else sizes,
         "deterministic": first.get("deterministic", False),
+        "trained_on": first.get("trained_on", first["env"]),
+        "chosen_tasks": first.get("chosen_tasks", False),
         "held_out": first["held_out"],
         "note": first["note"],
         "experience": {

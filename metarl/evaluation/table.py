@@ -82,14 +82,23 @@ def _heading(result: Mapping[str, Any]) -> str:
 
 def describe_size(result: Mapping[str, Any]) -> str:
     """Describes the tasks and episodes of an evaluation, and the training before it if recorded."""
-    kind = "held-out tasks" if result["held_out"] else "tasks (test = train)"
-    size = f"{result['num_tasks']} {kind} x {result['episodes_per_task']} episodes"
+    size = (
+        f"{result['num_tasks']} {_describe_tasks(result)} x {result['episodes_per_task']} episodes"
+    )
     size += ", deterministic" if result.get("deterministic") else ""
+    trained_on = result.get("trained_on", result["env"])
+    where = "" if trained_on == result["env"] else f" on {trained_on}"
     marks = result.get("checkpoints", [result.get("checkpoint")])
     if None in marks:
-        return size
+        return f"{size}, trained{where}" if where else size
     spans = [_span([mark[name] for mark in marks]) for name in ("iteration", "env_steps")]
-    return f"{size}, after {spans[0]} iterations and {spans[1]} training steps"
+    return f"{size}, after {spans[0]} iterations and {spans[1]} training steps{where}"
+
+
+def _describe_tasks(result: Mapping[str, Any]) -> str:
+    if result.get("chosen_tasks"):
+        return "chosen task" if result["num_tasks"] == 1 else "chosen tasks"
+    return "held-out tasks" if result["held_out"] else "tasks (test = train)"
 
 
 def _span(values: Sequence[int]) -> str:

@@ -95,6 +95,7 @@ def _write_page(
         markup.section("Adaptation", [_adaptation(groups, oracles)]),
         markup.section("Returns over the tasks", _task_space(groups)),
         markup.section("Numbers", _numbers(groups)),
+        markup.section("Other evaluations", [_other_evaluations(runs, folder)]),
         markup.section("Videos", [_videos(runs, folder)]),
         markup.section("Speed", [_speed(runs)]),
         markup.section("Settings", _settings(runs)),
@@ -241,15 +242,27 @@ def _seeds(result: Mapping[str, Any]) -> str:
     return markup.table(columns, rows) + note(text)
 
 
+def _other_evaluations(runs: Sequence[RunData], folder: Path) -> str:
+    text = (
+        "Evaluations of these runs with other settings: chosen tasks, another environment, without "
+        "policy noise, or other numbers of tasks or adaptations. This page does not show them."
+    )
+    return _list_links(
+        [(run, path) for run in runs for path in run.other_evaluations], folder, text
+    )
+
+
 def _videos(runs: Sequence[RunData], folder: Path) -> str:
-    items = []
-    for run in runs:
-        for video in run.videos:
-            link = quote(Path(os.path.relpath(video.resolve(), folder.resolve())).as_posix())
-            items.append(
-                f'<li><a href="{escape(link)}">{escape(f"{run.name}: {video.name}")}</a></li>'
-            )
     text = "Episodes before and after adaptation; an HTML file is a replay in 3-D."
+    return _list_links([(run, path) for run in runs for path in run.videos], folder, text)
+
+
+def _list_links(files: Sequence[tuple[RunData, Path]], folder: Path, text: str) -> str:
+    """Writes links to files of runs, relative to `folder`, with a note; nothing without files."""
+    items = []
+    for run, path in files:
+        link = quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+        items.append(f'<li><a href="{escape(link)}">{escape(f"{run.name}: {path.name}")}</a></li>')
     return f"<ul>\n{''.join(items)}</ul>{note(text)}" if items else ""
 
 

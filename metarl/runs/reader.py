@@ -38,6 +38,7 @@ class RunData:
         record: run.json, empty if there is none.
         evaluation: evaluation.json, None if there is none.
         videos: Paths of films and replays.
+        other_evaluations: Paths of the evaluations with other settings, in evaluations/.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class RunData:
     record: dict[str, Any]
     evaluation: dict[str, Any] | None
     videos: tuple[Path, ...]
+    other_evaluations: tuple[Path, ...] = ()
 
     @property
     def env(self) -> str:
@@ -134,6 +136,7 @@ def load(path: Path) -> RunData:
         record=_read_record(path / "run.json"),
         evaluation=evaluation,
         videos=tuple(videos),
+        other_evaluations=tuple(sorted((path / "evaluations").glob("*.json"))),
     )
 
 

@@ -153,6 +153,20 @@ def test_table_shows_the_amount_of_training(env):
     assert table(older).splitlines()[0].endswith(" episodes")
 
 
+def test_table_names_chosen_tasks_and_the_training_environment(env):
+    one, two = (marked(result, 24, 9600) for result in seeds(env, 2))
+    changes = {"chosen_tasks": True, "trained_on": "navigation-2d-sparse"}
+    heading = table(one | changes).splitlines()[0]
+    end = ", after 24 iterations and 9,600 training steps on navigation-2d-sparse"
+    assert heading == f"navigation-2d  maml-trpo  6 chosen tasks x 4 episodes{end}"
+    assert " 1 chosen task x " in table(one | changes | {"num_tasks": 1}).splitlines()[0]
+    together = aggregate([one | changes, two | changes])
+    heading = table(together).splitlines()[0]
+    assert heading.endswith(f"2 seeds,  13 chosen tasks x 4 episodes{end}")
+    del one["checkpoint"]  # as in an aggregate with an older file
+    assert table(one | changes).splitlines()[0].endswith(", trained on navigation-2d-sparse")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -160,6 +174,8 @@ def test_table_shows_the_amount_of_training(env):
         ({"algo": "rl2"}, "differ in algo: maml-trpo and rl2"),
         ({"env_version": 2}, "differ in env_version: 1 and 2"),
         ({"deterministic": True}, "differ in deterministic: False and True"),
+        ({"chosen_tasks": True}, "differ in chosen_tasks: False and True"),
+        ({"trained_on": "ant-dir"}, "differ in trained_on: navigation-2d and ant-dir"),
         ({"seed": 0}, "two runs have seed 0"),
         ({"returns": {"mean": [1.0]}}, "differ in number of adaptations: 1 and 0"),
     ],

@@ -196,6 +196,17 @@ def test_run_without_iterations_has_a_report(tmp_path):
     assert "No iteration is finished." in Page(report(tmp_path, path)).texts
 
 
+def test_report_links_the_other_evaluations_of_a_run(tmp_path):
+    path = write_run(tmp_path / "a")
+    assert "Other evaluations" not in Page(report(tmp_path, path)).texts
+    (path / "evaluations").mkdir()
+    (path / "evaluations" / "task-1.57_deterministic.json").write_text("{}")
+    page = Page(report(tmp_path, path))
+    assert "Other evaluations" in page.texts
+    assert "a: task-1.57_deterministic.json" in page.texts
+    assert ("href", "a/evaluations/task-1.57_deterministic.json") in page.attributes
+
+
 def test_oracle_is_in_table_and_plot(tmp_path):
     path, informed = write_run(tmp_path / "a"), write_run(tmp_path / "informed", seed=9)
     page = Page(report(tmp_path, path, oracles=[informed]))
