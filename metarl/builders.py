@@ -63,6 +63,9 @@ def make_env(
             another kind, or there is no such observation.
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
+    from metarl.envs.plugins import main_module
+
+    main_module.exit_if_imported_by_worker()
     name = name_of(env)
     if isinstance(env, str):
         built = _make_by_name(env, threads, observe_terrain)
