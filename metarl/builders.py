@@ -49,8 +49,8 @@ def make_env(
     """Builds an environment; a plug-in is searched for in the current directory too.
 
     Args:
-        env: A name (see `envs/registry.py`), a class or function that makes one Gymnasium
-            environment, or a `BatchEnv`, which is returned as it is.
+        env: A name (see `envs/registry.py`), a class or function (see `build` in
+            `envs/plugins/discovery.py`), or a `BatchEnv`, which is returned as it is.
         threads: Physics threads; 0 uses all cores.
         observe_task: Append the task to the observation.
         observe_terrain: Append heights of the ground around the robot to the observation.
@@ -59,14 +59,21 @@ def make_env(
         A `BatchEnv`.
 
     Raises:
-        ConfigError: There is no such name; the message names the nearest.
+        ConfigError: There is no such name (the message names the nearest), the object is of
+            another kind, or there is no such observation.
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
+    from metarl.envs.plugins import main_module
+
+    main_module.exit_if_imported_by_worker()
     name = name_of(env)
     if isinstance(env, str):
         built = _make_by_name(env, threads, observe_terrain)
-    elif isinstance(env, type) or (callable(env) and missing_members(env, BatchEnv)):
-        built = _start_plugin(name, lambda: _subproc_env(name, env, threads))
+    elif observe_terrain:
+        hint = "give a -terrain name of --list-envs"
+        raise ConfigError(f"--observe-terrain: {name} is given as an object; {hint}")
+    elif isinstance(env, type) or missing_members(env, BatchEnv):
+        built = _start_plugin(name, lambda: _make_plugin(name, env, threads))
     else:
         built = env
     lacking = missing_members(built, BatchEnv)
@@ -84,21 +91,37 @@ def is_batch_env(env: Any) -> bool:
 
 
 def name_of(env: Any) -> str:
-    """Returns the name of an environment that may be given as an object (see `make_env`)."""
+    """Returns the name of an environment that may be given as an object (see `make_env`).
+
+    Raises:
+        ConfigError: The object is of another kind.
+    """
     if isinstance(env, str):
         return env
     if not missing_members(env, BatchEnv) and not isinstance(env, type):
         return env.spec.name
-    if isinstance(env, type) or callable(env):
-        return f"{env.__module__}:{env.__qualname__}"
-    kinds = "a name, a class, a function or a BatchEnv"
-    raise ConfigError(f"env = {env!r}: must be {kinds}")
+    # a partial and an object with __call__ have none; functions of several types have one
+    qualname = getattr(env, "__qualname__", None)
+    if callable(env) and qualname is not None:
+        return f"{env.__module__}:{qualname}"
+    raise ConfigError(f"env = {env!r:.200}: must be {_hint_at_kind(env)}")
 
 
-def _subproc_env(name: str, make: Callable[..., Any], threads: int) -> Any:
-    from metarl.envs.plugins.subproc_env import SubprocEnv
+def _hint_at_kind(env: Any) -> str:
+    """Returns the kind of object to give instead of one that cannot be used."""
+    import gymnasium
 
-    return SubprocEnv(name, make, threads)
+    if isinstance(env, gymnasium.Env):  # every row of the batch is an instance of its own
+        return f"the class {type(env.unwrapped).__name__} or a function, not an instance"
+    if callable(env):  # a partial, for example; a run is loaded again by the name of a function
+        return "a function of a module that makes the environment: other callables have no name"
+    return "a name, a class, a function or a BatchEnv"
+
+
+def _make_plugin(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
+    from metarl.envs.plugins.discovery import build
+
+    return build(name, thing, threads)
 
 
 def _make_by_name(name: str, threads: int, observe_terrain: bool) -> Any:

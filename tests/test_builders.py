@@ -1,11 +1,16 @@
-"""Training tasks: the distribution of the environment, or a fixed set of its tasks."""
+"""Environments given as objects; training tasks: a distribution or a fixed set."""
 
 import dataclasses
+import functools
+from contextlib import closing
 
 import numpy as np
+import plugin_envs
+import pytest
 
-from metarl.builders import training_tasks
+from metarl.builders import make_env, training_tasks
 from metarl.config.schema import TrainConfig
+from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 
@@ -34,3 +39,28 @@ def test_size_of_the_training_set_comes_from_the_definition():
     sampler = dataclasses.replace(CONFIG.sampler, train_tasks=7)
     changed = dataclasses.replace(config, sampler=sampler)
     assert len(training_tasks(make("hopper-params"), changed).tasks) == 7
+
+
+@pytest.mark.parametrize(
+    ("env", "text"),
+    [
+        (functools.partial(plugin_envs.Spot), "must be a function of a module that makes the env"),
+        (plugin_envs.Spot(), "must be the class Spot or a function, not an instance$"),
+        (3, "^env = 3: must be a name, a class, a function or a BatchEnv$"),
+    ],
+    ids=["partial", "instance", "number"],
+)
+def test_object_of_another_kind_is_refused_in_one_line(env, text):
+    with pytest.raises(ConfigError, match=text) as caught:
+        make_env(env)
+    assert "\n" not in str(caught.value)
+
+
+def test_observe_terrain_of_an_object_is_refused():
+    text = "^--observe-terrain: plugin_envs:Spot is given as an object; give a -terrain name"
+    with pytest.raises(ConfigError, match=text):
+        make_env(plugin_envs.Spot, observe_terrain=True)
+    with closing(make("navigation-2d")) as env:
+        assert make_env(env) is env
+        with pytest.raises(ConfigError, match="^--observe-terrain: navigation-2d is given as"):
+            make_env(env, observe_terrain=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import REPOSITORY
+from commands import REPOSITORY, call
 
 import metarl
 from metarl.cli import arguments
@@ -216,13 +216,28 @@ def test_environments_in_commands_exist():
         make(name, 1).close()
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=name_of)
-def test_python_code_runs(path, workplace):
-    write_modules(path)
-    module = types.ModuleType("page")
+def small_code(path):
+    """Yields (line, code) of the page's code that runs, with small sizes."""
     for line, title, code, is_skipped in blocks(path, "python"):
         if title or is_skipped:
             continue
         for setting, size in SMALL.items():
             code = re.sub(rf'({setting}"?(?:=|: ))\d+', rf"\g<1>{size}", code)
+        yield line, code
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+def test_python_code_runs(path, workplace):
+    write_modules(path)
+    module = types.ModuleType("page")
+    for line, code in small_code(path):
         exec(compile("\n" * line + code, name_of(path), "exec"), vars(module))
+
+
+def test_code_with_a_plugin_runs_as_a_script(workplace):
+    path = REPOSITORY / "docs" / "own-environment.md"
+    write_modules(path)
+    Path("script.py").write_text("".join(code for _, code in small_code(path)), encoding="utf-8")
+    done = call(sys.executable, "script.py", cwd=workplace, PYTHONPATH=str(REPOSITORY))
+    assert (done.code, done.err) == (0, "")
+    assert re.fullmatch(r"\[-[\d.]+, -[\d.]+\]", done.out.splitlines()[-1])

@@ -2,7 +2,8 @@
 
 entry point     a name that an installed package gives in the group `metarl.envs`; loaded only when
                 it is named
-module:thing    a class that follows the contract of `envs/plugins/interface.py`, or a function
+module:thing    a class that follows the contract of `envs/plugins/interface.py`, a function without
+                required arguments that makes such an environment, or a function
                 (name, threads) -> BatchEnv; also Gymnasium's form module:Id-v0, where importing the
                 module registers the id
 Id-v0           an id that is registered with Gymnasium
@@ -45,8 +46,8 @@ def find(name: str) -> Callable[..., Any] | None:
         name: See the docstring of this module.
 
     Returns:
-        A class of Gymnasium environments, a partial of gymnasium.make, or a function
-        (name, threads) -> BatchEnv; None if the name has none of the three forms.
+        A class or function as `build` takes it, or a partial of gymnasium.make; None if the name
+        has none of the three forms.
 
     Raises:
         UnknownEnvironment: Part of the name is wrong; the message says which and suggests the
@@ -107,25 +108,47 @@ def _find_gymnasium_id(name: str) -> Callable[..., Any] | None:
 
 
 def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
-    """Makes the environment that `find` returned.
+    """Makes an environment from what `find` returned, or from an object of the same kind.
 
     Args:
         name: Put into messages and records.
-        thing: See `find`.
+        thing: A class of Gymnasium environments, a function that makes one without arguments, or
+            a class or function (name, threads) -> BatchEnv.
         threads: Threads or worker processes; 0 takes all cores.
 
     Raises:
-        PluginFailure: It breaks the contract, or is neither a class of environments nor a function
-            of two arguments.
+        PluginFailure: It breaks the contract, or is of another kind.
     """
     import gymnasium
 
-    is_gymnasium_id = isinstance(thing, functools.partial) and thing.func is gymnasium.make
-    if is_gymnasium_id or (inspect.isclass(thing) and issubclass(thing, gymnasium.Env)):
+    is_class = inspect.isclass(thing)
+    if is_class and issubclass(thing, gymnasium.Env) or _makes_one(thing):
         return SubprocEnv(name, thing, threads)
     if not _accepts(thing, name, threads):
-        raise PluginFailure(f"{name}: neither a gymnasium.Env class nor a function (name, threads)")
+        kinds = "a gymnasium.Env class, a function that makes one without arguments, or a function"
+        raise PluginFailure(f"{name}: is a {_describe(thing)}; must be {kinds} (name, threads)")
     return thing(name, threads)
+
+
+def _makes_one(thing: Callable[..., Any]) -> bool:
+    """Returns whether a function makes one Gymnasium environment, not a batch of them.
+
+    It does if it needs no argument, unless its first two parameters are called name and threads.
+    """
+    if inspect.isclass(thing) or not _accepts(thing):
+        return False
+    try:
+        parameters = list(inspect.signature(thing).parameters)
+    except ValueError:
+        return False
+    return parameters[:2] != ["name", "threads"]
+
+
+def _describe(thing: Callable[..., Any]) -> str:
+    """Describes a thing that is no environment: "class", or "function (size, *, threads)"."""
+    if inspect.isclass(thing):
+        return "class that is no gymnasium.Env"
+    return f"function {inspect.signature(thing)}"
 
 
 def _accepts(function: Callable[..., Any], *arguments: Any) -> bool:

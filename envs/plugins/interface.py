@@ -102,6 +102,10 @@ def read_facts(env: Any, make: Any) -> Facts:
     Raises:
         InvalidPlugin: The plug-in cannot be run; the message says why.
     """
+    from gymnasium import Env
+
+    if not isinstance(env, Env):
+        raise InvalidPlugin(f"makes a {type(env).__name__}, not a gymnasium.Env")
     missing = [name for name in ("sample_tasks", "set_task") if read_optional(env, name) is None]
     if missing:
         raise InvalidPlugin(

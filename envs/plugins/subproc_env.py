@@ -16,13 +16,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 
 from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, check_tasks
 from metarl.core.tasks import describe_task
+from metarl.envs.plugins import main_module
 from metarl.envs.plugins.interface import Facts
 from metarl.envs.plugins.recording import Recording, render_frames
 from metarl.envs.plugins.task_encoding import PluginTasks
@@ -60,9 +60,12 @@ class SubprocEnv:
         self._name, self._timeout = name, timeout
         self._max_workers = threads or len(os.sched_getaffinity(0))
         try:
-            ForkingPickler.dumps(make)  # as the pipe to a worker will
+            self._is_in_main = main_module.defines(make)
         except Exception as error:
             raise PluginFailure(f"{name}: {make!r} cannot be sent to a worker: {error}") from error
+        if self._is_in_main and not main_module.is_importable():
+            hint = "move it to a module, a file such as my_env.py"
+            raise PluginFailure(f"{name}: a worker cannot import it from a notebook; {hint}")
         self._resources = Resources()
         self._finalizer = weakref.finalize(self, self._resources.release)
         self._facts: Facts | None = None
@@ -226,9 +229,20 @@ class SubprocEnv:
             while len(self._resources.workers) < count:
                 self._resources.workers.append(self._start())
         except Failed as error:
-            raise PluginFailure(f"{self._name}: {error}") from error
+            hint = self._hint_at_script("Can't get attribute" in str(error))
+            raise PluginFailure(f"{self._name}: {error}{hint}") from error
         except Died as error:
-            raise PluginFailure(f"{self._name}: its process died at the start ({error})") from error
+            reason = f"its process died at the start ({error})"
+            if error.code == main_module.NO_GUARD:
+                reason = "every worker imports the script, which would start workers again"
+            hint = self._hint_at_script(True)
+            raise PluginFailure(f"{self._name}: {reason}{hint}") from error
+
+    def _hint_at_script(self, is_script_unusable: bool) -> str:
+        """Returns the hint for a worker that could not import the script, or ""."""
+        if not (is_script_unusable and self._is_in_main):
+            return ""
+        return "; " + main_module.HINT.format(self._name.rpartition(":")[2])
 
     def _ask_first(self, verb: str, *arguments: Any) -> Any:
         """Sends the first worker a message that concerns no row; replaces it if it dies."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from metarl.envs.plugins import main_module
 from metarl.envs.plugins.interface import Facts
 from metarl.envs.plugins.worker import Block, serve
+
+_STARTING = threading.Lock()
+"""Held while a process starts, because the environment variables are changed meanwhile."""
 
 
 class Died(Exception):
@@ -46,12 +51,16 @@ class Worker:
     """
 
     def __init__(self, make: Callable[..., Any], facts: Facts | None, timeout: float):
+        main_module.exit_if_imported_by_worker()
         context = multiprocessing.get_context("spawn")
         self._timeout = timeout
         self._progress = context.RawArray("q", 2)
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(other, self._progress), daemon=True)
-        with _single_threaded():
+        self._process = context.Process(
+            target=serve, args=(other, self._progress), name=main_module.WORKER, daemon=True
+        )
+        needs_main = main_module.defines(make)
+        with _STARTING, _single_threaded(), nullcontext() if needs_main else main_module.hide():
             self._process.start()
         other.close()  # so that the death of the worker closes the pipe
         try:

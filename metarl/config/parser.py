@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.ranges import read_field
 
 T = TypeVar("T")
 """The class of a tree."""
@@ -29,7 +30,7 @@ def field_types(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Returns dotted name -> type of every field that is not a dataclass itself."""
     kinds = {}
     for name, kind in typing.get_type_hints(type(tree)).items():
-        value = vars(tree)[name]
+        value = read_field(tree, name)
         if is_dataclass(value):
             kinds |= field_types(value, f"{prefix}{name}.")
         else:
@@ -132,7 +133,7 @@ def merge(
     for key, value in given.items():
         if key not in names:
             raise ConfigError(f"{where}unknown key {prefix}{key}{nearest(str(key), names)}")
-        old, name = vars(tree)[key], prefix + key
+        old, name = read_field(tree, key), prefix + key
         if is_dataclass(old):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}{name} = {value!r}: must be a group of keys")

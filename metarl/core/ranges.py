@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from metarl.core.errors import require
 
@@ -33,5 +34,13 @@ def require_range(config: object, group: str, names: Iterable[str], hint: str) -
         ConfigError: Names the first such field, its value and the range.
     """
     for name in names:
-        value = vars(config)[name]
+        value = read_field(config, name)
         require(RANGES[hint](value), f"{group}.{name}", value, hint)
+
+
+def read_field(config: object, name: str) -> Any:
+    """Returns the value of a field of a dataclass.
+
+    `getattr`, because the settings of a plug-in may have slots, and then have no `__dict__`.
+    """
+    return getattr(config, name)

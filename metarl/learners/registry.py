@@ -12,8 +12,10 @@ and the members of `metarl.core.learner.Learner`. Nothing of it is imported unti
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import operator
 import os
 import sys
 import traceback
@@ -159,7 +161,7 @@ def build_learner(
         EnvironmentContractError: The environment lacks what the learner's own loop needs.
     """
     module, _, name = algorithm.build.partition(":")
-    build = vars(importlib.import_module(module))[name]
+    build = operator.attrgetter(name)(importlib.import_module(module))
     if algorithm.has_own_loop:
         try:
             return build(config, experience, name=algorithm.name, seed=seed, device=device)
@@ -207,15 +209,17 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def _load(name: str, module: str, attribute: str) -> type:
+    found: Any = None
     try:
-        names = vars(importlib.import_module(module))
+        source = importlib.import_module(module)
+        with contextlib.suppress(AttributeError):
+            found = operator.attrgetter(attribute)(source)  # a package may import it only now
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name}: no module {error.name!r} can be imported") from error
     except Exception as error:
         raise ConfigError(f"{name}: {_describe(error)}") from error
-    found = names.get(attribute)
     if not isinstance(found, type):
-        classes = [key for key, value in names.items() if isinstance(value, type)]
+        classes = [key for key, value in vars(source).items() if isinstance(value, type)]
         hint = nearest(attribute, classes)
         raise ConfigError(f"{name}: {module} has no class {attribute!r}{hint}")
     return found

@@ -38,3 +38,14 @@ def test_require_range_names_field_value_and_range(hint, inside, outside):
 def test_every_range_is_tested():
     marks = test_require_range_names_field_value_and_range.pytestmark
     assert {case[0] for case in marks[0].args[1]} == set(RANGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    value: float
+
+
+def test_dataclass_with_slots_is_checked():
+    require_range(Slots(1.0), "group", ("value",), "in [0, 1]")
+    with pytest.raises(ConfigError, match="^group.value = 2.0: must be in"):
+        require_range(Slots(2.0), "group", ("value",), "in [0, 1]")

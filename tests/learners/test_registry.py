@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from commands import REPOSITORY
 
+from metarl.config.schema import parse, to_yaml
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import make
 from metarl.learners.maml.maml_trpo import MamlTrpo
@@ -63,7 +64,23 @@ class DemandingConfig(Whole):
     class Config:
         step: float
 
+class SlotsConfig(Whole):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        step: float = 0.1
+
+class Group:
+    class Inner(Whole): ...
+
 def function(): ...
+"""
+
+LAZY_PACKAGE = """
+def __getattr__(name):
+    if name != "Whole":
+        raise AttributeError(name)
+    from some_learners import Whole
+    return Whole
 """
 
 
@@ -71,13 +88,14 @@ def function(): ...
 def plug_ins(tmp_path, monkeypatch):
     """A folder with plug-ins that is the current directory."""
     (tmp_path / "some_learners.py").write_text(LEARNER)
+    (tmp_path / "lazy_package.py").write_text(LAZY_PACKAGE)
     (tmp_path / "broken_import.py").write_text("import not_there_at_all")
     (tmp_path / "broken_code.py").write_text("x = 1\n1 / 0")
     (tmp_path / "broken_syntax.py").write_text("def f(:")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
-    for name in ("some_learners", "broken_import", "broken_code", "broken_syntax"):
+    for name in ("some_learners", "lazy_package", "broken_import", "broken_code", "broken_syntax"):
         sys.modules.pop(name, None)
 
 
@@ -101,6 +119,22 @@ def test_plug_in_is_found_in_the_current_directory(plug_ins):
     config, spec = algorithm.config(), make("navigation-2d").spec
     learner = build_learner(algorithm, config, spec, seed=3, device="cpu", num_threads=2)
     assert learner.built == (config, 2, 2, 3, "cpu", 2, False)
+
+
+@pytest.mark.parametrize("name", ["lazy_package:Whole", "some_learners:Group.Inner"])
+def test_lazy_and_nested_plug_ins_are_found_and_built(plug_ins, name):
+    algorithm, spec = find_algorithm(name), make("navigation-2d").spec
+    learner = build_learner(algorithm, algorithm.config(), spec, seed=3)
+    assert type(learner).__name__ == name.rpartition(":")[2].rpartition(".")[2]
+
+
+def test_settings_of_a_plug_in_may_have_slots(plug_ins):
+    flags = ["--env", "navigation-2d", "--algo", "some_learners:SlotsConfig"]
+    config = parse([*flags, "--learner.step", "0.5"])
+    assert config.learner.step == 0.5
+    assert "step: 0.5" in to_yaml(config)
+    with pytest.raises(ConfigError, match="learner.step = 'x': must be a number"):
+        parse([*flags, "--learner.step", "x"])
 
 
 def test_installed_plug_in_is_imported_only_when_named(plug_ins, monkeypatch):
@@ -138,6 +172,7 @@ def test_installed_plug_in_is_imported_only_when_named(plug_ins, monkeypatch):
         ("broken_code:X", r"ZeroDivisionError: division by zero \(.*broken_code.py, line 2\)$"),
         ("broken_syntax:X", "SyntaxError: "),
         ("some_learners:Hole", r"has no class 'Hole'; did you mean Whole\?"),
+        ("lazy_package:Hole", "lazy_package has no class 'Hole'$"),
         ("some_learners:function", "some_learners has no class 'function'"),
         ("some_learners:NoVerbs", "NoVerbs lacks act, adapt, begin, load_state_dict, state_dict"),
         ("some_learners:NoConfig", "NoConfig lacks Config; metarl/learners/registry.py"),

@@ -1,0 +1,65 @@
+"""The main module of the program, which a worker imports again if the environment is in it.
+
+`multiprocessing` lets every process that it starts run the script of its parent again. A script
+without `if __name__ == "__main__":` would then start workers in its workers. So a worker runs the
+script only if it must find the maker of environments there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import types
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+WORKER = "metarl-worker"
+"""Name of every worker process, which it has before it runs the script."""
+
+NO_GUARD = 86
+"""Exit status of a worker whose script makes an environment when it is imported."""
+
+HINT = 'put the calls of the script under if __name__ == "__main__":, or move {} to a module'
+"""What to do about a script that a worker cannot import."""
+
+
+def defines(make: Callable[..., Any]) -> bool:
+    """Returns whether a worker needs the main module in order to unpickle a maker.
+
+    Raises:
+        Exception: The maker cannot be pickled.
+    """
+    return b"__main__" in bytes(ForkingPickler.dumps(make))
+
+
+def is_importable() -> bool:
+    """Returns whether the main module comes from a file; a notebook and `python -c` have none."""
+    main = vars(sys.modules["__main__"])
+    return main.get("__spec__") is not None or main.get("__file__") is not None
+
+
+@contextmanager
+def hide() -> Generator[None]:
+    """Makes processes started inside leave the main module alone; not safe in several threads."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def exit_if_imported_by_worker() -> None:
+    """Ends a worker that still imports the script: the script has no guard.
+
+    At once and silently, because the parent process reports the status.
+    """
+    if multiprocessing.current_process().name != WORKER:
+        return
+    # during the import `__main__` is still the module that multiprocessing began with
+    imported = sys.modules.get("__mp_main__", sys.modules["__main__"])
+    if imported is not sys.modules["__main__"]:
+        os._exit(NO_GUARD)
