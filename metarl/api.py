@@ -125,7 +125,18 @@ def load(run: str | Path, *, threads: int = 0) -> TrainedPolicy:
 def make_env(
     env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
 ) -> Any:
-    """Builds an environment batch; see `metarl.builders.make_env`."""
+    """Builds an environment batch, as `metarl.builders.make_env` does.
+
+    Args:
+        env: A name, a class or function that makes a Gymnasium environment, or a `BatchEnv`.
+        threads: Physics threads; 0 uses all cores.
+        observe_task: Append the task to the observation.
+        observe_terrain: Append heights of the ground around the robot to the observation.
+
+    Raises:
+        ConfigError: There is no such name; the message names the nearest.
+        EnvironmentContractError: The code of a plug-in fails; the message names the line.
+    """
     return builders.make_env(
         env, threads, observe_task=observe_task, observe_terrain=observe_terrain
     )
@@ -356,6 +367,10 @@ def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path
     Args:
         runs: Run folders.
         output: The page; for one run, by default, report.html in its folder.
+
+    Raises:
+        ConfigError: `output` is missing for several runs, or its folder does not exist.
+        CheckpointError: A folder is no run, or its contents cannot be read.
     """
     from metarl.reporting.report import write_report
 

@@ -79,7 +79,11 @@ def make_env(
 
 
 def name_of(env: Any) -> str:
-    """Returns the name of an environment that may be given as an object (see `make_env`)."""
+    """Returns the name of an environment that may be given as an object (see `make_env`).
+
+    Raises:
+        ConfigError: It is no name, class, function or `BatchEnv`.
+    """
     if isinstance(env, str):
         return env
     if not missing_members(env, BatchEnv) and not isinstance(env, type):

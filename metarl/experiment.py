@@ -157,7 +157,11 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
 
 
 def refuse_other_version(path: Path, spec: Any) -> None:
-    """Refuses to resume a run that was started with another version of its environment."""
+    """Refuses to resume a run that was started with another version of its environment.
+
+    Raises:
+        CheckpointError: The versions differ; names both.
+    """
     if line := provenance.describe_version_change(path, spec):
         hint = "start a new run, or continue with the code that this one was started with"
         raise CheckpointError(f"{line}; {hint}")

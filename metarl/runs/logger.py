@@ -23,7 +23,7 @@ from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import write_atomically
 from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
-from metarl.runs.sinks import MetricSink, name_failures, read_settings
+from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
 """Keys that differ between two runs that are otherwise equal bit for bit; so do `time/...`."""
@@ -104,7 +104,7 @@ class RunLog:
         line: dict[str, Any] = {k: None if k in non_finite else v for k, v in values.items()}
         if non_finite:
             line["non_finite"] = non_finite
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             _append(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
         if self._sink is not None:
             self._open_sink(self._sink)
@@ -131,7 +131,7 @@ class RunLog:
         Raises:
             ResourceError: The disk refuses; names the file.
         """
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             os.fsync(self._file.fileno())
         if self._sink is not None and self._is_sink_open:
             self._sink.flush()
