@@ -137,7 +137,7 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
         ConfigError: The other run has another learner.
         CheckpointError: It is not a run, or its checkpoint does not fit.
     """
-    source = read_config(run)
+    source = read_config(run, "--init-from ")
     if source.algo != config.algo:
         hint = f"give a run of {config.algo}, or --algo {source.algo}"
         raise ConfigError(f"--init-from {run}: a run of {source.algo}; {hint}")
@@ -275,8 +275,8 @@ def _recorded_spec(path: Path) -> Any:
         return None
 
 
-def read_config(path: Path) -> TrainConfig[Any]:
-    """Reads the settings of a run.
+def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:
+    """Reads the settings of a run; a message begins with the flag that names it.
 
     Raises:
         CheckpointError: The folder is not a run.
@@ -284,7 +284,7 @@ def read_config(path: Path) -> TrainConfig[Any]:
     try:
         return from_yaml(path / "config.yaml")
     except ConfigError as error:
-        raise CheckpointError(f"{path} is not a run folder: {error}") from error
+        raise CheckpointError(f"{flag}{path} is not a run folder: {error}") from error
 
 
 def restore_newest(run: Path, learner: Any) -> Any:
