@@ -239,9 +239,7 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
     is_plain = not (settings.deterministic or settings.env or settings.tasks)
     if is_plain and _read_settings(policy.path) in (None, settings):
         return main
-    # a name has all settings: those of evaluation.json may be others when it is written anew
-    no_default = results.EvaluationSettings(num_tasks=0, num_adaptations=0)
-    return results.evaluation_path(policy.path, settings, no_default)
+    return results.evaluation_path(policy.path, settings)
 
 
 def _read_settings(run: Path) -> results.EvaluationSettings | None:
