@@ -356,10 +356,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
-    robots = [work.env for work in WORKLOADS]
-    arguments.add_argument("--envs", nargs="+", choices=robots, default=robots)
-    options = arguments.parse_args()
+    options = parser(__doc__, [work.env for work in WORKLOADS]).parse_args()
     sizes = QUICK if options.quick else Sizes()
     computer = machine(("mujoco", "gymnasium", "stable-baselines3", "torch", "numpy"))
     print(describe(computer))

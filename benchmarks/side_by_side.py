@@ -157,11 +157,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([text(lines[0]), "  ".join("-" * w for w in widths), *map(text, lines[1:])])
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options that every benchmark has."""
-    options = argparse.ArgumentParser(description=description)
+def parser(description: str, robots: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Returns a parser with the options that every benchmark has.
+
+    Args:
+        description: The module's docstring, of which --help shows the first line.
+        robots: Environments that --envs chooses from; without any there is no such option.
+    """
+    options = argparse.ArgumentParser(description=description.splitlines()[0])
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     options.add_argument("--quick", action="store_true", help="a small workload: does it run?")
+    if robots:
+        options.add_argument("--envs", nargs="+", choices=robots, default=robots)
     return options
 
 

@@ -111,9 +111,7 @@ def measure(robot: str, sizes: Sizes) -> Ratio:
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--envs", nargs="+", choices=ROBOTS, default=ROBOTS)
-    options = arguments.parse_args()
+    options = parser(__doc__, ROBOTS).parse_args()
     sizes = QUICK if options.quick else Sizes()
     computer = machine(("mujoco", "numpy"))
     title = "time per step on terrain relative to flat ground, at most the target"

@@ -318,7 +318,7 @@ def show(found: dict[str, Any], sizes: Sizes) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser(__doc__.splitlines()[0])
+    options = parser(__doc__)
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
     chosen = options.parse_args(arguments)
     sizes = QUICK if chosen.quick else Sizes()

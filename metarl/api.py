@@ -127,7 +127,18 @@ def load(run: str | Path, *, threads: int = 0, env: Any = None) -> TrainedPolicy
 def make_env(
     env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
 ) -> Any:
-    """Builds an environment batch; see `metarl.builders.make_env`."""
+    """Builds an environment batch, as `metarl.builders.make_env` does.
+
+    Args:
+        env: A name, a class or function that makes a Gymnasium environment, or a `BatchEnv`.
+        threads: Physics threads; 0 uses all cores.
+        observe_task: Append the task to the observation.
+        observe_terrain: Append heights of the ground around the robot to the observation.
+
+    Raises:
+        ConfigError: There is no such name; the message names the nearest.
+        EnvironmentContractError: The code of a plug-in fails; the message names the line.
+    """
     return builders.make_env(
         env, threads, observe_task=observe_task, observe_terrain=observe_terrain
     )
@@ -246,9 +257,7 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
     is_plain = not (settings.deterministic or settings.env or settings.tasks)
     if is_plain and _read_settings(policy.path) in (None, settings):
         return main
-    # a name has all settings: those of evaluation.json may be others when it is written anew
-    no_default = results.EvaluationSettings(num_tasks=0, num_adaptations=0)
-    return results.evaluation_path(policy.path, settings, no_default)
+    return results.evaluation_path(policy.path, settings)
 
 
 def _read_settings(run: Path) -> results.EvaluationSettings | None:
@@ -374,6 +383,10 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = 
     Args:
         runs: Run folders.
         output: The page; for one run, by default, report.html in its folder.
+
+    Raises:
+        ConfigError: `output` is missing for several runs, or its folder does not exist.
+        CheckpointError: A folder is no run, or its contents cannot be read.
     """
     from metarl.reporting.report import write_report
 

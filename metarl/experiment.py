@@ -171,10 +171,7 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
     if is_baseline(config, "scratch"):
         hint = "leave the flag out, or take another --learner.mode"
         raise ConfigError(f"--init-from {run}: policies from scratch start untrained; {hint}")
-    try:
-        source = read_config(run)
-    except CheckpointError as error:
-        raise CheckpointError(f"--init-from: {error}") from error
+    source = read_config(run, "--init-from ")
     if source.algo != config.algo:
         hint = f"give a run of {config.algo}, or --algo {source.algo}"
         raise ConfigError(f"--init-from {run}: a run of {source.algo}; {hint}")
@@ -194,7 +191,11 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
 
 
 def refuse_other_version(path: Path, spec: Any) -> None:
-    """Refuses to resume a run that was started with another version of its environment."""
+    """Refuses to resume a run that was started with another version of its environment.
+
+    Raises:
+        CheckpointError: The versions differ; names both.
+    """
     if line := provenance.describe_version_change(path, spec):
         hint = "start a new run, or continue with the code that this one was started with"
         raise CheckpointError(f"{line}; {hint}")
@@ -314,8 +315,8 @@ def _recorded_spec(path: Path) -> Any:
         return None
 
 
-def read_config(path: Path) -> TrainConfig[Any]:
-    """Reads the settings of a run.
+def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:
+    """Reads the settings of a run; a message begins with the flag that names it.
 
     Raises:
         CheckpointError: The folder is not a run.
@@ -323,7 +324,7 @@ def read_config(path: Path) -> TrainConfig[Any]:
     try:
         return from_yaml(path / "config.yaml")
     except ConfigError as error:
-        raise CheckpointError(f"{path} is not a run folder: {error}") from error
+        raise CheckpointError(f"{flag}{path} is not a run folder: {error}") from error
 
 
 def restore_newest(run: Path, learner: Any) -> Any:

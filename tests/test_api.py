@@ -266,7 +266,7 @@ def test_fine_tuned_run_resumes_without_its_source(policy, tmp_path):
     metarl.train("navigation-2d", init_from=source, run_dir=run, **settings)
     shutil.rmtree(source)
     assert metarl.train(resume=run, iterations=2, evaluate=False).num_trained == 1
-    with pytest.raises(CheckpointError, match="--init-from: .*source is not a run folder"):
+    with pytest.raises(CheckpointError, match="--init-from .*source is not a run folder"):
         metarl.train("navigation-2d", init_from=source, run_dir=tmp_path / "x", **settings)
 
 

@@ -136,6 +136,12 @@ def place_marker(marker: Marker, shot: Shot, row: int, floor: float) -> list[Mar
 
     An arrow lies on the floor and starts at the robot, or hangs above a planar robot; a target is a
     disc with a post.
+
+    Args:
+        marker: The goal.
+        shot: The film's view of the robot.
+        row: Number of the frame.
+        floor: Height at which the marker lies, see `find_marker_level` [m].
     """
     upright, vector = np.array([0.0, 0.0, 1.0]), np.array([*marker.vector, 0.0])
     if marker.kind == "target":
@@ -188,6 +194,13 @@ def find_marker_level(
     """Returns the height at which a marker lies in frame `row` [m].
 
     This is the first plane, or 0; on a relief the ground of a target, or above the robot.
+
+    Args:
+        model: The robot in its scene.
+        relief: The ground, if it is not flat.
+        marker: The goal.
+        shot: The film's view of the robot.
+        row: Number of the frame.
     """
     if relief is not None and marker.kind == "target":
         return relief.height(*marker.vector) + 0.04

@@ -42,36 +42,23 @@ class EvaluationSettings:
     tasks: tuple[tuple[float, ...], ...] = ()
 
 
-def evaluation_path(
-    run_dir: Path,
-    settings: EvaluationSettings,
-    default: EvaluationSettings = EvaluationSettings(),  # noqa: B008, it is frozen
-) -> Path:
-    """Returns the path of an evaluation, so that other settings never overwrite each other.
+def evaluation_path(run_dir: Path, settings: EvaluationSettings) -> Path:
+    """Returns the path of an evaluation in `evaluations/`; its name has all settings.
 
-    Args:
-        run_dir: Run folder.
-        settings: Settings of the evaluation.
-        default: Settings of the evaluation after the training of this run.
-
-    Returns:
-        `evaluation.json` for the default settings, else `evaluations/<slug>.json`. The slug has the
-        settings that differ, as in `tasks-40_adaptations-1_deterministic_env-ant-vel`.
+    So evaluations with different settings never overwrite each other. A name is, for example,
+    `tasks-40_adaptations-1_deterministic_env-ant-vel.json`.
     """
     parts = []
     if settings.tasks:
         rows = (",".join(f"{float(value)!r}" for value in task) for task in settings.tasks)
         parts.append("task-" + "+".join(rows))
-    elif settings.num_tasks != default.num_tasks:
+    else:
         parts.append(f"tasks-{settings.num_tasks}")
-    if settings.num_adaptations != default.num_adaptations:
-        parts.append(f"adaptations-{settings.num_adaptations}")
-    if settings.deterministic != default.deterministic:
-        parts.append("deterministic" if settings.deterministic else "exploring")
-    if settings.env != default.env:
+    parts.append(f"adaptations-{settings.num_adaptations}")
+    if settings.deterministic:
+        parts.append("deterministic")
+    if settings.env:
         parts.append("env-" + settings.env)
-    if not parts:
-        return run_dir / FILE
     exact = "_".join(parts)
     slug = re.sub(r"[^\w.,+-]+", "-", exact)
     if slug != exact or len(slug) > _MAX_SLUG:  # a digest keeps different settings apart

@@ -126,7 +126,8 @@ def find_algorithm(name: str) -> Algorithm:
         return _plug_in(name, point.module, point.attr)
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigError(f"{name}: no such learner{nearest(name, list_algorithms())}")
+        hint = nearest(name, list_algorithms()) or "; --list-algos shows all"
+        raise ConfigError(f"{name}: no such learner{hint}")
     if not module or module.startswith(".") or "/" in module or not attribute:
         example = "write module:Class, for example my_learner:MyLearner"
         raise ConfigError(f"{name}: no such learner; {example}")

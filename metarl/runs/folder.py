@@ -14,7 +14,14 @@ from metarl.core.files import clean_name
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
-    """Returns the path of a folder that does not exist: `<env>_<algo>_s<seed>_<UTC time>`."""
+    """Returns the path of a folder that does not exist: `<env>_<algo>_s<seed>_<UTC time>`.
+
+    Args:
+        env: Name of the environment; characters that do not fit a file name are replaced.
+        algo: Name of the learner, likewise.
+        seed: Seed of the run.
+        root: Folder of the runs.
+    """
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{clean_name(env) or 'env'}_{clean_name(algo)}_s{seed}_{time}"
     path = root / name

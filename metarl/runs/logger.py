@@ -23,7 +23,7 @@ from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import write_atomically
 from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
-from metarl.runs.sinks import MetricSink, name_failures, read_settings
+from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
 """Keys that differ between two runs that are otherwise equal bit for bit; so do `time/...`."""
@@ -38,12 +38,7 @@ def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunLog:
-    """Writes one record an iteration to metrics.jsonl, to a sink and to the terminal.
-
-    Attributes:
-        last_record: Last record before a resumed run goes on, else None; a trainer adds its
-            "seconds" to its own clock.
-    """
+    """Writes one record an iteration to metrics.jsonl, to a sink and to the terminal."""
 
     def __init__(
         self,
@@ -75,9 +70,8 @@ class RunLog:
         self._run_dir, self._sink, self._is_sink_open = run_dir, sink, False
         converts = resume and _starts_at_zero(path)
         self._kept = _cut_back(path, start_iteration) if resume else []
-        self.last_record = self._kept[-1] if self._kept else None
         # Old events have iterations on the x axis: they are written again with environment steps.
-        last_step = _step(self.last_record) if self.last_record else 0
+        last_step = _step(self._kept[-1]) if self._kept else 0
         self._start_step = 0 if converts else last_step
         # without a buffer, which would fail again when the file is closed
         self._file = open(path, "ab" if resume else "xb", buffering=0)
@@ -104,7 +98,7 @@ class RunLog:
         line: dict[str, Any] = {k: None if k in non_finite else v for k, v in values.items()}
         if non_finite:
             line["non_finite"] = non_finite
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             _append(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
         if self._sink is not None:
             self._open_sink(self._sink)
@@ -131,7 +125,7 @@ class RunLog:
         Raises:
             ResourceError: The disk refuses; names the file.
         """
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             os.fsync(self._file.fileno())
         if self._sink is not None and self._is_sink_open:
             self._sink.flush()

@@ -119,8 +119,12 @@ def evaluation_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def name_failures(path: Path) -> Generator[None]:
-    """Turns a failure of the disk into a ResourceError that names the file."""
+def name_disk_failures(path: Path) -> Generator[None]:
+    """Turns a failure of the disk into an error that names the file.
+
+    Raises:
+        ResourceError: For an OSError.
+    """
     try:
         yield
     except OSError as error:
@@ -150,7 +154,7 @@ class TensorBoardSink:
         purge = None
         if is_known and start_step is not None:
             purge = start_step + 1 if start_step else 0
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
             if start_step == 0 or not is_known:
                 self._write_settings(settings)
@@ -174,7 +178,7 @@ class TensorBoardSink:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds scalars."""
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             for tag, value in metrics.items():
                 self._events.add_scalar(tag, value, step)
 
@@ -182,7 +186,7 @@ class TensorBoardSink:
         """Adds the mean returns as scalars and the table as text."""
         self.write(step, evaluation_metrics(result))
         text = "\n".join(f"    {line}" for line in table(result).splitlines())
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             self._events.add_text("evaluation", text, step)
 
     def flush(self) -> None:
@@ -194,7 +198,7 @@ class TensorBoardSink:
         """Closes the event file."""
         try:
             if self._events is not None:
-                with name_failures(self._path):
+                with name_disk_failures(self._path):
                     self._events.close()
         finally:
             threading.excepthook = self._hook or threading.excepthook
@@ -250,7 +254,7 @@ class _State:
         return True
 
     def _save(self) -> None:
-        with name_failures(self._path):
+        with name_disk_failures(self._path):
             write_atomically(self._path, json.dumps(self._all) + "\n")
 
 

@@ -162,7 +162,22 @@ class Collector:
         num_adaptations: int,
         key: Key,
     ) -> tuple[list[Rollout], C]:
-        """Runs K + 1 rollouts of the same tasks with `adapt` between them."""
+        """Runs K + 1 rollouts of the same tasks with `adapt` between them.
+
+        Args:
+            learner: The learner; it is not changed.
+            tasks: (N, D).
+            num_episodes: E.
+            num_adaptations: K.
+            key: The streams.
+
+        Returns:
+            The rollouts and the context after the last one.
+
+        Raises:
+            FloatingPointError: The policy chose an action that is not finite.
+            EnvironmentContractError: An observation or a reward is not finite, without a fault.
+        """
         size = (len(tasks), num_episodes)
         context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
         self.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
@@ -193,7 +208,22 @@ class Collector:
     def rollout(
         self, learner: Learner[C], context: C, key: Key, k: int, *, explore: bool = True
     ) -> tuple[Rollout, C]:
-        """Runs one episode in each of the N * E rows, after set_tasks, as `rollout` does."""
+        """Runs one episode in each of the N * E rows, after set_tasks.
+
+        Args:
+            learner: Its `act` chooses the actions.
+            context: The learner's context.
+            key: The streams.
+            k: Number of the rollout in the trial.
+            explore: Draw actions; otherwise send the mode of the policy.
+
+        Returns:
+            The rollout and the context after the last action.
+
+        Raises:
+            FloatingPointError: The policy chose an action that is not finite.
+            EnvironmentContractError: An observation or a reward is not finite, without a fault.
+        """
         arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
         episodes = self._size[1]
         self._stop.clear()

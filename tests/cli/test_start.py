@@ -43,7 +43,10 @@ def test_algorithms_are_in_their_list_and_in_the_help(capsys):
         (["--env", "ant-dir", "--seeds", "1,1"], "must be distinct numbers >= 0"),
         (["--env", "ant-dir", "--seeds", "a"], "--seeds = ['a']: must be a whole number"),
         (["--env", "ant-dir", "--config", "no.yaml"], "no.yaml: No such file"),
-        (["--env", "ant-dir", "--init-from", "no", "--run-dir", "x"], "no is not a run folder"),
+        (
+            ["--env", "ant-dir", "--init-from", "no", "--run-dir", "x"],
+            "--init-from no is not a run folder",
+        ),
     ],
 )
 def test_wrong_arguments_give_no_far_suggestion(arguments, message, capsys, tmp_path):

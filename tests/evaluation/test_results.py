@@ -249,29 +249,22 @@ def test_list_that_lacks_an_entry_is_named(name, message, env, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({}, "evaluation"),
-        ({"num_tasks": 40}, "evaluations/tasks-40"),
-        ({"num_adaptations": 0}, "evaluations/adaptations-0"),
-        ({"deterministic": True}, "evaluations/deterministic"),
-        ({"env": "ant-vel"}, "evaluations/env-ant-vel"),
+        ({}, "tasks-20_adaptations-3"),
+        ({"num_tasks": 40}, "tasks-40_adaptations-3"),
+        ({"num_adaptations": 0}, "tasks-20_adaptations-0"),
+        ({"deterministic": True}, "tasks-20_adaptations-3_deterministic"),
+        ({"env": "ant-vel"}, "tasks-20_adaptations-3_env-ant-vel"),
         (
             {"num_tasks": 40, "num_adaptations": 1, "deterministic": True, "env": "ant-vel"},
-            "evaluations/tasks-40_adaptations-1_deterministic_env-ant-vel",
+            "tasks-40_adaptations-1_deterministic_env-ant-vel",
         ),
-        ({"tasks": ((1.57,),), "num_tasks": 40}, "evaluations/task-1.57"),
-        ({"tasks": ((0.5, -1), (2e-9, 3))}, "evaluations/task-0.5,-1.0+2e-09,3.0"),
+        ({"tasks": ((1.57,),), "num_tasks": 40}, "task-1.57_adaptations-3"),
+        ({"tasks": ((0.5, -1), (2e-9, 3))}, "task-0.5,-1.0+2e-09,3.0_adaptations-3"),
     ],
 )
-def test_evaluation_path_has_the_settings_that_differ(settings, name):
+def test_evaluation_path_has_all_settings(settings, name):
     path = evaluation_path(Path("run"), EvaluationSettings(**settings))
-    assert path == Path("run") / f"{name}.json"
-
-
-def test_evaluation_path_differs_from_the_default_of_the_run():
-    few = EvaluationSettings(num_tasks=3)
-    assert evaluation_path(Path("run"), few, few) == Path("run/evaluation.json")
-    path = evaluation_path(Path("run"), EvaluationSettings(), few)
-    assert path == Path("run/evaluations/tasks-20.json")
+    assert path == Path("run") / "evaluations" / f"{name}.json"
 
 
 def test_evaluation_paths_of_any_settings_are_safe_and_distinct():

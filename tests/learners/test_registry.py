@@ -162,8 +162,8 @@ def test_installed_plug_in_is_imported_only_when_named(plug_ins, monkeypatch):
     ("name", "text"),
     [
         ("maml", r"^maml: no such learner; did you mean maml-trpo\?$"),
-        ("pearl", "^pearl: no such learner$"),
-        ("", "^: no such learner$"),
+        ("pearl", "^pearl: no such learner; --list-algos shows all$"),
+        ("", "^: no such learner; --list-algos shows all$"),
         ("some_learners:", "write module:Class, for example my_learner:MyLearner"),
         (":Whole", "write module:Class"),
         ("./some_learners.py:Whole", "write module:Class"),

@@ -69,10 +69,10 @@ def test_resumed_run_has_the_records_of_an_uninterrupted_one(tmp_path, half_line
     with open(killed / "metrics.jsonl", "a") as file:
         file.write(half_line)
     with open_log(killed, resume=True, start_iteration=2) as log:
-        assert log.last_record["iteration"] == 2 and log.last_record["seconds"] == 7.0
         for iteration in range(3, 6):
             log.write(make_record(iteration))
     resumed, expected = read_metrics(killed), read_metrics(whole)
+    assert [record["seconds"] for record in resumed[:2]] == [7.0, 7.0]
     assert [without_time(r) for r in resumed] == [without_time(r) for r in expected]
 
 
@@ -88,7 +88,6 @@ def test_resume_converts_a_file_that_counts_from_0(tmp_path):
     text = "".join(json.dumps(record) + "\n" for record in old)
     (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 4, "ret')
     with open_log(tmp_path, resume=True, start_iteration=3) as log:
-        assert log.last_record["iteration"] == 3 and log.last_record["env_steps"] == 240_000
         log.write(make_record(4))
     expected = [{**record, "iteration": i + 1} for i, record in enumerate(old[:3])]
     assert read_metrics(tmp_path) == [*expected, make_record(4)]
@@ -117,7 +116,6 @@ def test_failed_conversion_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_resume_from_the_start_has_no_records(tmp_path):
     with open_log(tmp_path, resume=True) as log:
-        assert log.last_record is None
         log.write(make_record(1))
     assert len(read_metrics(tmp_path)) == 1
 

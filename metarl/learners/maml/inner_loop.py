@@ -17,7 +17,14 @@ from metarl.networks.policies import MLPPolicy
 
 
 def gradient(policy: MLPPolicy, kind: Surrogate, params: Params, batch: Batch) -> Params:
-    """Returns the gradient of every task's inner loss at its own parameters, each (n, *shape)."""
+    """Returns the gradient of every task's inner loss at its own parameters, each (n, *shape).
+
+    Args:
+        policy: Maps parameters and observations to distributions.
+        kind: The inner loss.
+        params: Parameters of each task, each value (n, *shape).
+        batch: Rollout of the n tasks.
+    """
     return total(LossAt(policy, kind, params, block).gradient for block in batch.split_blocks())
 
 
