@@ -22,6 +22,7 @@ from metarl.cli.arguments import (
 )
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.learners.sb3.config import label
+from metarl.runs.progress import heartbeat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +104,8 @@ def _check_env(arguments: argparse.Namespace) -> None:
 
     _check_parent("--json", arguments.json)
     try:
-        findings = check(lambda threads: builders.make_env(arguments.env, threads))
+        with heartbeat(f"checking {arguments.env}"):
+            findings = check(lambda threads: builders.make_env(arguments.env, threads))
     except EnvironmentContractError as error:
         findings = [Finding("start", str(error))]
     print(report(findings))

@@ -8,7 +8,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,7 +140,7 @@ class TensorBoardSink:
 
     def __init__(self) -> None:
         self._events: Any = None
-        self._hook: Callable[[Any], Any] | None = None
+        self._silence = ExitStack()
         self._path = Path()
 
     def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
@@ -149,15 +149,15 @@ class TensorBoardSink:
 
         is_known = any(run_dir.glob(_EVENTS))
         self._path = run_dir / _EVENTS
-        self._hook = threading.excepthook
-        threading.excepthook = _silence_tensorboard(self._hook)
         purge = None
         if is_known and start_step is not None:
             purge = start_step + 1 if start_step else 0
-        with name_disk_failures(self._path):
+        with ExitStack() as silence, name_disk_failures(self._path):
+            silence.enter_context(_SILENCE)
             self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
             if start_step == 0 or not is_known:
                 self._write_settings(settings)
+            self._silence = silence.pop_all()
         return is_known and start_step != 0
 
     def _write_settings(self, settings: Mapping[str, Any]) -> None:
@@ -196,23 +196,42 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """Closes the event file."""
-        try:
+        with self._silence:
             if self._events is not None:
                 with name_disk_failures(self._path):
                     self._events.close()
-        finally:
-            threading.excepthook = self._hook or threading.excepthook
 
 
-def _silence_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns a hook without tracebacks of TensorBoard's thread, whose next call raises again."""
+class _TensorBoardSilence:
+    """Prints no tracebacks of TensorBoard's threads, whose next call raises the error again.
 
-    def report(args: Any) -> None:
+    The hook of threads is global: the first open sink sets it, and the last one restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._count = threading.Lock(), 0
+        self._hook: Callable[[Any], Any] = threading.excepthook
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                self._hook, threading.excepthook = threading.excepthook, self.report
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0 and threading.excepthook == self.report:
+                threading.excepthook = self._hook
+
+    def report(self, args: Any) -> None:
+        """Reports an exception of a thread, except failures of the disk in TensorBoard's."""
         is_theirs = type(args.thread).__module__.startswith("tensorboard.")
         if not (is_theirs and issubclass(args.exc_type, OSError)):
-            hook(args)
+            self._hook(args)
 
-    return report
+
+_SILENCE = _TensorBoardSilence()
 
 
 # --- experiment trackers -------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from metarl.core.env import BatchEnv, SplittableEnv, supports
-from metarl.core.learner import C, Learner, SplittableContext
+from metarl.core.errors import ConfigError
+from metarl.core.learner import C, JoinableContext, Learner, SplittableContext
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -244,13 +245,20 @@ class Collector:
         return to_rollout(arrays, self._size), context
 
     def _play_slices(self, play: Callable[..., Any], context: Any) -> Any:
-        """Plays every slice of the tasks, concurrently if there are threads; joins the contexts."""
+        """Plays every slice of the tasks, concurrently if there are threads; joins the contexts.
+
+        Raises:
+            ConfigError: Acting changed contexts that cannot be joined.
+        """
         before = [context.slice_tasks(own.start, own.stop) for _, own in self._slices]
         work = [(*pair, start) for pair, start in zip(self._slices, before, strict=True)]
         with one_torch_thread():  # threads started inside inherit the number
             after = self._run_threads(play, work) if self._concurrent else [play(*w) for w in work]
         if all(new is old for new, old in zip(after, before, strict=True)):
             return context
+        if not supports(context, JoinableContext):
+            hint = "give it `join`, or leave out `slice_tasks` (metarl/core/learner.py)"
+            raise ConfigError(f"{type(context).__name__} was changed by `act`; {hint}")
         return type(context).join(after)
 
     def _run_threads(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:

@@ -1,5 +1,6 @@
 """check-env names every violation of the contract, and nothing else."""
 
+import functools
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from metarl.envs.env_checker import Finding, check, report
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
+from metarl.runs import progress
 
 ALL = [
     "sizes",
@@ -191,11 +193,19 @@ def test_command_prints_and_writes_every_check(name, code, name_of_check, tmp_pa
     assert result["env"] == name and result["violations"] == (code == 3)
     bad = [c["name"] for c in result["checks"] if c["violation"]]
     assert bad == [name_of_check] * (code == 3)
-    assert len(out.splitlines()) == len(result["checks"]) and out.count("VIOLATION: ") == len(bad)
+    shown = [line for line in out.splitlines() if not line.startswith("checking ")]  # heartbeat
+    assert len(shown) == len(result["checks"]) and out.count("VIOLATION: ") == len(bad)
     lines = [
         f"metarl: error: {name} breaks the contract: 1 of {len(result['checks'])} checks failed"
     ]
     assert err.splitlines() == lines * (code == 3)
+
+
+def test_command_shows_that_it_still_runs(monkeypatch, capsys):
+    beats = functools.partial(progress.heartbeat, every=0.01)
+    monkeypatch.setattr(commands, "heartbeat", beats)
+    assert commands.main(["check-env", "navigation-2d"]) == 0
+    assert capsys.readouterr().out.startswith("checking navigation-2d ... 0 s\n")
 
 
 def test_command_rejects_an_unknown_environment(capsys):

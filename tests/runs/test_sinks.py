@@ -131,6 +131,36 @@ def test_tensorboard_on_a_full_disk_prints_no_traceback(tmp_path, monkeypatch, c
     assert capfd.readouterr().err == "" and threading.excepthook is hook
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_overlapping_sinks_restore_the_hook_of_threads(order, tmp_path):
+    hook, sinks = threading.excepthook, [TensorBoardSink(), TensorBoardSink()]
+    for i, sink in enumerate(sinks):
+        sink.open({}, tmp_path / str(i), 0)
+        assert threading.excepthook is not hook
+    sinks[order[0]].close()
+    assert threading.excepthook is not hook  # the other one is still open
+    sinks[order[1]].close()
+    sinks[order[1]].close()  # a second call changes nothing
+    assert threading.excepthook is hook
+
+
+def test_hook_set_while_a_sink_is_open_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    sink = TensorBoardSink()
+    sink.open({}, tmp_path, 0)
+    threading.excepthook = others = lambda args: None
+    sink.close()
+    assert threading.excepthook is others
+
+
+def test_sink_that_cannot_open_restores_the_hook(tmp_path):
+    hook, sink = threading.excepthook, TensorBoardSink()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="file/run/events"):
+        sink.open({}, tmp_path / "file" / "run", 0)
+    assert threading.excepthook is hook
+
+
 # --- trackers ------------------------------------------------------------------------------------
 
 

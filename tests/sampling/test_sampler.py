@@ -10,7 +10,7 @@ import torch
 from gain_robot import HORIZON, KEY, TASKS, Gain, RobotBatch, assert_same, collect
 from whole_trial import trial
 
-from metarl.core.errors import EnvironmentContractError
+from metarl.core.errors import ConfigError, EnvironmentContractError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.envs.wrappers.observe_task import ObserveTask
@@ -221,6 +221,31 @@ def test_unsplittable_contexts_and_single_tasks_stay_whole():
         made, _ = Collector(env).trial(learner, tasks, 4, 0, KEY)
         assert len(env.stepped) == HORIZON if len(tasks) > 1 else env.stepped
         assert_same(made[0], trial(RobotBatch(), learner, tasks, 4, 0, KEY)[0][0])
+
+
+@dataclasses.dataclass
+class Steps:
+    """Steps taken: a context that acting changes, and whose slices cannot be joined."""
+
+    count: int = 0
+
+    def slice_tasks(self, start, stop):
+        return self
+
+
+class Stepping(Gain):
+    def begin(self, num_tasks, num_episodes, rngs=()):
+        return Steps()
+
+    def act(self, context, obs, noise, feedback=None, *, explore):
+        action, _ = super().act(torch.zeros(len(obs)), obs, noise, explore=explore)
+        return action, Steps(context.count + 1)
+
+
+def test_changed_context_that_cannot_be_joined_is_refused():
+    collector = Collector(Halving())
+    with pytest.raises(ConfigError, match="^Steps was changed by `act`; give it `join`, or leave"):
+        collector.trial(Stepping(), TASKS, 2, 0, KEY)
 
 
 def test_memory_of_a_trial_is_used_again_and_cleared():

@@ -8,6 +8,7 @@ an uninterrupted one bit for bit.
 from __future__ import annotations
 
 import random
+import threading
 import time
 import warnings
 from collections.abc import Generator, Mapping
@@ -221,11 +222,18 @@ class _EpisodeRecorder(BaseCallback):
         }
 
 
+_STREAMS = threading.Lock()
+"""Held while the global generators are seeded for one model."""
+
+
 @contextmanager
 def _global_streams(rng: np.random.Generator) -> Generator[None]:
-    """Seeds the global generators, which SB3 draws from, and restores them afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    """Seeds the global generators, which SB3 draws from, and restores them afterwards.
+
+    Baselines that train in several threads take turns, because they share these generators.
+    """
+    with _STREAMS, torch.random.fork_rng():
+        python, numpy = random.getstate(), np.random.get_state()
         random.seed(int(rng.integers(2**63)))
         np.random.seed(int(rng.integers(2**32)))
         torch.manual_seed(int(rng.integers(2**63)))

@@ -1,6 +1,5 @@
 """Plug-ins: found by name, their tasks, and whole runs."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -115,74 +114,6 @@ def test_file_instead_of_module_gets_the_module_as_hint(name, hint, installed, t
 def test_missing_module_gets_no_hint_about_files(installed):
     with pytest.raises(ConfigError, match="no module 'nowhere' can be imported$"):
         builders.make_env("nowhere.bad:Good")
-
-
-MAKERS = """
-import gymnasium
-from metarl.envs.navigation import DenseGoal, NavigationEnv
-from plugin_envs import Spot
-
-def nothing(): ...
-def One(name): ...
-class Plain: ...
-def keyword(name, *, threads): ...
-
-def easy(level=1, size=2):
-    return gymnasium.wrappers.OrderEnforcing(Spot())
-
-class Batch(NavigationEnv):
-    def __init__(self, name, threads):
-        super().__init__(name, DenseGoal(), horizon=threads)
-
-def batch(name="x", threads=3):
-    return Batch(name, threads)
-"""
-KINDS = (
-    "a gymnasium.Env class, a function that makes one without arguments, "
-    "or a function (name, threads)"
-)
-
-
-@pytest.fixture(params=["by name", "as an object"])
-def build(request, installed):
-    """Returns a function that builds `makers:...`, by its name or as an object."""
-    installed("makers", MAKERS)
-    sys.modules.pop("makers", None)
-
-    def build(name, threads=0):
-        makers = importlib.import_module("makers")
-        thing = f"makers:{name}" if request.param == "by name" else vars(makers)[name]
-        return builders.make_env(thing, threads)
-
-    yield build
-    sys.modules.pop("makers", None)
-
-
-@pytest.mark.parametrize(
-    ("thing", "text"),
-    [
-        ("nothing", "makes a NoneType, not a gymnasium.Env"),
-        ("One", f"is a function (name); must be {KINDS}"),
-        ("Plain", f"is a class that is no gymnasium.Env; must be {KINDS}"),
-        ("keyword", f"is a function (name, *, threads); must be {KINDS}"),
-    ],
-)
-def test_thing_of_another_kind_is_refused(thing, text, build):
-    with pytest.raises(EnvironmentContractError) as caught:
-        build(thing)
-    assert str(caught.value) == f"--env makers:{thing}: {text}"
-
-
-def test_function_without_arguments_makes_one_environment(build):
-    with closing(build("easy", 1)) as env:
-        assert isinstance(env, SubprocEnv)
-        assert (env.spec.name, env.spec.obs_size) == ("makers:easy", 2)
-
-
-@pytest.mark.parametrize("thing", ["Batch", "batch"])
-def test_class_and_function_of_name_and_threads_make_a_batch(thing, build):
-    env = build(thing, 5)
-    assert (env.spec.name, env.spec.horizon) == (f"makers:{thing}", 5)
 
 
 def test_error_inside_a_batch_function_names_its_line(installed):

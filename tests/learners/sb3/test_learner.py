@@ -1,6 +1,7 @@
 """Baselines of Stable-Baselines3: every one x every property, and the meaning of the modes."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -126,31 +127,41 @@ def test_update_that_is_not_finite_leaves_all_as_it_was(name):
     assert_same(state(bench), before)
 
 
-def test_interrupted_update_leaves_all_as_it_was(name):
-    bench = Bench(name)
-    bench.iterate(range(1))
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["in the update", "after the update"])
+def test_update_that_fails_midway_changes_nothing(name, place, error, monkeypatch):
+    bench, whole = Bench(name), Bench(name)
+    assert bench.iterate(range(1)) == whole.iterate(range(1))
     before = state(bench)
     last = bench.learner._members[-1].model
-    train = last.train
+    places = {"in the update": (last.policy.optimizer, "step"), "after the update": (last, "train")}
+    target, function = places[place]
+    original, calls = getattr(target, function), []
 
-    def interrupt():
-        train()
-        raise KeyboardInterrupt
+    def fail(*args, **kwargs):
+        original(*args, **kwargs)
+        calls.append(1)
+        if function == "train" or len(calls) == 2:
+            assert is_different(state(bench), before)
+            raise error("midway")
 
-    last.train = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(error, match="midway"):
+        patch.setattr(target, function, fail)
         bench.iterate(range(1, 2))
     assert_same(state(bench), before)
-    last.train = train
-    whole = Bench(name)
-    whole.iterate(range(1))
     assert bench.iterate(range(1, 2)) == whole.iterate(range(1, 2))
     assert_same(state(bench), state(whole))
 
 
-def test_nan_policy_is_not_an_environment_error(
-    name,
-):
+@pytest.mark.parametrize("name", ["ppo multi-task", "rl2"])
+def test_baselines_in_two_threads_do_not_disturb_each_other(name):
+    expected = [Bench(name, seed=seed).iterate(range(4)) for seed in (0, 1)]
+    benches = [Bench(name, seed=seed) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda bench: bench.iterate(range(4)), benches)) == expected
+
+
+def test_nan_policy_is_not_an_environment_error(name):
     bench = Bench(name)
     with torch.no_grad():
         bench.learner._members[-1].model.policy.log_std.fill_(float("nan"))
