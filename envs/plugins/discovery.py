@@ -121,8 +121,8 @@ def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
     """
     import gymnasium
 
-    is_class = inspect.isclass(thing)
-    if is_class and issubclass(thing, gymnasium.Env) or _makes_one(thing):
+    is_env_class = inspect.isclass(thing) and issubclass(thing, gymnasium.Env)
+    if is_env_class or _makes_one(thing):
         return SubprocEnv(name, thing, threads)
     if not _accepts(thing, name, threads):
         kinds = "a gymnasium.Env class, a function that makes one without arguments, or a function"
@@ -145,7 +145,7 @@ def _makes_one(thing: Callable[..., Any]) -> bool:
 
 
 def _describe(thing: Callable[..., Any]) -> str:
-    """Describes a thing that is no environment: "class", or "function (size, *, threads)"."""
+    """Describes a thing that makes no environment, for example "function (size)"."""
     if inspect.isclass(thing):
         return "class that is no gymnasium.Env"
     return f"function {inspect.signature(thing)}"

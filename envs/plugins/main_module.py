@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import types
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
@@ -25,6 +25,12 @@ NO_GUARD = 86
 HINT = 'put the calls of the script under if __name__ == "__main__":, or move {} to a module'
 """What to do about a script that a worker cannot import."""
 
+_ORIGIN = ("__spec__", "__file__")
+"""Attributes of the main module from which `multiprocessing` imports it."""
+
+_HIDDEN = threading.Lock()
+"""Held while the attributes are cleared."""
+
 
 def defines(make: Callable[..., Any]) -> bool:
     """Returns whether a worker needs the main module in order to unpickle a maker.
@@ -38,18 +44,24 @@ def defines(make: Callable[..., Any]) -> bool:
 def is_importable() -> bool:
     """Returns whether the main module comes from a file; a notebook and `python -c` have none."""
     main = vars(sys.modules["__main__"])
-    return main.get("__spec__") is not None or main.get("__file__") is not None
+    with _HIDDEN:
+        return any(main.get(name) is not None for name in _ORIGIN)
 
 
 @contextmanager
 def hide() -> Generator[None]:
-    """Makes processes started inside leave the main module alone; not safe in several threads."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    """Makes processes started inside leave the main module alone.
+
+    `multiprocessing` finds nothing to import if the module does not tell where it comes from.
+    """
+    main = vars(sys.modules["__main__"])
+    with _HIDDEN:
+        origin = {name: main[name] for name in _ORIGIN if name in main}
+        main.update(dict.fromkeys(origin))
+        try:
+            yield
+        finally:
+            main.update(origin)
 
 
 def exit_if_imported_by_worker() -> None:
