@@ -202,7 +202,9 @@ def _evaluate(
         if env is not None and used.spec.name != policy.spec.name:
             settings = replace(settings, env=used.spec.name)
         if tasks is not None:
-            chosen = _check_tasks(tasks, used.spec)
+            from metarl.evaluation.evaluate import check_chosen_tasks
+
+            chosen = check_chosen_tasks(tasks, used.spec)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
         if builders.is_baseline(config, "scratch"):
             if env is not None or tasks is not None or settings.deterministic:
@@ -294,26 +296,6 @@ def _open_env(policy: TrainedPolicy, env: Any) -> Generator[Any]:
     finally:
         if not is_given:
             built.close()
-
-
-def _check_tasks(tasks: Any, spec: Any) -> np.ndarray:
-    """Returns chosen tasks (N, D) in float64.
-
-    Raises:
-        ConfigError: They are not (N, D) with N >= 1, or not finite; names the numbers of a task.
-    """
-    variables = spec.tasks.variables
-    try:
-        chosen = np.array(tasks, dtype=float, ndmin=1)
-    except ValueError:
-        chosen = np.empty(0)
-    shape_fits = len(chosen) > 0 and chosen.shape[1:] == (len(variables),)
-    if not shape_fits or not np.isfinite(chosen).all():
-        names = ", ".join(f"{v.name} [{v.unit}]" for v in variables)
-        raise ConfigError(
-            f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
-        )
-    return chosen
 
 
 # --- videos, reports, checks ----------------------------------------------------------------------

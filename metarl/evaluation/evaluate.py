@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import BatchEnv, supports
-from metarl.core.errors import name_failures
+from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import Learner, SplittableContext
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
@@ -181,3 +181,23 @@ def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str
         "tasks": evaluation.tasks.tolist(),
         "floors": spec.floors,
     }
+
+
+def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
+    """Returns chosen tasks (N, D) in float64.
+
+    Raises:
+        ConfigError: They are not (N, D) with N >= 1, or not finite; names the numbers of a task.
+    """
+    variables = spec.tasks.variables
+    try:
+        chosen = np.array(tasks, dtype=float, ndmin=1)
+    except ValueError:
+        chosen = np.empty(0)
+    shape_fits = len(chosen) > 0 and chosen.shape[1:] == (len(variables),)
+    if not shape_fits or not np.isfinite(chosen).all():
+        names = ", ".join(f"{v.name} [{v.unit}]" for v in variables)
+        raise ConfigError(
+            f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
+        )
+    return chosen
