@@ -31,6 +31,10 @@ Azimuth 0 looks along x, 90 along y; a negative elevation looks down.
 """
 
 
+MAX_SIZE = 4096
+"""Largest width of a picture [pixels]: a film of larger ones fills the memory."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Argparse with the error messages of every other command."""
 
@@ -187,9 +191,9 @@ def parse_at_least(bound: int) -> Callable[[str], int]:
 
 
 def _even(text: str) -> int:
-    size = parse_at_least(2)(text)
-    if size % 2:
-        raise argparse.ArgumentTypeError(f"{text}: must be even")
+    size = parse_at_least(1)(text)
+    if size % 2 or not 16 <= size <= MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text}: must be even, from 16 to {MAX_SIZE}")
     return size
 
 

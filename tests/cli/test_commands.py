@@ -199,6 +199,7 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ("evaluate runs/x --num-tasks 0", "--num-tasks: 0: must be a whole number >= 1"),
         ("video runs/x --json out.json", "unknown flag --json (metarl video"),
         ("video runs/x --size 481", "--size: 481: must be even"),
+        ("video runs/x --size 20000", "--size: 20000: must be even, from 16 to 4096"),
         ("video runs/x --camera above", "--camera: above: must be side, behind, front, top, or AZ"),
         ("video runs/x --camera 0,-90", "--camera: 0,-90: must be"),
         ("video runs/x --camera -90", "--camera: -90: must be side, behind"),
