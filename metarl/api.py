@@ -5,6 +5,7 @@ The commands of `metarl` call these functions, so that both do the same.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -202,9 +203,11 @@ def _evaluate(
         if env is not None and used.spec.name != policy.spec.name:
             settings = replace(settings, env=used.spec.name)
         if tasks is not None:
-            from metarl.evaluation.evaluate import check_chosen_tasks
+            from metarl.evaluation.evaluate import check_chosen_tasks, describe_outside
 
             chosen = check_chosen_tasks(tasks, used.spec)
+            for line in describe_outside(chosen, used.spec):
+                print(f"metarl: warning: {line}", file=sys.stderr)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
         if builders.is_baseline(config, "scratch"):
             if env is not None or tasks is not None or settings.deterministic:

@@ -17,6 +17,7 @@ import metarl.envs
 from metarl.cli import train as cli
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.envs.navigation import DenseGoal, NavigationEnv
+from metarl.evaluation.results import read_oracle
 from metarl.runs.logger import without_time
 
 SMALL = {
@@ -319,3 +320,16 @@ def test_report_takes_one_run_and_refuses_none(policy):
 
 def test_envs_offers_make():
     assert metarl.envs.make("navigation-2d").spec.name == "navigation-2d"
+
+
+def test_task_outside_its_range_gets_a_warning(policy, capsys):
+    metarl.evaluate(policy, tasks=[[3.0, 0.1]], num_adaptations=1)
+    err = capsys.readouterr().err
+    assert "warning: task 0: goal_x 3 m is outside [-0.5, 0.5]" in err and err.count("\n") == 1
+    metarl.evaluate(policy, tasks=[[0.3, 0.1]], num_adaptations=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_oracle_must_observe_the_task(policy):
+    with pytest.raises(ConfigError, match="its policy does not observe the task; give a run"):
+        read_oracle(policy.path, "navigation-2d")

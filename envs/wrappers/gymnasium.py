@@ -44,6 +44,11 @@ def read_task_option(
     spec: EnvSpec, options: dict[str, Any] | None, num_rows: int | None = None
 ) -> np.ndarray | None:
     """Returns options["task"] as `check_task` does, or None if the options of a reset have none."""
+    unknown = sorted(set(options or ()) - {"task"})
+    if unknown:
+        raise ValueError(
+            f"{spec.name}: unknown option {unknown[0]!r} of reset; there is only 'task'"
+        )
     if options is None or "task" not in options:
         return None
     return check_task(spec, options["task"], num_rows)

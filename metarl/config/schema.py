@@ -168,7 +168,7 @@ _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
 
 _IN_PRESET = {"iterations", "sampler", "trainer", "learner"}
 
-_IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS - {"init_from"}
+_IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 
 _FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
 """Fields that a resumed run may change; any other one would make it a different run."""
@@ -196,11 +196,16 @@ def parse(
     first = _first_flags(argv)
     if "resume" in first:
         default = _read_run_config(Path(first["resume"]))
+        if (algo := first.get("algo", default.algo)) != default.algo:
+            raise ConfigError(f"--algo {algo}: the run has {default.algo}; leave the flag out")
     else:
         default = _defaults(first, presets)
     if any(word in ("-h", "--help") for word in argv):
         _print_help(default, prog)
-    config = merge(default, read_flags(argv, default), spell=flag)
+    flags = read_flags(argv, default)
+    if "seed" in flags and "seeds" in flags:
+        raise ConfigError("--seed and --seeds: give one of them")
+    config = merge(default, flags, spell=flag)
     if config.resume is not None:
         _refuse_changes(default, config)
         return replace(config, run_dir=config.resume)

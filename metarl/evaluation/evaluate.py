@@ -18,7 +18,7 @@ from metarl.core.learner import Learner, SplittableContext
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
-from metarl.core.tasks import HasTestTasks
+from metarl.core.tasks import HasTestTasks, full_range
 from metarl.evaluation import statistics
 from metarl.sampling.sampler import Collector, Key
 
@@ -201,3 +201,16 @@ def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
             f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
         )
     return chosen
+
+
+def describe_outside(tasks: np.ndarray, spec: Any) -> list[str]:
+    """Returns a line for every number of tasks (N, D) outside the ranges of training and test."""
+    low, high = full_range(spec.tasks)
+    lines = []
+    for task, number in np.argwhere((tasks < low) | (tasks > high)):
+        variable = spec.tasks.variables[number]
+        lines.append(
+            f"task {task}: {variable.name} {tasks[task, number]:g} {variable.unit} is outside "
+            f"[{low[number]:g}, {high[number]:g}], so the reference returns are not those of the task"
+        )
+    return lines

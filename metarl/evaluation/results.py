@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import write_atomically
+from metarl.core.files import load_yaml, write_atomically
 from metarl.evaluation import statistics
 
 FILE = "evaluation.json"
@@ -205,9 +205,15 @@ def read_oracle(run: Path, env: str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: The evaluation cannot be read; the message has the command that makes it.
-        ConfigError: The oracle is of another environment.
+        ConfigError: The oracle is of another environment, or its policy does not observe the task.
     """
     result = read(run)
+    file = run / "config.yaml"
+    config = load_yaml(file) if file.exists() else {}
+    mode = (config.get("learner") or {}).get("mode")
+    if config and not (config.get("observe_task") or mode == "oracle"):
+        hint = "give a run of --observe-task or of --learner.mode oracle"
+        raise ConfigError(f"--oracle {run}: its policy does not observe the task; {hint}")
     if result["env"] != env:
         raise ConfigError(f"--oracle {run}: it is of {result['env']}, not of {env}")
     returns = result["returns"]

@@ -87,7 +87,12 @@ def test_evaluate_combines_seeds_and_shows_the_oracle(run_copy, tmp_path, capsys
         assert result["returns"]["mean"][k] == pytest.approx(mean)
     shown = capsys.readouterr().out
     assert f"{result['returns']['mean'][1]:.2f}" in shown and "2 seeds,  6 held-out tasks" in shown
-    assert commands.main(["evaluate", str(run_copy), *flags, "--oracle", str(other)]) == 0
+    as_oracle = ["evaluate", str(run_copy), *flags, "--oracle", str(other)]
+    assert commands.main(as_oracle) == 2  # its policy does not observe the task
+    config = (other / "config.yaml").read_text()
+    observing = config.replace("observe_task: false", "observe_task: true")
+    (other / "config.yaml").write_text(observing)
+    assert commands.main(as_oracle) == 0
     oracle = json.loads((run_copy / "evaluation.json").read_text())["oracle"]
     assert oracle["mean"] == runs[1]["returns"]["mean"][-1]
     assert f"oracle (task observed): {oracle['mean']:.2f}" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from commands import METARL, TINY, TRAIN, call, is_one_line, read_records
 
 from metarl.cli import commands
 from metarl.cli import train as cli
+from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.learners.registry import ALGORITHMS
 
 QUIET = "--trainer.evaluate-tasks 0 --trainer.no-video --trainer.logger none".split()
@@ -91,3 +92,26 @@ def test_seeds_check_all_folders_before_training(tmp_path, capsys):
     assert cli.main(args) == 2
     assert "seed-2 exists and is never overwritten" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "seed-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--seed", "2", "--seeds", "0,1"], "--seed and --seeds: give one of them"),
+        (["--resume", "RUN", "--algo", "rl2"], "--algo rl2: the run has maml-trpo; leave the flag"),
+    ],
+)
+def test_contradicting_flags_are_refused(args, message, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(TrainConfig(env="navigation-2d")))
+    args = [str(run) if word == "RUN" else word for word in args]
+    assert cli.main(["--env", "navigation-2d", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_config_of_a_run_is_a_config_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(TrainConfig(env="navigation-2d", iterations=7, seed=3)))
+    config = parse(["--config", str(file)])
+    assert (config.env, config.iterations, config.seed) == ("navigation-2d", 7, 3)

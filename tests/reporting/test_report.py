@@ -208,7 +208,8 @@ def test_report_links_the_other_evaluations_of_a_run(tmp_path):
 
 
 def test_oracle_is_in_table_and_plot(tmp_path):
-    path, informed = write_run(tmp_path / "a"), write_run(tmp_path / "informed", seed=9)
+    path = write_run(tmp_path / "a")
+    informed = write_run(tmp_path / "informed", seed=9, mode="oracle")
     page = Page(report(tmp_path, path, oracles=[informed]))
     final = json.loads((informed / "evaluation.json").read_text())["returns"]["mean"][-1]
     assert next(row for row in page.rows if row[0] == "navigation-2d")[-1] == f"{final:.2f}"
