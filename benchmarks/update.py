@@ -288,7 +288,10 @@ def measure(sizes: Sizes) -> dict[str, Any]:
         "agreement": differences,
         "timings": {name: timing.record() for name, timing in timings.items()},
         "ratios": [asdict(ratio) for ratio in ratios],
-        "memory_mb": {name: memory_of(name, sizes) for name in CONTENDERS},
+        "memory_mb": {
+            name: memory_of(name, sizes)  # in a process of its own, which takes seconds to start
+            for name in (["default"] if sizes is QUICK else CONTENDERS)
+        },
         "breakdown": breakdown(trial, sizes, fraction),
         "breakdown_all": breakdown(trial, sizes, 1.0),
         "gpu": on_gpu(trial, sizes),
@@ -307,7 +310,8 @@ def show(found: dict[str, Any], sizes: Sizes) -> None:
     for key, name in CONTENDERS.items():
         timing = found["timings"][key]
         spread = f"{min(timing['seconds']):.2f} .. {max(timing['seconds']):.2f}"
-        rows.append([name, f"{timing['median']:.2f}", spread, f"{found['memory_mb'][key]:.0f}"])
+        memory = f"{found['memory_mb'][key]:.0f}" if key in found["memory_mb"] else "-"
+        rows.append([name, f"{timing['median']:.2f}", spread, memory])
     print(table(("", "seconds", "spread", "peak memory above baseline [MB]"), rows), "\n")
     print(table(RATIO_HEADER, [Ratio(**ratio).row() for ratio in found["ratios"]]), "\n")
     parts, whole = found["breakdown"], found["breakdown_all"]
