@@ -211,6 +211,7 @@ def describe_outside(tasks: np.ndarray, spec: Any) -> list[str]:
         variable = spec.tasks.variables[number]
         lines.append(
             f"task {task}: {variable.name} {tasks[task, number]:g} {variable.unit} is outside "
-            f"[{low[number]:g}, {high[number]:g}], so the reference returns are not those of the task"
+            f"[{low[number]:g}, {high[number]:g}], so the reference returns are not those of this "
+            "task"
         )
     return lines
