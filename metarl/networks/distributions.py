@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.rollout import Metrics, Params
-from metarl.functional import categorical, gaussian
+from metarl.functional import categorical, gaussian, rounding
 
 
 class Scores(Protocol):
@@ -76,6 +76,9 @@ class Distribution(Protocol):
 
     def log_prob(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
         """Returns the log-probabilities (...) [nats] of actions (..., A)."""
+
+    def log_prob_rounding(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """Bounds the difference (...) [nats] that rounding makes to the stored log_prob."""
 
     def entropy(self, params: Params, output: Tensor) -> Tensor:
         """Returns the entropy (...) [nats]."""
@@ -170,6 +173,11 @@ class DiagonalGaussian:
         """See `Distribution`."""
         return gaussian.log_prob(action, output, self.log_std(params))
 
+    @torch.no_grad()
+    def log_prob_rounding(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """See `Distribution`."""
+        return rounding.gaussian_rounding(action, output, self.log_std(params))
+
     def entropy(self, params: Params, output: Tensor) -> Tensor:
         """See `Distribution`."""
         return gaussian.entropy(self.log_std(params)).expand(output.shape[:-1])
@@ -245,6 +253,12 @@ class Categorical:
         """See `Distribution`."""
         del params
         return categorical.log_prob(action, output)
+
+    @torch.no_grad()
+    def log_prob_rounding(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """See `Distribution`."""
+        log_prob = self.log_prob(params, output, action)
+        return rounding.categorical_rounding(action, output, log_prob)
 
     def entropy(self, params: Params, output: Tensor) -> Tensor:
         """See `Distribution`."""

@@ -275,6 +275,64 @@ def test_policy_that_did_not_act_is_rejected():
         learner.update(context, [rollouts[0], foreign], None)
 
 
+def single_trial(learner, obs_size, action_size, weight=1.0, tasks=2, steps=50):
+    """A float32 trial in which the learner acts step by step on random observations."""
+    rng = np.random.default_rng(0)
+    learner.params = {n: weight * v if "weight" in n else v for n, v in learner.params.items()}
+    size = tasks, 2, steps
+    context, rollouts = learner.begin(*size[:2], ()), []
+    for k in range(2):
+        obs = torch.from_numpy(3.0 * rng.normal(size=(*size, obs_size))).float()
+        noise = torch.from_numpy(rng.normal(size=(*size, action_size))).float()
+        with torch.inference_mode():
+            acted = [
+                learner.act(context, obs[:, :, t], noise[:, :, t], explore=True)[0]
+                for t in range(steps)
+            ]
+        done = torch.zeros(size[:2], dtype=torch.bool)
+        rollout = Rollout(
+            obs=obs,
+            action=torch.stack([a.value for a in acted], dim=2).clone(),
+            log_prob=torch.stack([a.log_prob for a in acted], dim=2).clone(),
+            reward=torch.from_numpy(rng.normal(size=size)).float(),
+            valid=torch.ones(size, dtype=torch.bool),
+            terminated=done,
+            truncated=done,
+            last_obs=obs[:, :, -1],
+        )
+        rollouts.append(rollout)
+        context = learner.adapt(context, rollout, ()) if k == 0 else context
+    return context, rollouts
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+@pytest.mark.parametrize("log_std", [-4.6, 0.0])
+@pytest.mark.parametrize("num_actions", [1, 500, 2000])
+def test_many_actions_with_any_noise_are_no_other_policy(num_actions, log_std, weight):
+    config = MamlTrpoConfig(
+        hidden_sizes=(16,), initial_log_std=log_std, min_log_std=-5.0, inner_lr=1e-4
+    )
+    learner = MamlTrpo(config, 5, num_actions, seed=0)
+    context, rollouts = single_trial(learner, 5, num_actions, weight)
+    assert learner.update(context, rollouts, None)["update/ratio_error"] < 0.05
+    other = replace(context, params={n: v.clone() for n, v in context.params.items()})
+    other.params["bias1"] += 1e-3 * weight
+    with pytest.raises(FloatingPointError, match="not the policy that acted"):
+        learner.update(other, rollouts, None)
+
+
+def test_statistics_that_change_within_an_iteration_are_found():
+    learner = small_learner(normalize_obs=True)
+    for wrong in (False, True):
+        context, rollouts = single_trial(learner, 3, 2)
+        if wrong:
+            learner._scale = learner._moments.merge(rollouts[1].obs.flatten(0, 2)[:20]).scale()
+            with pytest.raises(FloatingPointError, match="not the policy that acted"):
+                learner.update(context, rollouts, None)
+        else:
+            learner.update(context, rollouts, None)
+
+
 def test_adaptation_is_one_gradient_step_per_task():
     learner = small_learner()
     context, rollouts = double_trial(learner)
