@@ -21,7 +21,6 @@ from metarl.functional.ppo import (
     check_ratio,
     clip_indicator,
     clipped_loss,
-    ratio_error,
 )
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
@@ -29,9 +28,6 @@ from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.networks.distributions import build_distribution
 from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
-
-MAX_RATIO_ERROR = 1e-4
-"""Largest |ratio - 1| between acting and learning before the first step of an update."""
 
 SHARD_ROWS = 32
 """Trials whose gradient is computed at once on a CPU: few enough to give every core a shard."""
@@ -255,7 +251,9 @@ class Rl2:
         batch = _Batch(steps, inputs, steps.reward, steps.reward)
         output, scaled_value = self._evaluate(batch)
         log_ratio = self._log_prob(output, steps) - steps.log_prob
-        error = check_ratio(ratio_error(log_ratio, steps.valid), MAX_RATIO_ERROR)
+        distribution, params = self.policy.distribution, self.policy.distribution_params()
+        rounding = distribution.log_prob_rounding(params, output, steps.action)
+        error = check_ratio(log_ratio, rounding, steps.valid)
         value_mean, value_factor = self._value_moments.scale(self.device)
         value = scaled_value / value_factor + value_mean
         settings = self.config.discount, self.config.gae_lambda

@@ -123,6 +123,44 @@ def test_policy_that_did_not_act_is_rejected():
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
+class WideBatch(SignBatch):
+    """The same with A actions, of which the first one counts."""
+
+    def __init__(self, num_actions, horizon=30):
+        super().__init__(horizon)
+        self.spec.action_size = num_actions
+
+
+@pytest.mark.parametrize("log_std", [-4.6, 0.0])
+@pytest.mark.parametrize("num_actions", [1, 500, 2000])
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_many_actions_with_any_noise_are_no_other_policy(memory, num_actions, log_std):
+    settings = {"initial_log_std": log_std, "min_log_std": -5.0, "epochs": 1}
+    learner = Rl2(Rl2Config(**SMALL, **settings, memory=memory), 2, num_actions, seed=0)
+    learner.policy.actor[2].weight.data *= 100.0  # means of size 1 instead of 0.01
+    rollouts, context = collect(learner, WideBatch(num_actions))
+    before = learner.state_dict()
+    assert learner.update(context, rollouts, None)["update/ratio_error"] < 0.01
+    learner.load_state_dict(before)
+    learner.policy.actor[2].bias.data += 1e-3
+    with pytest.raises(FloatingPointError, match="not the policy that acted"):
+        learner.update(context, rollouts, None)
+
+
+def test_statistics_that_change_within_an_iteration_are_found():
+    learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+    learner.policy.actor[2].weight.data *= 100.0
+    for iteration in range(2):
+        rollouts, context = collect(learner, SignBatch(), iteration)
+        if iteration == 1:
+            obs = rollouts[0].obs.flatten(0, 2)
+            learner._obs_moments = learner._obs_moments.merge(obs)
+            with pytest.raises(FloatingPointError, match="not the policy that acted"):
+                learner.update(context, rollouts, None)
+        else:
+            learner.update(context, rollouts, None)
+
+
 def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
     learner = Rl2(Rl2Config(**SMALL, epochs=2), 2, 1, seed=0)
     rollouts, context = collect(learner, SignBatch())
