@@ -35,8 +35,12 @@ class MetaObjective:
     step_sizes: tuple[float, ...]
 
     def adapted_return(self, policy, params):
-        """Adapts by gradient ascent on the exact return; returns the exact return."""
+        """Adapts by gradient ascent on the exact return; returns the exact return.
+
+        Parameters beyond their bounds are moved to the bound before every step.
+        """
         for step_size in self.step_sizes:
+            params = {**params, **policy.distribution.clamp(params)}
             own = {n: v.detach().requires_grad_() for n, v in params.items()}
             value = self.expected_return(policy, own)
             gradient = dict(zip(own, torch.autograd.grad(value, list(own.values())), strict=True))
@@ -68,6 +72,41 @@ class MetaObjective:
                     ends.append(self.adapted_return(policy, shifted))
                 gradient[name].view(-1)[i] = (ends[0] - ends[1]) / (2.0 * width)
         return gradient
+
+
+# --- a small problem with exact expectations: two states, reward polynomial in the action
+
+STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
+NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+def quadratic_reward(state, action):
+    return -(action - 2.0 * state).square() + 0.5 * state * action
+
+
+def quadrature_objective(step_sizes, reward=quadratic_reward):
+    """The meta-objective by quadrature, exact for a reward that is a polynomial in the action."""
+
+    def expected_return(policy, params):
+        mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
+        std = policy.distribution.log_std(params)[0].exp()
+        actions = mean + std * NODES
+        return (reward(STATES, actions) * WEIGHTS).sum(dim=1).mean()
+
+    def exact_batch(policy, params):
+        """The nodes as a rollout of one task: weights are exact probabilities."""
+        with torch.no_grad():
+            mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
+            log_std = policy.distribution.log_std(params)[0]
+            actions = (mean + log_std.exp() * NODES).reshape(1, -1, 1, 1)
+            obs = STATES.expand(-1, len(NODES)).reshape(1, -1, 1, 1)
+            weight = (WEIGHTS.expand(len(STATES), -1) / len(STATES)).reshape(1, -1, 1)
+            gain = reward(obs, actions).squeeze(-1)
+            batch = Batch(obs, actions, torch.zeros_like(gain), gain, torch.ones_like(gain), weight)
+            return replace(batch, log_prob=log_prob(policy, params, batch))
+
+    return MetaObjective(expected_return, exact_batch, tuple(step_sizes))
 
 
 def small_policy(seed=0):

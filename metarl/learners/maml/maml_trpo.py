@@ -30,7 +30,7 @@ from metarl.learners.maml.gauss_newton import AdaptedTasks, gauss_newton
 from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, linearise
 from metarl.learners.maml.records import Chunk, MamlContext
 from metarl.learners.maml.surrogates import Batch
-from metarl.networks.distributions import build_distribution
+from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.mlp import TanhMLP
 from metarl.networks.policies import MLPPolicy
 
@@ -160,9 +160,13 @@ class MamlTrpo:
         )
         error = self._check_ratio(chunks, final)
         outer = self._meta_gradient(chunks, batches)
+        free = self._free(outer)
+        outer = free * outer
         settings = {"iterations": self.config.cg_iterations, "damping": self.config.cg_damping}
         product = self._curvature(chunks, batches)
-        proposal = natural_step(product, outer, self.max_kl(), **settings)
+        proposal = natural_step(
+            lambda v: free * product(free * v), outer, self.max_kl(), **settings
+        )
         params, result = self.params, SearchResult(0.0, 0.0, 0.0, 0)
         if proposal.step is not None:
             result = self._search(proposal.step, chunks, batches)
@@ -221,6 +225,7 @@ class MamlTrpo:
             name: state[f"policy/{name}"].to(self.device, value.dtype, copy=True)
             for name, value in self.params.items()
         }
+        clamp_(self.policy.distribution, params)  # older versions saved values beyond the bound
         moments = Moments.of(state, "obs") if self._moments else None
         scale = moments.scale() if moments else None
         self.params, self.updates = params, int(state["updates"])
@@ -347,9 +352,20 @@ class MamlTrpo:
             kl = distribution.kl_divergence(chunk.points[-1], chunk.output, point, output)
         return float(gain), float((kl * weight).sum())
 
+    def _free(self, ascent: Tensor) -> Tensor:
+        """Returns 0 (P,) where a parameter is at its bound and a direction points beyond, else 1.
+
+        Held parameters take no part in the step: the natural step would spend its trust region on
+        changes that the bound undoes.
+        """
+        direction = unflatten(ascent, self.params)
+        own = self.policy.distribution.can_move(self.params, direction)
+        return flatten({n: own.get(n, torch.ones_like(v)) for n, v in self.params.items()})
+
     def _add_step(self, step: Tensor, scale: float) -> Params:
         change = unflatten(step, self.params)
-        return {n: v + scale * change[n] for n, v in self.params.items()}
+        params = {n: v + scale * change[n] for n, v in self.params.items()}
+        return {**params, **self.policy.distribution.clamp(params)}
 
     def _distribution_metrics(self, params: Params, adapted: Params) -> Metrics:
         """Returns means of the distribution's own parameters before and after adaptation."""

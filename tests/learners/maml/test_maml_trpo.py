@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_objective import MetaObjective, log_prob, random_batch, small_policy
+from meta_objective import log_prob, quadrature_objective, random_batch, small_policy
 
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -14,43 +14,12 @@ from metarl.functional import gaussian
 from metarl.functional.trust_region import MARGIN
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.learners.maml.surrogates import Batch
 
-# --- a small problem with exact expectations: two states, reward polynomial in the action
-
-STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
-NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
 STEP_SIZES = (0.3, 0.2)
 
 
-def reward(state, action):
-    return -(action - 2.0 * state).square() + 0.5 * state * action
-
-
-def expected_return(policy, params):
-    """E over states and actions of the reward, by quadrature: exact for a polynomial reward."""
-    mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
-    std = policy.distribution.log_std(params)[0].exp()
-    actions = mean + std * NODES
-    return (reward(STATES, actions) * WEIGHTS).sum(dim=1).mean()
-
-
-def exact_batch(policy, params):
-    """The quadrature nodes as a rollout of one task: weights are exact probabilities."""
-    with torch.no_grad():
-        mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
-        log_std = policy.distribution.log_std(params)[0]
-        actions = (mean + log_std.exp() * NODES).reshape(1, -1, 1, 1)
-        obs = STATES.expand(-1, len(NODES)).reshape(1, -1, 1, 1)
-        weight = (WEIGHTS.expand(len(STATES), -1) / len(STATES)).reshape(1, -1, 1)
-        gain = reward(obs, actions).squeeze(-1)
-        batch = Batch(obs, actions, torch.zeros_like(gain), gain, torch.ones_like(gain), weight)
-        return replace(batch, log_prob=log_prob(policy, params, batch))
-
-
 def objective(num_steps):
-    return MetaObjective(expected_return, exact_batch, STEP_SIZES[:num_steps])
+    return quadrature_objective(STEP_SIZES[:num_steps])
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
