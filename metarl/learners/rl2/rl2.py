@@ -25,7 +25,7 @@ from metarl.functional.ppo import (
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.networks.actor_critic import MemoryActorCritic
-from metarl.networks.distributions import build_distribution
+from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
 
@@ -231,6 +231,7 @@ class Rl2:
                 for part in ("exp_avg", "exp_avg_sq")
             }
             self._adam.state[value] = {"step": steps.clone(), **parts}
+        clamp_(self.policy.distribution, self.policy.distribution_params())
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
@@ -361,6 +362,7 @@ class Rl2:
             parameters, self.config.max_gradient, torch.tensor(norm)
         )
         self._adam.step()
+        clamp_(self.policy.distribution, self.policy.distribution_params())
         return torch.cat([torch.stack(statistics).sum(dim=0).cpu(), torch.tensor([norm])])
 
     def _loss(self, batch: _Batch, count: Tensor) -> tuple[Tensor, Tensor]:

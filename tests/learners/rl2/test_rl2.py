@@ -250,6 +250,20 @@ def test_gradient_equals_finite_differences_of_the_loss(memory, value_memory):
         assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
+# at the bound, and below it, as older versions saved
+@pytest.mark.parametrize("log_std", [-1.0, -5.0])
+@pytest.mark.parametrize(("entropy_weight", "change"), [(10.0, 0.02), (-10.0, 0.0)])
+def test_log_std_comes_back_from_its_bound(entropy_weight, change, log_std):
+    learner = Rl2(Rl2Config(**SMALL, initial_log_std=-1.0, min_log_std=-1.0), 2, 1, seed=0)
+    learner.config = SimpleNamespace(**{**vars(learner.config), "entropy_weight": entropy_weight})
+    learner.load_state_dict({**learner.state_dict(), "policy/log_std": torch.tensor([log_std])})
+    assert learner.policy.log_std.tolist() == [-1.0]
+    rollouts, context = collect(learner, SignBatch())
+    metrics = learner.update(context, rollouts, None)  # 20 steps of Adam, each 1e-3 long
+    assert learner.policy.log_std.tolist() == pytest.approx([-1.0 + change], abs=1e-3 * change)
+    assert [metrics["policy/log_std"]] == learner.policy.log_std.tolist()
+
+
 def test_update_ends_early_beyond_max_kl():
     runs = []
     for max_kl in (0.0, 1e-6):
