@@ -81,7 +81,7 @@ class MamlTrpoConfig:
 
     normalize_obs: bool = False
     """Scale observations to mean 0 and variance 1 by running statistics, which change only between
-    iterations."""
+    iterations. The first iteration measures the scale and leaves the policy as it is."""
 
     task_chunk: int = 0
     """Tasks processed at once in the update; 0 means one at a time on a CPU and all on a GPU."""

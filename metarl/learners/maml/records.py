@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metarl.core.rollout import Params
+from metarl.functional.trust_region import SearchResult
 from metarl.learners.maml.surrogates import Batch
 
 
@@ -48,3 +49,22 @@ class Chunk:
     stop: int
     points: tuple[Params, ...]
     output: Tensor
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """A meta-update that has not been made yet.
+
+    Attributes:
+        params: theta after it.
+        gradient_norm: Of the meta-gradient.
+        predicted_gain: First-order change of the objective for the whole step.
+        result: Of the line search.
+        is_rejected: A step was wanted, and none was accepted.
+    """
+
+    params: Params
+    gradient_norm: float = 0.0
+    predicted_gain: float = 0.0
+    result: SearchResult = SearchResult(0.0, 0.0, 0.0, 0)
+    is_rejected: bool = False

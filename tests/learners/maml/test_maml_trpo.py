@@ -290,6 +290,25 @@ def test_many_actions_with_any_noise_are_no_other_policy(num_actions, log_std, w
         learner.update(other, rollouts, None)
 
 
+def test_first_update_measures_the_scale_and_keeps_theta():
+    learner = small_learner(normalize_obs=True)
+    context, rollouts = single_trial(learner, 3, 2)
+    theta = {n: v.clone() for n, v in learner.params.items()}
+    metrics = learner.update(context, rollouts, None)
+    assert all(torch.equal(v, theta[n]) for n, v in learner.params.items())
+    assert metrics["kl"] == metrics["update/rejected"] == metrics["update/gradient_norm"] == 0.0
+    assert learner._moments.count == sum(r.valid.sum() for r in rollouts)
+    obs = torch.cat([r.obs.flatten(0, 2) for r in rollouts]).double()
+    torch.testing.assert_close(learner._moments.mean, obs.mean(dim=0))
+    copy = small_learner(normalize_obs=True)
+    copy.load_state_dict(learner.state_dict())
+    for resumed in (learner, copy):  # the next update is no warm-up, also after a resume
+        context, rollouts = single_trial(resumed, 3, 2)
+        metrics = resumed.update(context, rollouts, None)
+        assert metrics["kl"] > 0.0 and not torch.equal(resumed.params["weight0"], theta["weight0"])
+    assert all(torch.equal(v, copy.params[n]) for n, v in learner.params.items())
+
+
 def test_statistics_that_change_within_an_iteration_are_found():
     learner = small_learner(normalize_obs=True)
     for wrong in (False, True):
