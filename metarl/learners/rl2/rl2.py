@@ -255,6 +255,11 @@ class Rl2:
         distribution, params = self.policy.distribution, self.policy.distribution_params()
         rounding = distribution.log_prob_rounding(params, output, steps.action)
         error = check_ratio(log_ratio, rounding, steps.valid)
+        is_first = not self._obs_moments.count
+        if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
+            self._merge_obs(steps)
+            batch = replace(batch, inputs=self._inputs(steps))
+            output, scaled_value = self._evaluate(batch)
         value_mean, value_factor = self._value_moments.scale(self.device)
         value = scaled_value / value_factor + value_mean
         settings = self.config.discount, self.config.gae_lambda
@@ -269,7 +274,8 @@ class Rl2:
             target=(target - value_mean) * value_factor,
         )
         metrics = self._epochs(batch)
-        self._obs_moments = self._obs_moments.merge(steps.obs[steps.acted].cpu())
+        if not is_first:
+            self._merge_obs(steps)
         self._updates += 1
         self._refresh_acting()
         return {
@@ -278,6 +284,9 @@ class Rl2:
             **self._distribution_metrics(output, steps),
             "baseline/explained": explained,
         }
+
+    def _merge_obs(self, steps: Sequences) -> None:
+        self._obs_moments = self._obs_moments.merge(steps.obs[steps.acted].cpu())
 
     @torch.no_grad()
     def _distribution_metrics(self, output: Tensor, steps: Sequences) -> Metrics:

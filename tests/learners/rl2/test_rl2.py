@@ -161,6 +161,30 @@ def test_statistics_that_change_within_an_iteration_are_found():
             learner.update(context, rollouts, None)
 
 
+class LargeBatch(SignBatch):
+    """The same with observations of mean 100 and standard deviation 50."""
+
+    def reset(self, rngs):
+        super().reset(rngs)
+        self.noise = 100.0 + 50.0 * self.noise
+        return self.noise[:, 0]
+
+
+def test_first_update_learns_from_scaled_observations(monkeypatch):
+    learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+    rollouts, context = collect(learner, LargeBatch())
+    seen, step = [], learner._step
+    monkeypatch.setattr(learner, "_step", lambda batch: seen.append(batch) or step(batch))
+    learner.update(context, rollouts, None)
+    obs = torch.cat([batch.inputs[..., :2].flatten(0, 1) for batch in seen[:4]])
+    torch.testing.assert_close(obs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(obs.std(dim=0, correction=0), torch.ones(2))
+    assert learner._obs_moments.count == sum(int(r.valid.sum()) for r in rollouts)  # merged once
+    rollouts, context = collect(learner, LargeBatch(), 1)
+    learner.update(context, rollouts, None)
+    assert learner._obs_moments.count == 2 * rollouts[0].valid.numel() * 2
+
+
 def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
     learner = Rl2(Rl2Config(**SMALL, epochs=2), 2, 1, seed=0)
     rollouts, context = collect(learner, SignBatch())
