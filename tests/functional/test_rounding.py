@@ -114,7 +114,7 @@ def test_magnitude_ignores_outputs_that_are_not_finite():
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("num_actions", [2, 8, 500])
-def test_correct_categorical_policy_is_accepted_and_a_wrong_one_found(num_actions, offset):
+def test_only_the_correct_categorical_policy_is_accepted(num_actions, offset):
     distribution = Categorical()
     hidden, weight = linear_layer(num_actions, 1.0)
     noise = torch.from_numpy(np.random.default_rng(1).normal(size=(1, STATES, num_actions)))

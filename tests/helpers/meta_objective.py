@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarl.core.rollout import Rollout
 from metarl.learners.maml.inner_loop import inner_steps, linearise
 from metarl.learners.maml.surrogates import Batch
 from metarl.networks.distributions import DiagonalGaussian
@@ -137,3 +138,30 @@ def random_batch(policy, params, num_tasks=3, episodes=4, steps=5, seed=0):
     batch = Batch(obs, action, torch.zeros(shape, dtype=torch.float64), advantage, valid, weight)
     with torch.no_grad():
         return replace(batch, log_prob=log_prob(policy, params, batch) * valid)
+
+
+def as_rollout(batch):
+    done = torch.zeros(batch.valid.shape[:2], dtype=torch.bool)
+    return Rollout(
+        obs=batch.obs,
+        action=batch.action,
+        log_prob=batch.log_prob,
+        reward=batch.advantage,
+        valid=batch.valid.bool(),
+        terminated=done,
+        truncated=done,
+        last_obs=batch.obs[:, :, -1],
+    )
+
+
+def double_trial(learner, num_tasks=3, num_adaptations=1):
+    """A float64 trial with rollouts sampled from the learner's own policies."""
+    learner.params = {n: v.double() for n, v in learner.params.items()}
+    context = learner.begin(num_tasks, 4, ())
+    rollouts = []
+    for k in range(num_adaptations + 1):
+        batch = random_batch(learner.policy, context.params, num_tasks, seed=k)
+        rollouts.append(as_rollout(batch))
+        if k < num_adaptations:
+            context = learner.adapt(context, rollouts[-1], ())
+    return context, rollouts

@@ -31,8 +31,8 @@ from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, lineari
 from metarl.learners.maml.records import Chunk, MamlContext, OuterStep
 from metarl.learners.maml.surrogates import Batch
 from metarl.networks.distributions import build_distribution, clamp_
-from metarl.networks.mlp import TanhMLP
-from metarl.networks.policies import MLPPolicy
+from metarl.networks.module_network import build_network
+from metarl.networks.policies import MLPPolicy, Network
 
 
 class MamlTrpo:
@@ -46,6 +46,7 @@ class MamlTrpo:
         device: Where adaptation and updates run; acting always runs on the CPU.
         num_threads: Threads over tasks on the CPU; results do not depend on it.
         discrete: Actions are one-hot rows of A alternatives.
+        network: Of the policy, in place of the one that the config describes.
 
     Source: Finn et al. 2017 (arXiv:1703.03400). Differences:
 
@@ -71,11 +72,13 @@ class MamlTrpo:
         device: torch.device | str = "cpu",
         num_threads: int = 1,
         discrete: bool = False,
+        network: Network | None = None,
     ):
         self.config = config
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
-        network = TanhMLP(obs_size, action_size, config.hidden_sizes)
+        layers = config.hidden_sizes, config.activation, config.layer_norm
+        network = network or build_network(obs_size, action_size, *layers)
         self.policy = MLPPolicy(network, distribution)
         initial = self.policy.initial(stream(seed, "init"), config.output_gain)
         self.device = torch.device(device)

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from meta_objective import quadratic_reward, quadrature_objective, random_batch
+from meta_objective import as_rollout, quadratic_reward, quadrature_objective, random_batch
 
-from metarl.core.rollout import Rollout
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.inner_loop import inner_steps
 from metarl.learners.maml.maml_trpo import MamlTrpo
@@ -93,19 +92,7 @@ def trial_that_rewards_noise(learner, sign, num_adaptations=1, num_tasks=6):
         output = learner.policy.network.outputs(context.params, batch.obs.flatten(1, 2))
         mean = output.view_as(batch.action)
         gain = sign * ((batch.action - mean).square().sum(dim=-1) / torch.tensor(-2.0).exp())
-        done = torch.zeros(batch.valid.shape[:2], dtype=torch.bool)
-        rollouts.append(
-            Rollout(
-                obs=batch.obs,
-                action=batch.action,
-                log_prob=batch.log_prob,
-                reward=gain * batch.valid,
-                valid=batch.valid.bool(),
-                terminated=done,
-                truncated=done,
-                last_obs=batch.obs[:, :, -1],
-            )
-        )
+        rollouts.append(replace(as_rollout(batch), reward=gain * batch.valid))
         context = learner.adapt(context, rollouts[0], ()) if k < num_adaptations else context
     return context, rollouts
 
@@ -138,7 +125,7 @@ def test_accepted_step_ends_within_the_bound():
     assert (learner.params["log_std"] == -1.0).all()
 
 
-def test_checkpoint_with_log_std_beyond_the_bound_is_loaded_in_force():
+def test_saved_log_std_beyond_the_bound_is_loaded_in_force():
     learner = bounded_learner(**SETTINGS)
     state = learner.state_dict()
     learner.load_state_dict({**state, "policy/log_std": torch.full((2,), -4.0).double()})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_objective import log_prob, quadrature_objective, random_batch, small_policy
+from meta_objective import double_trial, log_prob, quadrature_objective, small_policy
 
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -47,33 +47,6 @@ def small_learner(**settings):
     defaults = {"hidden_sizes": (5,), "inner_lr": 0.4, "curvature_fraction": 1.0, "max_kl": 0.01}
     config = MamlTrpoConfig(**{**defaults, **settings})
     return MamlTrpo(config, 3, 2, seed=1)
-
-
-def as_rollout(batch):
-    done = torch.zeros(batch.valid.shape[:2], dtype=torch.bool)
-    return Rollout(
-        obs=batch.obs,
-        action=batch.action,
-        log_prob=batch.log_prob,
-        reward=batch.advantage,
-        valid=batch.valid.bool(),
-        terminated=done,
-        truncated=done,
-        last_obs=batch.obs[:, :, -1],
-    )
-
-
-def double_trial(learner, num_tasks=3, num_adaptations=1):
-    """A float64 trial with rollouts sampled from the learner's own policies."""
-    learner.params = {n: v.double() for n, v in learner.params.items()}
-    context = learner.begin(num_tasks, 4, ())
-    rollouts = []
-    for k in range(num_adaptations + 1):
-        batch = random_batch(learner.policy, context.params, num_tasks, seed=k)
-        rollouts.append(as_rollout(batch))
-        if k < num_adaptations:
-            context = learner.adapt(context, rollouts[-1], ())
-    return context, rollouts
 
 
 def kl_of_adapted(learner, vector, context, rollouts):
