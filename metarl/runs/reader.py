@@ -96,7 +96,7 @@ class Group:
         combined = results.aggregate(found)
         if len(found) == 1:
             combined["returns"] |= found[0]["returns"]
-            combined |= {k: found[0][k] for k in ("oracle",) if k in found[0]}
+            combined |= {k: found[0][k] for k in ("oracle", "without_noise") if k in found[0]}
         return combined
 
 
