@@ -27,6 +27,7 @@ from metarl.core.env import (
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
+from metarl.explanation import explain as explain
 from metarl.learners.sb3.config import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.sinks import log_evaluation, make_sink

@@ -18,7 +18,7 @@ from metarl.core.errors import ConfigError
 from metarl.core.files import write_atomically
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
-from metarl.reporting import markup, plots
+from metarl.reporting import explanation_plots, markup, plots
 from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
@@ -98,6 +98,7 @@ def _write_page(
         markup.section("Learning", [_learning(groups)]),
         markup.section("Adaptation", [_adaptation(groups, oracles)]),
         markup.section("Returns over the tasks", _task_space(groups)),
+        markup.section("How the policy adapts", _explanations(runs)),
         markup.section("Numbers", _numbers(groups)),
         markup.section("Other evaluations", [_other_evaluations(runs, folder)]),
         markup.section("Videos", [_videos(runs, folder)]),
@@ -219,6 +220,19 @@ def _task_space(groups: Sequence[Group]) -> list[str]:
             caption = f"{group.env}, {group.label}: mean return of each test task {stages}."
             parts.append(markup.plot(figure, f"tasks{index}", caption))
     return ['<div class="row">', *parts, "</div>"] if parts else []
+
+
+def _explanations(runs: Sequence[RunData]) -> list[str]:
+    """Draws the explanations of the runs that have one; nothing without any."""
+    parts = []
+    for index, run in enumerate(runs):
+        if run.explanation is None:
+            continue
+        figure = explanation_plots.draw_explanation(run.explanation)
+        if figure is not None:
+            caption = f"{run.name}: {explanation_plots.describe(run.explanation)}"
+            parts.append(markup.plot(figure, f"explain{index}", caption))
+    return parts
 
 
 def _numbers(groups: Sequence[Group]) -> list[str]:

@@ -205,6 +205,12 @@ class Rl2:
             self.load_state_dict(before)
             raise
 
+    @torch.no_grad()
+    def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
+        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        return self.policy.memory.unroll(inputs).cpu(), inputs.cpu()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
         state = {}
