@@ -177,9 +177,7 @@ class MinibatchGradient:
         heads, statistics = zip(*results, strict=True)
         return cotangents, _sum(heads), torch.stack(statistics).sum(dim=0)
 
-    def _loss(
-        self, steps: _Steps, features: Sequence[Tensor], count: int
-    ) -> tuple[Tensor, Tensor]:
+    def _loss(self, steps: _Steps, features: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
         """Returns a slice's contribution to the loss and to the STATISTICS, means over count."""
         config, policy = self._config, self._policy
         output = policy.output(features[0], steps.obs)
