@@ -31,7 +31,9 @@ def unroll_gru(inputs: Tensor, hidden: Tensor, *weights: Tensor) -> Tensor:
 
 
 class _GruUnroll(torch.autograd.Function):
-    """With G the gradient of h_t, and all products by elements but those with W:
+    """Holds the states' recurrence and its gradient.
+
+    With G the gradient of h_t, and all products by elements but those with W:
 
     r, z = sigmoid(..), n = tanh(gx_n + r hn), hn = W_n h + b_n, h_t = n + z (h - n)
     dz = G (h - n) z (1 - z), dn = G (1 - z) (1 - n^2), dr = dn hn r (1 - r), dhn = dn r

@@ -91,7 +91,7 @@ class _Steps:
             return parts[0]
         return _Steps(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
-    def slice(self, own: slice) -> _Steps:
+    def between(self, own: slice) -> _Steps:
         """Returns some of the steps, as views."""
         return _Steps(*(part[own] for part in vars(self).values()))
 
@@ -166,7 +166,7 @@ class MinibatchGradient:
 
         def differentiate(own: slice) -> tuple[Sequence[Tensor], Tensor]:
             leaves = [each[own].requires_grad_() for each in features]
-            loss, statistics = self._loss(steps.slice(own), leaves, count)
+            loss, statistics = self._loss(steps.between(own), leaves, count)
             found = torch.autograd.grad(loss, [*leaves, *self._heads])
             for cotangent, value in zip(cotangents, found, strict=False):
                 cotangent[own] = value

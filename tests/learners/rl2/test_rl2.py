@@ -9,6 +9,7 @@ from metarl.learners.rl2 import gradient
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.networks.actor_critic import MEMORIES
+from metarl.sampling import sampler
 from metarl.sampling.sampler import Collector, Key
 from metarl.sampling.sequences import Sequences
 
@@ -42,7 +43,8 @@ def test_recomputed_policy_equals_the_one_that_acted(memory, value_memory):
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_contexts_of_task_slices_of_unequal_length_are_joined(memory):
+def test_contexts_of_task_slices_of_unequal_length_are_joined(monkeypatch, memory):
+    monkeypatch.setattr(sampler, "MIN_ROWS_TO_SPLIT", 0)
     env = SignBatch(70)  # longer than the first cache of a transformer
     env.threads, env.close = 1, lambda: None
     env.split = lambda parts: [SignBatch(70), SignBatch(70, eventful=True)]
