@@ -9,9 +9,15 @@ from torch import Tensor, nn
 from metarl.core.rollout import Params
 from metarl.networks.distributions import Distribution
 from metarl.networks.memory import GruMemory, LstmMemory, Memory
+from metarl.networks.mingru import MinGruMemory
 from metarl.networks.transformer import AttentionMemory
 
-MEMORIES = {"gru": GruMemory, "lstm": LstmMemory, "transformer": AttentionMemory}
+MEMORIES = {
+    "gru": GruMemory,
+    "lstm": LstmMemory,
+    "mingru": MinGruMemory,
+    "transformer": AttentionMemory,
+}
 """Memories by the name that a config gives."""
 
 
@@ -61,8 +67,11 @@ class MemoryActorCritic(nn.Module):
         """
         for name, value in self.named_parameters():
             if value.dim() == 2:
-                gates = value.shape[0] // self.memory.size if ".weight_" in name else 1
-                parts = [_orthogonal(rng, block.shape) for block in value.chunk(gates)]
+                gates = self.memory.num_gates
+                is_gated = "memory." in name and value.shape[0] == gates * self.memory.size
+                parts = [
+                    _orthogonal(rng, block.shape) for block in value.chunk(gates if is_gated else 1)
+                ]
                 gain = 0.01 if name == "actor.2.weight" else 1.0
                 value.data.copy_(gain * torch.cat(parts))
             elif name.endswith("bias") or ".bias_" in name:
@@ -76,11 +85,18 @@ class MemoryActorCritic(nn.Module):
             obs: Scaled (L, M, S).
             truncation: Steps that gradients go back in time; 0 means all.
         """
+        features = self.unroll_memories(inputs, truncation)
+        return self.output(features[0], obs), self.value(features[-1], obs)
+
+    def unroll_memories(self, inputs: Tensor, truncation: int = 0) -> tuple[Tensor, ...]:
+        """Maps inputs (L, M, I) to the features (L, M, H) of the policy's and the value's memory.
+
+        There is one tensor if both read the same memory.
+        """
         features = self.memory.unroll(inputs, truncation)
-        value_features = features
-        if self.value_memory is not self.memory:
-            value_features = self.value_memory.unroll(inputs, truncation)
-        return self.output(features, obs), self.value(value_features, obs)
+        if self.value_memory is self.memory:
+            return (features,)
+        return features, self.value_memory.unroll(inputs, truncation)
 
     def output(self, features: Tensor, obs: Tensor) -> Tensor:
         """Maps features (..., H) and scaled obs (..., S) to the distribution's inputs (..., A)."""

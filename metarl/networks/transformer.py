@@ -25,6 +25,9 @@ class AttentionMemory(nn.Module):
         num_heads: Attention heads.
     """
 
+    rows_per_shard = 8
+    num_gates = 1
+
     def __init__(self, input_size: int, size: int, num_layers: int = 2, num_heads: int = 4):
         super().__init__()
         self.size, self.num_heads = size, num_heads

@@ -14,7 +14,7 @@ from metarl.core.ranges import require_range
 class Rl2Config:
     """Settings of RL^2."""
 
-    memory: Literal["gru", "lstm", "transformer"] = "gru"
+    memory: Literal["gru", "lstm", "mingru", "transformer"] = "gru"
     """Kind of memory: a gated recurrent unit, a long short-term memory, or causal attention."""
 
     memory_size: int = 128
@@ -77,8 +77,8 @@ class Rl2Config:
         Raises:
             ConfigError: Names the field, its value and what it must be.
         """
-        known = self.memory in ("gru", "lstm", "transformer")
-        require(known, "learner.memory", self.memory, "gru, lstm or transformer")
+        known = self.memory in ("gru", "lstm", "mingru", "transformer")
+        require(known, "learner.memory", self.memory, "gru, lstm, mingru or transformer")
         known = self.value_memory in ("shared", "own")
         require(known, "learner.value_memory", self.value_memory, "shared or own")
         for hint, names in (
