@@ -144,8 +144,8 @@ class Collector:
 
     An environment that can be split plays its tasks in two halves at the same time: while the
     policy chooses actions for one half, the physics of the other go on. The halves do not depend on
-    the number of threads, so the results do not either. Few rows are not split. Each trial overwrites the rollouts of the
-    previous one.
+    the number of threads, so the results do not either. Few rows are not split. Each trial
+    overwrites the rollouts of the previous one.
 
     Args:
         env: The environment.

@@ -32,6 +32,11 @@ class Rl2Config:
     lr: float = 1e-3
     """Step size of Adam, > 0 (ProMP's RL^2)."""
 
+    target_kl: float = 0.0
+    """KL divergence of a pass from the sampling policy [nats], >= 0, that the step size aims at: it
+    is divided by 1.5 after a pass with more than twice this and multiplied by 1.5 after one with
+    less than half, within a factor of 100 of lr (Schwarke et al. 2025, rsl_rl). 0 keeps lr."""
+
     epochs: int = 5
     """Passes over the trials of an iteration, >= 1 (ProMP's RL^2)."""
 
@@ -85,7 +90,7 @@ class Rl2Config:
             ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
             ("at least 0", ("truncation",)),
             ("a finite number > 0", ("lr", "clip", "max_gradient")),
-            ("a finite number >= 0", ("max_kl", "value_weight", "entropy_weight")),
+            ("a finite number >= 0", ("max_kl", "target_kl", "value_weight", "entropy_weight")),
             ("in [0, 1]", ("discount", "gae_lambda")),
             ("a finite number", ("min_log_std",)),
         ):

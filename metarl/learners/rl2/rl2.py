@@ -194,6 +194,8 @@ class Rl2:
         steps = [float(kept["step"]) for kept in self._adam.state.values()][:1]
         state["adam/steps"] = torch.tensor(steps[0] if steps else 0.0)
         state["updates"] = torch.tensor(self._updates)
+        lr = self._adam.param_groups[0]["lr"]
+        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -203,6 +205,8 @@ class Rl2:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
+        lr = torch.tensor(self.config.lr, dtype=torch.float64)
+        state = {"adam/lr": lr, **state}  # checkpoints of 0.1 have none
         check_state(state, self.state_dict())
         steps = state["adam/steps"].clone()
         for name, value in self.policy.named_parameters():
@@ -215,6 +219,7 @@ class Rl2:
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
+        self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
         self._refresh_acting()
 
     # --- pieces of the update, in the order of use -----------------------------------------------
@@ -308,14 +313,26 @@ class Rl2:
                 raise FloatingPointError(f"a gradient's norm is not finite: {norms}")
             totals, rounds = totals + pass_totals, rounds + len(parts)
             kl = float(pass_totals[0]) / len(parts)
+            self._adapt_lr(kl)
             if config.max_kl and kl > config.max_kl:
                 break
         means = (totals / rounds).tolist()
         return {
             "kl": kl,
             "update/epochs": float(epoch),
+            "update/lr": self._adam.param_groups[0]["lr"],
             **dict(zip(_STATISTICS[1:], means[1:], strict=True)),
         }
+
+    def _adapt_lr(self, kl: float) -> None:
+        """Moves the step size towards the one whose passes have the KL divergence target_kl."""
+        target, group = self.config.target_kl, self._adam.param_groups[0]
+        if not target:
+            return
+        if kl > 2.0 * target:
+            group["lr"] = max(group["lr"] / 1.5, self.config.lr / 100.0)
+        elif kl < 0.5 * target:
+            group["lr"] = min(group["lr"] * 1.5, self.config.lr * 100.0)
 
     def _step(self, batch: Batch, rows: Tensor) -> Tensor:
         """Takes one step of Adam on the rows of a minibatch; returns the _STATISTICS."""
