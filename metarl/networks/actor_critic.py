@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from metarl.core.rollout import Params
 from metarl.networks.distributions import Distribution
+from metarl.networks.hypernetwork import HyperActor
 from metarl.networks.memory import GruMemory, LstmMemory, Memory
 from metarl.networks.mingru import MinGruMemory
+from metarl.networks.orthogonal import draw_orthogonal
 from metarl.networks.transformer import AttentionMemory
 
 MEMORIES = {
@@ -33,6 +35,7 @@ class MemoryActorCritic(nn.Module):
         hidden_size: Units of the tanh layers.
         own_value_memory: Give the value a second memory of the same kind and size; otherwise it
             reads the policy's.
+        hypernetwork: Generate the actor's weights from the memory, see `HyperActor`.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class MemoryActorCritic(nn.Module):
         memory_size: int,
         hidden_size: int,
         own_value_memory: bool = False,
+        hypernetwork: bool = False,
     ):
         super().__init__()
         self.distribution = distribution
@@ -53,9 +57,11 @@ class MemoryActorCritic(nn.Module):
         own = MEMORIES[memory](input_size, memory_size) if own_value_memory else self.memory
         self.value_memory: Memory = own
         sizes = memory_size + obs_size, hidden_size
-        self.actor = nn.Sequential(
+        self.actor: nn.Module = nn.Sequential(
             nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, action_size)
         )
+        if hypernetwork:
+            self.actor = HyperActor(memory_size, obs_size, hidden_size, action_size)
         self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, 1))
         for name, value in distribution.initial(action_size).items():
             self.register_parameter(name, nn.Parameter(value))
@@ -65,12 +71,17 @@ class MemoryActorCritic(nn.Module):
 
         Source: Huang et al. 2022, The 37 implementation details of PPO.
         """
+        if isinstance(self.actor, HyperActor):
+            self.actor.initialise(rng)
         for name, value in self.named_parameters():
+            if name.startswith("actor.generate"):
+                continue
             if value.dim() == 2:
                 gates = self.memory.num_gates
                 is_gated = "memory." in name and value.shape[0] == gates * self.memory.size
                 parts = [
-                    _orthogonal(rng, block.shape) for block in value.chunk(gates if is_gated else 1)
+                    draw_orthogonal(rng, block.shape)
+                    for block in value.chunk(gates if is_gated else 1)
                 ]
                 gain = 0.01 if name == "actor.2.weight" else 1.0
                 value.data.copy_(gain * torch.cat(parts))
@@ -109,12 +120,3 @@ class MemoryActorCritic(nn.Module):
     def distribution_params(self) -> Params:
         """Returns the distribution's own parameters, by name: the only ones of no submodule."""
         return {name: value for name, value in self.named_parameters(recurse=False)}
-
-
-def _orthogonal(rng: np.random.Generator, shape: torch.Size) -> Tensor:
-    """Draws a matrix with orthonormal rows or columns, whichever are fewer."""
-    rows, columns = shape
-    normal = rng.standard_normal((max(rows, columns), min(rows, columns)))
-    basis, upper = np.linalg.qr(normal)
-    basis *= np.sign(np.diag(upper))  # without it the distribution is not uniform
-    return torch.from_numpy(basis if rows >= columns else basis.T).float()

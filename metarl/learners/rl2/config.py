@@ -15,7 +15,8 @@ class Rl2Config:
     """Settings of RL^2."""
 
     memory: Literal["gru", "lstm", "mingru", "transformer"] = "gru"
-    """Kind of memory: a gated recurrent unit, a long short-term memory, or causal attention."""
+    """Kind of memory: a gated recurrent unit, a long short-term memory, a minimal gated recurrent
+    unit that trains in parallel over time, or causal attention."""
 
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""
@@ -25,6 +26,11 @@ class Rl2Config:
     With own, the value loss does not change what the policy remembers, and an update takes up to
     twice the time. On navigation-2d, own explained more of the returns (0.82 instead of 0.77 at
     0.6 M steps), and the policy learned no faster (one seed)."""
+
+    actor: Literal["mlp", "hypernetwork"] = "mlp"
+    """The actor reads the memory's features and the observation (mlp, with the skip connection that
+    Beck et al. 2023 call RNN+S), or is a network on the observation whose weights the memory
+    generates (hypernetwork, the strongest published baseline; five times the actor's time)."""
 
     hidden_size: int = 64
     """Units of the tanh layers between memory and action, and between memory and value, >= 1."""
@@ -86,6 +92,12 @@ class Rl2Config:
         require(known, "learner.memory", self.memory, "gru, lstm, mingru or transformer")
         known = self.value_memory in ("shared", "own")
         require(known, "learner.value_memory", self.value_memory, "shared or own")
+        require(
+            self.actor in ("mlp", "hypernetwork"),
+            "learner.actor",
+            self.actor,
+            "mlp or hypernetwork",
+        )
         for hint, names in (
             ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
             ("at least 0", ("truncation",)),

@@ -100,7 +100,9 @@ class Rl2:
         distribution = build_distribution(discrete, *log_std)
         own = config.value_memory == "own"
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
-            policy = MemoryActorCritic(config.memory, distribution, *sizes, own)
+            policy = MemoryActorCritic(
+                config.memory, distribution, *sizes, own, config.actor == "hypernetwork"
+            )
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()

@@ -92,9 +92,11 @@ def test_gradient_equals_plain_autograd(monkeypatch, memory, value_memory, event
         torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_gradient_equals_finite_differences(memory):
-    policy, config, batch = problem(memory=memory)
+@pytest.mark.parametrize(
+    "settings", [{"memory": memory} for memory in MEMORIES] + [{"actor": "hypernetwork"}]
+)
+def test_gradient_equals_finite_differences(settings):
+    policy, config, batch = problem(**settings)
     rows = torch.arange(12)
     compute = MinibatchGradient(policy, config, 1)
     found, _ = compute(batch, rows)
