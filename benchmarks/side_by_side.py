@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+PAGES_TO_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -117,6 +119,17 @@ class Ratio:
 
 
 RATIO_HEADER = ("ratio of rates", "median", "spread", "target")
+
+
+def resident() -> float:
+    """Returns the present memory of this process [MB]."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGES_TO_MB
+
+
+def peak_resident() -> float:
+    """Returns the peak memory of this process since its last reset [MB]."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:

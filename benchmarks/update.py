@@ -28,6 +28,8 @@ from benchmarks.side_by_side import (
     describe,
     machine,
     parser,
+    peak_resident,
+    resident,
     table,
     take_turns,
     write_json,
@@ -37,7 +39,6 @@ from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
 
 THREADS = len(os.sched_getaffinity(0))
-PAGES_TO_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @dataclass(frozen=True)
@@ -194,17 +195,6 @@ def compare() -> dict[str, float]:
         "curvature product": largest_difference(probe.results["curvature"](vector), product),
         "KL of the step": abs(metrics["kl"] - kl) / kl,
     }
-
-
-def resident() -> float:
-    """Returns the present memory of this process [MB]."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGES_TO_MB
-
-
-def peak_resident() -> float:
-    """Returns the peak memory of this process since its last reset [MB]."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3
 
 
 def memory_of(contender: str, sizes: Sizes) -> float:

@@ -27,6 +27,7 @@ from metarl.core.env import (
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
+from metarl.explanation import explain as explain
 from metarl.learners.sb3.config import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.sinks import log_evaluation, make_sink
@@ -171,7 +172,8 @@ def evaluate(
         num_tasks: N, held-out tasks.
         num_adaptations: K.
         tasks: Tasks (N, D) to use instead of held-out ones.
-        deterministic: Act without exploration noise in the rollouts that are measured.
+        deterministic: Act without exploration noise in the rollouts that are measured. Otherwise
+            both are measured, and `result["without_noise"]` has the returns without noise.
         oracle: Result of a policy that observes the task, to be kept in the result.
 
     Returns:
@@ -231,7 +233,11 @@ def _evaluate(
 
 
 def _run_trial(policy: TrainedPolicy, env: Any, settings: Any) -> dict[str, Any]:
-    """Runs the trial of an evaluation and returns its summary."""
+    """Runs the trial of an evaluation and returns its summary.
+
+    An evaluation with policy noise also measures the policy without it, in a second trial with the
+    same tasks and initial states.
+    """
     from metarl.evaluation.evaluate import evaluate, held_out_tasks, summary
 
     config = policy.config
@@ -239,16 +245,15 @@ def _run_trial(policy: TrainedPolicy, env: Any, settings: Any) -> dict[str, Any]
         tasks = np.array(settings.tasks)
     else:
         tasks = held_out_tasks(env.spec, config.seed, settings.num_tasks)
-    measured = evaluate(
-        env,
-        policy.learner,
-        tasks,
-        num_episodes=config.sampler.num_episodes,
-        num_adaptations=settings.num_adaptations,
-        key=Key(config.seed, "evaluate", 0),
-        explore=not settings.deterministic,
-    )
-    return summary(measured, env.spec, label(config.algo, config.learner), config.seed)
+    size = {
+        "num_episodes": config.sampler.num_episodes,
+        "num_adaptations": settings.num_adaptations,
+    }
+    key = Key(config.seed, "evaluate", 0)
+    modes = [False] if settings.deterministic else [True, False]
+    measured = [evaluate(env, policy.learner, tasks, **size, key=key, explore=e) for e in modes]
+    name = label(config.algo, config.learner)
+    return summary(measured[0], env.spec, name, config.seed, *measured[1:])
 
 
 def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) -> Path:

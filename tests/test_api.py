@@ -78,6 +78,16 @@ def test_evaluations_with_other_settings_are_kept_apart(policy):
     assert len(names) == 3 and all(name.endswith(".json") for name in names)
 
 
+def test_evaluation_has_the_returns_without_noise_too(policy):
+    both = metarl.evaluate(policy, num_tasks=3, num_adaptations=1)
+    calm = metarl.evaluate(policy, num_tasks=3, num_adaptations=1, deterministic=True)
+    assert "without_noise" not in calm
+    for name, values in both["without_noise"]["returns"].items():
+        assert values == calm["returns"][name], name
+    recorded = json.loads((policy.path / "evaluation.json").read_text())
+    assert len(recorded["without_noise"]["returns"]["mean"]) == 4
+
+
 def test_evaluation_json_is_the_first_plain_evaluation(policy, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(policy.path, run, ignore=shutil.ignore_patterns("evaluation*"))

@@ -43,6 +43,16 @@ def test_update_is_compared_with_the_obvious_way(tmp_path):
         assert ratio["name"] in output
 
 
+def test_rl2_is_compared_with_the_obvious_way(tmp_path):
+    record, output = run(tmp_path, "rl2")
+    assert max(record["agreement"].values()) < 1e-4
+    (result,) = record["results"]
+    assert_ordered(result["ratios"])
+    assert {timing["work"] for timing in result["timings"].values()} == {1600.0}
+    for ratio in result["ratios"]:
+        assert ratio["name"] in output
+
+
 @pytest.mark.parametrize("robot", ["ant-dir", "hopper-vel"])
 def test_terrain_is_compared_with_flat_ground(robot, tmp_path):
     record, output = run(tmp_path, "terrain", "--envs", robot)

@@ -37,6 +37,7 @@ SMALL = {"iterations": 2, "num_tasks": 4, "num_adaptations": 1}
 
 VERBS = {
     "evaluate": arguments.add_evaluate_arguments,
+    "explain": arguments.add_explain_arguments,
     "video": arguments.add_video_arguments,
     "report": arguments.add_report_arguments,
     "check-env": arguments.add_check_env_arguments,

@@ -24,6 +24,7 @@ metarl.training
 metarl.reporting
 metarl.builders
 metarl.experiment
+metarl.explanation
 metarl.api
 metarl.cli
 metarl.__main__

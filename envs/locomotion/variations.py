@@ -274,12 +274,13 @@ class Cripple(Variation):
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the limb and the control step of its failure."""
-        last = len(_limbs(robot)) - 1
+        labels = _limb_names(robot)
+        last = len(labels) - 1
         onset = Sometimes("onset", "step", *self.onset, self.share)
         limbs = (tuple(map(float, range(last))), (float(last),))
         train, test = (
-            Product((Choice(Variable("limb", "1", values[0], values[-1]), values), onset))
-            for values in limbs
+            Product((Choice(Variable("limb", "1", v[0], v[-1], labels=labels), v), onset))
+            for v in limbs
         )
         return Split(train, test)
 
@@ -301,6 +302,13 @@ def _limbs(robot: Robot) -> np.ndarray:
     if not robot.limbs:
         return np.eye(len(actuators), dtype=bool)
     return np.array([np.isin(actuators, limb) for limb in robot.limbs])
+
+
+def _limb_names(robot: Robot) -> tuple[str, ...]:
+    """Returns the name of each limb: that of the joint of its first actuator."""
+    model = bare_model(robot)
+    first = _limbs(robot).argmax(axis=1)
+    return tuple(model.joint(int(model.actuator_trnid[i, 0])).name for i in first)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,24 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--oracle", type=Path, metavar="RUN", help=text)
 
 
+def add_explain_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `explain`."""
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    text = "tasks; by default 200 for a memory, 40 for gradient steps"
+    command.add_argument("--num-tasks", type=parse_at_least(1), metavar="N", help=text)
+    text = "independent trials of each task for a memory, by default 2"
+    command.add_argument("--num-episodes", type=parse_at_least(1), metavar="N", help=text)
+    text = "adaptations in a trial; by default those of the training"
+    command.add_argument("--num-adaptations", type=parse_at_least(0), metavar="N", help=text)
+    text = (
+        "new tasks as in training (default for a memory) or held-out tasks (default for gradient "
+        "steps)"
+    )
+    command.add_argument("--distribution", choices=("train", "test"), help=text)
+    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+
+
 def add_video_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `video`."""
     command.add_argument("run", type=Path, metavar="RUN", help="run folder")

@@ -1,4 +1,4 @@
-"""The command `metarl`: train, evaluate, video, report and check-env."""
+"""The command `metarl`: train, evaluate, explain, video, report and check-env."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
     add_evaluate_arguments,
+    add_explain_arguments,
     add_report_arguments,
     add_video_arguments,
     read_command,
@@ -98,6 +99,24 @@ def _check_seeds(runs: Sequence[Path]) -> str:
     return configs[0].env
 
 
+def _explain(arguments: argparse.Namespace) -> None:
+    from metarl import api
+    from metarl.evaluation import explanation_table, results
+
+    _check_parent("--json", arguments.json)
+    with api.load(arguments.run, threads=arguments.threads) as policy:
+        tree = api.explain(
+            policy,
+            num_tasks=arguments.num_tasks,
+            num_episodes=arguments.num_episodes,
+            num_adaptations=arguments.num_adaptations,
+            distribution=arguments.distribution,
+        )
+    print(explanation_table.table(tree))
+    if arguments.json:
+        results.write(arguments.json, tree)
+
+
 def _check_env(arguments: argparse.Namespace) -> None:
     from metarl.core.files import write_atomically
     from metarl.envs.env_checker import Finding, check, report
@@ -163,6 +182,11 @@ _COMMANDS: Commands = {
         _evaluate,
         add_evaluate_arguments,
         "return after 0..K adaptation steps on held-out tasks",
+    ),
+    "explain": (
+        _explain,
+        add_explain_arguments,
+        "when the memory knows the task, or which layers adaptation moves",
     ),
     "check-env": (
         _check_env,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from metarl import __version__, builders, experiment
@@ -29,20 +30,29 @@ def _run(arguments: list[str], prog: str) -> None:
     elif config.list_envs:
         print(_describe_env(config) if config.env else list_envs())
     elif config.seeds:
-        for each in _one_config_per_seed(config):
-            train(each)
+        _print_together([train(each) for each in _one_config_per_seed(config)])
     else:
         train(config)
 
 
-def train(config: TrainConfig[Any]) -> None:
-    """Trains a policy, then evaluates and films it."""
+def train(config: TrainConfig[Any]) -> Path:
+    """Trains a policy, then evaluates and films it; returns the run folder."""
     with experiment.train(config) as policy:
         from metarl import api  # torch is imported by now
 
         api.finish(policy, again=policy.num_trained > 0)
         if policy.num_trained:
             print(f"done: {policy.path}")
+    return policy.path
+
+
+def _print_together(runs: Sequence[Path]) -> None:
+    """Prints the evaluation of several seeds together, if they were evaluated."""
+    from metarl.evaluation import results, table
+
+    if len(runs) > 1 and all((run / results.FILE).exists() for run in runs):
+        together = results.aggregate([results.read(run) for run in runs])
+        print(f"all:\n{table.table(together)}", flush=True)
 
 
 def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:

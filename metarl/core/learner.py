@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from metarl.core.env import BatchEnv
-from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Rollout
+from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Params, Rollout
 
 C = TypeVar("C")
 """The context of a learner: all that it knows about the tasks of this trial so far."""
@@ -104,6 +104,36 @@ class JoinableContext(SplittableContext, Protocol):
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Returns the context of all tasks from those of neighbouring slices."""
+
+
+class HasMemory(Protocol):
+    """A learner whose policy has a memory over the steps of a trial, which can be read."""
+
+    def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Replays trials and returns what the policy could use at each of their steps.
+
+        Args:
+            rollouts: K + 1 rollouts of the same N tasks and E episodes; M = N * E trials.
+
+        Returns:
+            Features of the memory (L, M, F) from which the action of a step was computed, and the
+            memory's inputs (L, M, I) of that step alone: observation, previous action, reward. Time
+            is first, and the steps of a trial follow each other without gaps, as in `Sequences`;
+            entries after the last step of a trial may hold anything.
+        """
+
+
+class AdaptsParams(Protocol):
+    """A learner whose adaptation changes the parameters of the policy for every task."""
+
+    def read_params(self, context: Any) -> Params:
+        """Returns the parameters of the tasks by layer, each value (N, *shape)."""
+
+    def policy_kl(self, before: Params, after: Params, rollout: Rollout) -> Tensor:
+        """Returns the mean KL(before || after) (N,) [nats] over the valid states of a rollout.
+
+        The parameters are as `read_params` returns them; either may mix those of several contexts.
+        """
 
 
 class HasOwnLoop(Protocol):

@@ -145,7 +145,13 @@ def _measure_mode(
     return rows
 
 
-def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str, Any]:
+def summary(
+    evaluation: Evaluation,
+    spec: Any,
+    algo: str,
+    seed: int,
+    without_noise: Evaluation | None = None,
+) -> dict[str, Any]:
     """Returns the contents of evaluation.json.
 
     Args:
@@ -153,14 +159,19 @@ def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str
         spec: Spec of the environment: name, reference returns, note, variables of a task.
         algo: Name of the learner.
         seed: Seed of the bootstrap.
+        without_noise: Returns of the policy's mode on the same tasks, to be kept beside the others.
 
     Returns:
         A tree for JSON; NaN (the standard error of a single task) becomes null.
     """
-    per_task = evaluation.returns.mean(axis=2)
-    pooled, strata = statistics.over_tasks([(evaluation.tasks, per_task)], seed)
     num_tasks, num_episodes = evaluation.returns.shape[1:]
     pools = evaluation.pools_episodes
+    measured, pooled = _summarise_returns(evaluation, seed)
+    measured["returns"] |= statistics.per_task(evaluation.returns, seed)
+    if without_noise is not None:
+        quiet, _ = _summarise_returns(without_noise, seed)
+        quiet["returns"]["per_task"] = without_noise.returns.mean(axis=2).tolist()
+        measured["without_noise"] = quiet
     return {
         "env": spec.name,
         "env_version": spec.version,
@@ -173,14 +184,27 @@ def summary(evaluation: Evaluation, spec: Any, algo: str, seed: int) -> dict[str
         "experience": statistics.count_experience(evaluation.env_steps, num_episodes, pools=pools),
         "held_out": spec.tasks.held_out,
         "note": spec.note,
-        "strata": strata,
-        "returns": {**pooled, **statistics.per_task(evaluation.returns, seed)},
-        "share_of_tasks_made_worse": statistics.share_made_worse(per_task),
-        "faulted_episodes": evaluation.faults.sum(axis=(1, 2)).tolist(),
+        "strata": pooled.strata,
+        "intervals": pooled.intervals,
+        **measured,
         "task_variables": [{"name": v.name, "unit": v.unit} for v in spec.tasks.variables],
         "tasks": evaluation.tasks.tolist(),
         "floors": spec.floors,
     }
+
+
+def _summarise_returns(
+    evaluation: Evaluation, seed: int
+) -> tuple[dict[str, Any], statistics.Pooled]:
+    """Returns the statistics over the tasks as a tree for JSON, and as estimates."""
+    per_task = evaluation.returns.mean(axis=2)
+    pooled = statistics.over_tasks(evaluation.tasks, per_task, seed)
+    tree = {
+        "returns": dict(pooled.returns),
+        "share_of_tasks_made_worse": statistics.share_made_worse(per_task),
+        "faulted_episodes": evaluation.faults.sum(axis=(1, 2)).tolist(),
+    }
+    return tree, pooled
 
 
 def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:

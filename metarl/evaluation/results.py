@@ -18,7 +18,7 @@ from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.files import load_yaml, write_atomically
-from metarl.evaluation import statistics
+from metarl.evaluation import seeds, statistics
 
 FILE = "evaluation.json"
 
@@ -93,6 +93,10 @@ def _check_lengths(result: Mapping[str, Any]) -> None:
     returns, length = result["returns"], len(result["returns"]["mean"])
     lists = {f"returns.{name}": returns[name] for name in ("stderr", "ci95", "per_task")}
     lists |= {f"experience.{name}": values for name, values in experience(result).items()}
+    if "without_noise" in result:
+        quiet = result["without_noise"]["returns"]
+        names = ("mean", "ci95", "per_task")
+        lists |= {f"without_noise.returns.{name}": quiet[name] for name in names}
     if "faulted_episodes" in result:
         lists["faulted_episodes"] = result["faulted_episodes"]
     for name, values in lists.items():
@@ -117,14 +121,14 @@ def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def complete(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the entries that older versions did not write: interquartile means, strata, faults."""
+    """Adds the entries that older versions did not write, but returns without noise."""
     returns, length = result["returns"], len(result["returns"]["mean"])
     full = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
+    if "intervals" not in full:
+        full = {**full, "intervals": statistics.describe_intervals(result["tasks"])}
     if "iqm" not in returns:
-        pooled, strata = statistics.over_tasks(
-            [(result["tasks"], np.array(returns["per_task"]))], 0
-        )
-        full = {"strata": strata, **full, "returns": {**pooled, **returns}}
+        pooled = statistics.over_tasks(result["tasks"], np.array(returns["per_task"]), 0)
+        full = {"strata": pooled.strata, **full, "returns": {**pooled.returns, **returns}}
     return full
 
 
@@ -136,8 +140,9 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         A tree for JSON like that of one evaluation. `per_seed` has the means of the runs and
-        `stderr_over_seeds` the standard error of their mean. The intervals are stratified by seed:
-        they are about these runs, not about other seeds.
+        `stderr_over_seeds` the standard error of their mean. The intervals are about a freshly
+        trained seed, see `seeds`; `intervals` says so. `without_noise` is there if every run has
+        it.
 
     Raises:
         ValueError: Environment, learner or K differ, or two seeds are equal; names both values.
@@ -151,20 +156,19 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     _require_equal(
         "number of adaptations", [len(result["returns"]["mean"]) - 1 for result in results]
     )
-    seeds = [result.get("seed") for result in results]
-    for seed in seeds:
-        if seed is not None and seeds.count(seed) > 1:
-            raise ValueError(f"two runs have seed {seed}; they are not two samples")
-    runs = [(r["tasks"], np.array(r["returns"]["per_task"])) for r in results]
-    returns, strata = statistics.over_tasks(runs, 0)
-    means = np.array([result["returns"]["mean"] for result in results])
-    spread = stats.sem(means, axis=0).tolist() if len(means) > 1 else [None] * means.shape[1]
+    names = [result.get("seed") for result in results]
+    for name in names:
+        if name is not None and names.count(name) > 1:
+            raise ValueError(f"two runs have seed {name}; they are not two samples")
     experiences = [experience(result) for result in results]
     sizes = [result["episodes_per_task"] for result in results]
-    worse = np.concatenate([per_task for _, per_task in runs], axis=1)
+    combined, pooled = _combine(results, [result["tasks"] for result in results])
+    if all("without_noise" in result for result in results):
+        quiet = [result["without_noise"] for result in results]
+        combined["without_noise"], _ = _combine(quiet, [result["tasks"] for result in results])
     return {
         **{name: first.get(name) for name in ("env", "env_version", "algo")},
-        "seeds": seeds,
+        "seeds": names,
         "checkpoints": [result.get("checkpoint") for result in results],
         "num_tasks": sum(result["num_tasks"] for result in results),
         "episodes_per_task": sizes[0] if len(set(sizes)) == 1 else sizes,
@@ -177,14 +181,28 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name: np.mean([each[name] for each in experiences], axis=0).tolist()
             for name in ("episodes", "env_steps")
         },
-        "strata": strata,
-        "returns": {**returns, "per_seed": means.T.tolist(), "stderr_over_seeds": spread},
-        "share_of_tasks_made_worse": statistics.share_made_worse(worse),
-        "faulted_episodes": np.sum(
-            [result.get("faulted_episodes", [0] * means.shape[1]) for result in results], axis=0
-        ).tolist(),
+        "strata": pooled.strata,
+        "intervals": pooled.intervals,
+        **combined,
         "floors": first["floors"],
     }
+
+
+def _combine(
+    results: Sequence[Mapping[str, Any]], tasks: Sequence[Any]
+) -> tuple[dict[str, Any], statistics.Pooled]:
+    """Combines the returns of seeds and their counts; returns the estimates too."""
+    per_task = [np.array(result["returns"]["per_task"]) for result in results]
+    pooled = seeds.over_seeds(list(zip(tasks, per_task, strict=True)), 0)
+    means = np.array([returns.mean(axis=1) for returns in per_task])
+    spread = stats.sem(means, axis=0).tolist() if len(means) > 1 else [None] * means.shape[1]
+    faults = [result.get("faulted_episodes", [0] * means.shape[1]) for result in results]
+    tree = {
+        "returns": {**pooled.returns, "per_seed": means.T.tolist(), "stderr_over_seeds": spread},
+        "share_of_tasks_made_worse": statistics.share_made_worse(np.concatenate(per_task, axis=1)),
+        "faulted_episodes": np.sum(faults, axis=0).tolist(),
+    }
+    return tree, pooled
 
 
 def _require_equal(name: str, values: Sequence[Any]) -> None:

@@ -1,10 +1,10 @@
-"""Statistics over tasks and seeds: means, interquartile means, errors and bootstrap intervals.
+"""Statistics over the tasks of one run: means, interquartile means, errors, bootstrap intervals.
 
-A sample has one number for each task in each run: its mean return. The bootstrap is stratified: it
-resamples within each stratum and keeps the sizes of the strata. `rliable` (Agarwal et al. 2021,
-arXiv:2108.13264) does the same with environments as strata; on such data the intervals agree up to
-the error of the resampling. It is not used, as it needs nine packages and cannot be imported beside
-pandas 3 (rliable 1.2.0, arch 7.2.0).
+A sample has one number for each task: its mean return; `seeds` combines several runs. The bootstrap
+is stratified: it resamples within each stratum and keeps the sizes of the strata. `rliable`
+(Agarwal et al. 2021, arXiv:2108.13264) does the same with environments as strata; on such data the
+intervals agree up to the error of the resampling. It is not used, as it needs nine packages and
+cannot be imported beside pandas 3 (rliable 1.2.0, arch 7.2.0).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MIN_STRATUM = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimate of a mean from a stratified sample; errors and ends are NaN for a single number.
+    """Estimate of a mean, with errors and intervals; they are NaN for a single number.
 
     Attributes:
-        mean: Mean of all numbers.
-        stderr: Its standard error, from the variances within the strata.
-        low: Lower end of the 95 % percentile bootstrap interval of the mean.
+        mean: Mean of all numbers; of several seeds, the mean of their means.
+        stderr: Its standard error.
+        low: Lower end of the 95 % interval of the mean.
         high: Its upper end.
         iqm: Interquartile mean, the mean of the middle half: robust against a few bad tasks.
         iqm_low: Lower end of its 95 % interval.
@@ -103,7 +103,7 @@ def estimate(strata: Sequence[np.ndarray], seed: int, *names: int) -> Estimate:
         *names: Keys of its random stream.
 
     Returns:
-        The estimate.
+        The estimate; its standard error is from the variances within the strata.
     """
     values = np.concatenate(strata)
     mean, middle = float(values.mean()), float(interquartile_mean(values))
@@ -139,40 +139,60 @@ def split_into_strata(tasks: np.ndarray | Sequence[Any]) -> tuple[list[np.ndarra
     return [np.array(indices) for indices in places.values()], True
 
 
-def over_tasks(
-    runs: Sequence[tuple[np.ndarray | Sequence[Any], np.ndarray]], seed: int
-) -> tuple[dict[str, Any], str]:
-    """Estimates the return after 0..K adaptations from one run or from several seeds.
+@dataclass(frozen=True)
+class Pooled:
+    """Estimates after 0..K adaptations, for JSON.
+
+    Attributes:
+        returns: Lists over k of `mean`, `stderr`, `ci95`, `iqm`, `iqm_ci95`.
+        strata: "tasks" if each distinct task is a stratum, else "none".
+        intervals: Text for people: the samples that the intervals are over.
+    """
+
+    returns: dict[str, Any]
+    strata: str
+    intervals: str
+
+
+def over_tasks(tasks: np.ndarray | Sequence[Any], per_task: np.ndarray, seed: int) -> Pooled:
+    """Estimates the return after 0..K adaptations of one trained policy.
+
+    The intervals are about this policy on other tasks (or, of tasks that are strata, on other
+    trials of the same tasks), not about another training.
 
     Args:
-        runs: For each seed, tasks (N, D) and their mean returns (K + 1, N).
+        tasks: (N, D), or N opaque tasks.
+        per_task: Their mean returns (K + 1, N).
         seed: Seed of the bootstrap.
 
     Returns:
-        Lists over k of `mean`, `stderr`, `ci95`, `iqm`, `iqm_ci95` for JSON, and the strata:
-        "seeds", "tasks", "seeds x tasks" or "none".
+        The estimates.
     """
-    cuts = [(split_into_strata(tasks), per_task) for tasks, per_task in runs]
-    rows = []
-    for k in range(len(runs[0][1])):
-        strata = [per_task[k, part] for (parts, _), per_task in cuts for part in parts]
-        rows.append(estimate(strata, seed, k))
-    names = [
-        name
-        for name, given in (
-            ("seeds", len(runs) > 1),
-            ("tasks", any(by_task for (_, by_task), _ in cuts)),
-        )
-        if given
+    parts, are_strata = split_into_strata(tasks)
+    estimates = [
+        estimate([values[part] for part in parts], seed, k) for k, values in enumerate(per_task)
     ]
-    returns = {
-        "mean": [row.mean for row in rows],
-        "stderr": [_finite(row.stderr) for row in rows],
-        "ci95": [[_finite(row.low), _finite(row.high)] for row in rows],
-        "iqm": [row.iqm for row in rows],
-        "iqm_ci95": [[_finite(row.iqm_low), _finite(row.iqm_high)] for row in rows],
+    strata = "tasks" if are_strata else "none"
+    return Pooled(to_lists(estimates), strata, describe_intervals(tasks))
+
+
+def describe_intervals(tasks: np.ndarray | Sequence[Any]) -> str:
+    """Describes the intervals of one run, see `Pooled`."""
+    _, are_strata = split_into_strata(tasks)
+    over = "over the trials of each task" if are_strata else "over tasks"
+    over = over if len(tasks) > 1 else "none of a single task"
+    return f"{over}; 1 seed: the spread between trainings is not in it"
+
+
+def to_lists(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Returns estimates after 0..K adaptations as lists over k; NaN becomes None."""
+    return {
+        "mean": [row.mean for row in estimates],
+        "stderr": [_finite(row.stderr) for row in estimates],
+        "ci95": [[_finite(row.low), _finite(row.high)] for row in estimates],
+        "iqm": [row.iqm for row in estimates],
+        "iqm_ci95": [[_finite(row.iqm_low), _finite(row.iqm_high)] for row in estimates],
     }
-    return returns, " x ".join(names) or "none"
 
 
 def per_task(returns: np.ndarray, seed: int) -> dict[str, Any]:

@@ -107,18 +107,25 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:
-    """Returns the lines below the table: seeds, oracle, reference returns, faults, note."""
+    """Returns the lines below the table: seeds, without noise, references, intervals, notes."""
     returns, lines = result["returns"], []
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
             error = returns["stderr_over_seeds"][k]
             spread = "" if error is None else f" (std.err. over seeds {error:.2f})"
             lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{spread}")
+    if quiet := result.get("without_noise"):
+        shown = ", ".join(
+            f"{format_number(mean)} {format_interval(ends)}"
+            for mean, ends in zip(quiet["returns"]["mean"], quiet["returns"]["ci95"], strict=True)
+        )
+        lines.append(f"without policy noise: {shown}")
     if oracle := result.get("oracle"):
         ends = format_interval(oracle["ci95"])
         lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
     floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
     lines.append(f"floors: {floors or 'not known'}")
+    lines.append(f"95 % intervals: {result['intervals']}")
     if any(result["faulted_episodes"]):
         counts = ", ".join(map(str, result["faulted_episodes"]))
         lines.append(

@@ -8,10 +8,18 @@ from torch import Tensor, nn
 
 from metarl.core.rollout import Params
 from metarl.networks.distributions import Distribution
+from metarl.networks.hypernetwork import HyperActor
 from metarl.networks.memory import GruMemory, LstmMemory, Memory
+from metarl.networks.mingru import MinGruMemory
+from metarl.networks.orthogonal import draw_orthogonal
 from metarl.networks.transformer import AttentionMemory
 
-MEMORIES = {"gru": GruMemory, "lstm": LstmMemory, "transformer": AttentionMemory}
+MEMORIES = {
+    "gru": GruMemory,
+    "lstm": LstmMemory,
+    "mingru": MinGruMemory,
+    "transformer": AttentionMemory,
+}
 """Memories by the name that a config gives."""
 
 
@@ -27,6 +35,7 @@ class MemoryActorCritic(nn.Module):
         hidden_size: Units of the tanh layers.
         own_value_memory: Give the value a second memory of the same kind and size; otherwise it
             reads the policy's.
+        hypernetwork: Generate the actor's weights from the memory, see `HyperActor`.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class MemoryActorCritic(nn.Module):
         memory_size: int,
         hidden_size: int,
         own_value_memory: bool = False,
+        hypernetwork: bool = False,
     ):
         super().__init__()
         self.distribution = distribution
@@ -47,9 +57,11 @@ class MemoryActorCritic(nn.Module):
         own = MEMORIES[memory](input_size, memory_size) if own_value_memory else self.memory
         self.value_memory: Memory = own
         sizes = memory_size + obs_size, hidden_size
-        self.actor = nn.Sequential(
+        self.actor: nn.Module = nn.Sequential(
             nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, action_size)
         )
+        if hypernetwork:
+            self.actor = HyperActor(memory_size, obs_size, hidden_size, action_size)
         self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, 1))
         for name, value in distribution.initial(action_size).items():
             self.register_parameter(name, nn.Parameter(value))
@@ -59,10 +71,18 @@ class MemoryActorCritic(nn.Module):
 
         Source: Huang et al. 2022, The 37 implementation details of PPO.
         """
+        if isinstance(self.actor, HyperActor):
+            self.actor.initialise(rng)
         for name, value in self.named_parameters():
+            if name.startswith("actor.generate"):
+                continue
             if value.dim() == 2:
-                gates = value.shape[0] // self.memory.size if ".weight_" in name else 1
-                parts = [_orthogonal(rng, block.shape) for block in value.chunk(gates)]
+                gates = self.memory.num_gates
+                is_gated = "memory." in name and value.shape[0] == gates * self.memory.size
+                parts = [
+                    draw_orthogonal(rng, block.shape)
+                    for block in value.chunk(gates if is_gated else 1)
+                ]
                 gain = 0.01 if name == "actor.2.weight" else 1.0
                 value.data.copy_(gain * torch.cat(parts))
             elif name.endswith("bias") or ".bias_" in name:
@@ -76,11 +96,18 @@ class MemoryActorCritic(nn.Module):
             obs: Scaled (L, M, S).
             truncation: Steps that gradients go back in time; 0 means all.
         """
+        features = self.unroll_memories(inputs, truncation)
+        return self.output(features[0], obs), self.value(features[-1], obs)
+
+    def unroll_memories(self, inputs: Tensor, truncation: int = 0) -> tuple[Tensor, ...]:
+        """Maps inputs (L, M, I) to the features (L, M, H) of the policy's and the value's memory.
+
+        There is one tensor if both read the same memory.
+        """
         features = self.memory.unroll(inputs, truncation)
-        value_features = features
-        if self.value_memory is not self.memory:
-            value_features = self.value_memory.unroll(inputs, truncation)
-        return self.output(features, obs), self.value(value_features, obs)
+        if self.value_memory is self.memory:
+            return (features,)
+        return features, self.value_memory.unroll(inputs, truncation)
 
     def output(self, features: Tensor, obs: Tensor) -> Tensor:
         """Maps features (..., H) and scaled obs (..., S) to the distribution's inputs (..., A)."""
@@ -93,12 +120,3 @@ class MemoryActorCritic(nn.Module):
     def distribution_params(self) -> Params:
         """Returns the distribution's own parameters, by name: the only ones of no submodule."""
         return {name: value for name, value in self.named_parameters(recurse=False)}
-
-
-def _orthogonal(rng: np.random.Generator, shape: torch.Size) -> Tensor:
-    """Draws a matrix with orthonormal rows or columns, whichever are fewer."""
-    rows, columns = shape
-    normal = rng.standard_normal((max(rows, columns), min(rows, columns)))
-    basis, upper = np.linalg.qr(normal)
-    basis *= np.sign(np.diag(upper))  # without it the distribution is not uniform
-    return torch.from_numpy(basis if rows >= columns else basis.T).float()

@@ -13,14 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl.networks.recurrence import unroll_gru
+
 State = tuple[Tensor, ...]
 """The state of a memory in M trials; every tensor has the row axis first."""
 
 
 class Memory(Protocol):
-    """A causal map from the inputs of a trial to features."""
+    """A causal map from the inputs of a trial to features.
+
+    Attributes:
+        size: H.
+        rows_per_shard: Trials that a thread unrolls at once on a CPU; 0 means all, for a memory
+            whose steps cost the interpreter's time and not the processor's.
+        num_gates: Blocks of rows in a weight matrix whose row count is num_gates * H.
+    """
 
     size: int
+    rows_per_shard: int
+    num_gates: int
 
     def initial(self, num_rows: int) -> State:
         """Returns the state at the start of a trial."""
@@ -46,6 +57,9 @@ class GruMemory(nn.Module):
         size: H.
     """
 
+    rows_per_shard = 0
+    num_gates = 3
+
     def __init__(self, input_size: int, size: int):
         super().__init__()
         self.size = size
@@ -62,11 +76,17 @@ class GruMemory(nn.Module):
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
         """Returns the state `after` where alive (M,), else `before`."""
-        return _keep(before, after, alive)
+        return keep_rows(before, after, alive)
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
         """Maps inputs (L, M, I) of whole trials to features (L, M, H)."""
-        return _unroll(self.cell, inputs, truncation)
+        if inputs.device.type != "cpu":
+            return _unroll(self.cell, inputs, truncation)
+        hidden, features = inputs.new_zeros(inputs.shape[1], self.size), []
+        for part in inputs.split(truncation or len(inputs)):
+            features.append(unroll_gru(part, hidden, *self.cell.parameters()))
+            hidden = features[-1][-1].detach()
+        return features[0] if len(features) == 1 else torch.cat(features)
 
 
 class LstmMemory(nn.Module):
@@ -76,6 +96,9 @@ class LstmMemory(nn.Module):
         input_size: I.
         size: H.
     """
+
+    rows_per_shard = 8  # oneDNN runs all steps of a shard in one call
+    num_gates = 4
 
     def __init__(self, input_size: int, size: int):
         super().__init__()
@@ -93,14 +116,15 @@ class LstmMemory(nn.Module):
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
         """Returns the state `after` where alive (M,), else `before`."""
-        return _keep(before, after, alive)
+        return keep_rows(before, after, alive)
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
         """Maps inputs (L, M, I) of whole trials to features (L, M, H)."""
         return _unroll(self.cell, inputs, truncation)
 
 
-def _keep(before: State, after: State, alive: Tensor) -> State:
+def keep_rows(before: State, after: State, alive: Tensor) -> State:
+    """Returns the state `after` where alive (M,), else `before`, for tensors with rows first."""
     if alive.all():
         return after
     mask = alive.unsqueeze(-1)

@@ -27,7 +27,7 @@ INK, RULE = "#1b2028", "#d8dde5"
 COLORS = ("#2f6db3", "#d2672a", "#2e9070", "#8c62b8", "#bf4a75", "#8a7b3c")
 """Colours of the groups of runs, in order."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
@@ -52,8 +52,10 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "metarl",
 }
+"""Settings of matplotlib for every plot."""
 
-_DOTTED, _DASHED = (0, (1, 2)), (0, (5, 3))
+DOTTED, DASHED = (0, (1, 2)), (0, (5, 3))
+"""Patterns of lines."""
 
 
 # ---------------------------------------------------------------------------------- learning curves
@@ -72,8 +74,8 @@ def draw_learning_curves(
         floors: Reference returns by environment and name; by default those of the evaluations.
     """
     by_env = _group_by_env(groups)
-    with matplotlib.rc_context(_STYLE):
-        figure, panels = _make_panels(len(by_env))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = make_panels(len(by_env))
         for axes, (env, members) in zip(panels, by_env.items(), strict=True):
             for index, group in enumerate(members):
                 color = COLORS[index % len(COLORS)]
@@ -82,11 +84,11 @@ def draw_learning_curves(
                 label = "" if len(members) > 1 else "before"
                 _draw_curve(axes, group.runs, "return_pre", color, label, faint=True)
             if len(members) > 1:
-                axes.plot([], [], color=INK, ls=_DASHED, lw=1.0, label="before adaptation")
+                axes.plot([], [], color=INK, ls=DASHED, lw=1.0, label="before adaptation")
             _draw_levels(axes, _find_floors(members) if floors is None else floors.get(env, {}))
             axes.set(title=env, xlabel="environment steps of training [million]", ylabel="return")
             axes.xaxis.set_major_locator(MaxNLocator(5))  # the labels of more would overlap
-            _add_legend(axes)
+            add_legend(axes)
     return figure
 
 
@@ -106,7 +108,7 @@ def _draw_curve(
             lines.append((run.column("env_steps") / 1e6, smooth(values)))
     if not lines:
         return
-    style: dict[str, Any] = {"ls": _DASHED, "lw": 1.0, "alpha": 0.9} if faint else {}
+    style: dict[str, Any] = {"ls": DASHED, "lw": 1.0, "alpha": 0.9} if faint else {}
     if len(lines) == 1:
         axes.plot(*lines[0], color=color, label=label or None, **style)
         return
@@ -145,8 +147,8 @@ def draw_adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, 
         oracles: Returns of the oracle by environment, as `results.read_oracle` reads them.
     """
     by_env = _group_by_env([group for group in groups if group.result])
-    with matplotlib.rc_context(_STYLE):
-        figure, panels = _make_panels(2 * len(by_env))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = make_panels(2 * len(by_env))
         rows = zip(by_env.items(), zip(panels[::2], panels[1::2], strict=True), strict=True)
         for (env, members), pair in rows:
             units = ("env_steps", "environment steps"), ("episodes", "episodes")
@@ -155,10 +157,10 @@ def draw_adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, 
                     _draw_group(axes, group, unit, COLORS[index % len(COLORS)])
                 _draw_levels(axes, _find_floors(members))
                 if oracle := oracles.get(env):
-                    _draw_levels(axes, {"oracle (task observed)": oracle["mean"]}, ls=_DASHED)
+                    _draw_levels(axes, {"oracle (task observed)": oracle["mean"]}, ls=DASHED)
                 axes.set(title=env, xlabel=f"{name} in the new task", ylabel="return")
                 _log_if_wide(axes, members, unit)
-            _add_legend(pair[0])
+            add_legend(pair[0])
     return figure
 
 
@@ -208,7 +210,7 @@ def draw_task_space(group: Group) -> Figure | None:
         size = tasks.shape[1] if tasks.ndim == 2 and tasks.shape[1] == len(variables) else 0
     except (TypeError, ValueError):
         tasks, size = np.empty(0), 0
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         if size == 1 and variables[0]["unit"] == "rad":
             return _draw_polar(tasks[:, 0], per_task, _find_floors([group]))
         if size == 1:
@@ -244,7 +246,7 @@ def _draw_polar(angles: np.ndarray, per_task: np.ndarray, floors: Mapping[str, f
         axes.plot(angles[closed], values[closed], "o-", ms=3, lw=1.1, color=color, label=label)
     circle = np.linspace(0.0, 2.0 * np.pi, 200)
     for name, value in _merge_equal(floors).items():
-        axes.plot(circle, np.full(200, value), color=INK, ls=_DOTTED, lw=1.0, label=name)
+        axes.plot(circle, np.full(200, value), color=INK, ls=DOTTED, lw=1.0, label=name)
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low) if low > -0.5 * high else low - 0.1 * (high - low), high)
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -257,7 +259,7 @@ def _draw_polar(angles: np.ndarray, per_task: np.ndarray, floors: Mapping[str, f
 def _draw_over_axis(
     x: np.ndarray, per_task: np.ndarray, name: str, floors: Mapping[str, float]
 ) -> Figure:
-    figure, (axes,) = _make_panels(1)
+    figure, (axes,) = make_panels(1)
     values_of_x = np.unique(x)
     stages = _select_stages(per_task)
     # points of a few discrete tasks are drawn side by side
@@ -270,7 +272,7 @@ def _draw_over_axis(
         axes.set_xlim(values_of_x[0] - 4 * spread, values_of_x[-1] + 4 * spread)
     _draw_levels(axes, floors)
     axes.set(xlabel=name, ylabel="return of a task")
-    _add_legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -291,13 +293,13 @@ def _draw_maps(tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str]) ->
 
 
 def _draw_before_and_after(per_task: np.ndarray) -> Figure:
-    figure, (axes,) = _make_panels(1)
+    figure, (axes,) = make_panels(1)
     ends = [per_task.min(), per_task.max()]
-    axes.plot(ends, ends, color=INK, ls=_DOTTED, lw=1.0, label="no difference")
+    axes.plot(ends, ends, color=INK, ls=DOTTED, lw=1.0, label="no difference")
     for label, color, values in _select_stages(per_task)[1:]:
         axes.plot(per_task[0], values, "o", ms=4, alpha=0.75, mew=0, color=color, label=label)
     axes.set(xlabel="return of a task before adaptation", ylabel="return after adaptation")
-    _add_legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -311,7 +313,8 @@ def _group_by_env(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return by_env
 
 
-def _make_panels(count: int) -> tuple[Figure, list[Axes]]:
+def make_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Returns a plot of `count` panels, two in a row."""
     columns = min(count, 2)
     rows = -(-count // columns)
     figure = Figure(figsize=(4.8 * columns, 3.5 * rows), layout="constrained")
@@ -333,12 +336,13 @@ def _merge_equal(floors: Mapping[str, float]) -> dict[str, float]:
     return {" = ".join(names): value for value, names in by_value.items()}
 
 
-def _draw_levels(axes: Axes, floors: Mapping[str, float], ls: Any = _DOTTED) -> None:
+def _draw_levels(axes: Axes, floors: Mapping[str, float], ls: Any = DOTTED) -> None:
     for (name, value), alpha in zip(_merge_equal(floors).items(), (1.0, 0.6, 0.4), strict=False):
         axes.axhline(value, color=INK, lw=1.0, ls=ls, alpha=alpha, label=name)
 
 
-def _add_legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
+    """Puts the legend below a panel."""
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.19), borderaxespad=0.0)
 
 
@@ -356,7 +360,7 @@ def to_svg(figure: Figure, name: str) -> str:
         The element.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]

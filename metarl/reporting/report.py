@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,8 @@ from metarl.core.errors import ConfigError
 from metarl.core.files import write_atomically
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
-from metarl.reporting import markup, plots
+from metarl.reporting import explanation_plots, markup, plots
+from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
@@ -61,7 +63,7 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
 
 
 def numbers(groups: Sequence[Group]) -> dict[str, Any]:
-    """Returns the evaluations that the page shows, as a tree for JSON."""
+    """Returns the evaluations and comparisons that the page shows, as a tree for JSON."""
     trees = [
         {
             "env": group.env,
@@ -71,7 +73,8 @@ def numbers(groups: Sequence[Group]) -> dict[str, Any]:
         }
         for group in groups
     ]
-    return {"groups": trees}
+    comparisons = [asdict(comparison) for comparison in compare(groups)]
+    return {"groups": trees, "comparisons": comparisons}
 
 
 def _write_page(
@@ -91,9 +94,11 @@ def _write_page(
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     sections = [
         _overview(groups, oracles),
+        markup.section("Comparison", [_comparison(groups)]),
         markup.section("Learning", [_learning(groups)]),
         markup.section("Adaptation", [_adaptation(groups, oracles)]),
         markup.section("Returns over the tasks", _task_space(groups)),
+        markup.section("How the policy adapts", _explanations(runs)),
         markup.section("Numbers", _numbers(groups)),
         markup.section("Other evaluations", [_other_evaluations(runs, folder)]),
         markup.section("Videos", [_videos(runs, folder)]),
@@ -117,13 +122,15 @@ def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]])
     last = {len(group.result["returns"]["mean"]) - 1 for group in groups if group.result}
     final = f"after {last.pop()}" if len(last) == 1 else "final"
     head = ["environment", "learner", "seeds", "trained for", "before", "after 1", final]
-    head += ["95 % interval", "made worse", "best floor", "oracle"]
+    head += ["95 % interval", "without noise", "made worse", "best floor", "oracle"]
     rows = [_overview_row(group, oracles.get(group.env), len(head)) for group in groups]
     text = (
         "Mean return on the test tasks before and after adaptation; the interval is that of the "
-        "last return. Trained for: environment steps, mean over seeds. Made worse: share of tasks "
-        "whose return is lower after adaptation than before. Best floor: largest return of a "
-        "policy that does not adapt. Oracle: return of a policy that observes the task."
+        "last return. Of several seeds it is about a freshly trained seed; of one seed it lacks "
+        "the spread between trainings. Without noise: last return of the policy without its noise. "
+        "Trained for: environment steps, mean over seeds. Made worse: share of tasks whose return "
+        "is lower after adaptation than before. Best floor: largest return of a policy that does "
+        "not adapt. Oracle: return of a policy that observes the task."
     )
     missing = [run for group in groups for run in group.runs if run.evaluation is None]
     hints = (
@@ -149,10 +156,34 @@ def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int
         format_number(returns["mean"][min(1, len(returns["mean"]) - 1)]),
         f"<strong>{format_number(returns['mean'][-1])}</strong>",
         format_interval(returns["ci95"][-1]),
+        format_number(result["without_noise"]["returns"]["mean"][-1])
+        if "without_noise" in result
+        else "-",
         f"{100 * result['share_of_tasks_made_worse'][-1]:.0f} %",
         format_number(max(floors.values())) if floors else "-",
         format_number(oracle["mean"]) if oracle else "-",
     ]
+
+
+def _comparison(groups: Sequence[Group]) -> str:
+    """Writes a row for each pair of learners on one environment; nothing without a pair."""
+    found = compare(groups)
+    if not found:
+        return ""
+    rows = []
+    for pair in found:
+        names = [
+            label + (" (1 seed)" if count == 1 else "")
+            for label, count in zip(pair.labels, pair.num_seeds, strict=True)
+        ]
+        verdicts = [{None: "-", "": "intervals overlap"}.get(b, b) for b in pair.better.values()]
+        rows.append([row_head(pair.env), *map(escape, [*names, *verdicts])])
+    text = (
+        "The better of two learners, where its 95 % interval lies wholly above that of the other. "
+        "First episode: before adaptation. The intervals of one seed lack the spread between "
+        "trainings, so a difference to it can be one of the seed alone."
+    )
+    return markup.table(["environment", "one", "other", *STAGES], rows) + note(text)
 
 
 def _learning(groups: Sequence[Group]) -> str:
@@ -173,7 +204,7 @@ def _adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]
         return ""
     caption = (
         "Return on the test tasks, with policy noise, against the experience from which the "
-        "learner has adapted to a task. Bars or bands: 95 % bootstrap intervals of the mean. "
+        "learner has adapted to a task. Bars or bands: 95 % intervals of the mean. "
         "Dotted: reference returns of policies that do not adapt. Dashed: a policy that observes "
         "the task."
     )
@@ -191,14 +222,27 @@ def _task_space(groups: Sequence[Group]) -> list[str]:
     return ['<div class="row">', *parts, "</div>"] if parts else []
 
 
+def _explanations(runs: Sequence[RunData]) -> list[str]:
+    """Draws the explanations of the runs that have one; nothing without any."""
+    parts = []
+    for index, run in enumerate(runs):
+        if run.explanation is None:
+            continue
+        figure = explanation_plots.draw_explanation(run.explanation)
+        if figure is not None:
+            caption = f"{run.name}: {explanation_plots.describe(run.explanation)}"
+            parts.append(markup.plot(figure, f"explain{index}", caption))
+    return parts
+
+
 def _numbers(groups: Sequence[Group]) -> list[str]:
     parts = [part for group in groups if group.result for part in _group_numbers(group)]
     text = (
         "Episodes and env steps: experience in a task before the measured episodes. Return: mean "
-        "over tasks, with its standard error. IQM: mean of the middle half of the tasks. "
-        "Intervals: bootstrap over tasks. Made worse: share of tasks whose return is lower than "
-        "before adaptation. Faulted: episodes in which the simulation failed; their returns count "
-        "up to there."
+        "over tasks and seeds, with its standard error. IQM: mean of the middle half of the tasks. "
+        "Without noise: mean return of the policy without its noise. Made worse: share of tasks "
+        "whose return is lower than before adaptation. Faulted: episodes in which the simulation "
+        "failed; their returns count up to there."
     )
     return [*parts, note(text)] if parts else []
 
@@ -207,6 +251,11 @@ def _group_numbers(group: Group) -> list[str]:
     result = group.result
     assert result is not None
     header, *rows = table.rows(result)
+    if "without_noise" in result:
+        quiet = result["without_noise"]["returns"]
+        header = [*header, "without noise", "95 % interval"]
+        for row, mean, ends in zip(rows, quiet["mean"], quiet["ci95"], strict=True):
+            row += [format_number(mean), format_interval(ends)]
     mean = header.index("return")
     cells = [[escape(cell) for cell in row] for row in rows]
     for row in cells:
@@ -216,8 +265,7 @@ def _group_numbers(group: Group) -> list[str]:
         f"Evaluated on {table.describe_size(result)}",
         f"Reference returns of policies that do not adapt: {', '.join(floors) or 'not known'}",
     ]
-    if result["strata"] != "none":
-        sentences.append(f"Intervals stratified by {result['strata']}")
+    sentences.append(f"95 % intervals: {result['intervals']}")
     if result["note"]:
         sentences.append(result["note"][0].upper() + result["note"][1:])
     return [

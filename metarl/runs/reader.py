@@ -20,6 +20,9 @@ from metarl.core.trees import flatten
 from metarl.evaluation import results
 from metarl.runs.logger import read_records
 
+EXPLANATION = "explain.json"
+"""File of an explanation, as `metarl explain` writes it."""
+
 _FREE_KEYS = {"seed", "device", "iterations", "sampler.threads"}
 """Keys of config.yaml, beside those of the trainer, in which runs of one group may differ."""
 
@@ -39,6 +42,7 @@ class RunData:
         evaluation: evaluation.json, None if there is none.
         videos: Paths of films and replays.
         other_evaluations: Paths of the evaluations with other settings, in evaluations/.
+        explanation: explain.json, None if there is none.
     """
 
     path: Path
@@ -49,6 +53,7 @@ class RunData:
     evaluation: dict[str, Any] | None
     videos: tuple[Path, ...]
     other_evaluations: tuple[Path, ...] = ()
+    explanation: dict[str, Any] | None = None
 
     @property
     def env(self) -> str:
@@ -96,7 +101,7 @@ class Group:
         combined = results.aggregate(found)
         if len(found) == 1:
             combined["returns"] |= found[0]["returns"]
-            combined |= {k: found[0][k] for k in ("oracle",) if k in found[0]}
+            combined |= {k: found[0][k] for k in ("oracle", "without_noise") if k in found[0]}
         return combined
 
 
@@ -137,10 +142,16 @@ def load(path: Path) -> RunData:
         evaluation=evaluation,
         videos=tuple(videos),
         other_evaluations=tuple(sorted((path / "evaluations").glob("*.json"))),
+        explanation=_read_explanation(path),
     )
 
 
 def _read_record(path: Path) -> dict[str, Any]:
+    """Reads a JSON file; returns nothing if there is none.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
     if not path.exists():
         return {}
     try:
@@ -148,6 +159,17 @@ def _read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     return record if isinstance(record, dict) else {}
+
+
+def _read_explanation(run: Path) -> dict[str, Any] | None:
+    path = run / EXPLANATION
+    if not path.exists():
+        return None
+    explanation = _read_record(path)
+    if explanation.get("kind") not in ("memory", "parameters"):
+        hint = f"make it again with: metarl explain {run}"
+        raise CheckpointError(f"{path} cannot be read (it is no explanation); {hint}")
+    return explanation
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:

@@ -24,6 +24,11 @@ Observer = Callable[[int, np.ndarray], None]
 """Called after every step with (rollout k, valid (M,)), for videos."""
 
 
+MIN_ROWS_TO_SPLIT = 64
+"""Rows from which the tasks are played in two halves: the interpreter's time for a step of fewer
+rows exceeds that of their physics, and each half costs it again."""
+
+
 @dataclass(frozen=True)
 class Key:
     """Names the streams of a trial.
@@ -139,8 +144,8 @@ class Collector:
 
     An environment that can be split plays its tasks in two halves at the same time: while the
     policy chooses actions for one half, the physics of the other go on. The halves do not depend on
-    the number of threads, so the results do not either. Each trial overwrites the rollouts of the
-    previous one.
+    the number of threads, so the results do not either. Few rows are not split. Each trial
+    overwrites the rollouts of the previous one.
 
     Args:
         env: The environment.
@@ -198,7 +203,8 @@ class Collector:
             num_episodes: E.
             whole: Do not split it, because the contexts of the learner cannot be split.
         """
-        envs = [self.env] if whole or len(tasks) < 2 or not self._halves else self._halves
+        is_small = len(tasks) < 2 or len(tasks) * num_episodes < MIN_ROWS_TO_SPLIT
+        envs = [self.env] if whole or is_small or not self._halves else self._halves
         cuts = [len(tasks) * i // len(envs) for i in range(len(envs) + 1)]
         self._size = (len(tasks), num_episodes)
         pairs = zip(envs, cuts, cuts[1:], strict=False)

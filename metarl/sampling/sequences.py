@@ -55,6 +55,12 @@ class Sequences:
         """Returns the trials of the rows index (B,)."""
         return Sequences(**{name: array[:, index] for name, array in vars(self).items()})
 
+    def first_steps(self, length: int) -> Sequences:
+        """Returns the first `length` steps of every trial, as views."""
+        if length == len(self.valid):
+            return self
+        return Sequences(**{name: array[:length] for name, array in vars(self).items()})
+
     def previous(self) -> Tensor:
         """Returns the memory's inputs (L, M, A + 2): previous action and raw reward, and done."""
         inputs = torch.cat([self.action, self.reward.unsqueeze(-1)], dim=-1)

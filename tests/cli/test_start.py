@@ -6,6 +6,7 @@ from commands import METARL, TINY, TRAIN, call, is_one_line, read_records
 from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.config.schema import TrainConfig, parse, to_yaml
+from metarl.evaluation.results import read
 from metarl.learners.registry import ALGORITHMS
 
 QUIET = "--trainer.evaluate-tasks 0 --trainer.no-video --trainer.logger none".split()
@@ -84,6 +85,19 @@ def test_seeds_make_sibling_folders(tmp_path):
     one, other = (read_records(tmp_path / "runs" / f"seed-{seed}")[0] for seed in (0, 2))
     assert one["return_pre"] != other["return_pre"]
     assert "seed: 2" in (tmp_path / "runs" / "seed-2" / "config.yaml").read_text()
+
+
+def test_seeds_are_evaluated_together_at_the_end(tmp_path, capsys):
+    arguments = [*TINY, *QUIET[2:], "--iterations", "1", "--seeds", "0,2"]
+    arguments += ["--trainer.evaluate-tasks", "3", "--run-dir", str(tmp_path / "runs")]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    _, _, together = out.partition("\nall:\n")
+    assert together.startswith("navigation-2d  maml-trpo  2 seeds,  6 held-out tasks x ")
+    assert "95 % intervals: over 2 seeds and their tasks (Student's t, 1 degree of" in together
+    runs = [read(tmp_path / "runs" / f"seed-{seed}") for seed in (0, 2)]
+    mean = sum(run["returns"]["mean"][3] for run in runs) / 2
+    assert f" {mean:.2f} " in together
 
 
 def test_seeds_check_all_folders_before_training(tmp_path, capsys):

@@ -173,7 +173,8 @@ def test_list_environments_gives_numbers_split_and_floors():
     for words in (
         "angle in [0, 6.283] rad, kind of slopes, rough, waves, level in [0.2, 1], patch in [0, 3]",
         "held out kind of stairs, basin, hill, steep, gaps",
-        "held out limb = 3",
+        "limb of hip_1, hip_2, hip_3, onset",
+        "held out limb of hip_4",
         "fresh draws; 100 fixed training tasks, tested on 30",
         "fresh draws; 40 fixed training tasks, tested on 10",
         "none: test = train",

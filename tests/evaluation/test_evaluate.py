@@ -112,6 +112,23 @@ def test_two_frequent_tasks_are_strata_and_many_tasks_are_not():
     assert summary(few, env.spec, "maml-trpo", 0)["strata"] == "none"
 
 
+def test_summary_has_the_returns_without_noise_beside_the_others(env):
+    noisy = evaluation(env, np.random.default_rng(0).normal(size=(2, 6, 3)))
+    quiet = replace(noisy, returns=noisy.returns + 7.0, deterministic=True)
+    result = summary(noisy, env.spec, "maml-trpo", 0, quiet)
+    alone = summary(quiet, env.spec, "maml-trpo", 0)
+    assert result["without_noise"] == {
+        "returns": {
+            name: alone["returns"][name]
+            for name in ("mean", "stderr", "ci95", "iqm", "iqm_ci95", "per_task")
+        },
+        "share_of_tasks_made_worse": alone["share_of_tasks_made_worse"],
+        "faulted_episodes": alone["faulted_episodes"],
+    }
+    del result["without_noise"]
+    assert result == summary(noisy, env.spec, "maml-trpo", 0)
+
+
 def test_summary_is_a_function_of_its_seed(env):
     measured = evaluation(env, np.random.default_rng(0).normal(size=(2, 6, 3)))
     results = [summary(measured, env.spec, "maml-trpo", seed) for seed in (0, 0, 1)]

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,15 @@ def env():
     return make("navigation-2d")
 
 
-def result_of(env, returns, seed=0, faults=0):
+def result_of(env, returns, seed=0, faults=0, without_noise=None):
     """Returns the evaluation.json of returns (K + 1, N, E); the last `faults` episodes failed."""
     returns = np.asarray(returns, dtype=float)
     tasks = env.spec.tasks.sample(stream(seed, "test-tasks"), returns.shape[1])
     broken = np.zeros(returns.shape, bool)
     broken[-1].flat[:faults] = True
     measured = Evaluation(tasks, returns, [400.0] * len(returns), broken)
-    return summary(measured, env.spec, "maml-trpo", seed)
+    quiet = None if without_noise is None else replace(measured, returns=without_noise)
+    return summary(measured, env.spec, "maml-trpo", seed, quiet)
 
 
 # --- table ---------------------------------------------------------------------------------------
@@ -61,6 +64,7 @@ def test_table_of_one_training_task_shows_dashes_and_a_note():
     lines = table(result).splitlines()
     assert "1 tasks (test = train) x 1 episodes" in lines[0]
     assert lines[2].split() == "0 0 0 1.00 - - 1.00 -".split()
+    assert lines[-2].startswith("95 % intervals: none of a single task; 1 seed: ")
     assert lines[-1] == "note: test tasks are the training tasks"
 
 
@@ -101,18 +105,20 @@ def test_seeds_are_combined_task_by_task(env):
     rows = [np.array(result["returns"]["per_task"]) for result in results]
     for k in range(2):
         pooled = np.concatenate([row[k] for row in rows])
-        assert found["returns"]["mean"][k] == pytest.approx(pooled.mean(), rel=1e-14)
-        assert found["returns"]["iqm"][k] == pytest.approx(stats.trim_mean(pooled, 0.25))
         means = [row[k].mean() for row in rows]
+        assert found["returns"]["mean"][k] == pytest.approx(np.mean(means), rel=1e-14)
+        assert found["returns"]["iqm"][k] == pytest.approx(stats.trim_mean(pooled, 0.25))
         assert found["returns"]["per_seed"][k] == pytest.approx(means)
         spread = np.std(means, ddof=1) / np.sqrt(3.0)
         assert found["returns"]["stderr_over_seeds"][k] == pytest.approx(spread)
-        low, high = found["returns"]["ci95"][k]
-        # the means of the seeds are 10 apart, the interval within a seed half a unit
-        assert pooled.mean() - 0.5 < low < high < pooled.mean() + 0.5
+        assert found["returns"]["stderr"][k] == pytest.approx(spread)
+        ends = stats.ttest_1samp(means, 0.0).confidence_interval()
+        assert found["returns"]["ci95"][k] == pytest.approx([ends.low, ends.high])
     worse = np.concatenate([row[1] < row[0] for row in rows]).mean()
     assert found["share_of_tasks_made_worse"] == [0.0, pytest.approx(worse)]
-    assert (found["num_tasks"], found["seeds"], found["strata"]) == (21, [0, 1, 2], "seeds")
+    assert (found["num_tasks"], found["seeds"], found["strata"]) == (21, [0, 1, 2], "none")
+    text = "over 3 seeds and their tasks (Student's t, 2 degrees of freedom)"
+    assert found["intervals"] == text and f"95 % intervals: {text}" in table(found).splitlines()
     assert found["experience"] == results[0]["experience"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -132,6 +138,32 @@ def test_table_of_seeds_shows_each_seed(env):
     means = ", ".join(f"{mean:.2f}" for mean in found["returns"]["per_seed"][1])
     error = found["returns"]["stderr_over_seeds"][1]
     assert lines[5] == f"seeds after 1: {means} (std.err. over seeds {error:.2f})"
+
+
+# --- returns without policy noise ----------------------------------------------------------------
+
+
+def test_returns_without_noise_are_combined_like_the_others(env):
+    rng = np.random.default_rng(0)
+    noisy = [rng.normal(10.0 * seed, 1.0, (2, 6, 4)) for seed in range(3)]
+    results = [result_of(env, r, i, without_noise=r + 5.0) for i, r in enumerate(noisy)]
+    found = aggregate(results)
+    quiet = found["without_noise"]["returns"]
+    for name in ("mean", "ci95", "per_seed", "iqm_ci95"):
+        shifted = np.array(found["returns"][name]) + 5.0
+        np.testing.assert_allclose(quiet[name], shifted, err_msg=name)
+    (low, high), mean = quiet["ci95"][1], quiet["mean"][1]
+    assert f", {mean:.2f} [{low:.2f}, {high:.2f}]" in table(found)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    del results[1]["without_noise"]  # as in an older file
+    assert "without_noise" not in aggregate(results)
+
+
+def test_table_shows_returns_with_and_without_noise(env):
+    returns = np.array([[-40.0, -20.0], [-10.0, -30.0]])[:, :, None]
+    lines = table(result_of(env, returns, without_noise=returns + 9.0)).splitlines()
+    line = "without policy noise: -21.00 [-31.00, -11.00], -11.00 [-21.00, -1.00]"
+    assert lines[4] == line and lines[2].split()[3] == "-30.00"
 
 
 def marked(result, iteration, env_steps):
@@ -191,7 +223,7 @@ def test_evaluations_that_differ_are_refused_by_name(env, change, message):
 
 def test_evaluation_of_an_older_version_is_read(env, tmp_path):
     result = result_of(env, np.zeros((3, 4, 5)))
-    for name in ("experience", "seed", "faulted_episodes", "strata", "deterministic"):
+    for name in ("experience", "seed", "faulted_episodes", "strata", "deterministic", "intervals"):
         del result[name]
     for name in ("iqm", "iqm_ci95", "per_task_iqm", "per_task_stderr", "per_task_ci95"):
         del result["returns"][name]
@@ -201,6 +233,8 @@ def test_evaluation_of_an_older_version_is_read(env, tmp_path):
     assert aggregate([old])["returns"]["iqm"] == [0.0, 0.0, 0.0]
     assert aggregate([old, old])["faulted_episodes"] == [0, 0, 0]
     assert table(old).splitlines()[2].split()[:4] == ["0", "0", "0", "0.00"]
+    assert "95 % intervals: over tasks; 1 seed: the spread" in table(old)
+    assert "without policy noise" not in table(old) and "without_noise" not in aggregate([old])
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"env": "a", "returns": {}}'])
@@ -229,14 +263,15 @@ def test_oracle_is_the_final_value_of_its_run(env, tmp_path):
         ("faulted_episodes", "faulted_episodes has 2 entries, returns.mean 3"),
         ("returns.ci95", "returns.ci95 has 2 entries"),
         ("experience.env_steps", "experience.env_steps has 2 entries"),
+        ("without_noise.returns.mean", "without_noise.returns.mean has 2 entries"),
     ],
 )
 def test_list_that_lacks_an_entry_is_named(name, message, env, tmp_path):
-    result = result_of(env, np.zeros((3, 4, 2)))
+    result = result_of(env, np.zeros((3, 4, 2)), without_noise=np.zeros((3, 4, 2)))
     write(tmp_path / "evaluation.json", result)
     assert read(tmp_path) == result
-    group, _, leaf = name.rpartition(".")
-    (result[group] if group else result)[leaf].pop()
+    *groups, leaf = name.split(".")
+    reduce(dict.__getitem__, groups, result)[leaf].pop()
     write(tmp_path / "evaluation.json", result)
     with pytest.raises(CheckpointError, match=message) as caught:
         read(tmp_path)

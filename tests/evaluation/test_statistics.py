@@ -167,17 +167,21 @@ def test_tasks_that_differ_in_the_last_bit_are_distinct():
     assert not split_into_strata(tasks)[1] and split_into_strata(["door", {"open": 1}] * 5)[1]
 
 
-# --- tasks and seeds -----------------------------------------------------------------------------
+# --- tasks and their episodes --------------------------------------------------------------------
 
 
-def test_seeds_are_strata():
-    one, other = np.array([[0.0, 2.0, 4.0]]), np.array([[100.0, 102.0, 104.0]])
-    tasks = np.arange(3.0)[:, None]
-    found, strata = over_tasks([(tasks, one), (tasks, other)], 0)
-    assert strata == "seeds" and found["mean"] == [52.0]
-    assert found["stderr"] == [pytest.approx(math.sqrt(2 * 0.25 * 4.0 / 3.0), rel=1e-14)]
-    low, high = found["ci95"][0]
-    assert 50.0 <= low < 52.0 < high <= 54.0
+@pytest.mark.parametrize(
+    ("tasks", "strata", "text"),
+    [
+        (np.arange(10.0)[:, None], "none", "over tasks; 1 seed: "),
+        (np.tile([[1.0], [-1.0]], (5, 1)), "tasks", "over the trials of each task; 1 seed: "),
+        (np.ones((1, 1)), "none", "none of a single task; 1 seed: "),
+    ],
+)
+def test_intervals_of_one_run_say_that_they_lack_other_trainings(tasks, strata, text):
+    found = over_tasks(tasks, np.ones((2, len(tasks))), 0)
+    assert found.strata == strata and found.returns["mean"] == [1.0, 1.0]
+    assert found.intervals == f"{text}the spread between trainings is not in it"
 
 
 def test_episodes_of_a_task_are_averaged_with_their_errors():

@@ -70,7 +70,7 @@ def test_report_is_well_formed_and_loads_nothing(seeds, tmp_path):
     assert page.tags.count("svg") == 2 + 2 and page.tags.count("h1") == 1
     assert page.tags.count("figcaption") == 4
     tables = re.findall(r'</table></div>\n?(<p class="muted">)?', text)
-    assert len(tables) == 7 and all(tables), "every table has a note"
+    assert len(tables) == 8 and all(tables), "every table has a note"
     assert "http" not in text and "//" not in re.sub(r"base64,[^\"]*", "", text)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     for name, value in page.attributes:
@@ -118,6 +118,28 @@ def test_report_has_the_numbers_of_the_run(tmp_path):
         *(f"{returns['mean'][k]:.2f}" for k in range(3)),
         f"[{returns['ci95'][2][0]:.2f}, {returns['ci95'][2][1]:.2f}]",
     ]
+
+
+def test_report_shows_returns_with_and_without_noise(tmp_path):
+    path = write_run(tmp_path / "a")
+    result = json.loads((path / "evaluation.json").read_text())
+    quiet = {**result["returns"], "mean": [-3.0, -2.0, -1.0], "ci95": [[-4.0, 0.0]] * 3}
+    quiet["per_task"] = [[mean] * 6 for mean in quiet["mean"]]
+    (path / "evaluation.json").write_text(
+        json.dumps(result | {"without_noise": {"returns": quiet}})
+    )
+    page = Page(report(tmp_path, path))
+    header = next(row for row in page.rows if row[0] == "adaptations")
+    assert header[3] == "return" and header[-2:] == ["without noise", "95 % interval"]
+    rows = [row[-2:] for row in page.rows if len(row) == 12 and row[0] in ("0", "1", "2")]
+    assert rows == [[f"{mean:.2f}", "[-4.00, 0.00]"] for mean in quiet["mean"]]
+    assert next(row for row in page.rows if row[0] == "navigation-2d")[8] == "-1.00"
+
+
+def test_report_says_what_its_intervals_are_over(seeds, tmp_path):
+    words = "".join(Page(report(tmp_path, *seeds)).texts)
+    assert "95 % intervals: over 3 seeds and their tasks (Student's t, 2 degrees" in words
+    assert "95 % intervals: over tasks; 1 seed: the spread between trainings is not in" in words
 
 
 @pytest.mark.parametrize(("records", "words"), [(7, "7,000"), (99, "99,000"), (250, "0.2 M")])
@@ -221,7 +243,7 @@ def test_oracle_run_is_compared_with_the_others(tmp_path):
     informed = write_run(tmp_path / "informed", seed=9, mode="oracle")
     page = Page(report(tmp_path, path, informed))
     final = json.loads((informed / "evaluation.json").read_text())["returns"]["mean"][-1]
-    rows = [row for row in page.rows if row[0] == "navigation-2d"]
+    rows = [row for row in page.rows if row[0] == "navigation-2d" and len(row) == 12]
     assert [row[-1] for row in rows] == [f"{final:.2f}"] * 2
 
 
@@ -312,6 +334,10 @@ def test_report_verb_writes_the_page_and_json(seeds, tmp_path, capsys):
     (group,) = json.loads((tmp_path / "out.json").read_text())["groups"]
     returns = json.loads((path / "evaluation.json").read_text())["returns"]
     assert group["evaluation"]["returns"]["mean"] == returns["mean"]
+    both = [str(path), str(write_run(tmp_path / "b", max_kl=0.05)), "-o", str(tmp_path / "x.html")]
+    assert commands.main(["report", *both, "--json", str(tmp_path / "out.json")]) == 0
+    (pair,) = json.loads((tmp_path / "out.json").read_text())["comparisons"]
+    assert pair["better"] == {"first episode": "", "final": "", "final, without noise": None}
     assert not (path / "videos" / "report.html").exists() and not list(path.glob(".*"))
 
 

@@ -15,9 +15,15 @@ from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.learners.registry import ALGORITHMS, build_learner
+from metarl.sampling import sampler
 from metarl.sampling.sampler import Collector, rollout
 
 # ------------------------------------------------------------------------------------------- trials
+
+
+@pytest.fixture(autouse=True)
+def _split_few_rows_too(monkeypatch):
+    monkeypatch.setattr(sampler, "MIN_ROWS_TO_SPLIT", 0)
 
 
 class Counting(Gain):

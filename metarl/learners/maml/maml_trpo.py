@@ -205,6 +205,19 @@ class MamlTrpo:
         halving = self.config.kl_halving
         return self.config.max_kl * (0.5 ** (self.updates / halving) if halving else 1.0)
 
+    def read_params(self, context: MamlContext) -> Params:
+        """Returns the parameters of every task, each value (N, *shape)."""
+        return context.params
+
+    @torch.no_grad()
+    def policy_kl(self, before: Params, after: Params, rollout: Rollout) -> Tensor:
+        """Returns the mean KL(before || after) (N,) [nats] over the states of a rollout."""
+        obs = normalize(rollout.obs, self._scale) if self._scale else rollout.obs
+        obs, valid = (x.flatten(1, 2).to(self.device) for x in (obs, rollout.valid))
+        outputs = [self.policy.network.outputs(params, obs) for params in (before, after)]
+        kl = self.policy.distribution.kl_divergence(before, outputs[0], after, outputs[1])
+        return (kl * valid).sum(dim=1) / valid.sum(dim=1)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns theta, the observation moments and the number of updates, on the CPU."""
         params = {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}

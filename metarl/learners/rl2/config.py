@@ -14,8 +14,9 @@ from metarl.core.ranges import require_range
 class Rl2Config:
     """Settings of RL^2."""
 
-    memory: Literal["gru", "lstm", "transformer"] = "gru"
-    """Kind of memory: a gated recurrent unit, a long short-term memory, or causal attention."""
+    memory: Literal["gru", "lstm", "mingru", "transformer"] = "gru"
+    """Kind of memory: a gated recurrent unit, a long short-term memory, a minimal gated recurrent
+    unit that trains in parallel over time, or causal attention."""
 
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""
@@ -26,11 +27,21 @@ class Rl2Config:
     twice the time. On navigation-2d, own explained more of the returns (0.82 instead of 0.77 at
     0.6 M steps), and the policy learned no faster (one seed)."""
 
+    actor: Literal["mlp", "hypernetwork"] = "mlp"
+    """The actor reads the memory's features and the observation (mlp, with the skip connection that
+    Beck et al. 2023 call RNN+S), or is a network on the observation whose weights the memory
+    generates (hypernetwork, the strongest published baseline; five times the actor's time)."""
+
     hidden_size: int = 64
     """Units of the tanh layers between memory and action, and between memory and value, >= 1."""
 
     lr: float = 1e-3
     """Step size of Adam, > 0 (ProMP's RL^2)."""
+
+    target_kl: float = 0.0
+    """KL divergence of a pass from the sampling policy [nats], >= 0, that the step size aims at: it
+    is divided by 1.5 after a pass with more than twice this and multiplied by 1.5 after one with
+    less than half, within a factor of 100 of lr (Schwarke et al. 2025, rsl_rl). 0 keeps lr."""
 
     epochs: int = 5
     """Passes over the trials of an iteration, >= 1 (ProMP's RL^2)."""
@@ -77,15 +88,21 @@ class Rl2Config:
         Raises:
             ConfigError: Names the field, its value and what it must be.
         """
-        known = self.memory in ("gru", "lstm", "transformer")
-        require(known, "learner.memory", self.memory, "gru, lstm or transformer")
+        known = self.memory in ("gru", "lstm", "mingru", "transformer")
+        require(known, "learner.memory", self.memory, "gru, lstm, mingru or transformer")
         known = self.value_memory in ("shared", "own")
         require(known, "learner.value_memory", self.value_memory, "shared or own")
+        require(
+            self.actor in ("mlp", "hypernetwork"),
+            "learner.actor",
+            self.actor,
+            "mlp or hypernetwork",
+        )
         for hint, names in (
             ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
             ("at least 0", ("truncation",)),
             ("a finite number > 0", ("lr", "clip", "max_gradient")),
-            ("a finite number >= 0", ("max_kl", "value_weight", "entropy_weight")),
+            ("a finite number >= 0", ("max_kl", "target_kl", "value_weight", "entropy_weight")),
             ("in [0, 1]", ("discount", "gae_lambda")),
             ("a finite number", ("min_log_std",)),
         ):

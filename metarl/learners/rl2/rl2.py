@@ -16,21 +16,14 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state
-from metarl.functional.ppo import (
-    approximate_kl,
-    check_ratio,
-    clip_indicator,
-    clipped_loss,
-)
+from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
+from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
-
-SHARD_ROWS = 32
-"""Trials whose gradient is computed at once on a CPU: few enough to give every core a shard."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +55,6 @@ class Rl2Context:
         state = join_states([part.state for part in parts])
         rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
         return Rl2Context(state, *map(torch.cat, rest))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Trials with the quantities that PPO needs.
-
-    Attributes:
-        steps: The trials.
-        inputs: Of the memory (L, M, S + A + 2).
-        advantage: (L, M) [standard deviations of the batch].
-        target: Of the value (L, M) [scaled].
-    """
-
-    steps: Sequences
-    inputs: Tensor
-    advantage: Tensor
-    target: Tensor
-
-    def rows(self, index: Tensor) -> _Batch:
-        """Returns the trials of the rows index (B,)."""
-        parts = (self.inputs, self.advantage, self.target)
-        return _Batch(self.steps.rows(index), *(part[:, index] for part in parts))
 
 
 class Rl2:
@@ -126,10 +97,13 @@ class Rl2:
         distribution = build_distribution(discrete, *log_std)
         own = config.value_memory == "own"
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
-            policy = MemoryActorCritic(config.memory, distribution, *sizes, own)
+            policy = MemoryActorCritic(
+                config.memory, distribution, *sizes, own, config.actor == "hypernetwork"
+            )
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
+        self._gradient = MinibatchGradient(self.policy, config, self._num_threads)
         self._adam = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
@@ -201,6 +175,12 @@ class Rl2:
             self.load_state_dict(before)
             raise
 
+    @torch.no_grad()
+    def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
+        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        return self.policy.memory.unroll(inputs).cpu(), inputs.cpu()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
         state = {}
@@ -213,6 +193,8 @@ class Rl2:
         steps = [float(kept["step"]) for kept in self._adam.state.values()][:1]
         state["adam/steps"] = torch.tensor(steps[0] if steps else 0.0)
         state["updates"] = torch.tensor(self._updates)
+        lr = self._adam.param_groups[0]["lr"]
+        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -222,6 +204,8 @@ class Rl2:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
+        lr = torch.tensor(self.config.lr, dtype=torch.float64)
+        state = {"adam/lr": lr, **state}  # checkpoints of 0.1 have none
         check_state(state, self.state_dict())
         steps = state["adam/steps"].clone()
         for name, value in self.policy.named_parameters():
@@ -235,6 +219,7 @@ class Rl2:
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
+        self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
         self._refresh_acting()
 
     # --- pieces of the update, in the order of use -----------------------------------------------
@@ -249,7 +234,7 @@ class Rl2:
 
     def _optimise(self, steps: Sequences) -> Metrics:
         inputs = self._inputs(steps)
-        batch = _Batch(steps, inputs, steps.reward, steps.reward)
+        batch = Batch.of(steps, inputs)
         output, scaled_value = self._evaluate(batch)
         log_ratio = self._log_prob(output, steps) - steps.log_prob
         distribution, params = self.policy.distribution, self.policy.distribution_params()
@@ -301,108 +286,77 @@ class Rl2:
         obs = normalize(steps.obs, self._obs_moments.scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
-    def _shards(self, num_rows: int) -> list[Tensor]:
-        """Splits the rows into shards, which do not depend on the number of threads."""
-        number = 1 if self.device.type != "cpu" else -(-num_rows // SHARD_ROWS)
-        return list(torch.arange(num_rows, device=self.device).tensor_split(number))
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the actor's outputs (L, M, A) and scaled values (L, M), without gradients."""
+        output, value = torch.zeros_like(batch.steps.action), torch.zeros_like(batch.target)
+        rows = torch.arange(batch.inputs.shape[1], device=self.device)
+        parts = rows.tensor_split(min(self.config.minibatches, len(rows)))  # bounds the memory
 
-    def _forward(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        """Returns the actor's outputs (L, M, A) and scaled values (L, M)."""
-        obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
-        return self.policy.unroll(batch.inputs, obs, self.config.truncation)
+        @torch.no_grad()  # the setting is local to a thread
+        def evaluate(rows: Tensor) -> None:
+            own = batch.rows(rows)
+            obs = own.inputs[..., : own.steps.obs.shape[-1]]
+            found = self.policy.unroll(own.inputs, obs, self.config.truncation)
+            for whole, part in zip((output, value), found, strict=True):
+                whole[: len(part), rows] = part
 
-    @torch.no_grad()
-    def _evaluate(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        def evaluate_shard(rows: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():  # the setting is local to a thread
-                return self._forward(batch.rows(rows))
-
-        shards = self._shards(batch.inputs.shape[1])
-        results = map_chunks(evaluate_shard, shards, self._num_threads)
-        output, value = zip(*results, strict=True)
-        return torch.cat(output, dim=1), torch.cat(value, dim=1)
+        shards = [shard for part in parts for shard in self._gradient.shards(part)]
+        map_chunks(evaluate, shards, self._num_threads)
+        return output, value
 
     def _log_prob(self, output: Tensor, steps: Sequences) -> Tensor:
         """Returns log-probabilities (L, M) [nats] of the steps' actions."""
         params = self.policy.distribution_params()
         return self.policy.distribution.log_prob(params, output, steps.action)
 
-    def _epochs(self, batch: _Batch) -> Metrics:
+    def _epochs(self, batch: Batch) -> Metrics:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""
         config, num_rows = self.config, batch.inputs.shape[1]
-        totals = torch.zeros(len(_STATISTICS), dtype=torch.float64)
-        rounds, kl, epoch = 0, 0.0, 0
+        rounds, kl, epoch, totals = 0, 0.0, 0, np.zeros(len(_STATISTICS))
         for epoch in range(1, config.epochs + 1):
             order = stream(self._seed, "minibatches", self._updates, epoch).permutation(num_rows)
-            kl_sum = torch.zeros((), dtype=torch.float64)
-            parts = torch.from_numpy(order).tensor_split(min(config.minibatches, num_rows))
-            for index in parts:
-                statistics = self._step(batch.rows(index.to(self.device)))
-                totals, kl_sum, rounds = totals + statistics, kl_sum + statistics[0], rounds + 1
-            kl = float(kl_sum) / len(parts)
+            parts = torch.from_numpy(order).to(self.device)
+            parts = parts.tensor_split(min(config.minibatches, num_rows))
+            statistics = torch.stack([self._step(batch, rows) for rows in parts])
+            pass_totals = statistics.sum(dim=0).cpu().numpy()  # the one wait for a GPU in a pass
+            if not np.isfinite(pass_totals[-1]):
+                norms = ", ".join(f"{norm:.3g}" for norm in statistics[:, -1].tolist())
+                raise FloatingPointError(f"a gradient's norm is not finite: {norms}")
+            totals, rounds = totals + pass_totals, rounds + len(parts)
+            kl = float(pass_totals[0]) / len(parts)
+            self._adapt_lr(kl)
             if config.max_kl and kl > config.max_kl:
                 break
         means = (totals / rounds).tolist()
         return {
             "kl": kl,
             "update/epochs": float(epoch),
+            "update/lr": self._adam.param_groups[0]["lr"],
             **dict(zip(_STATISTICS[1:], means[1:], strict=True)),
         }
 
-    def _step(self, batch: _Batch) -> Tensor:
-        """Takes one step of Adam on a minibatch; returns the _STATISTICS."""
-        parameters = list(self.policy.parameters())
-        count = batch.steps.valid.sum()
+    def _adapt_lr(self, kl: float) -> None:
+        """Moves the step size towards the one whose passes have the KL divergence target_kl."""
+        target, group = self.config.target_kl, self._adam.param_groups[0]
+        if not target:
+            return
+        if kl > 2.0 * target:
+            group["lr"] = max(group["lr"] / 1.5, self.config.lr / 100.0)
+        elif kl < 0.5 * target:
+            group["lr"] = min(group["lr"] * 1.5, self.config.lr * 100.0)
 
-        def differentiate(rows: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-            loss, statistics = self._loss(batch.rows(rows), count)
-            return torch.autograd.grad(loss, parameters), statistics.detach()
-
-        shards = self._shards(batch.inputs.shape[1])
-        results = map_chunks(differentiate, shards, self._num_threads)
-        gradients, statistics = zip(*results, strict=True)
-        gradient = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
+    def _step(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Takes one step of Adam on the rows of a minibatch; returns the _STATISTICS."""
+        gradient, statistics = self._gradient(batch, rows)
+        parameters = self._gradient.parameters
         for parameter, value in zip(parameters, gradient, strict=True):
             parameter.grad = value
-        norm = float(torch.nn.utils.get_total_norm(gradient))
-        if not norm < float("inf"):
-            raise FloatingPointError(f"the gradient's norm is {norm}")
-        torch.nn.utils.clip_grads_with_norm_(
-            parameters, self.config.max_gradient, torch.tensor(norm)
-        )
+        norm = torch.nn.utils.get_total_norm(gradient)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_gradient, norm)
         self._adam.step()
         clamp_(self.policy.distribution, self.policy.distribution_params())
-        return torch.cat([torch.stack(statistics).sum(dim=0).cpu(), torch.tensor([norm])])
-
-    def _loss(self, batch: _Batch, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a shard's contribution to the minibatch's loss and _STATISTICS.
-
-        Both are means over the `count` valid steps of the minibatch; the gradient norm is left out.
-        """
-        config, steps = self.config, batch.steps
-        output, value = self._forward(batch)
-        log_ratio = self._log_prob(output, steps) - steps.log_prob
-        log_ratio = torch.where(steps.valid, log_ratio, 0.0)
-
-        def average(values: Tensor) -> Tensor:
-            return torch.where(steps.valid, values, 0.0).sum() / count
-
-        policy_loss = average(clipped_loss(log_ratio, batch.advantage, config.clip))
-        value_loss = average((value - batch.target).square())
-        params = self.policy.distribution_params()
-        entropy = average(self.policy.distribution.entropy(params, output))
-        loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
-        with torch.no_grad():
-            divergence = average(approximate_kl(log_ratio))
-            clipped = average(clip_indicator(log_ratio, config.clip))
-        return loss, torch.stack([divergence, clipped, policy_loss, value_loss]).double()
+        return torch.cat([statistics, norm.double().unsqueeze(0)])
 
 
-_STATISTICS = (
-    "kl",
-    "update/clipped",
-    "update/policy_loss",
-    "update/value_loss",
-    "update/gradient_norm",
-)
+_STATISTICS = (*STATISTICS, "update/gradient_norm")
 """Means over the minibatches of an update."""

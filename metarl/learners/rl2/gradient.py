@@ -1,0 +1,204 @@
+"""The gradient of RL^2's PPO loss over a minibatch of whole trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.core.parallel import map_chunks
+from metarl.functional.ppo import approximate_kl, clip_indicator, clipped_loss
+from metarl.learners.rl2.config import Rl2Config
+from metarl.networks.actor_critic import MemoryActorCritic
+from metarl.sampling.sequences import Sequences
+
+HEAD_STEPS = 2048
+"""Steps whose loss a thread computes at once on a CPU: few enough to stay in its cache."""
+
+STATISTICS = ("kl", "update/clipped", "update/policy_loss", "update/value_loss")
+"""Means over the steps of a minibatch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trials with the quantities that PPO needs.
+
+    Attributes:
+        steps: The trials.
+        inputs: Of the memory (L, M, S + A + 2).
+        advantage: (L, M) [standard deviations of the batch].
+        target: Of the value (L, M) [scaled].
+        is_full: All steps of all trials are valid; known here, because asking a GPU takes long.
+    """
+
+    steps: Sequences
+    inputs: Tensor
+    advantage: Tensor
+    target: Tensor
+    is_full: bool
+
+    @staticmethod
+    def of(steps: Sequences, inputs: Tensor) -> Batch:
+        """Returns trials whose advantages and targets are not known yet."""
+        is_full = bool((steps.valid & steps.acted).all())
+        return Batch(steps, inputs, *(torch.zeros_like(steps.reward) for _ in range(2)), is_full)
+
+    def rows(self, index: Tensor) -> Batch:
+        """Returns the trials of the rows index (B,), up to the end of the longest."""
+        steps, length = self.steps.rows(index), len(self.inputs)
+        if not self.is_full:
+            length = int(steps.acted.sum(dim=0).max())
+        own = (part[:length, index] for part in (self.inputs, self.advantage, self.target))
+        return Batch(steps.first_steps(length), *own, self.is_full)
+
+    def select(self, values: Tensor) -> Tensor:
+        """Maps values (L, M, ...) to those of the P valid steps (P, ...)."""
+        return values.flatten(0, 1) if self.is_full else values[self.steps.valid]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The P valid steps of some trials, in any order.
+
+    Attributes:
+        obs: Scaled (P, S).
+        action: (P, A).
+        log_prob: Of the sampling policy (P,) [nats].
+        advantage: (P,) [standard deviations of the batch].
+        target: Of the value (P,) [scaled].
+    """
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
+
+    @staticmethod
+    def of(batch: Batch) -> _Steps:
+        """Returns the valid steps of a batch."""
+        obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
+        steps = batch.steps
+        own = (obs, steps.action, steps.log_prob, batch.advantage, batch.target)
+        return _Steps(*map(batch.select, own))
+
+    @staticmethod
+    def join(parts: Sequence[_Steps]) -> _Steps:
+        """Returns the steps of all parts."""
+        if len(parts) == 1:
+            return parts[0]
+        return _Steps(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def between(self, own: slice) -> _Steps:
+        """Returns some of the steps, as views."""
+        return _Steps(*(part[own] for part in vars(self).values()))
+
+
+class MinibatchGradient:
+    """Computes the gradient of the PPO loss on minibatches, in three stages on a pool of threads.
+
+    The memories unroll shards of the rows; the heads and the loss take slices of the valid steps;
+    the memories go back through time. Shards and slices do not depend on the number of threads,
+    and their contributions are summed in order, so the result does not depend on it either. On a
+    GPU there is one shard and one slice.
+
+    Args:
+        policy: The networks, on their device.
+        config: Settings of the loss.
+        num_threads: Threads on a CPU.
+    """
+
+    def __init__(self, policy: MemoryActorCritic, config: Rl2Config, num_threads: int):
+        self._policy, self._config, self._num_threads = policy, config, num_threads
+        named = dict(policy.named_parameters())
+        is_memory = {name: "memory." in name for name in named}
+        self._memory = [value for name, value in named.items() if is_memory[name]]
+        self._heads = [value for name, value in named.items() if not is_memory[name]]
+        self.parameters = [*self._memory, *self._heads]
+
+    def shards(self, rows: Tensor) -> list[Tensor]:
+        """Splits rows (B,) into those that are unrolled at once."""
+        size = self._policy.memory.rows_per_shard
+        number = -(-len(rows) // size) if size and rows.device.type == "cpu" else 1
+        return list(rows.tensor_split(number))
+
+    def __call__(self, batch: Batch, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Returns the gradients of `parameters`, and the STATISTICS of the rows (B,)."""
+        if not batch.is_full:
+            lengths = batch.steps.acted[:, rows].sum(dim=0)
+            rows = rows[lengths.argsort(descending=True, stable=True)]
+        unrolled = map_chunks(
+            lambda own: self._unroll(batch.rows(own)), self.shards(rows), self._num_threads
+        )
+        steps = _Steps.join([own for own, _ in unrolled])
+        kept = [features for _, features in unrolled]
+        joined = [torch.cat([f.detach() for f in each]) for each in zip(*kept, strict=True)]
+        cotangents, heads, statistics = self._differentiate_heads(steps, joined)
+
+        def go_back(index: int) -> Sequence[Tensor]:
+            return torch.autograd.grad(kept[index], self._memory, cotangents[index])
+
+        starts = [0]
+        for features in kept:
+            starts.append(starts[-1] + len(features[0]))
+        cotangents = [
+            [cotangent[start:stop] for cotangent in cotangents]
+            for start, stop in zip(starts, starts[1:], strict=False)
+        ]
+        memory = map_chunks(go_back, range(len(kept)), self._num_threads)
+        return [*_sum(memory), *heads], statistics
+
+    def _unroll(self, batch: Batch) -> tuple[_Steps, tuple[Tensor, ...]]:
+        """Returns the valid steps, and the features (P, H) of the memories there."""
+        features = self._policy.unroll_memories(batch.inputs, self._config.truncation)
+        return _Steps.of(batch), tuple(map(batch.select, features))
+
+    def _differentiate_heads(
+        self, steps: _Steps, features: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Sequence[Tensor], Tensor]:
+        """Returns the gradients of the features (P, H) and of the heads, and the STATISTICS."""
+        count = len(steps.log_prob)
+        number = -(-count // HEAD_STEPS) if steps.obs.device.type == "cpu" else 1
+        cuts = [count * i // number for i in range(number + 1)]
+        cotangents = [torch.empty_like(each) for each in features]
+
+        def differentiate(own: slice) -> tuple[Sequence[Tensor], Tensor]:
+            leaves = [each[own].requires_grad_() for each in features]
+            loss, statistics = self._loss(steps.between(own), leaves, count)
+            found = torch.autograd.grad(loss, [*leaves, *self._heads])
+            for cotangent, value in zip(cotangents, found, strict=False):
+                cotangent[own] = value
+            return found[len(leaves) :], statistics
+
+        slices = [slice(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
+        results = map_chunks(differentiate, slices, self._num_threads)
+        heads, statistics = zip(*results, strict=True)
+        return cotangents, _sum(heads), torch.stack(statistics).sum(dim=0)
+
+    def _loss(self, steps: _Steps, features: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
+        """Returns a slice's contribution to the loss and to the STATISTICS, means over count."""
+        config, policy = self._config, self._policy
+        output = policy.output(features[0], steps.obs)
+        value = policy.value(features[-1], steps.obs)
+        params = policy.distribution_params()
+        log_ratio = policy.distribution.log_prob(params, output, steps.action) - steps.log_prob
+        policy_loss = clipped_loss(log_ratio, steps.advantage, config.clip).sum()
+        value_loss = (value - steps.target).square().sum()
+        loss = policy_loss + config.value_weight * value_loss
+        if config.entropy_weight:
+            entropy = policy.distribution.entropy(params, output).sum()
+            loss = loss - config.entropy_weight * entropy
+        with torch.no_grad():
+            kl = approximate_kl(log_ratio).sum()
+            clipped = clip_indicator(log_ratio, config.clip).sum()
+            found = torch.stack([kl, clipped, policy_loss, value_loss]).double()
+        return loss / count, found / count
+
+
+def _sum(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Adds the tensors of all parts, in order."""
+    if len(parts) == 1:
+        return list(parts[0])
+    return [torch.stack(each).sum(dim=0) for each in zip(*parts, strict=True)]

@@ -1,0 +1,72 @@
+"""A gated memory without products between its states, which trains in parallel over time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from metarl.functional.scan import linear_scan
+from metarl.networks.memory import State, keep_rows
+
+LONGEST = 512.0
+"""Slowest time constant at the start [steps], the order of a trial's length."""
+
+
+class MinGruMemory(nn.Module):
+    """A minimal gated recurrent unit (Feng et al. 2024, arXiv:2410.01201) on embedded inputs.
+
+        u_t = tanh(W x_t + b),    a_t = sigmoid(W_a u_t + b_a),    c_t = W_c u_t + b_c
+        h_t = a_t h_{t-1} + (1 - a_t) c_t
+
+    Gates and candidates depend on the inputs alone, so those of a whole trial are one product, and
+    the states are a scan. Acting takes constant time and memory. The units start with time
+    constants 1 / (1 - a) from 2 to LONGEST steps, evenly in the logarithm: some follow the present
+    input and others average a trial.
+
+    Args:
+        input_size: I.
+        size: H.
+    """
+
+    rows_per_shard = 8
+    num_gates = 2
+
+    def __init__(self, input_size: int, size: int):
+        super().__init__()
+        self.size = size
+        self.embed = nn.Linear(input_size, size)
+        self.gates = nn.Linear(size, 2 * size, bias=False)
+        times = torch.logspace(math.log10(2.0), math.log10(LONGEST), size)
+        self.offset = nn.Parameter(torch.cat([(times - 1.0).log(), torch.zeros(size)]))
+
+    def initial(self, num_rows: int) -> State:
+        """Returns zeros (M, H)."""
+        return (torch.zeros(num_rows, self.size),)
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Maps inputs (M, I) of one step to features (M, H) and the next state."""
+        decay, candidate = self._decay_and_candidate(inputs)
+        hidden = torch.lerp(candidate, state[0], decay)
+        return hidden, (hidden,)
+
+    def keep(self, before: State, after: State, alive: Tensor) -> State:
+        """Returns the state `after` where alive (M,), else `before`."""
+        return keep_rows(before, after, alive)
+
+    def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
+        """Maps inputs (L, M, I) of whole trials to features (L, M, H).
+
+        Raises:
+            ValueError: truncation is not 0: the scan runs over whole trials.
+        """
+        if truncation:
+            raise ValueError(f"truncation = {truncation}: must be 0, a scan has no truncation")
+        decay, candidate = self._decay_and_candidate(inputs)
+        return linear_scan(decay, torch.addcmul(candidate, decay, candidate, value=-1.0))
+
+    def _decay_and_candidate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        gates = self.gates(torch.tanh(self.embed(inputs))) + self.offset
+        decay, candidate = gates.split(self.size, dim=-1)
+        return decay.sigmoid(), candidate
