@@ -6,6 +6,7 @@ Nothing heavy is imported at module level, so that --help and --list-envs answer
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Generator
@@ -213,6 +214,7 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
     # a resumed run may have other iterations or threads than before; the next resume keeps them
     write_atomically(path / "config.yaml", to_yaml(config))
     facts = {"device": _device_name(device), "threads": num_threads(config)}
+    facts["is_deterministic"] = _is_deterministic()
     for line in provenance.write_run_json(path, spec, **facts, init_from=source):
         print(f"metarl: the run no longer repeats bit for bit: {line}", file=sys.stderr)
     sampler, start = config.sampler, policy.progress.iteration
@@ -266,6 +268,15 @@ def resume_command(path: Path) -> str:
     if sys.argv and sys.argv[0].endswith("train.py"):
         return shlex.join(["python", sys.argv[0], "--resume", str(path)])
     return shlex.join(["metarl", "train", "--resume", str(path)])
+
+
+def _is_deterministic() -> bool:
+    """Tests whether torch and cuBLAS are set up to repeat sums on a GPU bit for bit."""
+    import torch
+
+    # without the variable, cuBLAS chooses among several streams with workspaces of their own
+    has_workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8")
+    return torch.are_deterministic_algorithms_enabled() and has_workspace
 
 
 def _device_name(device: Any) -> str:

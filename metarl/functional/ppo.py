@@ -54,15 +54,24 @@ def ratio_error(log_ratio: Tensor, valid: Tensor) -> float:
     return float(error.nan_to_num(nan=float("inf")))
 
 
-def check_ratio(error: float, limit: float) -> float:
-    """Returns the ratio error before an update, if it is no larger than rounding explains.
+def check_ratio(log_ratio: Tensor, rounding: Tensor, valid: Tensor) -> float:
+    """Returns the largest |ratio - 1| before an update, if rounding explains it at every step.
+
+    Args:
+        log_ratio: (...) [nats].
+        rounding: Bound on |log_ratio| (...) [nats], from `Distribution.log_prob_rounding`.
+        valid: (...), bool.
 
     Raises:
-        FloatingPointError: The error is larger: the recomputed policy is not the one that sampled.
+        FloatingPointError: A ratio is further from 1, so the recomputed policy is not the one that
+            sampled; the message has the ratio furthest beyond its bound.
     """
-    if error > limit:
+    excess = torch.where(valid, log_ratio.detach().abs() / rounding, 0.0)
+    worst = excess.nan_to_num(nan=float("inf")).flatten().argmax()
+    if not float(excess.flatten()[worst]) <= 1.0:  # also NaN
+        error = float(log_ratio.detach().flatten()[worst].expm1().abs())
         raise FloatingPointError(
             "the policy that learns is not the policy that acted: "
-            f"|ratio - 1| = {error:.2g}, at most {limit:.2g} expected"
+            f"|ratio - 1| = {error:.2g}, rounding explains {float(rounding.flatten()[worst]):.2g}"
         )
-    return error
+    return ratio_error(log_ratio, valid)

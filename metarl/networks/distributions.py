@@ -7,44 +7,14 @@ network: (N, A) for N tasks and outputs (N, M, A), or (A,) for outputs (L, M, A)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from metarl.core.rollout import Metrics, Params
-from metarl.functional import categorical, gaussian
-
-
-class Scores(Protocol):
-    """Log-probabilities l of given actions for n tasks x M steps, with derivatives by hand.
-
-    With o the outputs, and c, dc one number for each step:
-
-        vjp          c -> c dl/do
-        jvp          do -> dl
-        vjp_tangent  c, dc, do -> dc dl/do + c d(dl/do)
-
-    Attributes:
-        log_prob: (n, M) [nats].
-    """
-
-    log_prob: Tensor
-
-    def vjp(self, cotangent: Tensor) -> tuple[Tensor, Params]:
-        """Maps a cotangent (n, M, 1) of log_prob to those of the output (n, M, A) and of params."""
-
-    def jvp(self, output_tangent: Tensor, params_tangent: Params) -> tuple[Tensor, Any]:
-        """Maps a tangent (n, M, A) of the output and one of params to the tangent of log_prob.
-
-        Returns:
-            The tangent (n, M), and what `vjp_tangent` needs of the direction.
-        """
-
-    def vjp_tangent(
-        self, cotangent: Tensor, cotangent_tangent: Tensor, direction: Any
-    ) -> tuple[Tensor, Params]:
-        """Differentiates `vjp` along a direction of `jvp`; the cotangents are (n, M, 1)."""
+from metarl.functional import categorical, gaussian, rounding
+from metarl.networks.scores import CategoricalScores, GaussianScores, Scores
 
 
 class Distribution(Protocol):
@@ -55,6 +25,12 @@ class Distribution(Protocol):
 
     def clamp(self, params: Params) -> Params:
         """Returns the distribution's own parameters within their bounds."""
+
+    def clamp_derivative(self, params: Params) -> Params:
+        """Returns the derivative of `clamp`: 1 within the bounds and at them, 0 beyond."""
+
+    def can_move(self, params: Params, direction: Params) -> Params:
+        """Returns 1 where the own parameters can move along a direction within bounds, else 0."""
 
     def sample(self, params: Params, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws actions (..., A) with standard normal noise (..., A).
@@ -76,6 +52,9 @@ class Distribution(Protocol):
 
     def log_prob(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
         """Returns the log-probabilities (...) [nats] of actions (..., A)."""
+
+    def log_prob_rounding(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """Bounds the difference (...) [nats] that rounding makes to the stored log_prob."""
 
     def entropy(self, params: Params, output: Tensor) -> Tensor:
         """Returns the entropy (...) [nats]."""
@@ -110,12 +89,15 @@ class Distribution(Protocol):
         """
 
     def metrics(self, params: Params) -> Metrics:
-        """Returns the mean of each of the own parameters, by name."""
+        """Returns the mean of each of the own parameters as clamped, by name."""
 
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
     """The output is the mean; "log_std" is the same in all states.
+
+    A learner keeps its parameters within the bound (`clamp_`), because the clamp has no gradient
+    below it and "log_std" could not come back.
 
     Attributes:
         initial_log_std: First log standard deviation.
@@ -137,10 +119,16 @@ class DiagonalGaussian:
         """Returns the clamped log standard deviations (..., 1, A), to broadcast over states."""
         return self.clamp(params)["log_std"].unsqueeze(-2)
 
-    def clamp_derivative(self, params: Params) -> Tensor:
-        """Returns the derivative (..., 1, A) of the clamp: 0 below min_log_std, else 1."""
+    def clamp_derivative(self, params: Params) -> Params:
+        """See `Distribution`."""
         raw = params["log_std"]
-        return (raw >= self.min_log_std).to(raw.dtype).unsqueeze(-2)
+        return {"log_std": (raw >= self.min_log_std).to(raw.dtype)}
+
+    def can_move(self, params: Params, direction: Params) -> Params:
+        """See `Distribution`."""
+        raw = params["log_std"]
+        free = (raw > self.min_log_std) | (direction["log_std"] > 0.0)
+        return {"log_std": free.to(raw.dtype)}
 
     def sample(self, params: Params, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distribution`."""
@@ -170,6 +158,11 @@ class DiagonalGaussian:
         """See `Distribution`."""
         return gaussian.log_prob(action, output, self.log_std(params))
 
+    @torch.no_grad()
+    def log_prob_rounding(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """See `Distribution`."""
+        return rounding.gaussian_rounding(action, output, self.log_std(params))
+
     def entropy(self, params: Params, output: Tensor) -> Tensor:
         """See `Distribution`."""
         return gaussian.entropy(self.log_std(params)).expand(output.shape[:-1])
@@ -183,7 +176,7 @@ class DiagonalGaussian:
 
     def scores(self, params: Params, output: Tensor, action: Tensor) -> GaussianScores:
         """See `Distribution`."""
-        free = self.clamp_derivative(params)
+        free = self.clamp_derivative(params)["log_std"].unsqueeze(-2)
         return GaussianScores(action, output, self.log_std(params), free)
 
     def fisher_product(
@@ -196,14 +189,14 @@ class DiagonalGaussian:
     ) -> tuple[Tensor, Params]:
         """See `Distribution`."""
         del output
-        log_std, free = self.log_std(params), self.clamp_derivative(params).squeeze(-2)
+        log_std, free = self.log_std(params), self.clamp_derivative(params)["log_std"]
         tangents = output_tangent, params_tangent["log_std"] * free
         mean_product, log_std_product = gaussian.fisher_product(*tangents, log_std)
         return weight * mean_product, {"log_std": log_std_product * free * weight.sum(dim=1)}
 
     def metrics(self, params: Params) -> Metrics:
         """See `Distribution`."""
-        return {"log_std": float(params["log_std"].mean())}
+        return {"log_std": float(self.clamp(params)["log_std"].mean())}
 
 
 @dataclass(frozen=True)
@@ -218,6 +211,16 @@ class Categorical:
     def clamp(self, params: Params) -> Params:
         """Returns nothing: there are no own parameters."""
         del params
+        return {}
+
+    def clamp_derivative(self, params: Params) -> Params:
+        """Returns nothing: there are no own parameters."""
+        del params
+        return {}
+
+    def can_move(self, params: Params, direction: Params) -> Params:
+        """Returns nothing: there are no own parameters."""
+        del params, direction
         return {}
 
     def sample(self, params: Params, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,6 +248,12 @@ class Categorical:
         """See `Distribution`."""
         del params
         return categorical.log_prob(action, output)
+
+    @torch.no_grad()
+    def log_prob_rounding(self, params: Params, output: Tensor, action: Tensor) -> Tensor:
+        """See `Distribution`."""
+        log_prob = self.log_prob(params, output, action)
+        return rounding.categorical_rounding(action, output, log_prob)
 
     def entropy(self, params: Params, output: Tensor) -> Tensor:
         """See `Distribution`."""
@@ -288,79 +297,8 @@ def build_distribution(discrete: bool, initial_log_std: float, min_log_std: floa
     return DiagonalGaussian(initial_log_std, min_log_std)
 
 
-# --- derivatives of log-probabilities by hand ----------------------------------------------------
-
-
-class GaussianScores:
-    """Scores of a Gaussian; "log_std" is the same for all steps of a task.
-
-        z = (a - mu) / sigma,    dl/dmu = z / sigma,    dl/dlog sigma = z^2 - 1
-
-    Args:
-        action: (n, M, A).
-        mean: (n, M, A).
-        log_std: (n, 1, A).
-        free: (n, 1, A), 0 where log_std is held by its clamp, else 1.
-    """
-
-    def __init__(self, action: Tensor, mean: Tensor, log_std: Tensor, free: Tensor):
-        self._free, self._precision = free, (-log_std).exp()
-        self._scaled = (action - mean) * self._precision
-        self.log_prob = gaussian.log_prob_of_noise(self._scaled, log_std)
-
-    def vjp(self, cotangent: Tensor) -> tuple[Tensor, Params]:
-        """See `Scores`."""
-        score = cotangent * self._scaled
-        own = (score * self._scaled).sum(dim=1) - cotangent.sum(dim=1)
-        return score * self._precision, {"log_std": own * self._free.squeeze(1)}
-
-    def jvp(
-        self, output_tangent: Tensor, params_tangent: Params
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See `Scores`; the direction holds the tangents of z and of log sigma."""
-        log_std = params_tangent["log_std"].unsqueeze(1) * self._free
-        scaled = -torch.addcmul(self._scaled * log_std, output_tangent, self._precision)
-        return -(self._scaled * scaled).sum(dim=-1) - log_std.sum(dim=-1), (scaled, log_std)
-
-    def vjp_tangent(
-        self, cotangent: Tensor, cotangent_tangent: Tensor, direction: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Params]:
-        """See `Scores`."""
-        scaled, log_std = direction
-        score = cotangent_tangent * self._scaled + cotangent * scaled
-        output = (score - cotangent * self._scaled * log_std) * self._precision
-        own = ((score + cotangent * scaled) * self._scaled - cotangent_tangent).sum(dim=1)
-        return output, {"log_std": own * self._free.squeeze(1)}
-
-
-class CategoricalScores:
-    """Scores of a categorical distribution, without parameters of its own.
-
-        dl/do = a - p,    p = softmax(o),    dp = p (do - p.do)
-
-    Args:
-        action: One-hot (n, M, A).
-        logits: (n, M, A).
-    """
-
-    def __init__(self, action: Tensor, logits: Tensor):
-        self.log_prob = categorical.log_prob(action, logits)
-        self._logits = logits
-        self._residual = action - logits.softmax(dim=-1)
-
-    def vjp(self, cotangent: Tensor) -> tuple[Tensor, Params]:
-        """See `Scores`."""
-        return cotangent * self._residual, {}
-
-    def jvp(self, output_tangent: Tensor, params_tangent: Params) -> tuple[Tensor, Tensor]:
-        """See `Scores`; the direction is the tangent of p."""
-        del params_tangent
-        tangent = (self._residual * output_tangent).sum(dim=-1)
-        return tangent, categorical.fisher_product(output_tangent, self._logits)
-
-    def vjp_tangent(
-        self, cotangent: Tensor, cotangent_tangent: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Params]:
-        """See `Scores`."""
-        residual = cotangent_tangent * self._residual
-        return torch.addcmul(residual, cotangent, direction, value=-1.0), {}
+@torch.no_grad()
+def clamp_(distribution: Distribution, params: Params) -> None:
+    """Moves the distribution's own parameters, by name, into their bounds, in place."""
+    for name, value in distribution.clamp(params).items():
+        params[name].copy_(value)

@@ -22,11 +22,19 @@ from metarl.core.errors import CheckpointError
 from metarl.core.files import write_atomically
 from metarl.core.tasks import HasTestTasks
 
-CONTRACT = (
+_CONTRACT = (
     "A run is a function of config.yaml, of the versions, the commit and the device recorded here, "
-    "and of the kind of processor. If these are the same, every parameter and every metric except "
-    "times is the same bit for bit, also when the run is killed and resumed. The number of "
-    "threads, of the physics and of the update, never matters."
+    "and of the kind of processor. "
+)
+_PROMISE = (
+    "If these are the same, every parameter and every metric except times is the same bit for bit, "
+    "also when the run is killed and resumed. The number of threads, of the physics and of the "
+    "update, never matters."
+)
+_NO_PROMISE = (
+    "Its updates run on a GPU without torch.use_deterministic_algorithms(True) and "
+    "CUBLAS_WORKSPACE_CONFIG, so sums may be taken in another order each time. The numbers are "
+    "the same up to rounding, which training amplifies; they are not promised bit for bit."
 )
 
 _PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
@@ -38,6 +46,7 @@ def write_run_json(
     *,
     device: str,
     threads: int,
+    is_deterministic: bool = False,
     init_from: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Writes run.json; for a resumed run, adds this start under "resumed".
@@ -47,6 +56,8 @@ def write_run_json(
         spec: Spec of the environment; written at the first start only, as it must not change.
         device: Device of the update, with the name of a GPU.
         threads: Threads of the physics and of the update; not compared.
+        is_deterministic: torch refuses operations that do not repeat bit for bit. Only a GPU has
+            such ones, and without it a run on a GPU is promised nothing.
         init_from: The run and the checkpoint that a fine-tuned run starts from.
 
     Returns:
@@ -56,10 +67,12 @@ def write_run_json(
     Raises:
         CheckpointError: The file exists and is not a run.json.
     """
-    facts = _collect_facts(device, threads)
+    is_repeatable = is_deterministic or device.partition(":")[0] == "cpu"
+    facts = _collect_facts(device, threads) | {"is_repeatable": is_repeatable}
     path = run_dir / "run.json"
     if not path.exists():
-        record = {"contract": CONTRACT, "env": _describe_env(spec), **facts, "resumed": []}
+        contract = _CONTRACT + (_PROMISE if is_repeatable else _NO_PROMISE)
+        record = {"contract": contract, "env": _describe_env(spec), **facts, "resumed": []}
         record |= {"init_from": dict(init_from)} if init_from else {}
         write_atomically(path, json.dumps(record, indent=1))
         return []

@@ -57,8 +57,16 @@ def test_ratio_error_is_the_largest_at_valid_steps():
     assert ratio_error(log_ratio[1:], torch.ones(3, dtype=torch.bool)) == math.inf
 
 
-@pytest.mark.parametrize("error", [2e-3, math.inf])
-def test_ratio_error_above_the_limit_is_an_error(error):
-    assert check_ratio(1e-3, 1e-3) == 1e-3
-    with pytest.raises(FloatingPointError, match=r"policy that acted.*ratio.*at most 0.001"):
-        check_ratio(error, 1e-3)
+def test_ratio_within_rounding_is_returned():
+    log_ratio, rounding = torch.tensor([1e-3, -2e-3, 9.0]), torch.tensor([1e-3, 1e-2, 1e-3])
+    valid = torch.tensor([True, True, False])
+    assert check_ratio(log_ratio, rounding, valid) == pytest.approx(2e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(2e-3, "0.002"), (math.nan, "nan"), (200.0, "inf")])
+def test_ratio_beyond_rounding_is_an_error(value, shown):
+    # the first one is further from 1, the second one further beyond its bound
+    log_ratio, rounding = torch.tensor([1.0, value, 0.0]), torch.tensor([9.0, 1e-3, 1e-3])
+    message = rf"policy that acted: \|ratio - 1\| = {shown}, rounding explains 0.001"
+    with pytest.raises(FloatingPointError, match=message):
+        check_ratio(log_ratio, rounding, torch.ones(3, dtype=torch.bool))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarl.core.rollout import Rollout
 from metarl.learners.maml.inner_loop import inner_steps, linearise
 from metarl.learners.maml.surrogates import Batch
 from metarl.networks.distributions import DiagonalGaussian
@@ -35,8 +36,12 @@ class MetaObjective:
     step_sizes: tuple[float, ...]
 
     def adapted_return(self, policy, params):
-        """Adapts by gradient ascent on the exact return; returns the exact return."""
+        """Adapts by gradient ascent on the exact return; returns the exact return.
+
+        Parameters beyond their bounds are moved to the bound before every step.
+        """
         for step_size in self.step_sizes:
+            params = {**params, **policy.distribution.clamp(params)}
             own = {n: v.detach().requires_grad_() for n, v in params.items()}
             value = self.expected_return(policy, own)
             gradient = dict(zip(own, torch.autograd.grad(value, list(own.values())), strict=True))
@@ -70,6 +75,41 @@ class MetaObjective:
         return gradient
 
 
+# --- a small problem with exact expectations: two states, reward polynomial in the action
+
+STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
+NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+def quadratic_reward(state, action):
+    return -(action - 2.0 * state).square() + 0.5 * state * action
+
+
+def quadrature_objective(step_sizes, reward=quadratic_reward):
+    """The meta-objective by quadrature, exact for a reward that is a polynomial in the action."""
+
+    def expected_return(policy, params):
+        mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
+        std = policy.distribution.log_std(params)[0].exp()
+        actions = mean + std * NODES
+        return (reward(STATES, actions) * WEIGHTS).sum(dim=1).mean()
+
+    def exact_batch(policy, params):
+        """The nodes as a rollout of one task: weights are exact probabilities."""
+        with torch.no_grad():
+            mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
+            log_std = policy.distribution.log_std(params)[0]
+            actions = (mean + log_std.exp() * NODES).reshape(1, -1, 1, 1)
+            obs = STATES.expand(-1, len(NODES)).reshape(1, -1, 1, 1)
+            weight = (WEIGHTS.expand(len(STATES), -1) / len(STATES)).reshape(1, -1, 1)
+            gain = reward(obs, actions).squeeze(-1)
+            batch = Batch(obs, actions, torch.zeros_like(gain), gain, torch.ones_like(gain), weight)
+            return replace(batch, log_prob=log_prob(policy, params, batch))
+
+    return MetaObjective(expected_return, exact_batch, tuple(step_sizes))
+
+
 def small_policy(seed=0):
     """A network of three units and its parameters for one task, in double precision."""
     policy = MLPPolicy(TanhMLP(1, 1, (3,)), DiagonalGaussian(-0.3, min_log_std=-3.0))
@@ -98,3 +138,30 @@ def random_batch(policy, params, num_tasks=3, episodes=4, steps=5, seed=0):
     batch = Batch(obs, action, torch.zeros(shape, dtype=torch.float64), advantage, valid, weight)
     with torch.no_grad():
         return replace(batch, log_prob=log_prob(policy, params, batch) * valid)
+
+
+def as_rollout(batch):
+    done = torch.zeros(batch.valid.shape[:2], dtype=torch.bool)
+    return Rollout(
+        obs=batch.obs,
+        action=batch.action,
+        log_prob=batch.log_prob,
+        reward=batch.advantage,
+        valid=batch.valid.bool(),
+        terminated=done,
+        truncated=done,
+        last_obs=batch.obs[:, :, -1],
+    )
+
+
+def double_trial(learner, num_tasks=3, num_adaptations=1):
+    """A float64 trial with rollouts sampled from the learner's own policies."""
+    learner.params = {n: v.double() for n, v in learner.params.items()}
+    context = learner.begin(num_tasks, 4, ())
+    rollouts = []
+    for k in range(num_adaptations + 1):
+        batch = random_batch(learner.policy, context.params, num_tasks, seed=k)
+        rollouts.append(as_rollout(batch))
+        if k < num_adaptations:
+            context = learner.adapt(context, rollouts[-1], ())
+    return context, rollouts

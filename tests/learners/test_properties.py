@@ -48,6 +48,7 @@ RL2 = Rl2Config(
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
+    "maml-trpo, relu": Case(replace(MAML, activation="relu", layer_norm=True), 8, 8, 1, 6),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }

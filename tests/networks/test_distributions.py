@@ -7,11 +7,11 @@ import torch
 from metarl.functional import categorical, gaussian
 from metarl.networks.distributions import (
     Categorical,
-    CategoricalScores,
     DiagonalGaussian,
-    GaussianScores,
     build_distribution,
+    clamp_,
 )
+from metarl.networks.scores import CategoricalScores, GaussianScores
 
 N, M, A = 2, 5, 3
 
@@ -152,7 +152,18 @@ def test_log_std_is_clamped_and_broadcasts_over_states():
     assert log_std.shape == (2, 1, 3)
     assert log_std[:, 0].tolist() == torch.tensor([[-2, -2, 1], [0, -1.9, -2]]).tolist()
     assert torch.equal(distribution.clamp(params)["log_std"], log_std[:, 0])
-    assert distribution.metrics(params) == {"log_std": pytest.approx(-10.0 / 6.0)}
+    in_force = (-2.0 - 2.0 + 1.0 + 0.0 - 1.9 - 2.0) / 6.0
+    assert distribution.metrics(params) == {"log_std": pytest.approx(in_force)}
+
+
+def test_log_std_at_its_bound_moves_inside_only():
+    distribution = DiagonalGaussian(min_log_std=-2.0)
+    params = {"log_std": torch.tensor([-2.5, -2.0, -2.0, -1.0])}
+    direction = {"log_std": torch.tensor([-1.0, -1.0, 1.0, -1.0])}
+    assert distribution.can_move(params, direction)["log_std"].tolist() == [0, 0, 1, 1]
+    assert distribution.clamp_derivative(params)["log_std"].tolist() == [0, 1, 1, 1]
+    clamp_(distribution, params)
+    assert params["log_std"].tolist() == [-2.0, -2.0, -2.0, -1.0]
 
 
 def test_discrete_actions_choose_the_categorical_distribution():

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from metarl import experiment
 from metarl.core.errors import CheckpointError
 from metarl.core.tasks import Variable
 from metarl.envs.registry import ENVIRONMENTS, make
@@ -25,6 +27,35 @@ def test_run_json_has_versions_machine_and_device(tmp_path):
     assert all(record["versions"].values()) and record["processor"]
     assert (record["device"], record["threads"], record["resumed"]) == ("cpu", 2, [])
     assert "bit for bit" in record["contract"]
+
+
+@pytest.mark.parametrize(
+    ("device", "is_deterministic", "is_promised"),
+    [
+        ("cpu", False, True),
+        ("NVIDIA H100 80GB HBM3", False, False),
+        ("NVIDIA H100 80GB HBM3", True, True),
+        ("mps", False, False),
+    ],
+)
+def test_bits_are_promised_where_the_device_repeats_them(
+    tmp_path, device, is_deterministic, is_promised
+):
+    settings = {"device": device, "threads": 2, "is_deterministic": is_deterministic}
+    write_run_json(tmp_path, SPEC, **settings)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["is_repeatable"] is is_promised
+    assert ("is the same bit for bit" in record["contract"]) is is_promised
+    assert ("not promised bit for bit" in record["contract"]) is not is_promised
+
+
+def test_deterministic_torch_is_recognised(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    assert not experiment._is_deterministic()
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert experiment._is_deterministic()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert not experiment._is_deterministic()
 
 
 def test_run_json_defines_the_environment_in_strict_json(tmp_path):

@@ -15,7 +15,15 @@ class MamlTrpoConfig:
     """Settings of MAML-TRPO."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden tanh layer, at least one layer (Finn et al. 2017 use 100 100)."""
+    """Units of each hidden layer, at least one layer (Finn et al. 2017 use 100 100)."""
+
+    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
+    """Activation of the hidden layers. The derivatives of a tanh network are written by hand; those
+    of another one are automatic, and an update takes 3 to 4 times as long."""
+
+    layer_norm: bool = False
+    """Normalise the units of each hidden layer before the activation. The derivatives are
+    automatic, and an update takes 6 times as long."""
 
     inner_lr: float = 0.1
     """Step size alpha of the adaptation, > 0 [parameter units per unit gradient]
@@ -81,7 +89,7 @@ class MamlTrpoConfig:
 
     normalize_obs: bool = False
     """Scale observations to mean 0 and variance 1 by running statistics, which change only between
-    iterations."""
+    iterations. The first iteration measures the scale and leaves the policy as it is."""
 
     task_chunk: int = 0
     """Tasks processed at once in the update; 0 means one at a time on a CPU and all on a GPU."""
@@ -93,6 +101,8 @@ class MamlTrpoConfig:
             ConfigError: Names the field, its value and what it must be.
         """
         sizes = self.hidden_sizes
+        known = self.activation in ("tanh", "relu", "elu", "silu")
+        require(known, "learner.activation", self.activation, "tanh, relu, elu or silu")
         ok = min(sizes, default=0) >= 1
         require(ok, "learner.hidden_sizes", sizes, "numbers >= 1, at least one")
         for hint, names in (

@@ -103,4 +103,4 @@ def _sum_products(policy: MLPPolicy, chunk: AdaptedTasks, direction: Params) -> 
 
 
 def _num_tasks(chunk: AdaptedTasks) -> int:
-    return len(chunk.tape.points[-1]["weight0"])
+    return len(next(iter(chunk.tape.points[-1].values())))

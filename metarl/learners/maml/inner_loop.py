@@ -1,6 +1,9 @@
 """The inner loop of gradient-based meta-learning: gradient steps, and products with their Jacobian.
 
-theta_{k+1} = theta_k - alpha * grad L_k(theta_k),    J = prod_k (I - alpha H_k)
+theta_{k+1} = c(theta_k) - alpha * grad L_k(c(theta_k)),    J = prod_k (I - alpha H_k) C_k
+
+c moves the parameters of the distribution into their bounds, so that a step can lead back from
+beyond; C_k is its derivative, 0 or 1 for each parameter.
 """
 
 from __future__ import annotations
@@ -34,28 +37,39 @@ class Tape:
 
     Attributes:
         points: theta_0 .. theta_K, leaves, each value (n, *shape).
-        gradients: grad L_k at theta_k for k < K; empty if the points were known.
-        losses: L_k at theta_k for k < K, each as blocks of episodes to be summed; empty if no
+        gradients: grad L_k at c(theta_k) for k < K; empty if the points were known.
+        losses: L_k at c(theta_k) for k < K, each as blocks of episodes to be summed; empty if no
             products are needed.
+        clamps: C_k for k < K: the derivatives (n, *shape) of c for the distribution's parameters;
+            empty if no products are needed.
         step_sizes: alpha_0 .. alpha_{K-1}.
     """
 
     points: Sequence[Params]
     gradients: Sequence[Params]
     losses: Sequence[Sequence[LossAt]]
+    clamps: Sequence[Params]
     step_sizes: Sequence[float]
 
     def jvp(self, vector: Params) -> Params:
         """Returns J v for v with values (n, *shape)."""
-        for blocks, step_size in zip(self.losses, self.step_sizes, strict=False):
-            vector = _multiply_factor(blocks, step_size, vector)
+        for blocks, clamp, step_size in self._factors():
+            vector = _multiply_factor(blocks, step_size, _multiply_clamp(clamp, vector))
         return vector
 
     def vjp(self, vector: Params) -> Params:
         """Returns J^T u for u with values (n, *shape)."""
-        for blocks, step_size in reversed(list(zip(self.losses, self.step_sizes, strict=False))):
-            vector = _multiply_factor(blocks, step_size, vector)
+        for blocks, clamp, step_size in reversed(self._factors()):
+            vector = _multiply_clamp(clamp, _multiply_factor(blocks, step_size, vector))
         return vector
+
+    def _factors(self) -> list[tuple[Sequence[LossAt], Params, float]]:
+        return list(zip(self.losses, self.clamps, self.step_sizes, strict=False))
+
+
+def _multiply_clamp(clamp: Params, vector: Params) -> Params:
+    """Returns C_k v."""
+    return {**vector, **{n: factor * vector[n] for n, factor in clamp.items()}}
 
 
 def _multiply_factor(blocks: Sequence[LossAt], step_size: float, vector: Params) -> Params:
@@ -87,10 +101,11 @@ def inner_steps(
     """
     points, gradients = [leaves(params)], []
     for batch, step_size in zip(batches, step_sizes, strict=True):
-        step = gradient(policy, kind, points[-1], batch)
+        start = _clamp(policy, points[-1])
+        step = gradient(policy, kind, start, batch)
         gradients.append(step)
-        points.append(leaves({n: p.detach() - step_size * step[n] for n, p in points[-1].items()}))
-    return Tape(points, gradients, (), step_sizes)
+        points.append(leaves({n: p.detach() - step_size * step[n] for n, p in start.items()}))
+    return Tape(points, gradients, (), (), step_sizes)
 
 
 def linearise(
@@ -114,7 +129,13 @@ def linearise(
     """
     own = [leaves(point) for point in points]
     losses = [
-        [LossAt(policy, kind, point, block) for block in batch.split_blocks()]
+        [LossAt(policy, kind, _clamp(policy, point), block) for block in batch.split_blocks()]
         for point, batch in zip(own, batches, strict=False)
     ]
-    return Tape(own, (), losses, step_sizes)
+    clamps = [policy.distribution.clamp_derivative(point) for point in own[: len(losses)]]
+    return Tape(own, (), losses, clamps, step_sizes)
+
+
+def _clamp(policy: MLPPolicy, params: Params) -> Params:
+    """Returns c(theta)."""
+    return {**params, **policy.distribution.clamp(params)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,60 +22,17 @@ from metarl.functional.params import (
     repeat,
     unflatten,
 )
-from metarl.functional.ppo import check_ratio, ratio_error
+from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.functional.trust_region import Product, SearchResult, line_search, natural_step
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.gauss_newton import AdaptedTasks, gauss_newton
 from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, linearise
+from metarl.learners.maml.records import Chunk, MamlContext, OuterStep
 from metarl.learners.maml.surrogates import Batch
-from metarl.networks.distributions import build_distribution
-from metarl.networks.mlp import TanhMLP
-from metarl.networks.policies import MLPPolicy
-
-MAX_RATIO_ERROR = 1e-3
-"""Largest |ratio - 1| between acting and learning. Rounding in float32 alone gives 1e-4 for
-sigma = 0.05 and eight action dimensions."""
-
-
-@dataclass(frozen=True)
-class MamlContext:
-    """Adapted parameters of each task, and what the update needs of the adaptations.
-
-    Attributes:
-        params: theta_k, each value (N, *shape), on the learner's device.
-        acting: The same on the CPU, and values precomputed for sampling.
-        points: theta_0 .. theta_{k-1}.
-        batches: The k rollouts that the tasks were adapted to.
-        explained: Fraction of the returns' variance that the baseline explains, for each of them.
-    """
-
-    params: Params
-    acting: Params
-    points: tuple[Params, ...] = ()
-    batches: tuple[Batch, ...] = ()
-    explained: tuple[float, ...] = ()
-
-    def slice_tasks(self, start: int, stop: int) -> MamlContext:
-        """Returns what acting in the tasks start..stop needs, as views."""
-        return MamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """A slice of the tasks with the policies that sampled their rollouts.
-
-    Attributes:
-        start: First task.
-        stop: One past the last task.
-        points: theta_0 .. theta_K of these tasks.
-        output: Of the network at theta_K on the last rollout (n, E * T, A).
-    """
-
-    start: int
-    stop: int
-    points: tuple[Params, ...]
-    output: Tensor
+from metarl.networks.distributions import build_distribution, clamp_
+from metarl.networks.module_network import build_network
+from metarl.networks.policies import MLPPolicy, Network
 
 
 class MamlTrpo:
@@ -89,6 +46,7 @@ class MamlTrpo:
         device: Where adaptation and updates run; acting always runs on the CPU.
         num_threads: Threads over tasks on the CPU; results do not depend on it.
         discrete: Actions are one-hot rows of A alternatives.
+        network: Of the policy, in place of the one that the config describes.
 
     Source: Finn et al. 2017 (arXiv:1703.03400). Differences:
 
@@ -114,11 +72,13 @@ class MamlTrpo:
         device: torch.device | str = "cpu",
         num_threads: int = 1,
         discrete: bool = False,
+        network: Network | None = None,
     ):
         self.config = config
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
-        network = TanhMLP(obs_size, action_size, config.hidden_sizes)
+        layers = config.hidden_sizes, config.activation, config.layer_norm
+        network = network or build_network(obs_size, action_size, *layers)
         self.policy = MLPPolicy(network, distribution)
         initial = self.policy.initial(stream(seed, "init"), config.output_gain)
         self.device = torch.device(device)
@@ -188,6 +148,9 @@ class MamlTrpo:
     ) -> Metrics:
         """Takes a TRPO step on the return after adaptation, differentiated through the adaptation.
 
+        With normalize_obs the first update only measures the scale of observations: the first scale
+        changed the policy of half-cheetah-dir by 1.3 nats, the second one by 0.005.
+
         Raises:
             FloatingPointError: A gradient is not finite, or the recomputed policy is not the one
                 that sampled. Like any exception, it leaves the learner unchanged.
@@ -201,26 +164,22 @@ class MamlTrpo:
             self._bounds(len(final.obs)),
             self._num_threads,
         )
-        error = check_ratio(self._ratio_error(chunks, final), MAX_RATIO_ERROR)
-        outer = self._meta_gradient(chunks, batches)
-        settings = {"iterations": self.config.cg_iterations, "damping": self.config.cg_damping}
-        product = self._curvature(chunks, batches)
-        proposal = natural_step(product, outer, self.max_kl(), **settings)
-        params, result = self.params, SearchResult(0.0, 0.0, 0.0, 0)
-        if proposal.step is not None:
-            result = self._search(proposal.step, chunks, batches)
-            if result.scale > 0.0:
-                params = self._add_step(proposal.step, result.scale)
+        error = self._check_ratio(chunks, final)
+        if self._moments and not self._moments.count:
+            step = OuterStep(self.params)  # a step now would be one of a policy on another scale
+        else:
+            step = self._outer_step(chunks, batches)
+        result, params = step.result, step.params
         moments = self._merge_obs(rollouts)
         metrics = {
             "kl": result.kl,
             "update/max_kl": self.max_kl(),
             "update/gain": result.gain,
-            "update/predicted_gain": proposal.predicted_gain,
+            "update/predicted_gain": step.predicted_gain,
             "update/step_scale": result.scale,
-            "update/rejected": float(result.scale == 0.0),
+            "update/rejected": float(step.is_rejected),
             "update/line_search_tries": float(result.tried),
-            "update/gradient_norm": float(outer.double().norm()),
+            "update/gradient_norm": step.gradient_norm,
             "update/ratio_error": error,
             **self._distribution_metrics(params, context.params),
             "baseline/explained_pre": context.explained[0] if context.explained else explained,
@@ -277,6 +236,7 @@ class MamlTrpo:
             name: state[f"policy/{name}"].to(self.device, value.dtype, copy=True)
             for name, value in self.params.items()
         }
+        clamp_(self.policy.distribution, params)  # older versions saved values beyond the bound
         moments = Moments.of(state, "obs") if self._moments else None
         scale = moments.scale() if moments else None
         self.params, self.updates = params, int(state["updates"])
@@ -310,28 +270,48 @@ class MamlTrpo:
             size = 1 if self.device.type == "cpu" else num_tasks
         return [(i, min(i + size, num_tasks)) for i in range(0, num_tasks, size)]
 
-    def _chunk(self, bounds: tuple[int, int], points: Sequence[Params], final: Batch) -> _Chunk:
+    def _chunk(self, bounds: tuple[int, int], points: Sequence[Params], final: Batch) -> Chunk:
         own = tuple({n: v[slice(*bounds)] for n, v in point.items()} for point in points)
         obs = final.slice_tasks(*bounds).obs.flatten(1, 2)
-        return _Chunk(*bounds, own, self.policy.network.outputs(own[-1], obs))
+        return Chunk(*bounds, own, self.policy.network.outputs(own[-1], obs))
 
-    def _ratio_error(self, chunks: Sequence[_Chunk], final: Batch) -> float:
-        def compare(chunk: _Chunk) -> float:
+    def _check_ratio(self, chunks: Sequence[Chunk], final: Batch) -> float:
+        def compare(chunk: Chunk) -> float:
             own = final.slice_tasks(chunk.start, chunk.stop)
             log_ratio = self._old_log_prob(chunk, own) - own.log_prob.flatten(1)
-            return ratio_error(log_ratio, own.valid.flatten(1).bool())
+            policy = chunk.points[-1], chunk.output, own.action.flatten(1, 2)
+            rounding = self.policy.distribution.log_prob_rounding(*policy)
+            return check_ratio(log_ratio, rounding, own.valid.flatten(1).bool())
 
         return max(map(compare, chunks))
 
-    def _old_log_prob(self, chunk: _Chunk, final: Batch) -> Tensor:
+    def _old_log_prob(self, chunk: Chunk, final: Batch) -> Tensor:
         """Returns log-probabilities (n, E * T) under the policy that sampled the last rollout."""
         actions = final.action.flatten(1, 2)
         return self.policy.distribution.log_prob(chunk.points[-1], chunk.output, actions)
 
-    def _meta_gradient(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]) -> Tensor:
+    def _outer_step(self, chunks: Sequence[Chunk], batches: Sequence[Batch]) -> OuterStep:
+        """Computes the natural step and searches along it."""
+        outer = self._meta_gradient(chunks, batches)
+        free = self._free(outer)
+        outer = free * outer
+        settings = {"iterations": self.config.cg_iterations, "damping": self.config.cg_damping}
+        product = self._curvature(chunks, batches)
+        proposal = natural_step(
+            lambda v: free * product(free * v), outer, self.max_kl(), **settings
+        )
+        params, result = self.params, SearchResult(0.0, 0.0, 0.0, 0)
+        if proposal.step is not None:
+            result = self._search(proposal.step, chunks, batches)
+            if result.scale > 0.0:
+                params = self._add_step(proposal.step, result.scale)
+        norm, is_rejected = float(outer.double().norm()), result.scale == 0.0
+        return OuterStep(params, norm, proposal.predicted_gain, result, is_rejected)
+
+    def _meta_gradient(self, chunks: Sequence[Chunk], batches: Sequence[Batch]) -> Tensor:
         """Returns the mean over tasks of J_i^T grad[ratio * A] at the adapted parameters (P,)."""
 
-        def sum_chunk(chunk: _Chunk) -> Tensor:
+        def sum_chunk(chunk: Chunk) -> Tensor:
             own = [batch.slice_tasks(chunk.start, chunk.stop) for batch in batches]
             tape = self._tape(chunk, own[:-1])
             # the ratio is 1 here, so its gradient is that of log pi
@@ -343,19 +323,19 @@ class MamlTrpo:
         sums = map_chunks(sum_chunk, chunks, self._num_threads)
         return torch.stack(sums).sum(dim=0) / len(batches[0].obs)
 
-    def _tape(self, chunk: _Chunk, batches: Sequence[Batch]) -> Tape:
+    def _tape(self, chunk: Chunk, batches: Sequence[Batch]) -> Tape:
         steps = [] if self.config.first_order else batches
         sizes = self.step_sizes(len(steps))
         return linearise(self.policy, self.config.surrogate, chunk.points, steps, sizes)
 
-    def _curvature(self, chunks: Sequence[_Chunk], batches: Sequence[Batch]) -> Product:
+    def _curvature(self, chunks: Sequence[Chunk], batches: Sequence[Batch]) -> Product:
         """Returns the Gauss-Newton product of flat vectors (P,), on every stride-th state."""
         stride = max(1, round(1.0 / self.config.curvature_fraction))
         # dice couples the steps of an episode, so only whole episodes can be left out
         whole = self.config.surrogate == "dice"
 
         @torch.no_grad()
-        def prepare(chunk: _Chunk) -> AdaptedTasks:
+        def prepare(chunk: Chunk) -> AdaptedTasks:
             own = [
                 batch.slice_tasks(chunk.start, chunk.stop).subsample(stride, whole_episodes=whole)
                 for batch in batches
@@ -366,14 +346,14 @@ class MamlTrpo:
         return gauss_newton(self.policy, self.params, adapted, num_threads=self._num_threads)
 
     def _search(
-        self, step: Tensor, chunks: Sequence[_Chunk], batches: Sequence[Batch]
+        self, step: Tensor, chunks: Sequence[Chunk], batches: Sequence[Batch]
     ) -> SearchResult:
         num_tasks = len(batches[0].obs)
 
         def evaluate(scale: float) -> tuple[float, float]:
             params = self._add_step(step, scale)
 
-            def sum_chunk(chunk: _Chunk) -> tuple[float, float]:
+            def sum_chunk(chunk: Chunk) -> tuple[float, float]:
                 return self._objective(params, chunk, batches)
 
             sums = map_chunks(sum_chunk, chunks, self._num_threads)
@@ -385,7 +365,7 @@ class MamlTrpo:
         return line_search(evaluate, start, self.max_kl(), decay=decay, max_tries=tries)
 
     def _objective(
-        self, params: Params, chunk: _Chunk, batches: Sequence[Batch]
+        self, params: Params, chunk: Chunk, batches: Sequence[Batch]
     ) -> tuple[float, float]:
         """Adapts from params; sums surrogate and KL divergence to the sampling policies by task."""
         own = [batch.slice_tasks(chunk.start, chunk.stop) for batch in batches]
@@ -401,9 +381,20 @@ class MamlTrpo:
             kl = distribution.kl_divergence(chunk.points[-1], chunk.output, point, output)
         return float(gain), float((kl * weight).sum())
 
+    def _free(self, ascent: Tensor) -> Tensor:
+        """Returns 0 (P,) where a parameter is at its bound and a direction points beyond, else 1.
+
+        Held parameters take no part in the step: the natural step would spend its trust region on
+        changes that the bound undoes.
+        """
+        direction = unflatten(ascent, self.params)
+        own = self.policy.distribution.can_move(self.params, direction)
+        return flatten({n: own.get(n, torch.ones_like(v)) for n, v in self.params.items()})
+
     def _add_step(self, step: Tensor, scale: float) -> Params:
         change = unflatten(step, self.params)
-        return {n: v + scale * change[n] for n, v in self.params.items()}
+        params = {n: v + scale * change[n] for n, v in self.params.items()}
+        return {**params, **self.policy.distribution.clamp(params)}
 
     def _distribution_metrics(self, params: Params, adapted: Params) -> Metrics:
         """Returns means of the distribution's own parameters before and after adaptation."""

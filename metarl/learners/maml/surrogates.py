@@ -137,7 +137,7 @@ class LossAt:
     the stack of the per-task gradients. The chain rule is applied by hand, with l the
     log-probabilities:
 
-        loss -> l (autograd: one number for each step) -> output (Scores) -> network (TanhMLP.vjp)
+        loss -> l (autograd: one number for each step) -> output (Scores) -> network (its vjp)
 
     Args:
         policy: The policy.

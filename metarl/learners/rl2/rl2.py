@@ -16,17 +16,14 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state
-from metarl.functional.ppo import check_ratio, ratio_error
+from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.networks.actor_critic import MemoryActorCritic
-from metarl.networks.distributions import build_distribution
+from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
-
-MAX_RATIO_ERROR = 1e-4
-"""Largest |ratio - 1| between acting and learning before the first step of an update."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +215,7 @@ class Rl2:
                 for part in ("exp_avg", "exp_avg_sq")
             }
             self._adam.state[value] = {"step": steps.clone(), **parts}
+        clamp_(self.policy.distribution, self.policy.distribution_params())
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
@@ -239,7 +237,14 @@ class Rl2:
         batch = Batch.of(steps, inputs)
         output, scaled_value = self._evaluate(batch)
         log_ratio = self._log_prob(output, steps) - steps.log_prob
-        error = check_ratio(ratio_error(log_ratio, steps.valid), MAX_RATIO_ERROR)
+        distribution, params = self.policy.distribution, self.policy.distribution_params()
+        rounding = distribution.log_prob_rounding(params, output, steps.action)
+        error = check_ratio(log_ratio, rounding, steps.valid)
+        is_first = not self._obs_moments.count
+        if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
+            self._merge_obs(steps)
+            batch = replace(batch, inputs=self._inputs(steps))
+            output, scaled_value = self._evaluate(batch)
         value_mean, value_factor = self._value_moments.scale(self.device)
         value = scaled_value / value_factor + value_mean
         settings = self.config.discount, self.config.gae_lambda
@@ -254,7 +259,8 @@ class Rl2:
             target=(target - value_mean) * value_factor,
         )
         metrics = self._epochs(batch)
-        self._obs_moments = self._obs_moments.merge(steps.obs[steps.acted].cpu())
+        if not is_first:
+            self._merge_obs(steps)
         self._updates += 1
         self._refresh_acting()
         return {
@@ -263,6 +269,9 @@ class Rl2:
             **self._distribution_metrics(output, steps),
             "baseline/explained": explained,
         }
+
+    def _merge_obs(self, steps: Sequences) -> None:
+        self._obs_moments = self._obs_moments.merge(steps.obs[steps.acted].cpu())
 
     @torch.no_grad()
     def _distribution_metrics(self, output: Tensor, steps: Sequences) -> Metrics:
@@ -345,6 +354,7 @@ class Rl2:
         norm = torch.nn.utils.get_total_norm(gradient)
         torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_gradient, norm)
         self._adam.step()
+        clamp_(self.policy.distribution, self.policy.distribution_params())
         return torch.cat([statistics, norm.double().unsqueeze(0)])
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_objective import MetaObjective, log_prob, random_batch, small_policy
+from meta_objective import double_trial, log_prob, quadrature_objective, small_policy
 
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -14,43 +14,12 @@ from metarl.functional import gaussian
 from metarl.functional.trust_region import MARGIN
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
-from metarl.learners.maml.surrogates import Batch
 
-# --- a small problem with exact expectations: two states, reward polynomial in the action
-
-STATES = torch.tensor([[-0.7], [0.9]], dtype=torch.float64)
-NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
 STEP_SIZES = (0.3, 0.2)
 
 
-def reward(state, action):
-    return -(action - 2.0 * state).square() + 0.5 * state * action
-
-
-def expected_return(policy, params):
-    """E over states and actions of the reward, by quadrature: exact for a polynomial reward."""
-    mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
-    std = policy.distribution.log_std(params)[0].exp()
-    actions = mean + std * NODES
-    return (reward(STATES, actions) * WEIGHTS).sum(dim=1).mean()
-
-
-def exact_batch(policy, params):
-    """The quadrature nodes as a rollout of one task: weights are exact probabilities."""
-    with torch.no_grad():
-        mean = policy.network.outputs(params, STATES.unsqueeze(0))[0]
-        log_std = policy.distribution.log_std(params)[0]
-        actions = (mean + log_std.exp() * NODES).reshape(1, -1, 1, 1)
-        obs = STATES.expand(-1, len(NODES)).reshape(1, -1, 1, 1)
-        weight = (WEIGHTS.expand(len(STATES), -1) / len(STATES)).reshape(1, -1, 1)
-        gain = reward(obs, actions).squeeze(-1)
-        batch = Batch(obs, actions, torch.zeros_like(gain), gain, torch.ones_like(gain), weight)
-        return replace(batch, log_prob=log_prob(policy, params, batch))
-
-
 def objective(num_steps):
-    return MetaObjective(expected_return, exact_batch, STEP_SIZES[:num_steps])
+    return quadrature_objective(STEP_SIZES[:num_steps])
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
@@ -78,33 +47,6 @@ def small_learner(**settings):
     defaults = {"hidden_sizes": (5,), "inner_lr": 0.4, "curvature_fraction": 1.0, "max_kl": 0.01}
     config = MamlTrpoConfig(**{**defaults, **settings})
     return MamlTrpo(config, 3, 2, seed=1)
-
-
-def as_rollout(batch):
-    done = torch.zeros(batch.valid.shape[:2], dtype=torch.bool)
-    return Rollout(
-        obs=batch.obs,
-        action=batch.action,
-        log_prob=batch.log_prob,
-        reward=batch.advantage,
-        valid=batch.valid.bool(),
-        terminated=done,
-        truncated=done,
-        last_obs=batch.obs[:, :, -1],
-    )
-
-
-def double_trial(learner, num_tasks=3, num_adaptations=1):
-    """A float64 trial with rollouts sampled from the learner's own policies."""
-    learner.params = {n: v.double() for n, v in learner.params.items()}
-    context = learner.begin(num_tasks, 4, ())
-    rollouts = []
-    for k in range(num_adaptations + 1):
-        batch = random_batch(learner.policy, context.params, num_tasks, seed=k)
-        rollouts.append(as_rollout(batch))
-        if k < num_adaptations:
-            context = learner.adapt(context, rollouts[-1], ())
-    return context, rollouts
 
 
 def kl_of_adapted(learner, vector, context, rollouts):
@@ -273,6 +215,83 @@ def test_policy_that_did_not_act_is_rejected():
     foreign = replace(rollouts[-1], log_prob=rollouts[-1].log_prob + 0.1)
     with pytest.raises(FloatingPointError, match="not the policy that acted"):
         learner.update(context, [rollouts[0], foreign], None)
+
+
+def single_trial(learner, obs_size, action_size, weight=1.0, tasks=2, steps=50):
+    """A float32 trial in which the learner acts step by step on random observations."""
+    rng = np.random.default_rng(0)
+    learner.params = {n: weight * v if "weight" in n else v for n, v in learner.params.items()}
+    size = tasks, 2, steps
+    context, rollouts = learner.begin(*size[:2], ()), []
+    for k in range(2):
+        obs = torch.from_numpy(3.0 * rng.normal(size=(*size, obs_size))).float()
+        noise = torch.from_numpy(rng.normal(size=(*size, action_size))).float()
+        with torch.inference_mode():
+            acted = [
+                learner.act(context, obs[:, :, t], noise[:, :, t], explore=True)[0]
+                for t in range(steps)
+            ]
+        done = torch.zeros(size[:2], dtype=torch.bool)
+        rollout = Rollout(
+            obs=obs,
+            action=torch.stack([a.value for a in acted], dim=2).clone(),
+            log_prob=torch.stack([a.log_prob for a in acted], dim=2).clone(),
+            reward=torch.from_numpy(rng.normal(size=size)).float(),
+            valid=torch.ones(size, dtype=torch.bool),
+            terminated=done,
+            truncated=done,
+            last_obs=obs[:, :, -1],
+        )
+        rollouts.append(rollout)
+        context = learner.adapt(context, rollout, ()) if k == 0 else context
+    return context, rollouts
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+@pytest.mark.parametrize("log_std", [-4.6, 0.0])
+@pytest.mark.parametrize("num_actions", [1, 500, 2000])
+def test_many_actions_with_any_noise_are_no_other_policy(num_actions, log_std, weight):
+    config = MamlTrpoConfig(
+        hidden_sizes=(16,), initial_log_std=log_std, min_log_std=-5.0, inner_lr=1e-4
+    )
+    learner = MamlTrpo(config, 5, num_actions, seed=0)
+    context, rollouts = single_trial(learner, 5, num_actions, weight)
+    assert learner.update(context, rollouts, None)["update/ratio_error"] < 0.05
+    other = replace(context, params={n: v.clone() for n, v in context.params.items()})
+    other.params["bias1"] += 1e-3 * weight
+    with pytest.raises(FloatingPointError, match="not the policy that acted"):
+        learner.update(other, rollouts, None)
+
+
+def test_first_update_measures_the_scale_and_keeps_theta():
+    learner = small_learner(normalize_obs=True)
+    context, rollouts = single_trial(learner, 3, 2)
+    theta = {n: v.clone() for n, v in learner.params.items()}
+    metrics = learner.update(context, rollouts, None)
+    assert all(torch.equal(v, theta[n]) for n, v in learner.params.items())
+    assert metrics["kl"] == metrics["update/rejected"] == metrics["update/gradient_norm"] == 0.0
+    assert learner._moments.count == sum(r.valid.sum() for r in rollouts)
+    obs = torch.cat([r.obs.flatten(0, 2) for r in rollouts]).double()
+    torch.testing.assert_close(learner._moments.mean, obs.mean(dim=0))
+    copy = small_learner(normalize_obs=True)
+    copy.load_state_dict(learner.state_dict())
+    for resumed in (learner, copy):  # the next update is no warm-up, also after a resume
+        context, rollouts = single_trial(resumed, 3, 2)
+        metrics = resumed.update(context, rollouts, None)
+        assert metrics["kl"] > 0.0 and not torch.equal(resumed.params["weight0"], theta["weight0"])
+    assert all(torch.equal(v, copy.params[n]) for n, v in learner.params.items())
+
+
+def test_statistics_that_change_within_an_iteration_are_found():
+    learner = small_learner(normalize_obs=True)
+    for wrong in (False, True):
+        context, rollouts = single_trial(learner, 3, 2)
+        if wrong:
+            learner._scale = learner._moments.merge(rollouts[1].obs.flatten(0, 2)[:20]).scale()
+            with pytest.raises(FloatingPointError, match="not the policy that acted"):
+                learner.update(context, rollouts, None)
+        else:
+            learner.update(context, rollouts, None)
 
 
 def test_adaptation_is_one_gradient_step_per_task():

@@ -1,5 +1,6 @@
 """RL^2 beyond the properties of all learners in tests/learners/test_properties.py."""
 
+
 import pytest
 import torch
 from sign_tasks import ChoiceBatch, SignBatch, collect, signs
@@ -66,6 +67,73 @@ def test_policy_that_did_not_act_is_rejected():
     with pytest.raises(FloatingPointError, match=r"not the policy that acted.*ratio"):
         learner.update(context, rollouts, None)
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+class WideBatch(SignBatch):
+    """The same with A actions, of which the first one counts."""
+
+    def __init__(self, num_actions, horizon=30):
+        super().__init__(horizon)
+        self.spec.action_size = num_actions
+
+
+@pytest.mark.parametrize("log_std", [-4.6, 0.0])
+@pytest.mark.parametrize("num_actions", [1, 500, 2000])
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_many_actions_with_any_noise_are_no_other_policy(memory, num_actions, log_std):
+    settings = {"initial_log_std": log_std, "min_log_std": -5.0, "epochs": 1}
+    learner = Rl2(Rl2Config(**SMALL, **settings, memory=memory), 2, num_actions, seed=0)
+    learner.policy.actor[2].weight.data *= 100.0  # means of size 1 instead of 0.01
+    rollouts, context = collect(learner, WideBatch(num_actions))
+    before = learner.state_dict()
+    assert learner.update(context, rollouts, None)["update/ratio_error"] < 0.01
+    learner.load_state_dict(before)
+    learner.policy.actor[2].bias.data += 1e-3
+    with pytest.raises(FloatingPointError, match="not the policy that acted"):
+        learner.update(context, rollouts, None)
+
+
+def test_statistics_that_change_within_an_iteration_are_found():
+    learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+    learner.policy.actor[2].weight.data *= 100.0
+    for iteration in range(2):
+        rollouts, context = collect(learner, SignBatch(), iteration)
+        if iteration == 1:
+            obs = rollouts[0].obs.flatten(0, 2)
+            learner._obs_moments = learner._obs_moments.merge(obs)
+            with pytest.raises(FloatingPointError, match="not the policy that acted"):
+                learner.update(context, rollouts, None)
+        else:
+            learner.update(context, rollouts, None)
+
+
+class LargeBatch(SignBatch):
+    """The same with observations of mean 100 and standard deviation 50."""
+
+    def reset(self, rngs):
+        super().reset(rngs)
+        self.noise = 100.0 + 50.0 * self.noise
+        return self.noise[:, 0]
+
+
+def test_first_update_learns_from_scaled_observations(monkeypatch):
+    learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+    rollouts, context = collect(learner, LargeBatch())
+    seen, step = [], learner._step
+
+    def record(batch, rows):
+        seen.append(batch.rows(rows))
+        return step(batch, rows)
+
+    monkeypatch.setattr(learner, "_step", record)
+    learner.update(context, rollouts, None)
+    obs = torch.cat([batch.inputs[..., :2].flatten(0, 1) for batch in seen[:4]])
+    torch.testing.assert_close(obs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(obs.std(dim=0, correction=0), torch.ones(2))
+    assert learner._obs_moments.count == sum(int(r.valid.sum()) for r in rollouts)  # merged once
+    rollouts, context = collect(learner, LargeBatch(), 1)
+    learner.update(context, rollouts, None)
+    assert learner._obs_moments.count == 2 * rollouts[0].valid.numel() * 2
 
 
 def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
