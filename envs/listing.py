@@ -31,7 +31,7 @@ def describe_environment(spec: EnvSpec, variations: Sequence[Variation] = ()) ->
     floors = ", ".join(f"{name} {value:.0f}" for name, value in spec.floors.items())
     lines = [
         f"{spec.name:24} T={spec.horizon} dt={spec.dt:g} s  S={spec.obs_size} "
-        f"A={spec.action_size} action x{spec.action_scale:g}",
+        f"A={spec.action_size} action x{spec.action_scale:g}  version {spec.version}",
         f"    task    {describe_variables(spec.tasks.variables)}"
         + (f"  ({spec.note})" if spec.note else ""),
         *(f"    world   {variation.formula}" for variation in variations),
