@@ -208,8 +208,7 @@ class MujocoBatchEnv:
         with np.errstate(invalid="ignore", over="ignore"):
             reward = self._reward((after - before) / self.spec.dt, after, effort, healthy)
         reward[~alive | fault] = 0.0
-        terminated = alive & ~fault & (~healthy | self._find_outside())
-        return Step(self._observe(), reward, terminated, fault)
+        return Step(self._observe(), reward, alive & ~fault & ~healthy, fault)
 
     def _find_healthy(self) -> np.ndarray:
         """Returns the mask (M,) of robots that have not fallen."""
@@ -219,13 +218,6 @@ class MujocoBatchEnv:
         if ground is not None:
             height = height - ground.height(*self._torso())
         return self.robot.healthy(height, self._qpos, self._qvel)
-
-    def _find_outside(self) -> np.ndarray:
-        """Returns the mask (M,) of robots that have reached the edge of their map."""
-        ground = self._world.ground
-        if ground is None:
-            return np.zeros(len(self._qpos), dtype=bool)
-        return ground.is_outside(*self._torso())
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
         """Steps the physics of rows ids, or of all; returns the mask (M,) of MuJoCo's errors."""

@@ -51,7 +51,7 @@ class Recipe:
         """Version of the definition: one more than the changes that its parts have had."""
         # the bonus was once paid in the step of a fall, too
         changes = int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
-        return 1 + changes
+        return 1 + changes + sum(variation.revisions for variation in self.variations)
 
     def observation_fields(self) -> list[ObservationField]:
         """Returns the fields of the observation but for the heights of the ground."""

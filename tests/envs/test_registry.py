@@ -50,7 +50,8 @@ SPECS = {
 
 VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half-cheetah", "navigation"))}
 VERSIONS["ant-goal"] = 1  # it has no bonus
-"""Versions other than 1: a bonus is paid only to healthy robots since version 2."""
+VERSIONS |= {name: VERSIONS.get(name, 1) + 1 for name in SPECS if "terrain" in name}
+"""Versions other than 1: one more for the bonus of healthy robots, one for endless terrain."""
 
 PLUG_IN = """
 from metarl.envs.navigation import DenseGoal, NavigationEnv

@@ -1,5 +1,7 @@
 """Terrain: maps, heights of the ground compared with MuJoCo's, and robots on it."""
 
+from dataclasses import dataclass
+
 import mujoco
 import numpy as np
 import pytest
@@ -132,11 +134,13 @@ def test_basin_rises_and_hill_falls_from_the_start():
 def test_ridges_are_triangles_and_lattice_is_interpolated():
     np.testing.assert_allclose(ridges(np.array([0, 1, 2, 3, 4, 5.0]), 4.0), [0, 1, 2, 1, 0, 1])
     x, y = np.meshgrid(np.arange(0, 8, 0.25), np.arange(0, 6, 0.25))
-    noise = lattice(np.random.default_rng(0), x, y, 0.5)
+    noise = lattice(np.random.default_rng(0), x, y, 0.5, (8.0, 6.0))
     nodes = noise[::2, ::2]
     np.testing.assert_allclose(noise[::2, 1:-1:2], 0.5 * (nodes[:, :-1] + nodes[:, 1:]))
     np.testing.assert_allclose(noise[1:-1:2, ::2], 0.5 * (nodes[:-1] + nodes[1:]))
     assert np.abs(noise).max() <= 1.0 and nodes.std() == pytest.approx(3**-0.5, rel=0.1)
+    further = lattice(np.random.default_rng(0), x - 8.0, y + 12.0, 0.5, (8.0, 6.0))
+    np.testing.assert_allclose(further, noise, atol=1e-12)
 
 
 def test_heights_names_an_unknown_kind():
@@ -179,11 +183,12 @@ def test_ground_height_equals_mujocos_ray_casts(robot):
 
 
 def test_ground_height_is_finite_everywhere():
-    env = build(ANT)
-    env.set_tasks(np.tile([kind_number["basin"], 1.0, 0.0], (4, 1)), 1)
-    x = np.array([25.0, 1e12, np.nan, -np.inf])
-    ground = env._world.ground.height(x, np.zeros(4))
-    assert ground[0] == ground[1] == ground[3] and np.isfinite(ground).all()
+    for robot in (ANT, HALF_CHEETAH):
+        env = build(robot)
+        env.set_tasks(np.tile([kind_number["basin"], 1.0, 0.0], (5, 1)), 1)
+        x = np.array([25.0, 1e12, np.nan, -np.inf, 0.0])
+        y = np.array([0.0, 0.0, 0.0, 1e300, np.inf])
+        assert np.isfinite(env._world.ground.height(x, y)).all()
 
 
 @pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=lambda robot: robot.name)
@@ -253,19 +258,104 @@ def test_planar_health_depends_on_height_above_the_ground(robot):
     np.testing.assert_array_equal(run(env, still)["terminated"], [[False, True, False]])
 
 
-@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH, WALKER2D], ids=lambda robot: robot.name)
-def test_edge_of_the_map_ends_the_episode(robot):
-    env = build(robot)
-    half = 50.0 if robot.planar else 25.0
-    x = np.array([half - 1.0, half - 0.2, 0.3 - half, 0.0])
-    y = np.zeros(4) if robot.planar else np.array([0.0, 0.0, 0.0, 24.8])
-    task = [kind_number["waves"], 0.2, 0.0]
-    above = env.model.qpos0[robot.height_index]
-    place(env, [task] * 4, x, y, above)
-    terminated = run(env, np.zeros((1, 4, env.spec.action_size)))["terminated"][0]
-    expected = [False, True, True] if robot is not ANT else [False, True, True, True]
-    np.testing.assert_array_equal(terminated[: len(expected)], expected)
-    assert robot is ANT or not terminated[3]
+# --- endless ground
+
+
+@grids
+def test_map_repeats_after_its_period(grid):
+    maps = atlas(grid, 0)
+    columns, rows = (
+        round(period / (2.0 * half) * (count - 1))
+        for period, half, count in (
+            (grid.period[0], grid.half_x, grid.columns),
+            (grid.period[1], grid.half_y, grid.rows),
+        )
+    )
+    assert columns > 0 and (rows > 0) == (grid is FIELD)
+    np.testing.assert_array_equal(maps[:, :, columns:], maps[:, :, :-columns])
+    if rows:
+        np.testing.assert_array_equal(maps[:, rows:], maps[:, :-rows])
+
+
+@grids
+@pytest.mark.parametrize("kind", KINDS)
+def test_map_is_as_steep_at_its_seam_as_elsewhere(grid, kind):
+    for patch in range(PATCHES):
+        terrain = heights(kind, 1.0, np.random.default_rng(patch), grid)
+        for axis, half in ((1, grid.half_x), (0, grid.half_y)):
+            period = grid.period[1 - axis]
+            if not period:
+                continue
+            steps = np.abs(np.diff(terrain, axis=axis)).max(axis=1 - axis)
+            size = len(steps)
+            seams = [round(size / 2 * (1 + side * period / 2 / half)) for side in (-1, 1)]
+            near = [k for seam in seams for k in (seam - 1, seam)]
+            # the middle of the map, where nothing had to be joined
+            inner = steps[size // 3 : 2 * size // 3]
+            assert steps[near].max() <= 1.1 * inner.max()
+
+
+@dataclass(frozen=True)
+class Fixed(Terrain):
+    """A terrain whose maps do not follow the robots; their margin reaches beyond the period."""
+
+    def _move_maps(self, world):
+        pass
+
+
+@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH, HUMANOID], ids=lambda robot: robot.name)
+@pytest.mark.parametrize("kind", ["waves", "steep", "basin"])
+def test_robot_walks_over_the_edge_of_its_map(robot, kind):
+    env, fixed = build(robot), build(robot, Fixed())
+    half = 0.5 * (TRACK if robot.planar else FIELD).period[0]
+    # past the edges in +x, in -x, and at a corner
+    x, y = half * np.array([1, -1, 1]) - [0.2, -0.2, 0.2], np.zeros(3)
+    if not robot.planar:
+        y[2] = half - 0.2
+    task = [kind_number[kind], 1.0, 1.0]
+    rest = env.model.qpos0[robot.height_index]
+    place(env, [task] * 3, x, y, rest)
+    place(fixed, [task] * 3, x, y, rest)
+    for each in (env, fixed):
+        qpos, qvel = each.snapshot(), np.zeros((3, each.model.nv))
+        qvel[:, 0] = 4.0 * np.sign(x)
+        if not robot.planar:
+            qvel[2, 1] = 4.0
+        each.restore(qpos, qvel)
+    still = np.zeros((8, 3, env.spec.action_size))
+    record, expected = run(env, still), run(fixed, still)
+    travelled = np.abs(record["qpos"][-1, :, 0]) - half
+    assert (travelled > 0.1).all() and (travelled < 4.0).all()
+    assert (env._world.fields["geom_pos"][:, 0, 0] == 2 * half * np.sign(x)).all()
+    for name in ("qpos", "qvel", "obs", "reward"):
+        np.testing.assert_allclose(record[name], expected[name], atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(record["terminated"], expected["terminated"])
+
+
+@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH, HUMANOID], ids=lambda robot: robot.name)
+def test_ground_is_the_same_in_every_period(robot):
+    env, period = build(robot), (TRACK if robot.planar else FIELD).period
+    shift_x = period[0] * np.array([0.0, 1.0, -3.0, 250.0])
+    shift_y = period[1] * np.array([0.0, 2.0, -1.0, 17.0])
+    task = [kind_number["rough"], 1.0, 2.0]
+    env.set_tasks(np.tile(task, (4, 1)), 1)
+    qpos = np.tile(env.model.qpos0, (4, 1))
+    # on its back, so that a body of several geoms touches the ground
+    if robot.planar:
+        qpos[:, 2] = np.pi
+    else:
+        qpos[:, 3:7] = 0.0, 1.0, 0.0, 0.0
+    qpos[:, 0], qpos[:, robot.height_index] = 6.3 + shift_x, 0.35 - robot.planar
+    if not robot.planar:
+        qpos[:, 1] = -7.1 + shift_y
+    env.restore(qpos, np.zeros((4, env.model.nv)))
+    record = run(env, np.zeros((25, 4, env.spec.action_size)))["qpos"]
+    record[:, :, 0] -= shift_x
+    if not robot.planar:
+        record[:, :, 1] -= shift_y
+    assert np.ptp(record[:, 0], axis=0).max() > 0.05
+    for row in (1, 2, 3):
+        np.testing.assert_allclose(record[:, row], record[:, 0], atol=1e-5)
 
 
 # --- scan
