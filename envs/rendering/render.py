@@ -35,9 +35,6 @@ Backend = Literal["auto", "gl", "rays"]
 MARKER_COLOR = np.array([0.05, 0.66, 0.38], dtype=np.float32)
 """Red, green, blue in [0, 1] of every goal; nothing else in a scene is green."""
 
-_APPEARANCE = ("dataid", "matid", "texcoord", "emission", "specular", "shininess", "reflectance")
-"""Attributes that the copy of a geom in a scene needs besides its shape, pose and colour."""
-
 _FAR = 60.0
 """Half width of an endless track [m]."""
 
@@ -203,8 +200,9 @@ def _copy_ground(scene: mujoco.MjvScene, offsets: np.ndarray) -> None:
         geom = scene.geoms[scene.ngeom]
         place = ground.pos + np.array([*offset, 0.0])
         mujoco.mjv_initGeom(geom, kind, ground.size, place, ground.mat.ravel(), ground.rgba)
-        for name in _APPEARANCE:
-            setattr(geom, name, getattr(ground, name))
+        geom.dataid, geom.matid, geom.texcoord = ground.dataid, ground.matid, ground.texcoord
+        geom.emission, geom.specular = ground.emission, ground.specular
+        geom.shininess, geom.reflectance = ground.shininess, ground.reflectance
         scene.ngeom += 1
 
 

@@ -3,11 +3,9 @@
 import subprocess
 import sys
 import warnings
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import action_envs
 import gymnasium.utils.env_checker
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from gymnasium.vector import AutoresetMode
 
 from metarl.core.env import Step
 from metarl.envs.navigation import DenseGoal, NavigationEnv
-from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
 from metarl.envs.wrappers.autoreset import Episodes, make_streams
 from metarl.envs.wrappers.gymnasium import GymEnv, GymVectorEnv
@@ -151,25 +148,6 @@ def test_action_box_ends_where_the_environment_clips():
             np.testing.assert_allclose(
                 space.high * env.spec.action_scale, env.model.actuator_ctrlrange[:, 1]
             )
-
-
-@pytest.mark.parametrize(
-    ("kind", "low", "high"),
-    [
-        ("Newtons", [-1, -1, -1], [1, 1, 1]),
-        ("NewtonsScaled", [-100, -0.5, 0], [100, 0.5, 0.25]),
-        ("OneSided", [0, -200, -1], [np.inf, 200, 1]),
-    ],
-)
-def test_ends_of_the_action_space_send_the_ends_of_a_plug_in(kind, low, high):
-    inner = getattr(action_envs, kind).action_space
-    env = GymEnv(SubprocEnv(kind, getattr(action_envs, kind), 1), np.array([0.5]))
-    with closing(env):
-        np.testing.assert_array_equal([env.action_space.low, env.action_space.high], [low, high])
-        for output, action in ((low, inner.low), (high, inner.high)):
-            env.reset(seed=0)
-            sent = env.step(np.nan_to_num(np.array(output, dtype=np.float32), posinf=7.0))[0]
-            np.testing.assert_array_equal(sent, np.nan_to_num(action, posinf=7.0))
 
 
 # ------------------------------------------------------------------------------- episodes that end
