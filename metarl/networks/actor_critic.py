@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -96,8 +98,7 @@ class MemoryActorCritic(nn.Module):
             obs: Scaled (L, M, S).
             truncation: Steps that gradients go back in time; 0 means all.
         """
-        features = self.unroll_memories(inputs, truncation)
-        return self.output(features[0], obs), self.value(features[-1], obs)
+        return self.heads(self.unroll_memories(inputs, truncation), obs)
 
     def unroll_memories(self, inputs: Tensor, truncation: int = 0) -> tuple[Tensor, ...]:
         """Maps inputs (L, M, I) to the features (L, M, H) of the policy's and the value's memory.
@@ -113,9 +114,14 @@ class MemoryActorCritic(nn.Module):
         """Maps features (..., H) and scaled obs (..., S) to the distribution's inputs (..., A)."""
         return self.actor(torch.cat([features, obs], dim=-1))
 
-    def value(self, features: Tensor, obs: Tensor) -> Tensor:
-        """Returns scaled values (...) for the value memory's features and scaled obs (..., S)."""
-        return self.critic(torch.cat([features, obs], dim=-1)).squeeze(-1)
+    def heads(self, features: Sequence[Tensor], obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps the features of `unroll_memories` and scaled obs (..., S) to output and value.
+
+        Returns:
+            The actor's outputs (..., A) and scaled values (...).
+        """
+        inputs = [torch.cat([each, obs], dim=-1) for each in features]
+        return self.actor(inputs[0]), self.critic(inputs[-1]).squeeze(-1)
 
     def distribution_params(self) -> Params:
         """Returns the distribution's own parameters, by name: the only ones of no submodule."""

@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from metarl.functional.scan import linear_scan
+from metarl.functional.scan import gated_scan
 from metarl.networks.memory import State, keep_rows
 
 LONGEST = 512.0
@@ -47,8 +48,8 @@ class MinGruMemory(nn.Module):
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Maps inputs (M, I) of one step to features (M, H) and the next state."""
-        decay, candidate = self._decay_and_candidate(inputs)
-        hidden = torch.lerp(candidate, state[0], decay)
+        decay, candidate = self._gates(inputs).chunk(2, dim=-1)
+        hidden = torch.lerp(candidate, state[0], decay.sigmoid())
         return hidden, (hidden,)
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
@@ -63,10 +64,9 @@ class MinGruMemory(nn.Module):
         """
         if truncation:
             raise ValueError(f"truncation = {truncation}: must be 0, a scan has no truncation")
-        decay, candidate = self._decay_and_candidate(inputs)
-        return linear_scan(decay, torch.addcmul(candidate, decay, candidate, value=-1.0))
+        return gated_scan(self._gates(inputs))
 
-    def _decay_and_candidate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        gates = self.gates(torch.tanh(self.embed(inputs))) + self.offset
-        decay, candidate = gates.split(self.size, dim=-1)
-        return decay.sigmoid(), candidate
+    def _gates(self, inputs: Tensor) -> Tensor:
+        """Returns the logits of the decays and the candidates (..., 2 H)."""
+        embedded = torch.tanh(self.embed(inputs))
+        return functional.linear(embedded, self.gates.weight, self.offset)

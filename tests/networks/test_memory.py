@@ -176,8 +176,8 @@ def test_outputs_and_values_come_from_their_own_memories(name):
     output, value = policy.unroll(inputs, obs)
     features, value_features = policy.memory.unroll(inputs), policy.value_memory.unroll(inputs)
     assert torch.equal(output, policy.output(features, obs))
-    assert torch.equal(value, policy.value(value_features, obs))
-    assert not torch.equal(value, policy.value(features, obs))
+    assert torch.equal(value, policy.heads((value_features,), obs)[1])
+    assert not torch.equal(value, policy.heads((features,), obs)[1])
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])

@@ -1,6 +1,5 @@
 """RL^2 beyond the properties of all learners in tests/learners/test_properties.py."""
 
-
 import pytest
 import torch
 from sign_tasks import ChoiceBatch, SignBatch, collect, signs
