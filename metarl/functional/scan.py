@@ -60,6 +60,22 @@ class _GatedScan(torch.autograd.Function):
         return gates
 
 
+def reverse_scan(decay: Tensor, inputs: Tensor) -> Tensor:
+    """Computes y_t = x_t + a_t y_{t+1} for all t, with y after the last step 0.
+
+    Args:
+        decay: a (L, ...).
+        inputs: x (L, ...).
+
+    Returns:
+        y (L, ...), not differentiable.
+    """
+    states = torch.empty_like(inputs)
+    with torch.no_grad():
+        _scan(decay, inputs, states, reverse=True)
+    return states
+
+
 def _scan(decay: Tensor, inputs: Tensor, states: Tensor, *, reverse: bool) -> None:
     """Writes the states (L, M, H) of h_t = a_t h_{t-1} + b_t, in reverse from the last step."""
     length = len(inputs)

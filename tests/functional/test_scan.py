@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metarl.functional.scan import gated_scan
+from metarl.functional.scan import gated_scan, reverse_scan
 
 ROWS, SIZE = 3, 4
 
@@ -38,3 +38,12 @@ def test_scan_stays_finite_where_decays_vanish():
     torch.testing.assert_close(states, expected)
     (found,) = torch.autograd.grad(states.sum(), [gates])
     torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), [gates])[0])
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 100])
+def test_reverse_scan_equals_a_loop(length):
+    decay, inputs = draw(length, SIZE).sigmoid(), draw(length, SIZE)
+    expected, state = torch.zeros_like(inputs), torch.zeros_like(inputs[0])
+    for t in range(length - 1, -1, -1):
+        state = expected[t] = inputs[t] + decay[t] * state
+    torch.testing.assert_close(reverse_scan(decay, inputs), expected)
