@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,46 +26,66 @@ MEMORIES = {
 """Memories by the name that a config gives."""
 
 
-class MemoryActorCritic(nn.Module):
-    """Tanh networks for action and value, which read the memory's features and the observation.
+@dataclass(frozen=True)
+class Architecture:
+    """Kind and sizes of an actor-critic on a memory.
 
-    Args:
+    Attributes:
         memory: A name of MEMORIES.
-        distribution: Over actions, given the actor's output.
-        obs_size: S.
-        action_size: A.
         memory_size: H.
         hidden_size: Units of the tanh layers.
+        attention_window: Steps that a transformer's step attends to; 0 means the whole trial.
         own_value_memory: Give the value a second memory of the same kind and size; otherwise it
             reads the policy's.
         hypernetwork: Generate the actor's weights from the memory, see `HyperActor`.
     """
 
+    memory: str
+    memory_size: int
+    hidden_size: int
+    attention_window: int = 0
+    own_value_memory: bool = False
+    hypernetwork: bool = False
+
+    def build_memory(self, input_size: int) -> Memory:
+        """Builds a memory for inputs of input_size numbers."""
+        sizes = input_size, self.memory_size
+        if self.memory == "transformer":
+            return AttentionMemory(*sizes, window=self.attention_window)
+        return MEMORIES[self.memory](*sizes)
+
+
+class MemoryActorCritic(nn.Module):
+    """Tanh networks for action and value, which read the memory's features and the observation.
+
+    Args:
+        architecture: Kind and sizes.
+        distribution: Over actions, given the actor's output.
+        obs_size: S.
+        action_size: A.
+    """
+
     def __init__(
         self,
-        memory: str,
+        architecture: Architecture,
         distribution: Distribution,
         obs_size: int,
         action_size: int,
-        memory_size: int,
-        hidden_size: int,
-        own_value_memory: bool = False,
-        hypernetwork: bool = False,
     ):
         super().__init__()
         self.distribution = distribution
+        features, hidden = architecture.memory_size, architecture.hidden_size
         input_size = obs_size + action_size + 2
-        self.memory: Memory = MEMORIES[memory](input_size, memory_size)
+        self.memory: Memory = architecture.build_memory(input_size)
         # torch lists the parameters of one module under two names once
-        own = MEMORIES[memory](input_size, memory_size) if own_value_memory else self.memory
-        self.value_memory: Memory = own
-        sizes = memory_size + obs_size, hidden_size
-        self.actor: nn.Module = nn.Sequential(
-            nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, action_size)
-        )
-        if hypernetwork:
-            self.actor = HyperActor(memory_size, obs_size, hidden_size, action_size)
-        self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, 1))
+        is_own = architecture.own_value_memory
+        self.value_memory = architecture.build_memory(input_size) if is_own else self.memory
+        sizes = features + obs_size, hidden
+        if architecture.hypernetwork:
+            self.actor: nn.Module = HyperActor(features, obs_size, hidden, action_size)
+        else:
+            self.actor = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden, action_size))
+        self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden, 1))
         for name, value in distribution.initial(action_size).items():
             self.register_parameter(name, nn.Parameter(value))
 

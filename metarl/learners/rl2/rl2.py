@@ -20,7 +20,7 @@ from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
-from metarl.networks.actor_critic import MemoryActorCritic
+from metarl.networks.actor_critic import Architecture, MemoryActorCritic
 from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
@@ -92,14 +92,18 @@ class Rl2:
         if self.device.type == "cuda":
             # TF32 in cuDNN's recurrent networks, on by default, breaks the probability ratio
             torch.backends.cudnn.allow_tf32 = False
-        sizes = obs_size, action_size, config.memory_size, config.hidden_size
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
-        own = config.value_memory == "own"
+        architecture = Architecture(
+            memory=config.memory,
+            memory_size=config.memory_size,
+            hidden_size=config.hidden_size,
+            attention_window=config.attention_window,
+            own_value_memory=config.value_memory == "own",
+            hypernetwork=config.actor == "hypernetwork",
+        )
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
-            policy = MemoryActorCritic(
-                config.memory, distribution, *sizes, own, config.actor == "hypernetwork"
-            )
+            policy = MemoryActorCritic(architecture, distribution, obs_size, action_size)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
