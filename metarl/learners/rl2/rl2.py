@@ -197,8 +197,9 @@ class Rl2:
         steps = [float(kept["step"]) for kept in self._adam.state.values()][:1]
         state["adam/steps"] = torch.tensor(steps[0] if steps else 0.0)
         state["updates"] = torch.tensor(self._updates)
-        lr = self._adam.param_groups[0]["lr"]
-        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
+        if self.config.target_kl:
+            lr = self._adam.param_groups[0]["lr"]
+            state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -208,8 +209,6 @@ class Rl2:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
-        lr = torch.tensor(self.config.lr, dtype=torch.float64)
-        state = {"adam/lr": lr, **state}  # checkpoints of 0.1 have none
         check_state(state, self.state_dict())
         steps = state["adam/steps"].clone()
         for name, value in self.policy.named_parameters():
@@ -223,7 +222,8 @@ class Rl2:
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
-        self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
+        if self.config.target_kl:
+            self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
         self._refresh_acting()
 
     # --- pieces of the update, in the order of use -----------------------------------------------

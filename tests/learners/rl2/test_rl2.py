@@ -163,6 +163,19 @@ def test_update_ends_early_beyond_max_kl():
     assert [run["update/epochs"] for run in runs] == [5.0, 1.0]
 
 
+@pytest.mark.parametrize(("target_kl", "factor"), [(1e3, 1.5), (1e-9, 1 / 1.5)])
+def test_step_size_moves_towards_the_target_kl(target_kl, factor):
+    config = Rl2Config(**SMALL, target_kl=target_kl, epochs=2)
+    learner = Rl2(config, 2, 1, seed=0)
+    rollouts, context = collect(learner, SignBatch())
+    metrics = learner.update(context, rollouts, None)
+    assert metrics["update/lr"] == pytest.approx(config.lr * factor**2)
+    other = Rl2(config, 2, 1, seed=0)  # the seed orders the minibatches
+    other.load_state_dict(learner.state_dict())
+    rollouts, context = collect(learner, SignBatch(), 1)
+    assert learner.update(context, rollouts, None) == other.update(context, rollouts, None)
+
+
 # --- tasks that only memory can solve
 
 
