@@ -59,7 +59,7 @@ class ObviousGradient:
         policy, config = self._policy, self._config
         steps, inputs = batch.steps.rows(rows), batch.inputs[:, rows]
         obs, features = inputs[..., : steps.obs.shape[-1]], self._features(inputs)
-        output, value = policy.output(features, obs), policy.value(features, obs)
+        output, value = policy.heads((features,), obs)
         params = policy.distribution_params()
         log_ratio = policy.distribution.log_prob(params, output, steps.action) - steps.log_prob
         log_ratio = torch.where(steps.valid, log_ratio, 0.0)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import BatchEnv, BoundedEnv, EnvSpec, supports
+from metarl.envs.listing import describe_actions
 from metarl.envs.plugins.subproc_env import SubprocEnv
 
 NUM_TASKS, NUM_EPISODES = 4, 2
@@ -32,11 +33,13 @@ class Finding:
         name: Name of the check.
         violation: Description of the violation in one line, or "".
         checked: False if the check was skipped, because one that it depends on has failed.
+        note: Remark in one line, or "".
     """
 
     name: str
     violation: str = ""
     checked: bool = True
+    note: str = ""
 
 
 def report(findings: list[Finding]) -> str:
@@ -44,6 +47,8 @@ def report(findings: list[Finding]) -> str:
     lines = []
     for finding in findings:
         outcome = "ok" if finding.checked else "not checked"
+        if finding.note:
+            outcome += f" ({finding.note})"
         if finding.violation:
             outcome = f"VIOLATION: {finding.violation}"
         lines.append(f"{finding.name:24} {outcome}")
@@ -74,10 +79,16 @@ class _Play:
 
 
 class _Checks:
-    """Runs checks and collects their findings."""
+    """Runs checks and collects their findings.
+
+    Attributes:
+        findings: The outcomes so far.
+        note: Note of the check that runs.
+    """
 
     def __init__(self):
         self.findings: list[Finding] = []
+        self.note = ""
 
     @contextmanager
     def check(self, name: str, *needs: str) -> Generator[bool]:
@@ -95,7 +106,8 @@ class _Checks:
                 message = f"{type(error).__name__}: {message}"
             self.findings.append(Finding(name, message))
         else:
-            self.findings.append(Finding(name))
+            self.findings.append(Finding(name, note=self.note))
+        self.note = ""
 
 
 def check(make: Callable[[int], BatchEnv]) -> list[Finding]:
@@ -127,6 +139,7 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     first: Any = None
     with checks.check("sizes"):
         _check_sizes(env.spec)
+        checks.note = describe_actions(env.spec)
     with checks.check("tasks", "sizes") as made:
         if made:
             tasks = _check_tasks(env)
@@ -179,7 +192,8 @@ def _check_sizes(spec: EnvSpec) -> None:
         is_size = isinstance(value, (int, np.integer)) and value >= 1
         _require(is_size, f"spec.{name} is {value!r}; it must be a whole number >= 1")
     for name, value in {"dt": spec.dt, "action_scale": spec.action_scale}.items():
-        _require(np.isfinite(value) and value > 0, f"spec.{name} is {value!r}; it must be > 0")
+        is_positive = np.isfinite(value).all() and np.all(np.array(value) > 0)
+        _require(is_positive, f"spec.{name} is {value!r}; it must be > 0")
     _require(len(spec.tasks.variables), "spec.tasks.variables is empty: a task has no numbers")
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
+
 from metarl.core.env import EnvSpec
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.robots import ROBOTS
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
+
+_NUM_LISTED = 6
+"""Numbers of an action that are listed one by one."""
 
 
 def list_environments() -> str:
@@ -31,7 +36,7 @@ def describe_environment(spec: EnvSpec, variations: Sequence[Variation] = ()) ->
     floors = ", ".join(f"{name} {value:.0f}" for name, value in spec.floors.items())
     lines = [
         f"{spec.name:24} T={spec.horizon} dt={spec.dt:g} s  S={spec.obs_size} "
-        f"A={spec.action_size} action x{spec.action_scale:g}",
+        f"A={spec.action_size} {_summarize_actions(spec)}  version {spec.version}",
         f"    task    {describe_variables(spec.tasks.variables)}"
         + (f"  ({spec.note})" if spec.note else ""),
         *(f"    world   {variation.formula}" for variation in variations),
@@ -40,6 +45,33 @@ def describe_environment(spec: EnvSpec, variations: Sequence[Variation] = ()) ->
         f"    floors  {floors}",
     ]
     return "\n".join(lines)
+
+
+def describe_actions(spec: EnvSpec) -> str:
+    """Describes the mapping of the policy's output to actions, for example "200 x output"."""
+    if spec.discrete:
+        return f"action: one of {spec.action_size}, the largest of the policy's outputs"
+    text = f"{_list_numbers(spec.action_scale)} x output"
+    if np.any(spec.action_centre):
+        text = f"{_list_numbers(spec.action_centre)} + {text}"
+    if spec.action_range is None:
+        return f"action = {text} of the policy, clipped"
+    low, high = map(_list_numbers, spec.action_range)
+    return f"action = {text} of the policy, clipped to [{low}, {high}]"
+
+
+def _summarize_actions(spec: EnvSpec) -> str:
+    centre = f"{_list_numbers(spec.action_centre)} + " if np.any(spec.action_centre) else ""
+    return f"action {centre}x{_list_numbers(spec.action_scale)}"
+
+
+def _list_numbers(values: float | Sequence[float]) -> str:
+    """Lists the first numbers in parentheses; if all are equal, returns one."""
+    numbers = np.atleast_1d(values)
+    if (numbers == numbers[0]).all():
+        return f"{numbers[0]:g}"
+    texts = [f"{number:g}" for number in numbers[:_NUM_LISTED]]
+    return f"({', '.join([*texts, '...'] if len(numbers) > _NUM_LISTED else texts)})"
 
 
 def _describe_split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> str:

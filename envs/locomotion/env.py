@@ -204,22 +204,20 @@ class MujocoBatchEnv:
         self._previous_position = after = self._position()
         # clipping hides an infinite action, so the action itself is tested
         fault = alive & (self._find_diverged() | failed | ~np.isfinite(action).all(axis=1))
+        healthy = self._find_healthy()
         with np.errstate(invalid="ignore", over="ignore"):
-            reward = self._reward((after - before) / self.spec.dt, after, effort)
+            reward = self._reward((after - before) / self.spec.dt, after, effort, healthy)
         reward[~alive | fault] = 0.0
-        return Step(self._observe(), reward, alive & ~fault & self._find_terminated(), fault)
+        return Step(self._observe(), reward, alive & ~fault & ~healthy, fault)
 
-    def _find_terminated(self) -> np.ndarray:
-        """Returns the mask (M,) of robots that have fallen or reached the edge of their map."""
-        terminated = np.zeros(len(self._qpos), dtype=bool)
+    def _find_healthy(self) -> np.ndarray:
+        """Returns the mask (M,) of robots that have not fallen."""
+        if self.robot.healthy is None:
+            return np.ones(len(self._qpos), dtype=bool)
         height, ground = self._qpos[:, self.robot.height_index], self._world.ground
         if ground is not None:
-            x, y = self._torso()
-            height = height - ground.height(x, y)
-            terminated = ground.is_outside(x, y)
-        if self.robot.healthy is None:
-            return terminated
-        return terminated | ~self.robot.healthy(height, self._qpos, self._qvel)
+            height = height - ground.height(*self._torso())
+        return self.robot.healthy(height, self._qpos, self._qvel)
 
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
         """Steps the physics of rows ids, or of all; returns the mask (M,) of MuJoCo's errors."""
@@ -230,10 +228,16 @@ class MujocoBatchEnv:
             failed[error.ids] = True
         return failed
 
-    def _reward(self, velocity: np.ndarray, position: np.ndarray, effort: np.ndarray) -> np.ndarray:
+    def _reward(
+        self,
+        velocity: np.ndarray,
+        position: np.ndarray,
+        effort: np.ndarray,
+        healthy: np.ndarray,
+    ) -> np.ndarray:
         reward = self.goal.reward(self._goal_tasks, velocity, position)
         reward *= self.terms.goal_weight
-        reward += self.terms.bonus
+        reward += self.terms.bonus * healthy
         reward -= self.terms.control_cost * effort
         if self._forces is not None:
             reward -= self.terms.contact_costs(self._forces.reshape(len(reward), -1))

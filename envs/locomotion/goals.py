@@ -44,7 +44,7 @@ class RewardTerms:
     """The part of the reward that does not depend on the task, and the goal's weight.
 
     Attributes:
-        bonus: Reward of every step.
+        bonus: Reward of every step after which the robot is healthy, as in Gymnasium's v5.
         control_cost: Weight of the sum of squares of the action, after scaling and clipping.
         contact_cost: Weight of the sum of squares of the contact forces; 0 leaves them out.
         contact_clip: Bound of the absolute value of each contact force [N, N m].
@@ -66,12 +66,15 @@ class RewardTerms:
         return np.minimum(self.contact_cost * np.square(forces).sum(axis=1), self.contact_cap)
 
     def formula(self, goal: Goal) -> str:
-        """Returns the whole reward of a step as text: a action, cfrc contact forces."""
+        """Returns the whole reward of a step as text: a action, cfrc contact forces.
+
+        healthy is 1 if the robot is healthy after the step, else 0.
+        """
         parts = [
             goal.formula if self.goal_weight == 1.0 else f"{self.goal_weight:g} {goal.formula}"
         ]
         if self.bonus:
-            parts.append(f"+ {self.bonus:g}")
+            parts.append(f"+ {self.bonus:g} healthy")
         if self.control_cost:
             parts.append(f"- {self.control_cost:g} sum a^2")
         if self.contact_cost:
@@ -82,7 +85,7 @@ class RewardTerms:
         return " ".join(parts)
 
     def floors(self, goal: Goal, horizon: int) -> dict[str, float]:
-        """Computes the reference returns of episodes of `horizon` steps, by name of the policy."""
+        """Computes the reference returns of `horizon` healthy steps, by name of the policy."""
         weight, bonus = self.goal_weight, self.bonus
         return {name: horizon * (weight * v + bonus) for name, v in goal.floors().items()}
 

@@ -3,6 +3,9 @@
 The atlas has maps of every kind, level and patch, generated from a seed. A robot starts on a flat
 area of height zero at the centre of its map. The terrain around it lies in rings, so that it is the
 same in all directions. Lengths are in metres, angles in radians.
+
+The ground is endless: a map is periodic and larger than its period, and under each robot it is
+moved by whole periods. So the robot's own position is never changed.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -17,6 +21,7 @@ import numpy as np
 from metarl.core.tasks import Choice, Product, Split, TaskDistribution, Variable
 from metarl.envs.locomotion.robots import Edit, Robot
 from metarl.envs.locomotion.world import GROUND, Ground, Variation, World
+from metarl.envs.rendering.heightfield import PERIOD
 
 TRAIN_KINDS = ("slopes", "rough", "waves")
 TEST_KINDS = ("stairs", "basin", "hill", "steep", "gaps")
@@ -43,23 +48,35 @@ class Grid:
         half_y: Half length along y [m].
         columns: Number of points along x.
         rows: Number of points along y.
+        period: Periods along x and y [m], whole numbers of cells; 0 is not periodic.
     """
 
     half_x: float
     half_y: float
     columns: int
     rows: int
+    period: tuple[float, float]
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns x and y (rows, columns) [m]."""
-        x = np.linspace(-self.half_x, self.half_x, self.columns)
-        return tuple(np.meshgrid(x, np.linspace(-self.half_y, self.half_y, self.rows)))
+        """Returns x and y (rows, columns) [m] relative to the nearest copy of the start."""
+        x = _wrap_points(self.half_x, self.columns, self.period[0])
+        return tuple(np.meshgrid(x, _wrap_points(self.half_y, self.rows, self.period[1])))
 
 
-# cells of 0.25 m and 0.2 m: at 0.1 m a step takes 2 to 3 times as long as on flat ground
-FIELD = Grid(25.0, 25.0, 201, 201)
+def _wrap_points(half: float, count: int, period: float) -> np.ndarray:
+    if not period:
+        return np.linspace(-half, half, count)
+    cell = 2.0 * half / (count - 1)
+    size = round(period / cell)
+    # whole cells, so that points one period apart get the same bits
+    return cell * (np.mod(np.arange(count) - (count - 1) // 2 + size // 2, size) - size // 2)
+
+
+# Cells of 0.25 m and 0.2 m: at 0.1 m a step takes 2 to 3 times as long as on flat ground. A map
+# ends 5 m beyond half its period: more than a robot reaches, and moves in a control step.
+FIELD = Grid(25.0, 25.0, 201, 201, (40.0, 40.0))
 # one row of cells: with two, a planar robot walks on their common edge, with twice the contacts
-TRACK = Grid(50.0, 1.5, 501, 2)
+TRACK = Grid(50.0, 1.5, 501, 2, (90.0, 0.0))
 
 
 def grid_of(robot: Robot) -> Grid:
@@ -72,20 +89,78 @@ def ridges(distance: np.ndarray, period: float) -> np.ndarray:
     return 0.5 * period - np.abs(np.mod(distance, period) - 0.5 * period)
 
 
-def lattice(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, spacing: float) -> np.ndarray:
+def lattice(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    spacing: float,
+    period: tuple[float, float],
+) -> np.ndarray:
     """Returns noise in [-1, 1] at x, y: independent at the points of a lattice, else interpolated.
 
-    On a track (two rows of points) it is constant along y.
+    Args:
+        rng: The stream of the noise.
+        x: Positions [m].
+        y: Positions [m], the shape of x.
+        spacing: Distance of the points of the lattice [m].
+        period: Periods along x and y [m]; with 0 the noise is constant along this axis.
     """
-    x, y = (x - x.min()) / spacing, (y - y.min()) / spacing
-    if len(x) == 2:
-        y = np.zeros_like(y)
-    values = rng.uniform(-1.0, 1.0, (int(y.max()) + 2, int(x.max()) + 2))
-    column, row = x.astype(int), y.astype(int)
-    right, up = x - column, y - row
-    lower = values[row, column] * (1 - right) + values[row, column + 1] * right
-    upper = values[row + 1, column] * (1 - right) + values[row + 1, column + 1] * right
+    columns, rows = (max(1, round(length / spacing)) for length in period)
+    values = rng.uniform(-1.0, 1.0, (rows, columns))
+    column, row = (np.floor(axis / spacing).astype(int) for axis in (x, y))
+    right, up = x / spacing - column, y / spacing - row
+    left, low, next_column, high = column % columns, row % rows, column + 1, (row + 1) % rows
+    next_column %= columns
+    lower = values[low, left] * (1 - right) + values[low, next_column] * right
+    upper = values[high, left] * (1 - right) + values[high, next_column] * right
     return lower * (1 - up) + upper * up
+
+
+def _ring_distance(x: np.ndarray, y: np.ndarray, heading: float, grid: Grid) -> np.ndarray:
+    """Returns the distance [m] from the flat area of the nearest start, in squares along heading.
+
+    Args:
+        x: Position relative to the nearest start [m].
+        y: Position relative to the nearest start [m]; ignored on a track.
+        heading: Direction of a side of the squares [rad]; 0 on a track.
+        grid: The points of the map.
+    """
+    if grid.rows == 2:
+        return np.maximum(np.abs(x) - FLAT, 0.0)
+    cosine, sine = np.cos(heading), np.sin(heading)
+    distance = np.full_like(x, np.inf)
+    # of turned squares, another start than the nearest one can be nearer
+    for shift_x in (-grid.period[0], 0.0, grid.period[0]):
+        for shift_y in (-grid.period[1], 0.0, grid.period[1]):
+            there_x, there_y = x - shift_x, y - shift_y
+            along = np.abs(cosine * there_x + sine * there_y)
+            across = np.abs(cosine * there_y - sine * there_x)
+            np.minimum(distance, np.maximum(along, across), out=distance)
+    return np.maximum(distance - FLAT, 0.0)
+
+
+def _swell(
+    x: np.ndarray, y: np.ndarray, heading: float, length: float, phase: np.ndarray, grid: Grid
+) -> np.ndarray:
+    """Returns waves along the heading, plus waves across it unless the map is a track.
+
+    The wave vectors are rounded such that the period is a whole number of waves along each axis.
+
+    Args:
+        x: Position [m].
+        y: Position [m].
+        heading: Direction of the first waves [rad].
+        length: Length of a wave [m].
+        phase: Phases of both waves [rad].
+        grid: The points of the map.
+    """
+    period = grid.period[0]
+    waves_x, waves_y = np.rint(np.array([np.cos(heading), np.sin(heading)]) * (period / length))
+    turn = 2.0 * np.pi / period
+    if grid.rows == 2:
+        return np.sin(turn * waves_x * x + phase[0])
+    along, across = waves_x * x + waves_y * y, waves_x * y - waves_y * x
+    return np.sin(turn * along + phase[0]) + np.sin(turn * across + phase[1])
 
 
 def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np.ndarray:
@@ -109,11 +184,10 @@ def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np
     if track or kind in ("stairs", "gaps"):  # edges across the grid would be jagged
         heading = 0.0
     sign, size = rng.choice([-1.0, 1.0]), rng.uniform(0.8, 1.25)
-    along = np.cos(heading) * x + np.sin(heading) * y
-    across = 0.0 * y if track else np.cos(heading) * y - np.sin(heading) * x
     # distance from the flat area, in square rings and in round ones
-    ring = np.maximum(np.maximum(np.abs(along), np.abs(across)) - FLAT, 0.0)
-    bowl = 1.0 - np.exp(-((np.maximum(np.hypot(along, across) - FLAT, 0.0) / (4.0 * size)) ** 2))
+    ring = _ring_distance(x, y, heading, grid)
+    radius = np.maximum(np.hypot(x, 0.0 if track else y) - FLAT, 0.0)
+    bowl = 1.0 - np.exp(-((radius / (4.0 * size)) ** 2))
     ease = np.minimum(ring, 1.0) ** 2 * (3.0 - 2.0 * np.minimum(ring, 1.0))
     match kind:
         case "slopes":  # up to 12 degrees, 3 m long
@@ -121,11 +195,10 @@ def heights(kind: str, level: float, rng: np.random.Generator, grid: Grid) -> np
         case "steep":  # 16 to 26 degrees, 2 m long
             return sign * np.tan(np.radians(14.0 + 12.0 * level)) * ridges(ring, 4.0 * size)
         case "rough":
-            return (0.03 + 0.12 * level) * ease * lattice(rng, x, y, 0.5)
+            return (0.03 + 0.12 * level) * ease * lattice(rng, x, y, 0.5, grid.period)
         case "waves":
             phase = rng.uniform(0.0, 2.0 * np.pi, 2)
-            turn = 2.0 * np.pi / (3.0 * size)
-            swell = np.sin(turn * along + phase[0]) + (not track) * np.sin(turn * across + phase[1])
+            swell = _swell(x, y, heading, 3.0 * size, phase, grid)
             return (0.05 + 0.15 * level) * ease * swell
         case "stairs":  # five steps of 0.8 m up or down, then back; risers are one cell wide
             tread = 0.8 * size
@@ -160,7 +233,7 @@ def atlas(grid: Grid, seed: int) -> np.ndarray:
 class Terrain(Variation):
     """A map of the atlas as the ground; the kinds of TEST_KINDS are held out.
 
-    The episode ends at the edge of the map. Health depends on the height above the ground.
+    The map repeats itself without an end. Health depends on the height above the ground.
 
     Attributes:
         observed: Append heights of the ground around the robot to the observation.
@@ -171,11 +244,11 @@ class Terrain(Variation):
     seed: int = 0
 
     name = "terrain"
-    fields = ("geom_dataid",)
+    fields = ("geom_dataid", "geom_pos")
+    revisions = 1  # the edge of the map ended an episode
     formula = (
-        "the ground is a map of the given kind, level of difficulty and patch; its edge, "
-        f"{FIELD.half_x:g} m from the start ({TRACK.half_x:g} m for planar robots), "
-        "ends the episode"
+        "the ground is a map of the given kind, level of difficulty and patch, endless: it repeats "
+        f"every {FIELD.period[0]:g} m ({TRACK.period[0]:g} m for planar robots)"
     )
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
@@ -193,6 +266,9 @@ class Terrain(Variation):
             ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
             ground.hfieldname = "terrain 0"
             ground.pos = [0.0, 0.0, -CEILING]
+            # the bounding volumes that this phase uses do not follow a geom that moves
+            spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
+            spec.add_numeric(name=PERIOD, data=grid.period)
 
         return (edit,)
 
@@ -213,7 +289,23 @@ class Terrain(Variation):
         number = ((kind * len(LEVELS) + step) * PATCHES + patch).astype(int)
         world.fields["geom_dataid"][:, world.model.geom(GROUND).id] = number
         maps = atlas(grid, self.seed)
-        world.ground = Ground(maps, number, grid.half_x, grid.half_y)
+        world.ground = Ground(maps, number, (grid.half_x, grid.half_y), grid.period)
+
+    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
+        """Moves the maps to the robots."""
+        self._move_maps(world)
+
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Moves the maps to the robots."""
+        self._move_maps(world)
+
+    def _move_maps(self, world: World) -> None:
+        """Moves each map by whole periods, so that its robot is less than half a period off."""
+        axes = 1 if world.robot.planar else 2
+        place = world.fields["geom_pos"][:, world.model.geom(GROUND).id, :axes]
+        position = np.nan_to_num(world.qpos[:, :axes])  # a failed simulation may be anywhere
+        period = np.array(grid_of(world.robot).period[:axes])
+        place[...] = period * np.rint(position / period)
 
     def scan(self, robot: Robot) -> np.ndarray:
         """Returns the points (P, 2) [m, world axes] around the robot whose height it observes."""

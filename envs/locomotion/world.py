@@ -26,28 +26,34 @@ class Ground:
     Args:
         maps: Heights (F, rows, columns) float32 [m] of F heightfields of one size.
         number: Index (M,) of the map under each robot.
-        half_x: Half length of the maps along x [m].
-        half_y: Half length of the maps along y [m].
+        half: Half lengths of the maps along x and y [m].
+        period: Periods along x and y [m], at most the lengths; 0 is not periodic.
     """
 
-    EDGE = 0.5
-    """Smallest distance to the edge of the map at which an episode goes on [m]."""
-
-    def __init__(self, maps: np.ndarray, number: np.ndarray, half_x: float, half_y: float):
+    def __init__(
+        self,
+        maps: np.ndarray,
+        number: np.ndarray,
+        half: tuple[float, float],
+        period: tuple[float, float],
+    ):
         self._maps, self._size = maps.reshape(-1), maps.shape[1:]
         self._start = number * (self._size[0] * self._size[1])
-        self._half = half_x, half_y
+        self._half, self._period = half, period
 
     def height(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns the heights [m] at x, y, (M,) or (M, P) [m]; beyond the edge, that of the edge.
+        """Returns the heights [m] at x, y, (M,) or (M, P) [m].
+
+        Beyond an edge across which the map is not periodic, it is that of the edge.
 
         As in MuJoCo's collisions, a cell is two triangles with a common edge from its corner of
         least x and y to that of greatest x and y.
         """
         (rows, columns), (half_x, half_y) = self._size, self._half
-        # a failed simulation may be anywhere
-        x = np.clip(np.nan_to_num(x), -half_x, half_x)
-        y = np.clip(np.nan_to_num(y), -half_y, half_y)
+        x, y = (
+            _wrap(axis, half, period)
+            for axis, half, period in zip((x, y), self._half, self._period, strict=True)
+        )
         across = (x / half_x + 1.0) * (0.5 * (columns - 1))
         along = (y / half_y + 1.0) * (0.5 * (rows - 1))
         column = np.minimum(across.astype(np.intp), columns - 2)
@@ -59,10 +65,13 @@ class Ground:
         most, least = np.maximum(right, up), np.minimum(right, up)
         return (1.0 - most) * low + (most - least) * corner + least * high
 
-    def is_outside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns the mask (M,) of robots at x, y (M,) [m] that are at the edge of their map."""
-        half_x, half_y = self._half
-        return (np.abs(x) > half_x - self.EDGE) | (np.abs(y) > half_y - self.EDGE)
+
+def _wrap(position: np.ndarray, half: float, period: float) -> np.ndarray:
+    """Maps positions [m] along an axis into a map."""
+    position = np.nan_to_num(position)  # a failed simulation may be anywhere
+    if period:
+        position = position - period * np.rint(position / period)
+    return np.clip(position, -half, half)
 
 
 class Variation:
@@ -76,6 +85,7 @@ class Variation:
         sets: It overwrites values, and so writes after variations that multiply them.
         task_split: See EnvSpec.
         formula: Description, as text.
+        revisions: Number of changes of its definition, see EnvSpec.version.
     """
 
     name: ClassVar[str] = ""
@@ -85,6 +95,7 @@ class Variation:
     sets: ClassVar[bool] = False
     task_split: ClassVar[tuple[int, int] | None] = None
     formula: ClassVar[str] = ""
+    revisions: ClassVar[int] = 0
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Returns the edits of the model before it is compiled."""
@@ -118,6 +129,7 @@ class World:
         robot: The robot.
         model: The common model of the simulations, with nominal values.
         batch: The `mujoco.batch.Batch`.
+        qpos: Positions (M, nq).
         ctrl: Clipped controls (M, A); a variation may change them before a step.
         fields: Per-simulation model fields (M, ...) that the variations write, by name.
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; zero
@@ -127,7 +139,7 @@ class World:
 
     def __init__(self, robot: Robot, variations: Sequence[Variation], batch: Any):
         self.robot, self.model, self.batch = robot, batch.model, batch
-        self.ctrl = batch.bind("ctrl")
+        self.qpos, self.ctrl = batch.bind("qpos"), batch.bind("ctrl")
         names = {name for variation in variations for name in variation.fields}
         self.fields = {name: batch.expand(name) for name in sorted(names)}
         depth = max([1 + v.past_steps for v in variations if v.past_steps], default=0)

@@ -25,9 +25,47 @@ from metarl.envs.plugins.task_encoding import (
 NUM_SAMPLES = 64
 """Tasks in each of the two draws that show the form of the tasks and whether they repeat."""
 
+_UNBOUNDED = float(np.finfo(np.float32).max)
+"""Bounds of a Box from here on stand for infinity."""
+
 
 class InvalidPlugin(Exception):
     """The plug-in cannot be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class ActionMap:
+    """Mapping of the policy's output to actions: centre + scale * output, clipped to [low, high].
+
+    Attributes:
+        low: Smallest action (A,); 0 for discrete actions.
+        high: Largest action (A,); 1 for discrete actions.
+        centre: Action for an output of zero (A,).
+        scale: Factors (A,).
+        discrete: An action is one of A alternatives; only the largest entry matters.
+        is_default: The mapping follows from the bounds; the plug-in has no `action_scale`.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    discrete: bool
+    is_default: bool
+
+    @property
+    def is_identity(self) -> bool:
+        """The action is the output itself, but for clipping."""
+        return not self.centre.any() and bool((self.scale == 1.0).all())
+
+    def convert(self, output: np.ndarray) -> np.ndarray:
+        """Maps output (M, A) of the policy to actions (M, A) in float64."""
+        actions = np.multiply(output, self.scale, dtype=float)
+        if self.discrete:
+            return actions
+        if self.centre.any():  # else -0.0 would become 0.0
+            actions += self.centre
+        return np.clip(actions, self.low, self.high, out=actions)
 
 
 @dataclass(frozen=True)
@@ -37,12 +75,9 @@ class Facts:
     Attributes:
         obs_low: Smallest observation (S,).
         obs_high: Largest observation (S,).
-        action_low: (A,) [action as sent]; 0 for discrete actions.
-        action_high: (A,); 1 for discrete actions.
-        discrete: An action is one of A alternatives.
+        actions: Mapping of the policy's output to actions.
         horizon: T.
         dt: Duration of a control step [s].
-        action_scale: See EnvSpec.
         variables: The D numbers of a task.
         form: Encoding of a task as numbers; None for opaque tasks.
         held_out: Tasks do not repeat from draw to draw, or there are test tasks.
@@ -54,12 +89,9 @@ class Facts:
 
     obs_low: np.ndarray
     obs_high: np.ndarray
-    action_low: np.ndarray
-    action_high: np.ndarray
-    discrete: bool
+    actions: ActionMap
     horizon: int
     dt: float
-    action_scale: float
     variables: tuple[Variable, ...]
     form: TaskForm | None
     held_out: bool
@@ -112,19 +144,16 @@ def read_facts(env: Any, make: Any) -> Facts:
             f"lacks {' and '.join(missing)}; "
             "the contract is sample_tasks(rng, n) and set_task(task)"
         )
-    obs_space, (low, high, discrete) = read_obs_space(env), read_action_bounds(env)
+    obs_space, actions = read_obs_space(env), read_action_map(env)
     tasks = draw_tasks(env, 0, NUM_SAMPLES)
     form = infer_common_form(tasks)
     has_test_tasks = read_optional(env, "sample_test_tasks") is not None
     return Facts(
         obs_low=obs_space.low.astype(float),
         obs_high=obs_space.high.astype(float),
-        action_low=low,
-        action_high=high,
-        discrete=discrete,
+        actions=actions,
         horizon=read_horizon(env),
         dt=_read_dt(env),
-        action_scale=1.0 if discrete else float(read_optional(env, "action_scale", 1.0)),
         variables=_read_variables(env, form),
         form=form,
         held_out=has_test_tasks or not _have_common(tasks, draw_tasks(env, 1, NUM_SAMPLES)),
@@ -170,8 +199,11 @@ def _find_images(space: Any) -> list[tuple[int, ...]]:
     return [space.shape] if is_image else []
 
 
-def read_action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Returns the smallest and largest action (A,), (A,), and True if actions are discrete.
+def read_action_map(env: Any) -> ActionMap:
+    """Returns the mapping of the policy's output to the action space.
+
+    By default -1 and 1 are mapped to the ends of a finite Box, dimension by dimension. With the
+    attribute `action_scale`, or if a side of the Box is infinite, nothing is added to the output.
 
     Raises:
         InvalidPlugin: The actions are neither a vector of numbers nor discrete.
@@ -180,14 +212,22 @@ def read_action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray, bool]:
 
     space = env.action_space
     if isinstance(space, Discrete):
-        size = int(space.n)
-        return np.zeros(size), np.ones(size), True
+        zero, one = np.zeros(int(space.n)), np.ones(int(space.n))
+        return ActionMap(zero, one, zero, one, discrete=True, is_default=True)
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise InvalidPlugin(
             f"the action space {str(space):.120} is not supported; "
             "it must be a Box of one dimension or Discrete"
         )
-    return space.low.astype(float), space.high.astype(float), False
+    low, high = space.low.astype(float), space.high.astype(float)
+    scale = read_optional(env, "action_scale")
+    centre, half = np.zeros_like(low), np.ones_like(low)
+    if scale is not None:
+        half *= float(scale)
+    elif max(np.abs(low).max(), np.abs(high).max()) < _UNBOUNDED:
+        centre, half = 0.5 * (low + high), 0.5 * (high - low)
+        half[half == 0.0] = 1.0  # clipping leaves one value
+    return ActionMap(low, high, centre, half, discrete=False, is_default=scale is None)
 
 
 def to_action(space: Any, action: np.ndarray) -> Any:

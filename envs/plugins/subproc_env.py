@@ -127,10 +127,7 @@ class SubprocEnv:
             raise RuntimeError(f"{self._name}: call reset before step")
         fault = alive & ~np.isfinite(action).all(axis=1)
         stepped = alive & ~fault
-        scaled = np.multiply(action, facts.action_scale, dtype=float)
-        if not facts.discrete:  # only the largest entry of a discrete action matters
-            np.clip(scaled, facts.action_low, facts.action_high, out=scaled)
-        episode.actions.append(scaled)
+        episode.actions.append(facts.actions.convert(action))
         episode.stepped.append(stepped)
         self._load(slice(None), -1)
         bounds = zip(self._bounds, self._bounds[1:], strict=False)
@@ -362,19 +359,34 @@ class SubprocEnv:
 
 
 def _make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -> EnvSpec:
+    actions = facts.actions
+    ends = _to_tuple(actions.low), _to_tuple(actions.high)
     return EnvSpec(
         name=name,
-        version=1,
+        # since version 2 the output is mapped to the bounds of the actions
+        version=2 if actions.is_default and not actions.is_identity else 1,
         obs_size=len(facts.obs_low),
-        action_size=len(facts.action_low),
+        action_size=len(actions.low),
         horizon=facts.horizon,
         dt=facts.dt,
-        action_scale=facts.action_scale,
+        action_scale=_simplify(actions.scale),
         tasks=PluginTasks(
             facts.variables, facts.held_out, facts.form is None, draw, facts.has_test_tasks
         ),
         reward=facts.summary or "as the plug-in defines it",
         floors={key: float(value) for key, value in facts.floors.items()},
         note="" if facts.held_out else "test tasks are among the training tasks",
-        discrete=facts.discrete,
+        discrete=actions.discrete,
+        action_centre=_simplify(actions.centre),
+        action_range=None if actions.discrete else ends,
     )
+
+
+def _to_tuple(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(values.tolist())
+
+
+def _simplify(values: np.ndarray) -> float | tuple[float, ...]:
+    """Returns the number that all values (A,) are, or else the values."""
+    is_constant = bool((values == values[0]).all())
+    return float(values[0]) if is_constant else _to_tuple(values)

@@ -203,7 +203,7 @@ class Shard:
         if self._block is None or self._block.name != name:
             if self._block is not None:
                 self._block.release(unlink=False)
-            sizes = len(self._facts.obs_low), len(self._facts.action_low)
+            sizes = len(self._facts.obs_low), len(self._facts.actions.low)
             self._block = Block(num_rows, *sizes, name=name)
         self._start, self._num_rows = start, len(tasks)
         for i, row in enumerate(tasks):

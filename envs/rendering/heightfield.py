@@ -8,11 +8,19 @@ Lengths are metres in the world frame.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+
+PERIOD = "ground period"
+"""Name of a custom number of a model: periods of its first heightfield along x and y [m]; 0 is not
+periodic. Pictures then repeat the heightfield without an end."""
+
+_IN_SIGHT = 15.0
+"""Distance from the robot to which copies of a periodic heightfield cover the ground [m]."""
 
 _RANGES = np.geomspace(0.4, 70.0, 256)
 """Distances at which the ground is looked up in a plane [m]."""
@@ -141,7 +149,7 @@ def sort_rays(rays: np.ndarray) -> Fan:
 
 
 class Relief:
-    """Heightfield of a model; a map of two rows, a track, is endless to its sides.
+    """Heightfield of a model, endless along periodic axes; a track, of two rows, also to its sides.
 
     Args:
         model: A model with a fixed heightfield; the first is taken.
@@ -155,7 +163,8 @@ class Relief:
         data = model.hfield_data[start : start + rows * columns].reshape(rows, columns)
         self._half = model.hfield_size[field, :2].copy()
         heights = model.geom_pos[geom, 2] + data.astype(float) * model.hfield_size[field, 2]
-        self._endless = rows == 2
+        self._period = read_period(model)
+        self._endless = self._period[0] > 0, self._period[1] > 0 or rows == 2
         cells = 2.0 * self._half / (columns - 1, rows - 1)
         along_y, along_x = np.gradient(heights, cells[1], cells[0])
         self._heights, self._gradients = heights, (along_x, along_y)
@@ -165,6 +174,10 @@ class Relief:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns lower left corners of cells [flat index], and fractions to the right and up."""
         rows, columns = self._heights.shape
+        x, y = (
+            axis - period * np.rint(axis / period) if period else axis
+            for axis, period in zip((x, y), self._period, strict=True)
+        )
         column = (np.clip(x / self._half[0], -1.0, 1.0) + 1.0) * (0.5 * (columns - 1))
         row = (np.clip(y / self._half[1], -1.0, 1.0) + 1.0) * (0.5 * (rows - 1))
         left = np.minimum(column.astype(np.intp), columns - 2)
@@ -190,8 +203,11 @@ class Relief:
         )
 
     def _is_outside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        outside = np.abs(x) > self._half[0]
-        return outside if self._endless else outside | (np.abs(y) > self._half[1])
+        outside = np.zeros(x.shape, dtype=bool)
+        for axis, half, endless in zip((x, y), self._half, self._endless, strict=True):
+            if not endless:
+                outside |= np.abs(axis) > half
+        return outside
 
     def view(self, eye: np.ndarray, fan: Fan) -> Iterator[VisibleGround]:
         """Finds the ground that is visible from eye (3,) [m] through the rays of a fan.
@@ -259,6 +275,52 @@ def _find_ranges(tangents: np.ndarray, number: np.ndarray, wanted: np.ndarray) -
 def _find_heightfields(model: mujoco.MjModel) -> np.ndarray:
     fixed = model.body_weldid[model.geom_bodyid] == 0
     return np.flatnonzero(fixed & (model.geom_type == int(mujoco.mjtGeom.mjGEOM_HFIELD)))
+
+
+def read_period(model: mujoco.MjModel) -> tuple[float, float]:
+    """Returns the periods of the first heightfield along x and y [m]; 0 is not periodic."""
+    names = [model.numeric(i).name for i in range(model.nnumeric)]
+    x, y = model.numeric(PERIOD).data if PERIOD in names else (0.0, 0.0)
+    return float(x), float(y)
+
+
+def crop_to_period(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Returns a copy whose first heightfield is one period long, for drawing it with its copies.
+
+    A renderer would light ground twice where copies overlap. A model without a period is returned
+    itself.
+    """
+    periods = read_period(model)
+    if not any(periods):
+        return model
+    model = copy.copy(model)
+    field = int(model.geom_dataid[_find_heightfields(model)[0]])
+    rows, columns = int(model.hfield_nrow[field]), int(model.hfield_ncol[field])
+    start, half = int(model.hfield_adr[field]), model.hfield_size[field, :2].copy()
+    heights = model.hfield_data[start : start + rows * columns].reshape(rows, columns).copy()
+    for axis, (period, count) in enumerate(zip(periods, (columns, rows), strict=True)):
+        if period:
+            margin = round((half[axis] - 0.5 * period) * (count - 1) / (2.0 * half[axis]))
+            heights = heights.take(range(margin, count - margin), axis=1 - axis)
+            model.hfield_size[field, axis] = 0.5 * period
+    model.hfield_nrow[field], model.hfield_ncol[field] = heights.shape
+    model.hfield_data[start : start + heights.size] = heights.ravel()
+    return model
+
+
+def place_copies(model: mujoco.MjModel, root: np.ndarray) -> np.ndarray:
+    """Returns offsets (n, 2) [m] of copies of a heightfield that `crop_to_period` has cropped.
+
+    With the heightfield itself they cover the ground around the path root (L, 3) [m] of a robot.
+    One that is not periodic has none.
+    """
+    numbers = []
+    for axis, period in enumerate(read_period(model)):
+        low, high = float(root[:, axis].min()) - _IN_SIGHT, float(root[:, axis].max()) + _IN_SIGHT
+        ends = np.rint(np.array([low, high]) / period) if period else np.zeros(2)
+        numbers.append(period * np.arange(ends[0], ends[1] + 1))
+    offsets = np.stack(np.meshgrid(*numbers, indexing="ij"), axis=-1).reshape(-1, 2)
+    return offsets[offsets.any(axis=1)]
 
 
 def find_relief(model: mujoco.MjModel) -> Relief | None:

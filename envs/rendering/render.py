@@ -26,7 +26,7 @@ from metarl.envs.rendering.camera import (
     place_marker,
     plan_shot,
 )
-from metarl.envs.rendering.heightfield import find_relief, sky_color
+from metarl.envs.rendering.heightfield import crop_to_period, find_relief, place_copies, sky_color
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import FLOOR_DARK, FLOOR_LIGHT, Patch, RayCaster
 
@@ -130,7 +130,9 @@ def _draw_with_rays(
 def _draw_with_gl(
     model: mujoco.MjModel, states: np.ndarray, marker: Marker, shot: Shot, size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    model, data, relief = _repaint(model), mujoco.MjData(model), find_relief(model)
+    relief, copies = find_relief(model), place_copies(model, shot.root)
+    model = _repaint(crop_to_period(model))
+    data = mujoco.MjData(model)
     model.vis.global_.offwidth, model.vis.global_.offheight = size
     camera = mujoco.MjvCamera()
     camera.distance, camera.azimuth, camera.elevation = shot.distance, shot.azimuth, shot.elevation
@@ -139,6 +141,7 @@ def _draw_with_gl(
             _pose(model, data, qpos)
             camera.lookat[:] = shot.lookat[row]
             renderer.update_scene(data, camera)
+            _copy_ground(renderer.scene, copies)
             level = find_marker_level(model, relief, marker, shot, row)
             for part in place_marker(marker, shot, row, level):
                 _add_part(renderer.scene, part)
@@ -185,6 +188,22 @@ def _paint_sky(model: mujoco.MjModel, texture: int) -> None:
     lid = 1.0 / np.sqrt(1.0 + across**2 + above**2)
     for face, up in zip(faces, (wall, wall, lid, -lid, wall, wall), strict=True):
         face[..., :3] = 255.0 * sky_color(up)
+
+
+def _copy_ground(scene: mujoco.MjvScene, offsets: np.ndarray) -> None:
+    """Adds copies of the first heightfield of a scene at offsets (n, 2) [m]."""
+    if not len(offsets):
+        return
+    kind = int(mujoco.mjtGeom.mjGEOM_HFIELD)
+    ground = next(geom for geom in scene.geoms[: scene.ngeom] if geom.type == kind)
+    for offset in offsets:
+        geom = scene.geoms[scene.ngeom]
+        place = ground.pos + np.array([*offset, 0.0])
+        mujoco.mjv_initGeom(geom, kind, ground.size, place, ground.mat.ravel(), ground.rgba)
+        geom.dataid, geom.matid, geom.texcoord = ground.dataid, ground.matid, ground.texcoord
+        geom.emission, geom.specular = ground.emission, ground.specular
+        geom.shininess, geom.reflectance = ground.shininess, ground.reflectance
+        scene.ngeom += 1
 
 
 def _add_part(scene: mujoco.MjvScene, part: MarkerPart) -> None:

@@ -32,6 +32,7 @@ import mujoco
 import numpy as np
 
 from metarl.envs.rendering.camera import check_states, plan_shot, read_geom_colors
+from metarl.envs.rendering.heightfield import crop_to_period, place_copies
 from metarl.envs.rendering.marker import Marker
 
 _SHOWN_GROUPS = 3
@@ -72,7 +73,7 @@ def mujoco_scene(
     Raises:
         ValueError: The states are not finite or not (L, nq).
     """
-    states = check_states(model, states)
+    model, states = crop_to_period(model), check_states(model, states)
     shot = plan_shot(model, states, marker, camera)
     shown = np.flatnonzero((model.geom_group < _SHOWN_GROUPS) & (read_geom_colors(model)[:, 3] > 0))
     moving = model.body_weldid[model.geom_bodyid] > 0
@@ -81,6 +82,7 @@ def mujoco_scene(
     mujoco.mj_kinematics(model, data)
     hfields: list[dict[str, Any]] = []
     geoms = [_describe_geom(model, data, int(geom), bodies, hfields) for geom in shown]
+    geoms += _copy_ground(model, geoms, shot.root)
     position, rotation = _compute_poses(model, data, states, bodies)
     return {
         "geoms": geoms,
@@ -150,6 +152,18 @@ def _describe_geom(
         "position": position.tolist(),
         "rotation": rotation.tolist(),
     }
+
+
+def _copy_ground(
+    model: mujoco.MjModel, geoms: list[dict[str, Any]], root: np.ndarray
+) -> list[dict[str, Any]]:
+    """Describes copies of a periodic heightfield along the path root (L, 3) [m]."""
+    copies = []
+    for x, y in place_copies(model, root).tolist():
+        ground = next(geom for geom in geoms if geom["kind"] == "hfield")
+        position = [ground["position"][0] + x, ground["position"][1] + y, ground["position"][2]]
+        copies.append({**ground, "position": position})
+    return copies
 
 
 def _describe_hfield(model: mujoco.MjModel, index: int) -> dict[str, Any]:

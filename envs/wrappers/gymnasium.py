@@ -1,11 +1,11 @@
 """Adapters of a BatchEnv to gymnasium.Env and gymnasium.vector.VectorEnv.
 
 `envs/wrappers/sb3.py` has the VecEnv of Stable-Baselines3, with the same spaces. The action space
-is a Box of the *policy's output*, [-1/s, 1/s], where s is the action scale of the environment's
-spec. The environment multiplies by s and clips, so the ends of the Box send -1 and +1, where
-actuators saturate. Observations are those of the environment, in float32. An episode that reaches
-the horizon or has a fault is truncated. After a fault the previous observation is returned again,
-with reward 0.
+is a Box of the *policy's output*, whose ends send the smallest and largest action of the
+environment's spec: [-1/s, 1/s] for a robot with the action scale s, whose actuators saturate at -1
+and 1, and [-1, 1] for a plug-in with a finite Box and no action scale. Observations are those of
+the environment, in float32. An episode that reaches the horizon or has a fault is truncated. After
+a fault the previous observation is returned again, with reward 0.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ def action_space(spec: EnvSpec) -> Box:
     """
     if spec.discrete:
         raise ValueError(f"{spec.name} has discrete actions, which have no Box")
-    bound = 1.0 / spec.action_scale
-    return Box(-bound, bound, (spec.action_size,), np.float32)
+    size, ends = (spec.action_size,), spec.action_range or (-1.0, 1.0)
+    # a constant action has an output range of one point, which Box accepts
+    low, high = ((np.array(end) - spec.action_centre) / spec.action_scale for end in ends)
+    return Box(*(np.broadcast_to(end, size).astype(np.float32) for end in (low, high)))
 
 
 def observation_space(size: int) -> Box:

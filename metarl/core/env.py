@@ -27,7 +27,8 @@ class EnvSpec:
         action_size: A.
         horizon: T, control steps in an episode.
         dt: Duration of a control step [s].
-        action_scale: Factor from policy output to action, which is then clipped to its range.
+        action_scale: Factor from policy output to action, or one for each of the A numbers. The
+            action sent is action_centre + action_scale * output, clipped to its range.
         tasks: The task distribution.
         reward: The reward formula, as text.
         floors: Reference returns: return of an episode [reward] of policies that do not adapt, by
@@ -36,6 +37,9 @@ class EnvSpec:
         task_split: Numbers of fixed training and test tasks in the source's protocol; None draws
             new tasks for both.
         discrete: An action is one of A alternatives: the index of the largest entry of a row (A,).
+        action_centre: Action sent for an output of zero, or one for each of the A numbers.
+        action_range: Smallest and largest action sent, A numbers each. None if they are not stated;
+            adapters then take -1 and 1.
     """
 
     name: str
@@ -44,13 +48,15 @@ class EnvSpec:
     action_size: int
     horizon: int
     dt: float
-    action_scale: float
+    action_scale: float | tuple[float, ...]
     tasks: TaskDistribution
     reward: str
     floors: dict[str, float]
     note: str = ""
     task_split: tuple[int, int] | None = None
     discrete: bool = False
+    action_centre: float | tuple[float, ...] = 0.0
+    action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metarl.core.rollout import Rollout
 from metarl.functional.linear_baseline import fit_predict
+from metarl.functional.scan import reverse_scan
 
 
 def discounted_sum(values: Tensor, factor: float) -> Tensor:
@@ -77,14 +78,11 @@ def gae_over_trial(
         Advantages (L, M), zero where not valid. The value after the end of a trial is 0, because
         the length of a trial is part of the problem.
     """
-    result, running = torch.zeros_like(value), torch.zeros_like(value[0])
-    next_value = torch.zeros_like(value[0])
-    for t in range(len(value) - 1, -1, -1):
-        running = reward[t] + discount * next_value - value[t] + discount * lam * running
-        running = torch.where(valid[t], running, 0.0)
-        next_value = torch.where(acted[t], value[t], 0.0)
-        result[t] = running
-    return result
+    # selected, not multiplied by 0 and 1: entries of invalid steps may be anything, also NaN
+    next_value = torch.zeros_like(value)
+    next_value[:-1] = torch.where(acted[1:], value[1:], 0.0)
+    delta = torch.where(valid, reward + discount * next_value - value, 0.0)
+    return reverse_scan(discount * lam * valid.to(value.dtype), delta)
 
 
 def explained_variance(target: Tensor, value: Tensor) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,46 +26,66 @@ MEMORIES = {
 """Memories by the name that a config gives."""
 
 
-class MemoryActorCritic(nn.Module):
-    """Tanh networks for action and value, which read the memory's features and the observation.
+@dataclass(frozen=True)
+class Architecture:
+    """Kind and sizes of an actor-critic on a memory.
 
-    Args:
+    Attributes:
         memory: A name of MEMORIES.
-        distribution: Over actions, given the actor's output.
-        obs_size: S.
-        action_size: A.
         memory_size: H.
         hidden_size: Units of the tanh layers.
+        attention_window: Steps that a transformer's step attends to; 0 means the whole trial.
         own_value_memory: Give the value a second memory of the same kind and size; otherwise it
             reads the policy's.
         hypernetwork: Generate the actor's weights from the memory, see `HyperActor`.
     """
 
+    memory: str
+    memory_size: int
+    hidden_size: int
+    attention_window: int = 0
+    own_value_memory: bool = False
+    hypernetwork: bool = False
+
+    def build_memory(self, input_size: int) -> Memory:
+        """Builds a memory for inputs of input_size numbers."""
+        sizes = input_size, self.memory_size
+        if self.memory == "transformer":
+            return AttentionMemory(*sizes, window=self.attention_window)
+        return MEMORIES[self.memory](*sizes)
+
+
+class MemoryActorCritic(nn.Module):
+    """Tanh networks for action and value, which read the memory's features and the observation.
+
+    Args:
+        architecture: Kind and sizes.
+        distribution: Over actions, given the actor's output.
+        obs_size: S.
+        action_size: A.
+    """
+
     def __init__(
         self,
-        memory: str,
+        architecture: Architecture,
         distribution: Distribution,
         obs_size: int,
         action_size: int,
-        memory_size: int,
-        hidden_size: int,
-        own_value_memory: bool = False,
-        hypernetwork: bool = False,
     ):
         super().__init__()
         self.distribution = distribution
+        features, hidden = architecture.memory_size, architecture.hidden_size
         input_size = obs_size + action_size + 2
-        self.memory: Memory = MEMORIES[memory](input_size, memory_size)
+        self.memory: Memory = architecture.build_memory(input_size)
         # torch lists the parameters of one module under two names once
-        own = MEMORIES[memory](input_size, memory_size) if own_value_memory else self.memory
-        self.value_memory: Memory = own
-        sizes = memory_size + obs_size, hidden_size
-        self.actor: nn.Module = nn.Sequential(
-            nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, action_size)
-        )
-        if hypernetwork:
-            self.actor = HyperActor(memory_size, obs_size, hidden_size, action_size)
-        self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden_size, 1))
+        is_own = architecture.own_value_memory
+        self.value_memory = architecture.build_memory(input_size) if is_own else self.memory
+        sizes = features + obs_size, hidden
+        if architecture.hypernetwork:
+            self.actor: nn.Module = HyperActor(features, obs_size, hidden, action_size)
+        else:
+            self.actor = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden, action_size))
+        self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden, 1))
         for name, value in distribution.initial(action_size).items():
             self.register_parameter(name, nn.Parameter(value))
 
@@ -96,8 +119,7 @@ class MemoryActorCritic(nn.Module):
             obs: Scaled (L, M, S).
             truncation: Steps that gradients go back in time; 0 means all.
         """
-        features = self.unroll_memories(inputs, truncation)
-        return self.output(features[0], obs), self.value(features[-1], obs)
+        return self.heads(self.unroll_memories(inputs, truncation), obs)
 
     def unroll_memories(self, inputs: Tensor, truncation: int = 0) -> tuple[Tensor, ...]:
         """Maps inputs (L, M, I) to the features (L, M, H) of the policy's and the value's memory.
@@ -113,9 +135,14 @@ class MemoryActorCritic(nn.Module):
         """Maps features (..., H) and scaled obs (..., S) to the distribution's inputs (..., A)."""
         return self.actor(torch.cat([features, obs], dim=-1))
 
-    def value(self, features: Tensor, obs: Tensor) -> Tensor:
-        """Returns scaled values (...) for the value memory's features and scaled obs (..., S)."""
-        return self.critic(torch.cat([features, obs], dim=-1)).squeeze(-1)
+    def heads(self, features: Sequence[Tensor], obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps the features of `unroll_memories` and scaled obs (..., S) to output and value.
+
+        Returns:
+            The actor's outputs (..., A) and scaled values (...).
+        """
+        inputs = [torch.cat([each, obs], dim=-1) for each in features]
+        return self.actor(inputs[0]), self.critic(inputs[-1]).squeeze(-1)
 
     def distribution_params(self) -> Params:
         """Returns the distribution's own parameters, by name: the only ones of no submodule."""

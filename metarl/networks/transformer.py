@@ -23,14 +23,23 @@ class AttentionMemory(nn.Module):
         size: H, a multiple of num_heads.
         num_layers: Blocks.
         num_heads: Attention heads.
+        window: Steps that a step attends to, itself included; 0 means the whole trial so far. It
+            bounds the time and memory of acting; each layer reaches back another window.
     """
 
     rows_per_shard = 8
     num_gates = 1
 
-    def __init__(self, input_size: int, size: int, num_layers: int = 2, num_heads: int = 4):
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        window: int = 0,
+    ):
         super().__init__()
-        self.size, self.num_heads = size, num_heads
+        self.size, self.num_heads, self.window = size, num_heads, window
         self.embed = nn.Linear(input_size, size)
         self.blocks = [_Block(size, num_heads) for _ in range(num_layers)]
         for i, block in enumerate(self.blocks):  # a ModuleList would lose their type
@@ -52,18 +61,23 @@ class AttentionMemory(nn.Module):
         Writes to the cache in place, behind the steps of `state`, which stays valid.
         """
         cache, length = state
-        used = int(length.max()) + 1
+        used, slot = int(length.max()) + 1, length
+        if self.window:  # the newest step replaces the oldest
+            used, slot = min(used, self.window), length % self.window
         if used > cache.shape[4]:
             cache = functional.pad(cache, (0, 0, 0, cache.shape[4]))
         rows, slots = torch.arange(len(length)), torch.arange(used)
-        distance = (length.unsqueeze(1) - slots).float()  # (M, used)
-        penalty = -self.penalty_rates[:, None] * distance[:, None]
-        bias = penalty.masked_fill(distance[:, None] < 0, -math.inf).unsqueeze(2)
+        distance = length.unsqueeze(1) - slots  # (M, used)
+        is_empty = distance < 0
+        if self.window:
+            distance %= self.window
+        penalty = -self.penalty_rates[:, None] * distance[:, None].float()
+        bias = penalty.masked_fill(is_empty[:, None], -math.inf).unsqueeze(2)
         x = self.embed(inputs).unsqueeze(1)
         for i, block in enumerate(self.blocks):
             query, key, value = block.project(x)
-            cache[rows, i, 0, :, length] = key.squeeze(2)
-            cache[rows, i, 1, :, length] = value.squeeze(2)
+            cache[rows, i, 0, :, slot] = key.squeeze(2)
+            cache[rows, i, 1, :, slot] = value.squeeze(2)
             keys, values = cache[:, i, 0, :, :used], cache[:, i, 1, :, :used]
             x = block.combine(x, query, keys, values, bias)
         return self.last(x).squeeze(1), (cache, length + 1)
@@ -86,7 +100,10 @@ class AttentionMemory(nn.Module):
         steps = torch.arange(len(inputs), device=inputs.device)
         distance = (steps.unsqueeze(1) - steps).float()
         bias = -self.penalty_rates.to(inputs.device)[:, None, None] * distance
-        bias = bias.masked_fill(distance < 0, -math.inf)
+        is_hidden = distance < 0
+        if self.window:
+            is_hidden |= distance >= self.window
+        bias = bias.masked_fill(is_hidden, -math.inf)
         x = self.embed(inputs).transpose(0, 1)
         # only for a mask of four axes does torch choose its fused kernel, twice as fast
         bias = bias.expand(len(x), -1, -1, -1)

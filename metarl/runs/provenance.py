@@ -136,7 +136,7 @@ def _describe_env(spec: Any) -> dict[str, Any]:
     """Returns what decides the returns of an environment; a plug-in may lack some fields."""
     tasks = spec.tasks
     test_tasks = tasks.test if supports(tasks, HasTestTasks) else tasks
-    rest = ("reward", "floors", "note", "task_split", "discrete")
+    rest = ("reward", "floors", "note", "task_split", "discrete", "action_centre", "action_range")
     return {
         **_read_fields(spec, _SPEC_FIELDS),
         "tasks": {"train": _describe_variables(tasks), "test": _describe_variables(test_tasks)},

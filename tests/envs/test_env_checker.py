@@ -3,6 +3,7 @@
 import functools
 import json
 
+import action_envs
 import numpy as np
 import plugin_envs
 import pytest
@@ -48,6 +49,21 @@ def test_check_passes_built_in_environments(name):
 @pytest.mark.parametrize("kind", ["Spot", "Falls", "CutShort", "TwoWays", "Mazes", "Levers"])
 def test_check_passes_correct_plug_ins(kind):
     assert violations(foreign(kind)) == {}
+
+
+def test_check_prints_the_mapping_of_actions():
+    lines = report(
+        check(lambda threads: SubprocEnv("mine", action_envs.Newtons, threads))
+    ).splitlines()
+    assert lines[0].split(maxsplit=1)[1] == (
+        "ok (action = (0, 0, 0.25) + (200, 1, 0.25) x output of the policy, "
+        "clipped to [(-200, -1, 0), (200, 1, 0.5)])"
+    )
+    scaled = report(check(foreign("TwoWays")))
+    assert "(action = 0.25 x output of the policy, clipped to [-1, 1])" in scaled
+    assert "(action: one of 3, the largest of the policy's outputs)" in report(
+        check(foreign("Levers"))
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ SPECS = {
     "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
 }
 
+VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half-cheetah", "navigation"))}
+VERSIONS["ant-goal"] = 1  # it has no bonus
+VERSIONS |= {name: VERSIONS.get(name, 1) + 1 for name in SPECS if "terrain" in name}
+"""Versions other than 1: one more for the bonus of healthy robots, one for endless terrain."""
+
 PLUG_IN = """
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 
@@ -98,7 +103,7 @@ def test_environment_steps_in_the_shapes_of_its_spec(name):
         held_out,
     )
     assert values == SPECS[name]
-    assert (spec.name, spec.version) == (name, 1)
+    assert (spec.name, spec.version) == (name, VERSIONS.get(name, 1))
     assert spec.reward and all(np.isfinite(list(spec.floors.values())))
     assert spec.note.endswith("" if held_out else "test tasks are the training tasks")
     assert (spec.note == "") == (held_out and "humanoid" not in name)
@@ -163,11 +168,11 @@ def test_list_environments_gives_numbers_split_and_floors():
         assert re.search(rf"^{re.escape(name)} ", text, re.M), name
     entry = text[text.index("ant-friction ") : text.index("half-cheetah-friction ")].splitlines()
     assert entry == [
-        "ant-friction             T=200 dt=0.05 s  S=27 A=8 action x0.2",
+        "ant-friction             T=200 dt=0.05 s  S=27 A=8 action x0.2  version 2",
         "    task    friction in [0.2, 1.5]",
         "    world   sliding friction of the ground, uniform in log",
         "    split   held out friction in [0.08, 0.2] or [1.5, 2.5]",
-        "    reward  v_x + 1 - 0.5 sum a^2",
+        "    reward  v_x + 1 healthy - 0.5 sum a^2",
         "    floors  stand still 200",
     ]
     for words in (

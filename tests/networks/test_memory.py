@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from metarl.core.rng import stream
-from metarl.networks.actor_critic import MEMORIES, MemoryActorCritic
+from metarl.networks.actor_critic import MEMORIES, Architecture, MemoryActorCritic
 from metarl.networks.distributions import DiagonalGaussian
+from metarl.networks.transformer import AttentionMemory
 
 INPUTS, SIZE, ROWS = 5, 16, 3
 STEPS = 150  # more than the first capacity of the attention's cache
@@ -18,6 +19,13 @@ def memory(request):
 @pytest.fixture
 def inputs():
     return torch.randn(STEPS, ROWS, INPUTS, dtype=torch.float64)
+
+
+@pytest.fixture
+def windowed():
+    """A transformer of one layer that attends to 20 steps."""
+    torch.manual_seed(0)
+    return AttentionMemory(INPUTS, SIZE, num_layers=1, window=20).double()
 
 
 def double(state):
@@ -82,6 +90,29 @@ def test_state_stays_valid_when_the_trial_continues(memory, inputs):
     torch.testing.assert_close(first, again)
 
 
+@torch.no_grad()
+def test_windowed_steps_equal_unrolling_with_pauses(windowed, inputs):
+    torch.testing.assert_close(step_through(windowed, inputs), windowed.unroll(inputs))
+    alive = torch.ones(STEPS, ROWS, dtype=torch.bool)
+    alive[15:25, 1] = False
+    together = step_through(windowed, inputs, alive)
+    without_pause = torch.cat([inputs[:15, 1:2], inputs[25:, 1:2]])
+    torch.testing.assert_close(together[25:, 1:2], windowed.unroll(without_pause)[15:])
+
+
+@torch.no_grad()
+def test_window_hides_older_steps_and_bounds_the_cache(windowed, inputs):
+    other = inputs.clone()
+    other[:50] += 1.0
+    whole, changed = windowed.unroll(inputs), windowed.unroll(other)
+    torch.testing.assert_close(whole[69:], changed[69:])  # step 69 attends to 50..69
+    assert (whole[68] - changed[68]).abs().max() > 1e-6
+    state = double(windowed.initial(ROWS))
+    for x in inputs:
+        _, state = windowed.step(x, state)
+    assert state[0].shape[4] == 64  # the first capacity
+
+
 def test_gradients_reach_the_first_step(memory, inputs):
     inputs.requires_grad_()
     memory.unroll(inputs)[-1, :, 0].sum().backward()
@@ -99,9 +130,10 @@ def test_truncation_cuts_gradients_and_keeps_values(name, inputs):
     assert (inputs.grad[80:100] != 0).all()
 
 
-def test_attention_rejects_truncation(inputs):
-    memory = MEMORIES["transformer"](INPUTS, SIZE).double()
-    with pytest.raises(ValueError, match="truncation = 10.*truncated"):
+@pytest.mark.parametrize("name", ["mingru", "transformer"])
+def test_memory_without_recurrence_rejects_truncation(name, inputs):
+    memory = MEMORIES[name](INPUTS, SIZE).double()
+    with pytest.raises(ValueError, match="truncation = 10.*trunca"):
         memory.unroll(inputs, 10)
 
 
@@ -128,9 +160,8 @@ def test_initial_parameters_are_orthogonal_and_reproducible(name):
 
 def actor_critic(name, *, own_value_memory):
     """For observations of 3, actions of 2 and inputs of 7 numbers."""
-    sizes = {"obs_size": 3, "action_size": 2, "memory_size": 16, "hidden_size": 8}
-    distribution = DiagonalGaussian(-0.5)
-    return MemoryActorCritic(name, distribution, **sizes, own_value_memory=own_value_memory)
+    architecture = Architecture(name, 16, 8, own_value_memory=own_value_memory)
+    return MemoryActorCritic(architecture, DiagonalGaussian(-0.5), obs_size=3, action_size=2)
 
 
 def modules_reached(policy, output):
@@ -176,8 +207,8 @@ def test_outputs_and_values_come_from_their_own_memories(name):
     output, value = policy.unroll(inputs, obs)
     features, value_features = policy.memory.unroll(inputs), policy.value_memory.unroll(inputs)
     assert torch.equal(output, policy.output(features, obs))
-    assert torch.equal(value, policy.value(value_features, obs))
-    assert not torch.equal(value, policy.value(features, obs))
+    assert torch.equal(value, policy.heads((value_features,), obs)[1])
+    assert not torch.equal(value, policy.heads((features,), obs)[1])
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])

@@ -21,6 +21,10 @@ class Rl2Config:
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""
 
+    attention_window: int = 0
+    """Steps that a transformer's step attends to, itself included, >= 0; 0 means the whole trial so
+    far. A window bounds the time of acting; each of the two layers reaches back another window."""
+
     value_memory: Literal["shared", "own"] = "shared"
     """The value reads the policy's memory (shared) or a second one of the same kind and size (own).
     With own, the value loss does not change what the policy remembers, and an update takes up to
@@ -100,7 +104,7 @@ class Rl2Config:
         )
         for hint, names in (
             ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
-            ("at least 0", ("truncation",)),
+            ("at least 0", ("truncation", "attention_window")),
             ("a finite number > 0", ("lr", "clip", "max_gradient")),
             ("a finite number >= 0", ("max_kl", "target_kl", "value_weight", "entropy_weight")),
             ("in [0, 1]", ("discount", "gae_lambda")),
@@ -111,6 +115,12 @@ class Rl2Config:
             size, steps = self.memory_size, self.truncation
             require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
             require(steps == 0, "learner.truncation", steps, "0: attention is never truncated")
+        else:
+            window = self.attention_window
+            require(window == 0, "learner.attention_window", window, f"0 with {self.memory}")
+        if self.memory == "mingru":
+            steps = self.truncation
+            require(steps == 0, "learner.truncation", steps, "0: a scan is never truncated")
         low, value = self.min_log_std, self.initial_log_std
         hint = f"finite and >= learner.min_log_std = {low}"
         require(low <= value < math.inf, "learner.initial_log_std", value, hint)

@@ -180,8 +180,7 @@ class MinibatchGradient:
     def _loss(self, steps: _Steps, features: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
         """Returns a slice's contribution to the loss and to the STATISTICS, means over count."""
         config, policy = self._config, self._policy
-        output = policy.output(features[0], steps.obs)
-        value = policy.value(features[-1], steps.obs)
+        output, value = policy.heads(features, steps.obs)
         params = policy.distribution_params()
         log_ratio = policy.distribution.log_prob(params, output, steps.action) - steps.log_prob
         policy_loss = clipped_loss(log_ratio, steps.advantage, config.clip).sum()

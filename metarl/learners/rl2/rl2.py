@@ -20,7 +20,7 @@ from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
-from metarl.networks.actor_critic import MemoryActorCritic
+from metarl.networks.actor_critic import Architecture, MemoryActorCritic
 from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.memory import State, join_states
 from metarl.sampling.sequences import Sequences
@@ -92,14 +92,18 @@ class Rl2:
         if self.device.type == "cuda":
             # TF32 in cuDNN's recurrent networks, on by default, breaks the probability ratio
             torch.backends.cudnn.allow_tf32 = False
-        sizes = obs_size, action_size, config.memory_size, config.hidden_size
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
-        own = config.value_memory == "own"
+        architecture = Architecture(
+            memory=config.memory,
+            memory_size=config.memory_size,
+            hidden_size=config.hidden_size,
+            attention_window=config.attention_window,
+            own_value_memory=config.value_memory == "own",
+            hypernetwork=config.actor == "hypernetwork",
+        )
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
-            policy = MemoryActorCritic(
-                config.memory, distribution, *sizes, own, config.actor == "hypernetwork"
-            )
+            policy = MemoryActorCritic(architecture, distribution, obs_size, action_size)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
         self._acting = self._acting_copy()
@@ -193,8 +197,9 @@ class Rl2:
         steps = [float(kept["step"]) for kept in self._adam.state.values()][:1]
         state["adam/steps"] = torch.tensor(steps[0] if steps else 0.0)
         state["updates"] = torch.tensor(self._updates)
-        lr = self._adam.param_groups[0]["lr"]
-        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
+        if self.config.target_kl:
+            lr = self._adam.param_groups[0]["lr"]
+            state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -204,8 +209,6 @@ class Rl2:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
-        lr = torch.tensor(self.config.lr, dtype=torch.float64)
-        state = {"adam/lr": lr, **state}  # checkpoints of 0.1 have none
         check_state(state, self.state_dict())
         steps = state["adam/steps"].clone()
         for name, value in self.policy.named_parameters():
@@ -219,7 +222,8 @@ class Rl2:
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
-        self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
+        if self.config.target_kl:
+            self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
         self._refresh_acting()
 
     # --- pieces of the update, in the order of use -----------------------------------------------

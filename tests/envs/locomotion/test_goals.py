@@ -126,21 +126,21 @@ def l1(position, task):
 
 
 # name: (action scale, reward of velocity v, position p, task g, sum a2 of squares of the sent
-# action, sum c2 of squares of the clipped contact forces)
+# action, sum c2 of squares of the clipped contact forces, h 1 where healthy after the step, else 0)
 REWARDS = {
-    "ant-dir": (0.2, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 + 1.0),
-    "ant-fwd-bwd": (0.2, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] - 0.5 * a2 + 1.0),
-    "ant-goal": (0.2, lambda v, p, g, a2, c2: -l1(p, g) - 0.1 * a2),
-    "ant-vel": (0.2, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) + 1 - 0.5 * a2 + 0.05),
-    "half-cheetah-dir": (1.0, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] - 0.05 * a2),
-    "half-cheetah-vel": (1.0, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) - 0.05 * a2),
-    "ant-dir/promp": (0.1, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 - 0.5e-3 * c2 + 1.0),
-    "ant-dir/pearl": (1.0, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 + 1.0),
-    "ant-dir/varibad": (1.0, lambda v, p, g, a2, c2: along(v, g) - 0.5 * a2 + 1.0),
-    "half-cheetah-dir/rllib": (1.0, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] - 0.05 * a2),
-    "walker2d-dir": (1.0, lambda v, p, g, a2, c2: g[:, 0] * v[:, 0] + 1 - 1e-3 * a2),
-    "walker2d-vel": (1.0, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) + 1 - 1e-3 * a2),
-    "hopper-vel": (1.0, lambda v, p, g, a2, c2: -abs(v[:, 0] - g[:, 0]) + 1 - 1e-3 * a2),
+    "ant-dir": (0.2, lambda v, p, g, a2, c2, h: along(v, g) - 0.5 * a2 + h),
+    "ant-fwd-bwd": (0.2, lambda v, p, g, a2, c2, h: g[:, 0] * v[:, 0] - 0.5 * a2 + h),
+    "ant-goal": (0.2, lambda v, p, g, a2, c2, h: -l1(p, g) - 0.1 * a2),
+    "ant-vel": (0.2, lambda v, p, g, a2, c2, h: -abs(v[:, 0] - g[:, 0]) - 0.5 * a2 + 1.05 * h),
+    "half-cheetah-dir": (1.0, lambda v, p, g, a2, c2, h: g[:, 0] * v[:, 0] - 0.05 * a2),
+    "half-cheetah-vel": (1.0, lambda v, p, g, a2, c2, h: -abs(v[:, 0] - g[:, 0]) - 0.05 * a2),
+    "ant-dir/promp": (0.1, lambda v, p, g, a2, c2, h: along(v, g) - 0.5 * a2 - 0.5e-3 * c2 + h),
+    "ant-dir/pearl": (1.0, lambda v, p, g, a2, c2, h: along(v, g) - 0.5 * a2 + h),
+    "ant-dir/varibad": (1.0, lambda v, p, g, a2, c2, h: along(v, g) - 0.5 * a2 + h),
+    "half-cheetah-dir/rllib": (1.0, lambda v, p, g, a2, c2, h: g[:, 0] * v[:, 0] - 0.05 * a2),
+    "walker2d-dir": (1.0, lambda v, p, g, a2, c2, h: g[:, 0] * v[:, 0] + h - 1e-3 * a2),
+    "walker2d-vel": (1.0, lambda v, p, g, a2, c2, h: -abs(v[:, 0] - g[:, 0]) + h - 1e-3 * a2),
+    "hopper-vel": (1.0, lambda v, p, g, a2, c2, h: -abs(v[:, 0] - g[:, 0]) + h - 1e-3 * a2),
 }
 
 
@@ -164,7 +164,9 @@ def test_reward_is_the_formula(name):
         sent = np.clip(scale * command, -1.0, 1.0)  # a third of the normal draws are clipped
         forces = (step.obs[:, 27:] ** 2).sum(axis=1)
         a2 = (sent**2).sum(axis=1)
-        expected = formula((after - before) / env.spec.dt, after, goal, a2, forces)
+        expected = formula(
+            (after - before) / env.spec.dt, after, goal, a2, forces, ~step.terminated
+        )
         np.testing.assert_allclose(step.reward, expected, rtol=1e-10, atol=1e-10)
         contacts = max(contacts, forces.max())
     assert (contacts > 1.0) == (name == "ant-dir/promp")

@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils import seeding
-from mujoco_runs import run
+from mujoco_runs import run, streams
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms
@@ -140,6 +140,43 @@ def test_health_equals_gymnasiums_at_the_ends_of_ranges():
     assert HALF_CHEETAH.healthy is None
 
 
+FALLS = {
+    "ant-fwd-bwd": ("Ant-v5", {"include_cfrc_ext_in_observation": False}),
+    "walker2d-dir": ("Walker2d-v5", {}),
+    "hopper-dir": ("Hopper-v5", {}),
+    "humanoid-fwd-bwd": ("Humanoid-v5", {}),
+}
+
+
+@pytest.mark.parametrize("name", FALLS)
+def test_reward_is_gymnasiums_through_a_fall(name):
+    reference_id, settings = FALLS[name]
+    env, reference = make(name, threads=1), gymnasium.make(reference_id, **settings).unwrapped
+    env.set_tasks(np.array([[1.0]]), 1)
+    env.reset(streams(1))
+    reference.reset(seed=0)
+    qpos, qvel = env.model.qpos0.copy(), np.zeros(env.model.nv)
+    if name.startswith("ant"):  # in the air it is unhealthy until it lands
+        qpos[2], qvel[2] = 1.05, -1.0
+    env.restore(qpos[None], qvel[None])
+    reference.set_state(qpos, qvel)
+    space, healthy = reference.action_space, []
+    for command in np.random.default_rng(0).uniform(space.low, space.high, (80, *space.shape)):
+        before = env.snapshot()
+        step = env.step(command[None] / env.spec.action_scale, np.ones(1, dtype=bool))
+        _, reward, terminated, _, info = reference.step(command)
+        if name.startswith("ant"):  # its speed is that of qpos here, and no contacts cost
+            speed = (env.snapshot() - before)[0, 0] / env.spec.dt
+            reward = speed + info["reward_survive"] + info["reward_ctrl"]
+        if name.startswith("humanoid"):  # its contact forces are those of another time
+            cost = min(10.0, 5e-7 * np.square(step.obs[0, HUMANOIDS_FORCES]).sum())
+            reward -= info["reward_contact"] + cost
+        assert step.reward[0] == pytest.approx(reward, rel=1e-12, abs=1e-12)
+        assert step.terminated[0] == terminated
+        healthy.append(not terminated)
+    assert any(healthy) and not all(healthy)
+
+
 def test_models_compile_without_output(tmp_path, capfd, recwarn):
     for robot in ROBOTS.values():
         robot.model()
@@ -178,8 +215,6 @@ def test_reward_of_humanoid_differs_in_contact_cost_only():
         command = rng.uniform(-0.4, 0.4, (1, 17))
         step = env.step(command / env.spec.action_scale, np.ones(1, dtype=bool))
         _, reward, terminated, _, info = reference.step(command[0])
-        # Gymnasium gives its bonus to healthy robots only; here the episode ends
-        reward += 5.0 * terminated
         cost = min(10.0, 5e-7 * np.square(step.obs[0, HUMANOIDS_FORCES]).sum())
         assert step.reward[0] == pytest.approx(reward - cost, rel=1e-9)
         assert info["reward_forward"] == pytest.approx(1.25 * info["x_velocity"])

@@ -1,6 +1,7 @@
 from contextlib import closing
 from pathlib import Path
 
+import action_envs
 import numpy as np
 import plugin_envs
 import pytest
@@ -66,6 +67,47 @@ def test_actions_are_scaled_clipped_and_converted():
         env.reset(streams()[:2])
         sent = env.step(np.array([[0.25, -1.0], [0.75, 2.0]]), np.ones(2, dtype=bool)).obs
     np.testing.assert_array_equal(sent, [[0.5, 0.0], [1.0, 3.0]])
+
+
+def send(kind, outputs):
+    """Returns the actions that a plug-in receives for outputs (M, A), and its spec."""
+    with closing(SubprocEnv("sends", kind, 1)) as env:
+        env.set_tasks(np.array([[0.0]]), len(outputs))
+        env.reset(streams()[: len(outputs)])
+        return env.step(np.array(outputs), np.ones(len(outputs), dtype=bool)).obs, env.spec
+
+
+def test_output_is_mapped_to_a_finite_box():
+    outputs = [[-1.0, -1.0, -1.0], [0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [1.5, 1.5, 1.5]]
+    sent, spec = send(action_envs.Newtons, outputs)
+    expected = [[-200, -1, 0], [0, 0, 0.25], [100, 0.5, 0.375], [200, 1, 0.5]]
+    np.testing.assert_array_equal(sent, expected)
+    assert spec.action_scale == (200.0, 1.0, 0.25)
+    assert spec.action_centre == (0.0, 0.0, 0.25)
+    assert spec.action_range == ((-200.0, -1.0, 0.0), (200.0, 1.0, 0.5))
+    assert spec.version == 2
+    sent, spec = send(action_envs.Fixed, outputs[:2])
+    np.testing.assert_array_equal(sent, [[-3, 0.25, 1], [-1, 0.25, 1.5]])
+    # where the ends are equal the action cannot differ, whatever the factor
+    assert (spec.action_scale, spec.action_centre) == ((2.0, 1.0, 0.5), (-1.0, 0.25, 1.5))
+
+
+@pytest.mark.parametrize("kind", ["Bounded", "OneSided", "HugeBox"])
+def test_box_of_one_or_without_ends_gets_the_output(kind):
+    outputs = np.random.default_rng(0).normal(size=(4, 3))
+    outputs[0] = -0.0
+    sent, spec = send(getattr(action_envs, kind), outputs)
+    space = getattr(action_envs, kind).action_space
+    expected = np.clip(outputs, space.low, space.high).astype(np.float32)
+    np.testing.assert_array_equal(sent, expected)
+    np.testing.assert_array_equal(np.signbit(sent), np.signbit(expected))
+    assert (spec.action_scale, spec.action_centre, spec.version) == (1.0, 0.0, 1)
+
+
+def test_action_scale_takes_precedence_over_the_box():
+    sent, spec = send(action_envs.NewtonsScaled, [[1.5, 1.5, 1.5], [-0.1, -0.1, -0.1]])
+    np.testing.assert_array_equal(sent, np.float32([[3.0, 1.0, 0.5], [-0.2, -0.2, 0.0]]))
+    assert (spec.action_scale, spec.action_centre, spec.version) == (2.0, 0.0, 1)
 
 
 def test_discrete_action_is_the_largest_entry():

@@ -62,15 +62,27 @@ def pixel_rays(axes, focal=1.2):
 
 
 @pytest.mark.parametrize("name", ["ant-terrain", "half-cheetah-terrain"])
-@pytest.mark.parametrize("kind", ["waves", "stairs", "gaps", "steep", "basin"])
-def test_visible_ground_is_the_ground_that_rays_hit(name, kind):
+@pytest.mark.parametrize(
+    # the last ones look over the end of the map's period, of 20 m or 45 m
+    ("kind", "back"),
+    [
+        ("waves", 0),
+        ("stairs", 0),
+        ("gaps", 0),
+        ("steep", 0),
+        ("basin", 0),
+        ("waves", 2),
+        ("steep", 2),
+    ],
+)
+def test_visible_ground_is_the_ground_that_rays_hit(name, kind, back):
     env = make(name, threads=1)
     model = env._model_of(task(env, kind))
     data = mujoco.MjData(model)
     data.qpos[env.robot.height_index] = 500.0  # out of the way
     mujoco.mj_kinematics(model, data)
     place = model.qpos0[None].copy()
-    place[0, 0] = 4.0
+    place[0, 0] = (45.0 if env.robot.planar else 20.0) - back if back else 4.0
     shot = plan_shot(model, place, AHEAD)
     axes = shot.axes()
     eye = shot.lookat[0] - shot.distance * axes[2]
@@ -101,6 +113,21 @@ def test_find_relief_returns_the_heights():
         for x, y in ((0.0, 0.0), (3.0, -4.0), (-10.25, 6.5)):
             ground = env._world.ground.height(np.array([x]), np.array([y]))[0]
             assert relief.height(x, y) == pytest.approx(ground, abs=1e-6)
+
+
+def test_view_is_the_same_in_every_period():
+    for name, shift in (
+        ("ant-terrain", (-80.0, 40.0, 0.0)),
+        ("half-cheetah-terrain", (90.0, 0, 0)),
+    ):
+        env = make(name, threads=1)
+        relief = Relief(env._model_of(task(env, "waves")))
+        rays, eye = pixel_rays(AXES), np.array([-4.0, 0.0, 3.0])
+        near, far = view_ground(relief, eye, rays), view_ground(relief, eye + shift, rays)
+        assert 0.5 < np.isfinite(near[0]).mean() < 1.0
+        np.testing.assert_allclose(far[0], near[0], rtol=1e-9)
+        np.testing.assert_allclose(far[1] - shift, near[1], atol=1e-6)
+        np.testing.assert_allclose(far[2], near[2], atol=1e-6)
 
 
 def test_view_visits_every_pixel_once_in_any_chunks(monkeypatch):

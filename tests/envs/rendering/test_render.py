@@ -288,10 +288,11 @@ def draw_with_gl(code, folder, library):
 
 @pytest.mark.parametrize("library", ["egl", "osmesa"])
 @pytest.mark.parametrize(
-    ("name", "num_tasks"),  # GL without a GPU takes 9 s for each of Ant's maps
-    [("half-cheetah-terrain", 3), ("ant-terrain", 1), ("humanoid-dir", 3)],
+    ("name", "num_tasks", "x"),  # GL without a GPU takes 9 s for each of Ant's maps
+    # the period of a track ends 45 m from the start
+    [("half-cheetah-terrain", 3, 43.0), ("ant-terrain", 1, 0.0), ("humanoid-dir", 3, 0.0)],
 )
-def test_gl_draws_ground_and_sky_as_the_ray_caster(name, num_tasks, library, tmp_path):
+def test_gl_draws_ground_and_sky_as_the_ray_caster(name, num_tasks, x, library, tmp_path):
     code = f"""
 import numpy as np
 from metarl.envs.registry import make
@@ -300,9 +301,11 @@ if gl_works():
     env = make({name!r}, 1)
     for k, task in enumerate(env.spec.tasks.test.sample(np.random.default_rng(0), {num_tasks})):
         model, marker = env._model_of(task), env.marker(task)
+        state = model.qpos0[None].copy()
+        state[0, 0] = {x}
         for backend in ("gl", "rays"):
             frame = next(render_mujoco(
-                model, model.qpos0[None], marker, width=320, height=240, backend=backend))
+                model, state, marker, width=320, height=240, backend=backend))
             np.save(f"{{backend}}{{k}}.npy", frame)
     print("drawn")
 """

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
+from metarl.envs.locomotion.terrain import KINDS
 from metarl.envs.registry import make
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.point_mass import plane_scene
@@ -138,6 +139,28 @@ def test_target_stands_on_the_ground_below_it(everything, point, height):
     scene = mujoco_scene(everything, everything.qpos0[None], Marker("target", point))
     assert scene["marker"]["kind"] == "target"
     np.testing.assert_allclose(scene["marker"]["position"], [*point, height], atol=1e-6)
+
+
+def test_copies_of_a_periodic_ground_follow_the_path():
+    env = make("ant-terrain", 1)
+    numbers = np.array([KINDS.index("rough"), 1.0, 0.0])
+    env.set_tasks(numbers[None], 1)
+    states = np.tile(env.model.qpos0, (3, 1))
+    (ground,) = [geom for geom in env.scene(states, numbers)["geoms"] if geom["kind"] == "hfield"]
+    states[:, 0], states[:, 1] = (0.0, 30.0, 60.0), (0.0, -2.0, -30.0)
+    scene = env.scene(states, numbers)
+    grounds = [geom for geom in scene["geoms"] if geom["kind"] == "hfield"]
+    # 15 m around the path: from -15 m to 75 m, and from -45 m to 15 m
+    places = {tuple(geom["position"][:2]) for geom in grounds}
+    assert places == {(x, y) for x in (0.0, 40.0, 80.0) for y in (-40.0, 0.0)}
+    assert len(grounds) == 6 and len(scene["hfields"]) == 1
+    assert all({**geom, "position": ground["position"]} == ground for geom in grounds)
+    (field,) = scene["hfields"]
+    heights = np.reshape(field["heights"], (field["rows"], field["columns"])) * field["size"][2]
+    x, y = (np.linspace(-half, half, heights.shape[0]) for half in field["size"][:2])
+    expected = env._world.ground.height(*(axis.ravel()[None] for axis in np.meshgrid(x, y)))
+    assert field["size"][:2] == [20.0, 20.0]
+    np.testing.assert_allclose(heights.ravel() + ground["position"][2], expected[0], atol=1e-6)
 
 
 def test_scene_checks_states_and_takes_a_camera():
