@@ -1,5 +1,7 @@
 """RL^2 beyond the properties of all learners in tests/learners/test_properties.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sign_tasks import ChoiceBatch, SignBatch, collect, signs
@@ -77,7 +79,7 @@ class WideBatch(SignBatch):
 
 
 @pytest.mark.parametrize("log_std", [-4.6, 0.0])
-@pytest.mark.parametrize("num_actions", [1, 500, 2000])
+@pytest.mark.parametrize("num_actions", [500, 2000])
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_many_actions_with_any_noise_are_no_other_policy(memory, num_actions, log_std):
     settings = {"initial_log_std": log_std, "min_log_std": -5.0, "epochs": 1}
@@ -152,6 +154,21 @@ def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
         learner.update(context, rollouts, None)
     assert len(calls) > 6  # some steps of Adam came before
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+# at the bound, and below it, as older versions saved
+@pytest.mark.parametrize("log_std", [-1.0, -5.0])
+@pytest.mark.parametrize(("entropy_weight", "change"), [(10.0, 0.02), (-10.0, 0.0)])
+def test_log_std_comes_back_from_its_bound(entropy_weight, change, log_std):
+    learner = Rl2(Rl2Config(**SMALL, initial_log_std=-1.0, min_log_std=-1.0), 2, 1, seed=0)
+    config = SimpleNamespace(**{**vars(learner.config), "entropy_weight": entropy_weight})
+    learner._gradient._config = config
+    learner.load_state_dict({**learner.state_dict(), "policy/log_std": torch.tensor([log_std])})
+    assert learner.policy.log_std.tolist() == [-1.0]
+    rollouts, context = collect(learner, SignBatch())
+    metrics = learner.update(context, rollouts, None)  # 20 steps of Adam, each 1e-3 long
+    assert learner.policy.log_std.tolist() == pytest.approx([-1.0 + change], abs=1e-3 * change)
+    assert [metrics["policy/log_std"]] == learner.policy.log_std.tolist()
 
 
 def test_update_ends_early_beyond_max_kl():
