@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from metarl.envs.wrappers.registration import register_on_import
 
 if TYPE_CHECKING:
-    from metarl.api import check_env, evaluate, film, load, make_env, report, train
+    from metarl.api import check_env, evaluate, film, load, make_env, publish, report, train
     from metarl.experiment import TrainedPolicy
 
 __version__ = "0.2.0"
@@ -20,6 +20,7 @@ __all__ = [
     "film",
     "load",
     "make_env",
+    "publish",
     "report",
     "train",
 ]
