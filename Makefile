@@ -3,6 +3,7 @@
 # test     all tests, in parallel; make test ARGS="-k config" for some
 # check    formatting, lint, types
 # docs     the documentation as a website in build/site; warnings are errors
+# results-table  the tables of README.md and docs/results.md, from results/*.csv
 # bench    the measurements behind docs/performance.md
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BIN := .venv/bin
 STAMP := .venv/stamp
 EXTRAS := .[dev]
 
-.PHONY: setup train test check docs bench
+.PHONY: setup train test check docs results-table bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -50,6 +51,9 @@ docs: $(STAMP)
 	@$(BIN)/zensical build --clean --strict >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
 	@! grep -E '^(griffe|mkdocstrings):' build/docs.log
 	@echo 'the site: build/site/index.html'
+
+results-table: $(STAMP)
+	$(BIN)/python -m metarl.suites.tables README.md docs/results.md
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.collect $(ARGS)

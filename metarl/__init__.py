@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 from metarl.envs.wrappers.registration import register_on_import
 
 if TYPE_CHECKING:
-    from metarl.api import check_env, evaluate, explain, film, load, make_env, report, train
+    from metarl.api import (
+        check_env,
+        evaluate,
+        explain,
+        film,
+        load,
+        make_env,
+        publish,
+        report,
+        train,
+    )
     from metarl.experiment import TrainedPolicy
 
 __version__ = "0.2.0"
@@ -21,6 +31,7 @@ __all__ = [
     "film",
     "load",
     "make_env",
+    "publish",
     "report",
     "train",
 ]

@@ -29,7 +29,9 @@ from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.explanation import explain as explain
 from metarl.learners.sb3.config import label
+from metarl.publishing import publish as publish
 from metarl.runs.progress import heartbeat
+from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 
@@ -227,7 +229,7 @@ def _evaluate(
         result["oracle"] = oracle
     path = _choose_path(policy, settings)
     results.write(path, result)
-    if path.name != results.FILE:
+    if path != policy.path / results.FILE:
         print(f"kept in {path}", flush=True)
     return result
 
@@ -261,13 +263,13 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
 
     Policies from scratch have one evaluation, which depends on no settings.
     """
-    main = policy.path / results.FILE
+    main = policy.output / results.FILE
     if builders.is_baseline(policy.config, "scratch"):
         return main
     is_plain = not (settings.deterministic or settings.env or settings.tasks)
-    if is_plain and _read_settings(policy.path) in (None, settings):
+    if is_plain and _read_settings(policy.output) in (None, settings):
         return main
-    return results.evaluation_path(policy.path, settings)
+    return results.evaluation_path(policy.output, settings)
 
 
 def _read_settings(run: Path) -> results.EvaluationSettings | None:
@@ -332,7 +334,7 @@ def film(
         size: Width and height [pixels], even.
 
     Returns:
-        The files, in videos/ of the run folder.
+        The files, in videos/ of the run folder, or of one in runs/ for a published policy.
 
     Raises:
         NoPictures: The environment cannot draw; says why.
@@ -352,7 +354,7 @@ def film(
         tasks = policy.learner.tasks[:num_tasks]
     else:
         tasks = held_out_tasks(env.spec, config.seed, num_tasks)
-    path, view = policy.path / VIDEO, View(size, camera)
+    path, view = policy.output / VIDEO, View(size, camera)
     title = f"{config.env}, {config.algo}: {policy.path.resolve().name}"
     with heartbeat(f"filming {len(tasks)} tasks"):
         panels = film_trial(
@@ -384,7 +386,7 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = 
     require(len(paths) > 0, "runs", paths, "at least one run folder")
     if output is None and len(paths) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
-    page = Path(output) if output else paths[0] / "report.html"
+    page = Path(output) if output else output_folder(paths[0]) / "report.html"
     write_report(paths, page, [])
     return page
 

@@ -34,7 +34,7 @@ from metarl.core.errors import (
 from metarl.core.files import write_atomically
 from metarl.learners import registry
 from metarl.learners.sb3.config import label
-from metarl.runs import folder, provenance
+from metarl.runs import folder, provenance, published
 from metarl.runs.progress import heartbeat
 
 
@@ -67,6 +67,11 @@ class TrainedPolicy:
             if line := provenance.describe_version_change(self.path, self._env.spec):
                 print(f"metarl: warning: {line}", file=sys.stderr)
         return self._env
+
+    @property
+    def output(self) -> Path:
+        """Folder of new files: the run folder, or one in `runs/` for a published policy."""
+        return published.output_folder(self.path)
 
     @property
     def spec(self) -> Any:
@@ -108,6 +113,8 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
     from metarl.training.trainer import pick_device
 
     # all checks that can fail come before anything is written
+    if config.resume:
+        published.refuse_resume(config.resume)
     make_sink(config.trainer)
     device, is_given = pick_device(config.device), is_batch_env(env)
     with ExitStack() as on_failure:
@@ -330,8 +337,9 @@ def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:
     """Reads the settings of a run; a message begins with the flag that names it.
 
     Raises:
-        CheckpointError: The folder is not a run.
+        CheckpointError: The folder is not a run, or is a published policy that is damaged.
     """
+    published.read(path)
     try:
         return from_yaml(path / "config.yaml")
     except ConfigError as error:
@@ -350,6 +358,10 @@ def restore_newest(run: Path, learner: Any) -> Any:
     saved = checkpoint.load_newest(
         run / "checkpoints", report=lambda line: print(f"metarl: {line}", file=sys.stderr)
     )
+    if record := published.read(run):
+        fresh = learner.state_dict()
+        omitted = {name: fresh[name] for name in record.omitted if name in fresh}
+        saved = replace(saved, tensors={**saved.tensors, **omitted})
     try:
         return restore(learner, saved)
     except CheckpointError as error:

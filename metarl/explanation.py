@@ -145,7 +145,7 @@ def _explain(policy: TrainedPolicy, given: Mapping[str, Any]) -> dict[str, Any]:
         "distribution": settings.distribution,
         **found,
     }
-    _write(policy.path, tree)
+    _write(policy.output, tree)
     return tree
 
 
@@ -169,12 +169,12 @@ def _draw_tasks(spec: Any, seed: int, settings: _Settings) -> np.ndarray:
     return tasks.sample(stream(seed, "explain-tasks"), settings.num_tasks)
 
 
-def _write(run: Path, tree: dict[str, Any]) -> None:
+def _write(folder: Path, tree: dict[str, Any]) -> None:
     from metarl.reporting.explanation_plots import draw_explanation, write_png
 
-    results.write(run / EXPLANATION, tree)
+    results.write(folder / EXPLANATION, tree)
     figure = draw_explanation(tree)
     if figure is None:
-        (run / PICTURE).unlink(missing_ok=True)  # that of an older explanation
+        (folder / PICTURE).unlink(missing_ok=True)  # that of an older explanation
     else:
-        write_png(figure, run / PICTURE)
+        write_png(figure, folder / PICTURE)

@@ -41,6 +41,8 @@ VERBS = {
     "video": arguments.add_video_arguments,
     "report": arguments.add_report_arguments,
     "check-env": arguments.add_check_env_arguments,
+    "suite": arguments.add_suite_arguments,
+    "publish": arguments.add_publish_arguments,
 }
 
 

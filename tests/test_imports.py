@@ -25,7 +25,9 @@ metarl.reporting
 metarl.builders
 metarl.experiment
 metarl.explanation
+metarl.publishing
 metarl.api
+metarl.suites
 metarl.cli
 metarl.__main__
 train
@@ -174,7 +176,7 @@ def test_only_composition_roots_import_envs():
 
 def test_help_imports_no_torch():
     code = (
-        "import sys, metarl.cli.train, metarl.runs.folder, metarl.runs.logger\n"
+        "import sys, metarl.cli.train, metarl.cli.suite, metarl.runs.logger\n"
         "sys.exit('torch' in sys.modules or 'mujoco' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

@@ -178,6 +178,28 @@ def add_report_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_suite_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `suite`."""
+    text = "file of a suite, or name of one that metarl brings along (--list shows them)"
+    command.add_argument("file", nargs="?", metavar="FILE", help=text)
+    text = "runs at a time, each on one thread; by default as many as cores"
+    command.add_argument("--jobs", type=parse_at_least(1), metavar="N", help=text)
+    text = "folder of the run folders; by default runs/suites/NAME"
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help=text)
+    text = "file of the results; by default results/NAME.csv"
+    command.add_argument("--csv", type=Path, metavar="FILE", help=text)
+    text = "print the known suites, or with FILE its runs and how far they are, and exit"
+    command.add_argument("--list", action="store_true", help=text)
+
+
+def add_publish_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `publish`."""
+    command.add_argument("run", type=Path, metavar="RUN", help="evaluated run folder")
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="new folder, such as pretrained/X"
+    )
+
+
 def join_negative_values(argv: Iterable[str]) -> list[str]:
     """Joins "--camera", "-90,-20" by "="; argparse would take "-90,-20" for a flag."""
     words: list[str] = []

@@ -1,4 +1,4 @@
-"""The command `metarl`: train, evaluate, explain, video, report and check-env."""
+"""The command `metarl` and its verbs, except `train` and `suite`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from metarl.cli.arguments import (
     add_check_env_arguments,
     add_evaluate_arguments,
     add_explain_arguments,
+    add_publish_arguments,
     add_report_arguments,
+    add_suite_arguments,
     add_video_arguments,
     read_command,
 )
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.learners.sb3.config import label
 from metarl.runs.progress import heartbeat
+from metarl.runs.published import SIZE, is_published, output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +65,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 oracle=oracle,
             )
         print(table.table(result), flush=True)
+        if is_published(path) and (line := results.describe_difference(path, result)):
+            print(line, flush=True)
         evaluations.append(result)
     result = evaluations[0]
     if len(evaluations) > 1:
@@ -169,12 +174,29 @@ def _report(arguments: argparse.Namespace) -> None:
 
     if arguments.output is None and len(arguments.runs) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
-    output = arguments.output or arguments.runs[0] / "report.html"
+    output = arguments.output or output_folder(arguments.runs[0]) / "report.html"
     _check_parent("--json", arguments.json)
     groups = write_report(arguments.runs, output, arguments.oracle)
     if arguments.json:
         results.write(arguments.json, numbers(groups))
     print(output)
+
+
+def _suite(arguments: argparse.Namespace) -> None:
+    from metarl.cli import suite
+
+    suite.run(arguments)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from metarl.publishing import publish
+
+    folder = publish(arguments.run, arguments.folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1000:,.0f} kB")
+    if size > SIZE:
+        text = f"{folder} is larger than {SIZE / 1000:,.0f} kB; a smaller network would fit"
+        print(f"metarl: warning: {text}", file=sys.stderr)
 
 
 _COMMANDS: Commands = {
@@ -195,4 +217,10 @@ _COMMANDS: Commands = {
     ),
     "video": (_video, add_video_arguments, "film held-out tasks before and after adaptation"),
     "report": (_report, add_report_arguments, "one page with plots and numbers of runs"),
+    "suite": (
+        _suite,
+        add_suite_arguments,
+        "train a declared set of learners, environments and seeds, some at a time",
+    ),
+    "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
 }

@@ -168,7 +168,8 @@ _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
 
 _IN_PRESET = {"iterations", "sampler", "trainer", "learner"}
 
-_IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
+IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
+"""Fields that a file of settings may have."""
 
 _FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
 """Fields that a resumed run may change; any other one would make it a different run."""
@@ -317,7 +318,7 @@ def _defaults(first: Mapping[str, str], presets: Path) -> TrainConfig[Any]:
         raise ConfigError(f"{where}env = {env!r}: must be a text")
     preset = _preset(algo, env, presets, where or "--algo ")
     tree = {key: value for key, value in tree.items() if key not in ("env", "algo")}
-    return merge(preset, tree, where=where, allowed=_IN_FILE)
+    return merge(preset, tree, where=where, allowed=IN_FILE)
 
 
 def _default(algo: object, where: str) -> TrainConfig[Any]:
@@ -356,11 +357,22 @@ def _refuse_changes(recorded: TrainConfig[Any], config: TrainConfig[Any]) -> Non
     if config.seeds or config.config:
         name = "seeds" if config.seeds else "config"
         raise ConfigError(f"--{name}: a resumed run keeps its settings; leave the flag out")
+    for name, (old, new) in find_changes(recorded, config).items():
+        hint = "leave the flag out, or start a new run"
+        raise ConfigError(f"{flag(name)} {new}: the run has {old}; {hint}")
+
+
+def find_changes(
+    recorded: TrainConfig[Any], config: TrainConfig[Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns dotted name -> (recorded, new) of the settings that make a config another run's."""
     before, after = (flatten(asdict(tree)) for tree in (recorded, config))
-    for name, old in before.items():
-        if after[name] != old and not {name, name.partition(".")[0]} & _FREE_ON_RESUME:
-            hint = "leave the flag out, or start a new run"
-            raise ConfigError(f"{flag(name)} {after[name]}: the run has {old}; {hint}")
+    return {
+        name: (before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+        and not {name, name.partition(".")[0]} & _FREE_ON_RESUME
+    }
 
 
 def _print_help(default: TrainConfig[Any], prog: str) -> None:

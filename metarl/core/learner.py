@@ -165,6 +165,16 @@ class Experience:
     num_adaptations: int
 
 
+class HasOptimiser(Protocol):
+    """A learner part of whose state only updates need, so a published policy leaves it out."""
+
+    def is_optimiser(self, name: str) -> bool:
+        """Returns whether an entry of state_dict() is state of an optimiser.
+
+        A learner that has never been updated has such entries too, and is a fresh start.
+        """
+
+
 class HasReplay(Protocol):
     """A learner whose experience is an append-only store that checkpoints share instead of copying.
 

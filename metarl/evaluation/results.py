@@ -111,6 +111,22 @@ def write(path: Path, result: dict[str, Any]) -> None:
     write_atomically(path, text)
 
 
+def describe_difference(run: Path, result: Mapping[str, Any]) -> str:
+    """Compares the mean returns of an evaluation with those of evaluation.json in a run folder.
+
+    Returns:
+        One line; empty if the two are of other tasks or settings.
+    """
+    recorded = read(run)
+    for name in ("env", "num_tasks", "deterministic", "chosen_tasks"):
+        if recorded.get(name) != result.get(name):
+            return ""
+    pairs = list(zip(recorded["returns"]["mean"], result["returns"]["mean"], strict=False))
+    text = ", ".join(f"{before:.2f}" for before, _ in pairs)
+    largest = max(abs(before - now) for before, now in pairs)
+    return f"recorded in {run / FILE}: {text}; largest difference {largest:.2g}"
+
+
 def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
     """Returns the mean experience in a task before entry k, also for results that lack it."""
     if "experience" in result:

@@ -325,7 +325,7 @@ def _speed(runs: Sequence[RunData]) -> str:
         rows.append(
             [
                 row_head(run.name),
-                f"{len(seconds):,}",
+                f"{run.column('iteration')[-1]:,.0f}",  # a published run has fewer records
                 f"{steps[-1]:,.0f}",
                 _format_duration(seconds[-1]),
                 f"{steps[-1] / seconds[-1]:,.0f}",

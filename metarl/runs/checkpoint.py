@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from metarl.core.errors import CheckpointError, ResourceError
+from metarl.runs.folder import list_checkpoints
 from metarl.runs.storage import (
     ASIDE,
     Damaged,
@@ -44,7 +44,6 @@ from metarl.runs.storage import (
 
 _FORMAT = 1
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-_NAME = re.compile(r"it_(\d{8,})(?:_(\d+))?")
 REPLAY = "replay"
 """Folder of the segments, beside the checkpoints."""
 
@@ -132,7 +131,7 @@ def load_newest(directory: Path, *, report: Callable[[str], None] | None = None)
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no folder of checkpoints; give the folder of a run")
-    checkpoints = _list(directory)
+    checkpoints = list_checkpoints(directory)
     if not checkpoints:
         raise CheckpointError(f"{directory}: holds no checkpoint; start the run anew")
     faults = []
@@ -202,7 +201,7 @@ def _parse(content: bytes, name: str) -> dict[str, Any]:
 def _write(directory: Path, step: int, files: Mapping[str, bytes], keep: int) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _sweep(directory)
-    versions = [version for old, version, _ in _list(directory) if old == step]
+    versions = [version for old, version, _ in list_checkpoints(directory) if old == step]
     # A full folder cannot be renamed onto another in one step: the newer of two gets a number.
     suffix = f"_{max(versions) + 1}" if versions else ""
     target = directory / f"it_{step:08d}{suffix}"
@@ -237,12 +236,6 @@ def _refuse_what_json_changes(value: Any, name: str) -> None:
         raise ValueError(f"{name} is a {type(value).__name__}, which JSON cannot give back")
 
 
-def _list(directory: Path) -> list[tuple[int, int, Path]]:
-    """Returns (step, version, folder) of every checkpoint, oldest first."""
-    matches = [(_NAME.fullmatch(path.name), path) for path in directory.iterdir()]
-    return sorted((int(m[1]), int(m[2] or 0), path) for m, path in matches if m and path.is_dir())
-
-
 def _sweep(directory: Path) -> None:
     """Removes the leftovers of killed saves."""
     for path in directory.glob(f"{ASIDE}*"):
@@ -254,7 +247,7 @@ def _remove_old(directory: Path, step: int, newest: Path, keep: int) -> None:
 
     Checkpoints of the newest one's step and of later steps are replaced by it, so they go too.
     """
-    checkpoints = _list(directory)
+    checkpoints = list_checkpoints(directory)
     older = [path for old, _, path in checkpoints if old < step]
     kept = {newest, *older[max(0, len(older) - (keep - 1)) :]}
     for _, _, path in checkpoints:

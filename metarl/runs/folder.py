@@ -1,9 +1,10 @@
-"""Run folders: their names, their creation, and the lock of the process that trains in one."""
+"""Run folders: names, creation, checkpoints in them, and the lock of the process that trains."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -47,6 +48,25 @@ def create(run_dir: Path) -> Path:
     except OSError as error:
         raise ResourceError(f"{run_dir} cannot be created: {error.strerror or error}") from error
     return run_dir
+
+
+_CHECKPOINT = re.compile(r"it_(\d{8,})(?:_(\d+))?")
+
+
+def list_checkpoints(directory: Path) -> list[tuple[int, int, Path]]:
+    """Returns (step, version, folder) of every checkpoint of a folder, oldest first."""
+    matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in directory.iterdir()]
+    return sorted((int(m[1]), int(m[2] or 0), path) for m, path in matches if m and path.is_dir())
+
+
+def newest_step(run_dir: Path) -> int | None:
+    """Returns the step of a run's newest checkpoint by its name, None without any.
+
+    Verifies nothing, and imports no torch.
+    """
+    directory = run_dir / "checkpoints"
+    checkpoints = list_checkpoints(directory) if directory.is_dir() else []
+    return checkpoints[-1][0] if checkpoints else None
 
 
 @contextmanager

@@ -226,6 +226,10 @@ class Rl2:
             self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
         self._refresh_acting()
 
+    def is_optimiser(self, name: str) -> bool:
+        """Returns whether an entry of state_dict() is state of Adam."""
+        return name.startswith("adam/")
+
     # --- pieces of the update, in the order of use -----------------------------------------------
 
     def _refresh_acting(self) -> None:

@@ -154,6 +154,10 @@ class Sb3Baseline:
         if self.tasks is not None:
             self._curve = Curve.from_state(state)
 
+    def is_optimiser(self, name: str) -> bool:
+        """Returns whether an entry of state_dict() is state of Adam."""
+        return name.partition("/")[2].startswith("adam/")
+
     # ----------------------------------------------------------------------------------- evaluation
 
     def learning_curve(self, env: BatchEnv) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""The verb `suite`: runs a declared set of trainings, and writes its report and its CSV."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from metarl.core.errors import ConfigError, MetarlError
+from metarl.suites.runner import Failure, run_suite
+from metarl.suites.stages import next_command, read_progress
+from metarl.suites.suite import Suite, check_suite, find_suite, list_suites, read_suite
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Carries out the verb."""
+    if arguments.file is None:
+        if not arguments.list:
+            raise ConfigError("FILE is missing: name a suite; --list shows those that are known")
+        _list_suites()
+        return
+    suite = read_suite(find_suite(arguments.file), arguments.run_dir)
+    if arguments.list:
+        _list_runs(suite)
+        return
+    csv = arguments.csv or Path("results") / f"{suite.name}.csv"
+    if arguments.csv and not csv.absolute().parent.is_dir():
+        raise ConfigError(f"--csv {csv}: there is no folder {csv.parent}")
+    check_suite(suite)
+    jobs = arguments.jobs or len(os.sched_getaffinity(0))
+    print(f"{suite.name}: {len(suite.runs)} runs, {jobs} at a time, in {suite.root}", flush=True)
+    failures = run_suite(suite, jobs, _make_command(arguments))
+    finish(suite, csv)
+    if failures:
+        raise _SuiteFailed(suite, failures)
+
+
+class _SuiteFailed(MetarlError):
+    """Some runs of a suite failed; the exit code is that of the first."""
+
+    def __init__(self, suite: Suite, failures: Sequence[Failure]):
+        self.exit_code = failures[0].exit_code
+        names = ", ".join(f"{failure.run.name} (see {failure.run.log})" for failure in failures)
+        hint = "the same command tries them again"
+        super().__init__(f"{len(failures)} of {len(suite.runs)} runs failed: {names}; {hint}")
+
+
+def _make_command(arguments: argparse.Namespace) -> str:
+    """Returns the command that continues a suite."""
+    words = ["metarl", "suite", arguments.file]
+    for flag, value in (
+        ("--jobs", arguments.jobs),
+        ("--run-dir", arguments.run_dir),
+        ("--csv", arguments.csv),
+    ):
+        words += [flag, str(value)] if value else []
+    return shlex.join(words)
+
+
+def _list_suites() -> None:
+    for name, path in list_suites().items():
+        suite = read_suite(path)
+        print(f"{name:12} {len(suite.runs):3} runs  {suite.about}")
+
+
+def _list_runs(suite: Suite) -> None:
+    for each in suite.runs:
+        done, seconds = read_progress(each.folder)
+        is_done = each.folder.exists() and next_command(each) is None
+        state = "done" if is_done else f"{done}/{each.config.iterations}"
+        print(f"{each.name:60} {state:>10}  {seconds / 60:8.1f} min")
+
+
+def finish(suite: Suite, csv: Path) -> None:
+    """Writes the report and the CSV of the runs that are evaluated, and prints their table."""
+    from metarl.reporting.report import write_report
+    from metarl.suites.records import collect_rows, write_rows
+    from metarl.suites.stages import find_evaluation
+    from metarl.suites.tables import group_rows, make_table
+
+    done = [each for each in suite.runs if find_evaluation(each)]
+    oracles = {each.config.env: each.folder for each in done if each.config.observe_task}
+    if done:
+        page = suite.root / "report.html"
+        write_report([each.folder for each in done], page, list(oracles.values()))
+        print(f"report: {page}")
+        rows = collect_rows(suite)
+        write_rows(csv, rows)
+        print(f"results: {csv}, {len(done)} of {len(suite.runs)} runs\n")
+        print(make_table(group_rows([rows])), end="")

@@ -1,0 +1,117 @@
+"""Publishes a trained policy: a small folder to commit, from which it is evaluated and filmed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from metarl import experiment
+from metarl.config.schema import to_yaml
+from metarl.core.env import supports
+from metarl.core.errors import CheckpointError, ResourceError, RunExists
+from metarl.core.files import write_atomically
+from metarl.core.learner import HasOptimiser
+from metarl.evaluation import results
+from metarl.experiment import TrainedPolicy
+from metarl.runs import checkpoint, published
+from metarl.runs.logger import read_records
+
+
+def publish(run: str | Path, folder: str | Path) -> Path:
+    """Publishes the newest checkpoint of a run in a new folder.
+
+    The folder has config.yaml, run.json without commands and paths, the evaluations of this
+    checkpoint, metrics.jsonl with at most 200 records, and the checkpoint without the state of
+    optimisers. Evaluating it gives the same numbers, bit for bit, as evaluating the run.
+
+    Args:
+        run: The run folder.
+        folder: The new folder; it must not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunExists: `folder` exists.
+        CheckpointError: The run has no evaluation of its newest checkpoint, or cannot be loaded.
+        ResourceError: The disk refuses.
+    """
+    run, folder = Path(run), Path(folder)
+    if folder.exists():
+        raise RunExists(f"{folder} exists and is never overwritten; choose another folder")
+    with experiment.load(run, threads=1) as policy:
+        _check_evaluation(policy)
+        aside = folder.absolute().parent / f".{folder.name}.{os.getpid()}"
+        try:
+            aside.mkdir(parents=True)
+            _fill(aside, policy)
+            os.rename(aside, folder)
+        except OSError as error:
+            raise ResourceError(f"{folder}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _check_evaluation(policy: TrainedPolicy) -> None:
+    """Requires that evaluation.json is of the checkpoint that is published."""
+    result = results.read(policy.path)
+    measured, newest = result.get("checkpoint", {}).get("iteration"), policy.progress.iteration
+    if measured != newest:
+        hint = f"make it with: metarl evaluate {policy.path}"
+        raise CheckpointError(
+            f"{policy.path / results.FILE} is of iteration {measured}, not {newest}; {hint}"
+        )
+
+
+def _fill(folder: Path, policy: TrainedPolicy) -> None:
+    run, progress, learner = policy.path, policy.progress, policy.learner
+    state = learner.state_dict()
+    omitted = [n for n in state if supports(learner, HasOptimiser) and learner.is_optimiser(n)]
+    # a path of this machine means nothing elsewhere
+    config = replace(experiment.read_config(run), init_from=None)
+    write_atomically(folder / "config.yaml", to_yaml(config))
+    write_atomically(folder / "run.json", json.dumps(_read_record(run), indent=1) + "\n")
+    for path in [run / results.FILE, *sorted((run / "evaluations").glob("*.json"))]:
+        if _is_of(path, progress.iteration):
+            target = folder / path.relative_to(run)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+    records = [record for _, record in read_records(run / "metrics.jsonl")]
+    records = [record for record in records if record["iteration"] <= progress.iteration]
+    write_atomically(folder / "metrics.jsonl", published.to_lines(published.thin(records)))
+    kept = {name: value for name, value in state.items() if name not in omitted}
+    checkpoint.save(folder / "checkpoints", progress.iteration, kept, progress.state())
+    published.write(
+        folder,
+        source=run.resolve().name,
+        iteration=progress.iteration,
+        env_steps=progress.env_steps,
+        omitted=omitted,
+    )
+
+
+def _read_record(run: Path) -> dict[str, Any]:
+    """Returns run.json without commands, which name files of the machine."""
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run / 'run.json'} cannot be read ({error})") from error
+    for start in (record, *record.get("resumed", ())):
+        start.pop("command", None)
+    if source := record.get("init_from"):
+        source["run"] = Path(source["run"]).name
+    return record
+
+
+def _is_of(path: Path, iteration: int) -> bool:
+    """Returns whether a file is an evaluation of this iteration."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return result["checkpoint"]["iteration"] == iteration
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

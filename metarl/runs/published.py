@@ -1,0 +1,146 @@
+"""Published policies: small run folders that can be used, and neither changed nor resumed.
+
+`published.json` marks such a folder and holds SHA-256 and size of every other file. Its one
+checkpoint lacks what only updates need, as the state of an optimiser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarl.core.errors import CheckpointError
+from metarl.core.files import write_atomically
+
+FILE = "published.json"
+
+MAX_RECORDS = 200
+"""Records of metrics.jsonl in a published folder; they draw the same curve as thousands."""
+
+SIZE = 1_000_000
+"""Size above which a published policy is too large for a repository [bytes]."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Contents of published.json.
+
+    Attributes:
+        source: Name of the run.
+        iteration: Iterations of training.
+        env_steps: Environment steps of training.
+        omitted: Names of the learner's tensors that the checkpoint lacks.
+        files: Fingerprint of every other file by its relative path.
+    """
+
+    source: str
+    iteration: int
+    env_steps: int
+    omitted: tuple[str, ...]
+    files: Mapping[str, Mapping[str, Any]]
+
+
+def is_published(run: Path) -> bool:
+    """Returns whether a folder is a published policy."""
+    return (run / FILE).exists()
+
+
+def read(run: Path) -> Published | None:
+    """Returns what published.json of a folder says, None if the folder is not published.
+
+    Raises:
+        CheckpointError: A file is missing or is not what was published; names it.
+    """
+    if not is_published(run):
+        return None
+    from metarl.runs.storage import Damaged, read_bytes, read_verified  # imports torch
+
+    path = run / FILE
+    hint = "restore the folder from a copy"
+    try:
+        tree: dict[str, Any] = json.loads(read_bytes(path))
+        tree["omitted"] = tuple(tree["omitted"])
+        record = Published(**tree)
+        for name, mark in record.files.items():
+            read_verified(run / name, mark)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not what metarl wrote ({error!r}); {hint}") from error
+    except Damaged as error:
+        raise CheckpointError(f"{run} is a damaged published policy: {error}; {hint}") from error
+    return record
+
+
+def write(run: Path, **facts: Any) -> None:
+    """Writes published.json for all files that are in a folder.
+
+    Args:
+        run: The folder.
+        **facts: The other fields of `Published`.
+    """
+    from metarl.runs.storage import fingerprint  # imports torch
+
+    paths = sorted(path for path in run.rglob("*") if path.is_file())
+    files = {path.relative_to(run).as_posix(): fingerprint(path.read_bytes()) for path in paths}
+    write_atomically(run / FILE, json.dumps({**facts, "files": files}, indent=1) + "\n")
+
+
+def refuse_resume(run: Path) -> None:
+    """Refuses to continue the training of a published policy.
+
+    Raises:
+        CheckpointError: The folder is published.
+    """
+    if is_published(run):
+        hint = f"start a new run from it with --init-from {run}"
+        raise CheckpointError(f"--resume {run}: a published policy is not trained on; {hint}")
+
+
+def output_folder(run: Path) -> Path:
+    """Returns the folder of new files about a run: its own, or one in `runs/` if it is published.
+
+    The latter is created. So evaluations, films and reports never change a published policy.
+    """
+    if not is_published(run):
+        return run
+    folder = Path("runs") / "pretrained" / run.resolve().name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def thin(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Joins neighbouring records of metrics.jsonl, so that at most MAX_RECORDS are left.
+
+    Times of parts and faults are summed, positions are those of the last record of a block, and
+    other numbers are averaged.
+    """
+    width = -(-len(records) // MAX_RECORDS) or 1
+    if width == 1:
+        return [dict(record) for record in records]
+    # blocks end at the last record, whose position is that of the policy
+    ends = range(len(records), 0, -width)
+    return [_join(records[max(0, end - width) : end]) for end in reversed(ends)]
+
+
+def _join(block: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    joined = {}
+    for name, last in block[-1].items():
+        values = [record.get(name) for record in block]
+        numbers = [float(value) for value in values if isinstance(value, (int, float))]
+        if not isinstance(last, (int, float)) or name in ("iteration", "env_steps", "seconds"):
+            joined[name] = last
+        elif name.startswith("time/") or name == "rollout/faults":
+            joined[name] = sum(numbers)
+        else:
+            joined[name] = sum(numbers) / len(numbers)
+    return joined
+
+
+def to_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Returns records as the text of a metrics.jsonl."""
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)

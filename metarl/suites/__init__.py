@@ -1,0 +1,1 @@
+"""Suites: declared sets of runs, their processes, their numbers as CSV, and tables of those."""

@@ -1,0 +1,291 @@
+"""Runs a suite: a child process for each run, some at a time, stopped and resumed together."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from metarl.core.errors import CheckpointError, MetarlError, Preempted
+from metarl.runs import folder
+from metarl.runs.progress import estimate_finish, is_terminal
+from metarl.suites.stages import next_command, prepare, read_progress
+from metarl.suites.suite import Run, Suite
+
+_POLL = 0.1
+"""Time between two looks at the processes [s]."""
+
+_SILENCE = 9.0
+"""Time between two heartbeats where there is no terminal [s]; users were promised at most 10 s."""
+
+_CLEAR_LINE = "\r\x1b[2K"
+
+_RESOURCES = 6
+"""Exit code of a run that was killed: by the kernel, for want of memory."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed.
+
+    Attributes:
+        run: The run.
+        reason: Last message of its process, in one line.
+        exit_code: Status of its process.
+    """
+
+    run: Run
+    reason: str
+    exit_code: int
+
+
+@dataclass
+class _Process:
+    """A child process of a run, with the end of the log where its output starts [bytes]."""
+
+    run: Run
+    command: list[str]
+    child: subprocess.Popen[bytes]
+    log_start: int
+
+
+def run_suite(
+    suite: Suite, jobs: int, resume_hint: str, *, stream: TextIO | None = None
+) -> list[Failure]:
+    """Does what is missing of every run.
+
+    Finished runs are skipped, interrupted ones resumed. A run that fails does not stop the others.
+
+    Args:
+        suite: The suite, checked.
+        jobs: Most processes at a time, >= 1.
+        resume_hint: Command that continues the suite, for the message of an interrupt.
+        stream: Destination of the progress, by default the standard output.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        Preempted: SIGINT or SIGTERM; it was passed on, and every run is saved.
+        ConfigError: Another process runs this suite in the same folder.
+    """
+    suite.root.mkdir(parents=True, exist_ok=True)
+    with folder.lock(suite.root):
+        runner = _Runner(suite, jobs, stream or sys.stdout)
+        with runner.signals():
+            runner.loop()
+    if runner.stop:
+        states = f"{runner.num_done} of {len(suite.runs)} runs are done, the others are saved"
+        raise Preempted(f"stopped by {runner.stop.name}; {states}; go on with: {resume_hint}")
+    return runner.failures
+
+
+class _Runner:
+    """The processes of a suite."""
+
+    def __init__(self, suite: Suite, jobs: int, stream: TextIO):
+        self._suite, self._jobs, self._stream = suite, jobs, stream
+        self._waiting = deque(suite.runs)
+        self._active: list[_Process] = []
+        self.num_done = 0
+        self.failures: list[Failure] = []
+        self.stop: signal.Signals | None = None
+        self._unsent: list[int] = []  # signals that arrived and are not yet passed on
+        self._shown_at = time.monotonic()
+
+    def loop(self) -> None:
+        """Starts and watches processes until all are done, or until all have stopped."""
+        try:
+            while self._active or (self._waiting and not self.stop):
+                self._pass_on()
+                while self._waiting and len(self._active) < self._jobs and not self.stop:
+                    self._start(self._waiting.popleft())
+                for process in [each for each in self._active if each.child.poll() is not None]:
+                    self._active.remove(process)
+                    self._end(process)
+                self._beat()
+                time.sleep(_POLL if self._active else 0)
+        finally:  # of a failure of this process, such as that of a closed output
+            self._send(signal.SIGTERM)
+            for process in self._active:
+                process.child.wait()
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def _start(self, run: Run, last: list[str] | None = None) -> None:
+        """Starts the next stage of a run, if one is missing."""
+        try:
+            command = next_command(run)
+            if command is not None and command == last:
+                raise CheckpointError(f"{shlex.join(['metarl', *command])} did not do its work")
+            if command is not None:
+                prepare(run)
+        except MetarlError as error:
+            self._fail(Failure(run, str(error), error.exit_code))
+            return
+        if command is None:
+            self.num_done += 1
+            self._print(f"{'already done' if last is None else 'finished'} {run.name}")
+            return
+        if last is None:
+            self._print(
+                f"{'resumed' if '--resume' in command else 'started'} {run.name}: {run.log}"
+            )
+        with open(run.log, "ab") as log:
+            log.write(f"$ {shlex.join(['metarl', *command])}\n".encode())
+            log.flush()
+            begin = log.tell()  # the child moves the position of the file too
+            self._active.append(_Process(run, command, _spawn(command, log), begin))
+
+    def _end(self, process: _Process) -> None:
+        code, run = process.child.returncode, process.run
+        if self.stop:
+            self.num_done += code == 0 and next_command(run) is None
+        elif code == 0:
+            self._start(run, process.command)
+        elif code < 0:
+            name = signal.Signals(-code).name
+            self._fail(Failure(run, f"killed by {name}", _RESOURCES))
+        else:
+            reason = _read_reason(run.log, process.log_start)
+            self._fail(Failure(run, reason or "no message", code))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        self._print(f"failed {failure.run.name} (exit {failure.exit_code}): {failure.reason}")
+
+    # --- signals ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def signals(self) -> Generator[None]:
+        """Notes SIGINT and SIGTERM, which the loop passes on; only in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: object) -> None:
+            self.stop = self.stop or signal.Signals(number)
+            self._unsent.append(number)
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        handlers = [signal.signal(number, note) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
+
+    def _pass_on(self) -> None:
+        while self._unsent:
+            number = self._unsent.pop(0)
+            self._send(number)
+            name = signal.Signals(number).name
+            text = "the runs finish their iterations and are saved; once more stops them at once"
+            print(f"metarl: {name}: {text}", file=sys.stderr, flush=True)
+
+    def _send(self, number: int) -> None:
+        for process in self._active:
+            process.child.send_signal(number)  # does nothing once the process has ended
+
+    # --- progress ---------------------------------------------------------------------------------
+
+    def _print(self, line: str) -> None:
+        start = _CLEAR_LINE if is_terminal(self._stream) else ""
+        print(f"{start}{line}", file=self._stream, flush=True)
+
+    def _beat(self) -> None:
+        terminal, now = is_terminal(self._stream), time.monotonic()
+        if not self._active or now - self._shown_at < (1.0 if terminal else _SILENCE):
+            return
+        self._shown_at = now
+        start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
+        print(f"{start}{self._describe()}", end=end, file=self._stream, flush=True)
+
+    def _describe(self) -> str:
+        running = [process.run for process in self._active]
+        states = map(_describe_state, running)
+        left = estimate_time_left(self._suite.runs, running, list(self._waiting), self._jobs)
+        ends = f"about {timedelta(seconds=round(left))} left" if math.isfinite(left) else ""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        done = f"{self.num_done} of {len(self._suite.runs)} done{failed}"
+        return "; ".join(filter(None, [done, f"running {', '.join(states)}", ends]))
+
+
+def _describe_state(run: Run) -> str:
+    done, total = read_progress(run.folder)[0], run.config.iterations
+    return f"{run.name} {'evaluating' if done >= total else f'{done}/{total}'}"
+
+
+def _spawn(command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "metarl", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        # libraries of linear algebra would start a thread for each core in each process
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a terminal sends Ctrl-C to its whole group; a second signal would stop a run at once
+        process_group=0,
+    )
+
+
+def _read_reason(log: Path, start: int) -> str:
+    """Returns the last error message of a log after `start` [bytes], else its last line."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    messages = [line for line in lines if line.startswith("metarl: ")]
+    return next(reversed(messages or [line for line in lines if line]), "")
+
+
+def estimate_time_left(
+    runs: Iterable[Run], running: Iterable[Run], waiting: Iterable[Run], jobs: int
+) -> float:
+    """Estimates the time until the last run ends [s]; infinite if nothing is known.
+
+    A run takes as long for an iteration as so far, or as the other seeds of its entry, or else the
+    whole of it as long as the mean of the runs that are known.
+
+    Args:
+        runs: All runs.
+        running: Those that have a process.
+        waiting: Those that follow, in this order.
+        jobs: Processes at a time.
+    """
+    paces: dict[Path, float] = {}  # by entry [s per iteration]
+    iterations = {}
+    for run in runs:
+        iterations[run.folder], seconds = read_progress(run.folder)
+        if iterations[run.folder]:
+            paces[run.folder.parent] = seconds / iterations[run.folder]
+
+    def full(run: Run) -> float:
+        return run.config.iterations + estimate_finish(run.config)
+
+    known = [full(run) * paces[run.folder.parent] for run in runs if run.folder.parent in paces]
+    if not known:
+        return math.inf
+
+    def left(run: Run) -> float:
+        pace = paces.get(run.folder.parent, sum(known) / len(known) / full(run))
+        return max(0.0, full(run) - iterations[run.folder]) * pace
+
+    ends = [left(run) for run in running]
+    ends += [0.0] * (jobs - len(ends))
+    heapq.heapify(ends)
+    for run in waiting:
+        heapq.heapreplace(ends, ends[0] + left(run))
+    return max(ends)

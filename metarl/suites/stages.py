@@ -1,0 +1,105 @@
+"""Stages of a run of a suite: training, evaluation with policy noise, evaluation without.
+
+A stage is done when its files are there, so a suite that was stopped in any way goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from metarl.config.schema import to_yaml
+from metarl.core.errors import CheckpointError
+from metarl.core.files import write_atomically
+from metarl.evaluation import results
+from metarl.runs import folder
+from metarl.suites.suite import Run
+
+
+def next_command(run: Run) -> list[str] | None:
+    """Returns the arguments of `metarl` that do the next stage of a run, None if all are done."""
+    trainer, path = run.config.trainer, str(run.folder)
+    done = folder.newest_step(run.folder)
+    if done is None:
+        return ["train", "--config", str(run.settings), "--run-dir", path]
+    is_evaluated = not trainer.evaluate_tasks or find_evaluation(run) is not None
+    if done < run.config.iterations or not is_evaluated:
+        words = ["train", "--resume", path, "--iterations", str(run.config.iterations)]
+        words += ["--trainer.evaluate-tasks", str(trainer.evaluate_tasks)]
+        return [*words, "--trainer.video" if trainer.video else "--trainer.no-video"]
+    if trainer.evaluate_tasks and run.role != "scratch":
+        if find_evaluation(run, deterministic=True) is None:
+            tasks = ["--num-tasks", str(trainer.evaluate_tasks)]
+            threads = ["--threads", str(run.config.sampler.threads)]
+            return ["evaluate", path, "--deterministic", *tasks, *threads]
+    return None
+
+
+def prepare(run: Run) -> None:
+    """Writes the settings of a run that has no checkpoint yet, so that it can be started.
+
+    Removes the folder of a training that was killed before its first checkpoint.
+
+    Raises:
+        CheckpointError: The folder has records of a training, and no checkpoint to continue from.
+        ConfigError: Another process trains in the folder.
+    """
+    if folder.newest_step(run.folder) is not None:
+        return
+    metrics = run.folder / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_size:
+        hint = "restore its checkpoints, or move it away"
+        raise CheckpointError(f"{run.folder} has records, and no checkpoint; {hint}")
+    if run.folder.exists():
+        with folder.lock(run.folder):
+            shutil.rmtree(run.folder)
+    run.settings.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.settings, to_yaml(run.config))
+
+
+def find_evaluation(run: Run, *, deterministic: bool = False) -> dict[str, Any] | None:
+    """Returns the evaluation of a finished run, None if there is none of its last iteration."""
+    num_tasks = run.config.trainer.evaluate_tasks
+    settings = results.EvaluationSettings(num_tasks, deterministic=deterministic)
+    paths = [results.evaluation_path(run.folder, settings)]
+    if not deterministic:
+        paths.insert(0, run.folder / results.FILE)
+    for path in paths:
+        result = _read(path)
+        if not result or result["checkpoint"]["iteration"] < run.config.iterations:
+            continue
+        if run.role == "scratch" or result["num_tasks"] == num_tasks:
+            return result
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result["checkpoint"]["iteration"], result["num_tasks"], result["returns"]["per_task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result
+
+
+_TAIL = 1 << 16
+"""Bytes at the end of metrics.jsonl that are read; a record has about 2,000."""
+
+
+def read_progress(folder: Path) -> tuple[int, float]:
+    """Returns iterations and seconds [s] of the last record of metrics.jsonl; 0 and 0 without."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            for line in reversed(file.read().splitlines()):
+                try:
+                    record = json.loads(line)
+                    return int(record["iteration"]), float(record["seconds"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # half a line
+    except OSError:
+        pass
+    return 0, 0.0

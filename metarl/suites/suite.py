@@ -1,0 +1,271 @@
+"""Suite files: declared sets of runs, algorithm x environment x seeds.
+
+    about: one line for people
+    seeds: [0, 1, 2]                  # of every entry that gives none
+    settings: {trainer: {video: false}}
+    runs:
+      - {env: half-cheetah-dir, algo: rl2, iterations: 100, learner: {lr: 1e-3}}
+
+An entry of `runs` has the keys of a preset, `env`, `algo`, `observe_task` and the like, and `seeds`
+and `label`. It goes over `settings`, which go over the preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from metarl import builders
+from metarl.config.parser import merge
+from metarl.config.schema import (
+    IN_FILE,
+    PRESETS,
+    TrainConfig,
+    build_config,
+    find_changes,
+    from_yaml,
+)
+from metarl.core.errors import ConfigError, nearest, require
+from metarl.core.files import clean_name, load_yaml
+from metarl.core.trees import flatten
+from metarl.learners.sb3.config import find_mode, label
+from metarl.runs import provenance
+from metarl.runs.folder import newest_step
+
+FOLDER = PRESETS / "suites"
+"""Folder of the suites that metarl brings along."""
+
+Role = Literal["learner", "multi-task", "oracle", "scratch"]
+"""Part of a run in a comparison: a policy that adapts, or one of the three baselines."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a suite.
+
+    Attributes:
+        label: Name of its entry in tables; runs of an entry differ in their seed only.
+        config: All settings.
+        folder: Run folder; settings and output of the process are beside it.
+    """
+
+    label: str
+    config: TrainConfig[Any]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name in messages, `<entry>/seed-<seed>`."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def settings(self) -> Path:
+        """File of all settings, from which the run is started."""
+        return self.folder.with_name(f"{self.folder.name}.yaml")
+
+    @property
+    def log(self) -> Path:
+        """File of the output of its processes."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def role(self) -> Role:
+        """Part in a comparison."""
+        if self.config.observe_task:
+            return "oracle"
+        mode: Role | None = find_mode(self.config.learner)  # ty: ignore[invalid-assignment]
+        return mode or "learner"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A declared set of runs.
+
+    Attributes:
+        name: Name of its file.
+        path: Its file.
+        about: One line for people.
+        root: Folder of the run folders.
+        runs: The runs, in the order in which they start.
+    """
+
+    name: str
+    path: Path
+    about: str
+    root: Path
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Keys of a suite file that are no settings of runs."""
+
+    about: str = ""
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+
+
+@dataclass(frozen=True)
+class _EntryHead:
+    """Keys of an entry that are no settings of its runs."""
+
+    label: str = ""
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    distinct = len(set(seeds)) == len(seeds) and min(seeds, default=-1) >= 0
+    require(distinct, "seeds", list(seeds), "distinct numbers >= 0")
+
+
+_HEAD, _ENTRY_HEAD = {"about", "seeds"}, {"label", "seeds"}
+_SHARED = IN_FILE - {"env", "algo", "seed"}
+"""Settings that all runs of a suite can share."""
+
+
+def list_suites() -> dict[str, Path]:
+    """Returns name -> file of the suites that metarl brings along."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def find_suite(file: str) -> Path:
+    """Returns the file of a suite that is given as a path, or as a name of `list_suites`.
+
+    Raises:
+        ConfigError: There is neither; the message names the nearest.
+    """
+    path, known = Path(file), list_suites()
+    if path.is_file():
+        return path
+    if file in known:
+        return known[file]
+    hint = nearest(path.stem, known) or f"; known suites: {', '.join(known)}"
+    raise ConfigError(f"suite {file}: no such file{hint}")
+
+
+def read_suite(path: Path, root: Path | None = None) -> Suite:
+    """Reads a suite file.
+
+    Args:
+        path: The file.
+        root: Folder of the run folders, by default `runs/suites/<name>`.
+
+    Raises:
+        ConfigError: A key, name or value cannot be used; the message names file, entry and key.
+    """
+    tree = load_yaml(path)
+    where = f"{path}: "
+    head = merge(
+        _Head(),
+        {key: value for key, value in tree.items() if key not in ("settings", "runs")},
+        where=where,
+        allowed=_HEAD | {"settings", "runs"},
+    )
+    shared, entries = tree.get("settings", {}), tree.get("runs")
+    if not isinstance(shared, Mapping):
+        raise ConfigError(f"{where}settings = {shared!r}: must be a group of keys")
+    _check_keys(shared, _SHARED, f"{where}settings: ")
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{where}runs = {entries!r}: must be a list of runs")
+    root = root or Path("runs") / "suites" / path.stem
+    runs: list[Run] = []
+    for number, entry in enumerate(entries, 1):
+        group = _read_entry(entry, number, path, head.seeds, shared, root)
+        for other in runs:
+            if other.folder.parent == group[0].folder.parent:
+                hint = "give one of them a label"
+                raise ConfigError(f"{where}two entries are {group[0].folder.parent.name}; {hint}")
+        runs += group
+    return Suite(path.stem, path, head.about, root, tuple(runs))
+
+
+def _check_keys(tree: Mapping[Any, Any], allowed: Collection[str], where: str) -> None:
+    for key in tree:
+        if key not in allowed:
+            raise ConfigError(f"{where}unknown key {key}{nearest(str(key), sorted(allowed))}")
+
+
+def _read_entry(
+    entry: Any,
+    number: int,
+    path: Path,
+    seeds: tuple[int, ...],
+    shared: Mapping[str, Any],
+    root: Path,
+) -> list[Run]:
+    """Returns the runs of an entry, one for each seed."""
+    where = f"{path}: run {number}"
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{where} = {entry!r}: must be a group of keys")
+    env, algo = entry.get("env"), entry.get("algo", "maml-trpo")
+    where = f"{where} ({env}, {algo}): "
+    _check_keys(entry, (IN_FILE - {"seed"}) | _ENTRY_HEAD, where)
+    own = {key: value for key, value in entry.items() if key in _ENTRY_HEAD}
+    head = merge(_EntryHead(seeds=seeds), own, where=where)
+    given = {k: v for k, v in entry.items() if k not in {"env", "algo"} | _ENTRY_HEAD}
+    try:
+        config = build_config(env, algo, flatten(shared) | flatten(given))
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
+    threads = config.sampler.threads or 1
+    config = replace(config, sampler=replace(config.sampler, threads=threads))
+    name = head.label or _make_label(config)
+    folder = root / clean_name(f"{env}_{name}")
+    return [Run(name, replace(config, seed=seed), folder / f"seed-{seed}") for seed in head.seeds]
+
+
+def _make_label(config: TrainConfig[Any]) -> str:
+    """Names what is trained: the learner, the mode of a baseline, and additional observations."""
+    parts = [label(config.algo, config.learner)]
+    parts += ["observe-task"] if config.observe_task else []
+    parts += ["observe-terrain"] if config.observe_terrain else []
+    return "-".join(parts)
+
+
+# --- checks before the start ----------------------------------------------------------------------
+
+
+def check_suite(suite: Suite) -> None:
+    """Builds every environment once, and compares the run folders that exist with the suite.
+
+    Raises:
+        ConfigError: An environment or the observation of one does not exist, or a run folder is of
+            other settings or of another version of its environment.
+        EnvironmentContractError: A plug-in cannot be started.
+    """
+    specs: dict[tuple[Any, ...], Any] = {}
+    for run in suite.runs:
+        config = run.config
+        key = (config.env, config.observe_task, config.observe_terrain, find_mode(config.learner))
+        if key not in specs:
+            try:
+                env = builders.build_env(config)
+            except ConfigError as error:
+                raise ConfigError(f"{suite.path}: {error}") from error
+            specs[key] = env.spec
+            env.close()
+        _check_folder(run, specs[key])
+
+
+def _check_folder(run: Run, spec: Any) -> None:
+    """Refuses a run folder that is not of this run."""
+    if not (run.folder / "config.yaml").is_file():
+        return
+    hint = "move it away, or choose another --run-dir"
+    recorded = from_yaml(run.folder / "config.yaml")
+    for name, (old, new) in find_changes(recorded, run.config).items():
+        raise ConfigError(f"{run.folder} has {name} {old}, the suite {new}; {hint}")
+    if line := provenance.describe_version_change(run.folder, spec):
+        raise ConfigError(f"{line}; {hint}")
+    done = newest_step(run.folder) or 0
+    if done > run.config.iterations:
+        raise ConfigError(
+            f"{run.folder} has {done} iterations, the suite {run.config.iterations}; {hint}"
+        )

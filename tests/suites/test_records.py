@@ -1,0 +1,40 @@
+from dataclasses import replace
+
+import pytest
+from suite_rows import ROW
+
+from metarl.core.errors import ConfigError
+from metarl.suites.records import _number_tasks, read_rows, write_rows
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    rows = [ROW, replace(ROW, seed=None, per_task=[], references={}, held_out=False)]
+    write_rows(tmp_path / "new" / "r.csv", rows)
+    assert read_rows(tmp_path / "new" / "r.csv") == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("env_version", "version"), "line 1: must be suite,env"),
+        (lambda text: text.replace("true", "maybe"), "line 2: held_out = 'maybe'"),
+        (lambda text: text + "a,b\n", "line 3: 2 fields, must be 25"),
+        (lambda text: "", "line 1: must be"),
+    ],
+)
+def test_wrong_csv_names_line_and_column(tmp_path, change, message):
+    path = tmp_path / "r.csv"
+    write_rows(path, [ROW])
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ConfigError, match=message):
+        read_rows(path)
+
+
+def test_missing_csv_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_rows(tmp_path / "none.csv")
+
+
+def test_equal_tasks_have_one_number():
+    assert _number_tasks([[1.0], [-1.0], [1.0]]) == [1, 0, 1]
+    assert _number_tasks([[0.1], [0.2]]) == []

@@ -1,0 +1,184 @@
+"""Published policies: small folders that give the numbers of their run and never change."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import damage, is_one_line, read_files
+
+import metarl
+from metarl.cli import commands
+from metarl.core.errors import CheckpointError, RunExists
+from metarl.runs import published
+from metarl.runs.logger import read_records
+
+LEARNERS = {
+    "maml-trpo": {"hidden_sizes": (8,)},
+    "rl2": {"minibatches": 2},
+    "sb3-ppo": {"minibatches": 2},
+}
+TRAINER = {"evaluate_tasks": 20, "video": False, "logger": "none"}
+SIZES = {"num_tasks": 2, "num_episodes": 2, "threads": 1}
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def pair(request, tmp_path_factory):
+    """A run of two iterations, and the folder in which it is published."""
+    folder = tmp_path_factory.mktemp("published")
+    algo, path = request.param, folder / "run"
+    settings = {"learner": LEARNERS[algo], "trainer": TRAINER, "sampler": SIZES}
+    policy = metarl.train("navigation-2d", algo, iterations=2, run_dir=path, **settings)
+    policy.close()
+    metarl.evaluate(path, num_tasks=3, deterministic=True)
+    return path, metarl.publish(path, folder / "small")
+
+
+@pytest.fixture
+def copy(pair, tmp_path, monkeypatch):
+    """A copy of the published folder, in a current folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(pair[1], "small"))
+
+
+def test_published_policy_gives_the_numbers_of_its_run(pair, copy, capsys):
+    for flags in ([], ["--num-tasks", "3", "--deterministic"]):
+        assert commands.main(["evaluate", str(pair[0]), *flags, "--json", "run.json"]) == 0
+        capsys.readouterr()
+        assert commands.main(["evaluate", str(copy), *flags, "--json", "small.json"]) == 0
+        out = capsys.readouterr().out
+        assert Path("run.json").read_bytes() == Path("small.json").read_bytes()
+        assert ("largest difference 0\n" in out) is (flags == [])
+    assert (copy / "evaluation.json").read_bytes() == (pair[0] / "evaluation.json").read_bytes()
+
+
+def test_published_folder_is_small_and_has_one_checkpoint(pair):
+    run, small = pair
+    files = read_files(small)
+    assert sum(map(len, files.values())) < 1_000_000
+    (one,) = (small / "checkpoints").iterdir()
+    assert one.name == "it_00000002"
+    assert not list(small.parent.glob(".small*"))
+    record = published.read(small)
+    assert (record.source, record.iteration) == ("run", 2)
+    tensors = (one / "tensors.safetensors").read_bytes()
+    assert b"adam/" not in tensors and b"policy/" in tensors
+    assert (small / "evaluations" / "tasks-3_adaptations-3_deterministic.json").exists()
+    assert str(run.parent) not in (small / "run.json").read_text()
+
+
+def test_output_of_a_published_policy_goes_elsewhere(copy, capsys):
+    before = read_files(copy)
+    assert commands.main(["evaluate", str(copy), "--num-tasks", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "kept in runs/pretrained/small/evaluation.json\n" in out
+    assert (
+        commands.main(["video", str(copy), "--format", "gif", "--num-tasks", "1", "--size", "64"])
+        == 0
+    )
+    assert capsys.readouterr().out == "runs/pretrained/small/videos/adaptation.gif\n"
+    assert commands.main(["report", str(copy)]) == 0
+    assert capsys.readouterr().out == "runs/pretrained/small/report.html\n"
+    assert read_files(copy) == before
+
+
+def test_damage_of_every_file_is_found(copy, capsys):
+    names = [name for name in read_files(copy) if name.name != published.FILE]
+    assert len(names) == 8
+    for name in names:
+        raw = (copy / name).read_bytes()
+        damage(copy / name)
+        assert commands.main(["evaluate", str(copy)]) == 5
+        err = capsys.readouterr().err
+        assert is_one_line(err) and name.name in err and "restore the folder" in err
+        (copy / name).write_bytes(raw)
+    (copy / "config.yaml").unlink()
+    assert commands.main(["video", str(copy)]) == 5
+    assert "config.yaml: No such file" in capsys.readouterr().err
+
+
+def test_unreadable_record_is_one_line(copy, capsys):
+    for text in ("{", "{}", '{"omitted": 3}', "[]"):
+        (copy / published.FILE).write_text(text)
+        assert commands.main(["evaluate", str(copy)]) == 5
+        assert is_one_line(capsys.readouterr().err)
+
+
+def test_published_policy_is_not_resumed(copy, capsys):
+    before = read_files(copy)
+    assert commands.main(["train", "--resume", str(copy), "--iterations", "3"]) == 5
+    err = capsys.readouterr().err
+    assert is_one_line(err) and f"with --init-from {copy}" in err
+    assert read_files(copy) == before
+
+
+def test_published_policy_starts_a_new_training(pair, copy):
+    settings = metarl.load(copy).config
+    policy = metarl.train(
+        "navigation-2d",
+        settings.algo,
+        iterations=1,
+        init_from=str(copy),
+        run_dir="new",
+        evaluate=False,
+        learner=LEARNERS[settings.algo],
+        sampler=SIZES,
+        trainer=TRAINER,
+    )
+    assert policy.progress.iteration == 1
+    policy.close()
+
+
+def test_publish_refuses_what_it_cannot_use(pair, tmp_path, capsys):
+    run = Path(shutil.copytree(pair[0], tmp_path / "run"))
+    with pytest.raises(RunExists, match="exists and is never overwritten"):
+        metarl.publish(run, pair[1])
+    result = json.loads((run / "evaluation.json").read_text())
+    result["checkpoint"]["iteration"] = 1
+    (run / "evaluation.json").write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match="is of iteration 1, not 2; make it with"):
+        metarl.publish(run, tmp_path / "x")
+    assert commands.main(["publish", str(tmp_path), str(tmp_path / "x")]) == 5
+    assert is_one_line(capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def test_metrics_are_joined_in_blocks_that_end_at_the_last():
+    records = [
+        {
+            "iteration": i,
+            "env_steps": 10 * i,
+            "seconds": 0.5 * i,
+            "time/update": 0.25,
+            "rollout/faults": 1,
+            "return_post": float(i),
+            "kl": None if i == 500 else 0.5,
+        }
+        for i in range(1, 502)
+    ]
+    joined = published.thin(records)
+    # 501 records in blocks of 3: 167, all full
+    assert len(joined) == 167
+    assert joined[0] == {
+        "iteration": 3,
+        "env_steps": 30,
+        "seconds": 1.5,
+        "time/update": 0.75,
+        "rollout/faults": 3,
+        "return_post": 2.0,
+        "kl": 0.5,
+    }
+    assert (joined[-1]["iteration"], joined[-1]["return_post"]) == (501, 500.0)
+    assert joined[-1]["kl"] == 0.5  # of the records that have it
+    assert sum(record["time/update"] for record in joined) == 501 * 0.25
+    assert published.thin(records[:200]) == records[:200]
+
+
+def test_joined_metrics_are_read_again(tmp_path):
+    records = [{"iteration": i, "seconds": 1.0 * i} for i in range(1, 302)]
+    (tmp_path / "metrics.jsonl").write_text(published.to_lines(published.thin(records)))
+    read = [record["iteration"] for _, record in read_records(tmp_path / "metrics.jsonl")]
+    assert read == [1, *range(3, 302, 2)]
