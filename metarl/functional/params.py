@@ -31,6 +31,16 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     return {n: part.view_as(v) for (n, v), part in zip(like.items(), parts, strict=True)}
 
 
+def to_cpu(values: Params) -> Params:
+    """Returns values on the CPU; those of a GPU arrive in one transfer for each dtype."""
+    away = {n: v.detach() for n, v in values.items() if v.device.type != "cpu"}
+    moved: Params = {}
+    for dtype in {v.dtype for v in away.values()}:
+        own = {n: v for n, v in away.items() if v.dtype == dtype}
+        moved |= unflatten(flatten(own).cpu(), own)
+    return {n: moved.get(n, v) for n, v in values.items()}
+
+
 def check_gradient(gradient: Params, first_task: int) -> None:
     """Raises if gradients (n, *shape) are not finite.
 
@@ -51,8 +61,10 @@ def check_finite(values: Params, first_task: int, message: str) -> None:
     Raises:
         FloatingPointError: Names the task and the parameter.
     """
-    for name, value in values.items():
-        finite = value.detach().isfinite().flatten(1).all(dim=1)
+    each = {n: v.detach().isfinite().flatten(1).all(dim=1) for n, v in values.items()}
+    if bool(torch.stack(list(each.values())).all()):  # the one wait for a GPU
+        return
+    for name, finite in each.items():
         if not bool(finite.all()):
             task = first_task + int((~finite).nonzero()[0])
             raise FloatingPointError(f"task {task}: {message.format(repr(name))}")

@@ -50,8 +50,12 @@ def ratio_error(log_ratio: Tensor, valid: Tensor) -> float:
         log_ratio: (...) [nats].
         valid: (...), bool.
     """
+    return float(_largest_error(log_ratio, valid))
+
+
+def _largest_error(log_ratio: Tensor, valid: Tensor) -> Tensor:
     error = torch.where(valid, log_ratio.detach().expm1().abs(), 0.0).max()
-    return float(error.nan_to_num(nan=float("inf")))
+    return error.nan_to_num(nan=float("inf"))
 
 
 def check_ratio(log_ratio: Tensor, rounding: Tensor, valid: Tensor) -> float:
@@ -67,11 +71,14 @@ def check_ratio(log_ratio: Tensor, rounding: Tensor, valid: Tensor) -> float:
             sampled; the message has the ratio furthest beyond its bound.
     """
     excess = torch.where(valid, log_ratio.detach().abs() / rounding, 0.0)
-    worst = excess.nan_to_num(nan=float("inf")).flatten().argmax()
-    if not float(excess.flatten()[worst]) <= 1.0:  # also NaN
+    excess = excess.nan_to_num(nan=float("inf")).flatten()
+    found = excess.max(), _largest_error(log_ratio, valid)
+    largest, ratio = torch.stack(found).tolist()  # the one wait for a GPU
+    if not largest <= 1.0:
+        worst = excess.argmax()
         error = float(log_ratio.detach().flatten()[worst].expm1().abs())
         raise FloatingPointError(
             "the policy that learns is not the policy that acted: "
             f"|ratio - 1| = {error:.2g}, rounding explains {float(rounding.flatten()[worst]):.2g}"
         )
-    return ratio_error(log_ratio, valid)
+    return ratio

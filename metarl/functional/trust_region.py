@@ -17,15 +17,18 @@ cent, so a step that aims at the edge is outside every other time, and the next,
 third of the divergence."""
 
 
-def dot(x: Tensor, y: Tensor) -> float:
-    """Returns the inner product, computed in float64."""
-    return float(torch.dot(x.double(), y.double()))
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the inner product (), computed in float64."""
+    return torch.dot(x.double(), y.double())
 
 
 def conjugate_gradient(
     product: Product, target: Tensor, iterations: int, tolerance: float = 1e-10
 ) -> Tensor:
     """Solves F x = b approximately for a positive definite F.
+
+    A CPU ends at the first iteration that cannot improve x. A GPU makes all of them, and those
+    after it leave x as it is: to ask it costs more than a product.
 
     Args:
         product: v -> F v.
@@ -39,15 +42,18 @@ def conjugate_gradient(
     solution = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
     first = squared = dot(residual, residual)
+    can_read, is_active = target.device.type == "cpu", torch.ones_like(first, dtype=torch.bool)
     for _ in range(iterations):
-        if squared <= tolerance * first:
+        is_active = is_active & ~(squared <= tolerance * first)
+        if can_read and not is_active:
             break
         image = product(direction)
         curvature = dot(direction, image)
-        if not curvature > 0.0:  # also NaN; F is singular along this direction
+        is_active = is_active & (curvature > 0.0)  # not if NaN, or if F is singular along it
+        if can_read and not is_active:
             break
         step = squared / curvature
-        solution = solution + step * direction
+        solution = torch.where(is_active, solution + step * direction, solution)
         residual = residual - step * image
         previous, squared = squared, dot(residual, residual)
         direction = residual + (squared / previous) * direction
@@ -86,14 +92,13 @@ def natural_step(
     def damped(v: Tensor) -> Tensor:
         return product(v) + damping * v
 
-    if not (math.isfinite(dot(gradient, gradient)) and bool((gradient != 0).any())):
-        return Proposal(None, 0.0)
     direction = conjugate_gradient(damped, gradient, iterations)
     length = dot(direction, damped(direction))
-    if not (math.isfinite(length) and length > 0.0):
-        return Proposal(None, 0.0)
-    step = math.sqrt(2.0 * MARGIN * max_kl / length) * direction
-    return Proposal(step, dot(gradient, step))
+    step = (2.0 * MARGIN * max_kl / length).sqrt() * direction
+    found = dot(gradient, gradient), gradient.abs().max().double(), length, dot(gradient, step)
+    size, largest, length, gain = torch.stack(found).tolist()  # the one wait for a GPU
+    is_usable = math.isfinite(size) and largest > 0.0 and math.isfinite(length) and length > 0.0
+    return Proposal(step, gain) if is_usable else Proposal(None, 0.0)
 
 
 @dataclass(frozen=True)

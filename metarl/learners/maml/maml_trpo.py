@@ -20,6 +20,7 @@ from metarl.functional.params import (
     check_state,
     flatten,
     repeat,
+    to_cpu,
     unflatten,
 )
 from metarl.functional.ppo import check_ratio
@@ -220,7 +221,7 @@ class MamlTrpo:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns theta, the observation moments and the number of updates, on the CPU."""
-        params = {f"policy/{n}": v.detach().cpu().clone() for n, v in self.params.items()}
+        params = {f"policy/{n}": v.detach().clone() for n, v in to_cpu(self.params).items()}
         scale = self._moments.state("obs") if self._moments else {}
         return {**params, **scale, "updates": torch.tensor(self.updates)}
 
@@ -245,7 +246,7 @@ class MamlTrpo:
     # --- pieces of the update, in the order of use -----------------------------------------------
 
     def _context(self, params: Params, **rest: tuple) -> MamlContext:
-        acting = {n: v.cpu() for n, v in params.items()}
+        acting = to_cpu(params)
         acting.update(self.policy.distribution.precompute(acting))
         return MamlContext(params, acting, **rest)
 
@@ -353,10 +354,10 @@ class MamlTrpo:
         def evaluate(scale: float) -> tuple[float, float]:
             params = self._add_step(step, scale)
 
-            def sum_chunk(chunk: Chunk) -> tuple[float, float]:
+            def sum_chunk(chunk: Chunk) -> Tensor:
                 return self._objective(params, chunk, batches)
 
-            sums = map_chunks(sum_chunk, chunks, self._num_threads)
+            sums = torch.stack(map_chunks(sum_chunk, chunks, self._num_threads)).tolist()
             return tuple(sum(column) / num_tasks for column in zip(*sums, strict=True))
 
         # the objective before the step, where the ratio is 1
@@ -364,10 +365,8 @@ class MamlTrpo:
         decay, tries = self.config.line_search_decay, self.config.line_search_steps
         return line_search(evaluate, start, self.max_kl(), decay=decay, max_tries=tries)
 
-    def _objective(
-        self, params: Params, chunk: Chunk, batches: Sequence[Batch]
-    ) -> tuple[float, float]:
-        """Adapts from params; sums surrogate and KL divergence to the sampling policies by task."""
+    def _objective(self, params: Params, chunk: Chunk, batches: Sequence[Batch]) -> Tensor:
+        """Adapts from params; sums surrogate and KL to the sampling policies over tasks (2,)."""
         own = [batch.slice_tasks(chunk.start, chunk.stop) for batch in batches]
         repeated, sizes = repeat(params, chunk.stop - chunk.start), self.step_sizes(len(own) - 1)
         tape = inner_steps(self.policy, self.config.surrogate, repeated, own[:-1], sizes)
@@ -379,7 +378,7 @@ class MamlTrpo:
             ratio, weight = (new - self._old_log_prob(chunk, final)).exp(), final.weight.flatten(1)
             gain = (ratio * final.advantage.flatten(1) * weight).sum()
             kl = distribution.kl_divergence(chunk.points[-1], chunk.output, point, output)
-        return float(gain), float((kl * weight).sum())
+            return torch.stack([gain, (kl * weight).sum()])
 
     def _free(self, ascent: Tensor) -> Tensor:
         """Returns 0 (P,) where a parameter is at its bound and a direction points beyond, else 1.

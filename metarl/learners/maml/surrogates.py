@@ -46,22 +46,16 @@ class Batch:
         Raises:
             ValueError: A task has no valid step; names the task.
         """
-        return Batch._with_weights(
-            rollout.obs.to(device),
-            rollout.action.to(device),
-            rollout.log_prob.to(device),
-            advantage.to(device),
-            rollout.valid.to(device=device, dtype=advantage.dtype),
-        )
+        valid = rollout.valid.to(advantage.dtype)
+        _check_tasks(valid)  # before the transfers, because it would wait for a GPU
+        parts = (rollout.obs, rollout.action, rollout.log_prob, advantage, valid)
+        return Batch._with_weights(*(part.to(device, non_blocking=True) for part in parts))
 
     @staticmethod
     def _with_weights(
         obs: Tensor, action: Tensor, log_prob: Tensor, advantage: Tensor, valid: Tensor
     ) -> Batch:
         count = valid.sum(dim=(1, 2), keepdim=True)
-        empty = (count == 0).flatten().nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(f"task {empty[0]} has no valid step")
         return Batch(obs, action, log_prob, advantage, valid, valid / count)
 
     def slice_tasks(self, start: int, stop: int) -> Batch:
@@ -81,17 +75,29 @@ class Batch:
         ]
 
     def subsample(self, stride: int, *, whole_episodes: bool) -> Batch:
-        """Returns every stride-th step, or every stride-th episode, with new weights."""
+        """Returns every stride-th step, or every stride-th episode, with new weights.
+
+        Raises:
+            ValueError: A task has no valid step in these episodes; names the task.
+        """
         if stride == 1:
             return self
         if whole_episodes:
             index = (slice(None), slice(None, None, stride))
-        else:
+            _check_tasks(self.valid[index])
+        else:  # an episode with any valid step has a valid first one
             index = (slice(None), slice(None), slice(None, None, stride))
         return Batch._with_weights(*(part[index].contiguous() for part in self._parts()))
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.obs, self.action, self.log_prob, self.advantage, self.valid
+
+
+def _check_tasks(valid: Tensor) -> None:
+    """Raises if a task of valid (N, E, T) has no valid step."""
+    empty = (valid.sum(dim=(1, 2)) == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"task {empty[0]} has no valid step")
 
 
 def surrogate_loss(kind: Surrogate, log_probs: Tensor, batch: Batch) -> Tensor:

@@ -177,7 +177,7 @@ def test_rejected_line_search_keeps_theta_bit_for_bit(monkeypatch):
     learner = small_learner(line_search_steps=3)
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
-    monkeypatch.setattr(learner, "_objective", lambda *_: (-1.0, 0.0))
+    monkeypatch.setattr(learner, "_objective", lambda *_: torch.tensor([-1.0, 0.0]))
     metrics = learner.update(context, rollouts, None)
     assert metrics["update/rejected"] == 1.0
     assert metrics["update/line_search_tries"] == 3.0
