@@ -16,14 +16,7 @@ import numpy as np
 
 from metarl import builders, experiment
 from metarl.config.schema import build_config
-from metarl.core.env import (
-    BatchEnv,
-    NoPictures,
-    RenderableEnv,
-    SceneEnv,
-    missing_members,
-    supports,
-)
+from metarl.core.env import BatchEnv, NoPictures, RenderableEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy

@@ -69,3 +69,15 @@ def _cell(content: str) -> str:
     if content.startswith(_HEAD):
         return f'<th scope="row">{content[1:]}</th>'
     return f"<td>{content}</td>"
+
+
+def format_steps(count: float) -> str:
+    """Formats a number of steps, in millions from 100,000 up."""
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,.0f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Formats seconds as hours:minutes:seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -20,7 +20,7 @@ from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
 from metarl.reporting import explanation_plots, markup, plots
 from metarl.reporting.comparison import STAGES, compare
-from metarl.reporting.markup import escape, note, row_head
+from metarl.reporting.markup import escape, format_duration, format_steps, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
 _CSS = Path(__file__).with_name("report.css")
@@ -143,7 +143,7 @@ def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]])
 
 def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int) -> list[str]:
     steps = [run.column("env_steps")[-1] for run in group.runs if len(run.column("env_steps"))]
-    length = _format_steps(float(np.mean(steps))) if steps else "none"
+    length = format_steps(float(np.mean(steps))) if steps else "none"
     cells = [row_head(group.env), row_head(group.label), str(len(group.runs)), length]
     result = group.result
     if result is None:
@@ -327,7 +327,7 @@ def _speed(runs: Sequence[RunData]) -> str:
                 row_head(run.name),
                 f"{run.column('iteration')[-1]:,.0f}",  # a published run has fewer records
                 f"{steps[-1]:,.0f}",
-                _format_duration(seconds[-1]),
+                format_duration(seconds[-1]),
                 f"{steps[-1] / seconds[-1]:,.0f}",
                 *(f"{100 * share:.0f} %" for share in shares),
                 f'<span class="bar">{bar}</span>',
@@ -389,13 +389,3 @@ def _read_facts(record: Mapping[str, Any]) -> dict[str, str]:
     if record.get("resumed"):
         facts["resumed"] = f"{len(record['resumed'])} times"
     return {name: str(value) for name, value in facts.items() if value is not None}
-
-
-def _format_steps(count: float) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,.0f}"
-
-
-def _format_duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

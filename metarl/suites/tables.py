@@ -67,7 +67,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class _Table:
-    """What a mark in a document gives."""
+    """Files and entries that a mark in a document names."""
 
     files: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()

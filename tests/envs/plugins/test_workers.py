@@ -199,7 +199,7 @@ def test_workers_end_with_a_killed_trainer():
         "print(*[w._process.pid for w in env._resources.workers], flush=True)\n"
         "for _ in range(3): env.step(np.zeros((2, 1)), np.ones(2, dtype=bool))\n"
     )
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers" / "envs")])
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path},
