@@ -61,7 +61,8 @@ class Moments:
     def scale(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Returns the mean and the reciprocal standard deviation (S,), float32."""
         factor = self.variance.sqrt().clamp(min=MIN_STD).reciprocal()
-        return self.mean.float().to(device), factor.float().to(device)
+        parts = self.mean.float(), factor.float()
+        return parts[0].to(device, non_blocking=True), parts[1].to(device, non_blocking=True)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Returns the moments as entries `name/...` of a state_dict."""

@@ -29,6 +29,7 @@ class AttentionMemory(nn.Module):
 
     rows_per_shard = 8
     num_gates = 1
+    penalty_rates: Tensor
 
     def __init__(
         self,
@@ -45,7 +46,8 @@ class AttentionMemory(nn.Module):
         for i, block in enumerate(self.blocks):  # a ModuleList would lose their type
             self.add_module(f"block{i}", block)
         self.last = nn.LayerNorm(size)
-        self.penalty_rates = 2.0 ** (-8.0 * torch.arange(1, num_heads + 1) / num_heads)
+        rates = 2.0 ** (-8.0 * torch.arange(1, num_heads + 1) / num_heads)
+        self.register_buffer("penalty_rates", rates, persistent=False)  # moves with the module
 
     def initial(self, num_rows: int) -> State:
         """Returns an empty cache (M, layers, 2, heads, capacity, H / heads) and lengths 0 (M,).
@@ -99,7 +101,7 @@ class AttentionMemory(nn.Module):
             raise ValueError(f"truncation = {truncation}: must be 0, attention cannot be truncated")
         steps = torch.arange(len(inputs), device=inputs.device)
         distance = (steps.unsqueeze(1) - steps).float()
-        bias = -self.penalty_rates.to(inputs.device)[:, None, None] * distance
+        bias = -self.penalty_rates[:, None, None] * distance
         is_hidden = distance < 0
         if self.window:
             is_hidden |= distance >= self.window

@@ -49,7 +49,12 @@ class Sequences:
         if not acted.all():
             order = (~acted).int().argsort(dim=0, stable=True)[: int(acted.sum(dim=0).max())]
             joined = {name: _select(a, order) for name, a in joined.items()}
-        return Sequences(**{name: a.to(device) for name, a in joined.items()})
+        return Sequences(**joined).to(device)
+
+    def to(self, device: torch.device | str) -> Sequences:
+        """Returns the trials, which are on the CPU, on a device, without waiting for it."""
+        arrays = vars(self).items()
+        return Sequences(**{name: a.to(device, non_blocking=True) for name, a in arrays})
 
     def rows(self, index: Tensor) -> Sequences:
         """Returns the trials of the rows index (B,)."""

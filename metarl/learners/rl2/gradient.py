@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,37 +26,63 @@ STATISTICS = ("kl", "update/clipped", "update/policy_loss", "update/value_loss")
 class Batch:
     """Trials with the quantities that PPO needs.
 
+    Their lengths are known on the CPU, because the host waits for a GPU when it asks for a number.
+
     Attributes:
         steps: The trials.
         inputs: Of the memory (L, M, S + A + 2).
         advantage: (L, M) [standard deviations of the batch].
         target: Of the value (L, M) [scaled].
-        is_full: All steps of all trials are valid; known here, because asking a GPU takes long.
+        lengths: Steps of each trial in which the policy acted (M,), on the CPU.
+        counts: Valid steps of each trial (M,), on the CPU.
     """
 
     steps: Sequences
     inputs: Tensor
     advantage: Tensor
     target: Tensor
-    is_full: bool
+    lengths: Tensor
+    counts: Tensor
 
     @staticmethod
-    def of(steps: Sequences, inputs: Tensor) -> Batch:
-        """Returns trials whose advantages and targets are not known yet."""
-        is_full = bool((steps.valid & steps.acted).all())
-        return Batch(steps, inputs, *(torch.zeros_like(steps.reward) for _ in range(2)), is_full)
+    def of(steps: Sequences, inputs: Tensor, on_cpu: Sequences | None = None) -> Batch:
+        """Returns trials whose advantages and targets are not known yet.
+
+        Args:
+            steps: The trials.
+            inputs: Of the memory (L, M, S + A + 2).
+            on_cpu: The same trials on the CPU; by default steps, which are there.
+        """
+        known = on_cpu or steps
+        numbers = known.acted.sum(dim=0), known.valid.sum(dim=0)
+        return Batch(steps, inputs, *(torch.zeros_like(steps.reward) for _ in range(2)), *numbers)
+
+    @cached_property
+    def is_full(self) -> bool:
+        """All steps of all trials are valid."""
+        return int(self.counts.min()) == len(self.inputs)
 
     def rows(self, index: Tensor) -> Batch:
-        """Returns the trials of the rows index (B,), up to the end of the longest."""
-        steps, length = self.steps.rows(index), len(self.inputs)
-        if not self.is_full:
-            length = int(steps.acted.sum(dim=0).max())
+        """Returns the trials of the rows index (B,), on the CPU, up to the end of the longest."""
+        numbers = self.lengths[index], self.counts[index]
+        length = len(self.inputs) if self.is_full else int(numbers[0].max())
+        index = index.to(self.inputs.device, non_blocking=True)
         own = (part[:length, index] for part in (self.inputs, self.advantage, self.target))
-        return Batch(steps.first_steps(length), *own, self.is_full)
+        return Batch(self.steps.rows(index).first_steps(length), *own, *numbers)
 
     def select(self, values: Tensor) -> Tensor:
         """Maps values (L, M, ...) to those of the P valid steps (P, ...)."""
-        return values.flatten(0, 1) if self.is_full else values[self.steps.valid]
+        if self.is_full:
+            return values.flatten(0, 1)
+        if values.device.type == "cpu":
+            return values[self.steps.valid]
+        return values.flatten(0, 1).index_select(0, self._valid_steps)
+
+    @cached_property
+    def _valid_steps(self) -> Tensor:
+        """Returns the places (P,) of the valid steps among all; P is known, so nothing waits."""
+        order = (~self.steps.valid).flatten().int().argsort(stable=True)
+        return order[: int(self.counts.sum())]
 
 
 @dataclass(frozen=True)
@@ -112,6 +139,7 @@ class MinibatchGradient:
 
     def __init__(self, policy: MemoryActorCritic, config: Rl2Config, num_threads: int):
         self._policy, self._config, self._num_threads = policy, config, num_threads
+        self._on_cpu = next(policy.parameters()).device.type == "cpu"
         named = dict(policy.named_parameters())
         is_memory = {name: "memory." in name for name in named}
         self._memory = [value for name, value in named.items() if is_memory[name]]
@@ -121,14 +149,16 @@ class MinibatchGradient:
     def shards(self, rows: Tensor) -> list[Tensor]:
         """Splits rows (B,) into those that are unrolled at once."""
         size = self._policy.memory.rows_per_shard
-        number = -(-len(rows) // size) if size and rows.device.type == "cpu" else 1
+        number = -(-len(rows) // size) if size and self._on_cpu else 1
         return list(rows.tensor_split(number))
 
     def __call__(self, batch: Batch, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Returns the gradients of `parameters`, and the STATISTICS of the rows (B,)."""
+        """Returns the gradients of `parameters`, and the STATISTICS of the rows (B,), on the CPU.
+
+        The gradients and the statistics are on the policy's device.
+        """
         if not batch.is_full:
-            lengths = batch.steps.acted[:, rows].sum(dim=0)
-            rows = rows[lengths.argsort(descending=True, stable=True)]
+            rows = rows[batch.lengths[rows].argsort(descending=True, stable=True)]
         unrolled = map_chunks(
             lambda own: self._unroll(batch.rows(own)), self.shards(rows), self._num_threads
         )
@@ -160,7 +190,7 @@ class MinibatchGradient:
     ) -> tuple[list[Tensor], Sequence[Tensor], Tensor]:
         """Returns the gradients of the features (P, H) and of the heads, and the STATISTICS."""
         count = len(steps.log_prob)
-        number = -(-count // HEAD_STEPS) if steps.obs.device.type == "cpu" else 1
+        number = -(-count // HEAD_STEPS) if self._on_cpu else 1
         cuts = [count * i // number for i in range(number + 1)]
         cotangents = [torch.empty_like(each) for each in features]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Rollout
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.params import check_state
+from metarl.functional.params import check_state, to_cpu
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
@@ -106,9 +106,13 @@ class Rl2:
             policy = MemoryActorCritic(architecture, distribution, obs_size, action_size)
         policy.initialise(stream(seed, "init"))
         self.policy = policy.to(self.device)
-        self._acting = self._acting_copy()
+        on_cpu = self.device.type == "cpu"
+        self._acting = policy if on_cpu else copy.deepcopy(self.policy).cpu()
         self._gradient = MinibatchGradient(self.policy, config, self._num_threads)
         self._adam = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
+        for value in self.policy.parameters():  # here, so that a restored state needs no memory
+            zeros = {part: torch.zeros_like(value) for part in ("exp_avg", "exp_avg_sq")}
+            self._adam.state[value] = {"step": torch.tensor(0.0), **zeros}
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
         self._updates = 0
@@ -174,7 +178,7 @@ class Rl2:
         del context, tasks
         before = self.state_dict()
         try:
-            return self._optimise(Sequences.of(rollouts, self.device))
+            return self._optimise(Sequences.of(rollouts))
         except BaseException:  # also Ctrl-C
             self.load_state_dict(before)
             raise
@@ -189,18 +193,16 @@ class Rl2:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
         state = {}
         for name, value in self.policy.named_parameters():
-            kept = self._adam.state.get(value, {})
             for part in ("exp_avg", "exp_avg_sq"):
-                state[f"adam/{part}/{name}"] = kept.get(part, torch.zeros_like(value))
+                state[f"adam/{part}/{name}"] = self._adam.state[value][part]
             state[f"policy/{name}"] = value
         state |= self._obs_moments.state("obs") | self._value_moments.state("value")
-        steps = [float(kept["step"]) for kept in self._adam.state.values()][:1]
-        state["adam/steps"] = torch.tensor(steps[0] if steps else 0.0)
+        state["adam/steps"] = next(iter(self._adam.state.values()))["step"].float()
         state["updates"] = torch.tensor(self._updates)
         if self.config.target_kl:
             lr = self._adam.param_groups[0]["lr"]
             state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
-        return {name: value.detach().cpu().clone() for name, value in state.items()}
+        return {name: value.detach().clone() for name, value in to_cpu(state).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state_dict().
@@ -210,21 +212,21 @@ class Rl2:
                 unchanged.
         """
         check_state(state, self.state_dict())
-        steps = state["adam/steps"].clone()
+        params = {n: state[f"policy/{n}"].clone() for n, _ in self.policy.named_parameters()}
+        clamp_(self.policy.distribution, params)
         for name, value in self.policy.named_parameters():
-            value.data.copy_(state[f"policy/{name}"])
-            parts = {
-                part: state[f"adam/{part}/{name}"].to(value.device, copy=True)
-                for part in ("exp_avg", "exp_avg_sq")
-            }
-            self._adam.state[value] = {"step": steps.clone(), **parts}
-        clamp_(self.policy.distribution, self.policy.distribution_params())
+            # in place, because this also answers an error for lack of GPU memory
+            value.data.copy_(params[name])
+            kept = self._adam.state[value]
+            kept["step"] = state["adam/steps"].clone()
+            for part in ("exp_avg", "exp_avg_sq"):
+                kept[part].copy_(state[f"adam/{part}/{name}"])
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
         if self.config.target_kl:
             self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
-        self._refresh_acting()
+        self._refresh_acting(params)
 
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""
@@ -232,17 +234,16 @@ class Rl2:
 
     # --- pieces of the update, in the order of use -----------------------------------------------
 
-    def _refresh_acting(self) -> None:
-        """Makes acting use the newest parameters and moments."""
+    def _refresh_acting(self, params: Params) -> None:
+        """Makes acting use the newest parameters, given on the CPU, and moments."""
         self._obs_scale = self._obs_moments.scale()
-        self._acting = self._acting_copy()
+        if self._acting is not self.policy:
+            for name, value in self._acting.named_parameters():
+                value.data.copy_(params[name])
 
-    def _acting_copy(self) -> MemoryActorCritic:
-        return self.policy if self.device.type == "cpu" else copy.deepcopy(self.policy).cpu()
-
-    def _optimise(self, steps: Sequences) -> Metrics:
-        inputs = self._inputs(steps)
-        batch = Batch.of(steps, inputs)
+    def _optimise(self, on_cpu: Sequences) -> Metrics:
+        steps = on_cpu.to(self.device)
+        batch = Batch.of(steps, self._inputs(steps), on_cpu)
         output, scaled_value = self._evaluate(batch)
         log_ratio = self._log_prob(output, steps) - steps.log_prob
         distribution, params = self.policy.distribution, self.policy.distribution_params()
@@ -250,7 +251,7 @@ class Rl2:
         error = check_ratio(log_ratio, rounding, steps.valid)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
-            self._merge_obs(steps)
+            self._merge_obs(on_cpu)
             batch = replace(batch, inputs=self._inputs(steps))
             output, scaled_value = self._evaluate(batch)
         value_mean, value_factor = self._value_moments.scale(self.device)
@@ -258,8 +259,10 @@ class Rl2:
         settings = self.config.discount, self.config.gae_lambda
         advantage = gae_over_trial(steps.reward, value, steps.valid, steps.acted, *settings)
         target = advantage + value
-        explained = explained_variance(target[steps.valid], value[steps.valid])
-        self._value_moments = self._value_moments.merge(target[steps.valid].unsqueeze(-1).cpu())
+        # moments are computed on the CPU, where a mask costs no wait
+        targets, values = (v[on_cpu.valid] for v in torch.stack([target, value]).cpu())
+        explained = explained_variance(targets, values)
+        self._value_moments = self._value_moments.merge(targets.unsqueeze(-1))
         value_mean, value_factor = self._value_moments.scale(self.device)
         batch = replace(
             batch,
@@ -268,24 +271,24 @@ class Rl2:
         )
         metrics = self._epochs(batch)
         if not is_first:
-            self._merge_obs(steps)
+            self._merge_obs(on_cpu)
         self._updates += 1
-        self._refresh_acting()
+        self._refresh_acting(to_cpu(dict(self.policy.named_parameters())))
         return {
             **metrics,
             "update/ratio_error": error,
-            **self._distribution_metrics(output, steps),
+            **self._distribution_metrics(output, batch),
             "baseline/explained": explained,
         }
 
-    def _merge_obs(self, steps: Sequences) -> None:
-        self._obs_moments = self._obs_moments.merge(steps.obs[steps.acted].cpu())
+    def _merge_obs(self, on_cpu: Sequences) -> None:
+        self._obs_moments = self._obs_moments.merge(on_cpu.obs[on_cpu.acted])
 
     @torch.no_grad()
-    def _distribution_metrics(self, output: Tensor, steps: Sequences) -> Metrics:
+    def _distribution_metrics(self, output: Tensor, batch: Batch) -> Metrics:
         """Returns the sampling policy's entropy and its distribution's own parameters."""
         distribution, params = self.policy.distribution, self.policy.distribution_params()
-        entropy = distribution.entropy(params, output)[steps.valid].mean()
+        entropy = batch.select(distribution.entropy(params, output)).contiguous().mean()
         own = distribution.metrics(distribution.clamp(params))
         return {"policy/entropy": float(entropy)} | {f"policy/{n}": v for n, v in own.items()}
 
@@ -297,7 +300,7 @@ class Rl2:
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the actor's outputs (L, M, A) and scaled values (L, M), without gradients."""
         output, value = torch.zeros_like(batch.steps.action), torch.zeros_like(batch.target)
-        rows = torch.arange(batch.inputs.shape[1], device=self.device)
+        rows = torch.arange(batch.inputs.shape[1])
         parts = rows.tensor_split(min(self.config.minibatches, len(rows)))  # bounds the memory
 
         @torch.no_grad()  # the setting is local to a thread
@@ -305,6 +308,7 @@ class Rl2:
             own = batch.rows(rows)
             obs = own.inputs[..., : own.steps.obs.shape[-1]]
             found = self.policy.unroll(own.inputs, obs, self.config.truncation)
+            rows = rows.to(self.device, non_blocking=True)
             for whole, part in zip((output, value), found, strict=True):
                 whole[: len(part), rows] = part
 
@@ -323,8 +327,7 @@ class Rl2:
         rounds, kl, epoch, totals = 0, 0.0, 0, np.zeros(len(_STATISTICS))
         for epoch in range(1, config.epochs + 1):
             order = stream(self._seed, "minibatches", self._updates, epoch).permutation(num_rows)
-            parts = torch.from_numpy(order).to(self.device)
-            parts = parts.tensor_split(min(config.minibatches, num_rows))
+            parts = torch.from_numpy(order).tensor_split(min(config.minibatches, num_rows))
             statistics = torch.stack([self._step(batch, rows) for rows in parts])
             pass_totals = statistics.sum(dim=0).cpu().numpy()  # the one wait for a GPU in a pass
             if not np.isfinite(pass_totals[-1]):

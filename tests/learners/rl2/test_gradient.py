@@ -1,5 +1,7 @@
 """The gradient of RL^2's loss against a loop, plain autograd and finite differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,8 +33,8 @@ def problem(*, eventful=True, num_tasks=6, **settings):
     draw = torch.Generator().manual_seed(0)
     shape, double = steps.valid.shape, {"dtype": torch.float64, "generator": draw}
     numbers = torch.randn(shape, **double), torch.randn(shape, **double)
-    is_full = Batch.of(steps, inputs).is_full
-    return learner.policy, config, Batch(steps, inputs, *numbers, is_full)
+    batch = replace(Batch.of(steps, inputs), advantage=numbers[0], target=numbers[1])
+    return learner.policy, config, batch
 
 
 def plain_loss(policy, config, batch, rows):
