@@ -37,7 +37,10 @@ def to_cpu(values: Params) -> Params:
     moved: Params = {}
     for dtype in {v.dtype for v in away.values()}:
         own = {n: v for n, v in away.items() if v.dtype == dtype}
-        moved |= unflatten(flatten(own).cpu(), own)
+        try:
+            moved |= unflatten(flatten(own).cpu(), own)
+        except torch.OutOfMemoryError:  # one by one they need no GPU memory
+            moved |= {n: v.cpu() for n, v in own.items()}
     return {n: moved.get(n, v) for n, v in values.items()}
 
 

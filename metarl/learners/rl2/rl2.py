@@ -180,7 +180,7 @@ class Rl2:
         try:
             return self._optimise(Sequences.of(rollouts))
         except BaseException:  # also Ctrl-C
-            self.load_state_dict(before)
+            self._restore(before)
             raise
 
     @torch.no_grad()
@@ -212,10 +212,19 @@ class Rl2:
                 unchanged.
         """
         check_state(state, self.state_dict())
+        self._restore(state)
+
+    def is_optimiser(self, name: str) -> bool:
+        """Returns whether an entry of state_dict() is state of Adam."""
+        return name.startswith("adam/")
+
+    # --- pieces of the update, in the order of use -----------------------------------------------
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restores a state that fits; in place, because a GPU may have no memory left."""
         params = {n: state[f"policy/{n}"].clone() for n, _ in self.policy.named_parameters()}
         clamp_(self.policy.distribution, params)
         for name, value in self.policy.named_parameters():
-            # in place, because this also answers an error for lack of GPU memory
             value.data.copy_(params[name])
             kept = self._adam.state[value]
             kept["step"] = state["adam/steps"].clone()
@@ -227,12 +236,6 @@ class Rl2:
         if self.config.target_kl:
             self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
         self._refresh_acting(params)
-
-    def is_optimiser(self, name: str) -> bool:
-        """Returns whether an entry of state_dict() is state of Adam."""
-        return name.startswith("adam/")
-
-    # --- pieces of the update, in the order of use -----------------------------------------------
 
     def _refresh_acting(self, params: Params) -> None:
         """Makes acting use the newest parameters, given on the CPU, and moments."""

@@ -1,0 +1,83 @@
+"""The device of the tests: a simulated GPU everywhere, and a real one where there is one."""
+
+import contextlib
+import warnings
+
+import pytest
+import torch
+from host_traffic import SIMULATED, HostTraffic, SimulatedGpu
+
+
+class Simulated:
+    """The simulated GPU of `host_traffic`."""
+
+    device = SIMULATED
+
+    def __init__(self, traffic):
+        self.traffic = traffic
+
+    @contextlib.contextmanager
+    def full(self):
+        """Leaves no memory on the GPU during the block."""
+        self.traffic.is_full = True
+        try:
+            yield
+        finally:
+            self.traffic.is_full = False
+
+    @contextlib.contextmanager
+    def synchronisations(self):
+        """Yields what the driver says of waits in the block: nothing here."""
+        yield []
+
+
+class Cuda:
+    """The first CUDA device."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, traffic):
+        self.traffic = traffic
+
+    @contextlib.contextmanager
+    def full(self):
+        """Leaves only the free parts of cached memory during the block."""
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(0.0, self.device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+
+    @contextlib.contextmanager
+    def synchronisations(self):
+        """Yields the warnings with which torch reports each wait in the block."""
+        found = []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield found
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        found += [w for w in caught if "called a synchronizing" in str(w.message)]
+
+
+@pytest.fixture(params=["simulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+def gpu(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip(f"no GPU here: torch {torch.__version__} sees none")
+    kind, traffic = (
+        (Cuda, HostTraffic()) if request.param == "cuda" else (Simulated, SimulatedGpu())
+    )
+    with traffic:
+        yield kind(traffic)
+
+
+@pytest.fixture
+def double():
+    """Makes float64 torch's default type during a test."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
