@@ -139,9 +139,14 @@ def measure(env: Any, sizes: Sizes, memories: Sequence[str]) -> dict[str, Any]:
         for memory, target in TARGETS.items()
     ]
     pairs.append(("mingru: ours / gru the obvious way", "mingru", "gru, obvious", 6.0))
-    for memory, most in (("gru", 1.2), ("mingru", 0.6)):  # seconds updating / collecting
+    for memory, most in (("gru", 1.2), ("mingru", 0.6)):  # the most seconds for one second
         pairs.append(
-            (f"{memory}: updating / collecting", memory, f"{memory}, collecting", 1 / most)
+            (
+                f"{memory}: rate of updating / of collecting",
+                memory,
+                f"{memory}, collecting",
+                1 / most,
+            )
         )
     ratios = [
         Ratio.of(name, timings[one], timings[other], target=target)
@@ -205,9 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         differences = compare(env)
         print("\nlargest relative difference of the gradients:", end=" ")
         print(", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
-        results = [
-            measure(env, sizes) for sizes in ((QUICK,) if chosen.quick else (Sizes(), SMALL))
-        ]
+        sizes = (QUICK,) if chosen.quick else (Sizes(), SMALL)
+        results = [measure(env, each, chosen.memories) for each in sizes]
     for record in results:
         show(record)
     peaks = {name: memory_of(name, chosen.quick) for name in CONTENDERS}
