@@ -123,10 +123,10 @@ def compare(env: Any) -> dict[str, float]:
     return found
 
 
-def measure(env: Any, sizes: Sizes) -> dict[str, Any]:
+def measure(env: Any, sizes: Sizes, memories: Sequence[str]) -> dict[str, Any]:
     """Measures one size of an iteration, as one record."""
     runs: dict[str, Callable[[], float]] = {}
-    for memory in MEMORIES:
+    for memory in memories:
         ours = Problem(env, memory, sizes)
         runs[memory] = ours.update
         if memory != "transformer":
@@ -134,17 +134,25 @@ def measure(env: Any, sizes: Sizes) -> dict[str, Any]:
         if memory in TARGETS:
             runs[f"{memory}, obvious"] = Problem(env, memory, sizes, is_obvious=True).update
     timings = take_turns(runs, sizes.rounds)
-    ratios = []
-    for memory, target in TARGETS.items():
-        name = f"{memory}: ours / the obvious way"
-        ratios.append(Ratio.of(name, timings[memory], timings[f"{memory}, obvious"], target=target))
-    name = "mingru: ours / gru the obvious way"
-    ratios.append(Ratio.of(name, timings["mingru"], timings["gru, obvious"], target=6.0))
-    for memory, most in (("gru", 1.2), ("mingru", 0.6)):
-        name = f"{memory}: collecting / updating, seconds"
-        # the time of an update over that of collecting, upside down
-        ratio = Ratio.of(name, timings[memory], timings[f"{memory}, collecting"], target=1 / most)
-        ratios.append(ratio)
+    pairs = [
+        (f"{memory}: ours / the obvious way", memory, f"{memory}, obvious", target)
+        for memory, target in TARGETS.items()
+    ]
+    pairs.append(("mingru: ours / gru the obvious way", "mingru", "gru, obvious", 6.0))
+    for memory, most in (("gru", 1.2), ("mingru", 0.6)):  # the most seconds for one second
+        pairs.append(
+            (
+                f"{memory}: rate of updating / of collecting",
+                memory,
+                f"{memory}, collecting",
+                1 / most,
+            )
+        )
+    ratios = [
+        Ratio.of(name, timings[one], timings[other], target=target)
+        for name, one, other, target in pairs
+        if one in timings and other in timings
+    ]
     return {
         "sizes": asdict(sizes),
         "timings": {name: timing.record() for name, timing in timings.items()},
@@ -190,6 +198,7 @@ def show(record: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
+    options.add_argument("--memories", nargs="+", choices=MEMORIES, default=list(MEMORIES))
     chosen = options.parse_args(arguments)
     if chosen.memory_of:
         measure_memory(chosen.memory_of, QUICK if chosen.quick else Sizes())
@@ -201,9 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         differences = compare(env)
         print("\nlargest relative difference of the gradients:", end=" ")
         print(", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
-        results = [
-            measure(env, sizes) for sizes in ((QUICK,) if chosen.quick else (Sizes(), SMALL))
-        ]
+        sizes = (QUICK,) if chosen.quick else (Sizes(), SMALL)
+        results = [measure(env, each, chosen.memories) for each in sizes]
     for record in results:
         show(record)
     peaks = {name: memory_of(name, chosen.quick) for name in CONTENDERS}
