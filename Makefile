@@ -5,6 +5,8 @@
 # docs     the documentation as a website in build/site; warnings are errors
 # results-table  the tables of README.md and docs/results.md, from results/*.csv
 # bench    the measurements behind docs/performance.md
+# device-check   tests and measurements on a machine with a GPU, in six minutes, without a network
+# device-wheels  the packages that such a machine may lack, for DEVICE_PYTHON; needs a network
 
 PYTHON ?= python3
 ALGO ?= maml-trpo
@@ -12,11 +14,17 @@ ARGS ?=
 TORCH ?=
 JOBS ?= auto
 
+DEVICE_PYTHON ?= 3.12
+DEVICE_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+DEVICE_WHEELS ?= build/device-wheels
+DEVICE_PACKAGES := docstring-parser farama-notifications glfw gymnasium mujoco mujoco-core pyopengl \
+sb3-contrib stable-baselines3 typeguard tyro
+
 BIN := .venv/bin
 STAMP := .venv/stamp
 EXTRAS := .[dev]
 
-.PHONY: setup train test check docs results-table bench
+.PHONY: setup train test check docs results-table bench device-check device-wheels
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -60,3 +68,12 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.update $(ARGS)
 	$(BIN)/python -m benchmarks.rl2 $(ARGS)
 	$(BIN)/python -m benchmarks.terrain $(ARGS)
+
+# with the Python that has torch: that of .venv if there is one, else $(PYTHON)
+device-check:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/device/check.py --wheels $(DEVICE_WHEELS)
+
+device-wheels:
+	$(PYTHON) -m pip download --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+	--python-version $(DEVICE_PYTHON) $(addprefix --platform ,$(DEVICE_PLATFORMS)) -c constraints.txt \
+	-d $(DEVICE_WHEELS) $(DEVICE_PACKAGES)

@@ -38,18 +38,16 @@ class Sample:
     advantage: Tensor
 
 
-def samples(rollout: Rollout, config: MamlTrpoConfig) -> list[Sample]:
-    """Returns one sample for each task."""
-    advantage, _ = advantages(rollout, config.discount, config.gae_lambda)
-    return [
-        Sample(
-            rollout.obs[i][rollout.valid[i]],
-            rollout.action[i][rollout.valid[i]],
-            rollout.log_prob[i][rollout.valid[i]],
-            advantage[i][rollout.valid[i]],
-        )
-        for i in range(len(rollout.obs))
-    ]
+def samples(
+    rollout: Rollout, config: MamlTrpoConfig, device: torch.device | str, num_threads: int
+) -> list[Sample]:
+    """Returns one sample for each task, on a device; the baseline is fitted on the CPU."""
+    settings = config.discount, config.gae_lambda
+    advantage, _ = advantages(rollout, *settings, num_threads=num_threads)
+    parts = (rollout.obs, rollout.action, rollout.log_prob, advantage)
+    own = [part.to(device) for part in parts]
+    valid = rollout.valid.to(device)
+    return [Sample(*(part[i][valid[i]] for part in own)) for i in range(len(valid))]
 
 
 def policy(params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,15 +76,23 @@ class ObviousMamlTrpo:
     Args:
         config: Settings; the surrogate is "lvc", and the curvature uses all states.
         params: theta.
+        device: Where adaptation and update run.
+        num_threads: Threads over tasks that fit the baseline.
     """
 
-    def __init__(self, config: MamlTrpoConfig, params: Params):
-        self.config = config
-        self.params = {n: v.clone().requires_grad_() for n, v in params.items()}
+    def __init__(
+        self,
+        config: MamlTrpoConfig,
+        params: Params,
+        device: torch.device | str = "cpu",
+        num_threads: int = 1,
+    ):
+        self.config, self._where = config, (device, num_threads)
+        self.params = {n: v.to(device, copy=True).requires_grad_() for n, v in params.items()}
 
     def adapt(self, first: Rollout) -> tuple[list[Sample], list[Params]]:
         """Returns the first samples, and the policies that collect the second rollouts."""
-        before = samples(first, self.config)
+        before = samples(first, self.config, *self._where)
         lr = self.config.inner_lr
         points = [inner_step(self.params, sample, lr, graph=False) for sample in before]
         return before, [{n: v.detach() for n, v in p.items()} for p in points]
@@ -95,7 +101,7 @@ class ObviousMamlTrpo:
         self, before: Sequence[Sample], points: Sequence[Params], second: Rollout
     ) -> tuple[float, float]:
         """Updates theta; returns the accepted fraction of the step and the KL divergence."""
-        after = samples(second, self.config)
+        after = samples(second, self.config, *self._where)
         old = [policy(p, sample.obs) for p, sample in zip(points, after, strict=True)]
         gain, _ = self.objective(self.params, before, after, old, graph=True)
         gradient = self.flat_gradient(gain)

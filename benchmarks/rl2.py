@@ -2,7 +2,8 @@
 
 5 passes over 80,000 steps of half-cheetah-dir (100 tasks x 2 trials x 2 episodes, 8 minibatches)
 with every memory, against the obvious way (`benchmarks/obvious_rl2.py`) on the same trials, and
-against the time that collecting them takes. Both ways must first give the same gradient.
+against the time that collecting them takes. Both ways must first give the same gradient. Where
+there is a GPU, the same updates there too; with --gpu only those, beside all cores of the CPU.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.side_by_side import (
     RATIO_HEADER,
     Ratio,
     describe,
+    gpu_peak,
     machine,
     parser,
     peak_resident,
@@ -71,10 +73,12 @@ TARGETS = {"gru": 3.0, "lstm": 2.0, "transformer": 3.0}
 class Problem:
     """A learner with the trials of its own policy."""
 
-    def __init__(self, env: Any, memory: str, sizes: Sizes, *, is_obvious: bool = False):
+    def __init__(
+        self, env: Any, memory: str, sizes: Sizes, *, is_obvious: bool = False, device: str = "cpu"
+    ):
         config = Rl2Config(memory=memory, minibatches=sizes.minibatches)
         size = env.spec.obs_size, env.spec.action_size
-        self.learner = Rl2(config, *size, seed=0, num_threads=THREADS)
+        self.learner = Rl2(config, *size, seed=0, device=device, num_threads=THREADS)
         if is_obvious:
             settings = self.learner.policy, config, THREADS
             self.learner._gradient = ObviousGradient(*settings)  # ty: ignore[invalid-assignment]
@@ -123,18 +127,25 @@ def compare(env: Any) -> dict[str, float]:
     return found
 
 
-def measure(env: Any, sizes: Sizes, memories: Sequence[str]) -> dict[str, Any]:
+def measure(
+    env: Any, sizes: Sizes, memories: Sequence[str], *, only_gpu: bool = False
+) -> dict[str, Any]:
     """Measures one size of an iteration, as one record."""
     runs: dict[str, Callable[[], float]] = {}
+    peaks: dict[str, float] = {}
     for memory in memories:
         ours = Problem(env, memory, sizes)
         runs[memory] = ours.update
-        if memory != "transformer":
+        if memory != "transformer" and not only_gpu:
             runs[f"{memory}, collecting"] = Problem(env, memory, sizes).collect
-        if memory in TARGETS:
+        if memory in TARGETS and not only_gpu:
             runs[f"{memory}, obvious"] = Problem(env, memory, sizes, is_obvious=True).update
+        if torch.cuda.is_available():
+            on_gpu = Problem(env, memory, sizes, device="cuda").update
+            runs[f"{memory}, GPU"], peaks[memory] = on_gpu, gpu_peak(on_gpu)
     timings = take_turns(runs, sizes.rounds)
-    pairs = [
+    pairs = [(f"{memory}: GPU / all cores", f"{memory}, GPU", memory, 10.0) for memory in memories]
+    pairs += [
         (f"{memory}: ours / the obvious way", memory, f"{memory}, obvious", target)
         for memory, target in TARGETS.items()
     ]
@@ -157,6 +168,7 @@ def measure(env: Any, sizes: Sizes, memories: Sequence[str]) -> dict[str, Any]:
         "sizes": asdict(sizes),
         "timings": {name: timing.record() for name, timing in timings.items()},
         "ratios": [asdict(ratio) for ratio in ratios],
+        "gpu_memory_mb": peaks,
     }
 
 
@@ -193,13 +205,18 @@ def show(record: dict[str, Any]) -> None:
     ]
     print(table(("", "seconds", "us a step"), lines), "\n")
     print(table(RATIO_HEADER, [Ratio(**ratio).row() for ratio in record["ratios"]]))
+    for memory, peak in record["gpu_memory_mb"].items():
+        print(f"{memory}: peak GPU memory of an update {peak:.0f} MB")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
     options.add_argument("--memories", nargs="+", choices=MEMORIES, default=list(MEMORIES))
+    options.add_argument("--gpu", action="store_true", help="only the GPU and all cores")
     chosen = options.parse_args(arguments)
+    if chosen.gpu and not torch.cuda.is_available():
+        options.error("--gpu: torch sees no GPU here")
     if chosen.memory_of:
         measure_memory(chosen.memory_of, QUICK if chosen.quick else Sizes())
         return
@@ -211,12 +228,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\nlargest relative difference of the gradients:", end=" ")
         print(", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
         sizes = (QUICK,) if chosen.quick else (Sizes(), SMALL)
-        results = [measure(env, each, chosen.memories) for each in sizes]
+        results = [measure(env, each, chosen.memories, only_gpu=chosen.gpu) for each in sizes]
     for record in results:
         show(record)
-    peaks = {name: memory_of(name, chosen.quick) for name in CONTENDERS}
-    print("\npeak memory of an update above that before it [MB]:")
-    print(table(("", "MB"), [[name, f"{peak:.0f}"] for name, peak in peaks.items()]))
+    peaks = {}
+    if not chosen.gpu:
+        peaks = {name: memory_of(name, chosen.quick) for name in CONTENDERS}
+        print("\npeak memory of an update above that before it [MB]:")
+        print(table(("", "MB"), [[name, f"{peak:.0f}"] for name, peak in peaks.items()]))
     record = {"machine": about, "agreement": differences, "results": results, "memory_mb": peaks}
     write_json(chosen.json, record)
 

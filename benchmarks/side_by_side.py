@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PAGES_TO_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -132,6 +134,13 @@ def peak_resident() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3
 
 
+def gpu_peak(run: Callable[[], Any]) -> float:
+    """Returns the peak GPU memory of a function, with what was allocated before it [MB]."""
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
 def machine(packages: Sequence[str]) -> dict[str, Any]:
     """Returns processor, cores, load, and versions of Python and packages."""
     model = platform.processor() or platform.machine()
@@ -139,8 +148,10 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "processor": model,
+        **gpu,
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
@@ -154,7 +165,8 @@ def describe(computer: Mapping[str, Any]) -> str:
     load = f"load average at the start {computer['load_average']:.1f}" + (
         ": other programs are running, the times are not those of an idle machine" if busy else ""
     )
-    return f"{computer['processor']}, {computer['cores']} cores, {load}\n{versions}"
+    gpu = f", {computer['gpu']}" if "gpu" in computer else ""
+    return f"{computer['processor']}, {computer['cores']} cores{gpu}, {load}\n{versions}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,8 @@
 40 tasks x 4,000 + 4,000 states of an Ant, including adaptation, baseline and line search, against
 the obvious way (`benchmarks/obvious.py`) with the same network, data, conjugate-gradient steps,
 line-search rule and threads. Both must first give the same meta-gradient and the same curvature
-product in double precision.
+product in double precision. Where there is a GPU, both ways there too; with --gpu only those and
+ours on all cores of the CPU.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.side_by_side import (
     RATIO_HEADER,
     Ratio,
     describe,
+    gpu_peak,
     machine,
     parser,
     peak_resident,
@@ -120,12 +122,16 @@ def ours(learner: MamlTrpo, trial: Trial) -> Metrics:
     return learner.update(context, [trial.first, trial.second], None)
 
 
-def obvious(trial: Trial, threads: int = THREADS) -> tuple[float, float]:
+def obvious(
+    trial: Trial, threads: int = THREADS, device: torch.device | str = "cpu"
+) -> tuple[float, float]:
     """Does the same the obvious way, with threads of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        reference = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+        # on a GPU both ways fit the baseline alike
+        fitting = 1 if device == "cpu" else threads
+        reference = ObviousMamlTrpo(MamlTrpoConfig(), trial.params, device, fitting)
         return reference.update(*reference.adapt(trial.first), trial.second)
     finally:
         torch.set_num_threads(before)
@@ -137,6 +143,7 @@ class Probe:
     def __init__(self, learner: MamlTrpo):
         self.seconds: dict[str, float] = defaultdict(float)
         self.results: dict[str, Any] = {}
+        self._is_on_gpu = learner.device.type == "cuda"
         for method, label in (
             ("adapt", "adapt"),
             ("_batch", "baseline"),
@@ -150,6 +157,8 @@ class Probe:
         def timed(*args: Any) -> Any:
             start = time.perf_counter()
             value = function(*args)
+            if self._is_on_gpu:
+                torch.cuda.synchronize()
             self.seconds[label] += time.perf_counter() - start
             self.results[label] = value
             # the curvature is a function, called in every conjugate-gradient step
@@ -216,41 +225,26 @@ def measure_memory(contender: str, sizes: Sizes) -> None:
 
 def run_once(contender: str, trial: Trial, sizes: Sizes) -> Callable[[], float]:
     """Returns an update of one contender, for take_turns."""
+    if contender == "obvious GPU":
+        return lambda: float(len(obvious(trial, device="cuda")) > 0)
     if contender.startswith("obvious"):
         threads = 1 if contender == "obvious 1" else THREADS
         return lambda: float(len(obvious(trial, threads)) > 0)
-    fraction = 1.0 if contender == "all" else MamlTrpoConfig().curvature_fraction
-    learner = build(sizes, fraction)
+    fraction = 1.0 if contender.startswith("all") else MamlTrpoConfig().curvature_fraction
+    learner = build(sizes, fraction, device="cuda" if contender.endswith("GPU") else "cpu")
     return lambda: float(len(ours(learner, trial)) > 0)
 
 
-def breakdown(trial: Trial, sizes: Sizes, fraction: float) -> dict[str, float]:
+def breakdown(trial: Trial, sizes: Sizes, fraction: float, device: str = "cpu") -> dict[str, float]:
     """Returns median seconds of the parts of our update."""
-    learner, found = build(sizes, fraction), []
+    learner, found = build(sizes, fraction, device=device), []
     for _ in range(sizes.rounds):
         probe = Probe(learner)
         start = time.perf_counter()
         ours(learner, trial)
         found.append({**probe.breakdown(), "total": time.perf_counter() - start})
-        learner = build(sizes, fraction)
+        learner = build(sizes, fraction, device=device)
     return {part: sorted(f[part] for f in found)[len(found) // 2] for part in found[0]}
-
-
-def on_gpu(trial: Trial, sizes: Sizes) -> dict[str, float]:
-    """Returns seconds of an update on a GPU, including transfers; nothing without a GPU."""
-    if not torch.cuda.is_available():
-        return {}
-    found = {}
-    for name, fraction in (("default", MamlTrpoConfig().curvature_fraction), ("all", 1.0)):
-        learner = build(sizes, fraction, device="cuda")
-
-        def run(learner: MamlTrpo = learner) -> float:
-            ours(learner, trial)
-            torch.cuda.synchronize()
-            return 1.0
-
-        found[name] = take_turns({name: run}, sizes.rounds)[name].median
-    return found
 
 
 CONTENDERS = {
@@ -259,10 +253,37 @@ CONTENDERS = {
     "obvious": "the obvious way",
     "obvious 1": "the obvious way on one thread",
 }
+ON_GPU = {
+    "default GPU": "GPU: ours, curvature on 1/4 of the states",
+    "all GPU": "GPU: ours, curvature on all states",
+    "obvious GPU": "GPU: the obvious way",
+}
+"""Contenders where there is a GPU; a round includes the transfers."""
+
+
+def measure_on_gpu(trial: Trial, sizes: Sizes) -> dict[str, Any]:
+    """Measures the contenders on a GPU beside ours on all cores; nothing without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    runs = {name: run_once(name, trial, sizes) for name in ("default", *ON_GPU)}
+    peaks = {name: gpu_peak(runs[name]) for name in ON_GPU}
+    timings = take_turns(runs, sizes.rounds)
+    ours, reference = timings["default GPU"], timings["obvious GPU"]
+    ratios = [
+        Ratio.of("GPU: ours / the obvious way", ours, reference, target=30.0),
+        Ratio.of("GPU: ours on all states / the obvious way", timings["all GPU"], reference),
+        Ratio.of("ours: GPU / all cores", ours, timings["default"]),
+    ]
+    return {
+        "timings": {name: timing.record() for name, timing in timings.items()},
+        "ratios": [asdict(ratio) for ratio in ratios],
+        "gpu_memory_mb": peaks,
+        "breakdown": breakdown(trial, sizes, MamlTrpoConfig().curvature_fraction, "cuda"),
+    }
 
 
 def measure(sizes: Sizes) -> dict[str, Any]:
-    """Measures everything, as one record."""
+    """Measures the contenders on the CPU, as one record."""
     differences = compare()
     trial = Trial.of(sizes)
     runs = {name: run_once(name, trial, sizes) for name in CONTENDERS}
@@ -284,7 +305,6 @@ def measure(sizes: Sizes) -> dict[str, Any]:
         },
         "breakdown": breakdown(trial, sizes, fraction),
         "breakdown_all": breakdown(trial, sizes, 1.0),
-        "gpu": on_gpu(trial, sizes),
     }
 
 
@@ -307,22 +327,40 @@ def show(found: dict[str, Any], sizes: Sizes) -> None:
     parts, whole = found["breakdown"], found["breakdown_all"]
     rows = [[part, f"{parts[part]:.3f}", f"{whole[part]:.3f}"] for part in parts]
     print(table(("ours, seconds", "1/4 of the states", "all states"), rows))
-    for name, seconds in found["gpu"].items():
-        print(f"GPU, all tasks at once, {CONTENDERS[name]}: {seconds:.3f} s")
+
+
+def show_gpu(found: dict[str, Any]) -> None:
+    """Prints the results of `measure_on_gpu`."""
+    names, rows = {"default": "all cores: ours", **ON_GPU}, []
+    for key, timing in found["timings"].items():
+        memory = f"{found['gpu_memory_mb'][key]:.0f}" if key in ON_GPU else "-"
+        rows.append([names[key], f"{timing['median']:.4f}", memory])
+    print("\n" + table(("", "seconds", "peak GPU memory [MB]"), rows), "\n")
+    print(table(RATIO_HEADER, [Ratio(**ratio).row() for ratio in found["ratios"]]), "\n")
+    rows = [[part, f"{seconds:.4f}"] for part, seconds in found["breakdown"].items()]
+    print(table(("GPU: ours", "seconds"), rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
+    options.add_argument("--gpu", action="store_true", help="only the GPU and all cores")
     chosen = options.parse_args(arguments)
+    if chosen.gpu and not torch.cuda.is_available():
+        options.error("--gpu: torch sees no GPU here")
     sizes = QUICK if chosen.quick else Sizes()
     if chosen.memory_of:
         measure_memory(chosen.memory_of, sizes)
         return
     about = machine(("torch", "numpy"))
     print(describe(about))
-    found = measure(sizes)
-    show(found, sizes)
+    found: dict[str, Any] = {} if chosen.gpu else measure(sizes)
+    if found:
+        show(found, sizes)
+    on_gpu = measure_on_gpu(Trial.of(sizes), sizes)
+    if on_gpu:
+        found["gpu"] = on_gpu
+        show_gpu(on_gpu)
     write_json(chosen.json, {"machine": about, "sizes": asdict(sizes), **found})
 
 

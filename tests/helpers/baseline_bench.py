@@ -41,22 +41,23 @@ def configured(name, seed=0, **changes):
     )
 
 
-def build_baseline(config, env):
+def build_baseline(config, env, device="cpu"):
     sampler = config.sampler
     sizes = (sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
     experience = Experience(env, env.spec.tasks, vec_env, *sizes)
-    return build(config.learner, experience, name=config.algo, seed=config.seed)
+    options = {"name": config.algo, "seed": config.seed, "device": device}
+    return build(config.learner, experience, **options)
 
 
 class Bench:
     """A baseline on navigation, with a few short episodes."""
 
-    def __init__(self, name, seed=0, env=None, **changes):
+    def __init__(self, name, seed=0, env=None, device="cpu", **changes):
         self.config = configured(name, seed, **changes)
         env = env or small_env()
         oracle = find_mode(self.config.learner) == "oracle"
         self.env = ObserveTask(env) if oracle else env
-        self.learner = build_baseline(self.config, self.env)
+        self.learner = build_baseline(self.config, self.env, device)
 
     def iterate(self, iterations):
         """Trains; returns the iterations without their times."""

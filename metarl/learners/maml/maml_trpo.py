@@ -353,12 +353,10 @@ class MamlTrpo:
 
         def evaluate(scale: float) -> tuple[float, float]:
             params = self._add_step(step, scale)
-
-            def sum_chunk(chunk: Chunk) -> Tensor:
-                return self._objective(params, chunk, batches)
-
-            sums = torch.stack(map_chunks(sum_chunk, chunks, self._num_threads)).tolist()
-            return tuple(sum(column) / num_tasks for column in zip(*sums, strict=True))
+            sums = map_chunks(
+                lambda chunk: self._objective(params, chunk, batches), chunks, self._num_threads
+            )
+            return tuple(sum(c) / num_tasks for c in zip(*torch.stack(sums).tolist(), strict=True))
 
         # the objective before the step, where the ratio is 1
         start = float((batches[-1].advantage * batches[-1].weight).sum()) / num_tasks
