@@ -44,7 +44,7 @@ def test_update_is_compared_with_the_obvious_way(tmp_path):
 
 
 def test_rl2_is_compared_with_the_obvious_way(tmp_path):
-    record, output = run(tmp_path, "rl2")
+    record, output = run(tmp_path, "rl2", "--memories", "gru", "mingru")
     assert max(record["agreement"].values()) < 1e-4
     (result,) = record["results"]
     assert_ordered(result["ratios"])

@@ -203,7 +203,7 @@ def test_commands_use_flags_that_exist(path, workplace):
 
 
 def test_targets_of_make_exist():
-    targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     used = {words[1] for path in PAGES for _, words in commands(path) if words[0] == "make"}
     assert used <= set(targets)
 
