@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 class MetarlError(Exception):
@@ -75,6 +76,26 @@ def interrupt(number: int, frame: object) -> None:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
+@contextmanager
+def handle_signals(
+    handler: Callable[[int, Any], None],
+    numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+) -> Generator[None]:
+    """Gives signals to a handler inside the block, and to those before it afterwards.
+
+    Does nothing outside the main thread, the only one in which Python handles signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, before in zip(numbers, handlers, strict=True):
+            signal.signal(number, before)
+
+
 def require(ok: bool, field: str, value: object, hint: str) -> None:
     """Checks the value of a field.
 
@@ -123,7 +144,7 @@ def run_command(command: Callable[[], None]) -> int:
     As in a shell, Ctrl-C is 130 and SIGTERM 143, unless the command raises a Preempted for them.
     """
     try:
-        with _raise_on_sigterm():
+        with handle_signals(interrupt, [signal.SIGTERM]):
             command()
             sys.stdout.flush()
     except MetarlError as error:
@@ -140,19 +161,6 @@ def run_command(command: Callable[[], None]) -> int:
         print(f"metarl: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     return 0
-
-
-@contextmanager
-def _raise_on_sigterm() -> Generator[None]:
-    """Makes SIGTERM raise Terminated, so that unfinished files are removed before the exit."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread only
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _report(error: MetarlError) -> int:

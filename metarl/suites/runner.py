@@ -9,17 +9,15 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from metarl.core.errors import CheckpointError, MetarlError, Preempted
+from metarl.core.errors import CheckpointError, MetarlError, Preempted, handle_signals
 from metarl.runs import folder
 from metarl.runs.progress import estimate_finish, is_terminal
 from metarl.suites.stages import next_command, prepare, read_progress
@@ -85,7 +83,7 @@ def run_suite(
     suite.root.mkdir(parents=True, exist_ok=True)
     with folder.lock(suite.root):
         runner = _Runner(suite, jobs, stream or sys.stdout)
-        with runner.signals():
+        with handle_signals(runner.note_signal):
             runner.loop()
     if runner.stop:
         states = f"{runner.num_done} of {len(suite.runs)} runs are done, the others are saved"
@@ -169,24 +167,11 @@ class _Runner:
 
     # --- signals ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def signals(self) -> Generator[None]:
-        """Notes SIGINT and SIGTERM, which the loop passes on; only in the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: object) -> None:
-            self.stop = self.stop or signal.Signals(number)
-            self._unsent.append(number)
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        handlers = [signal.signal(number, note) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
+    def note_signal(self, number: int, frame: object) -> None:
+        """Notes SIGINT and SIGTERM, which the loop passes on."""
+        del frame
+        self.stop = self.stop or signal.Signals(number)
+        self._unsent.append(number)
 
     def _pass_on(self) -> None:
         while self._unsent:

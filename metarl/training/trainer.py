@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from metarl.core.errors import (
     MetarlError,
     Preempted,
     ResourceError,
+    handle_signals,
     interrupt,
     name_failures,
 )
@@ -133,7 +133,7 @@ class Trainer:
         started = last_save = time.monotonic()
         before = self.progress.seconds
         # sums in the main thread depend on torch's number of threads, and results must not
-        with self._signals(), one_torch_thread(), closing(self._collector):
+        with handle_signals(self._note_signal), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
                 with self._save_on_failure(), name_failures(f"iteration {iteration + 1}"):
@@ -205,30 +205,13 @@ class Trainer:
             self.save()
             raise
 
-    @contextmanager
-    def _signals(self) -> Generator[None]:
-        """Stops after the iteration at the first SIGINT or SIGTERM, and at once at the second.
-
-        Does nothing outside the main thread, the only one in which Python handles signals.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: object) -> None:
-            if self._stop:
-                interrupt(number, frame)
-            self._stop = signal.Signals(number).name
-            text = f"metarl: {self._stop}: stopping after this iteration; once more stops at once"
-            self.log.notify(text)
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        handlers = [signal.signal(number, note) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
+    def _note_signal(self, number: int, frame: object) -> None:
+        """Stops after the iteration at the first SIGINT or SIGTERM, and at once at the second."""
+        if self._stop:
+            interrupt(number, frame)
+        self._stop = signal.Signals(number).name
+        text = f"metarl: {self._stop}: stopping after this iteration; once more stops at once"
+        self.log.notify(text)
 
     def _record(self, iteration: int, done: Iteration) -> dict[str, Any]:
         return {
