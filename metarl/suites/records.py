@@ -98,7 +98,7 @@ def _read_run(suite: str, run: Run) -> list[Row]:
     result = find_evaluation(run)
     if result is None:
         return []
-    silent = find_evaluation(run, deterministic=True) or result.get("without_noise")
+    silent = result.get("without_noise")
     data = reader.load(run.folder)
     seconds, record, returns = data.column("seconds"), data.record, result["returns"]
     numbers = _number_tasks(result["tasks"])
@@ -132,17 +132,11 @@ def _read_run(suite: str, run: Run) -> list[Row]:
                 mean_without_noise=silent["returns"]["mean"][k] if silent else None,
                 references=result["floors"],
                 per_task=returns["per_task"][k],
-                per_task_without_noise=_read_tasks(silent, k),
+                per_task_without_noise=silent["returns"]["per_task"][k] if silent else [],
                 task_numbers=numbers,
             )
         )
     return rows
-
-
-def _read_tasks(evaluation: dict[str, Any] | None, k: int) -> list[float]:
-    """Returns the returns of the tasks in rollout k, where an evaluation has them."""
-    per_task = evaluation["returns"].get("per_task") if evaluation else None
-    return per_task[k] if per_task else []
 
 
 def _describe_machine(record: dict[str, Any]) -> str:

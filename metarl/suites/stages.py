@@ -1,4 +1,4 @@
-"""Stages of a run of a suite: training, evaluation with policy noise, evaluation without.
+"""Stages of a run of a suite: training, then evaluation with and without policy noise.
 
 A stage is done when its files are there, so a suite that was stopped in any way goes on.
 """
@@ -30,11 +30,6 @@ def next_command(run: Run) -> list[str] | None:
         words = ["train", "--resume", path, "--iterations", str(run.config.iterations)]
         words += ["--trainer.evaluate-tasks", str(trainer.evaluate_tasks)]
         return [*words, "--trainer.video" if trainer.video else "--trainer.no-video"]
-    if trainer.evaluate_tasks and run.role != "scratch":
-        if find_evaluation(run, deterministic=True) is None:
-            tasks = ["--num-tasks", str(trainer.evaluate_tasks)]
-            threads = ["--threads", str(run.config.sampler.threads)]
-            return ["evaluate", path, "--deterministic", *tasks, *threads]
     return None
 
 
@@ -60,14 +55,11 @@ def prepare(run: Run) -> None:
     write_atomically(run.settings, to_yaml(run.config))
 
 
-def find_evaluation(run: Run, *, deterministic: bool = False) -> dict[str, Any] | None:
+def find_evaluation(run: Run) -> dict[str, Any] | None:
     """Returns the evaluation of a finished run, None if there is none of its last iteration."""
     num_tasks = run.config.trainer.evaluate_tasks
-    settings = results.EvaluationSettings(num_tasks, deterministic=deterministic)
-    paths = [results.evaluation_path(run.folder, settings)]
-    if not deterministic:
-        paths.insert(0, run.folder / results.FILE)
-    for path in paths:
+    settings = results.EvaluationSettings(num_tasks)
+    for path in (run.folder / results.FILE, results.evaluation_path(run.folder, settings)):
         result = _read(path)
         if not result or result["checkpoint"]["iteration"] < run.config.iterations:
             continue

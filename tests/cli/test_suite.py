@@ -70,6 +70,7 @@ def check_results(folder, run):
     assert [row.per_task for row in rows] == evaluation["returns"]["per_task"]
     assert (rows[0].steps, rows[0].threads) == (evaluation["checkpoint"]["env_steps"], 1)
     assert all(row.mean_without_noise is not None for row in rows)
+    assert all(len(row.per_task_without_noise) == row.num_tasks for row in rows)
     assert "navigation-2d" in (run.parent.parent / "report.html").read_text()
 
 

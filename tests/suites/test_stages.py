@@ -39,10 +39,6 @@ def test_stages_follow_each_other(run):
     write_evaluation(run.folder / "evaluation.json", 3)  # of an older checkpoint
     assert next_command(run) == resume
     write_evaluation(run.folder / "evaluation.json", 5)
-    silent = ["evaluate", str(run.folder), "--deterministic", "--num-tasks", "4", "--threads", "1"]
-    assert next_command(run) == silent
-    name = "tasks-4_adaptations-3_deterministic.json"
-    write_evaluation(run.folder / "evaluations" / name, 5)
     assert next_command(run) is None
 
 
