@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metarl.evaluation.table import format_steps
+
 
 def table(tree: Mapping[str, Any]) -> str:
     """Returns the contents of explain.json as a short table for people."""
@@ -52,7 +54,7 @@ def _number_rows(tree: Mapping[str, Any]) -> list[list[str]]:
                 f"{number['chance']:.2f}",
                 *(f"{number['memory']['value'][i]:.2f}" for i in shown),
                 f"{max(number['inputs']['value']):.2f}",
-                "-" if known is None else f"{known} steps",
+                "-" if known is None else format_steps(known),
             ]
         )
     return rows

@@ -29,6 +29,7 @@ from metarl.evaluation.probe import (
     exchange_tasks,
     probe,
 )
+from metarl.evaluation.table import format_steps
 from metarl.sampling.sampler import Collector, Key
 
 SHUFFLES = 20
@@ -245,7 +246,7 @@ def _say(entry: dict[str, Any], steps: Sequence[int]) -> str:
     name, score, state = entry["name"].replace("_", " "), entry["score"], entry["state"]
     values, chance = entry["memory"]["value"], f"chance {entry['chance']:.2f}"
     best = int(np.argmax(values))
-    top = f"largest {score} {values[best]:.2f} after {steps[best]} steps"
+    top = f"largest {score} {values[best]:.2f} after {format_steps(steps[best])}"
     if state == "not known":
         return f"the policy does not know {name}: {top}, {chance}"
     if state == "not kept":
@@ -255,5 +256,5 @@ def _say(entry: dict[str, Any], steps: Sequence[int]) -> str:
     alone = entry["inputs"]["value"][list(steps).index(entry["known_after"])]
     knows = f"knows {name}" if state == "known" else f"knows something of {name}"
     level = f"{score} at least {entry['threshold']:.2f} from there on, {top}"
-    when = f"after {entry['known_after']} steps"
+    when = f"after {format_steps(entry['known_after'])}"
     return f"the policy {knows} {when}: {level}; the step's inputs alone {alone:.2f}, {chance}"

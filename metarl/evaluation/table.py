@@ -68,6 +68,11 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def format_steps(count: int) -> str:
+    """Formats a number of steps of experience."""
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
 def format_interval(ends: Sequence[float | None]) -> str:
     """Formats the ends of an interval with two decimals; "-" stands for an unknown one."""
     low, high = ends

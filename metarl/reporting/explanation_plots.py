@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metarl.evaluation.table import format_steps
 from metarl.reporting.plots import (
     COLORS,
     DASHED,
@@ -86,7 +87,7 @@ def _draw_number(axes: Axes, tree: Mapping[str, Any], number: Mapping[str, Any])
         axes.plot([known], [number["threshold"]], "o", ms=5, color=COLORS[0])
     values = [*number["memory"]["value"], *number["inputs"]["value"], *exchanged, number["chance"]]
     axes.set_ylim(max(-0.5, min(values) - 0.05), 1.05)  # a bad fit can be far below zero
-    state = number["state"] + ("" if known is None else f" after {known} steps")
+    state = number["state"] + ("" if known is None else f" after {format_steps(known)}")
     title = f"{number['name'].replace('_', ' ')}: {state}"
     score = "$R^2$" if number["score"] == "R^2" else "accuracy"
     axes.set(title=title, xlabel="steps of experience in the trial", ylabel=score)
