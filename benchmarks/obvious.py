@@ -41,13 +41,12 @@ class Sample:
 def samples(
     rollout: Rollout, config: MamlTrpoConfig, device: torch.device | str, num_threads: int
 ) -> list[Sample]:
-    """Returns one sample for each task, on a device; the baseline is fitted on the CPU."""
+    """Returns one sample for each task, on a device; both ways fit the baseline alike."""
+    rollout = rollout.to(device)
     settings = config.discount, config.gae_lambda
     advantage, _ = advantages(rollout, *settings, num_threads=num_threads)
     parts = (rollout.obs, rollout.action, rollout.log_prob, advantage)
-    own = [part.to(device) for part in parts]
-    valid = rollout.valid.to(device)
-    return [Sample(*(part[i][valid[i]] for part in own)) for i in range(len(valid))]
+    return [Sample(*(part[i][own] for part in parts)) for i, own in enumerate(rollout.valid)]
 
 
 def policy(params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:

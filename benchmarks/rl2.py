@@ -8,6 +8,7 @@ there is a GPU, the same updates there too; with --gpu only those, beside all co
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -66,15 +67,34 @@ class Sizes:
 SMALL = Sizes(tasks=10, minibatches=4)
 QUICK = Sizes(tasks=2, minibatches=2, rounds=2)
 
+GPU_LIMIT = 6.0
+"""Time after which no further round begins with --gpu, for each size and memory [s]."""
+
 TARGETS = {"gru": 3.0, "lstm": 2.0, "transformer": 3.0}
 """Rate of our update over that of the obvious way with the same memory."""
 
 
 class Problem:
-    """A learner with the trials of its own policy."""
+    """A learner with the trials of its own policy.
+
+    Args:
+        env: The environment.
+        memory: A name of MEMORIES.
+        sizes: Sizes of an iteration.
+        is_obvious: Take the gradient the obvious way.
+        device: Where updates run.
+        trial: Rollouts and context of the same policy; collected if None.
+    """
 
     def __init__(
-        self, env: Any, memory: str, sizes: Sizes, *, is_obvious: bool = False, device: str = "cpu"
+        self,
+        env: Any,
+        memory: str,
+        sizes: Sizes,
+        *,
+        is_obvious: bool = False,
+        device: str = "cpu",
+        trial: tuple[Any, Any] | None = None,
     ):
         config = Rl2Config(memory=memory, minibatches=sizes.minibatches)
         size = env.spec.obs_size, env.spec.action_size
@@ -85,7 +105,7 @@ class Problem:
         self.tasks = stream(0, "benchmark").choice([-1.0, 1.0], (sizes.tasks, 1))
         self.start, self._sizes = self.learner.state_dict(), sizes
         self._collector = Collector(env)  # of its own, because its rollouts are its memory
-        self.rollouts, self.context = self._trial()
+        self.rollouts, self.context = trial or self._trial()
 
     def _trial(self) -> tuple[Any, Any]:
         return self._collector.trial(self.learner, self.tasks, self._sizes.episodes, 1, KEY)
@@ -128,22 +148,32 @@ def compare(env: Any) -> dict[str, float]:
 
 
 def measure(
-    env: Any, sizes: Sizes, memories: Sequence[str], *, only_gpu: bool = False
+    env: Any, sizes: Sizes, memories: Sequence[str], *, gpu_limit: float | None = None
 ) -> dict[str, Any]:
-    """Measures one size of an iteration, as one record."""
+    """Measures one size of an iteration, as one record.
+
+    Args:
+        env: The environment.
+        sizes: Sizes of the iteration.
+        memories: Names of MEMORIES.
+        gpu_limit: Measure only the GPU and all cores, and begin no round after this time [s].
+    """
     runs: dict[str, Callable[[], float]] = {}
     peaks: dict[str, float] = {}
+    only_gpu = gpu_limit is not None
     for memory in memories:
         ours = Problem(env, memory, sizes)
+        shared = ours.rollouts, ours.context
         runs[memory] = ours.update
         if memory != "transformer" and not only_gpu:
             runs[f"{memory}, collecting"] = Problem(env, memory, sizes).collect
         if memory in TARGETS and not only_gpu:
-            runs[f"{memory}, obvious"] = Problem(env, memory, sizes, is_obvious=True).update
+            obvious = Problem(env, memory, sizes, is_obvious=True, trial=shared)
+            runs[f"{memory}, obvious"] = obvious.update
         if torch.cuda.is_available():
-            on_gpu = Problem(env, memory, sizes, device="cuda").update
+            on_gpu = Problem(env, memory, sizes, device="cuda", trial=shared).update
             runs[f"{memory}, GPU"], peaks[memory] = on_gpu, gpu_peak(on_gpu)
-    timings = take_turns(runs, sizes.rounds)
+    timings = take_turns(runs, sizes.rounds, gpu_limit or math.inf)
     pairs = [(f"{memory}: GPU / all cores", f"{memory}, GPU", memory, 10.0) for memory in memories]
     pairs += [
         (f"{memory}: ours / the obvious way", memory, f"{memory}, obvious", target)
@@ -223,21 +253,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = machine(("torch", "numpy", "mujoco"))
     print(describe(about))
     torch.set_num_threads(1)
+    results: list[dict[str, Any]] = []
+    record = {"machine": about, "agreement": {}, "results": results, "memory_mb": {}}
     with closing(make("half-cheetah-dir")) as env:
-        differences = compare(env)
+        record["agreement"] = differences = compare(env)
         print("\nlargest relative difference of the gradients:", end=" ")
         print(", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
-        sizes = (QUICK,) if chosen.quick else (Sizes(), SMALL)
-        results = [measure(env, each, chosen.memories, only_gpu=chosen.gpu) for each in sizes]
-    for record in results:
-        show(record)
-    peaks = {}
+        sizes = (QUICK,) if chosen.quick else (SMALL, Sizes())
+        # on a GPU a memory at a time: time may end, and what was measured stays
+        groups = [[name] for name in chosen.memories] if chosen.gpu else [chosen.memories]
+        limit = GPU_LIMIT if chosen.gpu else None
+        for each in sizes:
+            for group in groups:
+                results.append(measure(env, each, group, gpu_limit=limit))
+                show(results[-1])
+                write_json(chosen.json, record)
     if not chosen.gpu:
         contenders = CONTENDERS[-1:] if chosen.quick else CONTENDERS  # each needs a process
         peaks = {name: memory_of(name, chosen.quick) for name in contenders}
         print("\npeak memory of an update above that before it [MB]:")
         print(table(("", "MB"), [[name, f"{peak:.0f}"] for name, peak in peaks.items()]))
-    record = {"machine": about, "agreement": differences, "results": results, "memory_mb": peaks}
+        record["memory_mb"] = peaks
     write_json(chosen.json, record)
 
 

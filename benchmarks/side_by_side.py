@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -56,21 +57,27 @@ class Timing:
         return {**asdict(self), "median": self.median, "rate": self.rate}
 
 
-def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+def take_turns(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, limit: float = math.inf
+) -> dict[str, Timing]:
     """Runs A B C A B C ..., so that a noisy machine affects all contenders alike.
 
     Args:
         contenders: Name -> a function that does a round and returns its work. Each runs once before
             the first round.
         rounds: Rounds that count.
+        limit: Time after which no further round begins [s]; one round is always made.
 
     Returns:
         Name -> timing; the work is that of the last round.
     """
     walls: dict[str, list[float]] = {name: [] for name in contenders}
     processors: dict[str, list[float]] = {name: [] for name in contenders}
+    began = time.perf_counter()
     work = {name: run() for name, run in contenders.items()}
-    for _ in range(rounds):
+    for index in range(rounds):
+        if index and time.perf_counter() - began > limit:
+            break
         for name, run in contenders.items():
             wall, processor = time.perf_counter(), time.process_time()
             work[name] = run()

@@ -247,6 +247,9 @@ def breakdown(trial: Trial, sizes: Sizes, fraction: float, device: str = "cpu") 
     return {part: sorted(f[part] for f in found)[len(found) // 2] for part in found[0]}
 
 
+GPU_LIMIT = 25.0
+"""Time after which no further round begins on a GPU [s]."""
+
 CONTENDERS = {
     "default": "ours, curvature on 1/4 of the states",
     "all": "ours, curvature on all states",
@@ -267,7 +270,7 @@ def measure_on_gpu(trial: Trial, sizes: Sizes) -> dict[str, Any]:
         return {}
     runs = {name: run_once(name, trial, sizes) for name in ("default", *ON_GPU)}
     peaks = {name: gpu_peak(runs[name]) for name in ON_GPU}
-    timings = take_turns(runs, sizes.rounds)
+    timings = take_turns(runs, sizes.rounds, GPU_LIMIT)
     ours, reference = timings["default GPU"], timings["obvious GPU"]
     ratios = [
         Ratio.of("GPU: ours / the obvious way", ours, reference, target=30.0),

@@ -52,6 +52,11 @@ class Rollout:
     truncated: Tensor
     last_obs: Tensor
 
+    def to(self, device: torch.device | str) -> Rollout:
+        """Returns the rollout, which is on the CPU, on a device, without waiting for it."""
+        arrays = vars(self).items()
+        return Rollout(**{name: a.to(device, non_blocking=True) for name, a in arrays})
+
     def returns(self) -> Tensor:
         """Returns the undiscounted return of every episode (N, E), in float64."""
         return self.reward.sum(dim=2, dtype=torch.float64)

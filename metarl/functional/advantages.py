@@ -20,12 +20,9 @@ def discounted_sum(values: Tensor, factor: float) -> Tensor:
     Returns:
         y (..., T), the dtype of values.
     """
-    result = torch.empty_like(values)
-    running = torch.zeros_like(values[..., 0])
-    for t in range(values.shape[-1] - 1, -1, -1):
-        running = values[..., t] + factor * running
-        result[..., t] = running
-    return result
+    inputs = values.movedim(-1, 0)
+    decay = values.new_full((), factor).expand(inputs.shape)
+    return reverse_scan(decay, inputs).movedim(0, -1)
 
 
 def gae(
@@ -85,15 +82,23 @@ def gae_over_trial(
     return reverse_scan(discount * lam * valid.to(value.dtype), delta)
 
 
-def explained_variance(target: Tensor, value: Tensor) -> float:
-    """Returns the fraction of the variance of target (L,) that value (L,) explains.
+def explained_variance(target: Tensor, value: Tensor, valid: Tensor | None = None) -> float:
+    """Returns the fraction of the variance of target (...) that value (...) explains.
 
-    It is 0 for a constant target.
+    It is 0 for a constant target. Entries that are not valid (...) are left out.
     """
+    valid = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
+    count = valid.sum()
+
+    def sum_squares(numbers: Tensor) -> Tensor:
+        centred = torch.where(valid, numbers, 0.0)
+        centred = torch.where(valid, centred - centred.sum() / count, 0.0)
+        return centred.square().sum()
+
     target, value = target.double(), value.double()
-    if len(target) < 2 or float(target.var()) <= 1e-12:
-        return 0.0
-    return float(1.0 - (target - value).var() / target.var())
+    found = torch.stack([sum_squares(target), sum_squares(target - value), count.double()])
+    total, rest, number = found.tolist()  # the one wait for a GPU
+    return 1.0 - rest / total if number >= 2 and total / (number - 1) > 1e-12 else 0.0
 
 
 def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
@@ -128,7 +133,7 @@ def advantages(
         rollout: Any rollout.
         discount: gamma in [0, 1].
         lam: lambda in [0, 1].
-        num_threads: Threads over tasks; the result does not depend on it.
+        num_threads: Threads over tasks on a CPU; the result does not depend on it.
 
     Returns:
         Advantages (N, E, T) [task's standard deviations], the dtype of obs, zero at invalid steps;
@@ -144,5 +149,5 @@ def advantages(
     next_value = value.gather(2, length).squeeze(2)
     last_value = torch.where(rollout.truncated, next_value, 0.0)
     advantage = gae(reward, value, last_value, valid, discount, lam)
-    explained = explained_variance(target[fitted], value[fitted])
+    explained = explained_variance(target, value, fitted)
     return standardise(advantage, valid).to(rollout.obs.dtype), explained

@@ -39,23 +39,30 @@ def fit_predict(
         target: (N, E, T), read where valid.
         valid: (N, E, T).
         ridge: Regularisation, relative to the mean diagonal of the normal matrix.
-        num_threads: Threads over tasks; the result does not depend on it.
+        num_threads: Threads over tasks on a CPU; the result does not depend on it.
 
     Returns:
         Predictions (N, E, T), float64, also where not valid.
     """
+    # the features of all tasks would be the largest array of an update on a CPU
+    size = 1 if obs.device.type == "cpu" else len(obs)
 
-    # one task at a time: the features of all tasks would be the largest array of an update
-    def fit_one(task: int) -> Tensor:
-        x = features(obs[task])
-        all_valid = bool(valid[task].all())
-        used = x if all_valid else torch.where(valid[task].unsqueeze(-1), x, 0.0)
-        used = used.flatten(0, 1)
-        normal = used.T @ used
-        moment = used.T @ torch.where(valid[task], target[task].double(), 0.0).flatten()
-        size = len(normal)
-        scale = normal.diagonal().mean().clamp(min=1e-12)
-        normal = normal + ridge * scale * torch.eye(size, dtype=normal.dtype, device=obs.device)
-        return x @ torch.linalg.solve(normal, moment)
+    def fit(start: int) -> Tensor:
+        own = slice(start, start + size)
+        return _fit_predict(obs[own], target[own], valid[own], ridge)
 
-    return torch.stack(map_chunks(fit_one, range(len(obs)), num_threads))
+    return torch.cat(map_chunks(fit, range(0, len(obs), size), num_threads))
+
+
+def _fit_predict(obs: Tensor, target: Tensor, valid: Tensor, ridge: float) -> Tensor:
+    """Does the same for some of the tasks at once."""
+    x = features(obs)
+    used = torch.where(valid.unsqueeze(-1), x, 0.0).flatten(1, 2)
+    normal = used.mT @ used
+    wanted = torch.where(valid, target.double(), 0.0).flatten(1)
+    moment = (used.mT @ wanted.unsqueeze(-1)).squeeze(-1)
+    scale = normal.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+    eye = torch.eye(normal.shape[-1], dtype=normal.dtype, device=obs.device)
+    normal = normal + ridge * scale[:, None, None] * eye
+    weights, _ = torch.linalg.solve_ex(normal, moment)  # unlike solve, waits for no GPU
+    return (x @ weights[:, None, :, None]).squeeze(-1)

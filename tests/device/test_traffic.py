@@ -55,7 +55,7 @@ def test_rl2_update_copies_the_trials_once(gpu):
     assert size <= few.uploaded <= size + scales + 2 * 8 * ROWS
 
 
-def test_maml_update_waits_seven_times_and_once_a_try(gpu):
+def test_maml_update_waits_eight_times_and_once_a_try(gpu):
     learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5, 4)), OBS, ACTIONS, seed=0, device=gpu.device)
     for number in range(2):  # the first update warms up
         with gpu.traffic.record() as begun:
@@ -65,14 +65,14 @@ def test_maml_update_waits_seven_times_and_once_a_try(gpu):
             context = learner.adapt(context, rollouts[0], ())
         with gpu.traffic.record() as counts, gpu.synchronisations() as reported:
             metrics = learner.update(context, rollouts, None)
-    assert len(begun.waits) <= 1 and len(adapted.waits) <= 3
-    # the ratio, two checks of the gradient, the start of the line search, the norm, two metrics
-    most = 7 + metrics["update/line_search_tries"]
+    assert len(begun.waits) <= 1 and len(adapted.waits) <= 4
+    # the baseline, the ratio, two checks of the gradient, the start of the line search, the norm,
+    # two metrics
+    most = 8 + metrics["update/line_search_tries"]
     assert len(counts.waits) <= most, counts.waits
     assert len(reported) <= most, [str(warning.message) for warning in reported]
     rollout = rollouts[-1]
-    parts = (rollout.obs, rollout.action, rollout.log_prob, rollout.log_prob, rollout.log_prob)
-    assert counts.uploaded == sum(part.nbytes for part in parts)  # with advantage and valid
+    assert counts.uploaded == sum(part.nbytes for part in vars(rollout).values())
     assert counts.downloaded < 200
 
 

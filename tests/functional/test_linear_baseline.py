@@ -215,7 +215,7 @@ def test_task_of_failed_episodes_keeps_the_others_unchanged():
     without, explained_without = advantages(Rollout(**fields), 0.99, 0.95)
     assert torch.equal(advantage[[0, 2]], without)
     assert not advantage[1].any()
-    assert explained == explained_without
+    assert explained == pytest.approx(explained_without, rel=1e-12)  # the order of the sum
 
 
 def test_tasks_do_not_influence_each_other_bit_for_bit():

@@ -30,7 +30,7 @@ from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.gauss_newton import AdaptedTasks, gauss_newton
 from metarl.learners.maml.inner_loop import Tape, gradient, inner_steps, linearise
 from metarl.learners.maml.records import Chunk, MamlContext, OuterStep
-from metarl.learners.maml.surrogates import Batch
+from metarl.learners.maml.surrogates import Batch, check_tasks
 from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.module_network import build_network
 from metarl.networks.policies import MLPPolicy, Network
@@ -84,7 +84,6 @@ class MamlTrpo:
         initial = self.policy.initial(stream(seed, "init"), config.output_gain)
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
-        self._cpu_threads = num_threads
         self.params: Params = {n: v.to(self.device) for n, v in initial.items()}
         self.updates = 0
         self._moments = Moments.initial(obs_size) if config.normalize_obs else None
@@ -251,11 +250,13 @@ class MamlTrpo:
         return MamlContext(params, acting, **rest)
 
     def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
+        check_tasks(rollout.valid)  # on the CPU, because it would wait for a GPU
+        rollout = rollout.to(self.device)
         settings = self.config.discount, self.config.gae_lambda
-        advantage, explained = advantages(rollout, *settings, num_threads=self._cpu_threads)
-        if self._scale:
-            rollout = replace(rollout, obs=normalize(rollout.obs, self._scale))
-        return Batch.of(rollout, advantage, self.device), explained
+        advantage, explained = advantages(rollout, *settings, num_threads=self._num_threads)
+        if self._moments:
+            rollout = replace(rollout, obs=normalize(rollout.obs, self._moments.scale(self.device)))
+        return Batch.of(rollout, advantage), explained
 
     def _merge_obs(self, rollouts: Sequence[Rollout]) -> Moments | None:
         """Returns the observation moments for the next iteration."""

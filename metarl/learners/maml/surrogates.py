@@ -40,16 +40,11 @@ class Batch:
     weight: Tensor
 
     @staticmethod
-    def of(rollout: Rollout, advantage: Tensor, device: torch.device) -> Batch:
-        """Builds the batch of a rollout on a device.
-
-        Raises:
-            ValueError: A task has no valid step; names the task.
-        """
+    def of(rollout: Rollout, advantage: Tensor) -> Batch:
+        """Builds the batch of a rollout in which every task has a valid step."""
         valid = rollout.valid.to(advantage.dtype)
-        _check_tasks(valid)  # before the transfers, because it would wait for a GPU
         parts = (rollout.obs, rollout.action, rollout.log_prob, advantage, valid)
-        return Batch._with_weights(*(part.to(device, non_blocking=True) for part in parts))
+        return Batch._with_weights(*parts)
 
     @staticmethod
     def _with_weights(
@@ -84,7 +79,7 @@ class Batch:
             return self
         if whole_episodes:
             index = (slice(None), slice(None, None, stride))
-            _check_tasks(self.valid[index])
+            check_tasks(self.valid[index])
         else:  # an episode with any valid step has a valid first one
             index = (slice(None), slice(None), slice(None, None, stride))
         return Batch._with_weights(*(part[index].contiguous() for part in self._parts()))
@@ -93,8 +88,8 @@ class Batch:
         return self.obs, self.action, self.log_prob, self.advantage, self.valid
 
 
-def _check_tasks(valid: Tensor) -> None:
-    """Raises if a task of valid (N, E, T) has no valid step."""
+def check_tasks(valid: Tensor) -> None:
+    """Raises ValueError if a task of valid (N, E, T) has no valid step; names the task."""
     empty = (valid.sum(dim=(1, 2)) == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"task {empty[0]} has no valid step")
