@@ -34,6 +34,7 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
+from metarl.core.allocation import keep_freed_memory
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.learners.rl2.config import Rl2Config
@@ -245,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--memories", nargs="+", choices=MEMORIES, default=list(MEMORIES))
     options.add_argument("--gpu", action="store_true", help="only the GPU and all cores")
     chosen = options.parse_args(arguments)
+    keep_freed_memory()  # as a training does
     if chosen.gpu and not torch.cuda.is_available():
         options.error("--gpu: torch sees no GPU here")
     if chosen.memory_of:

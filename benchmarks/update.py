@@ -36,6 +36,7 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
+from metarl.core.allocation import keep_freed_memory
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
@@ -349,6 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
     options.add_argument("--gpu", action="store_true", help="only the GPU and all cores")
     chosen = options.parse_args(arguments)
+    keep_freed_memory()  # as a training does
     if chosen.gpu and not torch.cuda.is_available():
         options.error("--gpu: torch sees no GPU here")
     sizes = QUICK if chosen.quick else Sizes()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from metarl.config.schema import TrainConfig
+from metarl.core.allocation import keep_freed_memory
 from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import (
     CheckpointError,
@@ -130,6 +131,7 @@ class Trainer:
             EnvironmentContractError: A task had no valid step, or the environment gave a number
                 that is not finite without a fault; the state before the iteration was saved.
         """
+        keep_freed_memory()
         started = last_save = time.monotonic()
         before = self.progress.seconds
         # sums in the main thread depend on torch's number of threads, and results must not

@@ -20,6 +20,7 @@ from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
+from metarl.learners.rl2.recorded import RecordedGradient
 from metarl.networks.actor_critic import Architecture, MemoryActorCritic
 from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.memory import State, join_states
@@ -108,11 +109,16 @@ class Rl2:
         self.policy = policy.to(self.device)
         on_cpu = self.device.type == "cpu"
         self._acting = policy if on_cpu else copy.deepcopy(self.policy).cpu()
-        self._gradient = MinibatchGradient(self.policy, config, self._num_threads)
-        self._adam = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
+        gradient = MinibatchGradient(self.policy, config, self._num_threads)
+        self._gradient = gradient if on_cpu else RecordedGradient(gradient, self.device)
+        is_fused = self.device.type == "cuda"
+        self._adam = torch.optim.Adam(
+            self.policy.parameters(), lr=config.lr, eps=1e-5, fused=is_fused
+        )
         for value in self.policy.parameters():  # here, so that a restored state needs no memory
             zeros = {part: torch.zeros_like(value) for part in ("exp_avg", "exp_avg_sq")}
-            self._adam.state[value] = {"step": torch.tensor(0.0), **zeros}
+            step = torch.zeros((), device=self.device if is_fused else "cpu")
+            self._adam.state[value] = {"step": step, **zeros}
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
         self._updates = 0
@@ -227,7 +233,7 @@ class Rl2:
         for name, value in self.policy.named_parameters():
             value.data.copy_(params[name])
             kept = self._adam.state[value]
-            kept["step"] = state["adam/steps"].clone()
+            kept["step"].copy_(state["adam/steps"])
             for part in ("exp_avg", "exp_avg_sq"):
                 kept[part].copy_(state[f"adam/{part}/{name}"])
         self._obs_moments = Moments.of(state, "obs")
