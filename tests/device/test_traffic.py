@@ -55,6 +55,20 @@ def test_rl2_update_copies_the_trials_once(gpu):
     assert size <= few.uploaded <= size + scales + 2 * 8 * ROWS
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_recorded_minibatch_does_not_involve_the_host(memory, gpu):
+    config = replace(RL2, memory=memory, value_memory="own", entropy_weight=0.1)
+    learner = Rl2(config, OBS, ACTIONS, seed=0, device=gpu.device)
+    rollouts = play(learner, ragged=False, size=SIZE)
+    learner.update(learner.begin(*SIZE, ()), rollouts, None)
+    recordings = learner._gradient._recordings
+    assert list(recordings) == [(8, ROWS // 2)]
+    with gpu.traffic.record() as counts:
+        learner._gradient._gradient.of_all(recordings[8, ROWS // 2].batch)
+    assert (counts.waits, counts.uploaded, counts.downloaded) == ([], 0, 0)
+    assert not learner._gradient._is_broken
+
+
 def test_maml_update_waits_eight_times_and_once_a_try(gpu):
     learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5, 4)), OBS, ACTIONS, seed=0, device=gpu.device)
     for number in range(2):  # the first update warms up

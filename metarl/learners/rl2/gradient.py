@@ -162,6 +162,16 @@ class MinibatchGradient:
         unrolled = map_chunks(
             lambda own: self._unroll(batch.rows(own)), self.shards(rows), self._num_threads
         )
+        return self._finish(unrolled)
+
+    def of_all(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """Returns the same of all rows, as one shard; on a GPU it does not involve the host."""
+        return self._finish([self._unroll(batch)])
+
+    def _finish(
+        self, unrolled: Sequence[tuple[_Steps, tuple[Tensor, ...]]]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Returns the gradients and the STATISTICS of the shards that `_unroll` returned."""
         steps = _Steps.join([own for own, _ in unrolled])
         kept = [features for _, features in unrolled]
         joined = [torch.cat([f.detach() for f in each]) for each in zip(*kept, strict=True)]

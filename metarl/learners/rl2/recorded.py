@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -71,19 +71,15 @@ class RecordedGradient:
             return self._gradient(batch, rows)
         shape = len(batch.inputs), len(rows)
         if shape not in self._recordings:
-            minibatch = batch.rows(rows)
-            # advantages and targets are views of nothing else: index_select writes into them
-            own = replace(minibatch, inputs=minibatch.inputs.contiguous())
+            own = batch.rows(rows)
             self._recordings[shape] = _Recording(own, self._record(own))
         recording = self._recordings[shape]
         recording.load(batch, rows.to(self._device, non_blocking=True))
         return recording.run()
 
     def _record(self, batch: Batch) -> Run:
-        every = torch.arange(batch.inputs.shape[1])
-
         def run() -> tuple[list[Tensor], Tensor]:
-            return self._gradient(batch, every)
+            return self._gradient.of_all(batch)
 
         return self._capture(run) if self._device.type == "cuda" else run
 

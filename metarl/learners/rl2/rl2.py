@@ -117,7 +117,8 @@ class Rl2:
         )
         for value in self.policy.parameters():  # here, so that a restored state needs no memory
             zeros = {part: torch.zeros_like(value) for part in ("exp_avg", "exp_avg_sq")}
-            step = torch.zeros((), device=self.device if is_fused else "cpu")
+            where = self.device if is_fused else "cpu"
+            step = torch.zeros((), dtype=torch.float32, device=where)  # as Adam's kernel reads it
             self._adam.state[value] = {"step": step, **zeros}
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
