@@ -35,6 +35,7 @@ from benchmarks.side_by_side import (
     write_json,
 )
 from metarl.core.allocation import keep_freed_memory
+from metarl.core.parallel import MOST_THREADS
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.learners.rl2.config import Rl2Config
@@ -44,7 +45,8 @@ from metarl.networks.actor_critic import MEMORIES
 from metarl.sampling.sampler import Collector, Key
 from metarl.sampling.sequences import Sequences
 
-THREADS = len(os.sched_getaffinity(0))
+THREADS = min(len(os.sched_getaffinity(0)), MOST_THREADS)
+"""Threads of an update, as in a training."""
 KEY = Key(0, "benchmark", 0)
 
 

@@ -37,11 +37,13 @@ from benchmarks.side_by_side import (
     write_json,
 )
 from metarl.core.allocation import keep_freed_memory
+from metarl.core.parallel import MOST_THREADS
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
 
-THREADS = len(os.sched_getaffinity(0))
+THREADS = min(len(os.sched_getaffinity(0)), MOST_THREADS)
+"""Threads of an update, as in a training."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Any
 from metarl.config.schema import TrainConfig
 from metarl.core.env import BatchEnv, missing_members, supports
 from metarl.core.errors import ConfigError, EnvironmentContractError
+from metarl.core.parallel import MOST_THREADS
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
 from metarl.learners.sb3.config import find_mode
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
-    """Returns the threads of physics and update: those of the config, or all usable cores."""
+    """Returns the threads of physics: those of the config, or all usable cores."""
     return config.sampler.threads or len(os.sched_getaffinity(0))
 
 
@@ -175,7 +176,7 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         env.spec,
         seed=config.seed,
         device=device,
-        num_threads=num_threads(config),
+        num_threads=min(num_threads(config), MOST_THREADS),
         experience=_experience(config, env) if algorithm.has_own_loop else None,
     )
 
