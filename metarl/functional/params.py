@@ -73,6 +73,19 @@ def check_finite(values: Params, first_task: int, message: str) -> None:
             raise FloatingPointError(f"task {task}: {message.format(repr(name))}")
 
 
+def check_updated(values: Mapping[str, Tensor]) -> None:
+    """Raises if a tensor of a learner's state (...) is not finite after an update.
+
+    Raises:
+        FloatingPointError: Names the tensor.
+    """
+    each = {n: v.detach().isfinite().all() for n, v in values.items()}
+    if bool(torch.stack(list(each.values())).all()):  # the one wait for a GPU
+        return
+    name = next(name for name, is_finite in each.items() if not is_finite)
+    raise FloatingPointError(f"{name!r} is not finite after the update; lower the step size")
+
+
 def total(parts: Iterable[Params]) -> Params:
     """Returns the sum of parameters, by name."""
     first, *others = parts
@@ -86,10 +99,12 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     """Raises if a saved state does not fit the state that a learner expects.
 
     Raises:
-        ValueError: A tensor is missing or has another shape; names it.
+        ValueError: A tensor is missing, has another shape or is not finite; names it.
     """
     for name, value in expected.items():
         given = state.get(name)
         if given is None or given.shape != value.shape:
             problem = "missing" if given is None else f"of shape {tuple(given.shape)}"
             raise ValueError(f"{name!r} is {problem}, expected shape {tuple(value.shape)}")
+        if not bool(given.isfinite().all()):
+            raise ValueError(f"{name!r} is not finite")

@@ -15,7 +15,7 @@ from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.params import check_state, to_cpu
+from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
@@ -179,8 +179,8 @@ class Rl2:
         """Makes several epochs of PPO over whole trials, back-propagated through time.
 
         Raises:
-            FloatingPointError: A gradient is not finite, or the recomputed policy is not the one
-                that sampled. Like any exception, it leaves the learner unchanged.
+            FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
+                not the one that sampled. Like any exception, it leaves the learner unchanged.
         """
         del context, tasks
         before = self.state_dict()
@@ -198,11 +198,7 @@ class Rl2:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
-        state = {}
-        for name, value in self.policy.named_parameters():
-            for part in ("exp_avg", "exp_avg_sq"):
-                state[f"adam/{part}/{name}"] = self._adam.state[value][part]
-            state[f"policy/{name}"] = value
+        state = self._device_state()
         state |= self._obs_moments.state("obs") | self._value_moments.state("value")
         state["adam/steps"] = next(iter(self._adam.state.values()))["step"].float()
         state["updates"] = torch.tensor(self._updates)
@@ -226,6 +222,15 @@ class Rl2:
         return name.startswith("adam/")
 
     # --- pieces of the update, in the order of use -----------------------------------------------
+
+    def _device_state(self) -> dict[str, Tensor]:
+        """Returns the parameters and Adam's moments, where they are."""
+        state = {}
+        for name, value in self.policy.named_parameters():
+            for part in ("exp_avg", "exp_avg_sq"):
+                state[f"adam/{part}/{name}"] = self._adam.state[value][part]
+            state[f"policy/{name}"] = value
+        return state
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits; in place, because a GPU may have no memory left."""
@@ -280,6 +285,7 @@ class Rl2:
             target=(target - value_mean) * value_factor,
         )
         metrics = self._epochs(batch)
+        check_updated(self._device_state())
         if not is_first:
             self._merge_obs(on_cpu)
         self._updates += 1

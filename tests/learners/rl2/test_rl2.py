@@ -156,6 +156,27 @@ def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
+def test_step_to_infinity_restores_the_learner():
+    learner = Rl2(Rl2Config(**SMALL, epochs=1, minibatches=1), 2, 1, seed=0)
+    rollouts, context = collect(learner, SignBatch())
+    learner.update(context, rollouts, None)
+    rollouts, context = collect(learner, SignBatch(), 1)
+    before = learner.state_dict()
+    learner._adam.param_groups[0]["lr"] = float("inf")  # one step, so no gradient comes after it
+    with pytest.raises(FloatingPointError, match="'.*' is not finite after the update"):
+        learner.update(context, rollouts, None)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+def test_state_that_is_not_finite_is_not_loaded():
+    learner = Rl2(Rl2Config(**SMALL), 2, 1, seed=0)
+    before = learner.state_dict()
+    broken = {**before, "policy/log_std": torch.tensor([-float("inf")])}
+    with pytest.raises(ValueError, match="'policy/log_std' is not finite"):
+        learner.load_state_dict(broken)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
 # at the bound, and below it, as older versions saved
 @pytest.mark.parametrize("log_std", [-1.0, -5.0])
 @pytest.mark.parametrize(("entropy_weight", "change"), [(10.0, 0.02), (-10.0, 0.0)])
