@@ -8,6 +8,9 @@ from typing import Any
 
 from metarl.core.errors import require
 
+LARGEST = 1e30
+"""Largest absolute value of a setting; torch computes in float32, which ends at 3.4e38."""
+
 RANGES = {
     "a finite number": math.isfinite,
     "a finite number > 0": lambda x: 0 < x < math.inf,
@@ -36,6 +39,8 @@ def require_range(config: object, group: str, names: Iterable[str], hint: str) -
     for name in names:
         value = read_field(config, name)
         require(RANGES[hint](value), f"{group}.{name}", value, hint)
+        is_small = abs(value) <= LARGEST
+        require(is_small, f"{group}.{name}", value, f"at most {LARGEST:g} in absolute value")
 
 
 def read_field(config: object, name: str) -> Any:

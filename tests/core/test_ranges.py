@@ -49,3 +49,9 @@ def test_dataclass_with_slots_is_checked():
     require_range(Slots(1.0), "group", ("value",), "in [0, 1]")
     with pytest.raises(ConfigError, match="^group.value = 2.0: must be in"):
         require_range(Slots(2.0), "group", ("value",), "in [0, 1]")
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 10**40])
+def test_number_that_float32_cannot_hold_is_refused(value):
+    with pytest.raises(ConfigError, match=r"learner\.value = .*: must be at most 1e\+30 in absol"):
+        require_range(Settings(1.0, value), "learner", ("good", "value"), "a finite number")
