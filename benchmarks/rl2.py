@@ -34,8 +34,8 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
+from metarl.builders import MOST_THREADS
 from metarl.core.allocation import keep_freed_memory
-from metarl.core.parallel import MOST_THREADS
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.learners.rl2.config import Rl2Config

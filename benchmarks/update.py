@@ -36,8 +36,8 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
+from metarl.builders import MOST_THREADS
 from metarl.core.allocation import keep_freed_memory
-from metarl.core.parallel import MOST_THREADS
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo

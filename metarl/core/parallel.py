@@ -16,10 +16,6 @@ from typing import TypeVar
 
 import torch
 
-MOST_THREADS = 4
-"""Threads beyond which updates gain nothing: they wait for Python's lock. On 16 cores a meta-update
-took twice as long with 16 threads as with 2."""
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

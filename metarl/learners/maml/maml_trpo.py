@@ -254,8 +254,9 @@ class MamlTrpo:
         rollout = rollout.to(self.device)
         settings = self.config.discount, self.config.gae_lambda
         advantage, explained = advantages(rollout, *settings, num_threads=self._num_threads)
-        if self._moments:
-            rollout = replace(rollout, obs=normalize(rollout.obs, self._moments.scale(self.device)))
+        if self._scale:
+            mean, factor = (part.to(self.device, non_blocking=True) for part in self._scale)
+            rollout = replace(rollout, obs=normalize(rollout.obs, (mean, factor)))
         return Batch.of(rollout, advantage), explained
 
     def _merge_obs(self, rollouts: Sequence[Rollout]) -> Moments | None:
