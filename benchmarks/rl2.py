@@ -3,7 +3,7 @@
 5 passes over 80,000 steps of half-cheetah-dir (100 tasks x 2 trials x 2 episodes, 8 minibatches)
 with every memory, against the obvious way (`benchmarks/obvious_rl2.py`) on the same trials, and
 against the time that collecting them takes. Both ways must first give the same gradient. Where
-there is a GPU, the same updates there too; with --gpu only those, beside all cores of the CPU.
+there is a GPU, the same updates there too; with --gpu only those, beside the CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from metarl.builders import MOST_THREADS
 from metarl.core.allocation import keep_freed_memory
 from metarl.core.rng import stream
 from metarl.envs.registry import make
@@ -45,8 +44,7 @@ from metarl.networks.actor_critic import MEMORIES
 from metarl.sampling.sampler import Collector, Key
 from metarl.sampling.sequences import Sequences
 
-THREADS = min(len(os.sched_getaffinity(0)), MOST_THREADS)
-"""Threads of an update, as in a training."""
+THREADS = len(os.sched_getaffinity(0))
 KEY = Key(0, "benchmark", 0)
 
 
@@ -159,7 +157,7 @@ def measure(
         env: The environment.
         sizes: Sizes of the iteration.
         memories: Names of MEMORIES.
-        gpu_limit: Measure only the GPU and all cores, and begin no round after this time [s].
+        gpu_limit: Measure only the GPU and the CPU, and begin no round after this time [s].
     """
     runs: dict[str, Callable[[], float]] = {}
     peaks: dict[str, float] = {}
@@ -177,7 +175,7 @@ def measure(
             on_gpu = Problem(env, memory, sizes, device="cuda", trial=shared).update
             runs[f"{memory}, GPU"], peaks[memory] = on_gpu, gpu_peak(on_gpu)
     timings = take_turns(runs, sizes.rounds, gpu_limit or math.inf)
-    pairs = [(f"{memory}: GPU / all cores", f"{memory}, GPU", memory, 10.0) for memory in memories]
+    pairs = [(f"{memory}: GPU / CPU", f"{memory}, GPU", memory, 10.0) for memory in memories]
     pairs += [
         (f"{memory}: ours / the obvious way", memory, f"{memory}, obvious", target)
         for memory, target in TARGETS.items()
@@ -246,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
     options.add_argument("--memories", nargs="+", choices=MEMORIES, default=list(MEMORIES))
-    options.add_argument("--gpu", action="store_true", help="only the GPU and all cores")
+    options.add_argument("--gpu", action="store_true", help="only the GPU and the CPU")
     chosen = options.parse_args(arguments)
     keep_freed_memory()  # as a training does
     if chosen.gpu and not torch.cuda.is_available():

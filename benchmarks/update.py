@@ -4,7 +4,7 @@
 the obvious way (`benchmarks/obvious.py`) with the same network, data, conjugate-gradient steps,
 line-search rule and threads. Both must first give the same meta-gradient and the same curvature
 product in double precision. Where there is a GPU, both ways there too; with --gpu only those and
-ours on all cores of the CPU.
+ours on the CPU.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from metarl.builders import MOST_THREADS
 from metarl.core.allocation import keep_freed_memory
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
 
-THREADS = min(len(os.sched_getaffinity(0)), MOST_THREADS)
-"""Threads of an update, as in a training."""
+THREADS = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -268,7 +266,7 @@ ON_GPU = {
 
 
 def measure_on_gpu(trial: Trial, sizes: Sizes) -> dict[str, Any]:
-    """Measures the contenders on a GPU beside ours on all cores; nothing without a GPU."""
+    """Measures the contenders on a GPU beside ours on the CPU; nothing without a GPU."""
     if not torch.cuda.is_available():
         return {}
     runs = {name: run_once(name, trial, sizes) for name in ("default", *ON_GPU)}
@@ -278,7 +276,7 @@ def measure_on_gpu(trial: Trial, sizes: Sizes) -> dict[str, Any]:
     ratios = [
         Ratio.of("GPU: ours / the obvious way", ours, reference, target=30.0),
         Ratio.of("GPU: ours on all states / the obvious way", timings["all GPU"], reference),
-        Ratio.of("ours: GPU / all cores", ours, timings["default"]),
+        Ratio.of("ours: GPU / CPU", ours, timings["default"]),
     ]
     return {
         "timings": {name: timing.record() for name, timing in timings.items()},
@@ -337,7 +335,7 @@ def show(found: dict[str, Any], sizes: Sizes) -> None:
 
 def show_gpu(found: dict[str, Any]) -> None:
     """Prints the results of `measure_on_gpu`."""
-    names, rows = {"default": "all cores: ours", **ON_GPU}, []
+    names, rows = {"default": "CPU: ours", **ON_GPU}, []
     for key, timing in found["timings"].items():
         memory = f"{found['gpu_memory_mb'][key]:.0f}" if key in ON_GPU else "-"
         rows.append([names[key], f"{timing['median']:.4f}", memory])
@@ -350,7 +348,7 @@ def show_gpu(found: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--memory-of", choices=CONTENDERS, help="(for the benchmark itself)")
-    options.add_argument("--gpu", action="store_true", help="only the GPU and all cores")
+    options.add_argument("--gpu", action="store_true", help="only the GPU and ours on the CPU")
     chosen = options.parse_args(arguments)
     keep_freed_memory()  # as a training does
     if chosen.gpu and not torch.cuda.is_available():

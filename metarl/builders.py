@@ -18,13 +18,9 @@ from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
 from metarl.learners.sb3.config import find_mode
 
-MOST_THREADS = 4
-"""Threads beyond which updates gain nothing: they wait for Python's lock. On 16 cores a meta-update
-took twice as long with 16 threads as with 2."""
-
 
 def num_threads(config: TrainConfig[Any]) -> int:
-    """Returns the threads of physics: those of the config, or all usable cores."""
+    """Returns the threads of physics and update: those of the config, or all usable cores."""
     return config.sampler.threads or len(os.sched_getaffinity(0))
 
 
@@ -179,7 +175,7 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
         env.spec,
         seed=config.seed,
         device=device,
-        num_threads=min(num_threads(config), MOST_THREADS),
+        num_threads=num_threads(config),
         experience=_experience(config, env) if algorithm.has_own_loop else None,
     )
 

@@ -75,12 +75,14 @@ class Moments:
         return Moments(*(state[f"{name}/{part}"].clone() for part in parts))
 
 
-def normalize(values: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+def normalize(values: Tensor, scale: tuple[Tensor, Tensor] | None) -> Tensor:
     """Returns values (..., S) minus the mean [standard deviations], clipped to MAX_SCALED.
 
     Args:
         values: (..., S).
-        scale: From `Moments.scale`.
+        scale: From `Moments.scale`, on any device; None returns the values as they are.
     """
-    mean, factor = scale
+    if scale is None:
+        return values
+    mean, factor = (part.to(values.device, non_blocking=True) for part in scale)
     return ((values - mean) * factor).clamp_(-MAX_SCALED, MAX_SCALED)

@@ -41,6 +41,7 @@ class _GruUnroll(torch.autograd.Function):
     """
 
     @staticmethod
+    @np.errstate(all="ignore")  # the learner looks for numbers that are not finite
     def forward(
         ctx: Any,
         inputs: Tensor,
@@ -100,6 +101,7 @@ class _GruUnroll(torch.autograd.Function):
         return grad_inputs, hidden, own.t() @ flat_inputs, recurrent, bias, sums[: 3 * size]
 
 
+@np.errstate(all="ignore")
 def _cotangents(
     grad: Tensor, w_hh: Tensor, kept: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:

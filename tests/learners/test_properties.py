@@ -181,6 +181,17 @@ def test_state_of_another_network_is_rejected(algo):
             assert_same(state(bench.learner), before)
 
 
+def test_state_that_is_not_finite_is_rejected(algo):
+    bench = Bench(algo)
+    before = state(bench.learner)
+    for name in (name for name, value in before.items() if value.is_floating_point()):
+        broken = {**before, name: before[name].clone()}
+        broken[name].view(-1)[-1] = -float("inf")
+        with pytest.raises(ValueError, match=f"{name}.* is not finite"):
+            bench.learner.load_state_dict(broken)
+        assert_same(state(bench.learner), before)
+
+
 def test_acting_and_adapting_do_not_change_the_learner(algo):
     bench = Bench(algo)
     before = state(bench.learner)

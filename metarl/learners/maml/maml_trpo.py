@@ -106,8 +106,7 @@ class MamlTrpo:
         """Samples actions (N, E, A) for obs (N, E, S), or takes the mode; keeps the context."""
         del feedback
         distribution = self.policy.distribution
-        obs = normalize(obs, self._scale) if self._scale else obs
-        output = self.policy.network.outputs(context.acting, obs)
+        output = self.policy.network.outputs(context.acting, normalize(obs, self._scale))
         if not explore:
             return Action(distribution.mode(output), torch.zeros(output.shape[:2])), context
         return Action(*distribution.sample_precomputed(context.acting, output, noise)), context
@@ -212,7 +211,7 @@ class MamlTrpo:
     @torch.no_grad()
     def policy_kl(self, before: Params, after: Params, rollout: Rollout) -> Tensor:
         """Returns the mean KL(before || after) (N,) [nats] over the states of a rollout."""
-        obs = normalize(rollout.obs, self._scale) if self._scale else rollout.obs
+        obs = normalize(rollout.obs, self._scale)
         obs, valid = (x.flatten(1, 2).to(self.device) for x in (obs, rollout.valid))
         outputs = [self.policy.network.outputs(params, obs) for params in (before, after)]
         kl = self.policy.distribution.kl_divergence(before, outputs[0], after, outputs[1])
@@ -254,9 +253,7 @@ class MamlTrpo:
         rollout = rollout.to(self.device)
         settings = self.config.discount, self.config.gae_lambda
         advantage, explained = advantages(rollout, *settings, num_threads=self._num_threads)
-        if self._scale:
-            mean, factor = (part.to(self.device, non_blocking=True) for part in self._scale)
-            rollout = replace(rollout, obs=normalize(rollout.obs, (mean, factor)))
+        rollout = replace(rollout, obs=normalize(rollout.obs, self._scale))
         return Batch.of(rollout, advantage), explained
 
     def _merge_obs(self, rollouts: Sequence[Rollout]) -> Moments | None:

@@ -96,6 +96,7 @@ class RecordedGradient:
                 found = run()
         except RuntimeError as error:  # no memory for a second copy, say
             self._is_broken = True
+            self._recordings.clear()
             warnings.warn(f"updates launch kernels one by one: {error}", stacklevel=2)
             return run
 

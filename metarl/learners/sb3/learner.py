@@ -102,7 +102,7 @@ class Sb3Baseline:
             if self.tasks is not None:
                 self._curve = self._curve.extend(played)
         except BaseException:  # Ctrl-C too
-            self.load_state_dict(before)
+            self._restore(before)
             raise
         return _summarize(played)
 
@@ -136,7 +136,8 @@ class Sb3Baseline:
         """Restores a state_dict().
 
         Raises:
-            ValueError: It is of another network or another number of tasks; nothing has changed.
+            ValueError: It is of another network or another number of tasks, or not finite; nothing
+                has changed.
         """
         expected = self.state_dict()
         for name in sorted(expected.keys() ^ state.keys()):
@@ -146,6 +147,12 @@ class Sb3Baseline:
             shapes = (given.shape[grows:], value.shape[grows:])
             if given.dtype != value.dtype or given.ndim != value.ndim or shapes[0] != shapes[1]:
                 raise ValueError(f"{name} is {tuple(given.shape)}, not {tuple(value.shape)}")
+            if not bool(given.isfinite().all()):
+                raise ValueError(f"{name} is not finite")
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restores a state that fits."""
         for index, member in enumerate(self._members):
             start = f"{index:03d}/"
             member.load_state_dict(

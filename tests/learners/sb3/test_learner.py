@@ -88,6 +88,10 @@ def test_state_of_another_network_is_refused(name):
         for broken in (missing, doubled):
             with pytest.raises(ValueError, match=f"^{key} is "):
                 bench.learner.load_state_dict(broken)
+        if value.is_floating_point() and value.numel():
+            broken = {**before, key: torch.full_like(value, float("nan"))}
+            with pytest.raises(ValueError, match=f"^{key} is not finite"):
+                bench.learner.load_state_dict(broken)
     with pytest.raises(ValueError, match="^more is not known"):
         bench.learner.load_state_dict({**before, "more": torch.zeros(1)})
     assert_same(state(bench), before)
