@@ -273,7 +273,7 @@ def test_update_that_is_not_finite_has_exit_code_4(tmp_path, whole):
 
 
 def test_divergence_in_adaptation_has_exit_code_4(tmp_path):
-    learner = dataclasses.replace(CONFIG.learner, inner_lr=1e38)
+    learner = dataclasses.replace(CONFIG.learner, inner_lr=1e30)
     config = dataclasses.replace(CONFIG, learner=learner)
     with pytest.raises(NumericalError, match="iteration 1: task 0.* rollout [01].*saved") as caught:
         run(trainer_in(tmp_path, config=config))
