@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from metarl.core.rollout import Params
 from metarl.networks.distributions import Distribution
 from metarl.networks.hypernetwork import HyperActor
+from metarl.networks.layers import Linear, Tanh, draw_orthogonal
 from metarl.networks.memory import GruMemory, LstmMemory, Memory
 from metarl.networks.mingru import MinGruMemory
-from metarl.networks.orthogonal import draw_orthogonal
 from metarl.networks.transformer import AttentionMemory
 
 MEMORIES = {
@@ -84,8 +84,8 @@ class MemoryActorCritic(nn.Module):
         if architecture.hypernetwork:
             self.actor: nn.Module = HyperActor(features, obs_size, hidden, action_size)
         else:
-            self.actor = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden, action_size))
-        self.critic = nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(hidden, 1))
+            self.actor = nn.Sequential(Linear(*sizes), Tanh(), Linear(hidden, action_size))
+        self.critic = nn.Sequential(Linear(*sizes), Tanh(), Linear(hidden, 1))
         for name, value in distribution.initial(action_size).items():
             self.register_parameter(name, nn.Parameter(value))
 

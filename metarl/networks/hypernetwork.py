@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.networks.orthogonal import draw_orthogonal
+from metarl.networks.layers import Linear, draw_orthogonal, tanh
 
 
 class HyperActor(nn.Module):
@@ -31,7 +31,7 @@ class HyperActor(nn.Module):
         self.shapes = [(hidden_size, obs_size), (hidden_size, 1)]
         self.shapes += [(action_size, hidden_size), (action_size, 1)]
         self.counts = [rows * columns for rows, columns in self.shapes]
-        self.generate = nn.Linear(features_size, sum(self.counts))
+        self.generate = Linear(features_size, sum(self.counts))
 
     def initialise(self, rng: np.random.Generator) -> None:
         """Sets the first network: orthogonal matrices, the last scaled by 0.01, biases zero."""
@@ -46,6 +46,6 @@ class HyperActor(nn.Module):
         features, obs = inputs.flatten(0, -2).tensor_split([self.features_size], dim=-1)
         parts = self.generate(features).split(self.counts, dim=-1)
         weights = [p.unflatten(-1, shape) for p, shape in zip(parts, self.shapes, strict=True)]
-        hidden = torch.tanh(torch.baddbmm(weights[1], weights[0], obs.unsqueeze(-1)))
+        hidden = tanh(torch.baddbmm(weights[1], weights[0], obs.unsqueeze(-1)))
         output = torch.baddbmm(weights[3], weights[2], hidden).squeeze(-1)
         return output.unflatten(0, inputs.shape[:-1])

@@ -26,11 +26,14 @@ class Memory(Protocol):
         size: H.
         rows_per_shard: Trials that a thread unrolls at once on a CPU; 0 means all, for a memory
             whose steps cost the interpreter's time and not the processor's.
+        least_shards: Shards into which few trials are split, so that as many threads have work;
+            more than 1 where the time of a step grows with the trials.
         num_gates: Blocks of rows in a weight matrix whose row count is num_gates * H.
     """
 
     size: int
     rows_per_shard: int
+    least_shards: int
     num_gates: int
 
     def initial(self, num_rows: int) -> State:
@@ -58,6 +61,7 @@ class GruMemory(nn.Module):
     """
 
     rows_per_shard = 0
+    least_shards = 1
     num_gates = 3
 
     def __init__(self, input_size: int, size: int):
@@ -98,6 +102,7 @@ class LstmMemory(nn.Module):
     """
 
     rows_per_shard = 8  # oneDNN runs all steps of a shard in one call
+    least_shards = 1
     num_gates = 4
 
     def __init__(self, input_size: int, size: int):

@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metarl.functional.scan import gated_scan
+from metarl.networks.layers import Linear, linear, tanh
 from metarl.networks.memory import State, keep_rows
 
 SHORTEST = 1.1
@@ -36,12 +36,13 @@ class MinGruMemory(nn.Module):
     """
 
     rows_per_shard = 8
+    least_shards = 1
     num_gates = 2
 
     def __init__(self, input_size: int, size: int):
         super().__init__()
         self.size = size
-        self.embed = nn.Linear(input_size, size)
+        self.embed = Linear(input_size, size)
         self.gates = nn.Linear(size, 2 * size, bias=False)
         fast = torch.full((size // 2,), SHORTEST)
         slow = torch.logspace(math.log10(2.0), math.log10(LONGEST), size - size // 2)
@@ -74,5 +75,5 @@ class MinGruMemory(nn.Module):
 
     def _gates(self, inputs: Tensor) -> Tensor:
         """Returns the logits of the decays and the candidates (..., 2 H)."""
-        embedded = torch.tanh(self.embed(inputs))
-        return functional.linear(embedded, self.gates.weight, self.offset)
+        embedded = tanh(self.embed(inputs))
+        return linear(embedded, self.gates.weight, self.offset)

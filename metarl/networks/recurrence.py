@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.networks.layers import gradient_of_weight, linear, product
+
 
 def unroll_gru(inputs: Tensor, hidden: Tensor, *weights: Tensor) -> Tensor:
     """Maps inputs to the hidden states of a gated recurrent unit, like `torch.nn.GRU`.
@@ -58,7 +60,7 @@ class _GruUnroll(torch.autograd.Function):
         bias = torch.cat([b_ih[: 2 * size] + b_hh[: 2 * size], b_ih[2 * size :]]) * half
         recurrent = (w_hh * half.unsqueeze(1)).t().contiguous()
         flat = inputs.flatten(0, 1)
-        gates = torch.addmm(bias, flat, (w_ih * half.unsqueeze(1)).t()).view(length, rows, -1)
+        gates = linear(flat, w_ih * half.unsqueeze(1), bias).view(length, rows, -1)
         states = hidden.new_empty(length + 1, rows, size)
         states[0] = hidden
         new_hidden, new = (hidden.new_empty(length, rows, size) for _ in range(2))
@@ -89,23 +91,25 @@ class _GruUnroll(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, w_ih, w_hh = ctx.saved_tensors
         _, states, _, _ = ctx.kept
-        cotangents, hidden = _cotangents(grad.contiguous(), w_hh, ctx.kept)
-        size = w_hh.shape[1]
-        # (dr, dz, dhn, dn): the first three meet the states, the others the inputs
-        flat, flat_inputs = cotangents.flatten(0, 1), inputs.flatten(0, 1)
-        own = torch.cat([flat[:, : 2 * size], flat[:, 3 * size :]], dim=1)
-        grad_inputs = (own @ w_ih).view_as(inputs) if ctx.needs_input_grad[0] else None
-        recurrent = flat[:, : 3 * size].t() @ states[:-1].flatten(0, 1)
-        sums = flat.new_ones(len(flat)) @ flat
-        bias = torch.cat([sums[: 2 * size], sums[3 * size :]])
-        return grad_inputs, hidden, own.t() @ flat_inputs, recurrent, bias, sums[: 3 * size]
+        with_state, with_input, hidden = _cotangents(grad.contiguous(), w_hh, ctx.kept)
+        rows, new = with_state.flatten(0, 1), with_input.flatten(0, 1)
+        both, flat_inputs = 2 * w_hh.shape[1], inputs.flatten(0, 1)
+        by_weight = gradient_of_weight(rows, flat_inputs)  # the part of dhn is replaced by dn's
+        by_weight = torch.cat([by_weight[:both], gradient_of_weight(new, flat_inputs)])
+        by_hidden = gradient_of_weight(rows, states[:-1].flatten(0, 1))
+        sums = rows.new_ones(len(rows)) @ rows
+        bias = torch.cat([sums[:both], new.new_ones(len(new)) @ new])
+        by_inputs = None
+        if ctx.needs_input_grad[0]:
+            by_inputs = product(torch.cat([rows[:, :both], new], dim=1), w_ih).view_as(inputs)
+        return by_inputs, hidden, by_weight, by_hidden, bias, sums
 
 
 @np.errstate(all="ignore")
 def _cotangents(
     grad: Tensor, w_hh: Tensor, kept: tuple[Tensor, Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Returns (dr, dz, dhn, dn) of every step (L, M, 4 H), and the first state's gradient (M, H).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (dr, dz, dhn) (L, M, 3 H), dn (L, M, H) and the first state's gradient (M, H).
 
     Args:
         grad: Of the states after every step (L, M, H).
@@ -120,20 +124,20 @@ def _cotangents(
     by_update = (states[:-1] - new).mul_(update).mul_(1 - update)
     by_new = new.square().neg_().add_(1.0).mul_(1 - update)
     by_reset = (1 - reset).mul_(reset).mul_(new_hidden)
-    cotangents = grad.new_empty(length, rows, 4 * size)
+    with_state = grad.new_empty(length, rows, 3 * size)
+    with_input = grad.new_empty(length, rows, size)
     total, product = grad.new_zeros(rows, size), grad.new_empty(rows, size)
     g, p = total.numpy(), product.numpy()
-    arrays = [a.numpy() for a in (cotangents, by_update, by_new, by_reset, gates, grad)]
-    with_state = cotangents[:, :, : 3 * size].unbind()  # without dn, which meets no state
-    for step, *parts in zip(with_state[::-1], *(a[::-1] for a in arrays), strict=True):
-        c, a, b, d, gate, own = parts
+    tensors = (with_state, with_input, by_update, by_new, by_reset, gates, grad)
+    arrays = [tensor.numpy()[::-1] for tensor in tensors]
+    for step, *parts in zip(with_state.unbind()[::-1], *arrays, strict=True):
+        c, dn, a, b, d, gate, own = parts
         np.add(g, own, out=g)
-        dn = c[:, 3 * size :]
         np.multiply(g, b, out=dn)
         np.multiply(g, a, out=c[:, size : 2 * size])
         np.multiply(dn, d, out=c[:, :size])
-        np.multiply(dn, gate[:, :size], out=c[:, 2 * size : 3 * size])
+        np.multiply(dn, gate[:, :size], out=c[:, 2 * size :])
         torch.mm(step, w_hh, out=product)
         np.multiply(g, gate[:, size : 2 * size], out=g)
         np.add(g, p, out=g)
-    return cotangents, total
+    return with_state, with_input, total

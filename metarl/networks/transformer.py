@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl.networks.layers import Linear
 from metarl.networks.memory import State
 
 
@@ -28,6 +29,7 @@ class AttentionMemory(nn.Module):
     """
 
     rows_per_shard = 8
+    least_shards = 2
     num_gates = 1
     penalty_rates: Tensor
 
@@ -41,7 +43,7 @@ class AttentionMemory(nn.Module):
     ):
         super().__init__()
         self.size, self.num_heads, self.window = size, num_heads, window
-        self.embed = nn.Linear(input_size, size)
+        self.embed = Linear(input_size, size)
         self.blocks = [_Block(size, num_heads) for _ in range(num_layers)]
         for i, block in enumerate(self.blocks):  # a ModuleList would lose their type
             self.add_module(f"block{i}", block)
@@ -121,10 +123,8 @@ class _Block(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.before_attention, self.before_network = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.query_key_value, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
-        self.network = nn.Sequential(
-            nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
-        )
+        self.query_key_value, self.out = Linear(size, 3 * size), Linear(size, size)
+        self.network = nn.Sequential(Linear(size, 2 * size), nn.GELU(), Linear(2 * size, size))
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps x (M, L, H) to query, key and value (M, heads, L, H / heads)."""

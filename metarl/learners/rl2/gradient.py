@@ -148,8 +148,10 @@ class MinibatchGradient:
 
     def shards(self, rows: Tensor) -> list[Tensor]:
         """Splits rows (B,) into those that are unrolled at once."""
-        size = self._policy.memory.rows_per_shard
-        number = -(-len(rows) // size) if size and self._on_cpu else 1
+        memory = self._policy.memory
+        size, number = memory.rows_per_shard, 1
+        if size and self._on_cpu:
+            number = max(-(-len(rows) // size), min(memory.least_shards, len(rows)))
         return list(rows.tensor_split(number))
 
     def __call__(self, batch: Batch, rows: Tensor) -> tuple[list[Tensor], Tensor]:
