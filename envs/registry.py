@@ -31,7 +31,7 @@ from metarl.envs.locomotion.robots import (
     Robot,
 )
 from metarl.envs.locomotion.terrain import Terrain
-from metarl.envs.locomotion.variations import VARIATIONS
+from metarl.envs.locomotion.variations import VARIATIONS, Cripple, limb_names
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
@@ -108,7 +108,24 @@ WORLDS: dict[str, Variation] = {**VARIATIONS, Terrain.name: Terrain()}
 
 
 def parse_name(name: str) -> Recipe | None:
-    """Returns the recipe of a name `robot-goal-variation-...`, or None for other names."""
+    """Returns the recipe of a name `robot-goal-variation-...`, or None for other names.
+
+    With `cripple`, "/" and the name of a limb's first joint hold out that limb.
+    """
+    name, has_limb, limb = name.partition("/")
+    recipe = _parse_base(name)
+    if recipe is None or not has_limb:
+        return recipe
+    limbs, cripple = limb_names(recipe.robot), WORLDS["cripple"]
+    if limb not in limbs or cripple not in recipe.variations:
+        return None
+    held_out = Cripple(held_out=limbs.index(limb))
+    return replace(
+        recipe, variations=tuple(held_out if v == cripple else v for v in recipe.variations)
+    )
+
+
+def _parse_base(name: str) -> Recipe | None:
     for robot, goal in _bases():
         base = _join(robot, goal)
         parts = name.removeprefix(base + "-").split("-") if name != base else []
@@ -238,4 +255,8 @@ def _names_like(name: str) -> list[str]:
     beginnings = [name[:k] for k, letter in enumerate(name) if letter == "-"]
     bases += [beginning for beginning in beginnings if parse_name(beginning)]
     names = bases + [_join(base, word) for base in bases for word in WORLDS]
+    base, has_limb, _ = name.partition("/")
+    recipe = _parse_base(base) if has_limb else None
+    if recipe:
+        names += [f"{base}/{limb}" for limb in limb_names(recipe.robot)]
     return [known for known in dict.fromkeys(names) if parse_name(known)]

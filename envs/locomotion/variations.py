@@ -256,15 +256,17 @@ class Wind(Variation):
 class Cripple(Variation):
     """Failed actuators of one limb, from the start or from some control step on.
 
-    A limb is a leg of a four-legged robot, else a single joint. The last limb is held out.
+    A limb is a leg of a four-legged robot, else a single joint.
 
     Attributes:
+        held_out: The limb that only test tasks have; negative numbers count from the last.
         share: Probability that the limb fails in mid-episode.
         onset: First and last control step of such a failure.
 
     Source: Nagabandi et al. 2019 (arXiv:1803.11347), learning_to_adapt: legs 0 to 2, test leg 3.
     """
 
+    held_out: int = -1
     share: float = 0.25
     onset: tuple[int, int] = (20, 100)
 
@@ -274,13 +276,14 @@ class Cripple(Variation):
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the limb and the control step of its failure."""
-        labels = _limb_names(robot)
-        last = len(labels) - 1
+        labels = limb_names(robot)
+        limbs = tuple(map(float, range(len(labels))))
+        test_limb = limbs[self.held_out]
         onset = Sometimes("onset", "step", *self.onset, self.share)
-        limbs = (tuple(map(float, range(last))), (float(last),))
+        others = tuple(limb for limb in limbs if limb != test_limb)
         train, test = (
             Product((Choice(Variable("limb", "1", v[0], v[-1], labels=labels), v), onset))
-            for v in limbs
+            for v in (others, (test_limb,))
         )
         return Split(train, test)
 
@@ -304,7 +307,7 @@ def _limbs(robot: Robot) -> np.ndarray:
     return np.array([np.isin(actuators, limb) for limb in robot.limbs])
 
 
-def _limb_names(robot: Robot) -> tuple[str, ...]:
+def limb_names(robot: Robot) -> tuple[str, ...]:
     """Returns the name of each limb: that of the joint of its first actuator."""
     model = bare_model(robot)
     first = _limbs(robot).argmax(axis=1)

@@ -332,14 +332,18 @@ def _default(algo: object, where: str) -> TrainConfig[Any]:
 
 
 def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:
-    """Returns the defaults of the dataclasses under the preset, if the pair has one."""
+    """Returns the defaults of the dataclasses under the preset, if the pair has one.
+
+    A variant `env/...` without a preset of its own has that of env.
+    """
     default = replace(_default(algo, where), env=env)
     folder = (presets / default.algo).resolve()
-    path = (folder / f"{env}.yaml").resolve()
-    # The name of an environment may contain "/" and "..": never read a file outside the folder.
-    if not env or not path.is_relative_to(folder) or not path.is_file():
-        return default
-    return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
+    for name in dict.fromkeys((env, env.partition("/")[0])):
+        path = (folder / f"{name}.yaml").resolve()
+        # The name of an environment may contain "/" and "..": never read a file outside the folder.
+        if name and path.is_relative_to(folder) and path.is_file():
+            return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
+    return default
 
 
 def _read_run_config(run: Path) -> TrainConfig[Any]:

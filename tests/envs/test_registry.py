@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from metarl.envs.listing import list_environments
+from metarl.envs.locomotion.variations import limb_names
 from metarl.envs.registry import (
     ENVIRONMENTS,
     FAMILIES,
@@ -154,6 +155,32 @@ def test_name_combines_robot_goal_and_variations():
 def test_name_needs_a_task_and_ordered_single_variations(name):
     assert parse_name(name) is None
     message(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "held_out"),
+    [("ant-cripple/hip_1", 0), ("ant-dir-cripple/hip_3", 2), ("half-cheetah-cripple/bfoot", 2)],
+)
+def test_name_after_a_slash_holds_out_a_limb(name, held_out):
+    recipe = parse_name(name)
+    spec = recipe.spec(name)
+    place = [variable.name for variable in spec.tasks.variables].index("limb")
+    train, test = (
+        set(tasks.sample(np.random.default_rng(0), 200)[:, place])
+        for tasks in (spec.tasks, spec.tasks.test)
+    )
+    count = len(limb_names(recipe.robot))
+    assert test == {held_out} and train == set(range(count)) - {held_out}
+    assert spec.version == parse_name(name.partition("/")[0]).version
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("ant-cripple/hip_9", "ant-cripple/hip_"), ("ant-dir/hip_1", ""), ("ant-cripple/", "")],
+)
+def test_unknown_limb_is_refused(name, hint):
+    with pytest.raises(UnknownEnvironment, match=f"(?s)no environment '{name}'.*{hint}"):
+        make(name, threads=1)
 
 
 def test_listed_spec_equals_the_built_one():

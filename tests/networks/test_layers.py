@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from metarl.networks import layers
 from torch.nn import functional
+
+from metarl.networks import layers
 
 SIZES = [(5, 3, 7), (17, 26, 128), (2500, 7, 3), (2500, 3, 7)]
 """(P, I, O): few rows, and sums over several parts of the rows."""
@@ -76,4 +77,3 @@ def test_tanh_has_value_and_gradient_of_torch():
     x = numbers(40, 6, dtype=torch.float64).t().requires_grad_()
     torch.testing.assert_close(layers.tanh(x), torch.tanh(x), rtol=1e-14, atol=0)
     assert torch.autograd.gradcheck(layers.tanh, x)
-
