@@ -46,7 +46,8 @@ def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
 
     Args:
         argv: Command-line arguments; the last one counts where a flag is repeated.
-        tree: The dataclass whose fields are the flags. A switch also has a `--no-` form.
+        tree: The dataclass whose fields are the flags. A switch has a form with `no-`
+            before its name, too, or before its group's.
 
     Returns:
         Nested mapping as `merge` takes it: strings, lists of strings, and booleans for switches.
@@ -58,8 +59,7 @@ def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
     kinds = field_types(tree)
     names = {flag(name): name for name in kinds}
     for name in (name for name, kind in kinds.items() if kind is bool):
-        parent, dot, leaf = name.rpartition(".")
-        names[flag(f"{parent}{dot}no-{leaf}")] = name
+        names[_off(name)] = names[flag(f"no-{name}")] = name
     given: dict[str, Any] = {}
     words = list(argv)
     while words:
@@ -74,7 +74,7 @@ def read_flags(argv: Sequence[str], tree: Any) -> dict[str, Any]:
         node = given
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = _flag_value(key, kinds[names[key]], values, on=key == flag(names[key]))
+        node[leaf] = _flag_value(key, kinds[names[key]], values, names[key])
     return given
 
 
@@ -86,11 +86,18 @@ def _refuse(word: str, key: str, names: Collection[str]) -> None:
     raise ConfigError(f"a value without a flag: {word}; {hint} (--help shows all)")
 
 
-def _flag_value(key: str, kind: Any, values: list[str], on: bool) -> Any:
+def _off(name: str) -> str:
+    """Returns the flag that switches a dotted name off: --trainer.no-video."""
+    parent, dot, leaf = name.rpartition(".")
+    return flag(f"{parent}{dot}no-{leaf}")
+
+
+def _flag_value(key: str, kind: Any, values: list[str], name: str) -> Any:
     if kind is bool:
         if values:
-            raise ConfigError(f"{key} takes no value, but {values[0]!r} follows it")
-        return on
+            hint = f"{flag(name)} switches it on and {_off(name)} off"
+            raise ConfigError(f"{key} takes no value, but {values[0]!r} follows it; {hint}")
+        return key == flag(name)
     if typing.get_origin(kind) is tuple:
         return [part for value in values for part in value.split(",") if part]
     if len(values) != 1:

@@ -51,6 +51,11 @@ def test_preset_overrides_defaults_and_flags_override_it(tmp_path):
     assert config.sampler == SamplerConfig()
 
 
+@pytest.mark.parametrize("off", ["--trainer.no-video", "--no-trainer.video", "--trainer.no_video"])
+def test_switch_is_off_with_either_form_of_no(off):
+    assert not read("--env", "ant-dir", off).trainer.video
+
+
 def test_preset_of_a_name_with_a_slash_is_in_a_folder(tmp_path):
     write_preset(tmp_path, "iterations: 9\n", env="half-cheetah-dir/rllib")
     assert read("--env", "half-cheetah-dir/rllib", presets=tmp_path).iterations == 9
@@ -167,7 +172,7 @@ def test_list_envs_needs_no_environment():
         (["--env", "a", "--zzzzzzzz"], r"unknown flag --zzzzzzzz \(--help"),
         (["--env", "a", "b"], "--env takes one value, but 'a b' follows it"),
         (["ant-dir"], "a value without a flag: ant-dir"),
-        (["--env", "a", "--trainer.video", "no"], "--trainer.video takes no value, but 'no'"),
+        (["--env", "a", "--trainer.video", "no"], "on and --trainer.no-video off"),
         (["--env", "a", "--trainer.video=no"], "--trainer.video takes no value, but 'no'"),
         (["--env", "a", "--seed", "x"], "--seed = 'x': must be a whole number"),
         (["--env", "a", "--seed", "-1"], "seed = -1: must be at least 0"),
