@@ -9,9 +9,9 @@ import numpy as np
 
 from metarl.core.env import EnvSpec
 from metarl.core.tasks import TaskDistribution, Variable
-from metarl.envs.locomotion.robots import ROBOTS
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
+from metarl.envs.robots.gymnasium import ROBOTS
 
 _NUM_LISTED = 6
 """Numbers of an action that are listed one by one."""

@@ -21,21 +21,15 @@ from metarl.envs.locomotion.goals import (
     Velocity,
 )
 from metarl.envs.locomotion.recipe import Recipe
-from metarl.envs.locomotion.robots import (
-    ANT,
-    HALF_CHEETAH,
-    HOPPER,
-    HUMANOID,
-    WALKER2D,
-    HeightBand,
-    Robot,
-)
 from metarl.envs.locomotion.terrain import Terrain
 from metarl.envs.locomotion.variations import VARIATIONS, Cripple, limb_names
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
+from metarl.envs.robots.health import HeightBand
+from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
 
 __all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]

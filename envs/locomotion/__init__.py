@@ -1,4 +1,4 @@
-"""Locomotion on MuJoCo: robots, goals, variations of the world, and their environment.
+"""Locomotion on MuJoCo: goals, variations of the world, and the environment of a robot.
 
 Pictures of it are in `envs/rendering`.
 """

@@ -11,13 +11,9 @@ import numpy as np
 from metarl.core.env import EnvSpec
 from metarl.core.tasks import join_tasks
 from metarl.envs.locomotion.goals import Goal, RewardTerms
-from metarl.envs.locomotion.robots import (
-    ObservationField,
-    Robot,
-    bare_model,
-    list_observation_fields,
-)
 from metarl.envs.locomotion.world import Variation
+from metarl.envs.robots.observation import ObservationField, list_observation_fields
+from metarl.envs.robots.robot import Robot, bare_model
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import mujoco
 import numpy as np
 
 from metarl.core.tasks import Choice, Product, Split, TaskDistribution, Variable
-from metarl.envs.locomotion.robots import Edit, Robot
 from metarl.envs.locomotion.world import GROUND, Ground, Variation, World
 from metarl.envs.rendering.heightfield import PERIOD
+from metarl.envs.robots.robot import Edit, Robot
 
 TRAIN_KINDS = ("slopes", "rough", "waves")
 TEST_KINDS = ("stairs", "basin", "hill", "steep", "gaps")

@@ -20,8 +20,8 @@ from metarl.core.tasks import (
     Uniform,
     Variable,
 )
-from metarl.envs.locomotion.robots import Edit, Robot, bare_model
 from metarl.envs.locomotion.world import GROUND, Variation, World
+from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 TORSO = 1
 """The body that carries the root joint."""

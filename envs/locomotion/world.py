@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.tasks import TaskDistribution
-from metarl.envs.locomotion.robots import Edit, Robot
+from metarl.envs.robots.robot import Edit, Robot
 
 GROUND = "floor"
 """Name of the ground's geom in Gymnasium's models."""

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.robots import ANT
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.scene import mujoco_scene
+from metarl.envs.robots.gymnasium import ANT
 from metarl.reporting.episode import Episode
 from metarl.reporting.replay import write_replay
 

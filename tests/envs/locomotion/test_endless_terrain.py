@@ -7,7 +7,6 @@ import pytest
 from mujoco_runs import run
 from terrain_robots import build, kind_number, place
 
-from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH, HUMANOID
 from metarl.envs.locomotion.terrain import (
     FIELD,
     KINDS,
@@ -17,6 +16,7 @@ from metarl.envs.locomotion.terrain import (
     atlas,
     heights,
 )
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HUMANOID
 
 grids = pytest.mark.parametrize("grid", [FIELD, TRACK], ids=["field", "track"])
 

@@ -13,8 +13,9 @@ from mujoco_runs import assert_same, run, streams
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Direction, ForwardBackward, RewardTerms
 from metarl.envs.locomotion.recipe import Recipe
-from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH, Robot
 from metarl.envs.registry import make
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
+from metarl.envs.robots.robot import Robot
 
 
 def build(robot, rows, *, threads=1, **settings):

@@ -9,7 +9,6 @@ from terrain_robots import build, kind_number, place
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms
 from metarl.envs.locomotion.recipe import Recipe
-from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.locomotion.terrain import (
     FIELD,
     FLAT,
@@ -26,6 +25,7 @@ from metarl.envs.locomotion.terrain import (
     ridges,
 )
 from metarl.envs.locomotion.variations import Friction
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 
 grids = pytest.mark.parametrize("grid", [FIELD, TRACK], ids=["field", "track"])
 

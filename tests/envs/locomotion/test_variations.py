@@ -8,15 +8,6 @@ from mujoco_runs import run, streams
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms, Velocity
 from metarl.envs.locomotion.recipe import Recipe
-from metarl.envs.locomotion.robots import (
-    ANT,
-    HALF_CHEETAH,
-    HOPPER,
-    HUMANOID,
-    ROBOTS,
-    WALKER2D,
-    bare_model,
-)
 from metarl.envs.locomotion.variations import (
     VARIATIONS,
     Actuator,
@@ -27,6 +18,8 @@ from metarl.envs.locomotion.variations import (
     Payload,
     Wind,
 )
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
+from metarl.envs.robots.robot import bare_model
 
 every_variation = pytest.mark.parametrize("name", VARIATIONS)
 G = 9.81

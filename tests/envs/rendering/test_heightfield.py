@@ -4,7 +4,6 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.robots import ANT
 from metarl.envs.locomotion.terrain import KINDS
 from metarl.envs.registry import make
 from metarl.envs.rendering.heightfield import (
@@ -17,6 +16,7 @@ from metarl.envs.rendering.heightfield import (
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster
 from metarl.envs.rendering.render import plan_shot
+from metarl.envs.robots.gymnasium import ANT
 
 SIZE = 96
 AHEAD = Marker("arrow", (1.0, 0.0))

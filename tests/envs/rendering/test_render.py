@@ -8,11 +8,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
 from metarl.envs.rendering import render
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster, cast, checker
 from metarl.envs.rendering.render import place_marker, plan_shot, render_mujoco
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 160
@@ -263,7 +263,7 @@ def test_render_needs_no_display_and_no_opengl(tmp_path):
 import sys
 import metarl.envs.rendering.render as rendering
 from metarl.envs.locomotion.goals import Marker
-from metarl.envs.locomotion.robots import ANT
+from metarl.envs.robots.gymnasium import ANT
 model = ANT.model()
 frame = next(rendering.render_mujoco(
     model, model.qpos0[None], Marker("arrow", (1.0, 0.0)), width=64, height=48))
@@ -321,7 +321,7 @@ def test_gl_draws_camera_and_marker_as_the_ray_caster(library, tmp_path):
 import numpy as np
 from metarl.envs.locomotion.goals import Marker
 from metarl.envs.rendering.render import gl_works, render_mujoco
-from metarl.envs.locomotion.robots import ANT
+from metarl.envs.robots.gymnasium import ANT
 if gl_works():
     model = ANT.model()
     before = model.tex_data.copy(), model.vis.global_.offwidth

@@ -4,12 +4,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH
 from metarl.envs.locomotion.terrain import KINDS
 from metarl.envs.registry import make
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.point_mass import plane_scene
 from metarl.envs.rendering.scene import mujoco_scene
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
 
 ARROW = Marker("arrow", (1.0, 0.0))
 

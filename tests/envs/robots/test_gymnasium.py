@@ -12,8 +12,8 @@ from mujoco_runs import run, streams
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms
 from metarl.envs.locomotion.recipe import Recipe
-from metarl.envs.locomotion.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
 from metarl.envs.registry import make
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
 
 ANT_V5 = ("Ant-v5", {"include_cfrc_ext_in_observation": False})
 PAIRS = {

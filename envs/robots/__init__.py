@@ -1,0 +1,1 @@
+"""Robots as values: model, home pose, actions, observation, health, limbs. No goal, no world."""
