@@ -48,8 +48,9 @@ class MujocoBatchEnv:
         self.robot, self.goal, self.terms = recipe.robot, recipe.goal, recipe.terms
         self.variations, self._threads = recipe.variations, threads
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
-        self._fields, self._scan = recipe.observation_fields(), recipe.scan()
-        self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T.copy()
+        self._parts, self._scan = recipe.observation(), recipe.scan()
+        self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
+        self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T - self._centre_ctrl
         self._batch: Any = None
         self._world: Any = None
         profiler.stop()
@@ -89,11 +90,11 @@ class MujocoBatchEnv:
         self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
-        self._views, start = [], 0
-        for field in self._fields:
-            target = self._obs[:, start : start + field.size].reshape(num_rows, *field.shape)
-            self._views.append((field, field.view(batch.bind(field.field)), target))
-            start += field.size
+        self._readers, start = [], 0
+        for part in self._parts:
+            target = self._obs[:, start : start + part.size]
+            self._readers.append((part.reader(batch), target))
+            start += part.size
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
         self._world = World(self.robot, self.variations, batch)
 
@@ -105,7 +106,7 @@ class MujocoBatchEnv:
             ValueError: The number of streams is not M.
         """
         check_streams(self.spec, None if self._batch is None else self._batch.nsim, rngs)
-        states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
+        states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
         return self.restore(*map(np.array, zip(*states, strict=True)))
 
     def reset_rows(
@@ -129,7 +130,7 @@ class MujocoBatchEnv:
         if tasks is not None:
             self._tasks[rows] = tasks
             self._world.write(self._tasks[:, self._goal_tasks.shape[1] :], rows)
-        states = [self.robot.initial_state(rng, self.model.qpos0) for rng in rngs]
+        states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
         return self.restore(*map(np.array, zip(*states, strict=True)), rows=rows)
 
     def restore(
@@ -150,11 +151,8 @@ class MujocoBatchEnv:
         return self._observe()
 
     def _observe(self) -> np.ndarray:
-        for field, values, target in self._views:
-            if np.isfinite(field.limit):
-                np.clip(values, -field.limit, field.limit, out=target)
-            else:
-                target[...] = values
+        for read, target in self._readers:
+            read(target)
         if len(self._scan):
             self._obs[:, -len(self._scan) :] = self._heights_around()
         return self._obs
@@ -175,7 +173,7 @@ class MujocoBatchEnv:
             x[:, None] + self._scan[:, 0], y[:, None] + self._scan[:, 1]
         )
         index = self.robot.height_index
-        above_rest = self._qpos[:, index, None] - self.model.qpos0[index]
+        above_rest = self._qpos[:, index, None] - self._rest[index]
         return np.clip(ground - above_rest, -1.0, 1.0)
 
     def _position(self) -> np.ndarray:
@@ -195,8 +193,8 @@ class MujocoBatchEnv:
         # dtype: float32 actions would otherwise be scaled in float32
         scaled = np.multiply(action, self.spec.action_scale, out=self._action, dtype=float)
         np.clip(scaled, self._ctrl_low, self._ctrl_high, out=scaled)
-        self._ctrl[...] = scaled
-        effort = np.square(scaled).sum(axis=1)
+        np.add(self._centre_ctrl, scaled, out=self._ctrl)
+        effort = np.square(scaled).sum(axis=1) / self.robot.action_scale**2
         self._world.drive()
         before = self._previous_position
         ids = None if alive.all() else np.flatnonzero(alive)
@@ -296,5 +294,5 @@ class MujocoBatchEnv:
         """Releases threads and memory."""
         # a view of the batch's state would keep its threads alive
         self._batch = self._forces = self._centre = self._world = None
-        self._views = []
+        self._readers = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)

@@ -12,8 +12,8 @@ from metarl.core.env import EnvSpec
 from metarl.core.tasks import join_tasks
 from metarl.envs.locomotion.goals import Goal, RewardTerms
 from metarl.envs.locomotion.world import Variation
-from metarl.envs.robots.observation import ObservationField, list_observation_fields
-from metarl.envs.robots.robot import Robot, bare_model
+from metarl.envs.robots.observation import list_observation
+from metarl.envs.robots.robot import Observed, Robot, bare_model
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Recipe:
         terms: Bonus and costs.
         variations: The changes of the world; their task numbers follow the goal's, in this order.
         horizon: T.
-        action_scale: See EnvSpec.
+        action_scale: Factor from policy output to action, see Robot.action_scale too.
         observe_contacts: Append the contact forces, clipped to [-1, 1], to the observation.
         note: See EnvSpec.
         task_split: See EnvSpec; None takes that of the variations.
@@ -49,10 +49,10 @@ class Recipe:
         changes = int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
         return 1 + changes + sum(variation.revisions for variation in self.variations)
 
-    def observation_fields(self) -> list[ObservationField]:
-        """Returns the fields of the observation but for the heights of the ground."""
+    def observation(self) -> list[Observed]:
+        """Returns the parts of the observation but for the heights of the ground."""
         model = bare_model(self.robot)
-        return list_observation_fields(self.robot, model, contacts=self.observe_contacts)
+        return list_observation(self.robot, model, contacts=self.observe_contacts)
 
     def scan(self) -> np.ndarray:
         """Returns the points (P, 2) [m] around the robot whose height it observes."""
@@ -69,11 +69,12 @@ class Recipe:
         return EnvSpec(
             name=name,
             version=self.version,
-            obs_size=sum(field.size for field in self.observation_fields()) + len(self.scan()),
+            obs_size=sum(part.size for part in self.observation()) + len(self.scan()),
             action_size=model.nu,
             horizon=self.horizon,
             dt=self.robot.frame_skip * model.opt.timestep,
-            action_scale=self.action_scale,
+            action_scale=self.action_scale * self.robot.action_scale,
+            action_centre=self.robot.action_centre or 0.0,
             tasks=tasks,
             reward=self.terms.formula(self.goal),
             floors=self.terms.floors(self.goal, self.horizon),

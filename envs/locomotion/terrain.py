@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.tasks import Choice, Product, Split, TaskDistribution, Variable
-from metarl.envs.locomotion.world import GROUND, Ground, Variation, World
+from metarl.envs.locomotion.world import Ground, Variation, World
 from metarl.envs.rendering.heightfield import PERIOD
 from metarl.envs.robots.robot import Edit, Robot
 
@@ -262,7 +262,7 @@ class Terrain(Variation):
                 field.nrow, field.ncol = grid.rows, grid.columns
                 # all of one size, so that the geom's bounds do not depend on the map
                 field.size = [grid.half_x, grid.half_y, 2.0 * CEILING, BASE]
-            ground = spec.geom(GROUND)
+            ground = spec.geom(robot.ground)
             ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
             ground.hfieldname = "terrain 0"
             ground.pos = [0.0, 0.0, -CEILING]
@@ -287,7 +287,7 @@ class Terrain(Variation):
         kind, level, patch = tasks.T
         step = np.rint(np.clip(level, LEVELS[0], LEVELS[-1]) / LEVELS[0]) - 1
         number = ((kind * len(LEVELS) + step) * PATCHES + patch).astype(int)
-        world.fields["geom_dataid"][:, world.model.geom(GROUND).id] = number
+        world.fields["geom_dataid"][:, world.model.geom(world.robot.ground).id] = number
         maps = atlas(grid, self.seed)
         world.ground = Ground(maps, number, (grid.half_x, grid.half_y), grid.period)
 
@@ -302,7 +302,7 @@ class Terrain(Variation):
     def _move_maps(self, world: World) -> None:
         """Moves each map by whole periods, so that its robot is less than half a period off."""
         axes = 1 if world.robot.planar else 2
-        place = world.fields["geom_pos"][:, world.model.geom(GROUND).id, :axes]
+        place = world.fields["geom_pos"][:, world.model.geom(world.robot.ground).id, :axes]
         position = np.nan_to_num(world.qpos[:, :axes])  # a failed simulation may be anywhere
         period = np.array(grid_of(world.robot).period[:axes])
         place[...] = period * np.rint(position / period)

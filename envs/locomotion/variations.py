@@ -20,11 +20,8 @@ from metarl.core.tasks import (
     Uniform,
     Variable,
 )
-from metarl.envs.locomotion.world import GROUND, Variation, World
+from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Edit, Robot, bare_model
-
-TORSO = 1
-"""The body that carries the root joint."""
 
 GRAVITY = 9.81
 
@@ -100,7 +97,7 @@ class Friction(Variation):
         """Gives the ground contact priority."""
 
         def edit(spec: mujoco.MjSpec) -> None:
-            spec.geom(GROUND).priority = 1
+            spec.geom(robot.ground).priority = 1
 
         return (edit,)
 
@@ -111,7 +108,7 @@ class Friction(Variation):
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets the coefficient."""
-        world.fields["geom_friction"][:, world.model.geom(GROUND).id, 0] = tasks[:, 0]
+        world.fields["geom_friction"][:, world.model.geom(world.robot.ground).id, 0] = tasks[:, 0]
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ class Payload(Variation):
 
         def edit(spec: mujoco.MjSpec) -> None:
             # not at the parent's origin: MuJoCo flags such a body and never moves it
-            ball = spec.worldbody.first_body().add_body(name="payload", pos=[0.1, 0.1, 0.1])
+            ball = spec.bodies[robot.torso()].add_body(name="payload", pos=[0.1, 0.1, 0.1])
             ball.add_geom(
                 name="payload",
                 type=mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -166,22 +163,23 @@ class Payload(Variation):
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets mass, inertia (of a solid ball) and position."""
         body = world.model.body("payload").id
-        mass = tasks[:, 0] * world.model.body_mass[TORSO]
+        mass = tasks[:, 0] * world.model.body_mass[world.robot.torso()]
         world.fields["body_mass"][:, body] = mass
         world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
         position = world.fields["body_pos"][:, body]
         position[:] = 0.0
         position[:, : tasks.shape[1] - 1] = tasks[:, 1:]
-        position[:, 2] = _top(bare_model(world.robot)) + self.radius
+        position[:, 2] = _top(world.robot) + self.radius
 
 
-def _top(model: mujoco.MjModel) -> float:
+def _top(robot: Robot) -> float:
     """Returns the height of the torso's first geom above the torso's origin, at rest [m]."""
+    model, torso = bare_model(robot), robot.torso()
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    geom = int(model.body_geomadr[TORSO])
+    geom = int(model.body_geomadr[torso])
     up = np.abs(data.geom_xmat[geom].reshape(3, 3)[2])
-    centre = data.geom_xpos[geom, 2] - data.xpos[TORSO, 2]
+    centre = data.geom_xpos[geom, 2] - data.xpos[torso, 2]
     return float(centre + up @ model.geom_aabb[geom, 3:])
 
 
@@ -249,7 +247,7 @@ class Wind(Variation):
 
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Applies the force, which a reset of the simulation clears."""
-        world.batch.bind("xfrc_applied")[rows, TORSO, : tasks.shape[1]] = tasks[rows]
+        world.batch.bind("xfrc_applied")[rows, world.robot.torso(), : tasks.shape[1]] = tasks[rows]
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ class Cripple(Variation):
     onset: tuple[int, int] = (20, 100)
 
     name = "cripple"
-    fields = ("actuator_gainprm",)
+    fields = ("actuator_gainprm", "actuator_biasprm")
     formula = "the actuators of one limb are dead from step `onset` on"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
@@ -289,14 +287,16 @@ class Cripple(Variation):
 
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Restores the actuators that failed in the previous episode."""
-        world.fields["actuator_gainprm"][rows] = world.model.actuator_gainprm
+        for name in self.fields:
+            world.fields[name][rows] = getattr(world.model, name)
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
-        """Sets the gains of actuators that fail now to zero, so that they exert no force."""
+        """Sets gains and biases of actuators that fail now to zero: also servos exert no force."""
         rows = np.flatnonzero(tasks[:, 1] == step)
         if len(rows):
             has_failed = _limbs(world.robot)[tasks[rows, 0].astype(int)]
-            world.fields["actuator_gainprm"][rows, :, 0] *= ~has_failed
+            for name in self.fields:
+                world.fields[name][rows] *= ~has_failed[..., None]
 
 
 def _limbs(robot: Robot) -> np.ndarray:

@@ -16,9 +16,6 @@ import numpy as np
 from metarl.core.tasks import TaskDistribution
 from metarl.envs.robots.robot import Edit, Robot
 
-GROUND = "floor"
-"""Name of the ground's geom in Gymnasium's models."""
-
 
 class Ground:
     """Heights of the ground under M robots.

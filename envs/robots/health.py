@@ -42,6 +42,27 @@ class OpenBand:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Healthy while a free base is at a height in an open interval and not tilted too far.
+
+    Attributes:
+        low: Lower end [m, above the ground].
+        high: Upper end [m, above the ground].
+        tilt: Bound of the angle between the base's z axis and the vertical [rad].
+    """
+
+    low: float
+    high: float
+    tilt: float
+
+    def __call__(self, height: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Tests the health, see HealthCheck."""
+        x, y = qpos[:, 4], qpos[:, 5]
+        level = 1.0 - 2.0 * (x * x + y * y) / np.square(qpos[:, 3:7]).sum(axis=1)
+        return (height > self.low) & (height < self.high) & (level > np.cos(self.tilt))
+
+
+@dataclass(frozen=True)
 class Upright:
     """Healthy while a planar robot's torso is high and upright; all bounds are exclusive.
 

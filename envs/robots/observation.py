@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
 
-from metarl.envs.robots.robot import Robot
+from metarl.envs.robots.robot import Observed, Reader, Robot
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,87 @@ class ObservationField:
         """Count of numbers in the observation."""
         return int(np.prod(self.shape))
 
-    def view(self, field: np.ndarray) -> np.ndarray:
-        """Returns the observed rows of the field (M, ...) of M robots."""
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
         # bodies that a variation has added come last, and are not observed
-        return field[:, self.first : self.first + self.shape[0]]
+        values = batch.bind(self.field)[:, self.first : self.first + self.shape[0]]
+
+        def read(target: np.ndarray) -> None:
+            target = target.reshape(values.shape)
+            if np.isfinite(self.limit):
+                np.clip(values, -self.limit, self.limit, out=target)
+            else:
+                target[...] = values
+
+        return read
 
 
-def list_observation_fields(
-    robot: Robot, model: mujoco.MjModel, *, contacts: bool
-) -> list[ObservationField]:
-    """Returns the fields of a robot's observation, in order.
+@dataclass(frozen=True)
+class JointPositions:
+    """Positions of the joints behind a free base, relative to the home pose.
+
+    Attributes:
+        home: Positions of the joints in the home pose [rad or m].
+    """
+
+    home: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Count of numbers in the observation."""
+        return len(self.home)
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
+        values, home = batch.bind("qpos")[:, 7 : 7 + self.size], np.array(self.home)
+        return lambda target: np.subtract(values, home, out=target) and None
+
+
+@dataclass(frozen=True)
+class BaseVelocity:
+    """Linear velocity (3,) of a free base, in its own axes [m/s]."""
+
+    size: int = 3
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
+        quaternion, velocity = batch.bind("qpos")[:, 3:7], batch.bind("qvel")[:, :3]
+
+        def read(target: np.ndarray) -> None:
+            np.einsum("mij,mi->mj", rotation(quaternion), velocity, out=target)
+
+        return read
+
+
+@dataclass(frozen=True)
+class Gravity:
+    """Direction (3,) of gravity in the axes of a free base; (0, 0, -1) when it is level."""
+
+    size: int = 3
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
+        quaternion = batch.bind("qpos")[:, 3:7]
+
+        def read(target: np.ndarray) -> None:
+            np.negative(rotation(quaternion)[:, 2], out=target)
+
+        return read
+
+
+def rotation(quaternion: np.ndarray) -> np.ndarray:
+    """Returns the rotation matrices (M, 3, 3) of quaternions (M, 4) of any length but zero."""
+    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
+    rows = [
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return np.array(rows).transpose(2, 0, 1)
+
+
+def list_observation(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> list[Observed]:
+    """Returns the parts of a robot's observation, in order.
 
     Args:
         robot: The robot.
@@ -48,13 +120,16 @@ def list_observation_fields(
         contacts: Append the contact forces, clipped to [-1, 1].
 
     Returns:
-        qpos without the world position, qvel, derived fields, contact forces.
+        The robot's own parts, or qpos without the world position, qvel and derived fields; then
+        the contact forces.
     """
     data = mujoco.MjData(model)
-    fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_observed_speed)]
-    fields += [(name, first, np.inf) for name, first in robot.derived]
+    fields: list[tuple[str, int, float]] = []
+    if not robot.observation:
+        fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_observed_speed)]
+        fields += [(name, first, np.inf) for name, first in robot.derived]
     fields += [("cfrc_ext", 0, 1.0)] if contacts else []
-    return [
+    return [*robot.observation] + [
         ObservationField(name, first, getattr(data, name)[first:].shape, limit)
         for name, first, limit in fields
     ]

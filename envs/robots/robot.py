@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -21,6 +23,20 @@ HealthCheck = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Edit = Callable[[mujoco.MjSpec], None]
 """Changes a model before it is compiled."""
 
+Reader = Callable[[np.ndarray], None]
+"""Writes the present values of M robots to an array (M, size)."""
+
+
+class Observed(Protocol):
+    """A part of the observation."""
+
+    @property
+    def size(self) -> int:
+        """Count of numbers."""
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
+
 
 @dataclass(frozen=True)
 class Robot:
@@ -28,7 +44,7 @@ class Robot:
 
     Attributes:
         name: Identifier, for example "ant".
-        model_file: File in Gymnasium's MuJoCo assets.
+        model_file: Path of the model, or the name of a file in Gymnasium's MuJoCo assets.
         frame_skip: Physics steps per control step.
         skip_qpos: Number of leading entries of qpos (world position) that are not observed.
         planar: The robot moves in the x-z plane (qpos[0] = x, qpos[1] = z), not in space
@@ -43,6 +59,13 @@ class Robot:
         by_mass_centre: The robot's position is its centre of mass, not its root. As in Gymnasium,
             the centre is that of the last stage of the integrator.
         limbs: Actuators of each limb; () makes every actuator a limb.
+        home: Rest position (nq,); () takes that of the model.
+        action_centre: Control (A,) for a policy output of zero, for example the joint angles of the
+            home pose where the actuators are servos; () is zero.
+        action_scale: Change of the control for a policy output of one [units of the control].
+        observation: The parts of the observation; () takes qpos without the world position, qvel
+            and `derived`.
+        ground: Name of the ground's geom.
     """
 
     name: str
@@ -57,6 +80,11 @@ class Robot:
     derived: tuple[tuple[str, int], ...] = ()
     by_mass_centre: bool = False
     limbs: tuple[tuple[int, ...], ...] = ()
+    home: tuple[float, ...] = ()
+    action_centre: tuple[float, ...] = ()
+    action_scale: float = 1.0
+    observation: tuple[Observed, ...] = ()
+    ground: str = "floor"
 
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.
@@ -70,7 +98,8 @@ class Robot:
                 acceleration type, so this adds an accelerometer.
             edits: Further changes to the model.
         """
-        path = str(files("gymnasium") / "envs" / "mujoco" / "assets" / self.model_file)
+        assets = Path(str(files("gymnasium"))) / "envs" / "mujoco" / "assets"
+        path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
         with _compiler_warnings():
             if edits:
@@ -86,21 +115,29 @@ class Robot:
         """Index of the torso's height in qpos."""
         return 1 if self.planar else 2
 
+    def rest(self) -> np.ndarray:
+        """Returns the rest position (nq,)."""
+        return np.array(self.home) if self.home else bare_model(self).qpos0.copy()
+
+    def torso(self) -> int:
+        """Returns the body that carries the root joint."""
+        return int(bare_model(self).jnt_bodyid[0])
+
     def initial_state(
-        self, rng: np.random.Generator, qpos0: np.ndarray
+        self, rng: np.random.Generator, rest: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws an initial state as Gymnasium's v5 environments do.
 
         Args:
             rng: The stream of this episode.
-            qpos0: The model's rest position (nq,).
+            rest: The rest position (nq,).
 
         Returns:
             qpos (nq,) and qvel (nv,), both with noise.
         """
         noise = self.reset_noise
-        num_velocities = len(qpos0) if self.planar else len(qpos0) - 1
-        qpos = qpos0 + rng.uniform(-noise, noise, len(qpos0))
+        num_velocities = len(rest) if self.planar else len(rest) - 1
+        qpos = rest + rng.uniform(-noise, noise, len(rest))
         if self.uniform_speeds:
             return qpos, rng.uniform(-noise, noise, num_velocities)
         return qpos, noise * rng.standard_normal(num_velocities)
