@@ -11,7 +11,7 @@ from metarl.core.env import EnvSpec
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
-from metarl.envs.robots.gymnasium import ROBOTS
+from metarl.envs.robots.gymnasium import ANT
 
 _NUM_LISTED = 6
 """Numbers of an action that are listed one by one."""
@@ -125,7 +125,7 @@ def _describe_families() -> str:
         lines.append(f"  {robot:14}{', '.join(texts)}")
     lines.append("variations, and their numbers for ant (planar robots have fewer)")
     for name, variation in WORLDS.items():
-        tasks = variation.tasks(ROBOTS["ant"])
+        tasks = variation.tasks(ANT)
         split = _describe_split(tasks, variation.task_split)
         lines.append(f"  {name:14}{variation.formula}")
         lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}")

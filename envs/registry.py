@@ -29,6 +29,7 @@ from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.health import HeightBand
+from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
 
@@ -50,6 +51,10 @@ def _cheetah(goal: Goal, **settings) -> Recipe:
 
 def _walker(robot: Robot, goal: Goal) -> Recipe:
     return Recipe(robot, goal, RewardTerms(bonus=1.0, control_cost=1e-3))
+
+
+def _quadruped(goal: Goal, *, bonus: float = 0.5) -> Recipe:
+    return Recipe(QUADRUPED, goal, RewardTerms(bonus=bonus, control_cost=0.01))
 
 
 def _humanoid(goal: Goal, *, weight: float = 1.25) -> Recipe:
@@ -87,6 +92,13 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
         "": _walker(HOPPER, Forward()),
         "dir": _walker(HOPPER, ForwardBackward()),
         "vel": _walker(HOPPER, Velocity(2.0)),
+    },
+    "quadruped": {
+        "": _quadruped(Forward()),
+        "dir": _quadruped(Direction()),
+        "fwd-bwd": _quadruped(ForwardBackward()),
+        "goal": _quadruped(Position(), bonus=0.0),
+        "vel": _quadruped(Velocity(1.5)),
     },
     "humanoid": {
         "": _humanoid(Forward()),
@@ -159,6 +171,10 @@ ENVIRONMENTS: dict[str, Factory] = {
     "walker2d-vel": _recipe("walker2d-vel"),
     "hopper-vel": _recipe("hopper-vel"),
     "humanoid-dir": _recipe("humanoid-dir"),
+    "quadruped-dir": _recipe("quadruped-dir"),
+    "quadruped-vel": _recipe("quadruped-vel"),
+    "quadruped-cripple": _recipe("quadruped-cripple"),
+    "quadruped-terrain": _recipe("quadruped-terrain"),
     "ant-terrain": _recipe("ant-terrain"),
     "ant-dir-terrain": _recipe("ant-dir-terrain"),
     "half-cheetah-terrain": _recipe("half-cheetah-terrain"),

@@ -65,7 +65,11 @@ class JointPositions:
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
         values, home = batch.bind("qpos")[:, 7 : 7 + self.size], np.array(self.home)
-        return lambda target: np.subtract(values, home, out=target) and None
+
+        def read(target: np.ndarray) -> None:
+            np.subtract(values, home, out=target)
+
+        return read
 
 
 @dataclass(frozen=True)

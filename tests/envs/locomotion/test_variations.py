@@ -18,7 +18,8 @@ from metarl.envs.locomotion.variations import (
     Payload,
     Wind,
 )
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
+from metarl.envs.robots.builtin import ROBOTS
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.robot import bare_model
 
 every_variation = pytest.mark.parametrize("name", VARIATIONS)

@@ -1,0 +1,116 @@
+"""The robot with servos: it stands, obeys, observes its base, and loses a leg."""
+
+from contextlib import closing
+
+import mujoco
+import numpy as np
+import pytest
+
+from metarl.envs.registry import make
+from metarl.envs.robots.observation import rotation
+from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.robot import bare_model
+
+JOINTS = 12
+
+
+def streams(number):
+    return [np.random.default_rng(row) for row in range(number)]
+
+
+def started(name, rows=1, task=(0.0,)):
+    env = make(name, threads=1)
+    env.set_tasks(np.tile(task, (rows, 1)), 1)
+    env.reset(streams(rows))
+    return env
+
+
+def test_mass_is_that_of_the_class():
+    assert bare_model(QUADRUPED).body_mass.sum() == pytest.approx(12.7)
+
+
+def test_keyframe_of_the_model_is_the_home_pose():
+    np.testing.assert_allclose(bare_model(QUADRUPED).key("home").qpos, QUADRUPED.rest())
+
+
+def test_robot_stands_under_zero_action():
+    alive = np.ones(4, dtype=bool)
+    with closing(started("quadruped-dir", 4)) as env:
+        start = env.snapshot()
+        for _ in range(150):
+            step = env.step(np.zeros((4, JOINTS)), alive)
+            assert not (step.terminated | step.fault).any()
+        end = env.snapshot()
+    assert (np.abs(end - start)[:, :2] < 0.1).all()
+    assert (end[:, 2] > 0.25).all()
+    assert (np.abs(end[:, 7:] - QUADRUPED.home[7:]) < 0.25).all()
+
+
+@pytest.mark.parametrize("joint", range(JOINTS))
+def test_action_moves_its_joint_towards_the_target(joint):
+    action = np.zeros((2, JOINTS))
+    action[1, joint] = 0.5
+    with closing(started("quadruped-dir", 2)) as env:
+        qpos = np.tile(QUADRUPED.rest(), (2, 1))
+        qpos[:, 2] = 5.0  # in the air
+        env.restore(qpos, np.zeros((2, 18)))
+        for _ in range(10):
+            env.step(action, np.ones(2, dtype=bool))
+        moved = np.diff(env.snapshot()[:, 7:], axis=0)[0]
+    assert 0.1 < moved[joint] < 0.25  # the target is 0.5 x 0.4 rad away
+    assert np.abs(moved).argmax() == joint
+
+
+def test_observation_is_in_the_axes_of_the_base():
+    rng = np.random.default_rng(0)
+    qpos, qvel = np.tile(QUADRUPED.rest(), (3, 1)), rng.standard_normal((3, 18))
+    qpos[:, 3:7] = rng.standard_normal((3, 4))
+    qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+    qpos[:, 7:] += rng.uniform(-0.1, 0.1, (3, 12))
+    with closing(started("quadruped-dir", 3)) as env:
+        obs = env.restore(qpos, qvel).copy()
+    for row in range(3):
+        inverse, velocity, down = np.zeros(4), np.zeros(3), np.zeros(3)
+        mujoco.mju_negQuat(inverse, qpos[row, 3:7])
+        mujoco.mju_rotVecQuat(velocity, qvel[row, :3], inverse)
+        mujoco.mju_rotVecQuat(down, np.array([0.0, 0.0, -1.0]), inverse)
+        parts = velocity, qvel[row, 3:6], down, qpos[row, 7:] - QUADRUPED.home[7:], qvel[row, 6:]
+        np.testing.assert_allclose(obs[row], np.concatenate(parts), atol=1e-12)
+
+
+def test_rotation_is_that_of_mujoco_for_quaternions_of_any_length():
+    quaternions = np.random.default_rng(0).standard_normal((5, 4))
+    for quaternion, matrix in zip(quaternions, rotation(quaternions), strict=True):
+        expected = np.zeros(9)
+        mujoco.mju_quat2Mat(expected, quaternion / np.linalg.norm(quaternion))
+        np.testing.assert_allclose(matrix.ravel(), expected, atol=1e-14)
+
+
+def test_robot_is_healthy_up_to_its_tilt_and_height():
+    def is_healthy(tilt=0.0, height=0.28, turn=0.0):
+        qpos = QUADRUPED.rest()[None].copy()
+        for axis, angle in (([0.6, 0.8, 0.0], tilt), ([0.0, 0.0, 1.0], turn)):
+            turned, quaternion = np.zeros(4), np.zeros(4)
+            mujoco.mju_axisAngle2Quat(quaternion, np.array(axis), angle)
+            mujoco.mju_mulQuat(turned, quaternion, qpos[0, 3:7])
+            qpos[0, 3:7] = turned
+        return bool(QUADRUPED.healthy(np.array([height]), qpos, np.zeros((1, 18)))[0])
+
+    assert is_healthy() and is_healthy(tilt=0.99, turn=2.0) and not is_healthy(tilt=1.01, turn=2.0)
+    assert not is_healthy(tilt=3.0)
+    assert is_healthy(height=0.13) and not is_healthy(height=0.11) and not is_healthy(height=0.7)
+
+
+def test_dead_leg_is_limp():
+    # a servo without gain but with its bias would still brake and pull towards zero
+    limb = list(QUADRUPED.limbs[1])
+    with closing(started("quadruped-cripple", 2, task=(1.0, 3.0))) as env:
+        force = env._batch.bind("actuator_force")
+        for step in range(6):
+            env.step(np.full((2, JOINTS), 0.3), np.ones(2, dtype=bool))
+            is_zero = force == 0.0
+            assert is_zero[:, limb].all() == (step >= 3)
+            assert not np.delete(is_zero, limb, axis=1).any()
+        env.reset(streams(2))
+        env.step(np.zeros((2, JOINTS)), np.ones(2, dtype=bool))
+        assert not (force == 0.0).any()
