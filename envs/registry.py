@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.health import HeightBand
+from metarl.envs.robots.own import read_robot
 from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
@@ -241,8 +243,39 @@ def make(
     return ObserveTask(env) if observe_task else env
 
 
+def own_recipe(name: str) -> Recipe | None:
+    """Returns the recipe of a name `my_robot.yaml:goal-variation-...`, or None for other names.
+
+    Raises:
+        ConfigError: The robot's file is unusable.
+        UnknownEnvironment: The robot cannot have this goal or variation.
+    """
+    file, _, parts = name.rpartition(":")
+    if not file.endswith((".yaml", ".yml")):
+        if name.endswith((".yaml", ".yml")):
+            raise UnknownEnvironment(f"add a goal or variation, as in {name}:dir")
+        return None
+    own = read_robot(Path(file))
+    goals: dict[str, Goal] = {"": Forward(), "vel": Velocity(own.top_speed)}
+    goals |= {"fwd-bwd": ForwardBackward()}
+    goals |= {"dir": ForwardBackward()} if own.robot.planar else {"dir": Direction()}
+    goals |= {} if own.robot.planar else {"goal": Position()}
+    terms = RewardTerms(bonus=own.bonus, control_cost=own.control_cost)
+    for goal in sorted(goals, key=len, reverse=True):
+        if goal and parts != goal and not parts.startswith(f"{goal}-"):
+            continue
+        words = [word for word in parts.removeprefix(goal).split("-") if word]
+        if not words and not goal:
+            continue
+        if set(words) <= set(WORLDS) and len(set(words)) == len(words):
+            variations = tuple(WORLDS[word] for word in words)
+            return Recipe(own.robot, goals[goal], terms, variations)
+    choices = ", ".join([*filter(None, goals), *WORLDS])
+    raise UnknownEnvironment(f"{parts!r} is no goal-variation of this robot ({choices})")
+
+
 def _factory(name: str) -> Factory:
-    factory = ENVIRONMENTS.get(name) or parse_name(name)
+    factory = ENVIRONMENTS.get(name) or parse_name(name) or own_recipe(name)
     if factory is not None:
         return factory
     plug_in = plugins.find(name)

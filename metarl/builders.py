@@ -13,7 +13,7 @@ from typing import Any
 
 from metarl.config.schema import TrainConfig
 from metarl.core.env import BatchEnv, missing_members, supports
-from metarl.core.errors import ConfigError, EnvironmentContractError
+from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
 from metarl.learners.sb3.config import find_mode
@@ -144,6 +144,8 @@ def _start_plugin(name: str, make: Callable[[], Any]) -> Any:
         raise ConfigError(f"--env {name}: {error}") from error
     except PluginFailure as error:
         raise EnvironmentContractError(f"--env {error}") from error
+    except MetarlError as error:
+        raise type(error)(f"--env {name}: {error}") from error
     except Exception as error:
         if name in ENVIRONMENTS:
             raise

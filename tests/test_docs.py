@@ -40,6 +40,7 @@ VERBS = {
     "explain": arguments.add_explain_arguments,
     "video": arguments.add_video_arguments,
     "report": arguments.add_report_arguments,
+    "new-robot": arguments.add_new_robot_arguments,
     "check-env": arguments.add_check_env_arguments,
     "suite": arguments.add_suite_arguments,
     "publish": arguments.add_publish_arguments,

@@ -50,6 +50,7 @@ class MujocoBatchEnv:
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
         self._parts, self._scan = recipe.observation(), recipe.scan()
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
+        self._unit = np.array(self.robot.action_scale)
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T - self._centre_ctrl
         self._batch: Any = None
         self._world: Any = None
@@ -194,7 +195,8 @@ class MujocoBatchEnv:
         scaled = np.multiply(action, self.spec.action_scale, out=self._action, dtype=float)
         np.clip(scaled, self._ctrl_low, self._ctrl_high, out=scaled)
         np.add(self._centre_ctrl, scaled, out=self._ctrl)
-        effort = np.square(scaled).sum(axis=1) / self.robot.action_scale**2
+        scaled /= self._unit
+        effort = np.square(scaled, out=scaled).sum(axis=1)
         self._world.drive()
         before = self._previous_position
         ids = None if alive.all() else np.flatnonzero(alive)

@@ -73,7 +73,7 @@ class Recipe:
             action_size=model.nu,
             horizon=self.horizon,
             dt=self.robot.frame_skip * model.opt.timestep,
-            action_scale=self.action_scale * self.robot.action_scale,
+            action_scale=self._scale(),
             action_centre=self.robot.action_centre or 0.0,
             tasks=tasks,
             reward=self.terms.formula(self.goal),
@@ -81,6 +81,12 @@ class Recipe:
             note="; ".join(note for note in notes if note),
             task_split=self.task_split or (splits[0] if splits else None),
         )
+
+    def _scale(self) -> float | tuple[float, ...]:
+        own = self.robot.action_scale
+        if isinstance(own, tuple):
+            return tuple(self.action_scale * scale for scale in own)
+        return self.action_scale * own
 
     def compile_model(self) -> mujoco.MjModel:
         """Compiles the robot's model with the edits of the variations."""

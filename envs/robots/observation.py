@@ -115,6 +115,17 @@ def rotation(quaternion: np.ndarray) -> np.ndarray:
     return np.array(rows).transpose(2, 0, 1)
 
 
+def observe_base(home: tuple[float, ...], num_speeds: int) -> tuple[Observed, ...]:
+    """Returns the observation of a robot with a free base, in the axes of the base."""
+    return (
+        BaseVelocity(),
+        ObservationField("qvel", 3, (3,), np.inf),
+        Gravity(),
+        JointPositions(home[7:]),
+        ObservationField("qvel", 6, (num_speeds - 6,), np.inf),
+    )
+
+
 def list_observation(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> list[Observed]:
     """Returns the parts of a robot's observation, in order.
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarl.envs.robots.health import Standing
-from metarl.envs.robots.observation import (
-    BaseVelocity,
-    Gravity,
-    JointPositions,
-    ObservationField,
-)
+from metarl.envs.robots.observation import observe_base
 from metarl.envs.robots.robot import Robot
 
 HEIGHT = 0.285
@@ -20,6 +15,7 @@ LEG = (0.0, 0.8, -1.6)
 """Angles of hip, thigh and knee in the home pose [rad]; the feet are below the hips."""
 
 _JOINTS = 4 * LEG
+_HOME = (0.0, 0.0, HEIGHT, 1.0, 0.0, 0.0, 0.0, *_JOINTS)
 
 QUADRUPED = Robot(
     "quadruped",
@@ -29,16 +25,10 @@ QUADRUPED = Robot(
     planar=False,
     healthy=Standing(0.12, 0.6, tilt=1.0),
     reset_noise=0.03,
-    home=(0.0, 0.0, HEIGHT, 1.0, 0.0, 0.0, 0.0, *_JOINTS),
+    home=_HOME,
     action_centre=_JOINTS,
     action_scale=0.4,  # rad; the servos hold the home pose for an action of zero
-    observation=(
-        BaseVelocity(),
-        ObservationField("qvel", 3, (3,), float("inf")),  # turn of the base, in its own axes
-        Gravity(),
-        JointPositions(_JOINTS),
-        ObservationField("qvel", 6, (12,), float("inf")),
-    ),
+    observation=observe_base(_HOME, 18),
     # front left, front right, rear left, rear right
     limbs=((0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 10, 11)),
 )

@@ -62,10 +62,16 @@ class Robot:
         home: Rest position (nq,); () takes that of the model.
         action_centre: Control (A,) for a policy output of zero, for example the joint angles of the
             home pose where the actuators are servos; () is zero.
-        action_scale: Change of the control for a policy output of one [units of the control].
+        action_scale: Change of the control for a policy output of one [units of the control], the
+            same for all actuators or one for each.
+        control_range: Smallest and largest control of each actuator; () takes those of the model.
+        servos: Stiffness and damping [N m/rad and N m s/rad, or N/m and N s/m] with which each
+            motor of the model becomes a servo of its joint, whose largest force is the motor's;
+            0 and 0 leave an actuator as it is. () leaves all.
         observation: The parts of the observation; () takes qpos without the world position, qvel
             and `derived`.
         ground: Name of the ground's geom.
+        is_own: The model is the user's: see `compile_own`.
     """
 
     name: str
@@ -82,9 +88,12 @@ class Robot:
     limbs: tuple[tuple[int, ...], ...] = ()
     home: tuple[float, ...] = ()
     action_centre: tuple[float, ...] = ()
-    action_scale: float = 1.0
+    action_scale: float | tuple[float, ...] = 1.0
+    control_range: tuple[tuple[float, float], ...] = ()
+    servos: tuple[tuple[float, float], ...] = ()
     observation: tuple[Observed, ...] = ()
     ground: str = "floor"
+    is_own: bool = False
 
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.
@@ -102,10 +111,18 @@ class Robot:
         path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
         with _compiler_warnings():
-            if edits:
+            if self.is_own:
+                model = compile_own(Path(path), self.ground, ValueError, edits)
+            elif edits:
                 model = _compile_with(path, edits)
             else:
                 model = mujoco.MjModel.from_xml_path(path)
+        for actuator, (stiffness, damping) in enumerate(self.servos):
+            if stiffness:
+                _make_servo(model, actuator, stiffness, damping)
+        if self.control_range:
+            model.actuator_ctrlrange[:] = self.control_range
+            model.actuator_ctrllimited[:] = 1
         bits = mujoco.mjtDisableBit
         model.opt.disableflags |= bits.mjDSBL_AUTORESET | bits.mjDSBL_ISLAND
         return model
@@ -164,6 +181,50 @@ def _compiler_warnings() -> Generator[None]:
     for message in messages:
         if DEPRECATED not in message:
             warnings.warn(message, stacklevel=4)
+
+
+def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping: float) -> None:
+    """Turns a motor into a servo: force = stiffness (target - position) - damping speed."""
+    if model.actuator_ctrllimited[actuator] and not model.actuator_forcelimited[actuator]:
+        limits = model.actuator_ctrlrange[actuator] * model.actuator_gainprm[actuator, 0]
+        model.actuator_forcerange[actuator] = limits
+        model.actuator_forcelimited[actuator] = 1
+    model.actuator_biastype[actuator] = mujoco.mjtBias.mjBIAS_AFFINE
+    model.actuator_gainprm[actuator, 0] = stiffness
+    model.actuator_biasprm[actuator, :3] = 0.0, -stiffness, -damping
+
+
+def compile_own(
+    path: Path, ground: str, failure: type[Exception], edits: Sequence[Edit] = ()
+) -> mujoco.MjModel:
+    """Compiles a model of the user, MJCF or URDF.
+
+    A ground is added where the world has no plane; a plane without a name gets that of the ground,
+    and an actuator without a name that of its joint.
+
+    Args:
+        path: The model.
+        ground: Name of the ground's geom.
+        failure: Raised if the model cannot be read or compiled, with MuJoCo's message in one line.
+        edits: Changes before the compilation.
+    """
+    if not path.is_file():
+        raise failure(f"{path}: there is no such model")
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+        if spec.geom(ground) is None:
+            plane = mujoco.mjtGeom.mjGEOM_PLANE
+            planes = [geom for geom in spec.worldbody.geoms if geom.type == plane]
+            floor = planes[0] if planes else spec.worldbody.add_geom(type=plane, size=[40, 40, 40])
+            floor.name = ground
+        for actuator in spec.actuators:
+            actuator.name = actuator.name or actuator.target
+        for edit in edits:
+            edit(spec)
+        with _compiler_warnings():
+            return spec.compile()
+    except ValueError as error:
+        raise failure(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def _compile_with(path: str, edits: Sequence[Edit]) -> mujoco.MjModel:

@@ -166,6 +166,13 @@ def add_check_env_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
 
 
+def add_new_robot_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `new-robot`."""
+    command.add_argument("model", type=Path, metavar="MODEL", help="MJCF or URDF file of the robot")
+    text = "the robot's file, in the folder of the model; by default the model's name with .yaml"
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
+
+
 def add_report_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `report`."""
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")

@@ -17,6 +17,7 @@ from metarl.cli.arguments import (
     add_check_env_arguments,
     add_evaluate_arguments,
     add_explain_arguments,
+    add_new_robot_arguments,
     add_publish_arguments,
     add_report_arguments,
     add_suite_arguments,
@@ -144,6 +145,27 @@ def _check_env(arguments: argparse.Namespace) -> None:
         )
 
 
+def _new_robot(arguments: argparse.Namespace) -> None:
+    from metarl.core.files import write_atomically
+    from metarl.envs.robots.guess import guess_robot, to_yaml
+    from metarl.envs.robots.inspection import inspect_robot
+    from metarl.envs.robots.own import read_robot
+
+    model: Path = arguments.model
+    output: Path = arguments.output or model.with_suffix(".yaml")
+    if output.absolute().parent != model.absolute().parent:
+        raise ConfigError(f"--output {output}: must be in the folder of the model, {model.parent}")
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name with --output")
+    guesses = guess_robot(model)
+    write_atomically(output, to_yaml(guesses, model.name))
+    for guess in guesses:
+        print(f"{guess.key:13} {guess.shown:32} {guess.reason}")
+    for line in inspect_robot(read_robot(output).robot):
+        print(line)
+    print(f"{output}: check it, then metarl train --env {output}:dir")
+
+
 def _video(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.core.env import NoPictures
@@ -214,6 +236,11 @@ _COMMANDS: Commands = {
         _check_env,
         add_check_env_arguments,
         "test whether an environment keeps the contract",
+    ),
+    "new-robot": (
+        _new_robot,
+        add_new_robot_arguments,
+        "guess the file of a robot from its MJCF or URDF model, with reasons",
     ),
     "video": (_video, add_video_arguments, "film held-out tasks before and after adaptation"),
     "report": (_report, add_report_arguments, "one page with plots and numbers of runs"),

@@ -1,0 +1,246 @@
+"""Guesses a robot's file from its model, with the reason of every guess (`metarl new-robot`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from metarl.core.errors import ConfigError
+from metarl.envs.robots.own import COLUMNS, require_base
+from metarl.envs.robots.robot import compile_own
+
+CONTROL_PERIOD = 0.02
+"""Duration of a control step that is aimed at [s]."""
+
+SERVO_SCALE = 0.4
+"""Largest change of a servo's target for a policy output of one [rad or m]."""
+
+SERVO_ERROR = 0.6
+"""Distance from its target at which the servo made of a motor has its largest torque [rad]."""
+
+SERVO_DAMPING = 0.025
+"""Damping of such a servo, as a share of its stiffness [s]."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A key of the file.
+
+    Attributes:
+        key: Its name.
+        value: Its value, as YAML takes it.
+        reason: Where the value comes from.
+    """
+
+    key: str
+    value: Any
+    reason: str
+
+    @property
+    def shown(self) -> str:
+        """The value in a few words."""
+        if isinstance(self.value, list):
+            return f"{len(self.value)} numbers"
+        if isinstance(self.value, dict) and self.key != "health":
+            return f"{len(self.value)}: {', '.join(list(self.value)[:2])}, ..."
+        return _flow(self.value)
+
+
+def guess_robot(path: Path) -> list[Guess]:
+    """Guesses the keys of a robot's file.
+
+    Raises:
+        ConfigError: The model cannot be compiled or is not supported; the message gives the reason.
+    """
+    ground = "floor"
+    model = compile_own(path, ground, ConfigError)
+    _refuse_unsupported(model, path)
+    planar = bool(model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE)
+    require_base(model, planar, str(path))
+    kind = "slides along x and z and a hinge around y" if planar else "a free joint"
+    skip = max(1, round(CONTROL_PERIOD / model.opt.timestep))
+    home = _guess_home(model, planar)
+    qpos = np.array(home.value)
+    return [
+        Guess("model", path.name, "relative to this file"),
+        Guess("base", "planar" if planar else "free", f"the first joints are {kind}"),
+        Guess("ground", ground, _describe_ground(path)),
+        Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
+        home,
+        Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
+        _guess_health(model, qpos, planar),
+        _guess_limbs(model),
+        Guess("actuators", *_guess_actuators(model, qpos, path)),
+        Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
+        Guess("control_cost", 0.01, "weight of the sum of squares of the policy's outputs"),
+        Guess("top_speed", 1.0, "largest speed of the goal vel [m/s]"),
+    ]
+
+
+def _refuse_unsupported(model: mujoco.MjModel, path: Path) -> None:
+    reason = None
+    if model.njnt == 0:
+        reason = "it has no joint"
+    elif model.nu == 0:
+        reason = "it has no actuator"
+    elif model.nmocap:
+        reason = "a mocap body is moved by hand and not by physics"
+    elif model.na:
+        reason = "an actuator has a state of its own (muscle, filter), which a reset would lose"
+    if reason:
+        raise ConfigError(f"{path}: {reason}")
+
+
+def _describe_ground(path: Path) -> str:
+    spec = mujoco.MjSpec.from_file(str(path))
+    planes = [g.name for g in spec.worldbody.geoms if g.type == mujoco.mjtGeom.mjGEOM_PLANE]
+    if "floor" in planes:
+        return "the plane of the model"
+    return "the plane of the model gets this name" if planes else "the model has none: one is added"
+
+
+def _guess_home(model: mujoco.MjModel, planar: bool) -> Guess:
+    """Returns the keyframe `home`, the first keyframe, or the model's pose put on the ground."""
+    names = [model.key(i).name for i in range(model.nkey)]
+    if names:
+        name = "home" if "home" in names else names[0]
+        qpos = model.key(name).qpos if name else model.key_qpos[0]
+        return Guess("home", qpos.round(6).tolist(), f"qpos of the keyframe {name or 0}")
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    own = [i for i in range(model.ngeom) if model.geom_bodyid[i] > 0 and model.geom_contype[i]]
+    own = own or [i for i in range(model.ngeom) if model.geom_bodyid[i] > 0]
+    lowest = min((_lowest(model, data, geom) for geom in own), default=0.0)
+    qpos = model.qpos0.copy()
+    qpos[1 if planar else 2] -= lowest
+    reason = "no keyframe: the model's pose, with its lowest shape on the ground"
+    return Guess("home", qpos.round(6).tolist(), reason)
+
+
+def _lowest(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> float:
+    """Returns the height of the lowest point of a geom's bounding box [m]."""
+    rotation = data.geom_xmat[geom].reshape(3, 3)
+    centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
+    return float(data.geom_xpos[geom, 2] + rotation[2] @ centre - np.abs(rotation[2]) @ half)
+
+
+def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Guess:
+    """Takes half and twice the base's height at home, as numbers of the coordinate of height."""
+    data = mujoco.MjData(model)
+    data.qpos[:] = home
+    mujoco.mj_kinematics(model, data)
+    coordinate, height = home[1 if planar else 2], data.xpos[model.jnt_bodyid[0], 2]
+    low, high = coordinate - 0.5 * height, coordinate + height
+    value = {"low": round(float(low), 4), "high": round(float(high), 4), "tilt": 1.0}
+    return Guess("health", value, "half and twice the height at home [m]; tilt in rad")
+
+
+def _guess_limbs(model: mujoco.MjModel) -> Guess:
+    """Groups actuators by the branch of the base that their joint is in."""
+    names = [model.actuator(i).name for i in range(model.nu)]
+    joints = _joints(model)
+    if any(joint is None for joint in joints):
+        alone = {name: [name] for name in names}
+        return Guess("limbs", alone, "an actuator drives no single joint: each is a limb")
+    base = int(model.jnt_bodyid[0])
+    limbs: dict[str, list[str]] = {}
+    for name, joint in zip(names, joints, strict=True):
+        body = int(model.jnt_bodyid[joint])
+        while body not in (base, 0) and model.body_parentid[body] != base:
+            body = int(model.body_parentid[body])
+        limbs.setdefault(model.body(body).name or f"body {body}", []).append(name)
+    if len(limbs) < 2:
+        return Guess("limbs", {name: [name] for name in names}, "one branch: each is a limb")
+    return Guess("limbs", limbs, "the actuators of each branch of the base")
+
+
+def _joints(model: mujoco.MjModel) -> list[int | None]:
+    """Returns the joint that each actuator drives, or None for tendons and sites."""
+    kinds = [int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT)]
+    return [
+        int(joint) if kind in kinds else None
+        for kind, joint in zip(model.actuator_trntype, model.actuator_trnid[:, 0], strict=True)
+    ]
+
+
+def _guess_actuators(
+    model: mujoco.MjModel, home: np.ndarray, path: Path
+) -> tuple[dict[str, dict[str, float]], str]:
+    """Returns centre, scale and range of every actuator, and how many are of which kind."""
+    kinds: dict[str, int] = {}
+    table = {}
+    joints = _joints(model)
+    stand = _guess_servos(model, joints)
+    for i, joint in enumerate(joints):
+        is_servo = model.actuator_biasprm[i, 1] < 0.0
+        is_speed = not is_servo and model.actuator_biasprm[i, 2] < 0.0
+        kind = "position servos" if is_servo else "speed servos" if is_speed else "motors"
+        low, high = _control_range(model, i, joint, is_servo, path)
+        stiffness = stand[i] if stand else 0.0
+        if stiffness:
+            low, high = model.jnt_range[joint] if model.jnt_limited[joint] else (-np.pi, np.pi)
+            is_servo, kind = True, "motors made servos, so that the robot can stand"
+        kinds[kind] = kinds.get(kind, 0) + 1
+        half = 0.5 * (high - low)
+        if is_servo and joint is not None:
+            centre = float(np.clip(home[model.jnt_qposadr[joint]], low, high))
+            scale = min(SERVO_SCALE, half)
+        else:
+            centre, scale = float(np.clip(0.0, low, high)), half
+        row = (centre, scale, low, high, stiffness, SERVO_DAMPING * stiffness)
+        values = [round(float(value), 6) for value in row]
+        table[model.actuator(i).name] = dict(zip(COLUMNS, values, strict=True))
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return table, f"{counts}; control = centre + scale x output, within low and high"
+
+
+def _guess_servos(model: mujoco.MjModel, joints: Sequence[int | None]) -> list[float]:
+    """Returns the stiffness of servos made of motors, if all are motors of a standing robot."""
+    is_free = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+    is_motor = (model.actuator_biasprm == 0.0).all() and model.actuator_ctrllimited.all()
+    geared = np.ptp(model.actuator_gear[:, 0]) > 0.0 or model.actuator_gear[0, 0] != 1.0
+    if not is_free or not is_motor or geared or not model.nkey or None in joints:
+        return []
+    torque = model.actuator_ctrlrange[:, 1] * model.actuator_gainprm[:, 0]
+    return [float(f"{value / SERVO_ERROR:.3g}") for value in torque]
+
+
+def _control_range(
+    model: mujoco.MjModel, actuator: int, joint: int | None, is_servo: bool, path: Path
+) -> tuple[float, float]:
+    """Returns the range of an actuator's control: its own, or of its joint or force."""
+    if model.actuator_ctrllimited[actuator]:
+        low, high = model.actuator_ctrlrange[actuator]
+    elif is_servo and joint is not None and model.jnt_limited[joint]:
+        low, high = model.jnt_range[joint]
+    elif not is_servo and model.actuator_forcelimited[actuator]:
+        low, high = model.actuator_forcerange[actuator] / model.actuator_gainprm[actuator, 0]
+    else:
+        name = model.actuator(actuator).name
+        raise ConfigError(f"{path}: actuator {name} has no ctrlrange; add one to the model")
+    return float(low), float(high)
+
+
+def to_yaml(guesses: Sequence[Guess], source: str) -> str:
+    """Writes a robot's file with the reason of every line as a comment."""
+    lines = [f"# A robot of metarl, guessed from {source}; metarl train --env FILE:dir"]
+    for guess in guesses:
+        if isinstance(guess.value, dict) and guess.key != "health":
+            lines.append(f"{guess.key}: # {guess.reason}")
+            lines += [f"  {_flow(key)}: {_flow(value)}" for key, value in guess.value.items()]
+        else:
+            lines.append(f"{guess.key}: {_flow(guess.value)} # {guess.reason}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """Writes a value in one line of YAML."""
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False)
+    return text.removesuffix("...\n").strip()

@@ -1,0 +1,92 @@
+"""Tries a robot out: does it stand, do its actuators move their joints, and how fast is it."""
+
+from __future__ import annotations
+
+import time
+
+import mujoco
+import numpy as np
+
+from metarl.envs.robots.robot import Robot
+
+MAX_SPEED = 1e4
+"""Bound of qvel [m/s or rad/s], as in the environment."""
+
+STANDING = 2.0
+"""Time for which the robot should stand without an action [s]."""
+
+
+def inspect_robot(robot: Robot) -> list[str]:
+    """Returns the findings, one line each."""
+    model = robot.model()
+    return [
+        _describe_standing(robot, model),
+        _describe_actuators(robot, model),
+        _speed(robot, model),
+    ]
+
+
+def _start(robot: Robot, model: mujoco.MjModel, height: float = 0.0) -> mujoco.MjData:
+    data = mujoco.MjData(model)
+    data.qpos[:] = robot.rest()
+    data.qpos[robot.height_index] += height
+    data.ctrl[:] = robot.action_centre or 0.0
+    return data
+
+
+def _step(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    """Makes one control step; returns whether the robot is healthy after it."""
+    for _ in range(robot.frame_skip):
+        mujoco.mj_step(model, data)
+    height = data.qpos[robot.height_index][None]
+    return robot.healthy is None or bool(robot.healthy(height, data.qpos[None], data.qvel[None])[0])
+
+
+def _describe_standing(robot: Robot, model: mujoco.MjModel) -> str:
+    data = _start(robot, model)
+    while data.time < STANDING:
+        is_healthy = _step(robot, model, data)
+        if not np.isfinite(data.qpos).all() or np.abs(data.qvel).max() > MAX_SPEED:
+            return "diverges in its home pose: try a smaller timestep"
+        if not is_healthy:
+            return f"falls {data.time:.2f} s after its home pose, without an action"
+    drop = robot.rest()[robot.height_index] - data.qpos[robot.height_index]
+    side = "below" if drop >= 0.0 else "above"
+    return (
+        f"stands {STANDING:g} s without an action, {abs(1000 * drop):.0f} mm {side} its home pose"
+    )
+
+
+def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
+    """Names the actuators that move no joint of the hanging robot."""
+    idle = []
+    scales = np.broadcast_to(robot.action_scale, model.nu)
+    for actuator in range(model.nu):
+        ends = []
+        for direction in (0.0, 0.5):
+            data = _start(robot, model, height=10.0)
+            data.ctrl[actuator] += direction * scales[actuator]
+            for _ in range(5):
+                _step(robot, model, data)
+            first = 3 if robot.planar else 7
+            ends.append(data.qpos[first:].copy())
+        if np.abs(ends[1] - ends[0]).max() < 1e-3:
+            idle.append(model.actuator(actuator).name)
+    if idle:
+        return f"actuators that move no joint by 0.001 in 5 control steps: {', '.join(idle)}"
+    return f"each of the {model.nu} actuators moves a joint"
+
+
+def _speed(robot: Robot, model: mujoco.MjModel, steps: int = 300) -> str:
+    data, rng = _start(robot, model), np.random.default_rng(0)
+    scales, before = np.broadcast_to(robot.action_scale, model.nu), time.perf_counter()
+    for _ in range(steps):
+        data.ctrl[:] = np.array(robot.action_centre) + scales * rng.uniform(-1.0, 1.0, model.nu)
+        _step(robot, model, data)
+    rate = steps / (time.perf_counter() - before)
+    warnings = sum(int(warning.number) for warning in data.warning)
+    pairs = int(((model.geom_contype > 0) | (model.geom_conaffinity > 0)).sum())
+    text = f"{rate:,.0f} control steps/s on one thread, {pairs} geoms that can collide"
+    if warnings:
+        text += f"; {warnings} warnings of MuJoCo in {steps} random steps"
+    return text

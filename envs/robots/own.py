@@ -1,0 +1,211 @@
+"""A robot of the user: a YAML file beside its model, as `metarl new-robot` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import yaml
+
+from metarl.core.errors import ConfigError, nearest
+from metarl.envs.robots.health import Standing, Upright
+from metarl.envs.robots.observation import observe_base
+from metarl.envs.robots.robot import Robot, compile_own
+
+LARGEST_FILE = 100_000
+"""Size of a robot's file beyond which it is not read [bytes]."""
+
+KEYS = (
+    "model base ground frame_skip home reset_noise health limbs actuators bonus control_cost "
+    "top_speed"
+).split()
+"""Keys of the file, all of them required."""
+
+COLUMNS = ("centre", "scale", "low", "high", "stiffness", "damping")
+"""Numbers of an actuator in the file."""
+
+
+@dataclass(frozen=True)
+class OwnRobot:
+    """A robot, and what a reward needs to know of it.
+
+    Attributes:
+        robot: The robot.
+        bonus: Reward of every step after which it is healthy.
+        control_cost: Weight of the sum of squares of the policy's clipped outputs.
+        top_speed: Largest speed of the tasks of the goal `vel` [m/s].
+    """
+
+    robot: Robot
+    bonus: float
+    control_cost: float
+    top_speed: float
+
+
+def read_robot(path: Path) -> OwnRobot:
+    """Reads a robot's file; the path of its model is relative to it.
+
+    Raises:
+        ConfigError: The file or its model cannot be read, a key is unknown, missing or of another
+            type, or the model does not fit; the message names it.
+    """
+    tree = _read_yaml(path)
+    for key in tree:
+        if key not in KEYS:
+            raise ConfigError(f"{path}: unknown key {key}{nearest(str(key), KEYS)}")
+    missing = [key for key in KEYS if key not in tree]
+    if missing:
+        raise ConfigError(f"{path}: the key {missing[0]} is missing; metarl new-robot writes all")
+    read = _Reader(path, tree)
+    ground, source = read.text("ground"), path.absolute().parent / read.text("model")
+    model = compile_own(source, ground, ConfigError)
+    planar = read.choice("base", ("free", "planar")) == "planar"
+    require_base(model, planar, str(source))
+    home = read.numbers("home", model.nq)
+    names = [model.actuator(i).name for i in range(model.nu)]
+    actuators = read.table("actuators", names, COLUMNS)
+    robot = Robot(
+        path.stem,
+        str(source),
+        frame_skip=read.whole("frame_skip"),
+        skip_qpos=1 if planar else 2,
+        planar=planar,
+        healthy=read.health(planar),
+        reset_noise=read.number("reset_noise", 0.0, 10.0),
+        limbs=read.limbs(names),
+        home=home,
+        action_centre=tuple(row[0] for row in actuators),
+        action_scale=tuple(row[1] for row in actuators),
+        control_range=tuple((row[2], row[3]) for row in actuators),
+        servos=tuple((row[4], row[5]) for row in actuators),
+        observation=() if planar else observe_base(home, model.nv),
+        ground=ground,
+        is_own=True,
+    )
+    terms = (read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed"))
+    return OwnRobot(robot, *terms)
+
+
+def require_base(model: mujoco.MjModel, planar: bool, where: str) -> None:
+    """Requires that the first joints move the base, freely or in the x-z plane.
+
+    Raises:
+        ConfigError: They do not, and the message says what is there.
+    """
+    kinds = [mujoco.mjtJoint(kind) for kind in model.jnt_type]
+    free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
+    hinge = mujoco.mjtJoint.mjJNT_HINGE
+    if planar:
+        axes = model.jnt_axis[:3].round(6).tolist()
+        is_plane = kinds[:3] == [slide, slide, hinge]
+        if not is_plane or axes[:2] != [[1, 0, 0], [0, 0, 1]] or np.abs(axes[2]).tolist()[1] != 1:
+            hint = "a planar base has slides along x and z and a hinge around y, as first joints"
+            raise ConfigError(f"{where}: base: planar: {hint}")
+        return
+    if not kinds or kinds[0] != free:
+        found = "no joint" if not kinds else f"the {kinds[0].name[6:].lower()} joint first"
+        hint = "a fixed base cannot run; arms are not supported yet"
+        raise ConfigError(f"{where}: base: free: the model has {found}, not a free joint; {hint}")
+    if kinds.count(free) > 1:
+        raise ConfigError(f"{where}: the model has {kinds.count(free)} free bodies; must be one")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: there is no such file; metarl new-robot writes one")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(f"{path}: is larger than {LARGEST_FILE:,} bytes")
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
+    return tree
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the values of a tree by their types; errors name file and key."""
+
+    path: Path
+    tree: Mapping[str, Any]
+
+    def _refuse(self, key: str, value: Any, hint: str) -> ConfigError:
+        return ConfigError(f"{self.path}: {key} = {value!r}: must be {hint}")
+
+    def text(self, key: str) -> str:
+        value = self.tree[key]
+        if not isinstance(value, str) or not value:
+            raise self._refuse(key, value, "a text")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        if self.tree[key] not in choices:
+            raise self._refuse(key, self.tree[key], " or ".join(choices))
+        return self.tree[key]
+
+    def number(self, key: str, low: float, high: float) -> float:
+        return self._number(key, self.tree[key], low, high)
+
+    def _number(self, key: str, value: Any, low: float, high: float) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise self._refuse(key, value, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def whole(self, key: str) -> int:
+        value = self.number(key, 1, 1000)
+        if not value.is_integer():
+            raise self._refuse(key, self.tree[key], "a whole number")
+        return int(value)
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        value = self.tree[key]
+        if not isinstance(value, list) or len(value) != count:
+            raise self._refuse(key, value, f"a list of {count} numbers, like qpos of the model")
+        return tuple(self._number(f"{key}[{i}]", x, -1e6, 1e6) for i, x in enumerate(value))
+
+    def health(self, planar: bool) -> Callable[..., np.ndarray]:
+        value = self.tree["health"]
+        if not isinstance(value, dict) or set(value) != {"low", "high", "tilt"}:
+            raise self._refuse("health", value, "a mapping with low, high [m] and tilt [rad]")
+        names = ("low", "high", "tilt")
+        low, high, tilt = (self._number(f"health.{n}", value[n], -1e6, 1e6) for n in names)
+        return Upright(low, high, tilt) if planar else Standing(low, high, tilt)
+
+    def limbs(self, names: list[str]) -> tuple[tuple[int, ...], ...]:
+        value = self.tree["limbs"]
+        if not isinstance(value, dict) or not value:
+            raise self._refuse("limbs", value, "a mapping of limbs to lists of actuators")
+        for limb, own in value.items():
+            for name in own if isinstance(own, list) else [own]:
+                if name not in names:
+                    hint = f"actuators of the model{nearest(str(name), names)}"
+                    raise self._refuse(f"limbs.{limb}", own, hint)
+        return tuple(tuple(names.index(name) for name in own) for own in value.values())
+
+    def table(self, key: str, rows: list[str], columns: tuple[str, ...]) -> list[tuple[float, ...]]:
+        value = self.tree[key]
+        if not isinstance(value, dict) or list(value) != rows:
+            known = value if isinstance(value, dict) else ()
+            other = [row for row in rows if row not in known] or list(known)
+            hint = f"a mapping with all actuators of the model in their order: see {other[:1]}"
+            raise self._refuse(key, list(known) or value, hint)
+        for row, own in value.items():
+            if not isinstance(own, dict) or set(own) != set(columns):
+                raise self._refuse(f"{key}.{row}", own, "a mapping with " + ", ".join(columns))
+        table = [
+            tuple(self._number(f"{key}.{row}.{c}", value[row][c], -1e9, 1e9) for c in columns)
+            for row in rows
+        ]
+        for row, (centre, scale, low, high, *gains) in zip(rows, table, strict=True):
+            is_ordered = low <= centre <= high and low < high
+            if not is_ordered or scale <= 0 or min(gains) < 0:
+                hint = "low <= centre <= high, low < high, scale > 0, stiffness and damping >= 0"
+                raise self._refuse(f"{key}.{row}", value[row], hint)
+        return table

@@ -1,0 +1,53 @@
+"""The command `new-robot`, and a training of the robot that it writes."""
+
+from pathlib import Path
+
+from metarl import api
+from metarl.cli.commands import main
+from metarl.envs.robots.quadruped import QUADRUPED
+
+
+def new_robot(tmp_path, capsys, *arguments):
+    model = tmp_path / "my_robot.xml"
+    model.write_bytes(Path(QUADRUPED.model_file).read_bytes())
+    code = main(["new-robot", str(model), *map(str, arguments)])
+    return code, capsys.readouterr()
+
+
+def test_new_robot_writes_a_file_that_trains(tmp_path, capsys):
+    code, output = new_robot(tmp_path, capsys)
+    assert code == 0 and not output.err
+    file = tmp_path / "my_robot.yaml"
+    assert "base          free " in output.out and "stands 2 s" in output.out
+    assert output.out.endswith(f"{file}: check it, then metarl train --env {file}:dir\n")
+    policy = api.train(
+        f"{file}:vel-payload",
+        "rl2",
+        iterations=1,
+        sampler={"num_tasks": 2, "num_episodes": 1, "threads": 1},
+        trainer={"video": False, "evaluate_tasks": 2},
+        run_dir=tmp_path / "run",
+    )
+    policy.close()
+    assert (tmp_path / "run" / "evaluation.json").is_file()
+
+
+def test_new_robot_never_overwrites(tmp_path, capsys):
+    (tmp_path / "my_robot.yaml").write_text("mine")
+    code, output = new_robot(tmp_path, capsys)
+    assert code == 2 and "my_robot.yaml: exists already" in output.err
+    assert (tmp_path / "my_robot.yaml").read_text() == "mine"
+
+
+def test_new_robot_stays_beside_the_model(tmp_path, capsys):
+    code, output = new_robot(tmp_path, capsys, "-o", tmp_path / "other" / "robot.yaml")
+    assert code == 2 and "must be in the folder of the model" in output.err
+
+
+def test_new_robot_refuses_what_is_no_model(tmp_path, capsys):
+    model = tmp_path / "robot.xml"
+    model.write_text("<mujoco><worldbody><body></worldbody></mujoco>")
+    assert main(["new-robot", str(model)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "robot.xml: " in error
+    assert not (tmp_path / "robot.yaml").exists()

@@ -1,0 +1,267 @@
+"""A robot's file: guessed from a model, read, refused by name, and used as an environment."""
+
+from contextlib import closing
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+import yaml
+
+from metarl.core.errors import ConfigError
+from metarl.envs.registry import UnknownEnvironment, make, own_recipe
+from metarl.envs.robots.guess import guess_robot, to_yaml
+from metarl.envs.robots.inspection import inspect_robot
+from metarl.envs.robots.own import read_robot
+from metarl.envs.robots.quadruped import QUADRUPED
+
+LEG = """
+<body name="{name}" pos="{x} 0 0">
+  <joint name="{name}_hip" axis="0 1 0" range="-60 60"/>
+  <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
+</body>
+"""
+
+WALKER = """
+<mujoco>
+  {ground}
+  <worldbody>
+    <body name="base" pos="0 0 1">
+      {base}
+      <geom type="box" size="0.3 0.15 0.05"/>
+      {legs}
+    </body>
+  </worldbody>
+  <actuator>{actuators}</actuator>
+  {more}
+</mujoco>
+"""
+
+MOTORS = '<motor joint="left_hip" ctrlrange="-5 3"/><motor name="two" joint="right_hip" {range}/>'
+RANGED = MOTORS.format(range='ctrlrange="-4 4"')
+PLANE = """
+<joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 0 1"/>
+<joint axis="0 1 0"/>
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_model(
+        base="<freejoint/>",
+        actuators=RANGED,
+        ground="",
+        more="",
+    ):
+        legs = LEG.format(name="left", x=0.2) + LEG.format(name="right", x=-0.2)
+        text = WALKER.format(ground=ground, base=base, legs=legs, actuators=actuators, more=more)
+        path = tmp_path / "robot.xml"
+        path.write_text(text)
+        return path
+
+    return write_model
+
+
+@pytest.fixture
+def robot_file(write):
+    """Writes a robot's file with some keys changed, and returns its path."""
+
+    def write_file(text=None, **changes):
+        path = write().with_suffix(".yaml")
+        own = to_yaml(guess_robot(path.with_suffix(".xml")), "robot.xml")
+        if changes:
+            tree = yaml.safe_load(own)
+            for key, value in changes.items():
+                tree = {k: v for k, v in tree.items() if k != key} if value is None else tree
+                tree |= {} if value is None else {key: value}
+            own = yaml.safe_dump(tree, sort_keys=False)
+        path.write_text(own if text is None else text)
+        return path
+
+    return write_file
+
+
+def values(path):
+    return {guess.key: guess.value for guess in guess_robot(path)}
+
+
+# --- guesses --------------------------------------------------------------------------------------
+
+
+def test_guess_puts_the_lowest_shape_on_the_ground(write):
+    guessed = values(write())
+    # legs of 0.3 m and a radius of 0.03 m below the base
+    assert guessed["home"][:7] == pytest.approx([0, 0, 0.33, 1, 0, 0, 0])
+    assert guessed["health"] == pytest.approx({"low": 0.165, "high": 0.66, "tilt": 1.0})
+    assert guessed["base"] == "free" and guessed["ground"] == "floor"
+
+
+def test_guess_takes_a_keyframe_of_the_model(write):
+    key = '<keyframe><key name="a" qpos="0 0 1 1 0 0 0 0 0"/><key name="home" {}/></keyframe>'
+    guessed = values(write(more=key.format('qpos="0 0 0.4 1 0 0 0 0.1 -0.1"')))
+    assert guessed["home"] == [0, 0, 0.4, 1, 0, 0, 0, 0.1, -0.1]
+
+
+def test_guess_names_actuators_by_their_joint_and_limbs_by_their_branch(write):
+    guessed = values(write())
+    assert list(guessed["actuators"]) == ["left_hip", "two"]
+    assert guessed["limbs"] == {"left": ["left_hip"], "right": ["two"]}
+
+
+def test_motor_has_its_own_range(write):
+    row = values(write())["actuators"]["left_hip"]
+    assert row == {"centre": 0, "scale": 4, "low": -5, "high": 3, "stiffness": 0, "damping": 0}
+
+
+def test_position_servo_is_centred_on_home_in_the_range_of_its_joint(write):
+    servos = '<position joint="left_hip" kp="50"/><position joint="right_hip" kp="50"/>'
+    key = '<keyframe><key name="home" qpos="0 0 0.4 1 0 0 0 0.2 0"/></keyframe>'
+    row = values(write(actuators=servos, more=key))["actuators"]["left_hip"]
+    limit = pytest.approx(np.pi / 3, abs=1e-6)
+    assert row["centre"] == 0.2 and row["scale"] == 0.4 and row["high"] == limit
+    assert row["stiffness"] == 0  # it is a servo already
+
+
+def test_motors_of_a_robot_with_a_keyframe_become_servos(write, tmp_path):
+    motors = '<motor joint="left_hip" ctrlrange="-6 6"/><motor joint="right_hip" ctrlrange="-3 3"/>'
+    key = '<keyframe><key name="home" qpos="0 0 0.33 1 0 0 0 0 0"/></keyframe>'
+    path = write(actuators=motors, more=key)
+    table = values(path)["actuators"]
+    assert table["left_hip"]["stiffness"] == 10 and table["right_hip"]["stiffness"] == 5
+    (tmp_path / "robot.yaml").write_text(to_yaml(guess_robot(path), "robot.xml"))
+    model = read_robot(tmp_path / "robot.yaml").robot.model()
+    data = mujoco.MjData(model)
+    data.qpos[:] = [0, 0, 5, 1, 0, 0, 0, 0.1, 0.5]
+    data.qvel[6] = 0.2
+    data.ctrl[:] = [0.3, -0.5]
+    mujoco.mj_forward(model, data)
+    # 10 (0.3 - 0.1) - 0.25 x 0.2, and 5 (-0.5 - 0.5) beyond the motor's 3 N m
+    np.testing.assert_allclose(data.actuator_force, [1.95, -3.0])
+
+
+def test_planar_robot_is_recognised(write):
+    guessed = values(write(base=PLANE))
+    assert guessed["base"] == "planar"
+    assert guessed["home"][:3] == pytest.approx([0, -0.67, 0])
+    # the coordinate of height is 0 at 1 m above the ground
+    assert guessed["health"]["low"] == pytest.approx(-0.67 - 0.165)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": ""}, "the hinge joint first, not a free joint; a fixed base cannot run"),
+        ({"base": '<joint type="slide" axis="1 0 0"/>'}, "a planar base has slides along x and z"),
+        ({"actuators": ""}, "it has no actuator"),
+        ({"actuators": MOTORS.format(range="")}, "actuator two has no ctrlrange"),
+        ({"more": "<nonsense/>"}, "nonsense"),
+    ],
+)
+def test_model_that_does_not_fit_is_refused_with_the_reason(write, changes, message):
+    path = write(**changes)
+    with pytest.raises(ConfigError) as error:
+        guess_robot(path)
+    assert message in str(error.value) and "robot.xml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_second_free_body_is_refused(write):
+    path = write()
+    ball = '<body pos="1 0 1"><freejoint/><geom size="0.1"/></body></worldbody>'
+    path.write_text(path.read_text().replace("</worldbody>", ball))
+    with pytest.raises(ConfigError, match="2 free bodies; must be one"):
+        guess_robot(path)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hmoe": 1}, "unknown key hmoe; did you mean home?"),
+        ({"home": None}, "the key home is missing"),
+        ({"home": [0.0]}, "home = [0.0]: must be a list of 9 numbers"),
+        ({"home": [0.0] * 8 + ["x"]}, "home[8] = 'x': must be a number"),
+        ({"frame_skip": 0}, "frame_skip = 0: must be a number from 1"),
+        ({"frame_skip": 2.5}, "frame_skip = 2.5: must be a whole number"),
+        ({"frame_skip": True}, "frame_skip = True"),
+        ({"base": "fixed"}, "base = 'fixed': must be free or planar"),
+        ({"base": "planar"}, "a planar base has slides along x and z"),
+        ({"model": "other.xml"}, "other.xml: there is no such model"),
+        ({"limbs": {"a": ["left_hp"]}}, "actuators of the model; did you mean left_hip?"),
+        ({"actuators": {"left_hip": {}}}, "all actuators of the model in their order: see ['two']"),
+        ({"health": {"low": 0}}, "a mapping with low, high [m] and tilt [rad]"),
+        ({"reset_noise": float("nan")}, "reset_noise = nan: must be a number from 0 to 10"),
+    ],
+)
+def test_file_with_a_wrong_value_is_refused_by_name(robot_file, changes, message):
+    with pytest.raises(ConfigError) as error:
+        read_robot(robot_file(**changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "x: " + "[" * 5000, "\x00", "a" * 200_000])
+def test_file_that_is_no_mapping_is_refused(robot_file, text):
+    with pytest.raises(ConfigError, match="robot.yaml: "):
+        read_robot(robot_file(text))
+
+
+def test_range_and_centre_of_an_actuator_fit(robot_file):
+    row = {"centre": 1, "scale": 1, "low": 2, "high": 3, "stiffness": 0, "damping": 0}
+    with pytest.raises(ConfigError, match="must be low <= centre <= high"):
+        read_robot(robot_file(actuators={"left_hip": row, "two": row}))
+
+
+# --- environments ---------------------------------------------------------------------------------
+
+
+def test_quadruped_from_its_own_model_is_the_built_in_one(tmp_path):
+    """Reads back the model of the built-in robot, with the scales of the built-in one."""
+    path = tmp_path / "copy.xml"
+    path.write_bytes(Path(QUADRUPED.model_file).read_bytes())
+    file = path.with_suffix(".yaml")
+    file.write_text(to_yaml(guess_robot(path), "copy.xml"))
+    own = read_robot(file).robot
+    assert own.action_scale == (QUADRUPED.action_scale,) * 12
+    for name in ("home", "action_centre", "frame_skip", "limbs", "observation", "reset_noise"):
+        assert getattr(own, name) == getattr(QUADRUPED, name), name
+    rewards = []
+    for name in ("quadruped-dir-payload", f"{file}:dir-payload"):
+        with closing(make(name, threads=1)) as env:
+            env.set_tasks(np.tile([0.3, 0.5, 0.1, 0.0], (2, 1)), 1)
+            env.reset([np.random.default_rng(i) for i in range(2)])
+            action = np.random.default_rng(0).standard_normal((2, 12))
+            rewards.append([env.step(action, np.ones(2, dtype=bool)).reward for _ in range(5)])
+    np.testing.assert_array_equal(*rewards)
+
+
+def test_inspection_says_what_the_robot_does(robot_file):
+    standing, actuators, speed = inspect_robot(QUADRUPED)
+    assert standing.startswith("stands 2 s without an action")
+    assert actuators == "each of the 12 actuators moves a joint"
+    assert "control steps/s on one thread, 10 geoms that can collide" in speed
+    too_high = {"low": 0.4, "high": 1.0, "tilt": 1.0}
+    falling, _, _ = inspect_robot(read_robot(robot_file(health=too_high)).robot)
+    assert falling == "falls 0.02 s after its home pose, without an action"
+
+
+@pytest.mark.parametrize("parts", ["dir", "vel", "goal", "fwd-bwd-wind", "payload", "vel-cripple"])
+def test_own_robot_has_goals_and_variations(robot_file, parts):
+    with closing(make(f"{robot_file()}:{parts}", threads=1)) as env:
+        tasks = env.spec.tasks.sample(np.random.default_rng(0), 2)
+        env.set_tasks(tasks, 1)
+        assert env.reset([np.random.default_rng(i) for i in range(2)]).shape == (2, 13)
+        step = env.step(np.zeros((2, 2)), np.ones(2, dtype=bool))
+        assert np.isfinite(step.obs).all() and not step.fault.any()
+
+
+@pytest.mark.parametrize("parts", ["", "dri", "dir-dir", "dir-terain", "-"])
+def test_unknown_goal_of_an_own_robot_is_refused(robot_file, parts):
+    with pytest.raises(UnknownEnvironment, match="is no goal-variation of this robot"):
+        own_recipe(f"{robot_file()}:{parts}")
+
+
+def test_own_robot_without_a_goal_gets_a_hint(robot_file):
+    with pytest.raises(UnknownEnvironment, match="add a goal or variation"):
+        own_recipe(str(robot_file()))
