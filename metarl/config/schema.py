@@ -334,11 +334,13 @@ def _default(algo: object, where: str) -> TrainConfig[Any]:
 def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:
     """Returns the defaults of the dataclasses under the preset, if the pair has one.
 
-    A variant `env/...` without a preset of its own has that of env.
+    A variant `env/...` without a preset of its own has that of env, and a user's robot
+    `file.yaml:...` has that of the name `robot`.
     """
     default = replace(_default(algo, where), env=env)
     folder = (presets / default.algo).resolve()
-    for name in dict.fromkeys((env, env.partition("/")[0])):
+    own_robot = "robot" if env.rpartition(":")[0].endswith((".yaml", ".yml")) else ""
+    for name in dict.fromkeys((env, env.partition("/")[0], own_robot)):
         path = (folder / f"{name}.yaml").resolve()
         # The name of an environment may contain "/" and "..": never read a file outside the folder.
         if name and path.is_relative_to(folder) and path.is_file():

@@ -67,6 +67,12 @@ def test_variant_without_a_preset_has_that_of_the_name_before_the_slash(tmp_path
     assert (config.iterations, config.env) == (9, "ant-cripple/hip_1")
 
 
+@pytest.mark.parametrize("env", ["my.yaml:dir", "/home/me/my.yml:vel-payload", "a/my.yaml:dir"])
+def test_own_robot_has_the_preset_of_robots(tmp_path, env):
+    write_preset(tmp_path, "iterations: 9\n", env="robot")
+    assert read("--env", env, presets=tmp_path).iterations == 9
+
+
 @pytest.mark.parametrize("env", ["../outside", "/outside", "module:attribute", "a//b", "..", "."])
 def test_preset_outside_the_folder_is_not_read(tmp_path, env):
     write_preset(tmp_path, "iterations: 9\n", env="outside", algo="")
