@@ -47,7 +47,8 @@ class Recipe:
         """Version of the definition: one more than the changes that its parts have had."""
         # the bonus was once paid in the step of a fall, too
         changes = int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
-        return 1 + changes + sum(variation.revisions for variation in self.variations)
+        changes += sum(variation.revisions for variation in self.variations)
+        return 1 + changes + self.robot.definition
 
     def observation(self) -> list[Observed]:
         """Returns the parts of the observation but for the heights of the ground."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,17 @@ def read_robot(path: Path) -> OwnRobot:
         observation=() if planar else observe_base(home, model.nv),
         ground=ground,
         is_own=True,
+        definition=_identify(path, source, model),
     )
     terms = (read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed"))
     return OwnRobot(robot, *terms)
+
+
+def _identify(path: Path, source: Path, model: mujoco.MjModel) -> int:
+    """Returns a number that changes with the file, its model and the shapes of its meshes."""
+    digest = hashlib.sha256(path.read_bytes() + source.read_bytes())
+    digest.update(model.geom_size.tobytes() + model.mesh_vert.tobytes())
+    return int.from_bytes(digest.digest()[:4], "big") // 2
 
 
 def require_base(model: mujoco.MjModel, planar: bool, where: str) -> None:

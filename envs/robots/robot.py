@@ -72,6 +72,7 @@ class Robot:
             and `derived`.
         ground: Name of the ground's geom.
         is_own: The model is the user's: see `compile_own`.
+        definition: Number that changes with the user's files; see EnvSpec.version.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Robot:
     observation: tuple[Observed, ...] = ()
     ground: str = "floor"
     is_own: bool = False
+    definition: int = 0
 
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.

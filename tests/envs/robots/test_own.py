@@ -265,3 +265,14 @@ def test_unknown_goal_of_an_own_robot_is_refused(robot_file, parts):
 def test_own_robot_without_a_goal_gets_a_hint(robot_file):
     with pytest.raises(UnknownEnvironment, match="add a goal or variation"):
         own_recipe(str(robot_file()))
+
+
+def test_version_changes_with_the_file_and_with_its_model(robot_file):
+    file = robot_file()
+    first = own_recipe(f"{file}:dir").version
+    assert own_recipe(f"{file}:dir").version == first
+    file.write_text(file.read_text().replace("bonus: 0.5", "bonus: 0.25"))
+    second = own_recipe(f"{file}:dir").version
+    model = file.with_suffix(".xml")
+    model.write_text(model.read_text().replace('size="0.03"', 'size="0.04"'))
+    assert len({first, second, own_recipe(f"{file}:dir").version}) == 3
