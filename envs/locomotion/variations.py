@@ -316,7 +316,10 @@ def limb_names(robot: Robot) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Actuator(Variation):
-    """A factor for the gear of each actuator, and a delay of all controls.
+    """A factor for the strength of each actuator, and a delay of all controls.
+
+    The factor multiplies the gear of a motor, and stiffness, damping and largest force of a servo:
+    with another gear its joint would go to another place.
 
     Attributes:
         gear: Range of the factors.
@@ -325,9 +328,9 @@ class Actuator(Variation):
     gear: tuple[float, float] = (0.5, 1.5)
 
     name = "actuator"
-    fields = ("actuator_gear",)
+    fields = ("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
     past_steps = 3
-    formula = "the gear of each actuator times its factor; all controls late by the delay"
+    formula = "the strength of each actuator times its factor; all controls late by the delay"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of a factor for each actuator, and of the delay."""
@@ -338,11 +341,15 @@ class Actuator(Variation):
         return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Multiplies the gears."""
-        world.fields["actuator_gear"][:] *= tasks[:, :-1, None]
+        """Multiplies the gears of motors, and gains, biases and force limits of servos."""
+        is_servo = (world.model.actuator_biasprm != 0.0).any(axis=1)
+        factors = tasks[:, :-1, None]
+        world.fields["actuator_gear"][:, ~is_servo] *= factors[:, ~is_servo]
+        for name in self.fields[1:]:
+            world.fields[name][:, is_servo] *= factors[:, is_servo]
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
-        """Replaces the controls by those of `delay` steps ago, zero before the first step."""
+        """Replaces the controls by those of `delay` steps ago, see World.past_ctrl."""
         past = (step - tasks[:, -1].astype(int)) % len(world.past_ctrl)
         world.ctrl[:] = world.past_ctrl[past, np.arange(len(tasks))]
 

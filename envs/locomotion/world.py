@@ -129,8 +129,8 @@ class World:
         qpos: Positions (M, nq).
         ctrl: Clipped controls (M, A); a variation may change them before a step.
         fields: Per-simulation model fields (M, ...) that the variations write, by name.
-        past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; zero
-            before the first step.
+        past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
+            the home pose before the first step.
         ground: Heights of the ground; None for a plane of height zero.
     """
 
@@ -140,7 +140,8 @@ class World:
         names = {name for variation in variations for name in variation.fields}
         self.fields = {name: batch.expand(name) for name in sorted(names)}
         depth = max([1 + v.past_steps for v in variations if v.past_steps], default=0)
-        self.past_ctrl = np.zeros((depth, *self.ctrl.shape))
+        self._home_ctrl = np.array(robot.action_centre or 0.0)
+        self.past_ctrl = np.broadcast_to(self._home_ctrl, (depth, *self.ctrl.shape)).copy()
         self.ground: Ground | None = None
         self._variations = variations
         self._sizes = [len(variation.tasks(robot).variables) for variation in variations]
@@ -167,7 +168,7 @@ class World:
 
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""
-        self._step[rows], self.past_ctrl[:, rows] = 0, 0.0
+        self._step[rows], self.past_ctrl[:, rows] = 0, self._home_ctrl
         for variation, task in self._pairs:
             variation.start(self, task, rows)
 

@@ -114,3 +114,31 @@ def test_dead_leg_is_limp():
         env.reset(streams(2))
         env.step(np.zeros((2, JOINTS)), np.ones(2, dtype=bool))
         assert not (force == 0.0).any()
+
+
+def test_weak_servo_has_a_share_of_the_torque_and_the_same_target():
+    factors = np.linspace(0.5, 1.5, 12)
+    with closing(make("quadruped-actuator", threads=1)) as env:
+        env.set_tasks(np.array([[1.0] * 12 + [0.0], [*factors, 0.0]]), 1)
+        env.reset(streams(2))
+        qpos = np.tile(QUADRUPED.rest(), (2, 1))
+        qpos[:, 2] = 5.0
+        force = env._batch.bind("actuator_force")
+        for offset, limit in ((0.1, False), (0.6, True)):  # 40 N m/rad x 0.6 rad is the limit
+            qpos[:, 7:] = QUADRUPED.rest()[7:] + [offset, offset, -offset] * 4
+            env.restore(qpos, np.zeros((2, 18)))
+            env._batch.bind("ctrl")[:] = QUADRUPED.action_centre
+            env._batch.forward(None)
+            np.testing.assert_allclose(force[1], factors * force[0], rtol=1e-12)
+            assert (np.abs(force[0]) > (23.9 if limit else 3.9)).all()
+
+
+def test_late_servos_hold_the_home_pose_before_the_first_action():
+    with closing(make("quadruped-actuator", threads=1)) as env:
+        env.set_tasks(np.array([[1.0] * 12 + [delay] for delay in (0.0, 3.0)]), 1)
+        env.reset(streams(2))
+        env.restore(np.tile(QUADRUPED.rest(), (2, 1)), np.zeros((2, 18)))
+        for _ in range(6):
+            env.step(np.zeros((2, JOINTS)), np.ones(2, dtype=bool))
+        on_time, late = env.snapshot()
+    np.testing.assert_array_equal(on_time, late)
