@@ -11,6 +11,7 @@ import numpy as np
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
 from metarl.core.tasks import Choice, Variable
+from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import (
     Direction,
@@ -55,7 +56,7 @@ def _walker(robot: Robot, goal: Goal) -> Recipe:
     return Recipe(robot, goal, RewardTerms(bonus=1.0, control_cost=1e-3))
 
 
-def _quadruped(goal: Goal, *, bonus: float = 0.5) -> Recipe:
+def _quadruped(goal: Goal | Command, *, bonus: float = 0.5) -> Recipe:
     return Recipe(QUADRUPED, goal, RewardTerms(bonus=bonus, control_cost=0.01))
 
 
@@ -97,6 +98,7 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
     },
     "quadruped": {
         "": _quadruped(Forward()),
+        "command": _quadruped(Command()),
         "dir": _quadruped(Direction()),
         "fwd-bwd": _quadruped(ForwardBackward()),
         "goal": _quadruped(Position(), bonus=0.0),
@@ -173,6 +175,7 @@ ENVIRONMENTS: dict[str, Factory] = {
     "walker2d-vel": _recipe("walker2d-vel"),
     "hopper-vel": _recipe("hopper-vel"),
     "humanoid-dir": _recipe("humanoid-dir"),
+    "quadruped-command": _recipe("quadruped-command"),
     "quadruped-dir": _recipe("quadruped-dir"),
     "quadruped-vel": _recipe("quadruped-vel"),
     "quadruped-cripple": _recipe("quadruped-cripple"),
@@ -256,10 +259,10 @@ def own_recipe(name: str) -> Recipe | None:
             raise UnknownEnvironment(f"add a goal or variation, as in {name}:dir")
         return None
     own = read_robot(Path(file))
-    goals: dict[str, Goal] = {"": Forward(), "vel": Velocity(own.top_speed)}
+    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(own.top_speed)}
     goals |= {"fwd-bwd": ForwardBackward()}
     goals |= {"dir": ForwardBackward()} if own.robot.planar else {"dir": Direction()}
-    goals |= {} if own.robot.planar else {"goal": Position()}
+    goals |= {} if own.robot.planar else {"goal": Position(), "command": Command()}
     terms = RewardTerms(bonus=own.bonus, control_cost=own.control_cost)
     for goal in sorted(goals, key=len, reverse=True):
         if goal and parts != goal and not parts.startswith(f"{goal}-"):

@@ -13,6 +13,7 @@ import numpy as np
 
 from metarl.core.env import Step, UnsupportedHere, check_rows, check_streams, check_tasks
 from metarl.envs.locomotion import profiler
+from metarl.envs.locomotion.command import SIZE, Command, Commands
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.world import World
 from metarl.envs.rendering.marker import Marker
@@ -96,6 +97,10 @@ class MujocoBatchEnv:
             target = self._obs[:, start : start + part.size]
             self._readers.append((part.reader(batch), target))
             start += part.size
+        self._commands = None
+        if isinstance(self.goal, Command):
+            self._commands = Commands(self.goal, batch, self.spec.horizon, self.spec.dt)
+            self._readers.append((self._commands.reader(), self._obs[:, start : start + SIZE]))
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
         self._world = World(self.robot, self.variations, batch)
 
@@ -108,6 +113,8 @@ class MujocoBatchEnv:
         """
         check_streams(self.spec, None if self._batch is None else self._batch.nsim, rngs)
         states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
+        if self._commands:
+            self._commands.start(np.arange(len(rngs)), rngs)
         return self.restore(*map(np.array, zip(*states, strict=True)))
 
     def reset_rows(
@@ -132,6 +139,8 @@ class MujocoBatchEnv:
             self._tasks[rows] = tasks
             self._world.write(self._tasks[:, self._goal_tasks.shape[1] :], rows)
         states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
+        if self._commands:
+            self._commands.start(np.flatnonzero(rows), rngs)
         return self.restore(*map(np.array, zip(*states, strict=True)), rows=rows)
 
     def restore(
@@ -196,7 +205,7 @@ class MujocoBatchEnv:
         np.clip(scaled, self._ctrl_low, self._ctrl_high, out=scaled)
         np.add(self._centre_ctrl, scaled, out=self._ctrl)
         scaled /= self._unit
-        effort = np.square(scaled, out=scaled).sum(axis=1)
+        effort = np.square(scaled).sum(axis=1)
         self._world.drive()
         before = self._previous_position
         ids = None if alive.all() else np.flatnonzero(alive)
@@ -206,7 +215,12 @@ class MujocoBatchEnv:
         fault = alive & (self._find_diverged() | failed | ~np.isfinite(action).all(axis=1))
         healthy = self._find_healthy()
         with np.errstate(invalid="ignore", over="ignore"):
-            reward = self._reward((after - before) / self.spec.dt, after, effort, healthy)
+            if self._commands:
+                reward = self._commands.rewards(scaled)
+            else:
+                velocity = (after - before) / self.spec.dt
+                reward = self.goal.reward(self._goal_tasks, velocity, after)
+            reward = self._add_terms(reward, effort, healthy)
         reward[~alive | fault] = 0.0
         return Step(self._observe(), reward, alive & ~fault & ~healthy, fault)
 
@@ -228,14 +242,8 @@ class MujocoBatchEnv:
             failed[error.ids] = True
         return failed
 
-    def _reward(
-        self,
-        velocity: np.ndarray,
-        position: np.ndarray,
-        effort: np.ndarray,
-        healthy: np.ndarray,
-    ) -> np.ndarray:
-        reward = self.goal.reward(self._goal_tasks, velocity, position)
+    def _add_terms(self, reward: np.ndarray, effort: np.ndarray, healthy: np.ndarray) -> np.ndarray:
+        """Returns the reward of the goal with its weight, bonus and costs."""
         reward *= self.terms.goal_weight
         reward += self.terms.bonus * healthy
         reward -= self.terms.control_cost * effort
@@ -295,6 +303,6 @@ class MujocoBatchEnv:
     def close(self) -> None:
         """Releases threads and memory."""
         # a view of the batch's state would keep its threads alive
-        self._batch = self._forces = self._centre = self._world = None
+        self._batch = self._forces = self._centre = self._world = self._commands = None
         self._readers = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)

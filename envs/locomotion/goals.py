@@ -15,8 +15,8 @@ from metarl.core.tasks import Choice, Disc, TaskDistribution, Uniform, Variable
 from metarl.envs.rendering.marker import Marker
 
 
-class Goal(Protocol):
-    """A reward that depends on the task."""
+class Objective(Protocol):
+    """What the robot is to do: the tasks, and the reward as text."""
 
     @property
     def tasks(self) -> TaskDistribution:
@@ -26,9 +26,6 @@ class Goal(Protocol):
     def formula(self) -> str:
         """The reward as text: v velocity [m/s], d direction, s sign, g goal."""
 
-    def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Maps tasks (M, D), velocity (M, 2) [m/s, world], position (M, 2) [m, world] to (M,)."""
-
     def floors(self) -> dict[str, float]:
         """Returns the reference rewards per step, without bonus and costs, by name of the policy.
 
@@ -37,6 +34,13 @@ class Goal(Protocol):
 
     def marker(self, task: np.ndarray) -> Marker:
         """Returns the marker that pictures show for a task (D,)."""
+
+
+class Goal(Objective, Protocol):
+    """A reward of the motion in the plane that depends on the task."""
+
+    def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """Maps tasks (M, D), velocity (M, 2) [m/s, world], position (M, 2) [m, world] to (M,)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class RewardTerms:
             forces = np.clip(forces, -self.contact_clip, self.contact_clip)
         return np.minimum(self.contact_cost * np.square(forces).sum(axis=1), self.contact_cap)
 
-    def formula(self, goal: Goal) -> str:
+    def formula(self, goal: Objective) -> str:
         """Returns the whole reward of a step as text: a action, cfrc contact forces.
 
         healthy is 1 if the robot is healthy after the step, else 0.
@@ -84,7 +88,7 @@ class RewardTerms:
             parts.append(f"(at most {self.contact_cap:g})")
         return " ".join(parts)
 
-    def floors(self, goal: Goal, horizon: int) -> dict[str, float]:
+    def floors(self, goal: Objective, horizon: int) -> dict[str, float]:
         """Computes the reference returns of `horizon` healthy steps, by name of the policy."""
         weight, bonus = self.goal_weight, self.bonus
         return {name: horizon * (weight * v + bonus) for name, v in goal.floors().items()}

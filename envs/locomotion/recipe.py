@@ -10,6 +10,8 @@ import numpy as np
 
 from metarl.core.env import EnvSpec
 from metarl.core.tasks import join_tasks
+from metarl.envs.locomotion import command
+from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.goals import Goal, RewardTerms
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots.observation import list_observation
@@ -33,7 +35,7 @@ class Recipe:
     """
 
     robot: Robot
-    goal: Goal
+    goal: Goal | Command
     terms: RewardTerms
     variations: tuple[Variation, ...] = ()
     horizon: int = 200
@@ -70,7 +72,7 @@ class Recipe:
         return EnvSpec(
             name=name,
             version=self.version,
-            obs_size=sum(part.size for part in self.observation()) + len(self.scan()),
+            obs_size=self._obs_size(),
             action_size=model.nu,
             horizon=self.horizon,
             dt=self.robot.frame_skip * model.opt.timestep,
@@ -82,6 +84,10 @@ class Recipe:
             note="; ".join(note for note in notes if note),
             task_split=self.task_split or (splits[0] if splits else None),
         )
+
+    def _obs_size(self) -> int:
+        size = sum(part.size for part in self.observation()) + len(self.scan())
+        return size + command.SIZE if isinstance(self.goal, Command) else size
 
     def _scale(self) -> float | tuple[float, ...]:
         own = self.robot.action_scale

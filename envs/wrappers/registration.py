@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 HORIZONS = dict.fromkeys(
     """
     ant-dir ant-fwd-bwd ant-goal ant-vel half-cheetah-dir half-cheetah-vel walker2d-dir
-    walker2d-vel hopper-vel humanoid-dir quadruped-dir quadruped-vel quadruped-cripple
-    quadruped-terrain ant-terrain ant-dir-terrain half-cheetah-terrain
+    walker2d-vel hopper-vel humanoid-dir quadruped-command quadruped-dir quadruped-vel
+    quadruped-cripple quadruped-terrain ant-terrain ant-dir-terrain half-cheetah-terrain
     walker2d-terrain ant-cripple half-cheetah-cripple walker2d-params hopper-params ant-friction
     half-cheetah-friction ant-payload ant-gravity ant-wind ant-actuator ant-dir/promp ant-dir/pearl
     ant-dir/varibad

@@ -27,6 +27,7 @@ SPECS = {
     "walker2d-vel": (17, 6, 200, 0.008, 1.0, True),
     "hopper-vel": (11, 3, 200, 0.008, 1.0, True),
     "humanoid-dir": (348, 17, 200, 0.015, 1.0, True),
+    "quadruped-command": (36, 12, 200, 0.02, 0.4, False),
     "quadruped-dir": (33, 12, 200, 0.02, 0.4, True),
     "quadruped-vel": (33, 12, 200, 0.02, 0.4, True),
     "quadruped-cripple": (33, 12, 200, 0.02, 0.4, True),

@@ -1,0 +1,150 @@
+"""Commands: velocities that a legged robot is told to follow, and the reward for following them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from metarl.core.tasks import TaskDistribution, Uniform
+from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.observation import rotation
+from metarl.envs.robots.robot import Reader
+
+SIZE = 3
+"""Numbers of a command: speed forward and to the left [m/s], turn to the left [rad/s]."""
+
+_SAMPLES = 20_000
+"""Commands over which the reward of standing still is averaged."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Follow a velocity that is observed and drawn anew from time to time.
+
+    With e = command - motion in the axes of the base, a step earns
+    exp(-|e_xy|^2 / s) + exp(-e_turn^2 / s) / 2, less costs of bobbing, rolling, jerky actions and
+    torques. The hidden part of the task is the world.
+
+    Attributes:
+        forward: Range of the speed forward [m/s].
+        left: Range of the speed to the left [m/s].
+        turn: Range of the turn to the left [rad/s].
+        period: Time after which another command is drawn [s].
+        rest: Probability that a command is to stand still.
+        width: s [(m/s)^2 or (rad/s)^2].
+        bobbing: Weight of the squared vertical speed.
+        rolling: Weight of the sum of squares of roll and pitch rates.
+        jerk: Weight of the sum of squares of the change of the policy's clipped outputs.
+        torque: Weight of the mean square of the actuators' forces, as shares of their limits.
+
+    Source: the rewards of legged_gym (Rudin et al. 2022, arXiv:2109.11978), with our weights.
+    """
+
+    forward: tuple[float, float] = (-0.6, 1.0)
+    left: tuple[float, float] = (-0.4, 0.4)
+    turn: tuple[float, float] = (-1.0, 1.0)
+    period: float = 2.0
+    rest: float = 0.1
+    width: float = 0.25
+    bobbing: float = 0.5
+    rolling: float = 0.02
+    jerk: float = 0.005
+    torque: float = 0.2
+    tasks: TaskDistribution = field(default_factory=lambda: Uniform((), held_out=False))
+
+    @property
+    def formula(self) -> str:
+        """The reward as text: e is command - motion, w roll and pitch rates, f share of force."""
+        return (
+            f"exp(-|e_xy|^2/{self.width:g}) + 0.5 exp(-e_turn^2/{self.width:g}) "
+            f"- {self.bobbing:g} v_z^2 - {self.rolling:g} |w|^2 - {self.jerk:g} |da|^2 "
+            f"- {self.torque:g} mean f^2"
+        )
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draws commands (count, 3) of an episode from its stream."""
+        low, high = np.array([self.forward, self.left, self.turn]).T
+        commands = rng.uniform(low, high, (count, SIZE))
+        commands[rng.uniform(size=count) < self.rest] = 0.0
+        return commands
+
+    def tracking(self, command: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """Maps commands and motions (M, 3) to the rewards (M,) for following, at most 1.5."""
+        error = np.square(command - motion)
+        straight = np.exp(-(error[:, 0] + error[:, 1]) / self.width)
+        return straight + 0.5 * np.exp(-error[:, 2] / self.width)
+
+    def floors(self) -> dict[str, float]:
+        """Returns the reward of standing still."""
+        commands = self.draw(np.random.default_rng(0), _SAMPLES)
+        return {"stand still": float(self.tracking(commands, np.zeros(SIZE)).mean())}
+
+    def marker(self, task: np.ndarray) -> Marker:
+        """Returns no arrow: the command changes within an episode."""
+        return Marker("arrow", (0.0, 0.0))
+
+
+class Commands:
+    """The commands of M robots in their episodes.
+
+    Args:
+        goal: The ranges and the reward.
+        batch: The simulations.
+        horizon: T.
+        dt: Duration of a control step [s].
+    """
+
+    def __init__(self, goal: Command, batch: Any, horizon: int, dt: float):
+        self._goal = goal
+        self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
+        self._force = batch.bind("actuator_force")
+        model, rows = batch.model, batch.nsim
+        limits = model.actuator_forcerange[:, 1]
+        is_motor = (model.actuator_biasprm == 0.0).all(axis=1)
+        motors = model.actuator_gainprm[:, 0] * model.actuator_ctrlrange[:, 1]
+        limits = np.where((limits == 0.0) & is_motor, motors, limits)
+        self._share = np.divide(1.0, limits, out=np.zeros(model.nu), where=limits > 0.0)
+        self._hold = max(1, round(goal.period / dt))
+        self._schedule = np.zeros((rows, -(-(horizon + 1) // self._hold), SIZE))
+        self._step = np.zeros(rows, dtype=int)
+        self._action = np.zeros((rows, model.nu))
+
+    def start(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
+        """Draws the commands of episodes in the rows (an index), each from its stream."""
+        count = self._schedule.shape[1]
+        self._schedule[rows] = [self._goal.draw(rng, count) for rng in rngs]
+        self._step[rows], self._action[rows] = 0, 0.0
+
+    @property
+    def now(self) -> np.ndarray:
+        """The commands (M, 3) of this control step."""
+        place = np.minimum(self._step // self._hold, self._schedule.shape[1] - 1)
+        return self._schedule[np.arange(len(place)), place]
+
+    def reader(self) -> Reader:
+        """Returns a reader of the present commands."""
+
+        def read(target: np.ndarray) -> None:
+            target[...] = self.now
+
+        return read
+
+    def motion(self) -> np.ndarray:
+        """Returns the speeds forward and to the left and the turn (M, 3), in the base's axes."""
+        velocity = np.einsum("mij,mi->mj", rotation(self._qpos[:, 3:7]), self._qvel[:, :3])
+        return np.column_stack([velocity[:, :2], self._qvel[:, 5]])
+
+    def rewards(self, action: np.ndarray) -> np.ndarray:
+        """Returns the rewards (M,) of a step with the clipped outputs action (M, A); advances."""
+        goal = self._goal
+        reward = goal.tracking(self.now, self.motion())
+        reward -= goal.bobbing * np.square(self._qvel[:, 2])
+        reward -= goal.rolling * np.square(self._qvel[:, 3:5]).sum(axis=1)
+        reward -= goal.jerk * np.square(action - self._action).sum(axis=1)
+        reward -= goal.torque * np.square(self._force * self._share).mean(axis=1)
+        self._action[...] = action
+        self._step += 1
+        return reward
