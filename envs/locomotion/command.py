@@ -1,4 +1,4 @@
-"""Commands: velocities that a legged robot is told to follow, and the reward for following them."""
+"""Commands: velocities that a legged robot should follow, and the reward for following them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from metarl.envs.rendering.marker import Marker
 
 
 class Objective(Protocol):
-    """What the robot is to do: the tasks, and the reward as text."""
+    """The purpose of a robot: the tasks, and the reward as text."""
 
     @property
     def tasks(self) -> TaskDistribution:

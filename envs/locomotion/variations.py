@@ -288,7 +288,7 @@ class Cripple(Variation):
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Restores the actuators that failed in the previous episode."""
         for name in self.fields:
-            world.fields[name][rows] = getattr(world.model, name)
+            world.fields[name][rows] = world.nominal(name)
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Sets gains and biases of actuators that fail now to zero: also servos exert no force."""

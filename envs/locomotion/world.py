@@ -157,14 +157,18 @@ class World:
         others = np.zeros(len(tasks), dtype=bool) if rows is None else ~rows
         saved = {name: values[others] for name, values in self.fields.items()}
         for name, values in self.fields.items():
-            option = name.removeprefix("opt.")
-            values[:] = getattr(self.model.opt if option != name else self.model, option)
+            values[:] = self.nominal(name)
         for variation, task in sorted(self._pairs, key=lambda pair: pair[0].sets):
             variation.write(self, task)
         for name, values in saved.items():
             self.fields[name][others] = values
         if any(variation.derives for variation in self._variations):
             self.batch.set_const(np.flatnonzero(~others))
+
+    def nominal(self, name: str) -> np.ndarray:
+        """Returns a field of the common model; "opt." is the prefix of options."""
+        option = name.removeprefix("opt.")
+        return getattr(self.model.opt if option != name else self.model, option)
 
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""

@@ -42,7 +42,7 @@ class Guess:
     reason: str
 
     @property
-    def shown(self) -> str:
+    def summary(self) -> str:
         """The value in a few words."""
         if isinstance(self.value, list):
             return f"{len(self.value)} numbers"

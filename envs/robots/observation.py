@@ -1,4 +1,4 @@
-"""What a robot observes: parts of the simulator's state."""
+"""Parts of the observation of a robot: of the simulator's state."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     guesses = guess_robot(model)
     write_atomically(output, to_yaml(guesses, model.name))
     for guess in guesses:
-        print(f"{guess.key:13} {guess.shown:32} {guess.reason}")
+        print(f"{guess.key:13} {guess.summary:32} {guess.reason}")
     for line in inspect_robot(read_robot(output).robot):
         print(line)
     print(f"{output}: check it, then metarl train --env {output}:dir")

@@ -61,7 +61,7 @@ def test_preset_of_a_name_with_a_slash_is_in_a_folder(tmp_path):
     assert read("--env", "half-cheetah-dir/rllib", presets=tmp_path).iterations == 9
 
 
-def test_variant_without_a_preset_has_that_of_the_name_before_the_slash(tmp_path):
+def test_variant_without_a_preset_has_that_of_its_base(tmp_path):
     write_preset(tmp_path, "iterations: 9\n", env="ant-cripple")
     config = read("--env", "ant-cripple/hip_1", presets=tmp_path)
     assert (config.iterations, config.env) == (9, "ant-cripple/hip_1")

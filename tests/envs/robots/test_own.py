@@ -102,7 +102,7 @@ def test_guess_takes_a_keyframe_of_the_model(write):
     assert guessed["home"] == [0, 0, 0.4, 1, 0, 0, 0, 0.1, -0.1]
 
 
-def test_guess_names_actuators_by_their_joint_and_limbs_by_their_branch(write):
+def test_guess_names_actuators_by_joint_and_limbs_by_branch(write):
     guessed = values(write())
     assert list(guessed["actuators"]) == ["left_hip", "two"]
     assert guessed["limbs"] == {"left": ["left_hip"], "right": ["two"]}
@@ -113,7 +113,7 @@ def test_motor_has_its_own_range(write):
     assert row == {"centre": 0, "scale": 4, "low": -5, "high": 3, "stiffness": 0, "damping": 0}
 
 
-def test_position_servo_is_centred_on_home_in_the_range_of_its_joint(write):
+def test_position_servo_is_centred_on_home(write):
     servos = '<position joint="left_hip" kp="50"/><position joint="right_hip" kp="50"/>'
     key = '<keyframe><key name="home" qpos="0 0 0.4 1 0 0 0 0.2 0"/></keyframe>'
     row = values(write(actuators=servos, more=key))["actuators"]["left_hip"]

@@ -78,7 +78,7 @@ def test_observation_is_in_the_axes_of_the_base():
         np.testing.assert_allclose(obs[row], np.concatenate(parts), atol=1e-12)
 
 
-def test_rotation_is_that_of_mujoco_for_quaternions_of_any_length():
+def test_rotation_is_that_of_mujoco_for_any_length():
     quaternions = np.random.default_rng(0).standard_normal((5, 4))
     for quaternion, matrix in zip(quaternions, rotation(quaternions), strict=True):
         expected = np.zeros(9)
@@ -116,7 +116,7 @@ def test_dead_leg_is_limp():
         assert not (force == 0.0).any()
 
 
-def test_weak_servo_has_a_share_of_the_torque_and_the_same_target():
+def test_weak_servo_has_a_share_of_the_torque():
     factors = np.linspace(0.5, 1.5, 12)
     with closing(make("quadruped-actuator", threads=1)) as env:
         env.set_tasks(np.array([[1.0] * 12 + [0.0], [*factors, 0.0]]), 1)
