@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
+from metarl.core.names import split_robot_file
 from metarl.core.tasks import Choice, Variable
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.env import MujocoBatchEnv
@@ -36,7 +36,7 @@ from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
 
-__all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make"]
+__all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make", "own_recipe"]
 
 Factory = Recipe | Callable[[str, int], BatchEnv]
 
@@ -253,12 +253,13 @@ def own_recipe(name: str) -> Recipe | None:
         ConfigError: The robot's file is unusable.
         UnknownEnvironment: The robot cannot have this goal or variation.
     """
-    file, _, parts = name.rpartition(":")
-    if not file.endswith((".yaml", ".yml")):
+    split = split_robot_file(name)
+    if split is None:
         if name.endswith((".yaml", ".yml")):
             raise UnknownEnvironment(f"add a goal or variation, as in {name}:dir")
         return None
-    own = read_robot(Path(file))
+    file, parts = split
+    own = read_robot(file)
     goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(own.top_speed)}
     goals |= {"fwd-bwd": ForwardBackward()}
     goals |= {"dir": ForwardBackward()} if own.robot.planar else {"dir": Direction()}
@@ -267,7 +268,8 @@ def own_recipe(name: str) -> Recipe | None:
     for goal in sorted(goals, key=len, reverse=True):
         if goal and parts != goal and not parts.startswith(f"{goal}-"):
             continue
-        words = [word for word in parts.removeprefix(goal).split("-") if word]
+        rest = parts.removeprefix(goal) if goal else f"-{parts}"
+        words = rest.split("-")[1:]
         if not words and not goal:
             continue
         if set(words) <= set(WORLDS) and len(set(words)) == len(words):

@@ -34,7 +34,7 @@ train
 """.split()
 
 # `envs` needs no torch, so it may import only these modules of the product.
-SHARED_WITH_ENVS = {f"metarl.core.{name}" for name in ("env", "tasks", "rng", "errors")}
+SHARED_WITH_ENVS = {f"metarl.core.{name}" for name in ("env", "tasks", "rng", "errors", "names")}
 
 # `metarl` itself imports the functions of its public face when they are first used.
 FACADE = "metarl"

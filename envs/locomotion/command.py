@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from metarl.core.tasks import TaskDistribution, Uniform
@@ -87,6 +88,16 @@ class Command:
         return Marker("arrow", (0.0, 0.0))
 
 
+def _force_limits(model: mujoco.MjModel) -> np.ndarray:
+    """Returns the largest force of every actuator (A,): its limit, or that over its controls."""
+    reach = np.abs(model.actuator_ctrlrange).max(axis=1)
+    is_motor = (model.actuator_biasprm == 0.0).all(axis=1)
+    half = 0.5 * np.ptp(model.actuator_ctrlrange, axis=1)
+    free = np.abs(model.actuator_gainprm[:, 0]) * np.where(is_motor, reach, half)
+    limits = np.abs(model.actuator_forcerange).max(axis=1)
+    return np.where(limits > 0.0, limits, np.maximum(free, 1e-9))
+
+
 class Commands:
     """The commands of M robots in their episodes.
 
@@ -102,11 +113,7 @@ class Commands:
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._force = batch.bind("actuator_force")
         model, rows = batch.model, batch.nsim
-        limits = model.actuator_forcerange[:, 1]
-        is_motor = (model.actuator_biasprm == 0.0).all(axis=1)
-        motors = model.actuator_gainprm[:, 0] * model.actuator_ctrlrange[:, 1]
-        limits = np.where((limits == 0.0) & is_motor, motors, limits)
-        self._share = np.divide(1.0, limits, out=np.zeros(model.nu), where=limits > 0.0)
+        self._limits = _force_limits(model)
         self._hold = max(1, round(goal.period / dt))
         self._schedule = np.zeros((rows, -(-(horizon + 1) // self._hold), SIZE))
         self._step = np.zeros(rows, dtype=int)
@@ -144,7 +151,7 @@ class Commands:
         reward -= goal.bobbing * np.square(self._qvel[:, 2])
         reward -= goal.rolling * np.square(self._qvel[:, 3:5]).sum(axis=1)
         reward -= goal.jerk * np.square(action - self._action).sum(axis=1)
-        reward -= goal.torque * np.square(self._force * self._share).mean(axis=1)
+        reward -= goal.torque * np.square(self._force / self._limits).mean(axis=1)
         self._action[...] = action
         self._step += 1
         return reward

@@ -18,6 +18,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from metarl.core.errors import ConfigError
 from metarl.core.tasks import Choice, Product, Split, TaskDistribution, Variable
 from metarl.envs.locomotion.world import Ground, Variation, World
 from metarl.envs.rendering.heightfield import PERIOD
@@ -256,6 +257,8 @@ class Terrain(Variation):
         grid = grid_of(robot)
 
         def edit(spec: mujoco.MjSpec) -> None:
+            if spec.hfields:
+                raise ConfigError(f"terrain: {robot.name} has a heightfield of its own")
             flat = np.zeros(grid.rows * grid.columns)
             for number in range(len(atlas(grid, self.seed))):
                 field = spec.add_hfield(name=f"terrain {number}", userdata=flat)

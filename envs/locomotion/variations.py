@@ -9,6 +9,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from metarl.core.errors import ConfigError
 from metarl.core.tasks import (
     Bands,
     Choice,
@@ -173,11 +174,16 @@ class Payload(Variation):
 
 
 def _top(robot: Robot) -> float:
-    """Returns the height of the torso's first geom above the torso's origin, at rest [m]."""
+    """Returns the height of the torso's first geom above the torso's origin, at rest [m].
+
+    It is 0 for a torso without a geom.
+    """
     model, torso = bare_model(robot), robot.torso()
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     geom = int(model.body_geomadr[torso])
+    if geom < 0:
+        return 0.0
     up = np.abs(data.geom_xmat[geom].reshape(3, 3)[2])
     centre = data.geom_xpos[geom, 2] - data.xpos[torso, 2]
     return float(centre + up @ model.geom_aabb[geom, 3:])
@@ -304,14 +310,22 @@ def _limbs(robot: Robot) -> np.ndarray:
     actuators = np.arange(bare_model(robot).nu)
     if not robot.limbs:
         return np.eye(len(actuators), dtype=bool)
+    if len(robot.limbs) < 2:
+        raise ConfigError(f"cripple: {robot.name} has one limb; it needs one to train and to test")
     return np.array([np.isin(actuators, limb) for limb in robot.limbs])
 
 
 def limb_names(robot: Robot) -> tuple[str, ...]:
-    """Returns the name of each limb: that of the joint of its first actuator."""
-    model = bare_model(robot)
+    """Returns the name of each limb."""
     first = _limbs(robot).argmax(axis=1)
-    return tuple(model.joint(int(model.actuator_trnid[i, 0])).name for i in first)
+    return robot.limb_names or tuple(_target_name(bare_model(robot), int(i)) for i in first)
+
+
+def _target_name(model: mujoco.MjModel, actuator: int) -> str:
+    """Returns the name of an actuator's joint, or of the actuator if it drives no single joint."""
+    if model.actuator_trntype[actuator] == mujoco.mjtTrn.mjTRN_JOINT:
+        return model.joint(int(model.actuator_trnid[actuator, 0])).name
+    return model.actuator(actuator).name
 
 
 @dataclass(frozen=True)
@@ -335,7 +349,7 @@ class Actuator(Variation):
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of a factor for each actuator, and of the delay."""
         model = bare_model(robot)
-        joints = [model.joint(int(model.actuator_trnid[i, 0])).name for i in range(model.nu)]
+        joints = [_target_name(model, i) for i in range(model.nu)]
         gears = Uniform(tuple(Variable(f"gear {joint}", "1", *self.gear) for joint in joints))
         delays = tuple(map(float, range(self.past_steps + 1)))
         return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))

@@ -11,8 +11,11 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.envs.robots.own import COLUMNS, require_base
+from metarl.envs.robots.own import COLUMNS, MOST_STEPS, refuse_unsupported, require_base
 from metarl.envs.robots.robot import compile_own
+
+GROUND = "floor"
+"""Name of the ground's geom."""
 
 CONTROL_PERIOD = 0.02
 """Duration of a control step that is aimed at [s]."""
@@ -57,19 +60,18 @@ def guess_robot(path: Path) -> list[Guess]:
     Raises:
         ConfigError: The model cannot be compiled or is not supported; the message gives the reason.
     """
-    ground = "floor"
-    model = compile_own(path, ground, ConfigError)
-    _refuse_unsupported(model, path)
+    model = compile_own(path, GROUND, ConfigError)
+    refuse_unsupported(model, path)
     planar = bool(model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE)
     require_base(model, planar, str(path))
     kind = "slides along x and z and a hinge around y" if planar else "a free joint"
-    skip = max(1, round(CONTROL_PERIOD / model.opt.timestep))
+    skip = min(max(1, round(CONTROL_PERIOD / model.opt.timestep)), MOST_STEPS)
     home = _guess_home(model, planar)
     qpos = np.array(home.value)
     return [
         Guess("model", path.name, "relative to this file"),
         Guess("base", "planar" if planar else "free", f"the first joints are {kind}"),
-        Guess("ground", ground, _describe_ground(path)),
+        Guess("ground", GROUND, _describe_ground(path)),
         Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
         home,
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
@@ -82,25 +84,11 @@ def guess_robot(path: Path) -> list[Guess]:
     ]
 
 
-def _refuse_unsupported(model: mujoco.MjModel, path: Path) -> None:
-    reason = None
-    if model.njnt == 0:
-        reason = "it has no joint"
-    elif model.nu == 0:
-        reason = "it has no actuator"
-    elif model.nmocap:
-        reason = "a mocap body is moved by hand and not by physics"
-    elif model.na:
-        reason = "an actuator has a state of its own (muscle, filter), which a reset would lose"
-    if reason:
-        raise ConfigError(f"{path}: {reason}")
-
-
 def _describe_ground(path: Path) -> str:
     spec = mujoco.MjSpec.from_file(str(path))
     planes = [g.name for g in spec.worldbody.geoms if g.type == mujoco.mjtGeom.mjGEOM_PLANE]
-    if "floor" in planes:
-        return "the plane of the model"
+    if spec.geom(GROUND) is not None:
+        return "the geom of this name"
     return "the plane of the model gets this name" if planes else "the model has none: one is added"
 
 
@@ -113,9 +101,11 @@ def _guess_home(model: mujoco.MjModel, planar: bool) -> Guess:
         return Guess("home", qpos.round(6).tolist(), f"qpos of the keyframe {name or 0}")
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    own = [i for i in range(model.ngeom) if model.geom_bodyid[i] > 0 and model.geom_contype[i]]
-    own = own or [i for i in range(model.ngeom) if model.geom_bodyid[i] > 0]
-    lowest = min((_lowest(model, data, geom) for geom in own), default=0.0)
+    root = model.body_rootid[model.jnt_bodyid[0]]
+    own = np.flatnonzero(model.body_rootid[model.geom_bodyid] == root)
+    can_collide = (model.geom_contype[own] | model.geom_conaffinity[own]) > 0
+    own = own[can_collide] if can_collide.any() else own
+    lowest = min((_lowest(model, data, int(geom)) for geom in own), default=0.0)
     qpos = model.qpos0.copy()
     qpos[1 if planar else 2] -= lowest
     reason = "no keyframe: the model's pose, with its lowest shape on the ground"
@@ -188,8 +178,10 @@ def _guess_actuators(
         kinds[kind] = kinds.get(kind, 0) + 1
         half = 0.5 * (high - low)
         if is_servo and joint is not None:
-            centre = float(np.clip(home[model.jnt_qposadr[joint]], low, high))
-            scale = min(SERVO_SCALE, half)
+            # the length of a servo of the model is the position times its gear
+            gear = 1.0 if stiffness else model.actuator_gear[i, 0]
+            centre = float(np.clip(gear * home[model.jnt_qposadr[joint]], low, high))
+            scale = min(SERVO_SCALE * abs(gear), half)
         else:
             centre, scale = float(np.clip(0.0, low, high)), half
         row = (centre, scale, low, high, stiffness, SERVO_DAMPING * stiffness)
@@ -203,10 +195,13 @@ def _guess_servos(model: mujoco.MjModel, joints: Sequence[int | None]) -> list[f
     """Returns the stiffness of servos made of motors, if all are motors of a standing robot."""
     is_free = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
     is_motor = (model.actuator_biasprm == 0.0).all() and model.actuator_ctrllimited.all()
-    geared = np.ptp(model.actuator_gear[:, 0]) > 0.0 or model.actuator_gear[0, 0] != 1.0
-    if not is_free or not is_motor or geared or not model.nkey or None in joints:
+    if not is_free or not is_motor or not model.nkey or None in joints:
         return []
-    torque = model.actuator_ctrlrange[:, 1] * model.actuator_gainprm[:, 0]
+    hinges = [model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE for joint in joints]
+    force = np.abs(model.actuator_ctrlrange).max(axis=1) * np.abs(model.actuator_gainprm[:, 0])
+    torque = force * np.abs(model.actuator_gear[:, 0])
+    if not all(hinges) or not (torque > 0.0).all():
+        return []
     return [float(f"{value / SERVO_ERROR:.3g}") for value in torque]
 
 
@@ -217,9 +212,10 @@ def _control_range(
     if model.actuator_ctrllimited[actuator]:
         low, high = model.actuator_ctrlrange[actuator]
     elif is_servo and joint is not None and model.jnt_limited[joint]:
-        low, high = model.jnt_range[joint]
+        low, high = sorted(model.jnt_range[joint] * model.actuator_gear[actuator, 0])
     elif not is_servo and model.actuator_forcelimited[actuator]:
-        low, high = model.actuator_forcerange[actuator] / model.actuator_gainprm[actuator, 0]
+        gain = model.actuator_gainprm[actuator, 0] or 1.0
+        low, high = sorted(model.actuator_forcerange[actuator] / gain)
     else:
         name = model.actuator(actuator).name
         raise ConfigError(f"{path}: actuator {name} has no ctrlrange; add one to the model")

@@ -1,4 +1,4 @@
-"""Tries a robot out: does it stand, do its actuators move their joints, and how fast is it."""
+"""A trial of a robot: standing, the joints that its actuators move, and speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import mujoco
 import numpy as np
 
-from metarl.envs.robots.robot import Robot
+from metarl.envs.robots.robot import Robot, collect_warnings
 
 MAX_SPEED = 1e4
 """Bound of qvel [m/s or rad/s], as in the environment."""
@@ -19,6 +19,11 @@ STANDING = 2.0
 def inspect_robot(robot: Robot) -> list[str]:
     """Returns the findings, one line each."""
     model = robot.model()
+    with collect_warnings():  # MuJoCo would print them, and write a file
+        return _describe(robot, model)
+
+
+def _describe(robot: Robot, model: mujoco.MjModel) -> list[str]:
     return [
         _describe_standing(robot, model),
         _describe_actuators(robot, model),
@@ -68,9 +73,10 @@ def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
             data.ctrl[actuator] += direction * scales[actuator]
             for _ in range(5):
                 _step(robot, model, data)
-            first = 3 if robot.planar else 7
-            ends.append(data.qpos[first:].copy())
-        if np.abs(ends[1] - ends[0]).max() < 1e-3:
+            ends.append(data.qpos.copy())
+        joints = slice(3 if robot.planar else 7, None)
+        moved = np.abs(ends[1] - ends[0])
+        if (moved[joints] if moved[joints].size else moved).max() < 1e-3:
             idle.append(model.actuator(actuator).name)
     if idle:
         return f"actuators that move no joint by 0.001 in 5 control steps: {', '.join(idle)}"
@@ -85,8 +91,8 @@ def _speed(robot: Robot, model: mujoco.MjModel, steps: int = 300) -> str:
         _step(robot, model, data)
     rate = steps / (time.perf_counter() - before)
     warnings = sum(int(warning.number) for warning in data.warning)
-    pairs = int(((model.geom_contype > 0) | (model.geom_conaffinity > 0)).sum())
-    text = f"{rate:,.0f} control steps/s on one thread, {pairs} geoms that can collide"
+    geoms = int(((model.geom_contype > 0) | (model.geom_conaffinity > 0)).sum())
+    text = f"{rate:,.0f} control steps/s on one thread, {geoms} geoms that can collide"
     if warnings:
-        text += f"; {warnings} warnings of MuJoCo in {steps} random steps"
+        text += f"; {warnings} warnings of MuJoCo in {steps} random steps: it may diverge"
     return text

@@ -20,6 +20,9 @@ from metarl.envs.robots.robot import Robot, compile_own
 LARGEST_FILE = 100_000
 """Size of a robot's file beyond which it is not read [bytes]."""
 
+MOST_STEPS = 1000
+"""Largest number of physics steps in a control step."""
+
 KEYS = (
     "model base ground frame_skip home reset_noise health limbs actuators bonus control_cost "
     "top_speed"
@@ -65,8 +68,11 @@ def read_robot(path: Path) -> OwnRobot:
     ground, source = read.text("ground"), path.absolute().parent / read.text("model")
     model = compile_own(source, ground, ConfigError)
     planar = read.choice("base", ("free", "planar")) == "planar"
+    refuse_unsupported(model, source)
     require_base(model, planar, str(source))
     home = read.numbers("home", model.nq)
+    if not planar and not any(home[3:7]):
+        raise ConfigError(f"{path}: home: the quaternion of the base, home[3:7], is zero")
     names = [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
     robot = Robot(
@@ -78,6 +84,7 @@ def read_robot(path: Path) -> OwnRobot:
         healthy=read.health(planar),
         reset_noise=read.number("reset_noise", 0.0, 10.0),
         limbs=read.limbs(names),
+        limb_names=tuple(str(name) for name in read.tree["limbs"]),
         home=home,
         action_centre=tuple(row[0] for row in actuators),
         action_scale=tuple(row[1] for row in actuators),
@@ -94,9 +101,34 @@ def read_robot(path: Path) -> OwnRobot:
 
 def _identify(path: Path, source: Path, model: mujoco.MjModel) -> int:
     """Returns a number that changes with the file, its model and the shapes of its meshes."""
-    digest = hashlib.sha256(path.read_bytes() + source.read_bytes())
-    digest.update(model.geom_size.tobytes() + model.mesh_vert.tobytes())
+    # to_xml has the included files too, but not the shapes of meshes
+    resolved = mujoco.MjSpec.from_file(str(source)).to_xml()
+    digest = hashlib.sha256(path.read_bytes() + resolved.encode())
+    digest.update(model.mesh_vert.tobytes() + model.hfield_data.tobytes())
     return int.from_bytes(digest.digest()[:4], "big") // 2
+
+
+def refuse_unsupported(model: mujoco.MjModel, path: Path) -> None:
+    """Refuses models that no environment can use.
+
+    Raises:
+        ConfigError: The model is such; the message has the reason.
+    """
+    reason = None
+    if model.njnt == 0:
+        reason = "it has no joint"
+    elif model.nu == 0:
+        reason = "it has no actuator"
+        if path.suffix.lower() == ".urdf":
+            reason += "; MuJoCo reads none from URDF: save it as MJCF and add them"
+    elif (model.jnt_type == mujoco.mjtJoint.mjJNT_BALL).any():
+        reason = "ball joints are not supported; take three hinges"
+    elif model.nmocap:
+        reason = "a mocap body is moved by hand and not by physics"
+    elif model.na:
+        reason = "an actuator has a state of its own (muscle, filter), which a reset would lose"
+    if reason:
+        raise ConfigError(f"{path}: {reason}")
 
 
 def require_base(model: mujoco.MjModel, planar: bool, where: str) -> None:
@@ -126,7 +158,7 @@ def require_base(model: mujoco.MjModel, planar: bool, where: str) -> None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
-            raise ConfigError(f"{path}: there is no such file; metarl new-robot writes one")
+            raise ConfigError(f"{path.absolute()}: there is no such file")
         if path.stat().st_size > LARGEST_FILE:
             raise ConfigError(f"{path}: is larger than {LARGEST_FILE:,} bytes")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -168,7 +200,7 @@ class _Reader:
         return float(value)
 
     def whole(self, key: str) -> int:
-        value = self.number(key, 1, 1000)
+        value = self.number(key, 1, MOST_STEPS)
         if not value.is_integer():
             raise self._refuse(key, self.tree[key], "a whole number")
         return int(value)
@@ -185,17 +217,25 @@ class _Reader:
             raise self._refuse("health", value, "a mapping with low, high [m] and tilt [rad]")
         names = ("low", "high", "tilt")
         low, high, tilt = (self._number(f"health.{n}", value[n], -1e6, 1e6) for n in names)
+        if not low < high or tilt <= 0.0:
+            raise self._refuse("health", value, "low < high and tilt > 0")
         return Upright(low, high, tilt) if planar else Standing(low, high, tilt)
 
     def limbs(self, names: list[str]) -> tuple[tuple[int, ...], ...]:
         value = self.tree["limbs"]
         if not isinstance(value, dict) or not value:
             raise self._refuse("limbs", value, "a mapping of limbs to lists of actuators")
+        seen: set[Any] = set()
         for limb, own in value.items():
-            for name in own if isinstance(own, list) else [own]:
+            if not isinstance(own, list) or not own:
+                raise self._refuse(f"limbs.{limb}", own, "a list of actuators, as in [hip, knee]")
+            for name in own:
                 if name not in names:
                     hint = f"actuators of the model{nearest(str(name), names)}"
                     raise self._refuse(f"limbs.{limb}", own, hint)
+                if name in seen:
+                    raise self._refuse(f"limbs.{limb}", own, f"without {name}, which comes twice")
+                seen.add(name)
         return tuple(tuple(names.index(name) for name in own) for own in value.values())
 
     def table(self, key: str, rows: list[str], columns: tuple[str, ...]) -> list[tuple[float, ...]]:

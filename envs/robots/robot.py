@@ -59,6 +59,7 @@ class Robot:
         by_mass_centre: The robot's position is its centre of mass, not its root. As in Gymnasium,
             the centre is that of the last stage of the integrator.
         limbs: Actuators of each limb; () makes every actuator a limb.
+        limb_names: Name of each limb; () takes that of the joint of its first actuator.
         home: Rest position (nq,); () takes that of the model.
         action_centre: Control (A,) for a policy output of zero, for example the joint angles of the
             home pose where the actuators are servos; () is zero.
@@ -87,6 +88,7 @@ class Robot:
     derived: tuple[tuple[str, int], ...] = ()
     by_mass_centre: bool = False
     limbs: tuple[tuple[int, ...], ...] = ()
+    limb_names: tuple[str, ...] = ()
     home: tuple[float, ...] = ()
     action_centre: tuple[float, ...] = ()
     action_scale: float | tuple[float, ...] = 1.0
@@ -155,7 +157,7 @@ class Robot:
             qpos (nq,) and qvel (nv,), both with noise.
         """
         noise = self.reset_noise
-        num_velocities = len(rest) if self.planar else len(rest) - 1
+        num_velocities = bare_model(self).nv
         qpos = rest + rng.uniform(-noise, noise, len(rest))
         if self.uniform_speeds:
             return qpos, rng.uniform(-noise, noise, num_velocities)
@@ -169,37 +171,48 @@ def bare_model(robot: Robot) -> mujoco.MjModel:
 
 
 @contextmanager
-def _compiler_warnings() -> Generator[None]:
-    """Turns the compiler's messages into Python warnings; MuJoCo writes them to MUJOCO_LOG.TXT."""
+def collect_warnings() -> Generator[list[str]]:
+    """Collects MuJoCo's warnings, which it writes to MUJOCO_LOG.TXT and the screen otherwise."""
     messages: list[str] = []
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(messages.append)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=f".*{DEPRECATED}")
-            yield
+        yield messages
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+@contextmanager
+def _compiler_warnings() -> Generator[None]:
+    """Turns the compiler's messages into Python warnings."""
+    with collect_warnings() as messages, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f".*{DEPRECATED}")
+        yield
     for message in messages:
         if DEPRECATED not in message:
             warnings.warn(message, stacklevel=4)
 
 
 def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping: float) -> None:
-    """Turns a motor into a servo: force = stiffness (target - position) - damping speed."""
+    """Turns a motor into a servo of its joint.
+
+    Its torque is stiffness (target - position) - damping speed, of which a gear makes the force of
+    the actuator, and its length of the position.
+    """
     if model.actuator_ctrllimited[actuator] and not model.actuator_forcelimited[actuator]:
         limits = model.actuator_ctrlrange[actuator] * model.actuator_gainprm[actuator, 0]
         model.actuator_forcerange[actuator] = limits
         model.actuator_forcelimited[actuator] = 1
     model.actuator_biastype[actuator] = mujoco.mjtBias.mjBIAS_AFFINE
-    model.actuator_gainprm[actuator, 0] = stiffness
-    model.actuator_biasprm[actuator, :3] = 0.0, -stiffness, -damping
+    gear = model.actuator_gear[actuator, 0]
+    model.actuator_gainprm[actuator, 0] = stiffness / gear
+    model.actuator_biasprm[actuator, :3] = 0.0, -stiffness / gear**2, -damping / gear**2
 
 
 def compile_own(
     path: Path, ground: str, failure: type[Exception], edits: Sequence[Edit] = ()
 ) -> mujoco.MjModel:
-    """Compiles a model of the user, MJCF or URDF.
+    """Compiles a model of the user.
 
     A ground is added where the world has no plane; a plane without a name gets that of the ground,
     and an actuator without a name that of its joint.
@@ -219,14 +232,25 @@ def compile_own(
             planes = [geom for geom in spec.worldbody.geoms if geom.type == plane]
             floor = planes[0] if planes else spec.worldbody.add_geom(type=plane, size=[40, 40, 40])
             floor.name = ground
-        for actuator in spec.actuators:
-            actuator.name = actuator.name or actuator.target
+        _name_actuators(spec)
         for edit in edits:
             edit(spec)
         with _compiler_warnings():
             return spec.compile()
     except ValueError as error:
         raise failure(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _name_actuators(spec: mujoco.MjSpec) -> None:
+    """Gives actuators without a name that of their target, with a number if it is taken."""
+    taken = {actuator.name for actuator in spec.actuators}
+    for actuator in spec.actuators:
+        number = 1
+        while not actuator.name:
+            name = f"{actuator.target} {number}" if number > 1 else actuator.target
+            actuator.name = "" if name in taken else name
+            number += 1
+        taken.add(actuator.name)
 
 
 def _compile_with(path: str, edits: Sequence[Edit]) -> mujoco.MjModel:

@@ -168,7 +168,7 @@ def add_check_env_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_new_robot_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `new-robot`."""
-    command.add_argument("model", type=Path, metavar="MODEL", help="MJCF or URDF file of the robot")
+    command.add_argument("model", type=Path, metavar="MODEL", help="MJCF file of the robot")
     text = "the robot's file, in the folder of the model; by default the model's name with .yaml"
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
 

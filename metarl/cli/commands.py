@@ -152,17 +152,25 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     from metarl.envs.robots.own import read_robot
 
     model: Path = arguments.model
+    if not model.is_file():
+        raise ConfigError(f"{model}: there is no such model")
     output: Path = arguments.output or model.with_suffix(".yaml")
+    if output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--output {output}: must end in .yaml or .yml")
     if output.absolute().parent != model.absolute().parent:
         raise ConfigError(f"--output {output}: must be in the folder of the model, {model.parent}")
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name with --output")
     guesses = guess_robot(model)
     write_atomically(output, to_yaml(guesses, model.name))
+    try:
+        findings = inspect_robot(read_robot(output).robot)
+    except BaseException:  # a second try must not meet the file of the first
+        output.unlink()
+        raise
     for guess in guesses:
         print(f"{guess.key:13} {guess.summary:32} {guess.reason}")
-    for line in inspect_robot(read_robot(output).robot):
-        print(line)
+    print("\n".join(findings))
     print(f"{output}: check it, then metarl train --env {output}:dir")
 
 
@@ -240,7 +248,7 @@ _COMMANDS: Commands = {
     "new-robot": (
         _new_robot,
         add_new_robot_arguments,
-        "guess the file of a robot from its MJCF or URDF model, with reasons",
+        "guess the file of a robot from its MJCF model, with reasons",
     ),
     "video": (_video, add_video_arguments, "film held-out tasks before and after adaptation"),
     "report": (_report, add_report_arguments, "one page with plots and numbers of runs"),

@@ -20,6 +20,7 @@ import metarl
 from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml
+from metarl.core.names import split_robot_file
 from metarl.core.trees import flatten
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import find_algorithm
@@ -206,7 +207,7 @@ def parse(
     flags = read_flags(argv, default)
     if "seed" in flags and "seeds" in flags:
         raise ConfigError("--seed and --seeds: give one of them")
-    config = merge(default, flags, spell=flag)
+    config = _find_robot(merge(default, flags, spell=flag))
     if config.resume is not None:
         _refuse_changes(default, config)
         return replace(config, run_dir=config.resume)
@@ -247,10 +248,16 @@ def build_config(
         return replace(config, run_dir=config.resume)
     path = tree.pop("config", None)
     first = given | ({"config": str(path)} if path else {})
-    config = merge(_defaults(first, PRESETS), tree)
+    config = _find_robot(merge(_defaults(first, PRESETS), tree))
     if not config.env:
         raise ConfigError("env is missing; metarl train --list-envs shows the names")
     return config
+
+
+def _find_robot(config: TrainConfig[Any]) -> TrainConfig[Any]:
+    """Makes the path of a robot's file absolute, so that a run can be used from any folder."""
+    split = split_robot_file(config.env) if config.env else None
+    return replace(config, env=f"{split[0].absolute()}:{split[1]}") if split else config
 
 
 def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,8 +346,9 @@ def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[An
     """
     default = replace(_default(algo, where), env=env)
     folder = (presets / default.algo).resolve()
-    own_robot = "robot" if env.rpartition(":")[0].endswith((".yaml", ".yml")) else ""
-    for name in dict.fromkeys((env, env.partition("/")[0], own_robot)):
+    for name in (
+        ("robot",) if split_robot_file(env) else dict.fromkeys((env, env.partition("/")[0]))
+    ):
         path = (folder / f"{name}.yaml").resolve()
         # The name of an environment may contain "/" and "..": never read a file outside the folder.
         if name and path.is_relative_to(folder) and path.is_file():

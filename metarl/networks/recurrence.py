@@ -64,12 +64,12 @@ class _GruUnroll(torch.autograd.Function):
         states = hidden.new_empty(length + 1, rows, size)
         states[0] = hidden
         new_hidden, new = (hidden.new_empty(length, rows, size) for _ in range(2))
-        product = hidden.new_empty(rows, 3 * size)
+        out = hidden.new_empty(rows, 3 * size)
         new_bias = b_hh[2 * size :].numpy()
         arrays = [array.numpy() for array in (gates, new_hidden, new, states[:-1], states[1:])]
-        from_rz, from_n = product.numpy()[:, : 2 * size], product.numpy()[:, 2 * size :]
+        from_rz, from_n = out.numpy()[:, : 2 * size], out.numpy()[:, 2 * size :]
         for state, g, hn, n, before, after in zip(states, *arrays, strict=False):
-            torch.mm(state, recurrent, out=product)
+            torch.mm(state, recurrent, out=out)
             rz = g[:, : 2 * size]
             np.add(rz, from_rz, out=rz)
             np.tanh(rz, out=rz)
@@ -126,8 +126,8 @@ def _cotangents(
     by_reset = (1 - reset).mul_(reset).mul_(new_hidden)
     with_state = grad.new_empty(length, rows, 3 * size)
     with_input = grad.new_empty(length, rows, size)
-    total, product = grad.new_zeros(rows, size), grad.new_empty(rows, size)
-    g, p = total.numpy(), product.numpy()
+    total, passed = grad.new_zeros(rows, size), grad.new_empty(rows, size)
+    g, p = total.numpy(), passed.numpy()
     tensors = (with_state, with_input, by_update, by_new, by_reset, gates, grad)
     arrays = [tensor.numpy()[::-1] for tensor in tensors]
     for step, *parts in zip(with_state.unbind()[::-1], *arrays, strict=True):
@@ -137,7 +137,7 @@ def _cotangents(
         np.multiply(g, a, out=c[:, size : 2 * size])
         np.multiply(dn, d, out=c[:, :size])
         np.multiply(dn, gate[:, :size], out=c[:, 2 * size :])
-        torch.mm(step, w_hh, out=product)
+        torch.mm(step, w_hh, out=passed)
         np.multiply(g, gate[:, size : 2 * size], out=g)
         np.add(g, p, out=g)
     return with_state, with_input, total

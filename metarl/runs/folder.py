@@ -12,6 +12,7 @@ from pathlib import Path
 
 from metarl.core.errors import ConfigError, ResourceError, RunExists
 from metarl.core.files import clean_name
+from metarl.core.names import split_robot_file
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
@@ -24,6 +25,8 @@ def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs"))
         root: Folder of the runs.
     """
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    split = split_robot_file(env)
+    env = f"{split[0].stem}-{split[1]}" if split else env
     name = f"{clean_name(env) or 'env'}_{clean_name(algo)}_s{seed}_{time}"
     path = root / name
     count = 1

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from metarl import api
 from metarl.cli.commands import main
+from metarl.envs.robots import inspection
 from metarl.envs.robots.quadruped import QUADRUPED
 
 
@@ -14,14 +17,15 @@ def new_robot(tmp_path, capsys, *arguments):
     return code, capsys.readouterr()
 
 
-def test_new_robot_writes_a_file_that_trains(tmp_path, capsys):
+def test_new_robot_writes_a_file_that_trains(tmp_path, capsys, monkeypatch):
     code, output = new_robot(tmp_path, capsys)
     assert code == 0 and not output.err
     file = tmp_path / "my_robot.yaml"
     assert "base          free " in output.out and "stands 2 s" in output.out
     assert output.out.endswith(f"{file}: check it, then metarl train --env {file}:dir\n")
+    monkeypatch.chdir(tmp_path)
     policy = api.train(
-        f"{file}:vel-payload",
+        "my_robot.yaml:vel-payload",
         "rl2",
         iterations=1,
         sampler={"num_tasks": 2, "num_episodes": 1, "threads": 1},
@@ -29,7 +33,9 @@ def test_new_robot_writes_a_file_that_trains(tmp_path, capsys):
         run_dir=tmp_path / "run",
     )
     policy.close()
-    assert (tmp_path / "run" / "evaluation.json").is_file()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", str(tmp_path / "run"), "--num-tasks", "2"]) == 0
 
 
 def test_new_robot_never_overwrites(tmp_path, capsys):
@@ -42,6 +48,8 @@ def test_new_robot_never_overwrites(tmp_path, capsys):
 def test_new_robot_stays_beside_the_model(tmp_path, capsys):
     code, output = new_robot(tmp_path, capsys, "-o", tmp_path / "other" / "robot.yaml")
     assert code == 2 and "must be in the folder of the model" in output.err
+    code, output = new_robot(tmp_path, capsys, "-o", tmp_path / "robot.txt")
+    assert code == 2 and "must end in .yaml or .yml" in output.err
 
 
 def test_new_robot_refuses_what_is_no_model(tmp_path, capsys):
@@ -51,3 +59,19 @@ def test_new_robot_refuses_what_is_no_model(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "robot.xml: " in error
     assert not (tmp_path / "robot.yaml").exists()
+
+
+@pytest.mark.parametrize("model", [".", "missing.xml"])
+def test_new_robot_needs_a_file(tmp_path, capsys, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new-robot", model]) == 2
+    assert capsys.readouterr().err == f"metarl: error: {model}: there is no such model\n"
+
+
+def test_new_robot_that_fails_leaves_no_file(tmp_path, capsys, monkeypatch):
+    def fail(robot):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspection, "inspect_robot", fail)
+    code, _ = new_robot(tmp_path, capsys)
+    assert code == 130 and not (tmp_path / "my_robot.yaml").exists()

@@ -179,12 +179,14 @@ def test_name_after_a_slash_holds_out_a_limb(name, held_out):
     assert spec.version == parse_name(name.partition("/")[0]).version
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("ant-cripple/hip_9", "ant-cripple/hip_"), ("ant-dir/hip_1", ""), ("ant-cripple/", "")],
-)
-def test_unknown_limb_is_refused(name, hint):
-    with pytest.raises(UnknownEnvironment, match=f"(?s)no environment '{name}'.*{hint}"):
+def test_unknown_limb_is_refused_with_a_hint():
+    with pytest.raises(UnknownEnvironment, match=r"did you mean ant-cripple/hip_\d\?"):
+        make("ant-cripple/hip_9", threads=1)
+
+
+@pytest.mark.parametrize("name", ["ant-dir/hip_1", "ant-cripple/", "nobody-cripple/hip_1"])
+def test_limb_of_nothing_is_refused(name):
+    with pytest.raises(UnknownEnvironment, match=f"no environment '{name}'"):
         make(name, threads=1)
 
 

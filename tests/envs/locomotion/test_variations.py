@@ -18,8 +18,8 @@ from metarl.envs.locomotion.variations import (
     Payload,
     Wind,
 )
-from metarl.envs.robots.builtin import ROBOTS
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
+from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
+from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import bare_model
 
 every_variation = pytest.mark.parametrize("name", VARIATIONS)
@@ -155,7 +155,7 @@ def test_friction_of_the_model_itself_changes_nothing():
     np.testing.assert_array_equal(*paths)
 
 
-@pytest.mark.parametrize("robot", ROBOTS.values(), ids=ROBOTS)
+@pytest.mark.parametrize("robot", [*ROBOTS.values(), QUADRUPED], ids=lambda robot: robot.name)
 def test_payload_adds_its_mass_at_its_position(robot):
     env = build(robot, Payload())
     place = [0.1] if robot.planar else [0.1, -0.2]

@@ -191,6 +191,11 @@ def test_second_free_body_is_refused(write):
         ({"model": "other.xml"}, "other.xml: there is no such model"),
         ({"limbs": {"a": ["left_hp"]}}, "actuators of the model; did you mean left_hip?"),
         ({"actuators": {"left_hip": {}}}, "all actuators of the model in their order: see ['two']"),
+        ({"limbs": {"a": "two"}}, "limbs.a = 'two': must be a list of actuators"),
+        ({"limbs": {"a": []}}, "limbs.a = []: must be a list of actuators"),
+        ({"limbs": {"a": ["two"], "b": ["two"]}}, "without two, which comes twice"),
+        ({"home": [0.0] * 9}, "the quaternion of the base, home[3:7], is zero"),
+        ({"health": {"low": 5, "high": 1, "tilt": 1}}, "must be low < high and tilt > 0"),
         ({"health": {"low": 0}}, "a mapping with low, high [m] and tilt [rad]"),
         ({"reset_noise": float("nan")}, "reset_noise = nan: must be a number from 0 to 10"),
     ],
@@ -256,7 +261,7 @@ def test_own_robot_has_goals_and_variations(robot_file, parts):
         assert np.isfinite(step.obs).all() and not step.fault.any()
 
 
-@pytest.mark.parametrize("parts", ["", "dri", "dir-dir", "dir-terain", "-"])
+@pytest.mark.parametrize("parts", ["", "dri", "dir-dir", "dir-terain", "-", "dir-", "dir--wind"])
 def test_unknown_goal_of_an_own_robot_is_refused(robot_file, parts):
     with pytest.raises(UnknownEnvironment, match="is no goal-variation of this robot"):
         own_recipe(f"{robot_file()}:{parts}")
@@ -276,3 +281,81 @@ def test_version_changes_with_the_file_and_with_its_model(robot_file):
     model = file.with_suffix(".xml")
     model.write_text(model.read_text().replace('size="0.03"', 'size="0.04"'))
     assert len({first, second, own_recipe(f"{file}:dir").version}) == 3
+
+
+def test_version_changes_with_an_included_file(robot_file, tmp_path):
+    file = robot_file()
+    model = file.with_suffix(".xml")
+    model.rename(tmp_path / "body.xml")
+    model.write_text('<mujoco><include file="body.xml"/></mujoco>')
+    first = own_recipe(f"{file}:dir").version
+    body = tmp_path / "body.xml"
+    body.write_text(body.read_text().replace('range="-60 60"', 'range="-60 60" damping="7"'))
+    assert own_recipe(f"{file}:dir").version != first
+
+
+# --- unusual models -------------------------------------------------------------------------------
+
+
+def test_ball_joint_is_refused(write):
+    path = write()
+    path.write_text(path.read_text().replace('axis="0 1 0" range="-60 60"', 'type="ball"', 1))
+    with pytest.raises(ConfigError, match="ball joints are not supported"):
+        guess_robot(path)
+
+
+def test_thing_beside_the_robot_does_not_lift_it(write):
+    path = write()
+    ball = '<body pos="3 0 0"><geom size="0.5"/></body></worldbody>'
+    path.write_text(path.read_text().replace("</worldbody>", ball))
+    assert values(path)["home"][2] == pytest.approx(0.33)
+
+
+def test_two_actuators_of_a_joint_have_two_names(write):
+    pair = '<position joint="left_hip" kp="9"/><velocity joint="left_hip" ctrlrange="-1 1"/>'
+    assert list(values(write(actuators=pair))["actuators"]) == ["left_hip", "left_hip 2"]
+
+
+def test_geared_servo_is_centred_on_its_length_at_home(write):
+    servo = '<position joint="left_hip" kp="20" gear="5"/><position joint="right_hip" kp="20"/>'
+    key = '<keyframe><key name="home" qpos="0 0 0.4 1 0 0 0 0.5 0"/></keyframe>'
+    row = values(write(actuators=servo, more=key))["actuators"]["left_hip"]
+    assert row["centre"] == 2.5 and row["scale"] == 2.0
+    assert row["high"] == pytest.approx(5 * np.pi / 3, abs=1e-5)
+
+
+def test_stiffness_of_a_geared_motor_is_that_of_the_joint(write, robot_file):
+    gains = {"scale": 0.4, "low": -1, "high": 1, "stiffness": 10, "damping": 0.5}
+    file = robot_file(actuators={name: {"centre": 0, **gains} for name in ("left_hip", "two")})
+    motors = MOTORS.format(range='ctrlrange="-4 4"').replace("<motor ", '<motor gear="50" ')
+    write(actuators=motors)
+    model = read_robot(file).robot.model()
+    data = mujoco.MjData(model)
+    data.qpos[:] = [0, 0, 5, 1, 0, 0, 0, 0.1, 0.0]
+    data.qvel[6] = 0.2
+    data.ctrl[:] = [0.3, 0.0]
+    mujoco.mj_forward(model, data)
+    assert data.qfrc_actuator[6] == pytest.approx(10 * (0.3 - 0.1) - 0.5 * 0.2)
+
+
+def test_limbs_have_the_names_of_the_file(robot_file):
+    recipe = own_recipe(f"{robot_file(limbs={'a': ['two'], 'b': ['left_hip']})}:cripple")
+    assert recipe.spec("x").tasks.variables[0].labels == ("a", "b")
+
+
+def test_one_limb_cannot_be_crippled(robot_file):
+    recipe = own_recipe(f"{robot_file(limbs={'all': ['left_hip', 'two']})}:cripple")
+    with pytest.raises(ConfigError, match="cripple: robot has one limb"):
+        recipe.spec("x")
+
+
+def test_robot_whose_base_has_no_shape_carries_a_payload(write, robot_file):
+    file = robot_file()
+    inertia = '<inertial mass="3" pos="0 0 0" diaginertia="0.1 0.1 0.1"/>'
+    model = file.with_suffix(".xml")
+    model.write_text(model.read_text().replace('<geom type="box" size="0.3 0.15 0.05"/>', inertia))
+    with closing(make(f"{file}:payload", threads=1)) as env:
+        env.set_tasks(np.array([[0.5, 0.1, 0.0]]), 1)
+        env.reset([np.random.default_rng(0)])
+        position = env._world.fields["body_pos"][0, env.model.body("payload").id]
+        np.testing.assert_allclose(position, [0.1, 0.0, 0.06])
