@@ -120,19 +120,20 @@ WORLDS: dict[str, Variation] = {**VARIATIONS, Terrain.name: Terrain()}
 def parse_name(name: str) -> Recipe | None:
     """Returns the recipe of a name `robot-goal-variation-...`, or None for other names.
 
-    With `cripple`, "/" and the name of a limb's first joint hold out that limb.
+    With `cripple`, `locked` or `weak`, "/" and the name of a limb hold out that limb.
     """
     name, has_limb, limb = name.partition("/")
     recipe = _parse_base(name)
     if recipe is None or not has_limb:
         return recipe
-    limbs, cripple = limb_names(recipe.robot), WORLDS["cripple"]
-    if limb not in limbs or cripple not in recipe.variations:
+    limbs = limb_names(recipe.robot)
+    if limb not in limbs or not any(isinstance(v, Cripple) for v in recipe.variations):
         return None
-    held_out = Cripple(held_out=limbs.index(limb))
-    return replace(
-        recipe, variations=tuple(held_out if v == cripple else v for v in recipe.variations)
+    variations = (
+        replace(v, held_out=limbs.index(limb)) if isinstance(v, Cripple) else v
+        for v in recipe.variations
     )
+    return replace(recipe, variations=tuple(variations))
 
 
 def _parse_base(name: str) -> Recipe | None:

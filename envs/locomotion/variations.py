@@ -258,9 +258,9 @@ class Wind(Variation):
 
 @dataclass(frozen=True)
 class Cripple(Variation):
-    """Failed actuators of one limb, from the start or from some control step on.
+    """A limb without force, from the start or from some control step on.
 
-    A limb is a leg of a four-legged robot, else a single joint.
+    A limb is a leg of a four-legged robot, else a single joint. Its joints stay free.
 
     Attributes:
         held_out: The limb that only test tasks have; negative numbers count from the last.
@@ -276,6 +276,7 @@ class Cripple(Variation):
 
     name = "cripple"
     fields = ("actuator_gainprm", "actuator_biasprm")
+    transient = fields
     formula = "the actuators of one limb are dead from step `onset` on"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
@@ -291,18 +292,91 @@ class Cripple(Variation):
         )
         return Split(train, test)
 
-    def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
-        """Restores the actuators that failed in the previous episode."""
-        for name in self.fields:
-            world.fields[name][rows] = world.nominal(name)
-
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
-        """Sets gains and biases of actuators that fail now to zero: also servos exert no force."""
+        """Lets the limbs fail whose step has come."""
         rows = np.flatnonzero(tasks[:, 1] == step)
         if len(rows):
-            has_failed = _limbs(world.robot)[tasks[rows, 0].astype(int)]
-            for name in self.fields:
-                world.fields[name][rows] *= ~has_failed[..., None]
+            self._fail(world, tasks[rows], rows, _limbs(world.robot)[tasks[rows, 0].astype(int)])
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Sets gains and biases of the mask has_failed (n, A) to zero: a servo has no force."""
+        for name in ("actuator_gainprm", "actuator_biasprm"):
+            world.fields[name][rows] *= ~has_failed[..., None]
+
+
+@dataclass(frozen=True)
+class Locked(Cripple):
+    """A limb that seizes: no force of its actuators, and its joints hold their positions.
+
+    Attributes:
+        friction: Dry friction of the seized joints [N m or N].
+    """
+
+    friction: float = 1e4
+
+    name = "locked"
+    fields = (
+        "actuator_gainprm",
+        "actuator_biasprm",
+        "dof_frictionloss",
+        "dof_solimp",
+        "dof_solref",
+    )
+    transient = fields
+    formula = "the joints of one limb are stuck from step `onset` on"
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Takes the force of the actuators, and gives their joints the friction."""
+        super()._fail(world, tasks, rows, has_failed)
+        dofs = world.model.jnt_dofadr[world.model.actuator_trnid[:, 0]]
+        row, actuator = np.nonzero(has_failed)
+        place = rows[row], dofs[actuator]
+        world.fields["dof_frictionloss"][place] = self.friction
+        # as hard as MuJoCo allows: with its defaults a loaded joint creeps by 1 rad/s
+        world.fields["dof_solimp"][place] = (0.9999, 0.9999, 0.001, 0.5, 2.0)
+        world.fields["dof_solref"][place] = (2.0 * world.model.opt.timestep, 1.0)
+
+
+@dataclass(frozen=True)
+class Weak(Cripple):
+    """A limb whose actuators keep a share of their strength, see `Actuator`.
+
+    Attributes:
+        strength: Range of the share.
+    """
+
+    strength: tuple[float, float] = (0.2, 0.8)
+
+    name = "weak"
+    fields = ("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+    transient = fields
+    formula = "the actuators of one limb keep the share `strength` from step `onset` on"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the limb, the step of its failure, and its strength."""
+        strength = Uniform((Variable("strength", "1", *self.strength),))
+        return Product((super().tasks(robot), strength))
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Multiplies the strength of the failed actuators."""
+        factors = np.ones((len(world.ctrl), world.model.nu))
+        factors[rows] = np.where(has_failed, tasks[:, 2:3], 1.0)
+        _scale_strength(world, factors)
+
+
+def _scale_strength(world: World, factors: np.ndarray) -> None:
+    """Multiplies gears of motors, and gains, biases and limits of servos, by factors (M, A)."""
+    is_servo = (world.model.actuator_biasprm != 0.0).any(axis=1)
+    scale = factors[..., None]
+    world.fields["actuator_gear"][:, ~is_servo] *= scale[:, ~is_servo]
+    for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
+        world.fields[name][:, is_servo] *= scale[:, is_servo]
 
 
 def _limbs(robot: Robot) -> np.ndarray:
@@ -311,7 +385,7 @@ def _limbs(robot: Robot) -> np.ndarray:
     if not robot.limbs:
         return np.eye(len(actuators), dtype=bool)
     if len(robot.limbs) < 2:
-        raise ConfigError(f"cripple: {robot.name} has one limb; it needs one to train and to test")
+        raise ConfigError(f"{robot.name} has one limb; cripple, locked and weak need two")
     return np.array([np.isin(actuators, limb) for limb in robot.limbs])
 
 
@@ -355,12 +429,8 @@ class Actuator(Variation):
         return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Multiplies the gears of motors, and gains, biases and force limits of servos."""
-        is_servo = (world.model.actuator_biasprm != 0.0).any(axis=1)
-        factors = tasks[:, :-1, None]
-        world.fields["actuator_gear"][:, ~is_servo] *= factors[:, ~is_servo]
-        for name in self.fields[1:]:
-            world.fields[name][:, is_servo] *= factors[:, is_servo]
+        """Multiplies the strengths."""
+        _scale_strength(world, tasks[:, :-1])
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Replaces the controls by those of `delay` steps ago, see World.past_ctrl."""
@@ -377,6 +447,8 @@ VARIATIONS: dict[str, Variation] = {
         Gravity(),
         Wind(),
         Cripple(),
+        Locked(),
+        Weak(),
         Actuator(),
     )
 }

@@ -78,6 +78,8 @@ class Variation:
         name: Its part of an environment's name.
         fields: Model fields that it writes.
         derives: Other fields follow from these (mass, inertia), so MuJoCo must recompute them.
+        transient: Those of the fields that it changes within an episode; the start of an episode
+            restores them.
         past_steps: Number of past control steps whose controls it reads.
         sets: It overwrites values, and so writes after variations that multiply them.
         task_split: See EnvSpec.
@@ -88,6 +90,7 @@ class Variation:
     name: ClassVar[str] = ""
     fields: ClassVar[tuple[str, ...]] = ()
     derives: ClassVar[bool] = False
+    transient: ClassVar[tuple[str, ...]] = ()
     past_steps: ClassVar[int] = 0
     sets: ClassVar[bool] = False
     task_split: ClassVar[tuple[int, int] | None] = None
@@ -143,6 +146,8 @@ class World:
         self._home_ctrl = np.array(robot.action_centre or 0.0)
         self.past_ctrl = np.broadcast_to(self._home_ctrl, (depth, *self.ctrl.shape)).copy()
         self.ground: Ground | None = None
+        transient = {name for variation in variations for name in variation.transient}
+        self._written = {name: self.fields[name].copy() for name in sorted(transient)}
         self._variations = variations
         self._sizes = [len(variation.tasks(robot).variables) for variation in variations]
         self._step = np.zeros(len(self.ctrl), dtype=int)
@@ -162,6 +167,8 @@ class World:
             variation.write(self, task)
         for name, values in saved.items():
             self.fields[name][others] = values
+        for name, values in self._written.items():
+            values[~others] = self.fields[name][~others]
         if any(variation.derives for variation in self._variations):
             self.batch.set_const(np.flatnonzero(~others))
 
@@ -173,6 +180,8 @@ class World:
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""
         self._step[rows], self.past_ctrl[:, rows] = 0, self._home_ctrl
+        for name, values in self._written.items():
+            self.fields[name][rows] = values[rows]
         for variation, task in self._pairs:
             variation.start(self, task, rows)
 

@@ -7,7 +7,18 @@ import pytest
 
 from metarl.envs.registry import make
 
-WORDS = ("params", "friction", "payload", "gravity", "wind", "cripple", "actuator", "terrain")
+WORDS = (
+    "params",
+    "friction",
+    "payload",
+    "gravity",
+    "wind",
+    "cripple",
+    "locked",
+    "weak",
+    "actuator",
+    "terrain",
+)
 
 
 def trajectory(words, tasks):

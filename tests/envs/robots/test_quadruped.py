@@ -142,3 +142,54 @@ def test_late_servos_hold_the_home_pose_before_the_first_action():
             env.step(np.zeros((2, JOINTS)), np.ones(2, dtype=bool))
         on_time, late = env.snapshot()
     np.testing.assert_array_equal(on_time, late)
+
+
+def test_locked_leg_holds_its_joints_under_load():
+    limb = list(QUADRUPED.limbs[2])
+    with closing(started("quadruped-locked", 2, task=(2.0, 5.0))) as env:
+        force = env._batch.bind("actuator_force")
+        action = np.zeros((2, JOINTS))
+        places = []
+        for step in range(30):
+            action[:] = 0.8 * np.sin(step)  # the other legs push, and the targets of this one move
+            env.step(action, np.ones(2, dtype=bool))
+            places.append(env.snapshot()[:, 7:].copy())
+        assert (force[:, limb] == 0.0).all()
+        moved = np.ptp(places[6:], axis=0)
+        assert (moved[:, limb] < 0.02).all() and (np.delete(moved, limb, axis=1) > 0.1).all()
+        env.reset(streams(2))
+        env.step(np.zeros((2, JOINTS)), np.ones(2, dtype=bool))
+        assert (env._world.fields["dof_frictionloss"] < 1.0).all()
+
+
+def test_weak_leg_has_its_share_of_the_torque_from_its_onset():
+    limb = list(QUADRUPED.limbs[0])
+    tasks = np.array([[0.0, 2.0, 0.25], [0.0, 100.0, 0.25]])
+    with closing(make("quadruped-weak", threads=1)) as env:
+        env.set_tasks(tasks, 1)
+        env.reset(streams(2))
+        force = env._batch.bind("actuator_force")
+        qpos = np.tile(QUADRUPED.rest(), (2, 1))
+        qpos[:, 7:] += 0.1
+        env.restore(qpos, np.zeros((2, 18)))
+        for step in range(4):
+            env._world.drive()
+            env._ctrl[:] = QUADRUPED.action_centre
+            env._batch.forward(None)
+            share = force[0] / force[1]
+            expected = np.ones(12)
+            expected[limb] = 0.25 if step >= 2 else 1.0
+            np.testing.assert_allclose(share, expected, rtol=1e-12)
+
+
+def test_failure_leaves_what_other_variations_wrote():
+    weak = np.linspace(0.5, 1.5, 12)
+    with closing(make("quadruped-cripple-actuator", threads=1)) as env:
+        env.set_tasks(np.array([[1.0, 3.0, *weak, 0.0]]), 1)
+        gains = env._world.fields["actuator_gainprm"][0, :, 0]
+        for _ in range(2):
+            env.reset(streams(1))
+            np.testing.assert_allclose(gains, 40.0 * weak)
+            for _ in range(5):
+                env.step(np.zeros((1, JOINTS)), np.ones(1, dtype=bool))
+            assert (gains[list(QUADRUPED.limbs[1])] == 0.0).all() and (gains != 0.0).sum() == 9
