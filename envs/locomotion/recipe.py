@@ -78,12 +78,20 @@ class Recipe:
             dt=self.robot.frame_skip * model.opt.timestep,
             action_scale=self._scale(),
             action_centre=self.robot.action_centre or 0.0,
+            action_range=self._action_range(),
             tasks=tasks,
             reward=self.terms.formula(self.goal),
             floors=self.terms.floors(self.goal, self.horizon),
             note="; ".join(note for note in notes if note),
             task_split=self.task_split or (splits[0] if splits else None),
         )
+
+    def _action_range(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Returns the range of the controls of servos and of own robots; others have -1 and 1."""
+        if not self.robot.action_centre:
+            return None
+        low, high = bare_model(self.robot).actuator_ctrlrange.T.tolist()
+        return tuple(low), tuple(high)
 
     def _obs_size(self) -> int:
         size = sum(part.size for part in self.observation()) + len(self.scan())

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+import gymnasium
 import mujoco
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from metarl.envs.registry import make
 from metarl.envs.robots.observation import rotation
 from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import bare_model
+from metarl.envs.wrappers.registration import register
 
 JOINTS = 12
 
@@ -193,3 +195,12 @@ def test_failure_leaves_what_other_variations_wrote():
             for _ in range(5):
                 env.step(np.zeros((1, JOINTS)), np.ones(1, dtype=bool))
             assert (gains[list(QUADRUPED.limbs[1])] == 0.0).all() and (gains != 0.0).sum() == 9
+
+
+def test_action_space_of_gymnasium_reaches_the_ranges_of_the_joints():
+    register()
+    with closing(gymnasium.make("metarl/quadruped-dir")) as env:
+        space = env.action_space
+    ranges = bare_model(QUADRUPED).actuator_ctrlrange
+    for bound, limit in ((space.low, ranges[:, 0]), (space.high, ranges[:, 1])):
+        np.testing.assert_allclose(QUADRUPED.action_centre + 0.4 * bound, limit, rtol=1e-6)
