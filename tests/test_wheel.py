@@ -66,8 +66,9 @@ def read_numbers(run):
     return [{k: v for k, v in record.items() if k not in timed} for record in read_records(run)]
 
 
-def test_wheel_checks_an_environment(installed, tmp_path):
-    arguments = ["check-env", "navigation-2d", "--json", "out.json"]
+@pytest.mark.parametrize("env", ["navigation-2d", "quadruped-vel"])  # one has a model of its own
+def test_wheel_checks_an_environment(installed, tmp_path, env):
+    arguments = ["check-env", env, "--json", "out.json"]
     done = call(installed / "python", "-m", "metarl", *arguments, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert json.loads((tmp_path / "out.json").read_text())["violations"] == 0
