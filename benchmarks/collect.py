@@ -81,6 +81,7 @@ WORKLOADS = (
     Workload("walker2d-dir"),
     Workload("hopper-vel"),
     Workload("humanoid-dir"),
+    Workload("quadruped-dir"),
 )
 
 
@@ -145,13 +146,14 @@ class Bare:
         self.batch = Batch(model, 1, 1)
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         rngs = KEY.episodes(1, *collected.valid.shape[:2])
-        self.starts = [env.robot.initial_state(rng, env.model.qpos0) for rng in rngs]
-        low, high = env.model.actuator_ctrlrange.T
+        self.starts = [env.robot.initial_state(rng, env.robot.rest()) for rng in rngs]
+        centre = np.array(env.spec.action_centre)
+        low, high = env.model.actuator_ctrlrange.T - centre
         sent = collected.action.flatten(0, 1).double().numpy() * env.spec.action_scale
         lengths = collected.valid.flatten(0, 1).sum(dim=1).tolist()
         self.skip = env.robot.frame_skip
         self.controls = [
-            np.repeat(np.clip(row[:length], low, high), self.skip, axis=0)[None]
+            np.repeat(centre + np.clip(row[:length], low, high), self.skip, axis=0)[None]
             for row, length in zip(sent, lengths, strict=True)
         ]
 

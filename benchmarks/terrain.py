@@ -70,7 +70,7 @@ class Walk:
     def _starts(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns states (M, nq), (M, nv) at rest height above the highest ground within REACH."""
         env, rng = self.env, stream(0, "starts")
-        pairs = [env.robot.initial_state(rng, env.model.qpos0) for _ in range(self.sizes.rows)]
+        pairs = [env.robot.initial_state(rng, env.robot.rest()) for _ in range(self.sizes.rows)]
         qpos, qvel = map(np.array, zip(*pairs, strict=True))
         place = rng.uniform(-PLACES, PLACES, (self.sizes.rows, 2))
         place[:, 1:] *= not env.robot.planar
