@@ -13,6 +13,7 @@ from metarl.core.names import split_robot_file
 from metarl.core.tasks import Choice, Variable
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.env import MujocoBatchEnv
+from metarl.envs.locomotion.failures import Cripple, limb_names
 from metarl.envs.locomotion.goals import (
     Direction,
     Forward,
@@ -24,7 +25,7 @@ from metarl.envs.locomotion.goals import (
 )
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.terrain import Terrain
-from metarl.envs.locomotion.variations import VARIATIONS, Cripple, limb_names
+from metarl.envs.locomotion.variations import VARIATIONS
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins

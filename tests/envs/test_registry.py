@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metarl.envs.listing import list_environments
-from metarl.envs.locomotion.variations import limb_names
+from metarl.envs.locomotion.failures import limb_names
 from metarl.envs.registry import (
     ENVIRONMENTS,
     FAMILIES,

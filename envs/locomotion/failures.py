@@ -1,0 +1,195 @@
+"""Variations of the actuators: limbs that fail, and strengths and delays, for any robot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from metarl.core.errors import ConfigError
+from metarl.core.tasks import Choice, Product, Sometimes, Split, TaskDistribution, Uniform, Variable
+from metarl.envs.locomotion.world import Variation, World
+from metarl.envs.robots.robot import Robot, bare_model
+
+
+@dataclass(frozen=True)
+class Cripple(Variation):
+    """A limb without force, from the start or from some control step on.
+
+    A limb is a leg of a four-legged robot, else a single joint. Its joints stay free.
+
+    Attributes:
+        held_out: The limb that only test tasks have; negative numbers count from the last.
+        share: Probability that the limb fails in mid-episode.
+        onset: First and last control step of such a failure.
+
+    Source: Nagabandi et al. 2019 (arXiv:1803.11347), learning_to_adapt: legs 0 to 2, test leg 3.
+    """
+
+    held_out: int = -1
+    share: float = 0.25
+    onset: tuple[int, int] = (20, 100)
+
+    name = "cripple"
+    fields = ("actuator_gainprm", "actuator_biasprm")
+    transient = fields
+    formula = "the actuators of one limb are dead from step `onset` on"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the limb and the control step of its failure."""
+        labels = limb_names(robot)
+        limbs = tuple(map(float, range(len(labels))))
+        test_limb = limbs[self.held_out]
+        onset = Sometimes("onset", "step", *self.onset, self.share)
+        others = tuple(limb for limb in limbs if limb != test_limb)
+        train, test = (
+            Product((Choice(Variable("limb", "1", v[0], v[-1], labels=labels), v), onset))
+            for v in (others, (test_limb,))
+        )
+        return Split(train, test)
+
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Lets the limbs fail whose step has come."""
+        rows = np.flatnonzero(tasks[:, 1] == step)
+        if len(rows):
+            self._fail(world, tasks[rows], rows, _limbs(world.robot)[tasks[rows, 0].astype(int)])
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Sets gains and biases of the mask has_failed (n, A) to zero: a servo has no force."""
+        for name in ("actuator_gainprm", "actuator_biasprm"):
+            world.fields[name][rows] *= ~has_failed[..., None]
+
+
+@dataclass(frozen=True)
+class Locked(Cripple):
+    """A limb that seizes: no force of its actuators, and its joints hold their positions.
+
+    Attributes:
+        friction: Dry friction of the seized joints [N m or N].
+    """
+
+    friction: float = 1e4
+
+    name = "locked"
+    fields = (
+        "actuator_gainprm",
+        "actuator_biasprm",
+        "dof_frictionloss",
+        "dof_solimp",
+        "dof_solref",
+    )
+    transient = fields
+    formula = "the joints of one limb are stuck from step `onset` on"
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Takes the force of the actuators, and gives their joints the friction."""
+        super()._fail(world, tasks, rows, has_failed)
+        dofs = world.model.jnt_dofadr[world.model.actuator_trnid[:, 0]]
+        row, actuator = np.nonzero(has_failed)
+        place = rows[row], dofs[actuator]
+        world.fields["dof_frictionloss"][place] = self.friction
+        # as hard as MuJoCo allows: with its defaults a loaded joint creeps by 1 rad/s
+        world.fields["dof_solimp"][place] = (0.9999, 0.9999, 0.001, 0.5, 2.0)
+        world.fields["dof_solref"][place] = (2.0 * world.model.opt.timestep, 1.0)
+
+
+@dataclass(frozen=True)
+class Weak(Cripple):
+    """A limb whose actuators keep a share of their strength, see `Actuator`.
+
+    Attributes:
+        strength: Range of the share.
+    """
+
+    strength: tuple[float, float] = (0.2, 0.8)
+
+    name = "weak"
+    fields = ("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+    transient = fields
+    formula = "the actuators of one limb keep the share `strength` from step `onset` on"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the limb, the step of its failure, and its strength."""
+        strength = Uniform((Variable("strength", "1", *self.strength),))
+        return Product((super().tasks(robot), strength))
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Multiplies the strength of the failed actuators."""
+        factors = np.ones((len(world.ctrl), world.model.nu))
+        factors[rows] = np.where(has_failed, tasks[:, 2:3], 1.0)
+        _scale_strength(world, factors)
+
+
+def _scale_strength(world: World, factors: np.ndarray) -> None:
+    """Multiplies gears of motors, and gains, biases and limits of servos, by factors (M, A)."""
+    is_servo = (world.model.actuator_biasprm != 0.0).any(axis=1)
+    scale = factors[..., None]
+    world.fields["actuator_gear"][:, ~is_servo] *= scale[:, ~is_servo]
+    for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
+        world.fields[name][:, is_servo] *= scale[:, is_servo]
+
+
+def _limbs(robot: Robot) -> np.ndarray:
+    """Returns the mask (limbs, A) of each limb's actuators."""
+    actuators = np.arange(bare_model(robot).nu)
+    if not robot.limbs:
+        return np.eye(len(actuators), dtype=bool)
+    if len(robot.limbs) < 2:
+        raise ConfigError(f"{robot.name} has one limb; cripple, locked and weak need two")
+    return np.array([np.isin(actuators, limb) for limb in robot.limbs])
+
+
+def limb_names(robot: Robot) -> tuple[str, ...]:
+    """Returns the name of each limb."""
+    first = _limbs(robot).argmax(axis=1)
+    return robot.limb_names or tuple(_target_name(bare_model(robot), int(i)) for i in first)
+
+
+def _target_name(model: mujoco.MjModel, actuator: int) -> str:
+    """Returns the name of an actuator's joint, or of the actuator if it drives no single joint."""
+    if model.actuator_trntype[actuator] == mujoco.mjtTrn.mjTRN_JOINT:
+        return model.joint(int(model.actuator_trnid[actuator, 0])).name
+    return model.actuator(actuator).name
+
+
+@dataclass(frozen=True)
+class Actuator(Variation):
+    """A factor for the strength of each actuator, and a delay of all controls.
+
+    The factor multiplies the gear of a motor, and stiffness, damping and largest force of a servo:
+    with another gear its joint would go to another place.
+
+    Attributes:
+        gear: Range of the factors.
+    """
+
+    gear: tuple[float, float] = (0.5, 1.5)
+
+    name = "actuator"
+    fields = ("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+    past_steps = 3
+    formula = "the strength of each actuator times its factor; all controls late by the delay"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of a factor for each actuator, and of the delay."""
+        model = bare_model(robot)
+        joints = [_target_name(model, i) for i in range(model.nu)]
+        gears = Uniform(tuple(Variable(f"gear {joint}", "1", *self.gear) for joint in joints))
+        delays = tuple(map(float, range(self.past_steps + 1)))
+        return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Multiplies the strengths."""
+        _scale_strength(world, tasks[:, :-1])
+
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Replaces the controls by those of `delay` steps ago, see World.past_ctrl."""
+        past = (step - tasks[:, -1].astype(int)) % len(world.past_ctrl)
+        world.ctrl[:] = world.past_ctrl[past, np.arange(len(tasks))]
