@@ -102,7 +102,8 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
         "command": _quadruped(Command()),
         "dir": _quadruped(Direction()),
         "fwd-bwd": _quadruped(ForwardBackward()),
-        "goal": _quadruped(Position(), bonus=0.0),
+        # more than the largest distance costs, or a fall would end the costs
+        "goal": _quadruped(Position(), bonus=5.0),
         "vel": _quadruped(Velocity(1.5)),
     },
     "humanoid": {
@@ -139,13 +140,21 @@ def parse_name(name: str) -> Recipe | None:
 
 def _parse_base(name: str) -> Recipe | None:
     for robot, goal in _bases():
-        base = _join(robot, goal)
-        parts = name.removeprefix(base + "-").split("-") if name != base else []
-        if not name.startswith(base) or (not parts and not goal):
-            continue
-        if set(parts) <= set(WORLDS) and len(set(parts)) == len(parts):
-            return replace(FAMILIES[robot][goal], variations=tuple(WORLDS[part] for part in parts))
+        variations = _read_variations(name, _join(robot, goal))
+        if variations or (goal and variations is not None):
+            return replace(FAMILIES[robot][goal], variations=variations)
     return None
+
+
+def _read_variations(name: str, start: str) -> tuple[Variation, ...] | None:
+    """Returns the variations that follow the start of a name, or None for other names."""
+    if name == start:
+        return ()
+    if start and not name.startswith(f"{start}-"):
+        return None
+    words = name[len(start) + 1 :].split("-") if start else name.split("-")
+    is_known = set(words) <= set(WORLDS) and len(set(words)) == len(words)
+    return tuple(WORLDS[word] for word in words) if is_known else None
 
 
 def _bases() -> list[tuple[str, str]]:
@@ -267,16 +276,10 @@ def own_recipe(name: str) -> Recipe | None:
     goals |= {"dir": ForwardBackward()} if own.robot.planar else {"dir": Direction()}
     goals |= {} if own.robot.planar else {"goal": Position(), "command": Command()}
     terms = RewardTerms(bonus=own.bonus, control_cost=own.control_cost)
-    for goal in sorted(goals, key=len, reverse=True):
-        if goal and parts != goal and not parts.startswith(f"{goal}-"):
-            continue
-        rest = parts.removeprefix(goal) if goal else f"-{parts}"
-        words = rest.split("-")[1:]
-        if not words and not goal:
-            continue
-        if set(words) <= set(WORLDS) and len(set(words)) == len(words):
-            variations = tuple(WORLDS[word] for word in words)
-            return Recipe(own.robot, goals[goal], terms, variations)
+    for goal, objective in goals.items():
+        variations = _read_variations(parts, goal)
+        if variations or (goal and variations is not None):
+            return Recipe(own.robot, objective, terms, variations)
     choices = ", ".join([*filter(None, goals), *WORLDS])
     raise UnknownEnvironment(f"{parts!r} is no goal-variation of this robot ({choices})")
 

@@ -84,6 +84,16 @@ class Locked(Cripple):
     transient = fields
     formula = "the joints of one limb are stuck from step `onset` on"
 
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the limb and the control step of its failure.
+
+        Raises:
+            ConfigError: An actuator drives no joint.
+        """
+        if (bare_model(robot).actuator_trntype != mujoco.mjtTrn.mjTRN_JOINT).any():
+            raise ConfigError(f"locked: an actuator of {robot.name} drives no joint; try cripple")
+        return super().tasks(robot)
+
     def _fail(
         self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
     ) -> None:

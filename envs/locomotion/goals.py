@@ -49,7 +49,8 @@ class RewardTerms:
 
     Attributes:
         bonus: Reward of every step after which the robot is healthy, as in Gymnasium's v5.
-        control_cost: Weight of the sum of squares of the action, after scaling and clipping.
+        control_cost: Weight of the sum of squares of the action, after scaling and clipping, in
+            units of Robot.action_scale.
         contact_cost: Weight of the sum of squares of the contact forces; 0 leaves them out.
         contact_clip: Bound of the absolute value of each contact force [N, N m].
         contact_cap: Largest contact cost of a step.

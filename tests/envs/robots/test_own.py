@@ -359,3 +359,24 @@ def test_robot_whose_base_has_no_shape_carries_a_payload(write, robot_file):
         env.reset([np.random.default_rng(0)])
         position = env._world.fields["body_pos"][0, env.model.body("payload").id]
         np.testing.assert_allclose(position, [0.1, 0.0, 0.06])
+
+
+def test_actuator_without_a_joint_cannot_be_locked(write, robot_file):
+    site = '<motor name="left_hip" site="push" ctrlrange="-5 3"/>'
+    site += '<motor name="two" joint="right_hip" ctrlrange="-4 4"/>'
+    file = robot_file()
+    model = write(actuators=site)
+    model.write_text(model.read_text().replace("<freejoint/>", '<freejoint/><site name="push"/>'))
+    with pytest.raises(ConfigError, match="locked: an actuator of robot drives no joint"):
+        own_recipe(f"{file}:locked").spec("x")
+    assert own_recipe(f"{file}:cripple").spec("x").tasks.variables[0].name == "limb"
+
+
+def test_payload_is_on_the_robot_and_not_on_a_thing_before_it(write, robot_file):
+    file = robot_file()
+    thing = '<worldbody><body pos="9 0 0"><geom size="0.1"/><body><geom size="0.1"/></body></body>'
+    model = file.with_suffix(".xml")
+    model.write_text(model.read_text().replace("<worldbody>", thing))
+    with closing(make(f"{file}:payload", threads=1)) as env:
+        parent = env.model.body_parentid[env.model.body("payload").id]
+        assert env.model.body(parent).name == "base"

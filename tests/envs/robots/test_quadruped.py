@@ -197,7 +197,7 @@ def test_failure_leaves_what_other_variations_wrote():
             assert (gains[list(QUADRUPED.limbs[1])] == 0.0).all() and (gains != 0.0).sum() == 9
 
 
-def test_action_space_of_gymnasium_reaches_the_ranges_of_the_joints():
+def test_box_of_gymnasium_reaches_the_ranges_of_the_joints():
     register()
     with closing(gymnasium.make("metarl/quadruped-dir")) as env:
         space = env.action_space
