@@ -41,14 +41,24 @@ class Cuda:
 
     @contextlib.contextmanager
     def full(self):
-        """Leaves only the free parts of cached memory during the block."""
+        """Leaves only free parts of cached memory of 1 MB and less during the block."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(0.0, self.device)
+        held = [self._take(2**size) for size in range(30, 19, -1)]
         try:
             yield
         finally:
+            held.clear()
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+
+    def _take(self, size):
+        """Returns all arrays of some bytes that fit into cached memory."""
+        taken = []
+        with contextlib.suppress(torch.OutOfMemoryError):
+            while True:
+                taken.append(torch.empty(size, dtype=torch.uint8, device=self.device))
+        return taken
 
     @contextlib.contextmanager
     def synchronisations(self):

@@ -90,14 +90,16 @@ class RecordedGradient:
         with torch.cuda.stream(stream):  # libraries allocate their own memory in a first call
             run()
         torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
+        graph, random_state = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state(self._device)
         try:
             with torch.cuda.graph(graph, stream=stream):
                 found = run()
         except RuntimeError as error:  # no memory for a second copy, say
+            _leave_recording(self._device, random_state)
             self._is_broken = True
             self._recordings.clear()
-            warnings.warn(f"updates launch kernels one by one: {error}", stacklevel=2)
+            cause = error.__context__ or error  # the end of a failed recording raises again
+            warnings.warn(f"updates launch kernels one by one: {cause}", stacklevel=2)
             return run
 
         def replay() -> tuple[list[Tensor], Tensor]:
@@ -105,3 +107,11 @@ class RecordedGradient:
             return found
 
         return replay
+
+
+def _leave_recording(device: torch.device, random_state: Tensor) -> None:
+    """Gives torch's generator of a GPU a new state: a failed recording leaves it recording."""
+    generator = torch.Generator(device)
+    generator.set_state(random_state)
+    current = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.default_generators[current].graphsafe_set_state(generator.graphsafe_get_state())

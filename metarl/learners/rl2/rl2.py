@@ -260,10 +260,7 @@ class Rl2:
         steps = on_cpu.to(self.device)
         batch = Batch.of(steps, self._inputs(steps), on_cpu)
         output, scaled_value = self._evaluate(batch)
-        log_ratio = self._log_prob(output, steps) - steps.log_prob
-        distribution, params = self.policy.distribution, self.policy.distribution_params()
-        rounding = distribution.log_prob_rounding(params, output, steps.action)
-        error = check_ratio(log_ratio, rounding, steps.valid)
+        error = self._check_sampling(output, steps)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._merge_obs(on_cpu)
@@ -332,10 +329,13 @@ class Rl2:
         map_chunks(evaluate, shards, self._num_threads)
         return output, value
 
-    def _log_prob(self, output: Tensor, steps: Sequences) -> Tensor:
-        """Returns log-probabilities (L, M) [nats] of the steps' actions."""
-        params = self.policy.distribution_params()
-        return self.policy.distribution.log_prob(params, output, steps.action)
+    @torch.no_grad()  # a graph of this stream that is alive would make recording on a GPU fail
+    def _check_sampling(self, output: Tensor, steps: Sequences) -> float:
+        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
+        distribution, params = self.policy.distribution, self.policy.distribution_params()
+        log_prob = distribution.log_prob(params, output, steps.action)
+        rounding = distribution.log_prob_rounding(params, output, steps.action)
+        return check_ratio(log_prob - steps.log_prob, rounding, steps.valid)
 
     def _epochs(self, batch: Batch) -> Metrics:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""

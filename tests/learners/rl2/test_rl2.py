@@ -24,7 +24,8 @@ def log_probs(learner, steps):
     inputs = learner._inputs(steps)
     features = learner.policy.memory.unroll(inputs)
     output = learner.policy.output(features, inputs[..., : steps.obs.shape[-1]])
-    return learner._log_prob(output, steps)
+    params = learner.policy.distribution_params()
+    return learner.policy.distribution.log_prob(params, output, steps.action)
 
 
 @pytest.mark.parametrize("value_memory", VALUE_MEMORIES)
