@@ -137,6 +137,42 @@ class Weak(Cripple):
         _scale_strength(world, factors)
 
 
+@dataclass(frozen=True)
+class Damage(Cripple):
+    """A limb that is dead, locked or weak.
+
+    Attributes:
+        strength: Range of the share of their strength that the actuators of a weak limb keep.
+    """
+
+    strength: tuple[float, float] = (0.2, 0.8)
+
+    name = "damage"
+    fields = tuple(sorted({*Locked.fields, *Weak.fields}))
+    transient = fields
+    formula = "the actuators of one limb are dead, stuck or weak from step `onset` on"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of limb, step of its failure, kind of failure, and strength."""
+        names = tuple(kind.name for kind in self._kinds())
+        values = tuple(map(float, range(len(names))))
+        kind = Choice(Variable("failure", "1", values[0], values[-1], labels=names), values)
+        strength = Uniform((Variable("strength", "1", *self.strength),))
+        limb = Locked(held_out=self.held_out, share=self.share, onset=self.onset).tasks(robot)
+        return Product((limb, kind, strength))
+
+    def _kinds(self) -> tuple[Cripple, ...]:
+        return Cripple(), Locked(), Weak(strength=self.strength)
+
+    def _fail(
+        self, world: World, tasks: np.ndarray, rows: np.ndarray, has_failed: np.ndarray
+    ) -> None:
+        """Lets each limb fail as its task says."""
+        for number, kind in enumerate(self._kinds()):
+            own = tasks[:, 2] == number
+            kind._fail(world, tasks[own][:, [0, 1, 3]], rows[own], has_failed[own])
+
+
 def _scale_strength(world: World, factors: np.ndarray) -> None:
     """Multiplies gears of motors, and gains, biases and limits of servos, by factors (M, A)."""
     is_servo = (world.model.actuator_biasprm != 0.0).any(axis=1)

@@ -18,7 +18,7 @@ from metarl.core.tasks import (
     Uniform,
     Variable,
 )
-from metarl.envs.locomotion.failures import Actuator, Cripple, Locked, Weak
+from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
@@ -132,9 +132,9 @@ class Payload(Variation):
 
         def edit(spec: mujoco.MjSpec) -> None:
             # not at the parent's origin: MuJoCo flags such a body and never moves it
-            ball = spec.bodies[robot.torso()].add_body(name="payload", pos=[0.1, 0.1, 0.1])
+            ball = spec.bodies[robot.torso()].add_body(name=self.name, pos=[0.1, 0.1, 0.1])
             ball.add_geom(
-                name="payload",
+                name=self.name,
                 type=mujoco.mjtGeom.mjGEOM_SPHERE,
                 size=[self.radius, 0.0, 0.0],
                 mass=0.0,
@@ -147,7 +147,7 @@ class Payload(Variation):
 
     def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
         """Moves the centre of mass to the ball; the compiler leaves it undefined without a mass."""
-        model.body_ipos[model.body("payload").id] = 0.0
+        model.body_ipos[model.body(self.name).id] = 0.0
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the fraction of the torso's mass, and x (and y) of the ball.
@@ -161,14 +161,44 @@ class Payload(Variation):
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets mass, inertia (of a solid ball) and position."""
-        body = world.model.body("payload").id
-        mass = tasks[:, 0] * world.model.body_mass[world.robot.torso()]
+        body = world.model.body(self.name).id
+        mass = tasks[:, 0] * self._full_mass(world)
         world.fields["body_mass"][:, body] = mass
         world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
         position = world.fields["body_pos"][:, body]
         position[:] = 0.0
         position[:, : tasks.shape[1] - 1] = tasks[:, 1:]
         position[:, 2] = _top(world.robot) + self.radius
+
+    def _full_mass(self, world: World) -> float:
+        """Returns the mass of a ball whose task number is 1 [kg]."""
+        return float(world.model.body_mass[world.robot.torso()])
+
+
+@dataclass(frozen=True)
+class Load(Payload):
+    """A ball on top of the torso with a share of the whole robot's mass, heavier in test tasks.
+
+    Attributes:
+        train: Range of the share in training tasks.
+        test: Range of the share in held-out tasks.
+    """
+
+    reach: float = 0.1
+    train: tuple[float, float] = (0.0, 0.3)
+    test: tuple[float, float] = (0.3, 0.5)
+
+    name = "load"
+    formula = "a ball of the given share of the robot's mass, on top of its torso"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the share, and of x (and y) of the ball."""
+        place = Uniform(super().tasks(robot).variables[1:])
+        share = (Uniform((Variable("load", "1", *ends),)) for ends in (self.train, self.test))
+        return Product((Split(*share), place))
+
+    def _full_mass(self, world: World) -> float:
+        return float(bare_model(world.robot).body_mass.sum())
 
 
 def _top(robot: Robot) -> float:
@@ -260,11 +290,13 @@ VARIATIONS: dict[str, Variation] = {
         Params(),
         Friction(),
         Payload(),
+        Load(),
         Gravity(),
         Wind(),
         Cripple(),
         Locked(),
         Weak(),
+        Damage(),
         Actuator(),
     )
 }

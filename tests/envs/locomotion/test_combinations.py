@@ -16,9 +16,14 @@ WORDS = (
     "cripple",
     "locked",
     "weak",
+    "damage",
+    "load",
     "actuator",
     "terrain",
 )
+
+ROUNDED = {("payload", "load"), ("weak", "damage")}
+"""Pairs whose effects on one number multiply or add up, in the order of the name."""
 
 
 def trajectory(words, tasks):
@@ -40,7 +45,8 @@ def test_pair_of_variations_does_not_depend_on_the_order(pair):
         word: make(f"half-cheetah-{word}", 1).spec.tasks.sample(np.random.default_rng(2), 3)
         for word in pair
     }
-    np.testing.assert_array_equal(trajectory(pair, tasks), trajectory(pair[::-1], tasks))
+    found, expected = trajectory(pair, tasks), trajectory(pair[::-1], tasks)
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-11 if pair in ROUNDED else 0.0)
 
 
 def test_friction_sets_the_ground_also_beside_params():

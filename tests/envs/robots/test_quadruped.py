@@ -184,6 +184,29 @@ def test_weak_leg_has_its_share_of_the_torque_from_its_onset():
             np.testing.assert_allclose(share, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["cripple", "locked", "weak"])
+def test_damage_does_what_its_kind_does(kind):
+    own = [[1.0, 4.0], [1.0, 4.0], [1.0, 4.0, 0.3]][kind]
+    name = ("cripple", "locked", "weak")[kind]
+    states = []
+    for env_name, task in (("damage", [1.0, 4.0, kind, 0.3]), (name, own)):
+        with closing(started(f"quadruped-{env_name}", 2, task=task)) as env:
+            for step in range(30):
+                env.step(np.full((2, JOINTS), 0.8 * np.sin(step)), np.ones(2, dtype=bool))
+            states.append(env.snapshot())
+    np.testing.assert_array_equal(*states)
+
+
+def test_load_has_its_share_of_the_mass_of_the_robot():
+    with closing(make("quadruped-load", threads=1)) as env:
+        env.set_tasks(np.array([[0.0, 0.0, 0.0], [0.4, 0.1, -0.1]]), 1)
+        mass = env._world.fields["body_mass"].sum(axis=1)
+        assert mass == pytest.approx([12.7, 1.4 * 12.7])
+        place = env._world.fields["body_pos"][1, env.model.body("load").id]
+        assert place[:2] == pytest.approx([0.1, -0.1])
+        assert env.spec.tasks.test.variables[0].low == env.spec.tasks.variables[0].high == 0.3
+
+
 def test_failure_leaves_what_other_variations_wrote():
     weak = np.linspace(0.5, 1.5, 12)
     with closing(make("quadruped-cripple-actuator", threads=1)) as env:
