@@ -167,8 +167,8 @@ def _require_at_least(group: str, config: object, bounds: Mapping[str, int]) -> 
 _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
 """Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
 
+_FIRST = {"--env", "--algo", "--resume", "--config"}
 _IN_PRESET = {"iterations", "sampler", "trainer", "learner"}
-
 IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 """Fields that a file of settings may have."""
 
@@ -307,8 +307,7 @@ def _first_flags(argv: Sequence[str]) -> dict[str, str]:
     flags = {}
     for word, following in pairwise([*argv, "--"]):
         name, equals, value = word.partition("=")
-        known = name in ("--env", "--algo", "--resume", "--config")
-        if known and (equals or not following.startswith("--")):
+        if name in _FIRST and (equals or not following.startswith("--")):
             flags[name[2:]] = value if equals else following
     return flags
 
@@ -341,19 +340,23 @@ def _default(algo: object, where: str) -> TrainConfig[Any]:
 def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:
     """Returns the defaults of the dataclasses under the preset, if the pair has one.
 
-    A variant `env/...` without a preset of its own has that of env, and a user's robot
-    `file.yaml:...` has that of the name `robot`.
+    A name without a preset of its own has that of its longest beginning: `ant-dir/...` and
+    `ant-dir-wind` that of `ant-dir`. A user's robot `file.yaml:...` has that of the name `robot`.
     """
     default = replace(_default(algo, where), env=env)
     folder = (presets / default.algo).resolve()
-    for name in (
-        ("robot",) if split_robot_file(env) else dict.fromkeys((env, env.partition("/")[0]))
-    ):
+    for name in ("robot",) if split_robot_file(env) else _beginnings(env):
         path = (folder / f"{name}.yaml").resolve()
-        # The name of an environment may contain "/" and "..": never read a file outside the folder.
+        # a name may contain "/" and "..": never read a file outside the folder
         if name and path.is_relative_to(folder) and path.is_file():
             return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
     return default
+
+
+def _beginnings(env: str) -> list[str]:
+    """Returns an environment's name and its beginnings at "/" and "-", the longest first."""
+    words = [] if ":" in env else env.partition("/")[0].split("-")
+    return [env, *("-".join(words[:count]) for count in range(len(words), 0, -1))]
 
 
 def _read_run_config(run: Path) -> TrainConfig[Any]:

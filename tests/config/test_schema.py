@@ -67,6 +67,18 @@ def test_variant_without_a_preset_has_that_of_its_base(tmp_path):
     assert (config.iterations, config.env) == (9, "ant-cripple/hip_1")
 
 
+def test_environment_without_a_preset_has_that_of_its_longest_beginning(tmp_path):
+    write_preset(tmp_path, "iterations: 9\n", env="ant-dir")
+    write_preset(tmp_path, "iterations: 8\n", env="ant-dir-wind")
+    for env, iterations in {
+        "ant-dir-payload": 9,
+        "ant-dir-wind-payload": 8,
+        "ant-vel": 500,
+        "ant-dir-wind:my_class": 500,
+    }.items():
+        assert read("--env", env, presets=tmp_path).iterations == iterations, env
+
+
 @pytest.mark.parametrize("env", ["my.yaml:dir", "/home/me/my.yml:vel-payload", "a/my.yaml:dir"])
 def test_own_robot_has_the_preset_of_robots(tmp_path, env):
     write_preset(tmp_path, "iterations: 9\n", env="robot")
