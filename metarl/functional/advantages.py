@@ -55,12 +55,19 @@ def gae(
 
 
 def gae_over_trial(
-    reward: Tensor, value: Tensor, valid: Tensor, acted: Tensor, discount: float, lam: float
+    reward: Tensor,
+    value: Tensor,
+    valid: Tensor,
+    acted: Tensor,
+    discount: float,
+    lam: float,
+    *,
+    ends: Tensor | None = None,
 ) -> Tensor:
     """Estimates advantages over trials, across the ends of their episodes.
 
     An action in one episode can raise the returns of the next ones, because the policy adapts.
-    Only a failed simulation cuts the sum; the value of the last state replaces the rest.
+    A failed simulation cuts the sum; the value of the last state replaces the rest.
 
     Args:
         reward: (L, M), time first.
@@ -70,6 +77,7 @@ def gae_over_trial(
             which the simulation failed.
         discount: gamma in [0, 1].
         lam: lambda in [0, 1].
+        ends: (L, M) nothing after this step counts as its consequence; by default there is none.
 
     Returns:
         Advantages (L, M), zero where not valid. The value after the end of a trial is 0, because
@@ -78,8 +86,10 @@ def gae_over_trial(
     # selected, not multiplied by 0 and 1: entries of invalid steps may be anything, also NaN
     next_value = torch.zeros_like(value)
     next_value[:-1] = torch.where(acted[1:], value[1:], 0.0)
+    goes_on = valid if ends is None else valid & ~ends
+    next_value = torch.where(goes_on, next_value, 0.0)
     delta = torch.where(valid, reward + discount * next_value - value, 0.0)
-    return reverse_scan(discount * lam * valid.to(value.dtype), delta)
+    return reverse_scan(discount * lam * goes_on.to(value.dtype), delta)
 
 
 def explained_variance(target: Tensor, value: Tensor, valid: Tensor | None = None) -> float:

@@ -43,6 +43,27 @@ def clip_indicator(log_ratio: Tensor, clip: float) -> Tensor:
     return (log_ratio.expm1().abs() > clip).to(log_ratio.dtype)
 
 
+def adapt_lr(lr: float, first: float, kl: float, target: float) -> float:
+    """Returns the step size that aims at a KL divergence of the next pass, or lr without a target.
+
+    It is divided by 1.5 after a pass with more than twice the target and multiplied by 1.5 after
+    one with less than half.
+
+    Args:
+        lr: The present step size.
+        first: The first one; the step size stays within a factor of 100 of it.
+        kl: Of the last pass [nats].
+        target: Wanted [nats]; 0 is none.
+
+    Source: Schwarke et al. 2025, rsl_rl (arXiv:2509.10771).
+    """
+    if target and kl > 2.0 * target:
+        return max(lr / 1.5, first / 100.0)
+    if target and kl < 0.5 * target:
+        return min(lr * 1.5, first * 100.0)
+    return lr
+
+
 def ratio_error(log_ratio: Tensor, valid: Tensor) -> float:
     """Returns the largest |ratio - 1| at valid steps; infinite if one is NaN.
 

@@ -55,6 +55,37 @@ class Architecture:
         return MEMORIES[self.memory](*sizes)
 
 
+def draw_parameters(
+    network: nn.Module,
+    memory: Memory,
+    rng: np.random.Generator,
+    *,
+    last: str,
+    skipped: tuple[str, ...] = (),
+) -> None:
+    """Draws orthogonal matrices, the actor's last one scaled by 0.01; biases become zero.
+
+    Args:
+        network: The network.
+        memory: Its memory, whose gates are drawn one by one.
+        rng: The stream.
+        last: Name of the actor's last matrix.
+        skipped: Beginnings of the names of parameters that stay as they are.
+
+    Source: Huang et al. 2022, The 37 implementation details of PPO.
+    """
+    for name, value in network.named_parameters():
+        if name.startswith(skipped):
+            continue
+        if value.dim() == 2:
+            is_gated = "memory." in name and value.shape[0] == memory.num_gates * memory.size
+            blocks = value.chunk(memory.num_gates if is_gated else 1)
+            drawn = torch.cat([draw_orthogonal(rng, block.shape) for block in blocks])
+            value.data.copy_((0.01 if name == last else 1.0) * drawn)
+        elif name.endswith("bias") or ".bias_" in name:
+            value.data.zero_()
+
+
 class MemoryActorCritic(nn.Module):
     """Tanh networks for action and value, which read the memory's features and the observation.
 
@@ -90,26 +121,11 @@ class MemoryActorCritic(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
 
     def initialise(self, rng: np.random.Generator) -> None:
-        """Draws orthogonal matrices, the actor's last one scaled by 0.01; biases become zero.
-
-        Source: Huang et al. 2022, The 37 implementation details of PPO.
-        """
+        """Draws the first parameters, see `draw_parameters`."""
         if isinstance(self.actor, HyperActor):
             self.actor.initialise(rng)
-        for name, value in self.named_parameters():
-            if name.startswith("actor.generate"):
-                continue
-            if value.dim() == 2:
-                gates = self.memory.num_gates
-                is_gated = "memory." in name and value.shape[0] == gates * self.memory.size
-                parts = [
-                    draw_orthogonal(rng, block.shape)
-                    for block in value.chunk(gates if is_gated else 1)
-                ]
-                gain = 0.01 if name == "actor.2.weight" else 1.0
-                value.data.copy_(gain * torch.cat(parts))
-            elif name.endswith("bias") or ".bias_" in name:
-                value.data.zero_()
+        skipped = ("actor.generate",)
+        draw_parameters(self, self.memory, rng, last="actor.2.weight", skipped=skipped)
 
     def unroll(self, inputs: Tensor, obs: Tensor, truncation: int = 0) -> tuple[Tensor, Tensor]:
         """Maps whole trials to the actor's outputs (L, M, A) and scaled values (L, M).

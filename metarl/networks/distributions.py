@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metarl.core.rollout import Metrics, Params
+from metarl.core.rollout import Action, Metrics, Params
 from metarl.functional import categorical, gaussian, rounding
 from metarl.networks.scores import CategoricalScores, GaussianScores, Scores
 
@@ -295,6 +295,22 @@ def build_distribution(discrete: bool, initial_log_std: float, min_log_std: floa
     if discrete:
         return Categorical()
     return DiagonalGaussian(initial_log_std, min_log_std)
+
+
+def choose(
+    distribution: Distribution, params: Params, output: Tensor, noise: Tensor | None
+) -> Action:
+    """Draws actions with standard normal noise (N, E, A), or takes the likeliest without noise.
+
+    Args:
+        distribution: Over actions.
+        params: Its own parameters.
+        output: Of the network (N, E, A).
+        noise: (N, E, A).
+    """
+    if noise is None:
+        return Action(distribution.mode(output), torch.zeros(output.shape[:2]))
+    return Action(*distribution.sample(params, output, noise))
 
 
 @torch.no_grad()

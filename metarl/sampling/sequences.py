@@ -24,6 +24,7 @@ class Sequences:
         acted: (L, M) the policy acted, also in a step in which the simulation failed.
         first: (L, M) first step of an episode other than the trial's first; the memory gets `done`
             as an input here.
+        terminal: (L, M) step with which the task ended its episode: the robot fell, say.
     """
 
     obs: Tensor
@@ -33,6 +34,7 @@ class Sequences:
     valid: Tensor
     acted: Tensor
     first: Tensor
+    terminal: Tensor
 
     @staticmethod
     def of(rollouts: Sequence[Rollout], device: torch.device | str = "cpu") -> Sequences:
@@ -45,7 +47,8 @@ class Sequences:
             name: torch.cat([_time_first(vars(rollout)[name]) for rollout in rollouts])
             for name in ("obs", "action", "log_prob", "reward", "valid")
         }
-        joined = {**arrays, "acted": acted, "first": first}
+        terminal = torch.cat([_terminal(rollout) for rollout in rollouts])
+        joined = {**arrays, "acted": acted, "first": first, "terminal": terminal}
         if not acted.all():
             order = (~acted).int().argsort(dim=0, stable=True)[: int(acted.sum(dim=0).max())]
             joined = {name: _select(a, order) for name, a in joined.items()}
@@ -77,6 +80,12 @@ def _acted(rollout: Rollout) -> Tensor:
     """Returns the mask (T, M) of steps for which the policy chose an action, valid or not."""
     number = rollout.valid.sum(dim=2) + rollout.truncated
     return torch.arange(rollout.valid.shape[2]).unsqueeze(1) < number.flatten()
+
+
+def _terminal(rollout: Rollout) -> Tensor:
+    """Returns the mask (T, M) of steps with which the task ended the episode."""
+    last = torch.where(rollout.terminated, rollout.valid.sum(dim=2), 0)
+    return torch.arange(1, rollout.valid.shape[2] + 1).unsqueeze(1) == last.flatten()
 
 
 def _time_first(array: Tensor) -> Tensor:

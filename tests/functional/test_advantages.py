@@ -191,6 +191,15 @@ def test_fault_cuts_the_trial_and_bootstraps_with_the_value():
     assert advantage.flatten().tolist() == [1.25, 1.0, 0.0, -4.0]
 
 
+def test_nothing_counts_behind_an_end():
+    # as by hand above, but the first episode ends for good: delta1 = 2 - 4, A1 = delta1
+    reward, value = column(1, 2, 3, 4), column(2, 4, 6, 8)
+    every = torch.ones(4, 1, dtype=torch.bool)
+    ends = column(0, 1, 0, 0).bool()
+    advantage = gae_over_trial(reward, value, every, every, 0.5, 0.5, ends=ends)
+    assert advantage.flatten().tolist() == [0.5, -2.0, 0.0, -4.0]
+
+
 def test_steps_behind_a_trial_are_not_read():
     reward, value = column(1, 2, float("nan")), column(2, 4, float("nan"))
     valid = column(1, 1, 0).bool()

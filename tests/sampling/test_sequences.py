@@ -40,6 +40,12 @@ def test_later_episodes_follow_without_gaps():
     assert torch.equal(steps.log_prob, -steps.action[..., 0])
 
 
+def test_terminal_step_is_the_last_before_a_fall():
+    steps = Sequences.of(TRIAL)
+    assert steps.terminal[:, 0].tolist() == [False, True, False, False, False, False]
+    assert not steps.terminal[:, 1].any()  # the horizon is no fall
+
+
 def test_memory_inputs_are_the_previous_step_and_done():
     inputs = Sequences.of(TRIAL).previous()
     assert inputs[:, 1, 0].tolist() == [0.0, 11.0, 12.0, 13.0, 111.0, 112.0]

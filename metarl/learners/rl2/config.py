@@ -75,6 +75,10 @@ class Rl2Config:
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation over the trial, in [0, 1]."""
 
+    falls: Literal["continue", "end"] = "continue"
+    """What a fall costs: an episode that the task ends early is followed by the next one, whose
+    rewards count as consequences (continue, the return of the trial), or by nothing (end)."""
+
     truncation: int = 0
     """Steps that gradients go back in time, >= 0; 0 means the whole trial."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,46 +16,15 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
-from metarl.functional.ppo import check_ratio
+from metarl.functional.ppo import adapt_lr, check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
+from metarl.learners.trial_memory import TrialContext
 from metarl.networks.actor_critic import Architecture, MemoryActorCritic
-from metarl.networks.distributions import build_distribution, clamp_
-from metarl.networks.memory import State, join_states
+from metarl.networks.distributions import build_distribution, choose, clamp_
 from metarl.sampling.sequences import Sequences
-
-
-@dataclass(frozen=True)
-class Rl2Context:
-    """Memory of each trial, and the memory's next inputs beside the observation.
-
-    Attributes:
-        state: Of the memory, with rows (N * E) first.
-        action: Previous action (N, E, A); 0 at the start of a trial and after a failed simulation.
-        reward: Raw reward of the previous action (N, E).
-        done: 1 at the first step of an episode after the trial's first one (N, E), else 0.
-    """
-
-    state: State
-    action: Tensor
-    reward: Tensor
-    done: Tensor
-
-    def slice_tasks(self, start: int, stop: int) -> Rl2Context:
-        """Returns the context of the tasks start..stop, as views."""
-        episodes = self.reward.shape[1]
-        state = tuple(part[start * episodes : stop * episodes] for part in self.state)
-        own = (part[start:stop] for part in (self.action, self.reward, self.done))
-        return Rl2Context(state, *own)
-
-    @classmethod
-    def join(cls, parts: Sequence[Rl2Context]) -> Rl2Context:
-        """Returns the context of all tasks from those of neighbouring slices."""
-        state = join_states([part.state for part in parts])
-        rest = zip(*((part.action, part.reward, part.done) for part in parts), strict=True)
-        return Rl2Context(state, *map(torch.cat, rest))
 
 
 class Rl2:
@@ -124,57 +93,40 @@ class Rl2:
         self._obs_scale = self._obs_moments.scale()
         self._updates = 0
 
-    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> Rl2Context:
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> TrialContext:
         """Returns the context before any experience: an empty memory for every row."""
         del rngs
         size = num_tasks, num_episodes
-        zero = torch.zeros(size)
-        state = self._acting.memory.initial(num_tasks * num_episodes)
-        action = torch.zeros(*size, self._action_size)
-        return Rl2Context(state, action, zero, zero)
+        return TrialContext.initial(self._acting.memory, size, self._action_size)
 
     def act(
         self,
-        context: Rl2Context,
+        context: TrialContext,
         obs: Tensor,
         noise: Tensor,
         feedback: Feedback | None = None,
         *,
         explore: bool,
-    ) -> tuple[Action, Rl2Context]:
+    ) -> tuple[Action, TrialContext]:
         """Samples actions (N, E, A) for obs (N, E, S), or takes the mode.
 
         The memory takes a step where the episode is alive.
         """
         policy, size = self._acting, obs.shape[:2]
-        reward, done = context.reward, context.done
-        if feedback is not None:
-            reward, done = feedback.reward, torch.zeros(size)
-        previous = [context.action, reward.unsqueeze(-1), done.unsqueeze(-1)]
-        obs = normalize(obs, self._obs_scale)
-        inputs = torch.cat([obs, *previous], dim=-1).flatten(0, 1)
-        features, state = policy.memory.step(inputs, context.state)
+        context, obs = context.observe(feedback), normalize(obs, self._obs_scale)
+        features, state = policy.memory.step(context.inputs(obs), context.state)
         output = policy.output(features, obs.flatten(0, 1)).unflatten(0, size)
-        if feedback is not None:
-            state = policy.memory.keep(context.state, state, feedback.alive.flatten())
-        if explore:
-            params = policy.distribution_params()
-            action, log_prob = policy.distribution.sample(params, output, noise)
-        else:
-            action, log_prob = policy.distribution.mode(output), torch.zeros(size)
-        return Action(action, log_prob), Rl2Context(state, action, reward, done)
+        params = policy.distribution_params()
+        action = choose(policy.distribution, params, output, noise if explore else None)
+        return action, context.acted(policy.memory, state, action, feedback)
 
-    def adapt(self, context: Rl2Context, rollout: Rollout, rngs: TaskRngs) -> Rl2Context:
+    def adapt(self, context: TrialContext, rollout: Rollout, rngs: TaskRngs) -> TrialContext:
         """Keeps the memory, and makes the rollout's last step the memory's next input."""
         del rngs
-        last = (rollout.valid.sum(dim=2) + rollout.truncated - 1).unsqueeze(-1)
-        index = last.unsqueeze(-1).expand(-1, -1, 1, rollout.action.shape[-1])
-        action = rollout.action.gather(2, index).squeeze(2)
-        reward = rollout.reward.gather(2, last).squeeze(2)
-        return Rl2Context(context.state, action, reward, torch.ones_like(reward))
+        return context.end_episode(rollout)
 
     def update(
-        self, context: Rl2Context, rollouts: Sequence[Rollout], tasks: np.ndarray
+        self, context: TrialContext, rollouts: Sequence[Rollout], tasks: np.ndarray
     ) -> Metrics:
         """Makes several epochs of PPO over whole trials, back-propagated through time.
 
@@ -269,7 +221,9 @@ class Rl2:
         value_mean, value_factor = self._value_moments.scale(self.device)
         value = scaled_value / value_factor + value_mean
         settings = self.config.discount, self.config.gae_lambda
-        advantage = gae_over_trial(steps.reward, value, steps.valid, steps.acted, *settings)
+        ends = steps.terminal if self.config.falls == "end" else None
+        masks = steps.valid, steps.acted
+        advantage = gae_over_trial(steps.reward, value, *masks, *settings, ends=ends)
         target = advantage + value
         # moments are computed on the CPU, where a mask costs no wait
         targets, values = (v[on_cpu.valid] for v in torch.stack([target, value]).cpu())
@@ -341,6 +295,7 @@ class Rl2:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""
         config, num_rows = self.config, batch.inputs.shape[1]
         rounds, kl, epoch, totals = 0, 0.0, 0, np.zeros(len(_STATISTICS))
+        group = self._adam.param_groups[0]
         for epoch in range(1, config.epochs + 1):
             order = stream(self._seed, "minibatches", self._updates, epoch).permutation(num_rows)
             parts = torch.from_numpy(order).tensor_split(min(config.minibatches, num_rows))
@@ -351,26 +306,16 @@ class Rl2:
                 raise FloatingPointError(f"a gradient's norm is not finite: {norms}")
             totals, rounds = totals + pass_totals, rounds + len(parts)
             kl = float(pass_totals[0]) / len(parts)
-            self._adapt_lr(kl)
+            group["lr"] = adapt_lr(group["lr"], config.lr, kl, config.target_kl)
             if config.max_kl and kl > config.max_kl:
                 break
         means = (totals / rounds).tolist()
         return {
             "kl": kl,
             "update/epochs": float(epoch),
-            "update/lr": self._adam.param_groups[0]["lr"],
+            "update/lr": group["lr"],
             **dict(zip(_STATISTICS[1:], means[1:], strict=True)),
         }
-
-    def _adapt_lr(self, kl: float) -> None:
-        """Moves the step size towards the one whose passes have the KL divergence target_kl."""
-        target, group = self.config.target_kl, self._adam.param_groups[0]
-        if not target:
-            return
-        if kl > 2.0 * target:
-            group["lr"] = max(group["lr"] / 1.5, self.config.lr / 100.0)
-        elif kl < 0.5 * target:
-            group["lr"] = min(group["lr"] * 1.5, self.config.lr * 100.0)
 
     def _step(self, batch: Batch, rows: Tensor) -> Tensor:
         """Takes one step of Adam on the rows of a minibatch; returns the _STATISTICS."""
