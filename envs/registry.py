@@ -9,7 +9,7 @@ import numpy as np
 
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
-from metarl.core.names import split_robot_file
+from metarl.core.files import split_robot_file
 from metarl.core.tasks import Choice, Variable
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.env import MujocoBatchEnv

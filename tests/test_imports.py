@@ -34,7 +34,9 @@ train
 """.split()
 
 # `envs` needs no torch, so it may import only these modules of the product.
-SHARED_WITH_ENVS = {f"metarl.core.{name}" for name in ("env", "tasks", "rng", "errors", "names")}
+SHARED_WITH_ENVS = {
+    f"metarl.core.{name}" for name in ("env", "tasks", "task_code", "rng", "errors", "files")
+}
 
 # `metarl` itself imports the functions of its public face when they are first used.
 FACADE = "metarl"

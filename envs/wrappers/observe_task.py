@@ -17,11 +17,10 @@ from metarl.core.env import (
     SplittableEnv,
     Step,
     TaskDescriber,
-    UnsupportedHere,
     check_tasks,
     supports,
 )
-from metarl.core.tasks import full_range
+from metarl.core.task_code import TaskCode
 
 _FORWARDED = (
     BatchEnv,
@@ -49,12 +48,8 @@ class ObserveTask:
 
     def __init__(self, env: BatchEnv):
         self._env: Any = env  # it may offer more than BatchEnv; `capabilities` says what
-        low, high = full_range(env.spec.tasks)
-        if not np.isfinite([low, high]).all():
-            hint = "give the range of each in task_variables"
-            raise UnsupportedHere(f"the task numbers of {env.spec.name} have no range; {hint}")
-        self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
-        size = env.spec.obs_size + len(low)
+        self._code = TaskCode(env.spec.tasks, env.spec.name)
+        size = env.spec.obs_size + len(env.spec.tasks.variables)
         note = "the task is in the observation"
         note = f"{env.spec.note}; {note}" if env.spec.note else note
         self.spec = replace(env.spec, obs_size=size, note=note)
@@ -99,7 +94,7 @@ class ObserveTask:
         """Assigns tasks (N, D) to the batch, each to num_episodes neighbouring rows."""
         tasks = check_tasks(self.spec, tasks)
         self._env.set_tasks(tasks, num_episodes)
-        scaled = np.repeat((tasks - self._middle) / self._half, num_episodes, axis=0)
+        scaled = np.repeat(self._code.scale(tasks), num_episodes, axis=0)
         self._obs = np.empty((len(scaled), self.spec.obs_size))
         self._obs[:, self._env.spec.obs_size :] = scaled
 
@@ -123,7 +118,7 @@ class ObserveTask:
         """
         obs = self._env.reset_rows(rows, rngs, tasks)
         if tasks is not None:
-            self._obs[rows, obs.shape[1] :] = (tasks - self._middle) / self._half
+            self._obs[rows, obs.shape[1] :] = self._code.scale(tasks)
         return self._observe(obs)
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:

@@ -26,7 +26,7 @@ def _run(arguments: list[str], prog: str) -> None:
         return
     config = parse(arguments, prog=prog)
     if config.list_algos:
-        print("\n".join(f"{name:12} {text}" for name, text in list_algorithms().items()))
+        print("\n".join(f"{name:15} {text}" for name, text in list_algorithms().items()))
     elif config.list_envs:
         print(_describe_env(config) if config.env else list_envs())
     elif config.seeds:

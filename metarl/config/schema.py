@@ -19,8 +19,7 @@ import yaml
 import metarl
 from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.core.errors import CheckpointError, ConfigError, require
-from metarl.core.files import load_yaml
-from metarl.core.names import split_robot_file
+from metarl.core.files import load_yaml, split_robot_file
 from metarl.core.trees import flatten
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import find_algorithm
@@ -96,8 +95,8 @@ class TrainConfig(Generic[L]):
     Gymnasium."""
 
     algo: str = "maml-trpo"
-    """Learner: maml-trpo, rl2, sb3-ppo, sb3-trpo or sb3-rl2, the name of an installed plug-in, or
-    module:Class; --list-algos explains each."""
+    """Learner: maml-trpo, rl2, teacher-student, sb3-ppo, sb3-trpo or sb3-rl2, the name of an
+    installed plug-in, or module:Class; --list-algos explains each."""
 
     seed: int = 0
     """Key of every random number of the run, >= 0."""

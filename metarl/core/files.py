@@ -1,4 +1,4 @@
-"""Atomic writes and strict YAML."""
+"""Files: atomic writes, strict YAML, and names of environments that stand for a file."""
 
 from __future__ import annotations
 
@@ -68,3 +68,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold a group of keys")
     return tree
+
+
+def split_robot_file(name: str) -> tuple[Path, str] | None:
+    """Splits the name `my_robot.yaml:goal-variation` of an environment; None for other names."""
+    file, _, parts = name.rpartition(":")
+    return (Path(file), parts) if file.endswith((".yaml", ".yml")) else None

@@ -91,6 +91,13 @@ class PluginLearner(Learner[C], Protocol):
 # --- capabilities; `metarl.core.env.supports` tests for them -------------------------------------
 
 
+class SeesTasks(Protocol):
+    """A learner whose actions in training may depend on the tasks, as those of a teacher do."""
+
+    def begin_training(self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs) -> Any:
+        """Returns the context before a training trial on tasks (N, D); see `Learner.begin`."""
+
+
 class SplittableContext(Protocol):
     """A context that can be cut by tasks, so that slices of them are collected concurrently."""
 

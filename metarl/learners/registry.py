@@ -27,6 +27,7 @@ from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlErro
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
+from metarl.learners.teacher_student.config import TeacherStudentConfig
 
 if TYPE_CHECKING:  # --help imports this module, and neither NumPy nor torch
     from metarl.core.env import EnvSpec
@@ -47,6 +48,7 @@ class Algorithm:
         summary: One line for people.
         has_own_loop: The learner collects its own experience (`metarl.core.learner.HasOwnLoop`),
             and is built from an `Experience`.
+        sees_tasks: It is given the distribution of the tasks, as its argument `tasks`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Algorithm:
     build: str
     summary: str
     has_own_loop: bool = False
+    sees_tasks: bool = False
 
 
 _SB3 = "metarl.learners.sb3.learner:build"
@@ -72,6 +75,13 @@ ALGORITHMS: dict[str, Algorithm] = {
             Rl2Config,
             "metarl.learners.rl2.rl2:Rl2",
             "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "teacher-student",
+            TeacherStudentConfig,
+            "metarl.learners.teacher_student.teacher_student:TeacherStudent",
+            "a teacher that sees the task, then a memory that guesses it (RMA, Kumar et al. 2021)",
+            sees_tasks=True,
         ),
         Algorithm(
             "sb3-ppo",
@@ -170,6 +180,7 @@ def build_learner(
             raise EnvironmentContractError(f"--env {spec.name}: {error}") from error
     sizes = (spec.obs_size, spec.action_size)
     options = {"seed": seed, "device": device, "num_threads": num_threads}
+    options |= {"tasks": spec.tasks} if algorithm.sees_tasks else {}
     try:
         return build(config, *sizes, discrete=spec.discrete, **options)
     except MetarlError:

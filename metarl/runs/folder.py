@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, ResourceError, RunExists
-from metarl.core.files import clean_name
-from metarl.core.names import split_robot_file
+from metarl.core.files import clean_name, split_robot_file
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:

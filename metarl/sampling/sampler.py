@@ -14,7 +14,7 @@ import torch
 
 from metarl.core.env import BatchEnv, SplittableEnv, supports
 from metarl.core.errors import ConfigError
-from metarl.core.learner import C, JoinableContext, Learner, SplittableContext
+from metarl.core.learner import C, JoinableContext, Learner, SeesTasks, SplittableContext
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -167,6 +167,8 @@ class Collector:
         num_episodes: int,
         num_adaptations: int,
         key: Key,
+        *,
+        is_training: bool = False,
     ) -> tuple[list[Rollout], C]:
         """Runs K + 1 rollouts of the same tasks with `adapt` between them.
 
@@ -176,6 +178,7 @@ class Collector:
             num_episodes: E.
             num_adaptations: K.
             key: The streams.
+            is_training: The learner may see the tasks, if it wants to (`SeesTasks`).
 
         Returns:
             The rollouts and the context after the last one.
@@ -185,7 +188,11 @@ class Collector:
             EnvironmentContractError: An observation or a reward is not finite, without a fault.
         """
         size = (len(tasks), num_episodes)
-        context = learner.begin(*size, key.tasks("begin", 0, len(tasks)))
+        rngs = key.tasks("begin", 0, len(tasks))
+        if is_training and supports(learner, SeesTasks):
+            context = learner.begin_training(tasks, num_episodes, rngs)
+        else:
+            context = learner.begin(*size, rngs)
         self.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
         rollouts: list[Rollout] = []
         for k in range(num_adaptations + 1):

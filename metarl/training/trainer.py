@@ -167,7 +167,9 @@ class Trainer:
         key = Key(seed, "train", iteration)
         began = time.monotonic()
         tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
-        rollouts, context = self._collector.trial(self.learner, tasks, *sizes, key)
+        rollouts, context = self._collector.trial(
+            self.learner, tasks, *sizes, key, is_training=True
+        )
         collected = time.monotonic()
         metrics = self.learner.update(context, rollouts, tasks)
         return _summarize(rollouts, metrics, collected - began, time.monotonic() - collected)

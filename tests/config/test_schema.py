@@ -67,7 +67,7 @@ def test_variant_without_a_preset_has_that_of_its_base(tmp_path):
     assert (config.iterations, config.env) == (9, "ant-cripple/hip_1")
 
 
-def test_environment_without_a_preset_has_that_of_its_longest_beginning(tmp_path):
+def test_name_without_a_preset_has_that_of_its_longest_beginning(tmp_path):
     write_preset(tmp_path, "iterations: 9\n", env="ant-dir")
     write_preset(tmp_path, "iterations: 8\n", env="ant-dir-wind")
     for env, iterations in {

@@ -16,6 +16,7 @@ from metarl.learners.maml import maml_trpo
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
+from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
 from metarl.sampling.sampler import Key
@@ -45,11 +46,24 @@ RL2 = Rl2Config(
     initial_log_std=-1.5,
 )
 
+TEACHER = TeacherStudentConfig(
+    teacher_updates=20,
+    hidden_size=32,
+    memory_size=32,
+    lr=6e-3,
+    student_lr=3e-3,
+    target_kl=0.0,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
     "maml-trpo, relu": Case(replace(MAML, activation="relu", layer_norm=True), 8, 8, 1, 6),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
+    "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 
@@ -70,6 +84,10 @@ class Bench:
         self.env = make(env, threads)
         spec = self.env.spec
         config = self.case.config if env == "navigation-2d" else ALGORITHMS[algo].config()
+        if small and algo == "teacher-student":
+            config = replace(
+                config, teacher_updates=1
+            )  # so that the second update is the student's
         self.learner = build_learner(
             ALGORITHMS[algo], config, spec, seed=seed, num_threads=num_threads
         )
@@ -78,15 +96,17 @@ class Bench:
         tasks = self.env.spec.tasks.sample(stream(self.seed, "tasks", iteration), self.size[0])
         key = Key(self.seed, "train", iteration)
         adaptations = self.case.num_adaptations
-        return trial(self.env, self.learner, tasks, self.size[1], adaptations, key)
+        options = {"is_training": True}
+        found = trial(self.env, self.learner, tasks, self.size[1], adaptations, key, **options)
+        return *found, tasks
 
     def iterate(self, iterations):
         """Trains; returns the metrics of every iteration."""
         metrics = []
         with one_torch_thread():
             for iteration in iterations:
-                rollouts, context = self.trial(iteration)
-                metrics.append(self.learner.update(context, rollouts, None))
+                rollouts, context, tasks = self.trial(iteration)
+                metrics.append(self.learner.update(context, rollouts, tasks))
         return metrics
 
     def returns(self):
@@ -239,6 +259,7 @@ FAULTS = {
     "gru": ("rl2, gru", torch.optim.Adam, "step", 2),
     "lstm": ("rl2, lstm", torch.optim.Adam, "step", 2),
     "transformer": ("rl2, transformer", torch.optim.Adam, "step", 2),
+    "teacher and student": ("teacher-student", torch.optim.Adam, "step", 2),
     "after the last step": ("rl2, gru", Moments, "merge", 2),
 }
 
@@ -263,10 +284,10 @@ def test_update_that_fails_midway_changes_nothing(fault, error, earlier, monkeyp
     bench, clean = (Bench(name, case=RL2_CASES.get(name)) for _ in range(2))
     assert bench.iterate(range(earlier)) == clean.iterate(range(earlier))
     before = state(bench.learner)
-    rollouts, context = bench.trial(earlier)
+    rollouts, context, tasks = bench.trial(earlier)
     with monkeypatch.context() as patch, pytest.raises(error, match="midway"):
         raise_in_call(patch, target, function, number, error)
-        bench.learner.update(context, rollouts, None)
+        bench.learner.update(context, rollouts, tasks)
     assert_same(state(bench.learner), before)
     later = range(earlier, earlier + 1)
     assert bench.iterate(later) == clean.iterate(later)

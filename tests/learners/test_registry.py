@@ -100,7 +100,7 @@ def plug_ins(tmp_path, monkeypatch):
 
 
 def test_every_algorithm_is_found_by_its_name():
-    assert list(ALGORITHMS) == ["maml-trpo", "rl2", "sb3-ppo", "sb3-trpo", "sb3-rl2"]
+    assert list(ALGORITHMS) == "maml-trpo rl2 teacher-student sb3-ppo sb3-trpo sb3-rl2".split()
     for name, algorithm in ALGORITHMS.items():
         assert find_algorithm(name) is algorithm and algorithm.name == name
         assert list_algorithms()[name] == algorithm.summary and "\n" not in algorithm.summary

@@ -1,0 +1,104 @@
+"""Settings of teacher and student."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from metarl.core.errors import require
+from metarl.core.ranges import require_range
+
+
+@dataclass(frozen=True)
+class TeacherStudentConfig:
+    """Settings of teacher and student."""
+
+    teacher_updates: int = 300
+    """Updates of the teacher, >= 1; all later iterations train the student, which alone is
+    evaluated, so a run needs more iterations than this."""
+
+    latent_size: int = 8
+    """Numbers to which the task is encoded, >= 1 (Kumar et al. 2021)."""
+
+    hidden_size: int = 128
+    """Units of each tanh layer of encoder, actor and critic, >= 1."""
+
+    memory: Literal["gru", "lstm", "mingru", "transformer"] = "mingru"
+    """Kind of the student's memory, as of rl2."""
+
+    memory_size: int = 128
+    """Units of the student's memory, >= 1."""
+
+    lr: float = 1e-3
+    """Step size of the teacher's Adam, > 0."""
+
+    target_kl: float = 0.01
+    """KL divergence of a pass of PPO [nats], >= 0, that the step size aims at; 0 keeps lr."""
+
+    epochs: int = 5
+    """Passes of PPO over the steps of an iteration, >= 1."""
+
+    minibatches: int = 4
+    """Minibatches of steps in a pass of PPO, and of whole trials in one of the student, >= 1."""
+
+    clip: float = 0.2
+    """Half width of the clipping interval of the probability ratio, > 0."""
+
+    max_gradient: float = 1.0
+    """Longer gradients are scaled down to this norm, > 0."""
+
+    value_weight: float = 0.5
+    """Weight of the value's squared error [in variances of the returns], >= 0."""
+
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy [1 / nats], >= 0."""
+
+    discount: float = 0.99
+    """Discount gamma of one environment step, in [0, 1]."""
+
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation, in [0, 1]."""
+
+    student_lr: float = 1e-3
+    """Step size of the student's Adam, > 0."""
+
+    student_epochs: int = 5
+    """Passes of the student over the trials of an iteration, >= 1."""
+
+    latent_weight: float = 1.0
+    """Weight of the squared error of the student's latent numbers, beside the KL divergence of its
+    actions from the teacher's, >= 0."""
+
+    initial_log_std: float = 0.0
+    """Log of the action noise at the start [log of policy output units], >= min_log_std."""
+
+    min_log_std: float = -3.0
+    """Lower bound on the log of the action noise [log of policy output units]."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges above.
+
+        Raises:
+            ConfigError: Names the field, its value and what it must be.
+        """
+        known = self.memory in ("gru", "lstm", "mingru", "transformer")
+        require(known, "learner.memory", self.memory, "gru, lstm, mingru or transformer")
+        sizes = ("teacher_updates", "latent_size", "hidden_size", "memory_size", "epochs")
+        for hint, names in (
+            ("at least 1", (*sizes, "minibatches", "student_epochs")),
+            ("a finite number > 0", ("lr", "clip", "max_gradient", "student_lr")),
+            (
+                "a finite number >= 0",
+                ("target_kl", "value_weight", "entropy_weight", "latent_weight"),
+            ),
+            ("in [0, 1]", ("discount", "gae_lambda")),
+            ("a finite number", ("min_log_std",)),
+        ):
+            require_range(self, "learner", names, hint)
+        if self.memory == "transformer":
+            size = self.memory_size
+            require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
+        low, value = self.min_log_std, self.initial_log_std
+        hint = f"finite and >= learner.min_log_std = {low}"
+        require(low <= value < math.inf, "learner.initial_log_std", value, hint)

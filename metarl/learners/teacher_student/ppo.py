@@ -1,0 +1,178 @@
+"""PPO on single steps for the teacher, which sees the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.core.rollout import Metrics, Rollout
+from metarl.functional.advantages import explained_variance, gae, standardise
+from metarl.functional.ppo import (
+    adapt_lr,
+    approximate_kl,
+    check_ratio,
+    clip_indicator,
+    clipped_loss,
+)
+from metarl.functional.running_moments import Moments, normalize
+from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.learners.teacher_student.networks import TeacherStudentNetwork
+from metarl.networks.distributions import Distribution, clamp_
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P valid steps.
+
+    Attributes:
+        obs: Scaled (P, S).
+        code: The encoder's inputs (P, C).
+        action: (P, A).
+        log_prob: Of the sampling policy (P,) [nats].
+        advantage: (P,) [standard deviations].
+        target: Of the value (P,) [scaled].
+    """
+
+    obs: Tensor
+    code: Tensor
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
+
+
+def descend(adam: torch.optim.Optimizer, loss: Tensor, max_gradient: float) -> Tensor:
+    """Takes a step down the gradient of a loss; returns the norm of the gradient.
+
+    Raises:
+        FloatingPointError: The gradient is not finite.
+    """
+    parameters = adam.param_groups[0]["params"]
+    gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, value in zip(parameters, gradient, strict=True):
+        parameter.grad = value
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_gradient)
+    if not norm.isfinite():
+        raise FloatingPointError(f"a gradient's norm is not finite: {float(norm):.3g}")
+    adam.step()
+    return norm
+
+
+class Teacher:
+    """Trains encoder, actor and critic.
+
+    Args:
+        network: The networks.
+        distribution: Over actions.
+        adam: Of the teacher's parameters.
+        config: Settings.
+    """
+
+    def __init__(
+        self,
+        network: TeacherStudentNetwork,
+        distribution: Distribution,
+        adam: torch.optim.Optimizer,
+        config: TeacherStudentConfig,
+    ):
+        self._network, self._distribution = network, distribution
+        self._adam, self._config = adam, config
+
+    @torch.no_grad()
+    def check(self, rollouts: Sequence[Rollout], code: Tensor, moments: Moments) -> float:
+        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
+        scale, params = moments.scale(code.device), self._network.distribution_params()
+        latent = self._network.encoder(code)[:, None, None]
+        worst = 0.0
+        for rollout in rollouts:
+            obs = normalize(rollout.obs, scale)
+            output = self._network.output(obs, latent.expand(*obs.shape[:3], -1))
+            log_prob = self._distribution.log_prob(params, output, rollout.action)
+            rounding = self._distribution.log_prob_rounding(params, output, rollout.action)
+            error = check_ratio(log_prob - rollout.log_prob, rounding, rollout.valid)
+            worst = max(worst, error)
+        return worst
+
+    @torch.no_grad()
+    def batch(
+        self,
+        rollouts: Sequence[Rollout],
+        code: Tensor,
+        obs_moments: Moments,
+        value_moments: Moments,
+    ) -> tuple[Batch, Moments, float]:
+        """Collects the valid steps of all rollouts.
+
+        After an episode that reaches the horizon comes the value of its last observation, after one
+        that the task ends nothing.
+
+        Returns:
+            The steps, the new moments of the returns, and the share of the variance of the returns
+            that the value explains.
+        """
+        scale = obs_moments.scale(code.device)
+        mean, factor = value_moments.scale(code.device)
+        latent = self._network.encoder(code)[:, None, None]
+
+        def values(obs: Tensor) -> Tensor:
+            scaled = self._network.value(obs, latent.expand(*obs.shape[:3], -1))
+            return scaled / factor + mean
+
+        parts, estimates = [], []
+        for rollout in rollouts:
+            obs = normalize(rollout.obs, scale)
+            value = values(obs)
+            after = values(normalize(rollout.last_obs, scale).unsqueeze(2)).squeeze(2)
+            after = torch.where(rollout.terminated, 0.0, after)
+            settings = self._config.discount, self._config.gae_lambda
+            advantage = gae(rollout.reward, value, after, rollout.valid, *settings)
+            estimates.append((value, advantage))
+            codes = code[:, None, None].expand(*rollout.valid.shape, -1)
+            own = (obs, codes, rollout.action, rollout.log_prob, advantage, advantage + value)
+            parts.append([each[rollout.valid] for each in own])
+        *steps, advantage, target = map(torch.cat, zip(*parts, strict=True))
+        explained = explained_variance(target, target - advantage)
+        merged = value_moments.merge(target.cpu().unsqueeze(-1))
+        mean, factor = merged.scale(code.device)
+        whole = torch.ones_like(advantage, dtype=torch.bool)
+        shaped = standardise(advantage[None, None], whole[None, None])[0, 0]
+        return Batch(*steps, shaped, (target - mean) * factor), merged, explained
+
+    def train(self, batch: Batch, orders: Iterable[np.ndarray]) -> Metrics:
+        """Makes a pass of PPO for each order (P,) of the steps."""
+        config, group = self._config, self._adam.param_groups[0]
+        kl, totals, rounds = 0.0, torch.zeros(5, dtype=torch.float64), 0
+        for order in orders:
+            parts = torch.from_numpy(order).to(batch.obs.device).tensor_split(config.minibatches)
+            found = torch.stack([self._step(batch, part) for part in parts if len(part)]).cpu()
+            kl = float(found[:, 0].mean())
+            totals, rounds = totals + found.sum(dim=0), rounds + len(found)
+            group["lr"] = adapt_lr(group["lr"], config.lr, kl, config.target_kl)
+        means = (totals / rounds).tolist()
+        names = "clipped", "policy_loss", "value_loss", "gradient_norm"
+        named = {f"update/{name}": v for name, v in zip(names, means[1:], strict=True)}
+        return {"kl": kl, "update/lr": group["lr"], **named}
+
+    def _step(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""
+        config, network = self._config, self._network
+        own = Batch(*(part[rows] for part in vars(batch).values()))
+        latent, params = network.encoder(own.code), network.distribution_params()
+        output = network.output(own.obs, latent)
+        log_ratio = self._distribution.log_prob(params, output, own.action) - own.log_prob
+        policy_loss = clipped_loss(log_ratio, own.advantage, config.clip).mean()
+        value_loss = (network.value(own.obs, latent) - own.target).square().mean()
+        loss = policy_loss + config.value_weight * value_loss
+        if config.entropy_weight:
+            entropy = self._distribution.entropy(params, output).mean()
+            loss = loss - config.entropy_weight * entropy
+        norm = descend(self._adam, loss, config.max_gradient)
+        clamp_(self._distribution, params)
+        with torch.no_grad():
+            kl = approximate_kl(log_ratio).mean()
+            clipped = clip_indicator(log_ratio, config.clip).mean()
+            return torch.stack([kl, clipped, policy_loss, value_loss, norm]).double()

@@ -1,0 +1,291 @@
+"""Teacher and student: PPO that sees the task, then a memory that guesses what it needs of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.core.learner import TaskRngs
+from metarl.core.rng import stream
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.core.task_code import TaskCode
+from metarl.core.tasks import TaskDistribution
+from metarl.functional.params import check_state, check_updated, to_cpu
+from metarl.functional.running_moments import Moments, normalize
+from metarl.learners.teacher_student import ppo
+from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.learners.teacher_student.networks import TeacherStudentNetwork
+from metarl.learners.trial_memory import TrialContext
+from metarl.networks.distributions import build_distribution, choose, clamp_
+from metarl.sampling.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class TeacherContext:
+    """Knowledge of the tasks that the teacher has.
+
+    Attributes:
+        latent: (N, E, Z).
+    """
+
+    latent: Tensor
+
+    def slice_tasks(self, start: int, stop: int) -> TeacherContext:
+        """Returns the context of the tasks start..stop, as views."""
+        return TeacherContext(self.latent[start:stop])
+
+
+class TeacherStudent:
+    """Trains a policy that sees the task, then a memory that replaces the sight of it.
+
+    The first `teacher_updates` updates are PPO on a policy that reads an encoding of the task. In
+    all later ones a student acts: with the teacher's actor, and latent numbers that it guesses from
+    what it has experienced in the trial. It learns to guess the teacher's numbers, and to act like
+    the teacher, in the states that it visits itself.
+
+    Args:
+        config: Settings.
+        obs_size: S.
+        action_size: A.
+        tasks: The distribution of the tasks.
+        seed: Seed of the initial parameters and of the order of minibatches.
+        discrete: Actions are one-hot rows of A alternatives.
+        device: Where updates run; acting always runs on the CPU.
+        num_threads: Not used: an update has one thread.
+
+    Source: Kumar et al. 2021, RMA (arXiv:2107.04034); Ross et al. 2011, DAgger (arXiv:1011.0686).
+    """
+
+    pools_episodes = False
+    """The E episodes of a task are independent trials."""
+
+    def __init__(
+        self,
+        config: TeacherStudentConfig,
+        obs_size: int,
+        action_size: int,
+        *,
+        tasks: TaskDistribution,
+        seed: int,
+        discrete: bool = False,
+        device: torch.device | str = "cpu",
+        num_threads: int = 1,
+    ):
+        del num_threads
+        self.config, self._seed, self._action_size = config, seed, action_size
+        self.device = torch.device(device)
+        self._code = TaskCode(tasks, "this environment")
+        log_std = config.initial_log_std, config.min_log_std
+        distribution = build_distribution(discrete, *log_std)
+        sizes = obs_size, action_size, self._code.size
+        with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
+            network = TeacherStudentNetwork(config, distribution, *sizes)
+        network.initialise(stream(seed, "init"))
+        self._distribution, self.network = distribution, network.to(self.device)
+        self._acting = copy.deepcopy(network).cpu()
+        teacher, student = self.network.parts()
+        self._adams = {
+            "teacher": torch.optim.Adam(teacher, lr=config.lr, eps=1e-5),
+            "student": torch.optim.Adam(student, lr=config.student_lr, eps=1e-5),
+        }
+        for adam in self._adams.values():
+            for value in adam.param_groups[0]["params"]:
+                zeros = {part: torch.zeros_like(value) for part in ("exp_avg", "exp_avg_sq")}
+                adam.state[value] = {"step": torch.zeros(()), **zeros}
+        self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
+        self._updates = 0
+
+    @property
+    def is_teacher(self) -> bool:
+        """The next update is the teacher's."""
+        return self._updates < self.config.teacher_updates
+
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> TrialContext:
+        """Returns the student's context before any experience."""
+        del rngs
+        size = num_tasks, num_episodes
+        return TrialContext.initial(self._acting.memory, size, self._action_size)
+
+    def begin_training(
+        self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs
+    ) -> TeacherContext | TrialContext:
+        """Returns the context of the one who acts in the next training trial, on tasks (N, D)."""
+        if not self.is_teacher:
+            return self.begin(len(tasks), num_episodes, rngs)
+        with torch.no_grad():
+            latent = self._acting.encoder(self._encode(tasks))
+        return TeacherContext(latent.unsqueeze(1).expand(-1, num_episodes, -1).contiguous())
+
+    def act(
+        self,
+        context: TeacherContext | TrialContext,
+        obs: Tensor,
+        noise: Tensor,
+        feedback: Feedback | None = None,
+        *,
+        explore: bool,
+    ) -> tuple[Action, TeacherContext | TrialContext]:
+        """Samples actions (N, E, A) for obs (N, E, S), or takes the mode."""
+        network, noise_or_none = self._acting, noise if explore else None
+        obs, params = normalize(obs, self._obs_moments.scale()), network.distribution_params()
+        if isinstance(context, TeacherContext):
+            output = network.output(obs, context.latent)
+            return choose(self._distribution, params, output, noise_or_none), context
+        context = context.observe(feedback)
+        features, state = network.memory.step(context.inputs(obs), context.state)
+        latent = network.guess(features).unflatten(0, obs.shape[:2])
+        action = choose(self._distribution, params, network.output(obs, latent), noise_or_none)
+        return action, context.acted(network.memory, state, action, feedback)
+
+    def adapt(
+        self, context: TeacherContext | TrialContext, rollout: Rollout, rngs: TaskRngs
+    ) -> TeacherContext | TrialContext:
+        """Keeps what is known of the task."""
+        del rngs
+        return context if isinstance(context, TeacherContext) else context.end_episode(rollout)
+
+    def update(
+        self,
+        context: TeacherContext | TrialContext,
+        rollouts: Sequence[Rollout],
+        tasks: np.ndarray,
+    ) -> Metrics:
+        """Trains the teacher by PPO, or the student on the trials that it acted in.
+
+        Raises:
+            FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
+                not the one that sampled. Like any exception, it leaves the learner unchanged.
+        """
+        del context
+        before = self.state_dict()
+        try:
+            if self.is_teacher:
+                metrics = self._update_teacher(rollouts, tasks)
+            else:
+                metrics = self._update_student(Sequences.of(rollouts, self.device), tasks)
+            check_updated(self._device_state())
+            self._updates += 1
+            self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
+        except BaseException:  # also Ctrl-C
+            self._restore(before)
+            raise
+        return {"update/is_student": float(self._updates > self.config.teacher_updates), **metrics}
+
+    @torch.no_grad()
+    def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
+        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        return self.network.memory.unroll(inputs).cpu(), inputs.cpu()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns parameters, Adam's states, the moments and the number of updates, on the CPU."""
+        state = self._device_state()
+        state |= self._obs_moments.state("obs") | self._value_moments.state("value")
+        for name, adam in self._adams.items():
+            state[f"adam/steps/{name}"] = next(iter(adam.state.values()))["step"]
+        lr = self._adams["teacher"].param_groups[0]["lr"]
+        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
+        state["updates"] = torch.tensor(self._updates)
+        return {name: value.detach().clone() for name, value in to_cpu(state).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores a state_dict().
+
+        Raises:
+            ValueError: A tensor is missing or has another shape; names it. The learner is
+                unchanged.
+        """
+        check_state(state, self.state_dict())
+        self._restore(state)
+
+    def is_optimiser(self, name: str) -> bool:
+        """Returns whether an entry of state_dict() is state of Adam."""
+        return name.startswith("adam/")
+
+    # --- pieces of the update ------------------------------------------------------------------
+
+    def _device_state(self) -> Params:
+        """Returns the parameters and Adam's moments, where they are."""
+        names: dict[Tensor, str] = {value: n for n, value in self.network.named_parameters()}
+        state: Params = {f"policy/{name}": value for value, name in names.items()}
+        for adam in self._adams.values():
+            for value, kept in adam.state.items():
+                for part in ("exp_avg", "exp_avg_sq"):
+                    state[f"adam/{part}/{names[value]}"] = kept[part]
+        return state
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restores a state that fits, in place."""
+        for name, value in self._device_state().items():
+            value.data.copy_(state[name])
+        clamp_(self._distribution, self.network.distribution_params())
+        for name, adam in self._adams.items():
+            for kept in adam.state.values():
+                kept["step"].copy_(state[f"adam/steps/{name}"])
+        self._adams["teacher"].param_groups[0]["lr"] = float(state["adam/lr"])
+        self._obs_moments = Moments.of(state, "obs")
+        self._value_moments = Moments.of(state, "value")
+        self._updates = int(state["updates"])
+        self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
+
+    def _encode(self, tasks: np.ndarray) -> Tensor:
+        """Returns the inputs (N, C) of the encoder, on the CPU."""
+        return torch.from_numpy(self._code.encode(np.asarray(tasks, dtype=float))).float()
+
+    def _inputs(self, steps: Sequences) -> Tensor:
+        """Returns the memory's inputs (L, M, S + A + 2)."""
+        obs = normalize(steps.obs, self._obs_moments.scale(self.device))
+        return torch.cat([obs, steps.previous()], dim=-1)
+
+    def _update_teacher(self, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
+        valid = [rollout.valid for rollout in rollouts]
+        seen = torch.cat([r.obs[mask] for r, mask in zip(rollouts, valid, strict=True)])
+        code = self._encode(tasks).to(self.device)
+        teacher = ppo.Teacher(self.network, self._distribution, self._adams["teacher"], self.config)
+        own = [rollout.to(self.device) for rollout in rollouts]
+        error = teacher.check(own, code, self._obs_moments)
+        is_first = not self._obs_moments.count
+        if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
+            self._obs_moments = self._obs_moments.merge(seen)
+        moments = self._obs_moments, self._value_moments
+        batch, self._value_moments, explained = teacher.batch(own, code, *moments)
+        orders = (
+            stream(self._seed, "minibatches", self._updates, epoch).permutation(len(batch.code))
+            for epoch in range(self.config.epochs)
+        )
+        metrics = teacher.train(batch, orders)
+        if not is_first:
+            self._obs_moments = self._obs_moments.merge(seen)
+        return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+
+    def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
+        config, network, adam = self.config, self.network, self._adams["student"]
+        inputs, rows = self._inputs(steps), steps.obs.shape[1]
+        obs = inputs[..., : steps.obs.shape[-1]]
+        with torch.no_grad():
+            known = network.encoder(self._encode(tasks).to(self.device))
+            known = known.repeat_interleave(rows // len(tasks), dim=0).expand(len(obs), -1, -1)
+            wanted = network.output(obs, known)
+        totals, count = np.zeros(2), 0
+        for epoch in range(config.student_epochs):
+            order = stream(self._seed, "minibatches", self._updates, epoch).permutation(rows)
+            for part in torch.from_numpy(order).to(self.device).tensor_split(config.minibatches):
+                if not len(part):
+                    continue
+                latent = network.guess(network.memory.unroll(inputs[:, part]))
+                mask, params = steps.valid[:, part], network.distribution_params()
+                kl = self._distribution.kl_divergence(
+                    params, wanted[:, part], params, network.output(obs[:, part], latent)
+                )[mask].mean()
+                error = (latent - known[:, part]).square().mean(dim=-1)[mask].mean()
+                loss = kl + config.latent_weight * error
+                ppo.descend(adam, loss, config.max_gradient)
+                totals += [float(kl.detach()), float(error.detach())]
+                count += 1
+        kl_mean, error_mean = totals / count
+        return {"kl": kl_mean, "update/latent_error": error_mean}

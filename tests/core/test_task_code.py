@@ -1,0 +1,35 @@
+"""Tasks as inputs of a network."""
+
+import numpy as np
+import pytest
+
+from metarl.core.env import UnsupportedHere
+from metarl.core.task_code import TaskCode
+from metarl.core.tasks import Choice, Product, Split, Uniform, Variable
+
+LEG = Variable("leg", "1", 0.0, 2.0, labels=("left", "right", "tail"))
+TASKS = Product(
+    (
+        Split(Choice(LEG, (0.0, 1.0)), Choice(LEG, (2.0,))),
+        Split(*(Uniform((Variable("load", "1", *ends),)) for ends in ((0.0, 1.0), (1.0, 4.0)))),
+        Uniform((Variable("fixed", "m", 3.0, 3.0),)),
+    )
+)
+
+
+def test_kinds_are_one_hot_and_numbers_within_their_range():
+    code = TaskCode(TASKS, "robot")
+    tasks = np.array([[0.0, 0.0, 3.0], [2.0, 4.0, 3.0], [1.0, 2.0, 3.0]])
+    assert code.size == 5
+    assert code.encode(tasks).tolist() == [
+        [1.0, 0.0, 0.0, -1.0, 0.0],
+        [0.0, 0.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0],
+    ]
+    assert code.scale(tasks)[:, 0].tolist() == [-1.0, 1.0, 0.0]
+
+
+def test_task_without_a_range_is_refused_by_name():
+    tasks = Uniform((Variable("speed", "m/s", 0.0, np.inf),))
+    with pytest.raises(UnsupportedHere, match="task numbers of robot have no range"):
+        TaskCode(tasks, "robot")
