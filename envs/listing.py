@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from metarl.core.env import EnvSpec
+from metarl.core.files import PACKAGED
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
@@ -123,6 +124,10 @@ def _describe_families() -> str:
             for goal, recipe in goals.items()
         ]
         lines.append(f"  {robot:14}{', '.join(texts)}")
+    packaged = ", ".join(PACKAGED)
+    lines.append(
+        f"  {packaged}: as quadruped; their models come from a package (docs/own-robot.md)"
+    )
     lines.append("variations, and their numbers for ant (planar robots have fewer)")
     for name, variation in WORLDS.items():
         tasks = variation.tasks(ANT)

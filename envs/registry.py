@@ -9,7 +9,7 @@ import numpy as np
 
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
-from metarl.core.files import split_robot_file
+from metarl.core.files import split_packaged_robot, split_robot_file
 from metarl.core.tasks import Choice, Variable
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.env import MujocoBatchEnv
@@ -30,9 +30,10 @@ from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
+from metarl.envs.robots import box
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.health import HeightBand
-from metarl.envs.robots.own import read_robot
+from metarl.envs.robots.own import OwnRobot, read_robot
 from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
@@ -270,7 +271,22 @@ def own_recipe(name: str) -> Recipe | None:
             raise UnknownEnvironment(f"add a goal or variation, as in {name}:dir")
         return None
     file, parts = split
-    own = read_robot(file)
+    return _recipe_of(read_robot(file), parts)
+
+
+def box_recipe(name: str) -> Recipe | None:
+    """Returns the recipe of a name `go2-goal-variation-...` (`envs/robots/box.py`), or None.
+
+    Raises:
+        ConfigError: The model of the robot is not installed.
+        UnknownEnvironment: The robot cannot have this goal or variation.
+    """
+    split = split_packaged_robot(name)
+    return None if split is None else _recipe_of(box.build(split[0]), split[1])
+
+
+def _recipe_of(own: OwnRobot, parts: str) -> Recipe:
+    """Returns the recipe of a user's or a package's robot with the goal and variations `parts`."""
     goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(own.top_speed)}
     goals |= {"fwd-bwd": ForwardBackward()}
     goals |= {"dir": ForwardBackward()} if own.robot.planar else {"dir": Direction()}
@@ -285,7 +301,7 @@ def own_recipe(name: str) -> Recipe | None:
 
 
 def _factory(name: str) -> Factory:
-    factory = ENVIRONMENTS.get(name) or parse_name(name) or own_recipe(name)
+    factory = ENVIRONMENTS.get(name) or parse_name(name) or own_recipe(name) or box_recipe(name)
     if factory is not None:
         return factory
     plug_in = plugins.find(name)

@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.core.errors import ConfigError
 from metarl.envs.robots.own import COLUMNS, MOST_STEPS, refuse_unsupported, require_base
-from metarl.envs.robots.robot import compile_own
+from metarl.envs.robots.robot import Physics, compile_own
 
 GROUND = "floor"
 """Name of the ground's geom."""
@@ -25,6 +25,9 @@ SERVO_SCALE = 0.4
 
 SERVO_ERROR = 0.6
 """Distance from its target at which the servo made of a motor has its largest torque [rad]."""
+
+IN_ONE_LINE = ("health", "physics")
+"""Keys whose mapping stands in one line of the file."""
 
 SERVO_DAMPING = 0.025
 """Damping of such a servo, as a share of its stiffness [s]."""
@@ -47,9 +50,11 @@ class Guess:
     @property
     def summary(self) -> str:
         """The value in a few words."""
+        if self.key == "feet":
+            return ", ".join(self.value) or "none"
         if isinstance(self.value, list):
             return f"{len(self.value)} numbers"
-        if isinstance(self.value, dict) and self.key != "health":
+        if isinstance(self.value, dict) and self.key not in IN_ONE_LINE:
             return f"{len(self.value)}: {', '.join(list(self.value)[:2])}, ..."
         return _flow(self.value)
 
@@ -72,10 +77,13 @@ def guess_robot(path: Path) -> list[Guess]:
         Guess("model", path.name, "relative to this file"),
         Guess("base", "planar" if planar else "free", f"the first joints are {kind}"),
         Guess("ground", GROUND, _describe_ground(path)),
+        Guess("physics", vars(Physics.of(model)), "those of the model"),
         Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
         home,
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
         _guess_health(model, qpos, planar),
+        _guess_feet(model),
+        Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
         _guess_limbs(model),
         Guess("actuators", *_guess_actuators(model, qpos, path)),
         Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
@@ -128,6 +136,23 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Gues
     low, high = coordinate - 0.5 * height, coordinate + height
     value = {"low": round(float(low), 4), "high": round(float(high), 4), "tilt": 1.0}
     return Guess("health", value, "half and twice the height at home [m]; tilt in rad")
+
+
+def _guess_feet(model: mujoco.MjModel) -> Guess:
+    """Takes the lowest geom that can collide of each body without further bodies below it."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    can_collide = (model.geom_contype | model.geom_conaffinity) > 0
+    base = int(model.jnt_bodyid[0])
+    leaves = set(range(model.nbody)) - set(model.body_parentid.tolist())
+    feet = []
+    for body in sorted(leaves):
+        own = np.flatnonzero((model.geom_bodyid == body) & can_collide)
+        if model.body_rootid[body] == model.body_rootid[base] and len(own) and body != base:
+            lowest = min(own, key=lambda geom: _lowest(model, data, int(geom)))
+            feet.append(model.geom(int(lowest)).name)
+    named = [name for name in feet if name]
+    return Guess("feet", named, "the lowest shape of the last body of each branch")
 
 
 def _guess_limbs(model: mujoco.MjModel) -> Guess:
@@ -226,7 +251,7 @@ def to_yaml(guesses: Sequence[Guess], source: str) -> str:
     """Writes a robot's file with the reason of every line as a comment."""
     lines = [f"# A robot of metarl, guessed from {source}; metarl train --env FILE:dir"]
     for guess in guesses:
-        if isinstance(guess.value, dict) and guess.key != "health":
+        if isinstance(guess.value, dict) and guess.key not in IN_ONE_LINE:
             lines.append(f"{guess.key}: # {guess.reason}")
             lines += [f"  {_flow(key)}: {_flow(value)}" for key, value in guess.value.items()]
         else:

@@ -15,7 +15,7 @@ import yaml
 from metarl.core.errors import ConfigError, nearest
 from metarl.envs.robots.health import Standing, Upright
 from metarl.envs.robots.observation import observe_base
-from metarl.envs.robots.robot import Robot, compile_own
+from metarl.envs.robots.robot import CONES, INTEGRATORS, Physics, Robot, compile_own
 
 LARGEST_FILE = 100_000
 """Size of a robot's file beyond which it is not read [bytes]."""
@@ -24,8 +24,8 @@ MOST_STEPS = 1000
 """Largest number of physics steps in a control step."""
 
 KEYS = (
-    "model base ground frame_skip home reset_noise health limbs actuators bonus control_cost "
-    "top_speed"
+    "model base ground physics frame_skip home reset_noise health feet contacts limbs actuators "
+    "bonus control_cost top_speed"
 ).split()
 """Keys of the file, all of them required."""
 
@@ -64,8 +64,27 @@ def read_robot(path: Path) -> OwnRobot:
     missing = [key for key in KEYS if key not in tree]
     if missing:
         raise ConfigError(f"{path}: the key {missing[0]} is missing; metarl new-robot writes all")
+    source = path.absolute().parent / _Reader(path, tree).text("model")
+    return build_robot(path.stem, path, tree, source, path.read_bytes())
+
+
+def build_robot(
+    name: str, path: Path, tree: Mapping[str, Any], source: Path, definition: bytes
+) -> OwnRobot:
+    """Builds a robot from the values of its keys.
+
+    Args:
+        name: Its name.
+        path: Where the values were read, for messages.
+        tree: Key -> value.
+        source: Its model.
+        definition: What the values were read from.
+
+    Raises:
+        ConfigError: The model cannot be read, or a value has another type or does not fit it.
+    """
     read = _Reader(path, tree)
-    ground, source = read.text("ground"), path.absolute().parent / read.text("model")
+    ground = read.text("ground")
     model = compile_own(source, ground, ConfigError)
     planar = read.choice("base", ("free", "planar")) == "planar"
     refuse_unsupported(model, source)
@@ -75,8 +94,9 @@ def read_robot(path: Path) -> OwnRobot:
         raise ConfigError(f"{path}: home: the quaternion of the base, home[3:7], is zero")
     names = [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
+    feet = read.feet(model)
     robot = Robot(
-        path.stem,
+        name,
         str(source),
         frame_skip=read.whole("frame_skip"),
         skip_qpos=1 if planar else 2,
@@ -92,18 +112,21 @@ def read_robot(path: Path) -> OwnRobot:
         servos=tuple((row[4], row[5]) for row in actuators),
         observation=() if planar else observe_base(home, model.nv),
         ground=ground,
+        feet=feet,
+        feet_only=read.choice("contacts", ("all", "feet")) == "feet",
+        physics=read.physics(),
         is_own=True,
-        definition=_identify(path, source, model),
+        definition=_identify(definition, source, model),
     )
     terms = (read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed"))
     return OwnRobot(robot, *terms)
 
 
-def _identify(path: Path, source: Path, model: mujoco.MjModel) -> int:
+def _identify(definition: bytes, source: Path, model: mujoco.MjModel) -> int:
     """Returns a number that changes with the file, its model and the shapes of its meshes."""
     # to_xml has the included files too, but not the shapes of meshes
     resolved = mujoco.MjSpec.from_file(str(source)).to_xml()
-    digest = hashlib.sha256(path.read_bytes() + resolved.encode())
+    digest = hashlib.sha256(definition + resolved.encode())
     digest.update(model.mesh_vert.tobytes() + model.hfield_data.tobytes())
     return int.from_bytes(digest.digest()[:4], "big") // 2
 
@@ -220,6 +243,28 @@ class _Reader:
         if not low < high or tilt <= 0.0:
             raise self._refuse("health", value, "low < high and tilt > 0")
         return Upright(low, high, tilt) if planar else Standing(low, high, tilt)
+
+    def physics(self) -> Physics:
+        value, names = self.tree["physics"], ("timestep", "cone", "integrator")
+        if not isinstance(value, dict) or set(value) != set(names):
+            raise self._refuse("physics", value, "a mapping with timestep [s], cone, integrator")
+        for key, known in (("cone", CONES), ("integrator", INTEGRATORS)):
+            if value[key] not in known:
+                raise self._refuse(f"physics.{key}", value[key], f"one of {', '.join(known)}")
+        timestep = self._number("physics.timestep", value["timestep"], 1e-5, 0.1)
+        return Physics(timestep, value["cone"], value["integrator"])
+
+    def feet(self, model: mujoco.MjModel) -> tuple[str, ...]:
+        value, names = self.tree["feet"], [model.geom(i).name for i in range(model.ngeom)]
+        if not isinstance(value, list):
+            raise self._refuse("feet", value, "a list of geoms")
+        for name in value:
+            if name not in names:
+                hint = f"geoms of the model{nearest(str(name), names)}"
+                raise self._refuse("feet", value, hint)
+        if self.tree["contacts"] == "feet" and not value:
+            raise self._refuse("feet", value, "the geoms that collide, because contacts: feet")
+        return tuple(value)
 
     def limbs(self, names: list[str]) -> tuple[tuple[int, ...], ...]:
         value = self.tree["limbs"]

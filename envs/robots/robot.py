@@ -38,6 +38,46 @@ class Observed(Protocol):
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
 
 
+CONES = {"pyramidal": mujoco.mjtCone.mjCONE_PYRAMIDAL, "elliptic": mujoco.mjtCone.mjCONE_ELLIPTIC}
+"""Models of friction by name."""
+
+INTEGRATORS = {
+    "Euler": mujoco.mjtIntegrator.mjINT_EULER,
+    "RK4": mujoco.mjtIntegrator.mjINT_RK4,
+    "implicit": mujoco.mjtIntegrator.mjINT_IMPLICIT,
+    "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+}
+"""Integrators by name."""
+
+
+@dataclass(frozen=True)
+class Physics:
+    """Settings of the simulation.
+
+    Attributes:
+        timestep: Of a physics step [s].
+        cone: A name of CONES.
+        integrator: A name of INTEGRATORS.
+    """
+
+    timestep: float
+    cone: str
+    integrator: str
+
+    @staticmethod
+    def of(model: mujoco.MjModel) -> Physics:
+        """Returns the settings of a model."""
+        cone = next(name for name, value in CONES.items() if value == model.opt.cone)
+        kind = model.opt.integrator
+        integrator = next(name for name, value in INTEGRATORS.items() if value == kind)
+        return Physics(float(model.opt.timestep), cone, integrator)
+
+    def write(self, model: mujoco.MjModel) -> None:
+        """Gives a model these settings."""
+        model.opt.timestep = self.timestep
+        model.opt.cone, model.opt.integrator = CONES[self.cone], INTEGRATORS[self.integrator]
+
+
 @dataclass(frozen=True)
 class Robot:
     """A robot's model and conventions.
@@ -72,6 +112,9 @@ class Robot:
         observation: The parts of the observation; () takes qpos without the world position, qvel
             and `derived`.
         ground: Name of the ground's geom.
+        feet: Names of the geoms with which it stands; () is not known.
+        feet_only: No other geom of the robot collides.
+        physics: What replaces the model's own settings, if anything.
         is_own: The model is the user's: see `compile_own`.
         definition: Number that changes with the user's files; see EnvSpec.version.
     """
@@ -96,6 +139,9 @@ class Robot:
     servos: tuple[tuple[float, float], ...] = ()
     observation: tuple[Observed, ...] = ()
     ground: str = "floor"
+    feet: tuple[str, ...] = ()
+    feet_only: bool = False
+    physics: Physics | None = None
     is_own: bool = False
     definition: int = 0
 
@@ -114,6 +160,7 @@ class Robot:
         assets = Path(str(files("gymnasium"))) / "envs" / "mujoco" / "assets"
         path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
+        edits = [_only_feet_collide(self.feet), *edits] if self.feet_only else edits
         with _compiler_warnings():
             if self.is_own:
                 model = compile_own(Path(path), self.ground, ValueError, edits)
@@ -124,6 +171,8 @@ class Robot:
         for actuator, (stiffness, damping) in enumerate(self.servos):
             if stiffness:
                 _make_servo(model, actuator, stiffness, damping)
+        if self.physics:
+            self.physics.write(model)
         if self.control_range:
             model.actuator_ctrlrange[:] = self.control_range
             model.actuator_ctrllimited[:] = 1
@@ -215,7 +264,7 @@ def compile_own(
     """Compiles a model of the user.
 
     A ground is added where the world has no plane; a plane without a name gets that of the ground,
-    and an actuator without a name that of its joint.
+    an actuator without a name that of its joint, and a geom without one that of its body.
 
     Args:
         path: The model.
@@ -233,6 +282,7 @@ def compile_own(
             floor = planes[0] if planes else spec.worldbody.add_geom(type=plane, size=[40, 40, 40])
             floor.name = ground
         _name_actuators(spec)
+        _name_geoms(spec)
         for edit in edits:
             edit(spec)
         with _compiler_warnings():
@@ -251,6 +301,28 @@ def _name_actuators(spec: mujoco.MjSpec) -> None:
             actuator.name = "" if name in taken else name
             number += 1
         taken.add(actuator.name)
+
+
+def _name_geoms(spec: mujoco.MjSpec) -> None:
+    """Gives geoms of bodies without a name that of the body, with a number."""
+    taken = {geom.name for geom in spec.geoms}
+    for body in spec.bodies[1:]:
+        for number, geom in enumerate(body.geoms, start=1):
+            name = f"{body.name} {number}"
+            if not geom.name and body.name and name not in taken:
+                geom.name = name
+
+
+def _only_feet_collide(feet: Sequence[str]) -> Edit:
+    """Returns an edit that switches off the contacts of the robot's other geoms."""
+
+    def edit(spec: mujoco.MjSpec) -> None:
+        for body in spec.bodies[1:]:
+            for geom in body.geoms:
+                if geom.name not in feet:
+                    geom.contype = geom.conaffinity = 0
+
+    return edit
 
 
 def _compile_with(path: str, edits: Sequence[Edit]) -> mujoco.MjModel:

@@ -18,6 +18,7 @@ import yaml
 
 import metarl
 from metarl.config.parser import flag, merge, plain, read_flags
+from metarl.config.presets import preset_names
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml, split_robot_file
 from metarl.core.trees import flatten
@@ -337,25 +338,15 @@ def _default(algo: object, where: str) -> TrainConfig[Any]:
 
 
 def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:
-    """Returns the defaults of the dataclasses under the preset, if the pair has one.
-
-    A name without a preset of its own has that of its longest beginning: `ant-dir/...` and
-    `ant-dir-wind` that of `ant-dir`. A user's robot `file.yaml:...` has that of the name `robot`.
-    """
+    """Returns the defaults of the dataclasses under the preset, if there is one."""
     default = replace(_default(algo, where), env=env)
     folder = (presets / default.algo).resolve()
-    for name in ("robot",) if split_robot_file(env) else _beginnings(env):
+    for name in preset_names(env):
         path = (folder / f"{name}.yaml").resolve()
         # a name may contain "/" and "..": never read a file outside the folder
         if name and path.is_relative_to(folder) and path.is_file():
             return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
     return default
-
-
-def _beginnings(env: str) -> list[str]:
-    """Returns an environment's name and its beginnings at "/" and "-", the longest first."""
-    words = [] if ":" in env else env.partition("/")[0].split("-")
-    return [env, *("-".join(words[:count]) for count in range(len(words), 0, -1))]
 
 
 def _read_run_config(run: Path) -> TrainConfig[Any]:

@@ -74,3 +74,15 @@ def split_robot_file(name: str) -> tuple[Path, str] | None:
     """Splits the name `my_robot.yaml:goal-variation` of an environment; None for other names."""
     file, _, parts = name.rpartition(":")
     return (Path(file), parts) if file.endswith((".yaml", ".yml")) else None
+
+
+PACKAGED = ("a1", "a2", "aliengo", "anymal-b", "anymal-c", "b2", "go1", "go2", "spot")
+"""Names of the robots whose models come from an installed package (`envs/robots/box.py`)."""
+
+
+def split_packaged_robot(name: str) -> tuple[str, str] | None:
+    """Splits the name `go2-goal-variation` of an environment; None for other names."""
+    for robot in PACKAGED:
+        if name.startswith(f"{robot}-"):
+            return robot, name.removeprefix(f"{robot}-")
+    return None

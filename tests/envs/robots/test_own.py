@@ -197,6 +197,22 @@ def test_second_free_body_is_refused(write):
         ({"home": [0.0] * 9}, "the quaternion of the base, home[3:7], is zero"),
         ({"health": {"low": 5, "high": 1, "tilt": 1}}, "must be low < high and tilt > 0"),
         ({"health": {"low": 0}}, "a mapping with low, high [m] and tilt [rad]"),
+        (
+            {"feet": ["left 9"]},
+            "feet = ['left 9']: must be geoms of the model; did you mean left 1?",
+        ),
+        ({"feet": "left 1"}, "feet = 'left 1': must be a list of geoms"),
+        ({"feet": [], "contacts": "feet"}, "the geoms that collide, because contacts: feet"),
+        ({"contacts": "none"}, "contacts = 'none': must be all or feet"),
+        ({"physics": {"timestep": 1}}, "a mapping with timestep [s], cone, integrator"),
+        (
+            {"physics": {"timestep": 1, "cone": "pyramidal", "integrator": "Euler"}},
+            "physics.timestep = 1: must be a number from 1e-05 to 0.1",
+        ),
+        (
+            {"physics": {"timestep": 0.01, "cone": "flat", "integrator": "Euler"}},
+            "physics.cone = 'flat': must be one of pyramidal, elliptic",
+        ),
         ({"reset_noise": float("nan")}, "reset_noise = nan: must be a number from 0 to 10"),
     ],
 )
@@ -239,6 +255,31 @@ def test_quadruped_from_its_own_model_is_the_built_in_one(tmp_path):
             action = np.random.default_rng(0).standard_normal((2, 12))
             rewards.append([env.step(action, np.ones(2, dtype=bool)).reward for _ in range(5)])
     np.testing.assert_array_equal(*rewards)
+
+
+def test_feet_are_the_lowest_shapes_of_the_last_bodies(tmp_path):
+    path = tmp_path / "copy.xml"
+    path.write_bytes(Path(QUADRUPED.model_file).read_bytes())
+    guessed = values(path)
+    assert guessed["feet"] == [f"{leg}_foot" for leg in ("FL", "FR", "RL", "RR")]
+    assert guessed["contacts"] == "all"
+    own = {"timestep": 0.004, "cone": "pyramidal", "integrator": "implicitfast"}
+    assert guessed["physics"] == own
+
+
+def test_shapes_without_a_name_get_that_of_their_body(write):
+    assert values(write())["feet"] == ["left 1", "right 1"]
+
+
+def test_only_feet_collide_and_the_physics_is_that_of_the_file(robot_file):
+    physics = {"timestep": 0.001, "cone": "elliptic", "integrator": "RK4"}
+    for contacts, colliding in (("feet", 3), ("all", 4)):
+        robot = read_robot(robot_file(contacts=contacts, physics=physics)).robot
+        model = robot.model()
+        assert ((model.geom_contype | model.geom_conaffinity) > 0).sum() == colliding
+        assert model.opt.timestep == 0.001
+        assert model.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC
+        assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
 
 
 def test_inspection_says_what_the_robot_does(robot_file):
