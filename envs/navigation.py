@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, Step, check_rows, check_streams, check_tasks
+from metarl.core.env import EnvSpec, Quantity, Step, check_rows, check_streams, check_tasks
 from metarl.core.tasks import TaskDistribution, Uniform, Variable
 from metarl.envs.rendering.marker import Marker
 
@@ -123,6 +123,8 @@ class NavigationEnv:
             tasks=goal.tasks,
             reward=goal.formula,
             floors={"stand still": floor, "best without the task": floor},
+            observed=(Quantity("x", "m"), Quantity("y", "m")),
+            actuators=(Quantity("step x", "m"), Quantity("step y", "m")),
         )
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:

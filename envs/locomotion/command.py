@@ -9,6 +9,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from metarl.core.env import Quantity
 from metarl.core.tasks import TaskDistribution, Uniform
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.robots.observation import rotation
@@ -16,6 +17,13 @@ from metarl.envs.robots.robot import Reader
 
 SIZE = 3
 """Numbers of a command: speed forward and to the left [m/s], turn to the left [rad/s]."""
+
+QUANTITIES = [
+    Quantity("command: speed forward", "m/s"),
+    Quantity("command: speed to the left", "m/s"),
+    Quantity("command: turn to the left", "rad/s"),
+]
+"""Them, as a part of the observation."""
 
 _SAMPLES = 20_000
 """Commands over which the reward of standing still is averaged."""

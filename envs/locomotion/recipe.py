@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from metarl.core.env import EnvSpec
+from metarl.core.env import EnvSpec, Quantity
 from metarl.core.tasks import join_tasks
 from metarl.envs.locomotion import command
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.goals import Goal, RewardTerms
 from metarl.envs.locomotion.world import Variation
+from metarl.envs.robots import quantities
 from metarl.envs.robots.observation import list_observation
 from metarl.envs.robots.robot import Observed, Robot, bare_model
 
@@ -84,6 +85,8 @@ class Recipe:
             floors=self.terms.floors(self.goal, self.horizon),
             note="; ".join(note for note in notes if note),
             task_split=self.task_split or (splits[0] if splits else None),
+            observed=tuple(self._observed()),
+            actuators=tuple(quantities.controls(model)),
         )
 
     def _action_range(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -92,6 +95,14 @@ class Recipe:
             return None
         low, high = bare_model(self.robot).actuator_ctrlrange.T.tolist()
         return tuple(low), tuple(high)
+
+    def _observed(self) -> list[Quantity]:
+        """Returns what the numbers of an observation are, in the order of the environment."""
+        model = bare_model(self.robot)
+        found = [each for part in self.observation() for each in part.quantities(model)]
+        found += command.QUANTITIES if isinstance(self.goal, Command) else []
+        points = self.scan().round(3).tolist()
+        return found + [Quantity(f"ground over rest at x {x:g}, y {y:g} m", "m") for x, y in points]
 
     def _obs_size(self) -> int:
         size = sum(part.size for part in self.observation()) + len(self.scan())

@@ -8,6 +8,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from metarl.core.env import Quantity
+from metarl.envs.robots import quantities
 from metarl.envs.robots.robot import Observed, Reader, Robot
 
 
@@ -31,6 +33,10 @@ class ObservationField:
     def size(self) -> int:
         """Count of numbers in the observation."""
         return int(np.prod(self.shape))
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return quantities.of_field(model, self.field, self.first, self.shape[0])
 
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
@@ -62,6 +68,11 @@ class JointPositions:
         """Count of numbers in the observation."""
         return len(self.home)
 
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        own = quantities.positions(model)[7 : 7 + self.size]
+        return [Quantity(f"{each.name} relative to home", each.unit) for each in own]
+
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
         values, home = batch.bind("qpos")[:, 7 : 7 + self.size], np.array(self.home)
@@ -78,6 +89,10 @@ class BaseVelocity:
 
     size: int = 3
 
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return [Quantity(f"base velocity {axis}, own axes", "m/s") for axis in "xyz"]
+
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
         quaternion, velocity = batch.bind("qpos")[:, 3:7], batch.bind("qvel")[:, :3]
@@ -93,6 +108,10 @@ class Gravity:
     """Direction (3,) of gravity in the axes of a free base; (0, 0, -1) when it is level."""
 
     size: int = 3
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return [Quantity(f"direction of gravity {axis}, own axes", "1") for axis in "xyz"]
 
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import mujoco
 import numpy as np
 
+from metarl.core.env import Quantity
+
 DEPRECATED = "settotalmass"
 """Part of MuJoCo's warning about half_cheetah.xml, a file of Gymnasium's."""
 
@@ -33,6 +35,9 @@ class Observed(Protocol):
     @property
     def size(self) -> int:
         """Count of numbers."""
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
 
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""

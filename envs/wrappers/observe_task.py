@@ -11,6 +11,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     MovableCamera,
+    Quantity,
     RenderableEnv,
     RestartableEnv,
     SceneEnv,
@@ -52,7 +53,9 @@ class ObserveTask:
         size = env.spec.obs_size + len(env.spec.tasks.variables)
         note = "the task is in the observation"
         note = f"{env.spec.note}; {note}" if env.spec.note else note
-        self.spec = replace(env.spec, obs_size=size, note=note)
+        names = [Quantity(f"task: {v.name}, scaled", "1") for v in env.spec.tasks.variables]
+        observed = (*env.spec.observed, *names) if env.spec.observed else ()
+        self.spec = replace(env.spec, obs_size=size, note=note, observed=observed)
 
     @property
     def capabilities(self) -> Collection[type]:

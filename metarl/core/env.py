@@ -17,6 +17,19 @@ from metarl.core.tasks import TaskDistribution
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """One number of an observation or an action.
+
+    Attributes:
+        name: What it is.
+        unit: SI unit, or "1" for a pure number.
+    """
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """Description of an environment for learners, run records and `--list-envs`.
 
@@ -40,6 +53,8 @@ class EnvSpec:
         action_centre: Action sent for an output of zero, or one for each of the A numbers.
         action_range: Smallest and largest action sent, A numbers each. None if they are not stated;
             adapters then take -1 and 1.
+        observed: What the S numbers of an observation are; () is not stated.
+        actuators: What the A numbers of an action are; () is not stated.
     """
 
     name: str
@@ -57,6 +72,8 @@ class EnvSpec:
     discrete: bool = False
     action_centre: float | tuple[float, ...] = 0.0
     action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    observed: tuple[Quantity, ...] = ()
+    actuators: tuple[Quantity, ...] = ()
 
 
 @dataclass(frozen=True)

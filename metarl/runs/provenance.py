@@ -142,7 +142,13 @@ def _describe_env(spec: Any) -> dict[str, Any]:
         "tasks": {"train": _describe_variables(tasks), "test": _describe_variables(test_tasks)},
         **_read_fields(tasks, ("held_out",)),
         **_read_fields(spec, rest),
+        **{name: _list_quantities(spec, name) for name in ("observed", "actuators")},
     }
+
+
+def _list_quantities(spec: Any, name: str) -> list[list[str]]:
+    """Returns [name, unit] of each number of an observation or an action; [] if not stated."""
+    return [[each.name, each.unit] for each in getattr(spec, name, ())]
 
 
 def _describe_variables(distribution: Any) -> list[dict[str, Any]]:
