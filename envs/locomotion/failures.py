@@ -139,12 +139,14 @@ class Weak(Cripple):
 
 @dataclass(frozen=True)
 class Damage(Cripple):
-    """A limb that is dead, locked or weak.
+    """A limb that is dead, locked or weak, in three of four tasks from the middle of an episode.
 
     Attributes:
+        share: Probability that the limb fails in mid-episode.
         strength: Range of the share of their strength that the actuators of a weak limb keep.
     """
 
+    share: float = 0.75
     strength: tuple[float, float] = (0.2, 0.8)
 
     name = "damage"
