@@ -30,10 +30,10 @@ from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
-from metarl.envs.robots import box
+from metarl.envs.robots import box, registered
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.health import HeightBand
-from metarl.envs.robots.own import OwnRobot, read_robot
+from metarl.envs.robots.own import read_robot
 from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
@@ -271,7 +271,7 @@ def own_recipe(name: str) -> Recipe | None:
             raise UnknownEnvironment(f"add a goal or variation, as in {name}:dir")
         return None
     file, parts = split
-    return _recipe_of(read_robot(file), parts)
+    return recipe_of(read_robot(file), parts)
 
 
 def box_recipe(name: str) -> Recipe | None:
@@ -282,28 +282,49 @@ def box_recipe(name: str) -> Recipe | None:
         UnknownEnvironment: The robot cannot have this goal or variation.
     """
     split = split_packaged_robot(name)
-    return None if split is None else _recipe_of(box.build(split[0]), split[1])
+    return None if split is None else recipe_of(box.build(split[0]), split[1])
 
 
-def _recipe_of(own: OwnRobot, parts: str) -> Recipe:
-    """Returns the recipe of a user's or a package's robot with the goal and variations `parts`."""
-    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(own.top_speed)}
+def registered_recipe(name: str) -> Recipe | None:
+    """Returns the recipe of a name `robot-goal-variation-...` of a registered robot, or None.
+
+    Raises:
+        ConfigError: A package's robot cannot be used.
+        UnknownEnvironment: The robot cannot have this goal or variation.
+    """
+    found = registered.find(name)
+    return None if found is None else recipe_of(*found)
+
+
+def recipe_of(robot: Robot, parts: str) -> Recipe:
+    """Returns the recipe of a user's or a package's robot.
+
+    Args:
+        robot: The robot.
+        parts: Goal and variations: `goal-variation-...`.
+
+    Raises:
+        UnknownEnvironment: It cannot have them.
+    """
+    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(robot.top_speed)}
     goals |= {"fwd-bwd": ForwardBackward()}
-    goals |= {"dir": ForwardBackward()} if own.robot.planar else {"dir": Direction()}
-    goals |= {} if own.robot.planar else {"goal": Position(), "command": Command()}
-    terms = RewardTerms(bonus=own.bonus, control_cost=own.control_cost)
+    goals |= {"dir": ForwardBackward()} if robot.planar else {"dir": Direction()}
+    goals |= {} if robot.planar else {"goal": Position(), "command": Command()}
+    terms = RewardTerms(bonus=robot.bonus, control_cost=robot.control_cost)
     for goal, objective in goals.items():
         variations = _read_variations(parts, goal)
         if variations or (goal and variations is not None):
-            return Recipe(own.robot, objective, terms, variations)
+            return Recipe(robot, objective, terms, variations)
     choices = ", ".join([*filter(None, goals), *WORLDS])
     raise UnknownEnvironment(f"{parts!r} is no goal-variation of this robot ({choices})")
 
 
 def _factory(name: str) -> Factory:
-    factory = ENVIRONMENTS.get(name) or parse_name(name) or own_recipe(name) or box_recipe(name)
-    if factory is not None:
-        return factory
+    finders = (ENVIRONMENTS.get, parse_name, own_recipe, box_recipe, registered_recipe)
+    for find in finders:
+        factory = find(name)
+        if factory is not None:
+            return factory
     plug_in = plugins.find(name)
     if plug_in is not None:
         return lambda name, threads: plugins.build(name, plug_in, threads)

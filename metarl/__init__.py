@@ -15,7 +15,9 @@ if TYPE_CHECKING:
         load,
         make_env,
         publish,
+        register_robot,
         report,
+        robot_from_mjcf,
         train,
     )
     from metarl.experiment import TrainedPolicy
@@ -32,7 +34,9 @@ __all__ = [
     "load",
     "make_env",
     "publish",
+    "register_robot",
     "report",
+    "robot_from_mjcf",
     "train",
 ]
 

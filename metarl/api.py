@@ -18,6 +18,10 @@ from metarl import builders, experiment
 from metarl.config.schema import build_config
 from metarl.core.env import BatchEnv, NoPictures, RenderableEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
+from metarl.environments import check_env as check_env
+from metarl.environments import make_env as make_env
+from metarl.environments import register_robot as register_robot
+from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.explanation import explain as explain
@@ -119,26 +123,6 @@ def load(run: str | Path, *, threads: int = 0, env: Any = None) -> TrainedPolicy
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
     """
     return experiment.load(Path(run), threads, env)
-
-
-def make_env(
-    env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
-) -> Any:
-    """Builds an environment batch, as `metarl.builders.make_env` does.
-
-    Args:
-        env: A name, a class or function that makes a Gymnasium environment, or a `BatchEnv`.
-        threads: Physics threads; 0 uses all cores.
-        observe_task: Append the task to the observation.
-        observe_terrain: Append heights of the ground around the robot to the observation.
-
-    Raises:
-        ConfigError: There is no such name; the message names the nearest.
-        EnvironmentContractError: The code of a plug-in fails; the message names the line.
-    """
-    return builders.make_env(
-        env, threads, observe_task=observe_task, observe_terrain=observe_terrain
-    )
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -382,13 +366,3 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = 
     page = Path(output) if output else output_folder(paths[0]) / "report.html"
     write_report(paths, page, [])
     return page
-
-
-def check_env(env: Any) -> list[Any]:
-    """Tests the contract of `BatchEnv` on an environment; returns one finding for each test."""
-    from metarl.envs.env_checker import check
-
-    if builders.is_batch_env(env):
-        hint = "give a name, a class or a function, because the checks compare two of it"
-        raise ConfigError(f"env = {env.spec.name}: {hint}")
-    return check(lambda threads: builders.make_env(env, threads))

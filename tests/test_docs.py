@@ -20,6 +20,7 @@ from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
 from metarl.core.files import split_packaged_robot
 from metarl.envs.registry import make
+from metarl.envs.robots.quadruped import QUADRUPED
 
 README = REPOSITORY / "README.md"
 PAGES = [
@@ -237,6 +238,7 @@ def small_code(path):
 @pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=name_of)
 def test_python_code_runs(path, workplace):
     write_modules(path)
+    Path("my_robot.xml").write_bytes(Path(QUADRUPED.model_file).read_bytes())
     module = types.ModuleType("page")
     for line, code in small_code(path):
         exec(compile("\n" * line + code, name_of(path), "exec"), vars(module))

@@ -23,6 +23,7 @@ metarl.runs
 metarl.training
 metarl.reporting
 metarl.builders
+metarl.environments
 metarl.experiment
 metarl.explanation
 metarl.publishing
@@ -42,7 +43,7 @@ SHARED_WITH_ENVS = {
 FACADE = "metarl"
 
 # Only these put an environment and a learner together.
-COMPOSITION_ROOTS = {"metarl.builders", "metarl.api", "metarl.cli"}
+COMPOSITION_ROOTS = {"metarl.builders", "metarl.environments", "metarl.api", "metarl.cli"}
 
 
 def module_name(path):

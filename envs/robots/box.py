@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from metarl.core.errors import ConfigError
-from metarl.envs.robots.guess import guess_robot
-from metarl.envs.robots.own import OwnRobot, build_robot
+from metarl.envs.robots.guess import robot_from_mjcf
+from metarl.envs.robots.robot import Robot
 
 TIMESTEP = 0.005
 """Of a physics step [s]; the models as they come take 0.002."""
@@ -78,7 +78,7 @@ def _cached() -> Path | None:
     return Path(given or Path(base or Path.home() / ".cache") / "mujoco_menagerie")
 
 
-def build(name: str) -> OwnRobot:
+def build(name: str) -> Robot:
     """Builds a robot of ROBOTS: its definition is guessed from its model, as by `new-robot`.
 
     Only its feet collide, contacts have pyramidal cones, and the physics has steps of TIMESTEP with
@@ -90,7 +90,6 @@ def build(name: str) -> OwnRobot:
     model = ROBOTS[name].find()
     if model is None:
         raise ConfigError(f"the model of {name} is not installed: {ROBOTS[name].hint}")
-    tree = {guess.key: guess.value for guess in guess_robot(model)}
-    tree["physics"] = {"timestep": TIMESTEP, "cone": "pyramidal", "integrator": "Euler"}
-    tree |= {"frame_skip": round(CONTROL_PERIOD / TIMESTEP), "contacts": "feet"}
-    return build_robot(name, model, tree, model, repr(tree).encode())
+    physics = {"timestep": TIMESTEP, "cone": "pyramidal", "integrator": "Euler"}
+    skip = round(CONTROL_PERIOD / TIMESTEP)
+    return robot_from_mjcf(model, name, physics=physics, frame_skip=skip, contacts="feet")

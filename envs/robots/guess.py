@@ -10,9 +10,15 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl.core.errors import ConfigError
-from metarl.envs.robots.own import COLUMNS, MOST_STEPS, refuse_unsupported, require_base
-from metarl.envs.robots.robot import Physics, compile_own
+from metarl.core.errors import ConfigError, nearest
+from metarl.envs.robots.own import (
+    COLUMNS,
+    MOST_STEPS,
+    build_robot,
+    refuse_unsupported,
+    require_base,
+)
+from metarl.envs.robots.robot import Physics, Robot, compile_own
 
 GROUND = "floor"
 """Name of the ground's geom."""
@@ -90,6 +96,27 @@ def guess_robot(path: Path) -> list[Guess]:
         Guess("control_cost", 0.01, "weight of the sum of squares of the policy's outputs"),
         Guess("top_speed", 1.0, "largest speed of the goal vel [m/s]"),
     ]
+
+
+def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
+    """Makes a robot from a model, with a definition guessed as by `metarl new-robot`.
+
+    Args:
+        path: The MJCF file.
+        name: Of the robot; by default that of the file.
+        **keys: Keys of a robot's file (docs/own-robot.md) with values other than the guess.
+
+    Raises:
+        ConfigError: The model is not supported, or a key is unknown or does not fit it.
+    """
+    path = Path(path)
+    tree = {guess.key: guess.value for guess in guess_robot(path)}
+    for key in keys:
+        if key not in tree:
+            raise ConfigError(f"{path}: unknown key {key}{nearest(key, tree)}")
+    tree |= keys
+    definition = repr(sorted(tree.items())).encode()
+    return build_robot(name or path.stem, path, tree, path.absolute(), definition)
 
 
 def _describe_ground(path: Path) -> str:

@@ -33,24 +33,7 @@ COLUMNS = ("centre", "scale", "low", "high", "stiffness", "damping")
 """Numbers of an actuator in the file."""
 
 
-@dataclass(frozen=True)
-class OwnRobot:
-    """A robot, and what a reward needs to know of it.
-
-    Attributes:
-        robot: The robot.
-        bonus: Reward of every step after which it is healthy.
-        control_cost: Weight of the sum of squares of the policy's clipped outputs.
-        top_speed: Largest speed of the tasks of the goal `vel` [m/s].
-    """
-
-    robot: Robot
-    bonus: float
-    control_cost: float
-    top_speed: float
-
-
-def read_robot(path: Path) -> OwnRobot:
+def read_robot(path: Path) -> Robot:
     """Reads a robot's file; the path of its model is relative to it.
 
     Raises:
@@ -70,7 +53,7 @@ def read_robot(path: Path) -> OwnRobot:
 
 def build_robot(
     name: str, path: Path, tree: Mapping[str, Any], source: Path, definition: bytes
-) -> OwnRobot:
+) -> Robot:
     """Builds a robot from the values of its keys.
 
     Args:
@@ -95,7 +78,7 @@ def build_robot(
     names = [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
     feet = read.feet(model)
-    robot = Robot(
+    return Robot(
         name,
         str(source),
         frame_skip=read.whole("frame_skip"),
@@ -117,9 +100,8 @@ def build_robot(
         physics=read.physics(),
         is_own=True,
         definition=_identify(definition, source, model),
+        **{key: read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed")},
     )
-    terms = (read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed"))
-    return OwnRobot(robot, *terms)
 
 
 def _identify(definition: bytes, source: Path, model: mujoco.MjModel) -> int:

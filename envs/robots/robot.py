@@ -122,6 +122,9 @@ class Robot:
         physics: What replaces the model's own settings, if anything.
         is_own: The model is the user's: see `compile_own`.
         definition: Number that changes with the user's files; see EnvSpec.version.
+        bonus: Reward of every step after which a robot of the user is healthy.
+        control_cost: Weight of the sum of squares of the policy's clipped outputs, likewise.
+        top_speed: Largest speed of the tasks of the goal `vel` [m/s], likewise.
     """
 
     name: str
@@ -149,6 +152,9 @@ class Robot:
     physics: Physics | None = None
     is_own: bool = False
     definition: int = 0
+    bonus: float = 0.5
+    control_cost: float = 0.01
+    top_speed: float = 1.0
 
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.

@@ -164,7 +164,7 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     guesses = guess_robot(model)
     write_atomically(output, to_yaml(guesses, model.name))
     try:
-        findings = inspect_robot(read_robot(output).robot)
+        findings = inspect_robot(read_robot(output))
     except BaseException:  # a second try must not meet the file of the first
         output.unlink()
         raise

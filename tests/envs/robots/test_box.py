@@ -78,7 +78,7 @@ def test_robot_of_a_package_has_the_presets_of_the_quadruped():
 @needs_models
 @pytest.mark.parametrize("name", ["go1", "go2"])
 def test_unitree_robot_stands_and_moves_every_joint(name):
-    robot = box.build(name).robot
+    robot = box.build(name)
     assert robot.feet == ("FL", "FR", "RL", "RR") and len(robot.limbs) == 4
     standing, actuators, speed = inspect_robot(robot)
     assert standing.startswith("stands 2 s without an action")

@@ -129,7 +129,7 @@ def test_motors_of_a_robot_with_a_keyframe_become_servos(write, tmp_path):
     table = values(path)["actuators"]
     assert table["left_hip"]["stiffness"] == 10 and table["right_hip"]["stiffness"] == 5
     (tmp_path / "robot.yaml").write_text(to_yaml(guess_robot(path), "robot.xml"))
-    model = read_robot(tmp_path / "robot.yaml").robot.model()
+    model = read_robot(tmp_path / "robot.yaml").model()
     data = mujoco.MjData(model)
     data.qpos[:] = [0, 0, 5, 1, 0, 0, 0, 0.1, 0.5]
     data.qvel[6] = 0.2
@@ -243,7 +243,7 @@ def test_quadruped_from_its_own_model_is_the_built_in_one(tmp_path):
     path.write_bytes(Path(QUADRUPED.model_file).read_bytes())
     file = path.with_suffix(".yaml")
     file.write_text(to_yaml(guess_robot(path), "copy.xml"))
-    own = read_robot(file).robot
+    own = read_robot(file)
     assert own.action_scale == (QUADRUPED.action_scale,) * 12
     for name in ("home", "action_centre", "frame_skip", "limbs", "observation", "reset_noise"):
         assert getattr(own, name) == getattr(QUADRUPED, name), name
@@ -274,7 +274,7 @@ def test_shapes_without_a_name_get_that_of_their_body(write):
 def test_only_feet_collide_and_the_physics_is_that_of_the_file(robot_file):
     physics = {"timestep": 0.001, "cone": "elliptic", "integrator": "RK4"}
     for contacts, colliding in (("feet", 3), ("all", 4)):
-        robot = read_robot(robot_file(contacts=contacts, physics=physics)).robot
+        robot = read_robot(robot_file(contacts=contacts, physics=physics))
         model = robot.model()
         assert ((model.geom_contype | model.geom_conaffinity) > 0).sum() == colliding
         assert model.opt.timestep == 0.001
@@ -288,7 +288,7 @@ def test_inspection_says_what_the_robot_does(robot_file):
     assert actuators == "each of the 12 actuators moves a joint"
     assert "control steps/s on one thread, 10 geoms that can collide" in speed
     too_high = {"low": 0.4, "high": 1.0, "tilt": 1.0}
-    falling, _, _ = inspect_robot(read_robot(robot_file(health=too_high)).robot)
+    falling, _, _ = inspect_robot(read_robot(robot_file(health=too_high)))
     assert falling == "falls 0.02 s after its home pose, without an action"
 
 
@@ -370,7 +370,7 @@ def test_stiffness_of_a_geared_motor_is_that_of_the_joint(write, robot_file):
     file = robot_file(actuators={name: {"centre": 0, **gains} for name in ("left_hip", "two")})
     motors = MOTORS.format(range='ctrlrange="-4 4"').replace("<motor ", '<motor gear="50" ')
     write(actuators=motors)
-    model = read_robot(file).robot.model()
+    model = read_robot(file).model()
     data = mujoco.MjData(model)
     data.qpos[:] = [0, 0, 5, 1, 0, 0, 0, 0.1, 0.0]
     data.qvel[6] = 0.2

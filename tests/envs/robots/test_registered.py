@@ -1,0 +1,96 @@
+"""Robots of Python code: guessed, registered, and given by installed packages."""
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metarl
+from metarl.core.errors import ConfigError
+from metarl.envs.registry import UnknownEnvironment, make
+from metarl.envs.robots import registered
+from metarl.envs.robots.quadruped import QUADRUPED
+
+
+@pytest.fixture
+def robot(monkeypatch):
+    monkeypatch.setattr(registered, "_REGISTERED", {})
+    keys = {"contacts": "feet", "top_speed": 0.5, "bonus": 0.25}
+    return metarl.robot_from_mjcf(QUADRUPED.model_file, "my-dog", **keys)
+
+
+def test_robot_from_a_model_has_the_keys_that_were_given(robot):
+    assert robot.name == "my-dog" and robot.feet_only and robot.top_speed == 0.5
+    assert robot.home == QUADRUPED.home and robot.control_cost == 0.01
+    other = metarl.robot_from_mjcf(QUADRUPED.model_file)
+    assert other.name == "quadruped" and other.definition != robot.definition
+
+
+def test_unknown_key_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="unknown key contact; did you mean contacts?"):
+        metarl.robot_from_mjcf(QUADRUPED.model_file, contact="feet")
+
+
+def test_environment_of_a_robot_has_its_goal_and_variations(robot):
+    with closing(metarl.make_env(robot, goal="vel", variations=["payload"])) as env:
+        assert env.spec.name == "my-dog-vel-payload"
+        assert env.spec.tasks.variables[0].high == 0.5
+        env.set_tasks(env.spec.tasks.sample(np.random.default_rng(0), 2), 1)
+        env.reset([np.random.default_rng(row) for row in range(2)])
+    with closing(make("my-dog-command", 1)) as env:  # now it has a name
+        assert env.spec.action_size == 12
+    with pytest.raises(UnknownEnvironment, match="no goal-variation of this robot"):
+        make("my-dog-fly", 1)
+
+
+def test_goal_without_a_robot_is_refused():
+    with pytest.raises(ConfigError, match="they belong to a robot"):
+        metarl.make_env("ant-dir", goal="vel")
+
+
+@pytest.mark.parametrize("name", ["ant", "quadruped-two", "go2", "My dog", " ", "a/b", "-x"])
+def test_name_that_is_taken_or_no_name_is_refused(name, robot):
+    with pytest.raises(ConfigError, match=f"robot {name!r}: the name"):
+        registered.register_robot(metarl.robot_from_mjcf(QUADRUPED.model_file, name))
+
+
+def write_package(folder, value):
+    code = "from pathlib import Path\nimport metarl\n"
+    code += f"FILE = {QUADRUPED.model_file!r}\n"
+    code += "def dog():\n    return metarl.robot_from_mjcf(FILE, 'boxed-dog')\n"
+    code += "robot = dog()\nnumber = 3\ndef fails():\n    raise RuntimeError('no\\nmodel')\n"
+    (folder / "boxed_dogs.py").write_text(code)
+    info = folder / "boxed_dogs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: boxed-dogs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[metarl.robots]\nboxed-dog = boxed_dogs:{value}\n")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield lambda value: write_package(Path(tmp_path), value)
+    sys.modules.pop("boxed_dogs", None)
+
+
+@pytest.mark.parametrize("value", ["robot", "dog"])
+def test_robot_of_an_installed_package_has_a_name(package, value):
+    package(value)
+    with closing(make("boxed-dog-dir-wind", 1)) as env:
+        assert env.spec.name == "boxed-dog-dir-wind" and env.spec.action_size == 12
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("number", "robot boxed-dog of boxed_dogs:number: is a int, not a Robot"),
+        ("fails", "robot boxed-dog of the package boxed_dogs: RuntimeError: no$"),
+        ("missing", "robot boxed-dog of the package boxed_dogs: AttributeError"),
+    ],
+)
+def test_robot_of_a_package_that_fails_is_one_line(package, value, message):
+    package(value)
+    with pytest.raises(ConfigError, match=message):
+        make("boxed-dog-dir", 1)
