@@ -5,15 +5,19 @@ Nothing heavy is imported at module level, so that --help and --list-envs answer
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from metarl.config.schema import TrainConfig
 from metarl.core.env import BatchEnv, missing_members, supports
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError
+from metarl.core.files import split_robot_file, write_atomically
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
 from metarl.learners.sb3.config import find_mode
@@ -24,23 +28,61 @@ def num_threads(config: TrainConfig[Any]) -> int:
     return config.sampler.threads or len(os.sched_getaffinity(0))
 
 
-def build_env(config: TrainConfig[Any], env: Any = None) -> Any:
+def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = None) -> Any:
     """Builds the environment of a config, with the observations that it selects.
 
     Args:
         config: The settings.
         env: The environment as an object (see `make_env`); by default that of the config.
+        run: Folder of the run; where the file of its robot has changed since, its copy is used.
 
     Raises:
         ConfigError: As `make_env`.
         EnvironmentContractError: As `make_env`.
     """
-    return make_env(
-        config.env if env is None else env,
-        config.sampler.threads,
-        observe_task=config.observe_task or is_baseline(config, "oracle"),
-        observe_terrain=config.observe_terrain,
+    options: dict[str, Any] = {
+        "observe_task": config.observe_task or is_baseline(config, "oracle"),
+        "observe_terrain": config.observe_terrain,
+    }
+    split = split_robot_file(config.env) if run and env is None else None
+    copied = run / ROBOT / split[0].name if run and split else None
+    if split and copied and copied.is_file():
+        recorded = json.loads((copied.parent / "version.json").read_text(encoding="utf-8"))
+        if _robot_version(config.env) != recorded["version"]:
+            print(f"metarl: {split[0]} has changed; the copy in {run} is used", file=sys.stderr)
+            built = make_env(f"{copied}:{split[1]}", config.sampler.threads, **options)
+            built.spec = replace(built.spec, name=config.env, version=recorded["version"])
+            return built
+    return make_env(config.env if env is None else env, config.sampler.threads, **options)
+
+
+ROBOT = "robot"
+"""Folder of a run with a copy of the user's robot."""
+
+
+def keep_robot(config: TrainConfig[Any], run: Path) -> None:
+    """Copies the user's robot, if the environment has one, into the folder of a new run."""
+    split, folder = split_robot_file(config.env), run / ROBOT
+    if split is None or folder.exists():
+        return
+    from metarl.envs.robots.copies import copy_robot
+
+    folder.mkdir()
+    copy_robot(split[0], folder)
+    write_atomically(
+        folder / "version.json", json.dumps({"version": _robot_version(config.env)}) + "\n"
     )
+
+
+def _robot_version(name: str) -> int | None:
+    """Returns the version of an environment with a robot's file, None if that is unusable."""
+    from metarl.envs.registry import own_recipe
+
+    try:
+        recipe = own_recipe(name)
+    except ConfigError:
+        return None
+    return recipe.version if recipe else None
 
 
 def make_env(

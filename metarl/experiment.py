@@ -21,6 +21,7 @@ from metarl.builders import (
     build_learner,
     is_baseline,
     is_batch_env,
+    keep_robot,
     num_threads,
     training_tasks,
 )
@@ -32,6 +33,7 @@ from metarl.core.errors import (
     NumericalError,
 )
 from metarl.core.files import write_atomically
+from metarl.core.tasks import Variable
 from metarl.learners import registry
 from metarl.learners.sb3.config import label
 from metarl.runs import folder, provenance, published
@@ -63,7 +65,7 @@ class TrainedPolicy:
     def env(self) -> Any:
         """The environment of the config; built when it is first used."""
         if self._env is None:
-            self._env = build_env(self.config)
+            self._env = build_env(self.config, run=self.path)
             if line := provenance.describe_version_change(self.path, self._env.spec):
                 print(f"metarl: warning: {line}", file=sys.stderr)
         return self._env
@@ -220,6 +222,7 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
     path, config, spec = policy.path, policy.config, policy.env.spec
     # a resumed run may have other iterations or threads than before; the next resume keeps them
     write_atomically(path / "config.yaml", to_yaml(config))
+    keep_robot(config, path)
     facts = {"device": _device_name(device), "threads": num_threads(config)}
     facts["is_deterministic"] = _is_deterministic()
     for line in provenance.write_run_json(path, spec, **facts, init_from=source):
@@ -324,11 +327,16 @@ def load(path: Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
 
 
 def _recorded_spec(path: Path) -> Any:
-    """Returns the sizes of the environment from run.json, or None if an older version wrote it."""
+    """Returns sizes and tasks from run.json, or None if an older version wrote it."""
     try:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))["env"]
         names = ("name", "obs_size", "action_size", "discrete")
-        return SimpleNamespace(**{name: record[name] for name in names})
+        parts = [
+            SimpleNamespace(variables=tuple(Variable(**each) for each in record["tasks"][part]))
+            for part in ("train", "test")
+        ]
+        tasks = SimpleNamespace(variables=parts[0].variables, test=parts[1])
+        return SimpleNamespace(**{name: record[name] for name in names}, tasks=tasks)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -343,3 +343,22 @@ def test_task_outside_its_range_gets_a_warning(policy, capsys):
 def test_oracle_must_observe_the_task(policy):
     with pytest.raises(ConfigError, match="its policy does not observe the task; give a run"):
         read_oracle(policy.path, "navigation-2d")
+
+
+def test_learner_that_sees_tasks_is_loaded_without_its_environment(tmp_path, monkeypatch):
+    learner = {"teacher_updates": 1, "hidden_size": 8, "memory_size": 8}
+    sampler = {"num_tasks": 2, "num_episodes": 1}
+    settings = {
+        "iterations": 2,
+        "learner": learner,
+        "sampler": sampler,
+        "run_dir": tmp_path / "run",
+    }
+    with metarl.train("navigation-2d", "teacher-student", evaluate=False, **settings) as policy:
+        expected = metarl.evaluate(policy, num_tasks=2)["returns"]["mean"]
+    with monkeypatch.context() as patch:
+        patch.setattr(metarl.experiment, "build_env", None)
+        loaded = metarl.load(tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").unlink()
+    with loaded:
+        assert metarl.evaluate(loaded, num_tasks=2)["returns"]["mean"] == expected

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.health import Standing, Upright
 from metarl.envs.robots.observation import observe_base
 from metarl.envs.robots.robot import CONES, INTEGRATORS, Physics, Robot, compile_own
@@ -47,6 +48,7 @@ def read_robot(path: Path) -> Robot:
     missing = [key for key in KEYS if key not in tree]
     if missing:
         raise ConfigError(f"{path}: the key {missing[0]} is missing; metarl new-robot writes all")
+    check_assets(path.absolute().parent)
     source = path.absolute().parent / _Reader(path, tree).text("model")
     return build_robot(path.stem, path, tree, source, path.read_bytes())
 
@@ -107,7 +109,7 @@ def build_robot(
 def _identify(definition: bytes, source: Path, model: mujoco.MjModel) -> int:
     """Returns a number that changes with the file, its model and the shapes of its meshes."""
     # to_xml has the included files too, but not the shapes of meshes
-    resolved = mujoco.MjSpec.from_file(str(source)).to_xml()
+    resolved = read_spec(source).to_xml()
     digest = hashlib.sha256(definition + resolved.encode())
     digest.update(model.mesh_vert.tobytes() + model.hfield_data.tobytes())
     return int.from_bytes(digest.digest()[:4], "big") // 2

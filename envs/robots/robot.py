@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.env import Quantity
+from metarl.envs.robots.copies import read_spec
 
 DEPRECATED = "settotalmass"
 """Part of MuJoCo's warning about half_cheetah.xml, a file of Gymnasium's."""
@@ -286,7 +287,7 @@ def compile_own(
     if not path.is_file():
         raise failure(f"{path}: there is no such model")
     try:
-        spec = mujoco.MjSpec.from_file(str(path))
+        spec = read_spec(path)
         if spec.geom(ground) is None:
             plane = mujoco.mjtGeom.mjGEOM_PLANE
             planes = [geom for geom in spec.worldbody.geoms if geom.type == plane]

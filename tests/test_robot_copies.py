@@ -1,0 +1,109 @@
+"""A run keeps a copy of the user's robot, and can be used after its files have changed."""
+
+import pytest
+
+import metarl
+from metarl.core.errors import ConfigError
+from metarl.envs.robots.guess import guess_robot, to_yaml
+
+MODEL = """
+<mujoco>
+  <compiler meshdir="shapes"/>
+  <include file="more.xml"/>
+  <asset><mesh file="roof.obj"/></asset>
+  <worldbody>
+    <body name="base" pos="0 0 0.5">
+      <freejoint/>
+      <geom type="box" size="0.3 0.15 0.05"/>
+      <geom type="mesh" mesh="roof" contype="0" conaffinity="0"/>
+      <body pos="0.2 0 0">
+        <joint name="front" axis="0 1 0" range="-60 60"/>
+        <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
+      </body>
+      <body pos="-0.2 0 0">
+        <joint name="rear" axis="0 1 0" range="-60 60"/>
+        <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
+      </body>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+MORE = """
+<mujoco>
+  <actuator>
+    <motor joint="front" ctrlrange="-5 5"/><motor joint="rear" ctrlrange="-5 5"/>
+  </actuator>
+</mujoco>
+"""
+
+ROOF = "v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nv 0 0 0.1\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1 4 3\n"
+
+SMALL = {"iterations": 1, "sampler": {"num_tasks": 2, "num_episodes": 1}}
+OFF = {"trainer": {"video": False, "evaluate_tasks": 0}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    robot = tmp_path / "robot"
+    (robot / "shapes").mkdir(parents=True)
+    (robot / "dog.xml").write_text(MODEL)
+    (robot / "more.xml").write_text(MORE)
+    (robot / "shapes" / "roof.obj").write_text(ROOF)
+    (robot / "dog.yaml").write_text(to_yaml(guess_robot(robot / "dog.xml"), "dog.xml"))
+    return robot
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    path = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir", "rl2", run_dir=path, **SMALL, **OFF).close()
+    return path
+
+
+def returns(run):
+    return metarl.evaluate(run, num_tasks=2, num_adaptations=1)["returns"]["mean"]
+
+
+def change(folder):
+    """Changes the model: another mass, and an actuator less."""
+    text = (folder / "dog.xml").read_text().replace('size="0.3 0.15 0.05"', 'size="0.2 0.1 0.05"')
+    (folder / "dog.xml").write_text(text)
+
+
+def remove(folder):
+    for name in ("dog.yaml", "dog.xml", "more.xml"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("happens", [change, remove])
+def test_run_is_evaluated_with_its_copy_of_the_robot(happens, folder, run, capsys):
+    before = returns(run)
+    assert "has changed" not in capsys.readouterr().err
+    happens(folder)
+    (run / "evaluation.json").unlink()
+    assert returns(run) == before
+    err = capsys.readouterr().err
+    assert f"{folder}/dog.yaml has changed; the copy in {run} is used" in err
+    assert "not comparable" not in err
+
+
+def test_evaluation_of_a_copy_has_the_name_of_the_run(folder, run):
+    remove(folder)
+    with metarl.load(run) as policy:
+        assert policy.env.spec.name == f"{folder}/dog.yaml:dir"
+
+
+@pytest.mark.parametrize("what", ["is missing", "has changed since the run"])
+def test_copy_whose_mesh_is_gone_names_it(what, folder, run):
+    remove(folder)
+    mesh = folder / "shapes" / "roof.obj"
+    mesh.unlink() if what == "is missing" else mesh.write_text(ROOF.replace("0.1", "0.2"))
+    with pytest.raises(ConfigError, match=f"{mesh} {what}; the robot of this run needs it"):
+        returns(run)
+
+
+def test_resumed_run_refuses_a_robot_that_has_changed(folder, run):
+    change(folder)
+    with pytest.raises(metarl.core.errors.CheckpointError, match="was trained on version"):
+        metarl.train(resume=run, iterations=2, evaluate=False)
