@@ -50,7 +50,7 @@ class Recipe:
         """Version of the definition: one more than the changes that its parts have had."""
         # the bonus was once paid in the step of a fall, too
         changes = int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
-        changes += sum(variation.revisions for variation in self.variations)
+        changes += sum(variation.num_revisions(self.robot) for variation in self.variations)
         return 1 + changes + self.robot.definition
 
     def observation(self) -> list[Observed]:

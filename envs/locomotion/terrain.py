@@ -36,6 +36,9 @@ PATCHES = 4
 FLAT = 1.25
 """Half width of the flat area at the start [m]."""
 
+ANT_HEIGHT = 0.75
+"""Height of the base of the robot for which the maps were made, at rest [m]."""
+
 CEILING, BASE = 2.0, 0.5
 """Largest height and depth of a map, and thickness of the ground below [m]."""
 
@@ -81,8 +84,18 @@ TRACK = Grid(50.0, 1.5, 501, 2, (90.0, 0.0))
 
 
 def grid_of(robot: Robot) -> Grid:
-    """Returns the points of a robot's maps."""
+    """Returns the points of a robot's maps, before they are scaled by `size_of`."""
     return TRACK if robot.planar else FIELD
+
+
+def size_of(robot: Robot) -> float:
+    """Returns the scale of a robot's maps along all axes: 1 as for the Ant, less for smaller ones.
+
+    A smaller robot with a free base meets the same landscape in proportion to its height.
+    """
+    if robot.planar:
+        return 1.0
+    return min(1.0, round(float(robot.rest()[robot.height_index]) / ANT_HEIGHT, 2))
 
 
 def ridges(distance: np.ndarray, period: float) -> np.ndarray:
@@ -230,11 +243,22 @@ def atlas(grid: Grid, seed: int) -> np.ndarray:
     return result
 
 
+@functools.cache
+def scaled_atlas(grid: Grid, seed: int, scale: float) -> np.ndarray:
+    """Returns the atlas with heights times scale, read-only."""
+    if scale == 1.0:
+        return atlas(grid, seed)
+    result = np.float32(scale) * atlas(grid, seed)
+    result.flags.writeable = False
+    return result
+
+
 @dataclass(frozen=True)
 class Terrain(Variation):
     """A map of the atlas as the ground; the kinds of TEST_KINDS are held out.
 
-    The map repeats itself without an end. Health depends on the height above the ground.
+    The map repeats itself without an end. Health depends on the height above the ground. For robots
+    lower than the Ant the map is smaller in all three dimensions (`size_of`).
 
     Attributes:
         observed: Append heights of the ground around the robot to the observation.
@@ -249,12 +273,17 @@ class Terrain(Variation):
     revisions = 1  # the edge of the map ended an episode
     formula = (
         "the ground is a map of the given kind, level of difficulty and patch, endless: it repeats "
-        f"every {FIELD.period[0]:g} m ({TRACK.period[0]:g} m for planar robots)"
+        f"every {FIELD.period[0]:g} m ({TRACK.period[0]:g} m for planar robots); smaller in "
+        "proportion for free robots lower than the Ant"
     )
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions; small robots once had the maps of the Ant."""
+        return self.revisions + (size_of(robot) != 1.0)
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Adds the atlas to the model and replaces the plane by its first map."""
-        grid = grid_of(robot)
+        grid, scale = grid_of(robot), size_of(robot)
 
         def edit(spec: mujoco.MjSpec) -> None:
             if spec.hfields:
@@ -264,14 +293,15 @@ class Terrain(Variation):
                 field = spec.add_hfield(name=f"terrain {number}", userdata=flat)
                 field.nrow, field.ncol = grid.rows, grid.columns
                 # all of one size, so that the geom's bounds do not depend on the map
-                field.size = [grid.half_x, grid.half_y, 2.0 * CEILING, BASE]
+                size = np.array([grid.half_x, grid.half_y, 2.0 * CEILING, BASE])
+                field.size = (scale * size).tolist()
             ground = spec.geom(robot.ground)
             ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
             ground.hfieldname = "terrain 0"
-            ground.pos = [0.0, 0.0, -CEILING]
+            ground.pos = [0.0, 0.0, -scale * CEILING]
             # the bounding volumes that this phase uses do not follow a geom that moves
             spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
-            spec.add_numeric(name=PERIOD, data=grid.period)
+            spec.add_numeric(name=PERIOD, data=[scale * period for period in grid.period])
 
         return (edit,)
 
@@ -291,8 +321,10 @@ class Terrain(Variation):
         step = np.rint(np.clip(level, LEVELS[0], LEVELS[-1]) / LEVELS[0]) - 1
         number = ((kind * len(LEVELS) + step) * PATCHES + patch).astype(int)
         world.fields["geom_dataid"][:, world.model.geom(world.robot.ground).id] = number
-        maps = atlas(grid, self.seed)
-        world.ground = Ground(maps, number, (grid.half_x, grid.half_y), grid.period)
+        scale = size_of(world.robot)
+        maps = scaled_atlas(grid, self.seed, scale)
+        half_x, half_y, x, y = (scale * size for size in (grid.half_x, grid.half_y, *grid.period))
+        world.ground = Ground(maps, number, (half_x, half_y), (x, y))
 
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Moves the maps to the robots."""
@@ -307,7 +339,7 @@ class Terrain(Variation):
         axes = 1 if world.robot.planar else 2
         place = world.fields["geom_pos"][:, world.model.geom(world.robot.ground).id, :axes]
         position = np.nan_to_num(world.qpos[:, :axes])  # a failed simulation may be anywhere
-        period = np.array(grid_of(world.robot).period[:axes])
+        period = size_of(world.robot) * np.array(grid_of(world.robot).period[:axes])
         place[...] = period * np.rint(position / period)
 
     def scan(self, robot: Robot) -> np.ndarray:
@@ -317,7 +349,7 @@ class Terrain(Variation):
         if robot.planar:
             x = np.linspace(-1.5, 1.5, 13)
             return np.stack([x, np.zeros_like(x)], axis=1)
-        axis = np.linspace(-1.0, 1.0, 5)
+        axis = size_of(robot) * np.linspace(-1.0, 1.0, 5)
         return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
 
 

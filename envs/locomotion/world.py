@@ -84,7 +84,7 @@ class Variation:
         sets: It overwrites values, and so writes after variations that multiply them.
         task_split: See EnvSpec.
         formula: Description, as text.
-        revisions: Number of changes of its definition, see EnvSpec.version.
+        revisions: Number of changes of its definition for all robots.
     """
 
     name: ClassVar[str] = ""
@@ -96,6 +96,10 @@ class Variation:
     task_split: ClassVar[tuple[int, int] | None] = None
     formula: ClassVar[str] = ""
     revisions: ClassVar[int] = 0
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the number of changes of its definition for a robot, see EnvSpec.version."""
+        return self.revisions
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Returns the edits of the model before it is compiled."""

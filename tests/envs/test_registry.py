@@ -57,7 +57,9 @@ SPECS = {
 VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half-cheetah", "navigation"))}
 VERSIONS["ant-goal"] = 1  # it has no bonus
 VERSIONS |= {name: VERSIONS.get(name, 1) + 1 for name in SPECS if "terrain" in name}
-"""Versions other than 1: one more for the bonus of healthy robots, one for endless terrain."""
+VERSIONS["quadruped-terrain"] += 1
+"""Versions other than 1: one more for the bonus of healthy robots, one for endless terrain, and one
+for terrain in proportion to a small robot."""
 
 PLUG_IN = """
 from metarl.envs.navigation import DenseGoal, NavigationEnv

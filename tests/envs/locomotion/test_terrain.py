@@ -23,9 +23,11 @@ from metarl.envs.locomotion.terrain import (
     heights,
     lattice,
     ridges,
+    size_of,
 )
 from metarl.envs.locomotion.variations import Friction
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
+from metarl.envs.robots.quadruped import QUADRUPED
 
 grids = pytest.mark.parametrize("grid", [FIELD, TRACK], ids=["field", "track"])
 
@@ -140,14 +142,15 @@ def test_training_and_test_kinds_are_disjoint():
 # --- heights compared with MuJoCo's
 
 
-@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH], ids=lambda robot: robot.name)
+@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH, QUADRUPED], ids=lambda robot: robot.name)
 def test_ground_height_equals_mujocos_ray_casts(robot):
     env = build(robot)
     tasks = [[kind, 1.0, patch] for kind in range(len(KINDS)) for patch in (0, 3)]
     env.set_tasks(np.array(tasks, dtype=float), 1)
     rng, grid = np.random.default_rng(0), TRACK if robot.planar else FIELD
+    size = 0.99 * size_of(robot)
     x, y = (
-        rng.uniform(-half, half, (len(tasks), 50)) * 0.99 for half in (grid.half_x, grid.half_y)
+        rng.uniform(-half, half, (len(tasks), 50)) * size for half in (grid.half_x, grid.half_y)
     )
     ground = env._world.ground.height(x, y)
     down, groups, hit = np.array([0, 0, -1.0]), np.ones(6, np.uint8), np.zeros(1, np.int32)
@@ -160,6 +163,19 @@ def test_ground_height_equals_mujocos_ray_casts(robot):
             origin = np.array([x[row, k], y[row, k], 10.0])
             distance = mujoco.mj_ray(model, data, origin, down, groups, 1, -1, hit, None)
             assert ground[row, k] == pytest.approx(10.0 - distance, abs=1e-6)
+
+
+def test_small_robot_meets_the_landscape_in_proportion_to_its_height():
+    assert [size_of(robot) for robot in (ANT, HALF_CHEETAH, QUADRUPED)] == [1.0, 1.0, 0.38]
+    large, small = build(ANT), build(QUADRUPED)
+    tasks = np.array([[kind, 0.6, 1.0] for kind in range(len(KINDS))], dtype=float)
+    for env in (large, small):
+        env.set_tasks(tasks, 1)
+    x, y = np.random.default_rng(0).uniform(-50.0, 50.0, (2, len(tasks), 100))
+    expected = large._world.ground.height(x, y)
+    found = small._world.ground.height(0.38 * x, 0.38 * y)
+    np.testing.assert_allclose(found, 0.38 * expected, atol=1e-5)
+    assert (small.spec.version, large.spec.version) == (3, 3 - 1)
 
 
 def test_ground_height_is_finite_everywhere():
