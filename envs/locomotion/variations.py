@@ -11,6 +11,7 @@ import numpy as np
 
 from metarl.core.tasks import (
     Bands,
+    Choice,
     Disc,
     Product,
     Split,
@@ -284,6 +285,52 @@ class Wind(Variation):
         world.batch.bind("xfrc_applied")[rows, world.robot.torso(), : tasks.shape[1]] = tasks[rows]
 
 
+@dataclass(frozen=True)
+class Push(Variation):
+    """Pushes of the base from one side, again and again: sudden changes of its velocity.
+
+    Attributes:
+        train: Range of the change in training tasks [m/s].
+        test: Range of the change in held-out tasks [m/s].
+        interval: Range of the control steps from one push to the next.
+    """
+
+    train: tuple[float, float] = (0.0, 1.0)
+    test: tuple[float, float] = (1.0, 1.5)
+    interval: tuple[int, int] = (25, 75)
+
+    name = "push"
+    formula = "every `interval` steps the base gets the velocity `push` towards the heading"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the change of velocity, the interval, and the heading.
+
+        For planar robots the sign of the change replaces the heading.
+        """
+        steps = Choice(
+            Variable("interval", "step", *map(float, self.interval)),
+            tuple(map(float, range(self.interval[0], self.interval[1] + 1))),
+        )
+        if robot.planar:
+            (low, high), near = self.test, self.train[1]
+            bands = ((-near, near),), ((-high, -low), (low, high))
+            return Product((Split(*(Bands("push", "m/s", each) for each in bands)), steps))
+        size = Split(*(Bands("push", "m/s", (each,)) for each in (self.train, self.test)))
+        heading = Uniform((Variable("heading", "rad", 0.0, 2.0 * np.pi),))
+        return Product((size, steps, heading))
+
+    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
+        """Pushes the robots whose step has come."""
+        rows = np.flatnonzero((step + 1) % tasks[:, 1].astype(int) == 0)
+        size = tasks[rows, 0]
+        if world.robot.planar:
+            world.qvel[rows, 0] += size
+            return
+        heading = tasks[rows, 2]
+        world.qvel[rows, 0] += size * np.cos(heading)
+        world.qvel[rows, 1] += size * np.sin(heading)
+
+
 VARIATIONS: dict[str, Variation] = {
     variation.name: variation
     for variation in (
@@ -293,6 +340,7 @@ VARIATIONS: dict[str, Variation] = {
         Load(),
         Gravity(),
         Wind(),
+        Push(),
         Cripple(),
         Locked(),
         Weak(),

@@ -134,6 +134,7 @@ class World:
         model: The common model of the simulations, with nominal values.
         batch: The `mujoco.batch.Batch`.
         qpos: Positions (M, nq).
+        qvel: Speeds (M, nv); a variation may change them before a step.
         ctrl: Clipped controls (M, A); a variation may change them before a step.
         fields: Per-simulation model fields (M, ...) that the variations write, by name.
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
@@ -143,7 +144,8 @@ class World:
 
     def __init__(self, robot: Robot, variations: Sequence[Variation], batch: Any):
         self.robot, self.model, self.batch = robot, batch.model, batch
-        self.qpos, self.ctrl = batch.bind("qpos"), batch.bind("ctrl")
+        self.qpos, self.qvel = batch.bind("qpos"), batch.bind("qvel")
+        self.ctrl = batch.bind("ctrl")
         names = {name for variation in variations for name in variation.fields}
         self.fields = {name: batch.expand(name) for name in sorted(names)}
         depth = max([1 + v.past_steps for v in variations if v.past_steps], default=0)

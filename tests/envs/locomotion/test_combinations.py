@@ -13,6 +13,7 @@ WORDS = (
     "payload",
     "gravity",
     "wind",
+    "push",
     "cripple",
     "locked",
     "weak",
