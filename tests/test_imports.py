@@ -25,6 +25,7 @@ metarl.reporting
 metarl.builders
 metarl.environments
 metarl.experiment
+metarl.filming
 metarl.explanation
 metarl.publishing
 metarl.api

@@ -139,8 +139,11 @@ def add_explain_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_video_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `video`."""
-    command.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    text = "run folder; several are filmed side by side, after adaptation"
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
     _add_trial_arguments(command, num_tasks=2, num_adaptations=1)
+    text = "file of several runs; the suffix is replaced"
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
     suppress = argparse.SUPPRESS  # without it this default would replace that of --num-tasks
     command.add_argument(
         "--tasks",

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -182,16 +182,25 @@ def _video(arguments: argparse.Namespace) -> None:
         "num_tasks": arguments.num_tasks,
         "num_adaptations": arguments.num_adaptations,
         "formats": (arguments.format,) if arguments.format else None,
-        "num_episodes": arguments.episodes,
         "camera": arguments.camera,
         "size": arguments.size,
     }
+    runs, output, is_one = arguments.runs, arguments.output, len(arguments.runs) == 1
+    if is_one == (output is not None):
+        hint = "for several runs only" if is_one else "which file the runs are filmed in"
+        raise ConfigError(f"--output: {hint}")
+    if not is_one and arguments.episodes > 1:
+        raise ConfigError("--episodes: for one run only")
     try:
-        with (
-            redirect_stdout(sys.stderr),  # progress; the standard output has the paths alone
-            api.load(arguments.run, threads=arguments.threads) as policy,
-        ):
-            paths = api.film(policy, **options)
+        # progress goes to the standard error; the standard output has the paths alone
+        with redirect_stdout(sys.stderr), ExitStack() as stack:
+            policies = [
+                stack.enter_context(api.load(run, threads=arguments.threads)) for run in runs
+            ]
+            if is_one:
+                paths = api.film(policies[0], num_episodes=arguments.episodes, **options)
+            else:
+                paths = api.film_together(policies, output, **options)
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
     for path in paths:

@@ -199,7 +199,7 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ("evaluate runs/x --num-task=20", "unknown flag --num-task; did you mean --num-tasks?"),
         ("video runs/x --epsodes 2", "--epsodes; did you mean --episodes? (metarl video"),
         ("report runs/x --xyz 2", "unknown flag --xyz (metarl report --help)"),
-        ("video runs/x runs/y", "a value without a flag: runs/y (metarl video --help)"),
+        ("explain runs/x runs/y", "a value without a flag: runs/y (metarl explain --help)"),
         ("evaluate", "required: RUN"),
         ("evaluate runs/x --num-tasks 0", "--num-tasks: 0: must be a whole number >= 1"),
         ("video runs/x --json out.json", "unknown flag --json (metarl video"),
@@ -218,3 +218,27 @@ def test_wrong_arguments_have_exit_code_2(arguments, message, capsys):
     assert commands.main(arguments.split()) == 2
     out, err = capsys.readouterr()
     assert out == "" and is_one_line(err) and message in err
+
+
+def test_video_of_several_runs_shows_the_same_task_side_by_side(run_copy, tmp_path, capsys):
+    file = tmp_path / "race.mp4"
+    runs = [str(run_copy), str(run_copy)]
+    flags = ["--num-tasks", "1", "--format", "html"]
+    assert commands.main(["video", *runs, "-o", str(file), *flags]) == 0
+    page = file.with_suffix(".html")
+    assert capsys.readouterr().out == f"{page}\n"
+    text = page.read_text()
+    assert text.count("after 1 adaptation") == 2 and "before adaptation" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--output: which file the runs are filmed in"),
+        (["-o", "no/race.mp4"], "--output = 'no/race.mp4': must be in a folder that exists"),
+        (["-o", "race.mp4", "--episodes", "2"], "--episodes: for one run only"),
+    ],
+)
+def test_video_of_several_runs_without_its_file_is_refused(flags, message, run_copy, capsys):
+    assert commands.main(["video", str(run_copy), str(run_copy), *flags]) == 2
+    assert message in capsys.readouterr().err

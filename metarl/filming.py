@@ -1,0 +1,82 @@
+"""Films of several policies side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from metarl.core.env import NoPictures, RenderableEnv, supports
+from metarl.core.errors import ConfigError, require
+from metarl.experiment import TrainedPolicy
+from metarl.learners.sb3.config import label
+from metarl.runs.progress import heartbeat
+from metarl.sampling.sampler import Key
+
+
+def film_together(
+    policies: Sequence[TrainedPolicy],
+    output: str | Path,
+    *,
+    tasks: Sequence[Sequence[float]] | np.ndarray | None = None,
+    num_tasks: int = 2,
+    num_adaptations: int = 1,
+    formats: Sequence[str] | None = None,
+    camera: tuple[float, float] | None = None,
+    size: int = 480,
+) -> list[Path]:
+    """Films policies side by side on the same tasks, after adaptation and without noise.
+
+    All play from the same random streams, so that they start in the same states.
+
+    Args:
+        policies: Trained policies of one environment; it may show the task to some of them.
+        output: One of the files; the suffix is replaced.
+        tasks: Tasks (N, D) to play; by default held-out ones of the first policy.
+        num_tasks: Number of held-out tasks.
+        num_adaptations: Adaptation steps before the episode that is shown.
+        formats: Of "mp4", "gif" and "html"; by default mp4, and html where possible.
+        camera: Azimuth and elevation [degrees].
+        size: Width and height of a picture [pixels], even.
+
+    Returns:
+        The files.
+
+    Raises:
+        NoPictures: The environment cannot draw; says why.
+        ConfigError: The policies have different environments, or the folder does not exist.
+    """
+    from metarl.evaluation.evaluate import held_out_tasks
+    from metarl.reporting.episode import View
+    from metarl.reporting.film import film_trial, write_films
+
+    first, output = policies[0], Path(output)
+    require(output.parent.is_dir(), "--output", str(output), "in a folder that exists")
+    names = {policy.config.env for policy in policies}
+    if len(names) > 1:
+        raise ConfigError(f"runs of different environments: {', '.join(sorted(names))}")
+    if not supports(first.env, RenderableEnv):
+        raise NoPictures(f"{first.env.spec.name} draws no pictures")
+    if tasks is None:
+        tasks = held_out_tasks(first.env.spec, first.config.seed, num_tasks)
+    tasks = np.asarray(tasks, dtype=float)
+    columns = []
+    with heartbeat(f"filming {len(tasks)} tasks with {len(policies)} policies"):
+        for policy in policies:
+            played = film_trial(
+                policy.env,
+                policy.learner,
+                tasks,
+                num_episodes=policy.config.sampler.num_episodes,
+                num_adaptations=num_adaptations,
+                key=Key(first.config.seed, "video", 0),
+            )
+            name = label(policy.config.algo, policy.config.learner)
+            stage = f"{name}, {played[0][-1].stage}"
+            columns.append([replace(row[-1], stage=stage) for row in played])
+        panels = [list(row) for row in zip(*columns, strict=True)]
+        title = f"{first.config.env}: {', '.join(str(policy.path.name) for policy in policies)}"
+        view = View(size, camera)
+        return write_films(output, first.env, panels, formats, title=title, view=view)
