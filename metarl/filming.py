@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def film_together(
     """
     from metarl.evaluation.evaluate import held_out_tasks
     from metarl.reporting.episode import View
-    from metarl.reporting.film import film_trial, write_films
+    from metarl.reporting.film import write_films
 
     first, output = policies[0], Path(output)
     require(output.parent.is_dir(), "--output", str(output), "in a folder that exists")
@@ -62,21 +63,27 @@ def film_together(
     if tasks is None:
         tasks = held_out_tasks(first.env.spec, first.config.seed, num_tasks)
     tasks = np.asarray(tasks, dtype=float)
-    columns = []
+    key = Key(first.config.seed, "video", 0)
     with heartbeat(f"filming {len(tasks)} tasks with {len(policies)} policies"):
-        for policy in policies:
-            played = film_trial(
-                policy.env,
-                policy.learner,
-                tasks,
-                num_episodes=policy.config.sampler.num_episodes,
-                num_adaptations=num_adaptations,
-                key=Key(first.config.seed, "video", 0),
-            )
-            name = label(policy.config.algo, policy.config.learner)
-            stage = f"{name}, {played[0][-1].stage}"
-            columns.append([replace(row[-1], stage=stage) for row in played])
+        columns = [_play(policy, tasks, num_adaptations, key) for policy in policies]
         panels = [list(row) for row in zip(*columns, strict=True)]
         title = f"{first.config.env}: {', '.join(str(policy.path.name) for policy in policies)}"
         view = View(size, camera)
         return write_films(output, first.env, panels, formats, title=title, view=view)
+
+
+def _play(policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: Key) -> list[Any]:
+    """Returns an episode of each task after adaptation, whose caption names the learner."""
+    from metarl.reporting.film import film_trial
+
+    config = policy.config
+    played = film_trial(
+        policy.env,
+        policy.learner,
+        tasks,
+        num_episodes=config.sampler.num_episodes,
+        num_adaptations=num_adaptations,
+        key=key,
+    )
+    stage = f"{label(config.algo, config.learner)}, {played[0][-1].stage}"
+    return [replace(row[-1], stage=stage) for row in played]

@@ -345,7 +345,7 @@ def test_oracle_must_observe_the_task(policy):
         read_oracle(policy.path, "navigation-2d")
 
 
-def test_learner_that_sees_tasks_is_loaded_without_its_environment(tmp_path, monkeypatch):
+def test_learner_that_sees_tasks_loads_without_an_environment(tmp_path, monkeypatch):
     learner = {"teacher_updates": 1, "hidden_size": 8, "memory_size": 8}
     sampler = {"num_tasks": 2, "num_episodes": 1}
     settings = {

