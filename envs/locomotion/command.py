@@ -152,14 +152,23 @@ class Commands:
         velocity = np.einsum("mij,mi->mj", rotation(self._qpos[:, 3:7]), self._qvel[:, :3])
         return np.column_stack([velocity[:, :2], self._qvel[:, 5]])
 
-    def rewards(self, action: np.ndarray) -> np.ndarray:
-        """Returns the rewards (M,) of a step with the clipped outputs action (M, A); advances."""
+    def rewards(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the parts (M,) of a step's reward by name; advances.
+
+        Args:
+            action: The policy's outputs (M, A), clipped.
+        """
         goal = self._goal
-        reward = goal.tracking(self.now, self.motion())
-        reward -= goal.bobbing * np.square(self._qvel[:, 2])
-        reward -= goal.rolling * np.square(self._qvel[:, 3:5]).sum(axis=1)
-        reward -= goal.jerk * np.square(action - self._action).sum(axis=1)
-        reward -= goal.torque * np.square(self._force / self._limits).mean(axis=1)
+        rolling = np.square(self._qvel[:, 3:5]).sum(axis=1)
+        jerk = np.square(action - self._action).sum(axis=1)
+        torque = np.square(self._force / self._limits).mean(axis=1)
+        parts = {
+            "tracking": goal.tracking(self.now, self.motion()),
+            "bobbing": -goal.bobbing * np.square(self._qvel[:, 2]),
+            "rolling": -goal.rolling * rolling,
+            "jerk": -goal.jerk * jerk,
+            "torque": -goal.torque * torque,
+        }
         self._action[...] = action
         self._step += 1
-        return reward
+        return parts

@@ -15,6 +15,7 @@ from metarl.core.env import Step, UnsupportedHere, check_rows, check_streams, ch
 from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.command import SIZE, Command, Commands
 from metarl.envs.locomotion.recipe import Recipe
+from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World
 from metarl.envs.rendering.marker import Marker
 
@@ -49,6 +50,7 @@ class MujocoBatchEnv:
         self.robot, self.goal, self.terms = recipe.robot, recipe.goal, recipe.terms
         self.variations, self._threads = recipe.variations, threads
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
+        self._tally = Tally()
         self._parts, self._scan = recipe.observation(), recipe.scan()
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
         self._unit = np.array(self.robot.action_scale)
@@ -216,11 +218,13 @@ class MujocoBatchEnv:
         healthy = self._find_healthy()
         with np.errstate(invalid="ignore", over="ignore"):
             if self._commands:
-                reward = self._commands.rewards(scaled)
+                parts = self._commands.rewards(scaled)
             else:
                 velocity = (after - before) / self.spec.dt
-                reward = self.goal.reward(self._goal_tasks, velocity, after)
-            reward = self._add_terms(reward, effort, healthy)
+                parts = {"goal": self.goal.reward(self._goal_tasks, velocity, after)}
+            parts = self._add_terms(parts, effort, healthy)
+            reward = sum(parts.values(), np.zeros(len(action)))
+        self._tally.add(alive & ~fault, parts)
         reward[~alive | fault] = 0.0
         return Step(self._observe(), reward, alive & ~fault & ~healthy, fault)
 
@@ -242,14 +246,21 @@ class MujocoBatchEnv:
             failed[error.ids] = True
         return failed
 
-    def _add_terms(self, reward: np.ndarray, effort: np.ndarray, healthy: np.ndarray) -> np.ndarray:
-        """Returns the reward of the goal with its weight, bonus and costs."""
-        reward *= self.terms.goal_weight
-        reward += self.terms.bonus * healthy
-        reward -= self.terms.control_cost * effort
+    def _add_terms(
+        self, parts: dict[str, np.ndarray], effort: np.ndarray, healthy: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Returns the parts of the reward: those of the goal with its weight, bonus and costs."""
+        terms = self.terms
+        parts = {name: terms.goal_weight * values for name, values in parts.items()}
+        parts["healthy"] = terms.bonus * healthy
+        parts["control"] = -terms.control_cost * effort
         if self._forces is not None:
-            reward -= self.terms.contact_costs(self._forces.reshape(len(reward), -1))
-        return reward
+            parts["contact"] = -terms.contact_costs(self._forces.reshape(len(effort), -1))
+        return parts
+
+    def take_reward_sums(self) -> tuple[dict[str, float], int]:
+        """See `HasRewardTerms`."""
+        return self._tally.take()
 
     def _find_diverged(self) -> np.ndarray:
         """Returns the mask (M,) of rows with new warnings of MuJoCo or a speed beyond MAX_SPEED."""

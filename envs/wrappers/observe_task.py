@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl.core.env import (
     BatchEnv,
+    HasRewardTerms,
     MovableCamera,
     Quantity,
     RenderableEnv,
@@ -31,6 +32,7 @@ _FORWARDED = (
     MovableCamera,
     SceneEnv,
     TaskDescriber,
+    HasRewardTerms,
 )
 
 
@@ -88,6 +90,10 @@ class ObserveTask:
     def task_words(self, task: np.ndarray) -> str:
         """See `TaskDescriber`."""
         return self._env.task_words(task)
+
+    def take_reward_sums(self) -> tuple[dict[str, float], int]:
+        """See `HasRewardTerms`."""
+        return self._env.take_reward_sums()
 
     def close(self) -> None:
         """Releases threads and memory."""

@@ -196,6 +196,16 @@ class SceneEnv(RenderableEnv, Protocol):
         """
 
 
+class HasRewardTerms(Protocol):
+    """An environment that knows the parts of its rewards."""
+
+    def take_reward_sums(self) -> tuple[dict[str, float], int]:
+        """Returns the sum of each part over all valid steps since the last call, and their number.
+
+        The parts have their weights and signs, so that they add up to the rewards.
+        """
+
+
 class TaskDescriber(Protocol):
     """Can describe a task as text, where its numbers mean little to people."""
 

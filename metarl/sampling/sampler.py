@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.core.env import BatchEnv, SplittableEnv, supports
+from metarl.core.env import BatchEnv, HasRewardTerms, SplittableEnv, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import C, JoinableContext, Learner, SeesTasks, SplittableContext
 from metarl.core.parallel import one_torch_thread
@@ -297,6 +297,21 @@ class Collector:
         """Returns a copy of the states of all rows (M, n), as far as pictures need them."""
         states = [env.snapshot() for env, _ in self._slices]  # ty: ignore[missing-attribute]
         return np.concatenate(states)
+
+    def take_reward_terms(self) -> dict[str, float]:
+        """Returns the mean of each part of the reward over the steps since the last call.
+
+        It is {} for an environment that does not tell them, and before any step.
+        """
+        sums: dict[str, float] = {}
+        steps = 0
+        for env in (self.env, *self._halves):
+            if supports(env, HasRewardTerms):
+                own, count = env.take_reward_sums()
+                steps += count
+                for name, value in own.items():
+                    sums[name] = sums.get(name, 0.0) + value
+        return {name: value / steps for name, value in sums.items()} if steps else {}
 
     def close(self) -> None:
         """Releases the halves and the memory; the environment stays open."""

@@ -167,11 +167,13 @@ class Trainer:
         key = Key(seed, "train", iteration)
         began = time.monotonic()
         tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
+        self._collector.take_reward_terms()  # an evaluation may have stepped the environment
         rollouts, context = self._collector.trial(
             self.learner, tasks, *sizes, key, is_training=True
         )
+        terms = {f"reward/{n}": v for n, v in self._collector.take_reward_terms().items()}
         collected = time.monotonic()
-        metrics = self.learner.update(context, rollouts, tasks)
+        metrics = {**self.learner.update(context, rollouts, tasks), **terms}
         return _summarize(rollouts, metrics, collected - began, time.monotonic() - collected)
 
     def save(self) -> None:

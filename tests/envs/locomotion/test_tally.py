@@ -1,0 +1,37 @@
+"""The parts of a reward add up to it, over the steps that count."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from metarl.core.env import HasRewardTerms, supports
+from metarl.envs.registry import make
+
+PARTS = {
+    "quadruped-command": "tracking bobbing rolling jerk torque healthy control",
+    "ant-dir": "goal healthy control",
+    "ant-dir/promp": "goal healthy control contact",
+    "humanoid-vel": "goal healthy control contact",
+    "half-cheetah-vel": "goal healthy control",
+}
+
+
+@pytest.mark.parametrize("observe_task", [False, True])
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_the_reward_add_up_to_it(name, observe_task):
+    with closing(make(name, 1, observe_task=observe_task)) as env:
+        assert supports(env, HasRewardTerms)
+        env.set_tasks(env.spec.tasks.sample(np.random.default_rng(0), 4), 1)
+        env.reset([np.random.default_rng(row) for row in range(4)])
+        rng, alive = np.random.default_rng(1), np.array([True, True, True, False])
+        total, steps = 0.0, 0
+        for _ in range(40):
+            step = env.step(rng.uniform(-1.0, 1.0, (4, env.spec.action_size)), alive)
+            total, steps = total + step.reward.sum(), steps + alive.sum()
+            alive = alive & ~step.terminated
+        sums, count = env.take_reward_sums()
+        assert list(sums) == PARTS[name].split() and count == steps
+        assert sum(sums.values()) == pytest.approx(total, rel=1e-12)
+        assert sums["control"] < 0.0
+        assert env.take_reward_sums() == ({}, 0)
