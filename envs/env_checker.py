@@ -18,7 +18,9 @@ import numpy as np
 
 from metarl.core.env import BatchEnv, BoundedEnv, EnvSpec, supports
 from metarl.envs.listing import describe_actions
+from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.plugins.subproc_env import SubprocEnv
+from metarl.envs.robots.inspection import inspect_robot
 
 NUM_TASKS, NUM_EPISODES = 4, 2
 COMPARED_STEPS = 100
@@ -175,6 +177,9 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
             _check_tasks_differ(env)
     with checks.check("pickling"):
         _check_pickling(env)
+    if isinstance(env, MujocoBatchEnv):
+        with checks.check("robot"):
+            checks.note = "; ".join(inspect_robot(env.robot))
     return checks.findings
 
 

@@ -12,6 +12,9 @@ from metarl.envs.robots.robot import Robot, collect_warnings
 MAX_SPEED = 1e4
 """Bound of qvel [m/s or rad/s], as in the environment."""
 
+SPARSE_FROM = 60
+"""Degrees of freedom from which MuJoCo's Jacobian is sparse, if the model leaves it the choice."""
+
 STANDING = 2.0
 """Time for which the robot should stand without an action [s]."""
 
@@ -24,11 +27,26 @@ def inspect_robot(robot: Robot) -> list[str]:
 
 
 def _describe(robot: Robot, model: mujoco.MjModel) -> list[str]:
-    return [
+    findings = [
         _describe_standing(robot, model),
         _describe_actuators(robot, model),
         _speed(robot, model),
     ]
+    return [*findings, *filter(None, [describe_solver(model, mujoco.__version__)])]
+
+
+def describe_solver(model: mujoco.MjModel, version: str) -> str:
+    """Returns a warning if MuJoCo of this version solves the model's contacts wrongly, else "".
+
+    With a sparse Jacobian the Newton solver of MuJoCo 4.0.0 has a wrong Hessian.
+    """
+    kinds = mujoco.mjtJacobian
+    is_large = model.opt.jacobian == kinds.mjJAC_AUTO and model.nv >= SPARSE_FROM
+    is_sparse = is_large or model.opt.jacobian == kinds.mjJAC_SPARSE
+    if version != "4.0.0" or not is_sparse or model.opt.solver != mujoco.mjtSolver.mjSOL_NEWTON:
+        return ""
+    hint = 'use MuJoCo 4.0.1, or <option jacobian="dense"/>'
+    return f"warning: MuJoCo 4.0.0 solves contacts wrongly with a sparse Jacobian; {hint}"
 
 
 def _start(robot: Robot, model: mujoco.MjModel, height: float = 0.0) -> mujoco.MjData:
@@ -87,7 +105,7 @@ def _speed(robot: Robot, model: mujoco.MjModel, steps: int = 300) -> str:
     data, rng = _start(robot, model), np.random.default_rng(0)
     scales, before = np.broadcast_to(robot.action_scale, model.nu), time.perf_counter()
     for _ in range(steps):
-        data.ctrl[:] = np.array(robot.action_centre) + scales * rng.uniform(-1.0, 1.0, model.nu)
+        data.ctrl[:] = np.array(robot.action_centre or 0.0) + scales * rng.uniform(-1.0, 1.0, model.nu)
         _step(robot, model, data)
     rate = steps / (time.perf_counter() - before)
     warnings = sum(int(warning.number) for warning in data.warning)
