@@ -69,7 +69,7 @@ class MujocoBatchEnv:
         copies = [copy.copy(self) for _ in range(parts)]
         for each in copies:
             each._threads = -(-self.threads // parts)
-            each._batch = None
+            each._batch, each._tally = None, Tally()  # halves step at the same time
         return copies
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:

@@ -35,3 +35,17 @@ def test_parts_of_the_reward_add_up_to_it(name, observe_task):
         assert sum(sums.values()) == pytest.approx(total, rel=1e-12)
         assert sums["control"] < 0.0
         assert env.take_reward_sums() == ({}, 0)
+
+
+def test_halves_of_an_environment_have_sums_of_their_own():
+    with closing(make("ant-dir", 2)) as env:
+        halves = env.split(2)
+        for number, half in enumerate(halves):
+            half.set_tasks(np.zeros((1, 1)), 1)
+            half.reset([np.random.default_rng(0)])
+            for _ in range(3 + number):
+                half.step(np.zeros((1, 8)), np.ones(1, dtype=bool))
+        assert [half.take_reward_sums()[1] for half in halves] == [3, 4]
+        assert env.take_reward_sums() == ({}, 0)
+        for half in halves:
+            half.close()
