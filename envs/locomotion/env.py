@@ -18,6 +18,7 @@ from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World
 from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.observation import LastAction
 
 Batch: Any = None
 SimulationError: Any = ()
@@ -94,11 +95,20 @@ class MujocoBatchEnv:
         self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
-        self._readers, start = [], 0
+        self._readers, self._finished, start = [], [], 0
         for part in self._parts:
             target = self._obs[:, start : start + part.size]
-            self._readers.append((part.reader(batch), target))
+            is_last = isinstance(part.part, LastAction)
+            read = self._read_outputs if is_last else part.reader(batch)
+            self._readers.append((read, target))
+            if not part.is_plain:
+                self._finished.append((part, slice(start, start + part.size)))
             start += part.size
+        self._outputs = np.zeros((num_rows, self.spec.action_size))
+        self._is_noisy = any(part.noise for part in self._parts)
+        # of every control step of an episode, drawn at its start, so that it depends on its stream
+        shape = (num_rows, self.spec.horizon + 1, start) if self._is_noisy else (num_rows, 1, 0)
+        self._noise, self._time = np.zeros(shape), np.zeros(num_rows, dtype=int)
         self._commands = None
         if isinstance(self.goal, Command):
             self._commands = Commands(self.goal, batch, self.spec.horizon, self.spec.dt)
@@ -115,9 +125,15 @@ class MujocoBatchEnv:
         """
         check_streams(self.spec, None if self._batch is None else self._batch.nsim, rngs)
         states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
-        if self._commands:
-            self._commands.start(np.arange(len(rngs)), rngs)
+        self._start_streams(np.arange(len(rngs)), rngs)
         return self.restore(*map(np.array, zip(*states, strict=True)))
+
+    def _start_streams(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
+        """Draws the commands and the sensors' noise of episodes in the rows (an index)."""
+        if self._commands:
+            self._commands.start(rows, rngs)
+        if self._is_noisy:
+            self._noise[rows] = [rng.standard_normal(self._noise.shape[1:]) for rng in rngs]
 
     def reset_rows(
         self,
@@ -141,8 +157,7 @@ class MujocoBatchEnv:
             self._tasks[rows] = tasks
             self._world.write(self._tasks[:, self._goal_tasks.shape[1] :], rows)
         states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
-        if self._commands:
-            self._commands.start(np.flatnonzero(rows), rngs)
+        self._start_streams(np.flatnonzero(rows), rngs)
         return self.restore(*map(np.array, zip(*states, strict=True)), rows=rows)
 
     def restore(
@@ -157,6 +172,7 @@ class MujocoBatchEnv:
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[index], self._qvel[index] = qpos, qvel
         self._world.start(index)
+        self._outputs[index], self._time[index] = 0.0, 0
         self._batch.forward(ids)
         self._previous_position = self._position()
         self._warnings[index] = self._batch.warning[index, :, 1].sum(axis=1)
@@ -165,9 +181,22 @@ class MujocoBatchEnv:
     def _observe(self) -> np.ndarray:
         for read, target in self._readers:
             read(target)
+        self._finish_terms()
         if len(self._scan):
             self._obs[:, -len(self._scan) :] = self._heights_around()
         return self._obs
+
+    def _finish_terms(self) -> None:
+        """Adds noise to the parts of the observation, scales and clips them."""
+        if not self._finished:
+            return
+        step = np.minimum(self._time, self._noise.shape[1] - 1)
+        noise = self._noise[np.arange(len(step)), step] if self._is_noisy else None
+        for part, own in self._finished:
+            part.finish(self._obs[:, own], None if noise is None else noise[:, own])
+
+    def _read_outputs(self, target: np.ndarray) -> None:
+        target[...] = self._outputs
 
     def _torso(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns x and y (M,) of the torso [m, world]."""
@@ -225,6 +254,7 @@ class MujocoBatchEnv:
             parts = self._add_terms(parts, effort, healthy)
             reward = sum(parts.values(), np.zeros(len(action)))
         self._tally.add(alive & ~fault, parts)
+        self._outputs[alive], self._time[alive] = scaled[alive], self._time[alive] + 1
         reward[~alive | fault] = 0.0
         return Step(self._observe(), reward, alive & ~fault & ~healthy, fault)
 

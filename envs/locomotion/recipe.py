@@ -15,8 +15,8 @@ from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.goals import Goal, RewardTerms
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots import quantities
-from metarl.envs.robots.observation import list_observation
-from metarl.envs.robots.robot import Observed, Robot, bare_model
+from metarl.envs.robots.observation import Term, list_observation
+from metarl.envs.robots.robot import Robot, bare_model
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Recipe:
         changes += sum(variation.num_revisions(self.robot) for variation in self.variations)
         return 1 + changes + self.robot.definition
 
-    def observation(self) -> list[Observed]:
+    def observation(self) -> list[Term]:
         """Returns the parts of the observation but for the heights of the ground."""
         model = bare_model(self.robot)
         return list_observation(self.robot, model, contacts=self.observe_contacts)

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.envs.robots.observation import terms_of
 from metarl.envs.robots.own import (
     COLUMNS,
     MOST_STEPS,
@@ -88,6 +89,7 @@ def guess_robot(path: Path) -> list[Guess]:
         home,
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
         _guess_health(model, qpos, planar),
+        _guess_observation(model, home.value, planar),
         _guess_feet(model),
         Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
         _guess_limbs(model),
@@ -163,6 +165,17 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Gues
     low, high = coordinate - 0.5 * height, coordinate + height
     value = {"low": round(float(low), 4), "high": round(float(high), 4), "tilt": 1.0}
     return Guess("health", value, "half and twice the height at home [m]; tilt in rad")
+
+
+def _guess_observation(model: mujoco.MjModel, home: list[float], planar: bool) -> Guess:
+    """Takes all terms but the last action, without noise."""
+    names = [name for name in terms_of(tuple(home), model, planar) if name != "last action"]
+    terms = {name: {"scale": 1.0, "clip": 0.0, "noise": 0.0} for name in names}
+    return Guess(
+        "observation",
+        terms,
+        "clip(scale x (value + noise)), clip 0 is none; last action may be added",
+    )
 
 
 def _guess_feet(model: mujoco.MjModel) -> Guess:

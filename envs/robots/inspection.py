@@ -105,7 +105,9 @@ def _speed(robot: Robot, model: mujoco.MjModel, steps: int = 300) -> str:
     data, rng = _start(robot, model), np.random.default_rng(0)
     scales, before = np.broadcast_to(robot.action_scale, model.nu), time.perf_counter()
     for _ in range(steps):
-        data.ctrl[:] = np.array(robot.action_centre or 0.0) + scales * rng.uniform(-1.0, 1.0, model.nu)
+        data.ctrl[:] = np.array(robot.action_centre or 0.0) + scales * rng.uniform(
+            -1.0, 1.0, model.nu
+        )
         _step(robot, model, data)
     rate = steps / (time.perf_counter() - before)
     warnings = sum(int(warning.number) for warning in data.warning)

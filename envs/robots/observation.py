@@ -123,6 +123,88 @@ class Gravity:
         return read
 
 
+@dataclass(frozen=True)
+class LastAction:
+    """The policy's previous outputs, clipped, [units of Robot.action_scale]; 0 at the start.
+
+    The environment knows them, and not the simulation.
+
+    Attributes:
+        size: A.
+    """
+
+    size: int
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return [
+            Quantity(f"last output for {each.name}", "1") for each in quantities.controls(model)
+        ]
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of zeros, for use without an environment."""
+        return lambda target: target.fill(0.0)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the observation as sensors give it: clip(scale * (value + noise)).
+
+    Attributes:
+        part: The part.
+        scale: Factor.
+        clip: Bound of the absolute value, after scaling.
+        noise: Standard deviation of normal noise, new in every step [unit of the part].
+    """
+
+    part: Observed
+    scale: float = 1.0
+    clip: float = np.inf
+    noise: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Count of numbers in the observation."""
+        return self.part.size
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        found = self.part.quantities(model)
+        if self.scale == 1.0:
+            return found
+        factor = f"{self.scale:g} x "
+        return [Quantity(factor + each.name, f"{factor}{each.unit}") for each in found]
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of the part's values."""
+        return self.part.reader(batch)
+
+    @property
+    def is_plain(self) -> bool:
+        """The values are as they are read."""
+        return self.scale == 1.0 and np.isinf(self.clip) and not self.noise
+
+    def finish(self, values: np.ndarray, normal: np.ndarray | None) -> None:
+        """Adds noise, scales and clips values (M, size) in place; normal is standard noise."""
+        if normal is not None and self.noise:
+            values += self.noise * normal
+        if self.scale != 1.0:
+            values *= self.scale
+        if np.isfinite(self.clip):
+            np.clip(values, -self.clip, self.clip, out=values)
+
+
+def terms_of(home: tuple[float, ...], model: mujoco.MjModel, planar: bool) -> dict[str, Observed]:
+    """Returns the parts that a robot can observe, by their name in its file."""
+    last = LastAction(model.nu)
+    if planar:
+        positions = ObservationField("qpos", 1, (model.nq - 1,), np.inf)
+        speeds = ObservationField("qvel", 0, (model.nv,), np.inf)
+        return {"positions": positions, "speeds": speeds, "last action": last}
+    names = "base velocity", "base turn", "gravity", "joint positions", "joint speeds"
+    return {**dict(zip(names, observe_base(home, model.nv), strict=True)), "last action": last}
+
+
 def rotation(quaternion: np.ndarray) -> np.ndarray:
     """Returns the rotation matrices (M, 3, 3) of quaternions (M, 4) of any length but zero."""
     w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
@@ -145,7 +227,7 @@ def observe_base(home: tuple[float, ...], num_speeds: int) -> tuple[Observed, ..
     )
 
 
-def list_observation(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> list[Observed]:
+def list_observation(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> list[Term]:
     """Returns the parts of a robot's observation, in order.
 
     Args:
@@ -163,7 +245,9 @@ def list_observation(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> 
         fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_observed_speed)]
         fields += [(name, first, np.inf) for name, first in robot.derived]
     fields += [("cfrc_ext", 0, 1.0)] if contacts else []
-    return [*robot.observation] + [
+    parts = [
         ObservationField(name, first, getattr(data, name)[first:].shape, limit)
         for name, first, limit in fields
     ]
+    every = [*robot.observation, *parts]
+    return [part if isinstance(part, Term) else Term(part) for part in every]

@@ -15,8 +15,8 @@ import yaml
 from metarl.core.errors import ConfigError, nearest
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.health import Standing, Upright
-from metarl.envs.robots.observation import observe_base
-from metarl.envs.robots.robot import CONES, INTEGRATORS, Physics, Robot, compile_own
+from metarl.envs.robots.observation import Term, terms_of
+from metarl.envs.robots.robot import CONES, INTEGRATORS, Observed, Physics, Robot, compile_own
 
 LARGEST_FILE = 100_000
 """Size of a robot's file beyond which it is not read [bytes]."""
@@ -25,8 +25,8 @@ MOST_STEPS = 1000
 """Largest number of physics steps in a control step."""
 
 KEYS = (
-    "model base ground physics frame_skip home reset_noise health feet contacts limbs actuators "
-    "bonus control_cost top_speed"
+    "model base ground physics frame_skip home reset_noise health observation feet contacts limbs "
+    "actuators bonus control_cost top_speed"
 ).split()
 """Keys of the file, all of them required."""
 
@@ -95,7 +95,7 @@ def build_robot(
         action_scale=tuple(row[1] for row in actuators),
         control_range=tuple((row[2], row[3]) for row in actuators),
         servos=tuple((row[4], row[5]) for row in actuators),
-        observation=() if planar else observe_base(home, model.nv),
+        observation=read.observation(terms_of(home, model, planar)),
         ground=ground,
         feet=feet,
         feet_only=read.choice("contacts", ("all", "feet")) == "feet",
@@ -249,6 +249,26 @@ class _Reader:
         if self.tree["contacts"] == "feet" and not value:
             raise self._refuse("feet", value, "the geoms that collide, because contacts: feet")
         return tuple(value)
+
+    def observation(self, terms: Mapping[str, Observed]) -> tuple[Observed, ...]:
+        value = self.tree["observation"]
+        if not isinstance(value, dict) or not value:
+            raise self._refuse("observation", value, "a mapping of terms to scale, clip and noise")
+        found = []
+        for name, own in value.items():
+            if name not in terms:
+                known = f"{', '.join(terms)}{nearest(str(name), terms)}"
+                raise self._refuse("observation", name, f"one of {known}")
+            if not isinstance(own, dict) or set(own) != {"scale", "clip", "noise"}:
+                hint = "a mapping with scale, clip and noise"
+                raise self._refuse(f"observation.{name}", own, hint)
+            scale, clip, noise = (
+                self._number(f"observation.{name}.{key}", own[key], low, 1e6)
+                for key, low in (("scale", 1e-6), ("clip", 0.0), ("noise", 0.0))
+            )
+            term = Term(terms[name], scale, clip or np.inf, noise)
+            found.append(term.part if term.is_plain else term)
+        return tuple(found)
 
     def limbs(self, names: list[str]) -> tuple[tuple[int, ...], ...]:
         value = self.tree["limbs"]
