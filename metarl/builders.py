@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from metarl.core.files import split_robot_file, write_atomically
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
 from metarl.learners.sb3.config import find_mode
+from metarl.learners.teacher_student.config import TeacherStudentConfig
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
@@ -44,45 +46,73 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
         "observe_task": config.observe_task or is_baseline(config, "oracle"),
         "observe_terrain": config.observe_terrain,
     }
-    split = split_robot_file(config.env) if run and env is None else None
-    copied = run / ROBOT / split[0].name if run and split else None
-    if split and copied and copied.is_file():
-        recorded = json.loads((copied.parent / "version.json").read_text(encoding="utf-8"))
-        if _robot_version(config.env) != recorded["version"]:
-            print(f"metarl: {split[0]} has changed; the copy in {run} is used", file=sys.stderr)
-            built = make_env(f"{copied}:{split[1]}", config.sampler.threads, **options)
-            built.spec = replace(built.spec, name=config.env, version=recorded["version"])
-            return built
-    return make_env(config.env if env is None else env, config.sampler.threads, **options)
+    copied = _find_copy(config.env, run) if run and env is None else None
+    if copied is None:
+        return make_env(config.env if env is None else env, config.sampler.threads, **options)
+    print(
+        f"metarl: the robot of {config.env} has changed; the copy in {run} is used", file=sys.stderr
+    )
+    name, definition = copied
+    built = make_env(name, config.sampler.threads, **options)
+    version = built.spec.version - (_robot_definition(name) or 0) + definition
+    built.spec = replace(built.spec, name=config.env, version=version)
+    return built
 
 
 ROBOT = "robot"
 """Folder of a run with a copy of the user's robot."""
 
+_DEFINITION = "definition.json"
+"""File of such a folder with the number of the robot's definition."""
+
 
 def keep_robot(config: TrainConfig[Any], run: Path) -> None:
-    """Copies the user's robot, if the environment has one, into the folder of a new run."""
+    """Copies the user's robot, if the environment has one, into the folder of a new run.
+
+    A robot that cannot be copied is a warning, because the training does not need the copy.
+    """
     split, folder = split_robot_file(config.env), run / ROBOT
     if split is None or folder.exists():
         return
     from metarl.envs.robots.copies import copy_robot
 
-    folder.mkdir()
-    copy_robot(split[0], folder)
-    write_atomically(
-        folder / "version.json", json.dumps({"version": _robot_version(config.env)}) + "\n"
-    )
+    temporary = folder.with_name(f".{ROBOT}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        copy_robot(split[0], temporary)
+        record = {"definition": _robot_definition(config.env)}
+        write_atomically(temporary / _DEFINITION, json.dumps(record) + "\n")
+        temporary.rename(folder)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(temporary)
+        reason = " ".join(str(error).split())
+        print(f"metarl: warning: the run keeps no copy of {split[0]}: {reason}", file=sys.stderr)
 
 
-def _robot_version(name: str) -> int | None:
-    """Returns the version of an environment with a robot's file, None if that is unusable."""
+def _find_copy(name: str, run: Path) -> tuple[str, int] | None:
+    """Finds the copy of a robot in a run, if there is one and the robot is another one now.
+
+    Returns:
+        The name of the environment with the copy, and the number of the robot's definition.
+    """
+    split = split_robot_file(name)
+    if split is None or not (run / ROBOT / _DEFINITION).is_file():
+        return None
+    record = json.loads((run / ROBOT / _DEFINITION).read_text(encoding="utf-8"))
+    if _robot_definition(name) == record["definition"]:
+        return None
+    return f"{run / ROBOT / split[0].name}:{split[1]}", record["definition"]
+
+
+def _robot_definition(name: str) -> int | None:
+    """Returns the number of a robot's definition, None if its file is unusable."""
     from metarl.envs.registry import own_recipe
 
     try:
         recipe = own_recipe(name)
     except ConfigError:
         return None
-    return recipe.version if recipe else None
+    return recipe.robot.definition if recipe else None
 
 
 def make_env(
@@ -207,12 +237,29 @@ def _observe_task(env: Any, name: str) -> Any:
     try:
         return ObserveTask(env)
     except UnsupportedHere as error:
-        raise ConfigError(f"--observe-task: {error}") from error
+        raise ConfigError(f"--observe-task: {name}: {error}") from error
+
+
+def require_student(config: TrainConfig[Any]) -> None:
+    """Requires that a training of teacher and student reaches the student, who is evaluated.
+
+    Raises:
+        ConfigError: It has no more iterations than the teacher.
+    """
+    learner = config.learner
+    if isinstance(learner, TeacherStudentConfig) and config.iterations <= learner.teacher_updates:
+        hint = f"more than learner.teacher_updates = {learner.teacher_updates}"
+        raise ConfigError(
+            f"--iterations = {config.iterations}: must be {hint}: the student is last"
+        )
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
     algorithm = registry.find_algorithm(config.algo)
+    tasks = env.spec.tasks
+    if algorithm.sees_tasks and supports(tasks, HasOpaqueTasks) and tasks.opaque:
+        raise ConfigError(f"--algo {config.algo}: tasks of {env.spec.name} are not numbers")
     return registry.build_learner(
         algorithm,
         config.learner,

@@ -62,7 +62,7 @@ def make_env(
         env: A name, a class or function that makes a Gymnasium environment, a `BatchEnv`, or a
             robot (`robot_from_mjcf`), which is registered.
         threads: Physics threads; 0 uses all cores.
-        goal: Of a robot; "" is forward.
+        goal: Of a robot; "" is forward, with variations.
         variations: Of a robot.
         observe_task: Append the task to the observation.
         observe_terrain: Append heights of the ground around the robot to the observation.
@@ -73,6 +73,8 @@ def make_env(
         EnvironmentContractError: The code of a plug-in fails; the message names the line.
     """
     if _is_robot(env):
+        if not (goal or variations):
+            raise ConfigError(f"make_env: {env.name} needs a goal or a variation, as in goal='dir'")
         register_robot(env)
         env = "-".join([env.name, *filter(None, [goal, *variations])])
     elif goal or variations:

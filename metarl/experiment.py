@@ -23,6 +23,7 @@ from metarl.builders import (
     is_batch_env,
     keep_robot,
     num_threads,
+    require_student,
     training_tasks,
 )
 from metarl.config.schema import TrainConfig, from_yaml, to_yaml
@@ -125,6 +126,7 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             if not is_given:
                 on_failure.callback(env.close)
             learner = build_learner(config, env, device)
+        require_student(config)
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.experiment import TrainedPolicy
@@ -58,6 +59,8 @@ def film_together(
     names = {policy.config.env for policy in policies}
     if len(names) > 1:
         raise ConfigError(f"runs of different environments: {', '.join(sorted(names))}")
+    if any(is_baseline(policy.config, "scratch") for policy in policies):
+        raise ConfigError("a policy from scratch knows one task; film it by itself")
     if not supports(first.env, RenderableEnv):
         raise NoPictures(f"{first.env.spec.name} draws no pictures")
     if tasks is None:

@@ -362,3 +362,10 @@ def test_learner_that_sees_tasks_loads_without_an_environment(tmp_path, monkeypa
     (tmp_path / "run" / "evaluation.json").unlink()
     with loaded:
         assert metarl.evaluate(loaded, num_tasks=2)["returns"]["mean"] == expected
+
+
+def test_training_that_ends_before_the_student_is_refused(tmp_path):
+    settings = {"iterations": 2, "learner": {"teacher_updates": 2}, "run_dir": tmp_path / "run"}
+    with pytest.raises(metarl.core.errors.ConfigError, match="more than learner.teacher_updates"):
+        metarl.train("navigation-2d", "teacher-student", **settings)
+    assert not (tmp_path / "run").exists()

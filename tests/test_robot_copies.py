@@ -1,9 +1,13 @@
 """A run keeps a copy of the user's robot, and can be used after its files have changed."""
 
+from pathlib import Path
+
 import pytest
 
 import metarl
 from metarl.core.errors import ConfigError
+from metarl.envs.locomotion.variations import Wind
+from metarl.envs.robots import copies
 from metarl.envs.robots.guess import guess_robot, to_yaml
 
 MODEL = """
@@ -84,7 +88,7 @@ def test_run_is_evaluated_with_its_copy_of_the_robot(happens, folder, run, capsy
     (run / "evaluation.json").unlink()
     assert returns(run) == before
     err = capsys.readouterr().err
-    assert f"{folder}/dog.yaml has changed; the copy in {run} is used" in err
+    assert f"the robot of {folder}/dog.yaml:dir has changed; the copy in {run} is used" in err
     assert "not comparable" not in err
 
 
@@ -107,3 +111,53 @@ def test_resumed_run_refuses_a_robot_that_has_changed(folder, run):
     change(folder)
     with pytest.raises(metarl.core.errors.CheckpointError, match="was trained on version"):
         metarl.train(resume=run, iterations=2, evaluate=False)
+
+
+def nest(folder, where):
+    """Moves the model into a file that a scene includes, as MuJoCo Menagerie has it."""
+    target = folder / where / "dog.xml"
+    target.parent.mkdir(exist_ok=True)
+    (folder / "dog.xml").rename(target)
+    if where:
+        text = target.read_text().replace("more.xml", "../more.xml")
+        target.write_text(text.replace('meshdir="shapes"', 'meshdir="../shapes"'))
+    scene = f'<mujoco><include file="{Path(where) / "dog.xml"}"/></mujoco>'
+    (folder / "scene.xml").write_text(scene)
+    (folder / "dog.yaml").write_text(to_yaml(guess_robot(folder / "scene.xml"), "scene.xml"))
+
+
+def test_model_of_a_scene_can_be_copied(folder, tmp_path, capsys):
+    nest(folder, "")
+    run = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir", "rl2", run_dir=run, **SMALL, **OFF).close()
+    before = returns(run)
+    for name in ("dog.yaml", "scene.xml", "dog.xml", "more.xml"):
+        (folder / name).unlink()
+    (run / "evaluation.json").unlink()
+    assert returns(run) == pytest.approx(before, rel=1e-4)
+    assert "keeps no copy" not in capsys.readouterr().err
+
+
+def test_other_variation_is_no_change_of_the_robot(folder, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir-wind", "rl2", run_dir=run, **SMALL, **OFF).close()
+    monkeypatch.setattr(Wind, "revisions", 1)
+    returns(run)
+    err = capsys.readouterr().err
+    assert "has changed" not in err and "their returns are not comparable" in err
+    change(folder)
+    returns(run)
+    assert "has changed" in (err := capsys.readouterr().err) and "not comparable" in err
+
+
+def test_failed_copy_does_not_stop_the_training(folder, tmp_path, monkeypatch, capsys):
+    def fails(file, target):
+        (target / "half").write_text("")
+        raise OSError("no space")
+
+    monkeypatch.setattr(copies, "copy_robot", fails)
+    run = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir", "rl2", run_dir=run, **SMALL, **OFF).close()
+    assert "the run keeps no copy of" in capsys.readouterr().err
+    assert not list(run.glob("*robot*")) and not list(run.glob(".robot*"))
+    returns(run)

@@ -237,7 +237,7 @@ class MujocoBatchEnv:
         np.add(self._centre_ctrl, scaled, out=self._ctrl)
         scaled /= self._unit
         effort = np.square(scaled).sum(axis=1)
-        self._world.drive()
+        self._world.drive(alive)
         before = self._previous_position
         ids = None if alive.all() else np.flatnonzero(alive)
         failed = self._advance(ids)

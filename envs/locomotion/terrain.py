@@ -39,6 +39,9 @@ FLAT = 1.25
 ANT_HEIGHT = 0.75
 """Height of the base of the robot for which the maps were made, at rest [m]."""
 
+LEAST_HEIGHT = 0.05
+"""Height below which the place of a base says nothing of the robot's height [m]."""
+
 CEILING, BASE = 2.0, 0.5
 """Largest height and depth of a map, and thickness of the ground below [m]."""
 
@@ -91,11 +94,13 @@ def grid_of(robot: Robot) -> Grid:
 def size_of(robot: Robot) -> float:
     """Returns the scale of a robot's maps along all axes: 1 as for the Ant, less for smaller ones.
 
-    A smaller robot with a free base meets the same landscape in proportion to its height.
+    A smaller robot with a free base meets the same landscape in proportion to its height. One whose
+    base is at the ground, like a frame between the feet, does not tell its height.
     """
-    if robot.planar:
+    height = float(robot.rest()[robot.height_index])
+    if robot.planar or height < LEAST_HEIGHT:
         return 1.0
-    return min(1.0, round(float(robot.rest()[robot.height_index]) / ANT_HEIGHT, 2))
+    return min(1.0, round(height / ANT_HEIGHT, 2))
 
 
 def ridges(distance: np.ndarray, period: float) -> np.ndarray:

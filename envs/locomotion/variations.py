@@ -321,7 +321,8 @@ class Push(Variation):
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Pushes the robots whose step has come."""
-        rows = np.flatnonzero((step + 1) % tasks[:, 1].astype(int) == 0)
+        is_time = (step + 1) % tasks[:, 1].astype(int) == 0
+        rows = np.flatnonzero(is_time & world.alive)
         size = tasks[rows, 0]
         if world.robot.planar:
             world.qvel[rows, 0] += size

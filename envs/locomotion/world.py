@@ -135,6 +135,7 @@ class World:
         batch: The `mujoco.batch.Batch`.
         qpos: Positions (M, nq).
         qvel: Speeds (M, nv); a variation may change them before a step.
+        alive: Mask (M,) of the simulations that take the present control step.
         ctrl: Clipped controls (M, A); a variation may change them before a step.
         fields: Per-simulation model fields (M, ...) that the variations write, by name.
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
@@ -154,7 +155,7 @@ class World:
         self.ground: Ground | None = None
         transient = {name for variation in variations for name in variation.transient}
         self._written = {name: self.fields[name].copy() for name in sorted(transient)}
-        self._variations = variations
+        self._variations, self.alive = variations, np.ones(len(self.ctrl), dtype=bool)
         self._sizes = [len(variation.tasks(robot).variables) for variation in variations]
         self._step = np.zeros(len(self.ctrl), dtype=int)
 
@@ -191,8 +192,9 @@ class World:
         for variation, task in self._pairs:
             variation.start(self, task, rows)
 
-    def drive(self) -> None:
-        """Applies the variations before a control step."""
+    def drive(self, alive: np.ndarray | None = None) -> None:
+        """Applies the variations before a control step of the rows alive (M,), or of all."""
+        self.alive = np.ones(len(self.ctrl), dtype=bool) if alive is None else alive
         depth = len(self.past_ctrl)
         if depth:
             self.past_ctrl[self._step % depth, np.arange(len(self.ctrl))] = self.ctrl

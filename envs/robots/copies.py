@@ -16,7 +16,7 @@ from metarl.core.errors import ConfigError
 ASSETS = "metarl-assets.json"
 """Of a copy: absolute folders of meshes and textures, and the SHA-256 of each file in them."""
 
-_INCLUDE = re.compile(r"<include\s[^>]*?file\s*=\s*[\"']([^\"']+)[\"']")
+_INCLUDE = re.compile(rb"<include\s[^>]*?file\s*=\s*[\"']([^\"']+)[\"']")
 
 
 def read_spec(path: Path) -> mujoco.MjSpec:
@@ -35,25 +35,36 @@ def copy_robot(file: Path, folder: Path) -> None:
     """Writes a robot's file, its model and what it includes into a folder.
 
     Meshes and textures are not copied, because they can be large: the copy points to them. A model
-    that includes files outside its folder is written resolved, with numbers of six digits.
+    whose parts cannot be moved so is written resolved, with numbers of six digits.
 
     Args:
         file: The robot's file, which can be read.
         folder: An empty folder.
+
+    Raises:
+        ValueError: MuJoCo cannot compile the copy; its message.
+        OSError: A file cannot be written.
     """
     tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     source = file.absolute().parent / tree["model"]
     spec = read_spec(source)
     spec.meshdir = str((source.parent / spec.meshdir).resolve())
     spec.texturedir = str((source.parent / spec.texturedir).resolve())
-    texts = _read_with_includes(source.name, source.parent)
-    for name, text in (texts or {source.name: spec.to_xml()}).items():
+    files = _read_with_includes(source.name, source.parent)
+    for name, content in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    hashes = {str(path): _hash(path) for path in _list_assets(spec)}
+        target.write_bytes(content)
+    hashes = {str(path): _hash(path) for path in _list_assets(spec) if path.is_file()}
     record = {"meshdir": spec.meshdir, "texturedir": spec.texturedir, "files": hashes}
     (folder / ASSETS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    try:
+        read_spec(folder / source.name).compile()
+    except ValueError:  # meshes of an included file are sought beside the copy, say
+        for name in files:
+            (folder / name).unlink()
+        (folder / source.name).write_text(spec.to_xml(), encoding="utf-8")
+        read_spec(folder / source.name).compile()
     text = yaml.safe_dump({**tree, "model": source.name}, sort_keys=False)
     (folder / file.name).write_text(f"# a copy of {file.name}\n{text}", encoding="utf-8")
 
@@ -76,21 +87,17 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _read_with_includes(name: str, folder: Path) -> dict[str, str] | None:
-    """Returns the texts of a model and of what it includes by relative name.
-
-    It is None if one of these is not in the model's folder.
-    """
-    texts, names = {}, [name]
+def _read_with_includes(name: str, folder: Path) -> dict[str, bytes]:
+    """Returns the contents of a model and of what it includes from its folder, by relative name."""
+    found, names = {}, [name]
     while names:
         name = names.pop()
         path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
-            return None
-        if name not in texts:
-            texts[name] = path.read_text(encoding="utf-8")
-            names += _INCLUDE.findall(texts[name])
-    return texts
+        is_inside = path.is_relative_to(folder.resolve()) and path.is_file()
+        if is_inside and name not in found:
+            found[name] = path.read_bytes()
+            names += [file.decode("utf-8", "replace") for file in _INCLUDE.findall(found[name])]
+    return found
 
 
 def _list_assets(spec: mujoco.MjSpec) -> list[Path]:

@@ -117,6 +117,9 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
         if key not in tree:
             raise ConfigError(f"{path}: unknown key {key}{nearest(key, tree)}")
     tree |= keys
+    if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
+        timestep = keys["physics"].get("timestep") or CONTROL_PERIOD
+        tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
     definition = repr(sorted(tree.items())).encode()
     return build_robot(name or path.stem, path, tree, path.absolute(), definition)
 

@@ -98,11 +98,12 @@ def of_field(model: mujoco.MjModel, field: str, first: int, count: int) -> list[
 
 def controls(model: mujoco.MjModel) -> list[Quantity]:
     """Returns the controls: positions for servos, else in the unit of the actuator's model."""
-    found = []
+    found, kinds = [], (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
     for actuator in range(model.nu):
-        is_servo = model.actuator_biasprm[actuator, 1] < 0.0
-        joint = int(model.actuator_trnid[actuator, 0])
-        is_hinge = model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE
-        unit = ("rad" if is_hinge else "m") if is_servo else "1"
+        has_joint = model.actuator_trntype[actuator] in map(int, kinds)
+        unit = "1"
+        if has_joint and model.actuator_biasprm[actuator, 1] < 0.0:
+            joint = int(model.actuator_trnid[actuator, 0])
+            unit = "rad" if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE else "m"
         found.append(Quantity(model.actuator(actuator).name or f"actuator {actuator}", unit))
     return found

@@ -46,12 +46,12 @@ class ObserveTask:
         env: The environment; its tasks are rows of numbers.
 
     Raises:
-        UnsupportedHere: The numbers of a task have no range; names the environment.
+        UnsupportedHere: The numbers of a task have no range.
     """
 
     def __init__(self, env: BatchEnv):
         self._env: Any = env  # it may offer more than BatchEnv; `capabilities` says what
-        self._code = TaskCode(env.spec.tasks, env.spec.name)
+        self._code = TaskCode(env.spec.tasks)
         size = env.spec.obs_size + len(env.spec.tasks.variables)
         note = "the task is in the observation"
         note = f"{env.spec.note}; {note}" if env.spec.note else note

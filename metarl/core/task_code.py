@@ -15,17 +15,16 @@ class TaskCode:
 
     Args:
         tasks: The distribution.
-        name: Of the environment, for the message.
 
     Raises:
-        UnsupportedHere: A number has no range; names the environment.
+        UnsupportedHere: A number has no range.
     """
 
-    def __init__(self, tasks: TaskDistribution, name: str):
+    def __init__(self, tasks: TaskDistribution):
         low, high = full_range(tasks)
         if not np.isfinite([low, high]).all():
             hint = "give the range of each in task_variables"
-            raise UnsupportedHere(f"the task numbers of {name} have no range; {hint}")
+            raise UnsupportedHere(f"the task numbers have no range; {hint}")
         self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
         self._kinds = [len(variable.labels) for variable in tasks.variables]
 

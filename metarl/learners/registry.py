@@ -171,6 +171,8 @@ def build_learner(
         ConfigError: A plug-in's constructor fails, or the learner cannot have such actions.
         EnvironmentContractError: The environment lacks what the learner's own loop needs.
     """
+    from metarl.core.env import UnsupportedHere
+
     module, _, name = algorithm.build.partition(":")
     build = operator.attrgetter(name)(importlib.import_module(module))
     if algorithm.has_own_loop:
@@ -185,6 +187,8 @@ def build_learner(
         return build(config, *sizes, discrete=spec.discrete, **options)
     except MetarlError:
         raise
+    except UnsupportedHere as error:
+        raise ConfigError(f"--algo {algorithm.name} on {spec.name}: {error}") from error
     except Exception as error:
         if algorithm.name in ALGORITHMS:
             raise

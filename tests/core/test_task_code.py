@@ -18,7 +18,7 @@ TASKS = Product(
 
 
 def test_kinds_are_one_hot_and_numbers_within_their_range():
-    code = TaskCode(TASKS, "robot")
+    code = TaskCode(TASKS)
     tasks = np.array([[0.0, 0.0, 3.0], [2.0, 4.0, 3.0], [1.0, 2.0, 3.0]])
     assert code.size == 5
     assert code.encode(tasks).tolist() == [
@@ -29,7 +29,7 @@ def test_kinds_are_one_hot_and_numbers_within_their_range():
     assert code.scale(tasks)[:, 0].tolist() == [-1.0, 1.0, 0.0]
 
 
-def test_task_without_a_range_is_refused_by_name():
+def test_task_without_a_range_is_refused():
     tasks = Uniform((Variable("speed", "m/s", 0.0, np.inf),))
-    with pytest.raises(UnsupportedHere, match="task numbers of robot have no range"):
-        TaskCode(tasks, "robot")
+    with pytest.raises(UnsupportedHere, match="the task numbers have no range"):
+        TaskCode(tasks)

@@ -1,7 +1,9 @@
 """The table of algorithms, and plug-in learners: how they are found and what is refused."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from commands import REPOSITORY
 
 from metarl.config.schema import parse, to_yaml
 from metarl.core.errors import ConfigError
+from metarl.core.tasks import Uniform, Variable
 from metarl.envs.registry import make
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.learners.registry import (
@@ -200,3 +203,11 @@ def test_table_imports_neither_torch_nor_numpy():
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_task_without_a_range_is_one_line_for_a_teacher():
+    tasks = Uniform((Variable("speed", "m/s", 0.0, math.inf),))
+    spec = replace(make("navigation-2d").spec, tasks=tasks)
+    algorithm = find_algorithm("teacher-student")
+    with pytest.raises(ConfigError, match="teacher-student on navigation-2d: the task numbers"):
+        build_learner(algorithm, algorithm.config(), spec, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,11 +80,13 @@ class TeacherStudent:
         del num_threads
         self.config, self._seed, self._action_size = config, seed, action_size
         self.device = torch.device(device)
-        self._code = TaskCode(tasks, "this environment")
+        self._code = TaskCode(tasks)
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
         sizes = obs_size, action_size, self._code.size
-        with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
+        # torch draws first values, which are replaced, and warns where there is no task number
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             network = TeacherStudentNetwork(config, distribution, *sizes)
         network.initialise(stream(seed, "init"))
         self._distribution, self.network = distribution, network.to(self.device)

@@ -29,3 +29,13 @@ def test_push_changes_the_base_velocity_at_its_interval(robot, task, change):
     assert np.flatnonzero(pushed[:, 0].any(axis=1)).tolist() == [3, 7]
     np.testing.assert_allclose(pushed[3, :, : len(change)], [change] * 2, atol=1e-12)
     assert not pushed[3, :, len(change) :].any()
+
+
+def test_push_leaves_rows_that_rest():
+    with closing(make("quadruped-vel-push", 1)) as env:
+        env.set_tasks(np.tile([0.5, 0.5, 2.0, 0.0], (2, 1)), 1)
+        env.reset([np.random.default_rng(row) for row in range(2)])
+        before = env._qvel[1].copy()
+        for _ in range(4):
+            env.step(np.zeros((2, 12)), np.array([True, False]))
+        np.testing.assert_array_equal(env._qvel[1], before)

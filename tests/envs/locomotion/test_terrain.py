@@ -1,5 +1,7 @@
 """Terrain: maps, heights of the ground compared with MuJoCo's, and robots on it."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -176,6 +178,11 @@ def test_small_robot_meets_the_landscape_in_proportion():
     found = small._world.ground.height(0.38 * x, 0.38 * y)
     np.testing.assert_allclose(found, 0.38 * expected, atol=1e-5)
     assert (small.spec.version, large.spec.version) == (3, 3 - 1)
+
+
+def test_base_at_the_ground_says_nothing_of_the_size():
+    low = replace(QUADRUPED, home=(0.0, 0.0, 0.0, *QUADRUPED.home[3:]))
+    assert size_of(low) == 1.0
 
 
 def test_ground_height_is_finite_everywhere():

@@ -235,9 +235,7 @@ def test_test_tasks_come_from_sample_test_tasks(mazes):
 def test_oracle_needs_tasks_with_ranges():
     with pytest.raises(ConfigError, match="tasks of plugin_envs:Mazes are not numbers"):
         builders.make_env("plugin_envs:Mazes", 1, observe_task=True)
-    with pytest.raises(
-        ConfigError, match="the task numbers of plugin_envs:Spot have no range; give"
-    ):
+    with pytest.raises(ConfigError, match="plugin_envs:Spot: the task numbers have no range; give"):
         builders.make_env("plugin_envs:Spot", 1, observe_task=True)
     with closing(builders.make_env("plugin_envs:TwoWays", 1, observe_task=True)) as env:
         env.set_tasks(np.array([[-1.0], [1.0]]), 1)

@@ -94,3 +94,32 @@ def test_robot_of_a_package_that_fails_is_one_line(package, value, message):
     package(value)
     with pytest.raises(ConfigError, match=message):
         make("boxed-dog-dir", 1)
+
+
+def test_robot_without_goal_and_variation_is_refused(robot):
+    with pytest.raises(ConfigError, match="my-dog needs a goal or a variation"):
+        metarl.make_env(robot)
+
+
+def test_physics_keep_the_control_period():
+    physics = {"timestep": 0.01, "cone": "pyramidal", "integrator": "Euler"}
+    robot = metarl.robot_from_mjcf(QUADRUPED.model_file, physics=physics)
+    assert robot.frame_skip == 2
+    assert (
+        metarl.robot_from_mjcf(QUADRUPED.model_file, physics=physics, frame_skip=7).frame_skip == 7
+    )
+
+
+DRONE = """
+<mujoco><worldbody><body pos="0 0 1"><freejoint/><geom size="0.1"/>{sites}</body></worldbody>
+<actuator>{motors}</actuator></mujoco>
+"""
+
+
+def test_actuator_at_a_site_has_a_name_and_no_unit(tmp_path):
+    sites = "".join(f'<site name="s{i}" pos="{i} 0 0"/>' for i in range(4))
+    motors = "".join(f'<motor site="s{i}" gear="0 0 1" ctrlrange="0 9"/>' for i in range(4))
+    (tmp_path / "drone.xml").write_text(DRONE.format(sites=sites, motors=motors))
+    robot = metarl.robot_from_mjcf(tmp_path / "drone.xml")
+    with closing(metarl.make_env(robot, 1, goal="dir")) as env:
+        assert [each.unit for each in env.spec.actuators] == ["1"] * 4
