@@ -49,6 +49,7 @@ from metarl.core.rollout import Rollout
 from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.registry import make
+from metarl.envs.robots.box import ROBOTS
 from metarl.learners.maml.config import MamlTrpoConfig
 from metarl.learners.maml.maml_trpo import MamlTrpo
 from metarl.learners.registry import ALGORITHMS, build_learner
@@ -83,6 +84,8 @@ WORKLOADS = (
     Workload("humanoid-dir"),
     Workload("quadruped-dir"),
 )
+if ROBOTS["go2"].find():  # its model comes from another package (`make robots`)
+    WORKLOADS = (*WORKLOADS, Workload("go2-dir"))
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,11 @@ class MujocoBatchEnv:
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
         self._readers, self._finished, start = [], [], 0
+        self._observes_outputs = False
         for part in self._parts:
             target = self._obs[:, start : start + part.size]
             is_last = isinstance(part.part, LastAction)
+            self._observes_outputs |= is_last
             read = self._read_outputs if is_last else part.reader(batch)
             self._readers.append((read, target))
             if not part.is_plain:
@@ -254,7 +256,9 @@ class MujocoBatchEnv:
             parts = self._add_terms(parts, effort, healthy)
             reward = sum(parts.values(), np.zeros(len(action)))
         self._tally.add(alive & ~fault, parts)
-        self._outputs[alive], self._time[alive] = scaled[alive], self._time[alive] + 1
+        if self._finished or self._observes_outputs:
+            self._outputs[alive] = scaled[alive]
+            self._time += alive
         reward[~alive | fault] = 0.0
         return Step(self._observe(), reward, alive & ~fault & ~healthy, fault)
 

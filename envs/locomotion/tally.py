@@ -16,9 +16,11 @@ class Tally:
 
     def add(self, valid: np.ndarray, terms: Mapping[str, np.ndarray]) -> None:
         """Adds the parts (M,) of a step in the rows of the mask valid (M,)."""
-        self._steps += int(valid.sum())
+        count = int(np.count_nonzero(valid))
+        self._steps += count
         for name, values in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(values[valid].sum())
+            own = values if count == len(valid) else values[valid]
+            self._sums[name] = self._sums.get(name, 0.0) + float(np.add.reduce(own))
 
     def take(self) -> tuple[dict[str, float], int]:
         """Returns the sums by name, and the number of steps; begins anew."""
