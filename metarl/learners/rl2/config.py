@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
 from metarl.core.ranges import require_range
+from metarl.learners.memory_settings import check_memory
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ class Rl2Config:
         Raises:
             ConfigError: Names the field, its value and what it must be.
         """
-        known = self.memory in ("gru", "lstm", "mingru", "transformer")
-        require(known, "learner.memory", self.memory, "gru, lstm, mingru or transformer")
+        check_memory(self)
         known = self.value_memory in ("shared", "own")
         require(known, "learner.value_memory", self.value_memory, "shared or own")
         require(
@@ -106,6 +105,8 @@ class Rl2Config:
             self.actor,
             "mlp or hypernetwork",
         )
+        known = self.falls in ("continue", "end")
+        require(known, "learner.falls", self.falls, "continue or end")
         for hint, names in (
             ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
             ("at least 0", ("truncation", "attention_window")),
@@ -116,8 +117,7 @@ class Rl2Config:
         ):
             require_range(self, "learner", names, hint)
         if self.memory == "transformer":
-            size, steps = self.memory_size, self.truncation
-            require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
+            steps = self.truncation
             require(steps == 0, "learner.truncation", steps, "0: attention is never truncated")
         else:
             window = self.attention_window
@@ -125,6 +125,3 @@ class Rl2Config:
         if self.memory == "mingru":
             steps = self.truncation
             require(steps == 0, "learner.truncation", steps, "0: a scan is never truncated")
-        low, value = self.min_log_std, self.initial_log_std
-        hint = f"finite and >= learner.min_log_std = {low}"
-        require(low <= value < math.inf, "learner.initial_log_std", value, hint)

@@ -18,6 +18,7 @@ from metarl.functional.advantages import explained_variance, gae_over_trial, sta
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import adapt_lr, check_ratio
 from metarl.functional.running_moments import Moments, normalize
+from metarl.learners import adam
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
@@ -84,11 +85,7 @@ class Rl2:
         self._adam = torch.optim.Adam(
             self.policy.parameters(), lr=config.lr, eps=1e-5, fused=is_fused
         )
-        for value in self.policy.parameters():  # here, so that a restored state needs no memory
-            zeros = {part: torch.zeros_like(value) for part in ("exp_avg", "exp_avg_sq")}
-            where = self.device if is_fused else "cpu"
-            step = torch.zeros((), dtype=torch.float32, device=where)  # as Adam's kernel reads it
-            self._adam.state[value] = {"step": step, **zeros}
+        adam.begin(self._adam, self.device if is_fused else "cpu")
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
         self._updates = 0
@@ -152,7 +149,7 @@ class Rl2:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
         state = self._device_state()
         state |= self._obs_moments.state("obs") | self._value_moments.state("value")
-        state["adam/steps"] = next(iter(self._adam.state.values()))["step"].float()
+        state["adam/steps"] = adam.num_steps(self._adam)
         state["updates"] = torch.tensor(self._updates)
         if self.config.target_kl:
             lr = self._adam.param_groups[0]["lr"]
@@ -177,23 +174,17 @@ class Rl2:
 
     def _device_state(self) -> dict[str, Tensor]:
         """Returns the parameters and Adam's moments, where they are."""
-        state = {}
-        for name, value in self.policy.named_parameters():
-            for part in ("exp_avg", "exp_avg_sq"):
-                state[f"adam/{part}/{name}"] = self._adam.state[value][part]
-            state[f"policy/{name}"] = value
-        return state
+        names: dict[Tensor, str] = {value: n for n, value in self.policy.named_parameters()}
+        own = {f"policy/{name}": value for value, name in names.items()}
+        return own | adam.moments(self._adam, names)
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits; in place, because a GPU may have no memory left."""
         params = {n: state[f"policy/{n}"].clone() for n, _ in self.policy.named_parameters()}
         clamp_(self.policy.distribution, params)
-        for name, value in self.policy.named_parameters():
-            value.data.copy_(params[name])
-            kept = self._adam.state[value]
-            kept["step"].copy_(state["adam/steps"])
-            for part in ("exp_avg", "exp_avg_sq"):
-                kept[part].copy_(state[f"adam/{part}/{name}"])
+        for name, value in self._device_state().items():
+            value.data.copy_(params.get(name.removeprefix("policy/"), state[name]))
+        adam.restore_steps(self._adam, state["adam/steps"])
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])

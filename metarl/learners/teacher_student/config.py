@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from metarl.core.errors import require
 from metarl.core.ranges import require_range
+from metarl.learners.memory_settings import check_memory
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,6 @@ class TeacherStudentConfig:
         Raises:
             ConfigError: Names the field, its value and what it must be.
         """
-        known = self.memory in ("gru", "lstm", "mingru", "transformer")
-        require(known, "learner.memory", self.memory, "gru, lstm, mingru or transformer")
         sizes = ("teacher_updates", "latent_size", "hidden_size", "memory_size", "epochs")
         for hint, names in (
             ("at least 1", (*sizes, "minibatches", "student_epochs")),
@@ -96,9 +93,4 @@ class TeacherStudentConfig:
             ("a finite number", ("min_log_std",)),
         ):
             require_range(self, "learner", names, hint)
-        if self.memory == "transformer":
-            size = self.memory_size
-            require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
-        low, value = self.min_log_std, self.initial_log_std
-        hint = f"finite and >= learner.min_log_std = {low}"
-        require(low <= value < math.inf, "learner.initial_log_std", value, hint)
+        check_memory(self)

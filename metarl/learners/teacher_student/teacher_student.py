@@ -18,6 +18,7 @@ from metarl.core.task_code import TaskCode
 from metarl.core.tasks import TaskDistribution
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
+from metarl.learners import adam
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
@@ -96,10 +97,8 @@ class TeacherStudent:
             "teacher": torch.optim.Adam(teacher, lr=config.lr, eps=1e-5),
             "student": torch.optim.Adam(student, lr=config.student_lr, eps=1e-5),
         }
-        for adam in self._adams.values():
-            for value in adam.param_groups[0]["params"]:
-                zeros = {part: torch.zeros_like(value) for part in ("exp_avg", "exp_avg_sq")}
-                adam.state[value] = {"step": torch.zeros(()), **zeros}
+        for each in self._adams.values():
+            adam.begin(each)
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._updates = 0
 
@@ -189,8 +188,8 @@ class TeacherStudent:
         """Returns parameters, Adam's states, the moments and the number of updates, on the CPU."""
         state = self._device_state()
         state |= self._obs_moments.state("obs") | self._value_moments.state("value")
-        for name, adam in self._adams.items():
-            state[f"adam/steps/{name}"] = next(iter(adam.state.values()))["step"]
+        for name, each in self._adams.items():
+            state[f"adam/steps/{name}"] = adam.num_steps(each)
         lr = self._adams["teacher"].param_groups[0]["lr"]
         state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
         state["updates"] = torch.tensor(self._updates)
@@ -216,10 +215,8 @@ class TeacherStudent:
         """Returns the parameters and Adam's moments, where they are."""
         names: dict[Tensor, str] = {value: n for n, value in self.network.named_parameters()}
         state: Params = {f"policy/{name}": value for value, name in names.items()}
-        for adam in self._adams.values():
-            for value, kept in adam.state.items():
-                for part in ("exp_avg", "exp_avg_sq"):
-                    state[f"adam/{part}/{names[value]}"] = kept[part]
+        for each in self._adams.values():
+            state |= adam.moments(each, names)
         return state
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
@@ -227,9 +224,8 @@ class TeacherStudent:
         for name, value in self._device_state().items():
             value.data.copy_(state[name])
         clamp_(self._distribution, self.network.distribution_params())
-        for name, adam in self._adams.items():
-            for kept in adam.state.values():
-                kept["step"].copy_(state[f"adam/steps/{name}"])
+        for name, each in self._adams.items():
+            adam.restore_steps(each, state[f"adam/steps/{name}"])
         self._adams["teacher"].param_groups[0]["lr"] = float(state["adam/lr"])
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
@@ -267,7 +263,7 @@ class TeacherStudent:
         return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
 
     def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
-        config, network, adam = self.config, self.network, self._adams["student"]
+        config, network = self.config, self.network
         inputs, rows = self._inputs(steps), steps.obs.shape[1]
         obs = inputs[..., : steps.obs.shape[-1]]
         with torch.no_grad():
@@ -287,7 +283,7 @@ class TeacherStudent:
                 )[mask].mean()
                 error = (latent - known[:, part]).square().mean(dim=-1)[mask].mean()
                 loss = kl + config.latent_weight * error
-                ppo.descend(adam, loss, config.max_gradient)
+                ppo.descend(self._adams["student"], loss, config.max_gradient)
                 totals += [float(kl.detach()), float(error.detach())]
                 count += 1
         kl_mean, error_mean = totals / count

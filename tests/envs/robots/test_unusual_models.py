@@ -5,7 +5,7 @@ from contextlib import closing
 import mujoco
 import numpy as np
 import pytest
-from own_robots import MOTORS, values
+from own_robots import MOTORS, edit_model, values
 
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import make, own_recipe
@@ -68,8 +68,7 @@ def test_one_limb_cannot_be_crippled(robot_file):
 def test_robot_whose_base_has_no_shape_carries_a_payload(write, robot_file):
     file = robot_file()
     inertia = '<inertial mass="3" pos="0 0 0" diaginertia="0.1 0.1 0.1"/>'
-    model = file.with_suffix(".xml")
-    model.write_text(model.read_text().replace('<geom type="box" size="0.3 0.15 0.05"/>', inertia))
+    edit_model(file, '<geom type="box" size="0.3 0.15 0.05"/>', inertia)
     with closing(make(f"{file}:payload", threads=1)) as env:
         env.set_tasks(np.array([[0.5, 0.1, 0.0]]), 1)
         env.reset([np.random.default_rng(0)])
@@ -91,8 +90,7 @@ def test_actuator_without_a_joint_cannot_be_locked(write, robot_file):
 def test_payload_is_on_the_robot_and_not_on_a_thing_before_it(write, robot_file):
     file = robot_file()
     thing = '<worldbody><body pos="9 0 0"><geom size="0.1"/><body><geom size="0.1"/></body></body>'
-    model = file.with_suffix(".xml")
-    model.write_text(model.read_text().replace("<worldbody>", thing))
+    edit_model(file, "<worldbody>", thing)
     with closing(make(f"{file}:payload", threads=1)) as env:
         parent = env.model.body_parentid[env.model.body("payload").id]
         assert env.model.body(parent).name == "base"

@@ -34,3 +34,9 @@ PLANE = """
 
 def values(path):
     return {guess.key: guess.value for guess in guess_robot(path)}
+
+
+def edit_model(file, old, new):
+    """Replaces a text in the model beside a robot's file."""
+    model = file.with_suffix(".xml")
+    model.write_text(model.read_text().replace(old, new))

@@ -259,6 +259,7 @@ def test_gain_disappears_if_memory_is_cleared_every_episode(solver):
         ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
         ({"memory": "transformer", "truncation": 10}, "learner.truncation.*never truncated"),
         ({"memory": "mingru", "truncation": 10}, "learner.truncation.*never truncated"),
+        ({"falls": "stop"}, "learner.falls = 'stop': must be continue or end"),
         ({"attention_window": 5}, "learner.attention_window = 5: must be 0 with gru"),
         ({"actor": "linear"}, "learner.actor.*mlp or hypernetwork"),
         ({"lr": 0.0}, "learner.lr"),

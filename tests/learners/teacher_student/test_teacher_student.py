@@ -8,6 +8,7 @@ import torch
 from sign_tasks import SignBatch, signs
 from whole_trial import trial
 
+from metarl.core.errors import ConfigError
 from metarl.core.tasks import Choice, Variable
 from metarl.functional.advantages import gae
 from metarl.functional.running_moments import normalize
@@ -189,3 +190,19 @@ def test_read_memory_gives_what_acting_used(monkeypatch):
         torch.testing.assert_close(features[t], feature, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(inputs[t], own)
     assert len(Sequences.of(rollouts).obs) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory": "hopfield"}, "learner.memory.*gru, lstm, mingru or transformer"),
+        ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
+        ({"teacher_updates": 0}, "learner.teacher_updates"),
+        ({"student_lr": 0.0}, "learner.student_lr"),
+        ({"latent_weight": -1.0}, "learner.latent_weight"),
+        ({"initial_log_std": -4.0}, "learner.initial_log_std.*learner.min_log_std"),
+    ],
+)
+def test_bad_setting_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TeacherStudentConfig(**settings)

@@ -1,0 +1,44 @@
+"""Checks that the settings of learners with a memory have in common, without torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from metarl.core.errors import require
+
+
+class MemorySettings(Protocol):
+    """Settings of a policy with a memory and with action noise."""
+
+    @property
+    def memory(self) -> str:
+        """Kind of memory."""
+
+    @property
+    def memory_size(self) -> int:
+        """Units of the memory."""
+
+    @property
+    def initial_log_std(self) -> float:
+        """Log of the action noise at the start."""
+
+    @property
+    def min_log_std(self) -> float:
+        """Lower bound on it."""
+
+
+def check_memory(config: MemorySettings) -> None:
+    """Checks the kind of the memory, its size, and the action noise at the start.
+
+    Raises:
+        ConfigError: Names the field, its value and what it must be.
+    """
+    known = config.memory in ("gru", "lstm", "mingru", "transformer")
+    require(known, "learner.memory", config.memory, "gru, lstm, mingru or transformer")
+    if config.memory == "transformer":
+        size = config.memory_size
+        require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
+    low, value = config.min_log_std, config.initial_log_std
+    hint = f"finite and >= learner.min_log_std = {low}"
+    require(low <= value < math.inf, "learner.initial_log_std", value, hint)
