@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         robot_from_mjcf,
         train,
     )
-    from metarl.experiment import TrainedPolicy
+    from metarl.trained_policy import TrainedPolicy
 
 __version__ = "0.2.0"
 

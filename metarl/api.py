@@ -23,7 +23,6 @@ from metarl.environments import make_env as make_env
 from metarl.environments import register_robot as register_robot
 from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
-from metarl.experiment import TrainedPolicy
 from metarl.explanation import explain as explain
 from metarl.filming import film_together as film_together
 from metarl.learners.sb3.config import label
@@ -32,6 +31,7 @@ from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
+from metarl.trained_policy import TrainedPolicy
 
 VIDEO = "videos/adaptation.mp4"
 NUM_ADAPTATIONS = 3

@@ -5,16 +5,14 @@ Nothing heavy is imported at module level, so that --help and --list-envs answer
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 from metarl.builders import (
     build_env,
@@ -34,66 +32,11 @@ from metarl.core.errors import (
     NumericalError,
 )
 from metarl.core.files import write_atomically
-from metarl.core.tasks import Variable
-from metarl.learners import registry
 from metarl.learners.sb3.config import label
 from metarl.runs import folder, provenance, published
 from metarl.runs.progress import heartbeat
-
-
-@dataclass
-class TrainedPolicy:
-    """A learner in its run folder, with the settings it is or was trained with.
-
-    Attributes:
-        path: The run folder.
-        config: The settings.
-        learner: The learner.
-        progress: Number of iterations done, environment steps and seconds.
-        num_trained: Iterations that `train` added.
-        is_env_owned: `close` closes the environment. False for one that was given as an object.
-    """
-
-    path: Path
-    config: TrainConfig[Any]
-    learner: Any
-    progress: Any = None
-    num_trained: int = 0
-    is_env_owned: bool = True
-    _env: Any = None
-
-    @property
-    def env(self) -> Any:
-        """The environment of the config; built when it is first used."""
-        if self._env is None:
-            self._env = build_env(self.config, run=self.path)
-            if line := provenance.describe_version_change(self.path, self._env.spec):
-                print(f"metarl: warning: {line}", file=sys.stderr)
-        return self._env
-
-    @property
-    def output(self) -> Path:
-        """Folder of new files: the run folder, or one in `runs/` for a published policy."""
-        return published.output_folder(self.path)
-
-    @property
-    def spec(self) -> Any:
-        """Name and sizes of the environment; from the run folder if it was not built."""
-        recorded = _recorded_spec(self.path) if self._env is None else None
-        return recorded or self.env.spec
-
-    def close(self) -> None:
-        """Closes the environment, if it was built here."""
-        if self._env is not None and self.is_env_owned:
-            self._env.close()
-            self._env = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
+from metarl.runs.recorded import RecordedEnv
+from metarl.trained_policy import TrainedPolicy
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -303,7 +246,8 @@ def _device_name(device: Any) -> str:
 def load(path: Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
-    The environment is built when it is first used, except for baselines, which are built with it.
+    The environment is built when it is first used, except for baselines from scratch, whose tasks
+    are drawn from it.
 
     Args:
         path: The folder, wherever it has been moved to.
@@ -318,29 +262,14 @@ def load(path: Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
     policy = TrainedPolicy(path, config, None)
     if env is not None:
         policy._env, policy.is_env_owned = build_env(config, env), not is_batch_env(env)
-    has_own_loop = registry.find_algorithm(config.algo).has_own_loop
     with ExitStack() as on_failure, heartbeat(f"loading {path}"):
         on_failure.callback(policy.close)
-        used = policy.env if has_own_loop else SimpleNamespace(spec=policy.spec)
+        is_scratch = is_baseline(config, "scratch")  # its tasks are drawn from the environment
+        used = policy.env if is_scratch else RecordedEnv(policy.spec)
         policy.learner = build_learner(config, used, "cpu")
         policy.progress = restore_newest(path, policy.learner)
         on_failure.pop_all()
     return policy
-
-
-def _recorded_spec(path: Path) -> Any:
-    """Returns sizes and tasks from run.json, or None if an older version wrote it."""
-    try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))["env"]
-        names = ("name", "obs_size", "action_size", "discrete")
-        parts = [
-            SimpleNamespace(variables=tuple(Variable(**each) for each in record["tasks"][part]))
-            for part in ("train", "test")
-        ]
-        tasks = SimpleNamespace(variables=parts[0].variables, test=parts[1])
-        return SimpleNamespace(**{name: record[name] for name in names}, tasks=tasks)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:

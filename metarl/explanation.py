@@ -18,11 +18,11 @@ from metarl.core.tasks import HasOpaqueTasks, HasTestTasks
 from metarl.evaluation import results
 from metarl.evaluation.adaptation_steps import measure_steps
 from metarl.evaluation.memory_probe import probe_memory
-from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.reader import EXPLANATION
 from metarl.sampling.sampler import Key
+from metarl.trained_policy import TrainedPolicy
 
 PICTURE = "explain.png"
 

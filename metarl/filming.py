@@ -12,10 +12,10 @@ import numpy as np
 from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
-from metarl.experiment import TrainedPolicy
 from metarl.learners.sb3.config import label
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Key
+from metarl.trained_policy import TrainedPolicy
 
 
 def film_together(

@@ -16,9 +16,9 @@ from metarl.core.errors import CheckpointError, ResourceError, RunExists
 from metarl.core.files import write_atomically
 from metarl.core.learner import HasOptimiser
 from metarl.evaluation import results
-from metarl.experiment import TrainedPolicy
 from metarl.runs import checkpoint, published
 from metarl.runs.logger import read_records
+from metarl.trained_policy import TrainedPolicy
 
 
 def publish(run: str | Path, folder: str | Path) -> Path:

@@ -22,8 +22,10 @@ metarl.config
 metarl.runs
 metarl.training
 metarl.reporting
+metarl.deployment
 metarl.builders
 metarl.environments
+metarl.trained_policy
 metarl.experiment
 metarl.filming
 metarl.explanation

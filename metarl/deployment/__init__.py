@@ -1,0 +1,1 @@
+"""Use of a trained policy without environment and simulator: sessions, predictions, export."""

@@ -1,0 +1,234 @@
+"""A session: a trained policy on robots, which adapts while it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarl.core.env import EnvSpec, Step
+from metarl.core.errors import ConfigError, name_failures
+from metarl.core.learner import Learner
+from metarl.core.parallel import one_torch_thread
+from metarl.core.rollout import Rollout
+from metarl.deployment.signals import (
+    Observation,
+    count_rows,
+    read_observation,
+    read_rows,
+    to_controls,
+)
+from metarl.sampling.recording import Recording, allocate, to_rollout
+from metarl.sampling.sampler import Key
+
+Streams = Callable[[int], Sequence[np.random.Generator]]
+"""Episode k -> the stream of each robot (M,), from which its action noise is drawn."""
+
+TIMED = ("obs", "action", "log_prob", "reward", "valid")
+"""Arrays of a recording with an axis of time."""
+
+
+class Session:
+    """Plays a policy on M = N * E robots: E of each of N tasks, in rows task * E + episode.
+
+    The memory, the scaling of observations, the previous action and the episodes to adapt from are
+    kept here. The learner is not changed, so it can serve many sessions.
+
+    Args:
+        learner: The learner.
+        spec: Of the environment of training.
+        num_tasks: N.
+        num_robots: E, the robots of a task. They adapt together if the learner pools episodes.
+        deterministic: Send the mode of the policy. None: as soon as it can, which is from the
+            first `adapt` on for a learner that adapts by gradient steps.
+        raw: Return the policy's outputs, which environments of metarl take, in place of the
+            robot's controls.
+        streams: Of the action noise.
+        key: Of what a learner draws at the start and when it adapts.
+    """
+
+    def __init__(
+        self,
+        learner: Learner[Any],
+        spec: EnvSpec,
+        num_tasks: int = 1,
+        num_robots: int = 1,
+        *,
+        deterministic: bool | None = None,
+        raw: bool = False,
+        streams: Streams | None = None,
+        key: Key | None = None,
+    ):
+        for name, value in (("num_tasks", num_tasks), ("num_robots", num_robots)):
+            if value < 1:
+                raise ConfigError(f"{name} = {value!r}: must be at least 1")
+        self.spec, self._learner, self._size, self._raw = (
+            spec,
+            learner,
+            (num_tasks, num_robots),
+            raw,
+        )
+        self._num_rows = num_tasks * num_robots
+        self._key = key or Key(0, "session", 0)
+        self._streams = streams or (lambda k: self._key.episodes(k, *self._size))
+        self.deterministic = not learner.pools_episodes if deterministic is None else deterministic
+        self._is_chosen = deterministic is not None
+        self.num_episodes = self.num_adaptations = self.num_unusable = 0
+        self._context = learner.begin(*self._size, self._key.tasks("begin", 0, num_tasks))
+        self._pending: list[Rollout] = []
+        self._steps, self._recording, self._rngs = 0, self._new_recording(), self._streams(0)
+        self._last_obs = np.zeros((self._num_rows, spec.obs_size), dtype=np.float32)
+
+    def act(self, obs: Observation, reward: Any = None, done: Any = False) -> np.ndarray:
+        """Returns the controls for an observation.
+
+        A number that is not finite never reaches the policy: the robot's row gets the control of a
+        policy output of zero (the home pose of servos), its last finite observation takes the place
+        of this one, and `num_unusable` counts it.
+
+        Args:
+            obs: Observation of M robots.
+            reward: Of the previous control (M,), or one number for all; None at the first step of
+                an episode, and for policies that do not read rewards.
+            done: The previous control ended the episode (M,), for example by a fall. Such a robot
+                waits, with the control of an output of zero, until all have ended.
+
+        Returns:
+            Controls (M, A) in the robot's units, or (A,) where obs has no row axis; the index of
+            an action, where they are discrete.
+
+        Raises:
+            ConfigError: An argument does not fit, or the episode is as long as those in training
+                and the policy adapts to whole episodes; call `end_episode`.
+        """
+        rows, usable = self._read(obs)
+        feedback = None
+        if self._steps:
+            feedback = self._record_outcome(rows, reward, done)
+            if self._steps == self.spec.horizon:
+                self._make_room()
+        chosen = self._choose(rows, feedback)
+        output = self._recording.record_action(self._steps, chosen)
+        self._steps += 1
+        waits = ~usable | ~self._recording.alive
+        sent = np.where(waits[:, None], 0.0, output) if waits.any() else output
+        controls = sent.copy() if self._raw else to_controls(self.spec, sent)
+        return controls if count_rows(obs)[1] else controls[0]
+
+    def end_episode(
+        self, reward: Any = None, done: Any = False, obs: Observation | None = None
+    ) -> None:
+        """Ends the episode of all robots; a memory keeps what it knows.
+
+        Args:
+            reward: Of the last control (M,), for robots that were still in their episode.
+            done: The task ended (M,): a fall, not the time limit.
+            obs: After the last control, for learners that use it.
+
+        Raises:
+            ConfigError: No step was taken, or an argument does not fit.
+        """
+        if not self._steps:
+            raise ConfigError("end_episode: the episode has no step; call act first")
+        rows = self._read(self._last_obs if obs is None else obs)[0]
+        if self._recording.alive.any():
+            self._record_outcome(rows, reward, done)
+            going_on = self._recording.alive
+            self._recording.arrays["last_obs"][going_on] = rows[going_on]
+        with name_failures("session"):
+            self._recording.finish(self.num_episodes)
+        rollout = to_rollout(self._recording.arrays, self._size)
+        if self._learner.pools_episodes:
+            self._pending.append(rollout)
+        else:
+            self._adapt(rollout)
+        self.num_episodes += 1
+        self._steps, self._recording = 0, self._new_recording()
+        self._rngs = self._streams(self.num_episodes)
+
+    def adapt(self) -> None:
+        """Adapts to the episodes since the last call, where the learner does so between episodes.
+
+        Memories have adapted already while they acted.
+
+        Raises:
+            ConfigError: There is no episode, or one without action noise, from which no gradient
+                can be taken.
+            NumericalError: The gradient is not finite; the session is unchanged.
+        """
+        if not self._learner.pools_episodes:
+            return
+        if not self._pending:
+            raise ConfigError("adapt: there is no finished episode; call end_episode after each")
+        if self.deterministic:
+            hint = "start the session with deterministic=False"
+            raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
+        parts = zip(*(vars(rollout).values() for rollout in self._pending), strict=True)
+        self._adapt(Rollout(*(torch.cat(each, dim=1) for each in parts)))
+        self.num_adaptations += 1
+        self._pending = []
+        self.deterministic = not self._is_chosen
+
+    # --- steps of an episode ----------------------------------------------------------------------
+
+    def _read(self, obs: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """Returns finite observations (M, S), and the mask (M,) of rows that were so before."""
+        rows = read_observation(self.spec, obs, self._num_rows)
+        usable = np.asarray(np.isfinite(rows).all(axis=1))
+        if not usable.all():
+            self.num_unusable += int((~usable).sum())
+            rows = np.where(usable[:, None], rows, self._last_obs)
+        self._last_obs = rows
+        return rows, usable
+
+    def _record_outcome(self, rows: np.ndarray, reward: Any, done: Any) -> Any:
+        """Records what the previous action led to; returns the learner's feedback."""
+        if reward is None:
+            if self._context is not None:
+                hint = "the policy adapts from it; pass reward= to act and end_episode"
+                raise ConfigError(f"the reward of step {self._steps - 1} is missing: {hint}")
+            reward = 0.0
+        rewards = read_rows("reward", reward, self._num_rows, np.float32)
+        ended = read_rows("done", done, self._num_rows, bool)
+        finite = np.isfinite(rewards)
+        self.num_unusable += int((~finite).sum())
+        step = Step(rows, np.where(finite, rewards, 0.0), ended, np.zeros_like(ended))
+        return self._recording.record_step(self._steps - 1, step)
+
+    def _choose(self, rows: np.ndarray, feedback: Any) -> Any:
+        """Records the observation and chooses actions for it."""
+        recording, t = self._recording, self._steps
+        recording.record_obs(t, rows)
+        for row, rng in enumerate(self._rngs):
+            rng.standard_normal(dtype=np.float32, out=recording.arrays["action"][row, t])
+        inputs = recording.obs[t], recording.noise[t], feedback
+        with one_torch_thread(), torch.inference_mode():
+            chosen, self._context = self._learner.act(
+                self._context, *inputs, explore=not self.deterministic
+            )
+        return chosen
+
+    def _make_room(self) -> None:
+        """Forgets the oldest step of robots whose episode outlasts those of training.
+
+        Raises:
+            ConfigError: The learner adapts to whole episodes.
+        """
+        if self._learner.pools_episodes:
+            hint = "call end_episode, then adapt or go on"
+            raise ConfigError(f"the episode has {self._steps} steps, as in training; {hint}")
+        arrays = self._recording.arrays
+        moved = self._recording.alive | arrays["valid"][:, -1]
+        for name in TIMED:
+            arrays[name][moved, :-1] = arrays[name][moved, 1:]
+        self._steps -= 1
+
+    def _new_recording(self) -> Recording:
+        return Recording(allocate(self.spec, self._num_rows), self._size[1])
+
+    def _adapt(self, rollout: Rollout) -> None:
+        rngs = self._key.tasks("adapt", self.num_adaptations + 1, self._size[0])
+        with name_failures("session"):
+            self._context = self._learner.adapt(self._context, rollout, rngs)

@@ -1,0 +1,100 @@
+"""Observations and actions of a robot: their checks, and the robot's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from metarl.core.env import EnvSpec
+from metarl.core.errors import ConfigError, nearest
+
+Observation = np.ndarray | Mapping[str, Any]
+"""(S,) or (M, S); or the numbers by name, each one number or (M,)."""
+
+
+def to_controls(spec: EnvSpec, output: np.ndarray) -> np.ndarray:
+    """Maps outputs of the policy (M, A) to what its environment sends to the robot.
+
+        centre + scale * output, clipped to the range of the actions
+
+    A robot whose range is not recorded has -1 and 1, unless its centre is not zero. Discrete
+    actions become the index (M,) of their largest output.
+    """
+    if spec.discrete:
+        return output.argmax(axis=1)
+    actions = np.multiply(output, spec.action_scale, dtype=float)
+    centre = np.asarray(spec.action_centre)
+    if centre.any():  # else -0.0 would become 0.0
+        actions += centre
+    ends = spec.action_range or (None if centre.any() else (-1.0, 1.0))
+    return actions if ends is None else np.clip(actions, *ends, out=actions)
+
+
+def count_rows(obs: Any) -> tuple[int, bool]:
+    """Returns the number of robots M in an observation, and whether it has a row axis."""
+    if isinstance(obs, Mapping):
+        shapes = [np.shape(each) for each in obs.values()]
+        return (shapes[0][0], True) if shapes and shapes[0] else (1, False)
+    return (len(obs), True) if np.ndim(obs) > 1 else (1, False)
+
+
+def read_observation(spec: EnvSpec, obs: Any, num_rows: int) -> np.ndarray:
+    """Returns observations as (M, S) float32; some numbers may not be finite.
+
+    Args:
+        spec: Of the environment.
+        obs: See Observation; one robot may leave the row axis out.
+        num_rows: M.
+
+    Raises:
+        ConfigError: The size is another, or a name is unknown or missing.
+    """
+    if isinstance(obs, Mapping):
+        obs = _join_named(spec, obs)
+    try:
+        array = np.asarray(obs, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"obs: must be numbers: {error}") from error
+    if num_rows == 1 and array.ndim == 1:
+        array = array[None]
+    if array.shape != (num_rows, spec.obs_size):
+        shape = f"{(num_rows, spec.obs_size)}" + (f" or ({spec.obs_size},)" * (num_rows == 1))
+        raise ConfigError(f"obs has the shape {np.shape(obs)}: must be {shape}{_describe(spec)}")
+    return array
+
+
+def _join_named(spec: EnvSpec, obs: Mapping[str, Any]) -> np.ndarray:
+    names = [each.name for each in spec.observed]
+    if not names:
+        hint = f"the run has no names of observations; give an array of {spec.obs_size} numbers"
+        raise ConfigError(f"obs is a mapping: {hint}")
+    for name in obs:
+        if name not in names:
+            raise ConfigError(f"obs: unknown number {name!r}{nearest(str(name), names)}")
+    missing = [name for name in names if name not in obs]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"obs: {missing[0]!r}{more} is missing; policy.spec.observed has all")
+    return np.stack([np.asarray(obs[name], dtype=np.float32) for name in names], axis=-1)
+
+
+def _describe(spec: EnvSpec) -> str:
+    names = [each.name for each in spec.observed]
+    return f": {', '.join(names[:2])}, ..., {names[-1]}" if len(names) > 3 else ""
+
+
+def read_rows(name: str, value: Any, num_rows: int, kind: type) -> np.ndarray:
+    """Returns one number or mask entry for each robot (M,), of a dtype.
+
+    Raises:
+        ConfigError: There are not M.
+    """
+    try:
+        array = np.asarray(value, dtype=kind)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} = {value!r:.80}: must be numbers: {error}") from error
+    if array.size != num_rows and array.ndim:
+        raise ConfigError(f"{name} has the shape {array.shape}: must be ({num_rows},)")
+    return np.broadcast_to(array.reshape(-1) if array.ndim else array, num_rows)

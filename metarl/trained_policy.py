@@ -1,0 +1,130 @@
+"""A trained policy in its run folder."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from metarl.builders import build_env, is_baseline
+from metarl.config.schema import TrainConfig
+from metarl.core.errors import ConfigError
+from metarl.runs import provenance, published
+from metarl.runs.recorded import read_spec
+
+if TYPE_CHECKING:
+    from metarl.deployment.session import Session
+
+
+@dataclass
+class TrainedPolicy:
+    """A learner in its run folder, with the settings it is or was trained with.
+
+    Attributes:
+        path: The run folder.
+        config: The settings.
+        learner: The learner.
+        progress: Number of iterations done, environment steps and seconds.
+        num_trained: Iterations that `train` added.
+        is_env_owned: `close` closes the environment. False for one that was given as an object.
+    """
+
+    path: Path
+    config: TrainConfig[Any]
+    learner: Any
+    progress: Any = None
+    num_trained: int = 0
+    is_env_owned: bool = True
+    _env: Any = None
+
+    @property
+    def env(self) -> Any:
+        """The environment of the config; built when it is first used."""
+        if self._env is None:
+            self._env = build_env(self.config, run=self.path)
+            if line := provenance.describe_version_change(self.path, self._env.spec):
+                print(f"metarl: warning: {line}", file=sys.stderr)
+        return self._env
+
+    @property
+    def output(self) -> Path:
+        """Folder of new files: the run folder, or one in `runs/` for a published policy."""
+        return published.output_folder(self.path)
+
+    @property
+    def spec(self) -> Any:
+        """Name and sizes of the environment; from the run folder if it was not built."""
+        recorded = read_spec(self.path) if self._env is None else None
+        return recorded or self.env.spec
+
+    def start(
+        self,
+        num_tasks: int = 1,
+        num_robots: int = 1,
+        *,
+        deterministic: bool | None = None,
+        seed: int = 0,
+        raw: bool = False,
+    ) -> Session:
+        """Starts a session: the policy on robots, without environment and simulator.
+
+        Args:
+            num_tasks: N.
+            num_robots: Robots of each task.
+            deterministic: Send the mode of the policy; None as soon as it can (see `Session`).
+            seed: Of the action noise.
+            raw: Return the policy's outputs, as environments of metarl take them, in place of the
+                robot's controls.
+
+        Raises:
+            ConfigError: A number is not positive, or the policy is a set of policies from scratch.
+        """
+        from metarl.deployment.session import Session
+        from metarl.sampling.sampler import Key
+
+        self._require_one_policy()
+        options: dict[str, Any] = {"deterministic": deterministic, "raw": raw}
+        key = Key(seed, "session", 0)
+        return Session(self.learner, self.spec, num_tasks, num_robots, key=key, **options)
+
+    def predict(
+        self,
+        obs: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        *,
+        reward: Any = None,
+        raw: bool = False,
+    ) -> tuple[Any, Any]:
+        """Returns controls and state, in the form of Stable-Baselines3.
+
+        See `metarl.deployment.predictor.predict`.
+
+        Raises:
+            ConfigError: An argument does not fit, the reward is missing, or the policy is a set of
+                policies from scratch.
+        """
+        from metarl.deployment.predictor import predict
+
+        self._require_one_policy()
+        options: dict[str, Any] = {"deterministic": deterministic, "raw": raw, "reward": reward}
+        return predict(self.learner, self.spec, obs, state, episode_start, **options)
+
+    def _require_one_policy(self) -> None:
+        if is_baseline(self.config, "scratch"):
+            hint = "one policy for each task; train with --learner.mode multi-task or oracle"
+            raise ConfigError(f"{self.path}: mode scratch has {hint}")
+
+    def close(self) -> None:
+        """Closes the environment, if it was built here."""
+        if self._env is not None and self.is_env_owned:
+            self._env.close()
+            self._env = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
