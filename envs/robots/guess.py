@@ -15,6 +15,7 @@ from metarl.envs.robots.observation import terms_of
 from metarl.envs.robots.own import (
     COLUMNS,
     MOST_STEPS,
+    OPTIONAL,
     build_robot,
     refuse_unsupported,
     require_base,
@@ -94,6 +95,8 @@ def guess_robot(path: Path) -> list[Guess]:
         Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
         _guess_limbs(model),
         Guess("actuators", *_guess_actuators(model, qpos, path)),
+        Guess("lowpass", 0.0, "time constant of a filter of the controls [s]; 0 is none"),
+        Guess("delay", 0, "control steps by which the controls come late"),
         Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
         Guess("control_cost", 0.01, "weight of the sum of squares of the policy's outputs"),
         Guess("top_speed", 1.0, "largest speed of the goal vel [m/s]"),
@@ -120,7 +123,9 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
     if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
         timestep = keys["physics"].get("timestep") or CONTROL_PERIOD
         tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
-    definition = repr(sorted(tree.items())).encode()
+    # values that a file may leave out are no part, so that a new key changes no version
+    given = {key: value for key, value in tree.items() if OPTIONAL.get(key, None) != value}
+    definition = repr(sorted(given.items())).encode()
     return build_robot(name or path.stem, path, tree, path.absolute(), definition)
 
 

@@ -28,7 +28,13 @@ KEYS = (
     "model base ground physics frame_skip home reset_noise health observation feet contacts limbs "
     "actuators bonus control_cost top_speed"
 ).split()
-"""Keys of the file, all of them required."""
+"""Required keys of the file."""
+
+OPTIONAL: dict[str, Any] = {"lowpass": 0.0, "delay": 0}
+"""Other keys, with the value that they have if they are missing."""
+
+MOST_DELAY = 50
+"""Largest delay of the controls [control steps]."""
 
 COLUMNS = ("centre", "scale", "low", "high", "stiffness", "damping")
 """Numbers of an actuator in the file."""
@@ -42,9 +48,10 @@ def read_robot(path: Path) -> Robot:
             type, or the model does not fit; the message names it.
     """
     tree = _read_yaml(path)
+    known = [*KEYS, *OPTIONAL]
     for key in tree:
-        if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key}{nearest(str(key), KEYS)}")
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key}{nearest(str(key), known)}")
     missing = [key for key in KEYS if key not in tree]
     if missing:
         raise ConfigError(f"{path}: the key {missing[0]} is missing; metarl new-robot writes all")
@@ -61,14 +68,14 @@ def build_robot(
     Args:
         name: Its name.
         path: Where the values were read, for messages.
-        tree: Key -> value.
+        tree: Key -> value; those of OPTIONAL may be missing.
         source: Its model.
         definition: What the values were read from.
 
     Raises:
         ConfigError: The model cannot be read, or a value has another type or does not fit it.
     """
-    read = _Reader(path, tree)
+    read = _Reader(path, {**OPTIONAL, **tree})
     ground = read.text("ground")
     model = compile_own(source, ground, ConfigError)
     planar = read.choice("base", ("free", "planar")) == "planar"
@@ -83,7 +90,7 @@ def build_robot(
     return Robot(
         name,
         str(source),
-        frame_skip=read.whole("frame_skip"),
+        frame_skip=read.whole("frame_skip", 1, MOST_STEPS),
         skip_qpos=1 if planar else 2,
         planar=planar,
         healthy=read.health(planar),
@@ -102,6 +109,8 @@ def build_robot(
         physics=read.physics(),
         is_own=True,
         definition=_identify(definition, source, model),
+        lowpass=read.number("lowpass", 0.0, 10.0),
+        delay=read.whole("delay", 0, MOST_DELAY),
         **{key: read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed")},
     )
 
@@ -206,8 +215,8 @@ class _Reader:
             raise self._refuse(key, value, f"a number from {low:g} to {high:g}")
         return float(value)
 
-    def whole(self, key: str) -> int:
-        value = self.number(key, 1, MOST_STEPS)
+    def whole(self, key: str, low: int, high: int) -> int:
+        value = self.number(key, low, high)
         if not value.is_integer():
             raise self._refuse(key, self.tree[key], "a whole number")
         return int(value)

@@ -126,6 +126,8 @@ class Robot:
         bonus: Reward of every step after which a robot of the user is healthy.
         control_cost: Weight of the sum of squares of the policy's clipped outputs, likewise.
         top_speed: Largest speed of the tasks of the goal `vel` [m/s], likewise.
+        lowpass: Time constant of a first-order filter of the controls [s]; 0 is none.
+        delay: Control steps by which the controls come late.
     """
 
     name: str
@@ -156,6 +158,8 @@ class Robot:
     bonus: float = 0.5
     control_cost: float = 0.01
     top_speed: float = 1.0
+    lowpass: float = 0.0
+    delay: int = 0
 
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.
