@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
-from metarl.envs.robots.observation import terms_of
+from metarl.envs.robots.observation import OPTIONAL_TERMS, SENSOR, sensors_of, terms_of
 from metarl.envs.robots.own import (
     COLUMNS,
     MOST_STEPS,
@@ -36,6 +36,9 @@ SERVO_ERROR = 0.6
 
 IN_ONE_LINE = ("health", "physics")
 """Keys whose mapping stands in one line of the file."""
+
+MOST_LISTED = 6
+"""Terms that are listed as further parts of the observation."""
 
 SERVO_DAMPING = 0.025
 """Damping of such a servo, as a share of its stiffness [s]."""
@@ -176,14 +179,14 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Gues
 
 
 def _guess_observation(model: mujoco.MjModel, home: list[float], planar: bool) -> Guess:
-    """Takes all terms but the last action, without noise."""
-    names = [name for name in terms_of(tuple(home), model, planar) if name != "last action"]
+    """Takes all terms but the optional ones and sensors, without noise."""
+    known = terms_of(tuple(home), model, planar)
+    names = [name for name in known if name not in OPTIONAL_TERMS]
     terms = {name: {"scale": 1.0, "clip": 0.0, "noise": 0.0} for name in names}
-    return Guess(
-        "observation",
-        terms,
-        "clip(scale x (value + noise)), clip 0 is none; last action may be added",
-    )
+    more = [*OPTIONAL_TERMS, *(SENSOR + name for name in sensors_of(model))]
+    listed = ", ".join(more[:MOST_LISTED]) + (", ..." if len(more) > MOST_LISTED else "")
+    reason = f"clip(scale x (value + noise)), clip 0 is none; may be added: {listed}"
+    return Guess("observation", terms, reason)
 
 
 def _guess_feet(model: mujoco.MjModel) -> Guess:

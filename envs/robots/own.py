@@ -15,7 +15,7 @@ import yaml
 from metarl.core.errors import ConfigError, nearest
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.health import Standing, Upright
-from metarl.envs.robots.observation import Term, terms_of
+from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
 from metarl.envs.robots.robot import CONES, INTEGRATORS, Observed, Physics, Robot, compile_own
 
 LARGEST_FILE = 100_000
@@ -102,7 +102,7 @@ def build_robot(
         action_scale=tuple(row[1] for row in actuators),
         control_range=tuple((row[2], row[3]) for row in actuators),
         servos=tuple((row[4], row[5]) for row in actuators),
-        observation=read.observation(terms_of(home, model, planar)),
+        observation=read.observation(terms_of(home, model, planar, feet), model),
         ground=ground,
         feet=feet,
         feet_only=read.choice("contacts", ("all", "feet")) == "feet",
@@ -259,15 +259,15 @@ class _Reader:
             raise self._refuse("feet", value, "the geoms that collide, because contacts: feet")
         return tuple(value)
 
-    def observation(self, terms: Mapping[str, Observed]) -> tuple[Observed, ...]:
+    def observation(
+        self, terms: Mapping[str, Observed], model: mujoco.MjModel
+    ) -> tuple[Observed, ...]:
         value = self.tree["observation"]
         if not isinstance(value, dict) or not value:
             raise self._refuse("observation", value, "a mapping of terms to scale, clip and noise")
         found = []
         for name, own in value.items():
-            if name not in terms:
-                known = f"{', '.join(terms)}{nearest(str(name), terms)}"
-                raise self._refuse("observation", name, f"one of {known}")
+            part = self._part(str(name), terms, model)
             if not isinstance(own, dict) or set(own) != {"scale", "clip", "noise"}:
                 hint = "a mapping with scale, clip and noise"
                 raise self._refuse(f"observation.{name}", own, hint)
@@ -275,9 +275,26 @@ class _Reader:
                 self._number(f"observation.{name}.{key}", own[key], low, 1e6)
                 for key, low in (("scale", 1e-6), ("clip", 0.0), ("noise", 0.0))
             )
-            term = Term(terms[name], scale, clip or np.inf, noise)
+            term = Term(part, scale, clip or np.inf, noise)
             found.append(term.part if term.is_plain else term)
         return tuple(found)
+
+    def _part(self, name: str, terms: Mapping[str, Observed], model: mujoco.MjModel) -> Observed:
+        if name in terms:
+            return terms[name]
+        if name == "foot contacts":
+            raise self._refuse("observation", name, "with feet, but the key feet is empty")
+        sensors = {SENSOR + own: part for own, part in sensors_of(model).items()}
+        if not name.startswith(SENSOR):
+            known = f"{', '.join(terms)} or sensor NAME{nearest(name, [*terms, *sensors])}"
+            raise self._refuse("observation", name, f"one of {known}")
+        if name in sensors:
+            return sensors[name]
+        others = [model.sensor(i).name for i in range(model.nsensor)]
+        if name.removeprefix(SENSOR) in others:
+            raise self._refuse("observation", name, "a sensor that MuJoCo computes by itself")
+        hint = nearest(name, sensors) if sensors else ", which has none"
+        raise self._refuse("observation", name, f"a sensor of the model{hint}")
 
     def limbs(self, names: list[str]) -> tuple[tuple[int, ...], ...]:
         value = self.tree["limbs"]

@@ -43,6 +43,13 @@ class Observed(Protocol):
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
 
+    @property
+    def stage(self) -> int:
+        """The mjtStage up to which its values need a forward pass after a step."""
+
+    def edits(self) -> Sequence[Edit]:
+        """Returns the edits of the model before it is compiled."""
+
 
 CONES = {"pyramidal": mujoco.mjtCone.mjCONE_PYRAMIDAL, "elliptic": mujoco.mjtCone.mjCONE_ELLIPTIC}
 """Models of friction by name."""
@@ -177,6 +184,7 @@ class Robot:
         path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
         edits = [_only_feet_collide(self.feet), *edits] if self.feet_only else edits
+        edits = [*(edit for part in self.observation for edit in part.edits()), *edits]
         with _compiler_warnings():
             if self.is_own:
                 model = compile_own(Path(path), self.ground, ValueError, edits)
@@ -194,7 +202,14 @@ class Robot:
             model.actuator_ctrllimited[:] = 1
         bits = mujoco.mjtDisableBit
         model.opt.disableflags |= bits.mjDSBL_AUTORESET | bits.mjDSBL_ISLAND
+        if self.stage:
+            model.opt.disableflags &= ~int(bits.mjDSBL_SENSOR)
         return model
+
+    @property
+    def stage(self) -> int:
+        """The mjtStage up to which its observation needs a forward pass after a step."""
+        return max((part.stage for part in self.observation), default=0)
 
     @property
     def height_index(self) -> int:
