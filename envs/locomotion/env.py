@@ -275,7 +275,7 @@ class MujocoBatchEnv:
         """Steps the physics of rows ids, or of all; returns the mask (M,) of MuJoCo's errors."""
         failed = np.zeros(self._batch.nsim, dtype=bool)
         try:
-            self._batch.step(ids, nstep=self.robot.frame_skip)
+            self._batch.step(ids, nstep=self.robot.frame_skip, stage=self.robot.stage)
         except SimulationError as error:  # the other rows ran to completion
             failed[error.ids] = True
         return failed

@@ -237,7 +237,6 @@ class Actuator(Variation):
         """Multiplies the strengths."""
         _scale_strength(world, tasks[:, :-1])
 
-    def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
-        """Replaces the controls by those of `delay` steps ago, see World.past_ctrl."""
-        past = (step - tasks[:, -1].astype(int)) % len(world.past_ctrl)
-        world.ctrl[:] = world.past_ctrl[past, np.arange(len(tasks))]
+    def delays(self, tasks: np.ndarray) -> np.ndarray:
+        """Returns the delay of the tasks."""
+        return tasks[:, -1].astype(int)

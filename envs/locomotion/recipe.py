@@ -69,7 +69,8 @@ class Recipe:
         worlds = (variation.tasks(self.robot) for variation in self.variations)
         tasks = join_tasks(self.goal.tasks, *worlds)
         splits = [each.task_split for each in self.variations if each.task_split]
-        notes = (self.note, "" if tasks.held_out else "test tasks are the training tasks")
+        split_note = "" if tasks.held_out else "test tasks are the training tasks"
+        notes = (self.note, self._control_note(), split_note)
         return EnvSpec(
             name=name,
             version=self.version,
@@ -88,6 +89,15 @@ class Recipe:
             observed=tuple(self._observed()),
             actuators=tuple(quantities.controls(model)),
         )
+
+    def _control_note(self) -> str:
+        """Returns how the robot delays and filters its controls, in words."""
+        robot, parts = self.robot, []
+        if robot.delay:
+            parts.append(f"come late by {robot.delay} control steps")
+        if robot.lowpass:
+            parts.append(f"pass a filter of the first order with {robot.lowpass:g} s")
+        return f"controls {' and '.join(parts)}" if parts else ""
 
     def _action_range(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Returns the range of the controls of servos and of own robots; others have -1 and 1."""

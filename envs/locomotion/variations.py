@@ -19,6 +19,7 @@ from metarl.core.tasks import (
     Uniform,
     Variable,
 )
+from metarl.envs.locomotion.delay import Delay
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Edit, Robot, bare_model
@@ -341,6 +342,7 @@ VARIATIONS: dict[str, Variation] = {
         Load(),
         Gravity(),
         Wind(),
+        Delay(),
         Push(),
         Cripple(),
         Locked(),

@@ -80,7 +80,7 @@ class Variation:
         derives: Other fields follow from these (mass, inertia), so MuJoCo must recompute them.
         transient: Those of the fields that it changes within an episode; the start of an episode
             restores them.
-        past_steps: Number of past control steps whose controls it reads.
+        past_steps: Largest number of control steps by which it delays the controls.
         sets: It overwrites values, and so writes after variations that multiply them.
         task_split: See EnvSpec.
         formula: Description, as text.
@@ -122,8 +122,36 @@ class Variation:
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Acts at the start of an episode in `rows` (an index), after the reset of their state."""
 
+    def delays(self, tasks: np.ndarray) -> np.ndarray | int:
+        """Returns by how many control steps (M,) it delays the controls; see past_steps."""
+        return 0
+
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Acts before control step `step` (M,), counted from 0; may change world.ctrl."""
+
+
+class LowPass:
+    """First-order filter of the controls of M robots, y' = (u - y) / tau with u held for a step.
+
+    Args:
+        tau: Time constant [s], > 0.
+        dt: Duration of a control step [s].
+        home: Controls (A,) of the home pose, where an episode starts.
+        num_rows: M.
+    """
+
+    def __init__(self, tau: float, dt: float, home: np.ndarray, num_rows: int):
+        self._share, self._home = -np.expm1(-dt / tau), home
+        self._output = np.tile(home, (num_rows, 1))
+
+    def start(self, rows: Any) -> None:
+        """Starts episodes in the rows (an index)."""
+        self._output[rows] = self._home
+
+    def apply(self, ctrl: np.ndarray, alive: np.ndarray) -> None:
+        """Filters the controls (M, A) of a control step of the rows alive (M,) in place."""
+        self._output[alive] += self._share * (ctrl[alive] - self._output[alive])
+        ctrl[alive] = self._output[alive]
 
 
 class World:
@@ -136,7 +164,8 @@ class World:
         qpos: Positions (M, nq).
         qvel: Speeds (M, nv); a variation may change them before a step.
         alive: Mask (M,) of the simulations that take the present control step.
-        ctrl: Clipped controls (M, A); a variation may change them before a step.
+        ctrl: Clipped controls (M, A), which `drive` delays and filters; a variation may change them
+            before a step.
         fields: Per-simulation model fields (M, ...) that the variations write, by name.
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
             the home pose before the first step.
@@ -149,9 +178,15 @@ class World:
         self.ctrl = batch.bind("ctrl")
         names = {name for variation in variations for name in variation.fields}
         self.fields = {name: batch.expand(name) for name in sorted(names)}
-        depth = max([1 + v.past_steps for v in variations if v.past_steps], default=0)
-        self._home_ctrl = np.array(robot.action_centre or 0.0)
-        self.past_ctrl = np.broadcast_to(self._home_ctrl, (depth, *self.ctrl.shape)).copy()
+        longest = robot.delay + sum(variation.past_steps for variation in variations)
+        num_rows, num_controls = self.ctrl.shape
+        self._home_ctrl = np.broadcast_to(robot.action_centre or 0.0, num_controls)
+        depth = longest + 1 if longest else 0
+        self.past_ctrl = np.tile(self._home_ctrl, (depth, num_rows, 1))
+        self._low_pass = None
+        if robot.lowpass:
+            dt = robot.frame_skip * self.model.opt.timestep
+            self._low_pass = LowPass(robot.lowpass, dt, self._home_ctrl, num_rows)
         self.ground: Ground | None = None
         transient = {name for variation in variations for name in variation.transient}
         self._written = {name: self.fields[name].copy() for name in sorted(transient)}
@@ -187,6 +222,8 @@ class World:
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""
         self._step[rows], self.past_ctrl[:, rows] = 0, self._home_ctrl
+        if self._low_pass:
+            self._low_pass.start(rows)
         for name, values in self._written.items():
             self.fields[name][rows] = values[rows]
         for variation, task in self._pairs:
@@ -195,9 +232,17 @@ class World:
     def drive(self, alive: np.ndarray | None = None) -> None:
         """Applies the variations before a control step of the rows alive (M,), or of all."""
         self.alive = np.ones(len(self.ctrl), dtype=bool) if alive is None else alive
-        depth = len(self.past_ctrl)
-        if depth:
-            self.past_ctrl[self._step % depth, np.arange(len(self.ctrl))] = self.ctrl
+        self._delay()
+        if self._low_pass:
+            self._low_pass.apply(self.ctrl, self.alive)
         for variation, task in self._pairs:
             variation.drive(self, task, self._step)
-        self._step += 1
+        self._step += self.alive
+
+    def _delay(self) -> None:
+        """Replaces the controls by those of earlier steps, as robot and variations demand."""
+        depth, rows = len(self.past_ctrl), np.arange(len(self.ctrl))
+        if depth:
+            self.past_ctrl[self._step % depth, rows] = self.ctrl
+            late = self.robot.delay + sum(each.delays(task) for each, task in self._pairs)
+            self.ctrl[:] = self.past_ctrl[(self._step - late) % depth, rows]

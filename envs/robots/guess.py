@@ -11,10 +11,11 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
-from metarl.envs.robots.observation import terms_of
+from metarl.envs.robots.observation import OPTIONAL_TERMS, SENSOR, sensors_of, terms_of
 from metarl.envs.robots.own import (
     COLUMNS,
     MOST_STEPS,
+    OPTIONAL,
     build_robot,
     refuse_unsupported,
     require_base,
@@ -35,6 +36,9 @@ SERVO_ERROR = 0.6
 
 IN_ONE_LINE = ("health", "physics")
 """Keys whose mapping stands in one line of the file."""
+
+MOST_LISTED = 6
+"""Terms that are listed as further parts of the observation."""
 
 SERVO_DAMPING = 0.025
 """Damping of such a servo, as a share of its stiffness [s]."""
@@ -94,6 +98,8 @@ def guess_robot(path: Path) -> list[Guess]:
         Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
         _guess_limbs(model),
         Guess("actuators", *_guess_actuators(model, qpos, path)),
+        Guess("lowpass", 0.0, "time constant of a filter of the controls [s]; 0 is none"),
+        Guess("delay", 0, "control steps by which the controls come late"),
         Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
         Guess("control_cost", 0.01, "weight of the sum of squares of the policy's outputs"),
         Guess("top_speed", 1.0, "largest speed of the goal vel [m/s]"),
@@ -120,7 +126,9 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
     if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
         timestep = keys["physics"].get("timestep") or CONTROL_PERIOD
         tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
-    definition = repr(sorted(tree.items())).encode()
+    # values that a file may leave out are no part, so that a new key changes no version
+    given = {key: value for key, value in tree.items() if OPTIONAL.get(key, None) != value}
+    definition = repr(sorted(given.items())).encode()
     return build_robot(name or path.stem, path, tree, path.absolute(), definition)
 
 
@@ -171,14 +179,14 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Gues
 
 
 def _guess_observation(model: mujoco.MjModel, home: list[float], planar: bool) -> Guess:
-    """Takes all terms but the last action, without noise."""
-    names = [name for name in terms_of(tuple(home), model, planar) if name != "last action"]
+    """Takes all terms but the optional ones and sensors, without noise."""
+    known = terms_of(tuple(home), model, planar)
+    names = [name for name in known if name not in OPTIONAL_TERMS]
     terms = {name: {"scale": 1.0, "clip": 0.0, "noise": 0.0} for name in names}
-    return Guess(
-        "observation",
-        terms,
-        "clip(scale x (value + noise)), clip 0 is none; last action may be added",
-    )
+    more = [*OPTIONAL_TERMS, *(SENSOR + name for name in sensors_of(model))]
+    listed = ", ".join(more[:MOST_LISTED]) + (", ..." if len(more) > MOST_LISTED else "")
+    reason = f"clip(scale x (value + noise)), clip 0 is none; may be added: {listed}"
+    return Guess("observation", terms, reason)
 
 
 def _guess_feet(model: mujoco.MjModel) -> Guess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,30 @@ import numpy as np
 
 from metarl.core.env import Quantity
 from metarl.envs.robots import quantities
-from metarl.envs.robots.robot import Observed, Reader, Robot
+from metarl.envs.robots.robot import Edit, Observed, Reader, Robot
+
+OPTIONAL_TERMS = ("last action", "foot contacts")
+"""Terms that `metarl new-robot` leaves out."""
+
+SENSOR = "sensor "
+"""Beginning of the term of a sensor of the model; its name follows."""
+
+
+class StatePart:
+    """Base of the parts that need no forward pass after a step and no edit of the model."""
+
+    @property
+    def stage(self) -> int:
+        """That of a step without a forward pass after it."""
+        return int(mujoco.mjtStage.mjSTAGE_NONE)
+
+    def edits(self) -> Sequence[Edit]:
+        """Returns no edits."""
+        return ()
 
 
 @dataclass(frozen=True)
-class ObservationField:
+class ObservationField(StatePart):
     """Rows of a field of MjData, as a part of the observation.
 
     Attributes:
@@ -54,7 +74,7 @@ class ObservationField:
 
 
 @dataclass(frozen=True)
-class JointPositions:
+class JointPositions(StatePart):
     """Positions of the joints behind a free base, relative to the home pose.
 
     Attributes:
@@ -84,7 +104,7 @@ class JointPositions:
 
 
 @dataclass(frozen=True)
-class BaseVelocity:
+class BaseVelocity(StatePart):
     """Linear velocity (3,) of a free base, in its own axes [m/s]."""
 
     size: int = 3
@@ -104,7 +124,7 @@ class BaseVelocity:
 
 
 @dataclass(frozen=True)
-class Gravity:
+class Gravity(StatePart):
     """Direction (3,) of gravity in the axes of a free base; (0, 0, -1) when it is level."""
 
     size: int = 3
@@ -124,7 +144,7 @@ class Gravity:
 
 
 @dataclass(frozen=True)
-class LastAction:
+class LastAction(StatePart):
     """The policy's previous outputs, clipped, [units of Robot.action_scale]; 0 at the start.
 
     The environment knows them, and not the simulation.
@@ -144,6 +164,99 @@ class LastAction:
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of zeros, for use without an environment."""
         return lambda target: target.fill(0.0)
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """Values of a sensor of the model after the step.
+
+    MuJoCo applies the sensor's `cutoff`, but not its `noise`: that is a matter of the Term.
+
+    Attributes:
+        name: Its name in the model.
+        size: Count of numbers.
+        stage: The mjtStage that computes it.
+    """
+
+    name: str
+    size: int
+    stage: int
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return quantities.of_sensor(model, self.name)
+
+    def edits(self) -> Sequence[Edit]:
+        """Returns no edits."""
+        return ()
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
+        start = int(batch.model.sensor(self.name).adr[0])
+        values = batch.bind("sensordata")[:, start : start + self.size]
+
+        def read(target: np.ndarray) -> None:
+            target[...] = values
+
+        return read
+
+
+@dataclass(frozen=True)
+class FootContacts:
+    """1 for each foot that touches something after the step, with or without a force, else 0.
+
+    The model gets a sensor for each foot that counts its contacts. MuJoCo evaluates it with the
+    forces, so that a control step costs about one physics step more.
+
+    Attributes:
+        feet: Names of the geoms.
+    """
+
+    feet: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Count of numbers in the observation."""
+        return len(self.feet)
+
+    @property
+    def stage(self) -> int:
+        """The stage of forces."""
+        return int(mujoco.mjtStage.mjSTAGE_ACC)
+
+    def edits(self) -> Sequence[Edit]:
+        """Returns an edit that adds the sensors."""
+
+        def edit(spec: mujoco.MjSpec) -> None:
+            for foot in self.feet:
+                spec.add_sensor(
+                    type=mujoco.mjtSensor.mjSENS_CONTACT,
+                    objtype=mujoco.mjtObj.mjOBJ_GEOM,
+                    objname=foot,
+                    name=_counter(foot),
+                    intprm=[1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND), 0, 1],
+                )
+
+        return (edit,)
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return [Quantity(f"contact of {foot}", "1") for foot in self.feet]
+
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of its values in a `mujoco.batch.Batch`."""
+        places = [int(batch.model.sensor(_counter(foot)).adr[0]) for foot in self.feet]
+        counts = batch.bind("sensordata")
+
+        def read(target: np.ndarray) -> None:
+            target[...] = counts[:, places] > 0.0
+
+        return read
+
+
+def _counter(foot: str) -> str:
+    """Returns the name of the sensor that counts the contacts of a foot."""
+    return f"contacts of {foot}"
 
 
 @dataclass(frozen=True)
@@ -180,6 +293,15 @@ class Term:
         return self.part.reader(batch)
 
     @property
+    def stage(self) -> int:
+        """That of the part."""
+        return self.part.stage
+
+    def edits(self) -> Sequence[Edit]:
+        """Returns those of the part."""
+        return self.part.edits()
+
+    @property
     def is_plain(self) -> bool:
         """The values are as they are read."""
         return self.scale == 1.0 and np.isinf(self.clip) and not self.noise
@@ -194,15 +316,28 @@ class Term:
             np.clip(values, -self.clip, self.clip, out=values)
 
 
-def terms_of(home: tuple[float, ...], model: mujoco.MjModel, planar: bool) -> dict[str, Observed]:
-    """Returns the parts that a robot can observe, by their name in its file."""
-    last = LastAction(model.nu)
+def terms_of(
+    home: tuple[float, ...], model: mujoco.MjModel, planar: bool, feet: Sequence[str] = ()
+) -> dict[str, Observed]:
+    """Returns the parts that a robot can observe, by their name in its file, without sensors."""
+    more: dict[str, Observed] = {"last action": LastAction(model.nu)}
+    more |= {"foot contacts": FootContacts(tuple(feet))} if feet else {}
     if planar:
         positions = ObservationField("qpos", 1, (model.nq - 1,), np.inf)
         speeds = ObservationField("qvel", 0, (model.nv,), np.inf)
-        return {"positions": positions, "speeds": speeds, "last action": last}
+        return {"positions": positions, "speeds": speeds, **more}
     names = "base velocity", "base turn", "gravity", "joint positions", "joint speeds"
-    return {**dict(zip(names, observe_base(home, model.nv), strict=True)), "last action": last}
+    return {**dict(zip(names, observe_base(home, model.nv), strict=True)), **more}
+
+
+def sensors_of(model: mujoco.MjModel) -> dict[str, Observed]:
+    """Returns the sensors that a robot can observe, by their name; not those of unknown units."""
+    found: dict[str, Observed] = {}
+    for index in range(model.nsensor):
+        name, size = model.sensor(index).name, int(model.sensor_dim[index])
+        if name and quantities.has_units(model, name):
+            found[name] = Sensor(name, size, int(model.sensor_needstage[index]))
+    return found
 
 
 def rotation(quaternion: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import yaml
 from metarl.core.errors import ConfigError, nearest
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.health import Standing, Upright
-from metarl.envs.robots.observation import Term, terms_of
+from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
 from metarl.envs.robots.robot import CONES, INTEGRATORS, Observed, Physics, Robot, compile_own
 
 LARGEST_FILE = 100_000
@@ -28,7 +28,13 @@ KEYS = (
     "model base ground physics frame_skip home reset_noise health observation feet contacts limbs "
     "actuators bonus control_cost top_speed"
 ).split()
-"""Keys of the file, all of them required."""
+"""Required keys of the file."""
+
+OPTIONAL: dict[str, Any] = {"lowpass": 0.0, "delay": 0}
+"""Other keys, with the value that they have if they are missing."""
+
+MOST_DELAY = 50
+"""Largest delay of the controls [control steps]."""
 
 COLUMNS = ("centre", "scale", "low", "high", "stiffness", "damping")
 """Numbers of an actuator in the file."""
@@ -42,9 +48,10 @@ def read_robot(path: Path) -> Robot:
             type, or the model does not fit; the message names it.
     """
     tree = _read_yaml(path)
+    known = [*KEYS, *OPTIONAL]
     for key in tree:
-        if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key}{nearest(str(key), KEYS)}")
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key}{nearest(str(key), known)}")
     missing = [key for key in KEYS if key not in tree]
     if missing:
         raise ConfigError(f"{path}: the key {missing[0]} is missing; metarl new-robot writes all")
@@ -61,14 +68,14 @@ def build_robot(
     Args:
         name: Its name.
         path: Where the values were read, for messages.
-        tree: Key -> value.
+        tree: Key -> value; those of OPTIONAL may be missing.
         source: Its model.
         definition: What the values were read from.
 
     Raises:
         ConfigError: The model cannot be read, or a value has another type or does not fit it.
     """
-    read = _Reader(path, tree)
+    read = _Reader(path, {**OPTIONAL, **tree})
     ground = read.text("ground")
     model = compile_own(source, ground, ConfigError)
     planar = read.choice("base", ("free", "planar")) == "planar"
@@ -83,7 +90,7 @@ def build_robot(
     return Robot(
         name,
         str(source),
-        frame_skip=read.whole("frame_skip"),
+        frame_skip=read.whole("frame_skip", 1, MOST_STEPS),
         skip_qpos=1 if planar else 2,
         planar=planar,
         healthy=read.health(planar),
@@ -95,13 +102,15 @@ def build_robot(
         action_scale=tuple(row[1] for row in actuators),
         control_range=tuple((row[2], row[3]) for row in actuators),
         servos=tuple((row[4], row[5]) for row in actuators),
-        observation=read.observation(terms_of(home, model, planar)),
+        observation=read.observation(terms_of(home, model, planar, feet), model),
         ground=ground,
         feet=feet,
         feet_only=read.choice("contacts", ("all", "feet")) == "feet",
         physics=read.physics(),
         is_own=True,
         definition=_identify(definition, source, model),
+        lowpass=read.number("lowpass", 0.0, 10.0),
+        delay=read.whole("delay", 0, MOST_DELAY),
         **{key: read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed")},
     )
 
@@ -206,8 +215,8 @@ class _Reader:
             raise self._refuse(key, value, f"a number from {low:g} to {high:g}")
         return float(value)
 
-    def whole(self, key: str) -> int:
-        value = self.number(key, 1, MOST_STEPS)
+    def whole(self, key: str, low: int, high: int) -> int:
+        value = self.number(key, low, high)
         if not value.is_integer():
             raise self._refuse(key, self.tree[key], "a whole number")
         return int(value)
@@ -250,15 +259,15 @@ class _Reader:
             raise self._refuse("feet", value, "the geoms that collide, because contacts: feet")
         return tuple(value)
 
-    def observation(self, terms: Mapping[str, Observed]) -> tuple[Observed, ...]:
+    def observation(
+        self, terms: Mapping[str, Observed], model: mujoco.MjModel
+    ) -> tuple[Observed, ...]:
         value = self.tree["observation"]
         if not isinstance(value, dict) or not value:
             raise self._refuse("observation", value, "a mapping of terms to scale, clip and noise")
         found = []
         for name, own in value.items():
-            if name not in terms:
-                known = f"{', '.join(terms)}{nearest(str(name), terms)}"
-                raise self._refuse("observation", name, f"one of {known}")
+            part = self._part(str(name), terms, model)
             if not isinstance(own, dict) or set(own) != {"scale", "clip", "noise"}:
                 hint = "a mapping with scale, clip and noise"
                 raise self._refuse(f"observation.{name}", own, hint)
@@ -266,9 +275,26 @@ class _Reader:
                 self._number(f"observation.{name}.{key}", own[key], low, 1e6)
                 for key, low in (("scale", 1e-6), ("clip", 0.0), ("noise", 0.0))
             )
-            term = Term(terms[name], scale, clip or np.inf, noise)
+            term = Term(part, scale, clip or np.inf, noise)
             found.append(term.part if term.is_plain else term)
         return tuple(found)
+
+    def _part(self, name: str, terms: Mapping[str, Observed], model: mujoco.MjModel) -> Observed:
+        if name in terms:
+            return terms[name]
+        if name == "foot contacts":
+            raise self._refuse("observation", name, "with feet, but the key feet is empty")
+        sensors = {SENSOR + own: part for own, part in sensors_of(model).items()}
+        if not name.startswith(SENSOR):
+            known = f"{', '.join(terms)} or sensor NAME{nearest(name, [*terms, *sensors])}"
+            raise self._refuse("observation", name, f"one of {known}")
+        if name in sensors:
+            return sensors[name]
+        others = [model.sensor(i).name for i in range(model.nsensor)]
+        if name.removeprefix(SENSOR) in others:
+            raise self._refuse("observation", name, "a sensor that MuJoCo computes by itself")
+        hint = nearest(name, sensors) if sensors else ", which has none"
+        raise self._refuse("observation", name, f"a sensor of the model{hint}")
 
     def limbs(self, names: list[str]) -> tuple[tuple[int, ...], ...]:
         value = self.tree["limbs"]

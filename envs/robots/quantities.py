@@ -24,6 +24,51 @@ _BODY_FIELDS = {
 }
 """Numbers of a row of MjData's fields with a row for each body."""
 
+_SENSORS: dict[str, tuple[str, str]] = {
+    "ACCELEROMETER": ("xyz", "m/s^2"),
+    "VELOCIMETER": ("xyz", "m/s"),
+    "GYRO": ("xyz", "rad/s"),
+    "FORCE": ("xyz", "N"),
+    "TORQUE": ("xyz", "N m"),
+    "MAGNETOMETER": ("xyz", "T"),
+    "CAMPROJECTION": ("xy", "pixel"),
+    "TOUCH": ("", "N"),
+    "BALLQUAT": ("wxyz", "1"),
+    "BALLANGVEL": ("xyz", "rad/s"),
+    "FRAMEPOS": ("xyz", "m"),
+    "FRAMEQUAT": ("wxyz", "1"),
+    "FRAMEXAXIS": ("xyz", "1"),
+    "FRAMEYAXIS": ("xyz", "1"),
+    "FRAMEZAXIS": ("xyz", "1"),
+    "FRAMELINVEL": ("xyz", "m/s"),
+    "FRAMEANGVEL": ("xyz", "rad/s"),
+    "FRAMELINACC": ("xyz", "m/s^2"),
+    "FRAMEANGACC": ("xyz", "rad/s^2"),
+    "SUBTREECOM": ("xyz", "m"),
+    "SUBTREELINVEL": ("xyz", "m/s"),
+    "SUBTREEANGMOM": ("xyz", "kg m^2/s"),
+    "INSIDESITE": ("", "1"),
+    "GEOMDIST": ("", "m"),
+    "GEOMNORMAL": ("xyz", "1"),
+    "GEOMFROMTO": ("from x,from y,from z,to x,to y,to z", "m"),
+    "E_POTENTIAL": ("", "J"),
+    "E_KINETIC": ("", "J"),
+    "CLOCK": ("", "s"),
+}
+"""Numbers of a sensor, a letter each or with commas, and their unit, by its type mjSENS_..."""
+
+_ALONG = {"POS": ("rad", "m"), "VEL": ("rad/s", "m/s"), "FRC": ("N m", "N")}
+"""Units for a hinge, and for a slide or tendon, of sensors whose type ends so."""
+
+_CONTACT = [("found", "1"), ("force", "N"), ("torque", "N m"), ("distance", "m"), ("place", "m")]
+_CONTACT += [("normal", "1"), ("tangent", "1"), ("velocity", "m/s"), ("turn", "rad/s")]
+_RAY = [("distance", "m"), ("direction", "1"), ("origin", "m"), ("place", "m"), ("normal", "1")]
+_RAY += [("depth", "m")]
+_SCALARS = ("found", "distance", "depth")
+
+_RECORDS = {"CONTACT": _CONTACT, "RANGEFINDER": _RAY}
+"""Numbers that a sensor may have for each contact or ray; those not in _SCALARS have axes."""
+
 
 def positions(model: mujoco.MjModel) -> list[Quantity]:
     """Returns the numbers of qpos."""
@@ -96,14 +141,67 @@ def of_field(model: mujoco.MjModel, field: str, first: int, count: int) -> list[
     ]
 
 
+def has_units(model: mujoco.MjModel, sensor: str) -> bool:
+    """Tells if the units of a sensor are known; those of users' code and plug-ins are not."""
+    kind = _kind(model, model.sensor(sensor).id)
+    return kind in _SENSORS or kind in _RECORDS or kind[-3:] in _ALONG
+
+
+def of_sensor(model: mujoco.MjModel, sensor: str) -> list[Quantity]:
+    """Returns the numbers of a sensor whose units are known."""
+    index = model.sensor(sensor).id
+    kind = _kind(model, index)
+    if kind in _RECORDS:
+        return _of_records(model, index, _RECORDS[kind])
+    if kind not in _SENSORS:
+        return [Quantity(sensor, _ALONG[kind[-3:]][0 if _is_of_hinge(model, index) else 1])]
+    names, unit = _SENSORS[kind]
+    parts = names.split(",") if "," in names else list(names)
+    return [Quantity(f"{sensor} {part}", unit) for part in parts] or [Quantity(sensor, unit)]
+
+
+def _kind(model: mujoco.MjModel, sensor: int) -> str:
+    return mujoco.mjtSensor(model.sensor_type[sensor]).name.removeprefix("mjSENS_")
+
+
+def _is_of_hinge(model: mujoco.MjModel, sensor: int) -> bool:
+    """Tells if a sensor is of a hinge, or of an actuator of one."""
+    kind, target = model.sensor_objtype[sensor], int(model.sensor_objid[sensor])
+    if kind == mujoco.mjtObj.mjOBJ_ACTUATOR:
+        return _drives_joint(model, target) and _is_hinge(model, model.actuator_trnid[target, 0])
+    return kind == mujoco.mjtObj.mjOBJ_JOINT and _is_hinge(model, target)
+
+
+def _of_records(
+    model: mujoco.MjModel, sensor: int, fields: list[tuple[str, str]]
+) -> list[Quantity]:
+    """Returns the numbers of a sensor with a record for each contact or ray."""
+    name, chosen = model.sensor(sensor).name, int(model.sensor_intprm[sensor, 0])
+    record = []
+    for bit, (field, unit) in enumerate(fields):
+        if chosen >> bit & 1:
+            axes = ("",) if field in _SCALARS else (" x", " y", " z")
+            record += [(f"{field}{axis}", unit) for axis in axes]
+    count = int(model.sensor_dim[sensor]) // len(record)
+    numbers = [f" {number}" for number in range(1, count + 1)] if count > 1 else [""]
+    return [Quantity(f"{name}{number} {part}", unit) for number in numbers for part, unit in record]
+
+
+def _drives_joint(model: mujoco.MjModel, actuator: int) -> bool:
+    kinds = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+    return model.actuator_trntype[actuator] in map(int, kinds)
+
+
+def _is_hinge(model: mujoco.MjModel, joint: int) -> bool:
+    return bool(model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE)
+
+
 def controls(model: mujoco.MjModel) -> list[Quantity]:
     """Returns the controls: positions for servos, else in the unit of the actuator's model."""
-    found, kinds = [], (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+    found = []
     for actuator in range(model.nu):
-        has_joint = model.actuator_trntype[actuator] in map(int, kinds)
         unit = "1"
-        if has_joint and model.actuator_biasprm[actuator, 1] < 0.0:
-            joint = int(model.actuator_trnid[actuator, 0])
-            unit = "rad" if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE else "m"
+        if _drives_joint(model, actuator) and model.actuator_biasprm[actuator, 1] < 0.0:
+            unit = "rad" if _is_hinge(model, model.actuator_trnid[actuator, 0]) else "m"
         found.append(Quantity(model.actuator(actuator).name or f"actuator {actuator}", unit))
     return found

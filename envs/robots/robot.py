@@ -43,6 +43,13 @@ class Observed(Protocol):
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
 
+    @property
+    def stage(self) -> int:
+        """The mjtStage up to which its values need a forward pass after a step."""
+
+    def edits(self) -> Sequence[Edit]:
+        """Returns the edits of the model before it is compiled."""
+
 
 CONES = {"pyramidal": mujoco.mjtCone.mjCONE_PYRAMIDAL, "elliptic": mujoco.mjtCone.mjCONE_ELLIPTIC}
 """Models of friction by name."""
@@ -126,6 +133,8 @@ class Robot:
         bonus: Reward of every step after which a robot of the user is healthy.
         control_cost: Weight of the sum of squares of the policy's clipped outputs, likewise.
         top_speed: Largest speed of the tasks of the goal `vel` [m/s], likewise.
+        lowpass: Time constant of a first-order filter of the controls [s]; 0 is none.
+        delay: Control steps by which the controls come late.
     """
 
     name: str
@@ -156,6 +165,8 @@ class Robot:
     bonus: float = 0.5
     control_cost: float = 0.01
     top_speed: float = 1.0
+    lowpass: float = 0.0
+    delay: int = 0
 
     def model(self, *, contact_forces: bool = False, edits: Sequence[Edit] = ()) -> mujoco.MjModel:
         """Compiles the model for simulations in a batch.
@@ -173,6 +184,7 @@ class Robot:
         path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
         edits = [_only_feet_collide(self.feet), *edits] if self.feet_only else edits
+        edits = [*(edit for part in self.observation for edit in part.edits()), *edits]
         with _compiler_warnings():
             if self.is_own:
                 model = compile_own(Path(path), self.ground, ValueError, edits)
@@ -190,7 +202,14 @@ class Robot:
             model.actuator_ctrllimited[:] = 1
         bits = mujoco.mjtDisableBit
         model.opt.disableflags |= bits.mjDSBL_AUTORESET | bits.mjDSBL_ISLAND
+        if self.stage:
+            model.opt.disableflags &= ~int(bits.mjDSBL_SENSOR)
         return model
+
+    @property
+    def stage(self) -> int:
+        """The mjtStage up to which its observation needs a forward pass after a step."""
+        return max((part.stage for part in self.observation), default=0)
 
     @property
     def height_index(self) -> int:

@@ -14,6 +14,7 @@ WORDS = (
     "gravity",
     "wind",
     "push",
+    "delay",
     "cripple",
     "locked",
     "weak",

@@ -152,6 +152,12 @@ def test_file_with_a_wrong_value_is_refused_by_name(robot_file, changes, message
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_older_file_without_delay_and_filter_is_read(robot_file):
+    robot = read_robot(robot_file(delay=None, lowpass=None))
+    assert (robot.delay, robot.lowpass) == (0, 0.0)
+    assert robot.model().nu == 2
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "x: " + "[" * 5000, "\x00", "a" * 200_000])
 def test_file_that_is_no_mapping_is_refused(robot_file, text):
     with pytest.raises(ConfigError, match="robot.yaml: "):
