@@ -50,8 +50,8 @@ from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.registry import make
 from metarl.envs.robots.box import ROBOTS
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.sampling.sampler import Collector, Key
 
@@ -218,7 +218,7 @@ class Vector:
             self.envs = SubprocVecEnv(builders, start_method="fork")
         self.obs = self.envs.reset()[0] if self.gym else self.envs.reset()
         size, actions = self.obs.shape[1], self._space().shape[0]
-        self.learner = MamlTrpo(MamlTrpoConfig(), size, actions, seed=0)
+        self.learner = Maml(MamlConfig(), size, actions, seed=0)
         self.context = self.learner.begin(1, processes, ())
         self.low, self.high = self._space().low, self._space().high
 

@@ -18,7 +18,7 @@ from metarl.functional.advantages import advantages
 from metarl.functional.gaussian import kl_divergence, log_prob
 from metarl.functional.params import flatten, unflatten
 from metarl.functional.trust_region import line_search, natural_step
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml.config import MamlConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Sample:
 
 
 def samples(
-    rollout: Rollout, config: MamlTrpoConfig, device: torch.device | str, num_threads: int
+    rollout: Rollout, config: MamlConfig, device: torch.device | str, num_threads: int
 ) -> list[Sample]:
     """Returns one sample for each task, on a device; both ways fit the baseline alike."""
     rollout = rollout.to(device)
@@ -69,7 +69,7 @@ def inner_step(params: Params, sample: Sample, step_size: float, *, graph: bool)
     return {n: v + step_size * g for (n, v), g in zip(params.items(), gradients, strict=True)}
 
 
-class ObviousMamlTrpo:
+class ObviousMaml:
     """One inner step, and TRPO as the outer optimiser.
 
     Args:
@@ -81,7 +81,7 @@ class ObviousMamlTrpo:
 
     def __init__(
         self,
-        config: MamlTrpoConfig,
+        config: MamlConfig,
         params: Params,
         device: torch.device | str = "cpu",
         num_threads: int = 1,

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.obvious import ObviousMamlTrpo, policy
+from benchmarks.obvious import ObviousMaml, policy
 from benchmarks.side_by_side import (
     RATIO_HEADER,
     Ratio,
@@ -38,8 +38,8 @@ from benchmarks.side_by_side import (
 )
 from metarl.core.allocation import keep_freed_memory
 from metarl.core.rollout import Metrics, Params, Rollout
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlContext, MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml, MamlContext
 
 THREADS = len(os.sched_getaffinity(0))
 
@@ -69,7 +69,7 @@ QUICK = Sizes(tasks=4, episodes=5, steps=40, rounds=2)
 SMALL = Sizes(tasks=3, episodes=4, steps=10, obs=5, actions=2)
 
 
-def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) -> Rollout:
+def synthetic(learner: Maml, context: MamlContext, sizes: Sizes, seed: int) -> Rollout:
     """Returns a rollout of the learner's own policy on random states, with a reward of both."""
     generator = torch.Generator().manual_seed(seed)
     dtype = learner.params["bias0"].dtype
@@ -91,10 +91,10 @@ def synthetic(learner: MamlTrpo, context: MamlContext, sizes: Sizes, seed: int) 
 
 def build(
     sizes: Sizes, fraction: float, *, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> MamlTrpo:
+) -> Maml:
     """Builds the learner; its parameters depend on the sizes only."""
-    config = MamlTrpoConfig(curvature_fraction=fraction)
-    learner = MamlTrpo(config, sizes.obs, sizes.actions, seed=0, device=device, num_threads=THREADS)
+    config = MamlConfig(curvature_fraction=fraction)
+    learner = Maml(config, sizes.obs, sizes.actions, seed=0, device=device, num_threads=THREADS)
     learner.params = {n: v.to(dtype) for n, v in learner.params.items()}
     return learner
 
@@ -116,7 +116,7 @@ class Trial:
         return Trial(learner.params, first, second)
 
 
-def ours(learner: MamlTrpo, trial: Trial) -> Metrics:
+def ours(learner: Maml, trial: Trial) -> Metrics:
     """Adapts and updates our learner, always from the same parameters."""
     learner.params = {n: v.to(learner.device) for n, v in trial.params.items()}
     context = learner.adapt(learner.begin(*trial.first.valid.shape[:2], ()), trial.first, ())
@@ -132,7 +132,7 @@ def obvious(
     try:
         # on a GPU both ways fit the baseline alike
         fitting = 1 if device == "cpu" else threads
-        reference = ObviousMamlTrpo(MamlTrpoConfig(), trial.params, device, fitting)
+        reference = ObviousMaml(MamlConfig(), trial.params, device, fitting)
         return reference.update(*reference.adapt(trial.first), trial.second)
     finally:
         torch.set_num_threads(before)
@@ -141,7 +141,7 @@ def obvious(
 class Probe:
     """Wraps the pieces of a learner's update, to record their times and results."""
 
-    def __init__(self, learner: MamlTrpo):
+    def __init__(self, learner: Maml):
         self.seconds: dict[str, float] = defaultdict(float)
         self.results: dict[str, Any] = {}
         self._is_on_gpu = learner.device.type == "cuda"
@@ -182,7 +182,7 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 def reference_products(trial: Trial, vector: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the meta-gradient and the curvature product of the obvious way."""
-    reference = ObviousMamlTrpo(MamlTrpoConfig(), trial.params)
+    reference = ObviousMaml(MamlConfig(), trial.params)
     before, points = reference.adapt(trial.first)
     after, _ = reference.adapt(trial.second)
     old = [policy(p, sample.obs) for p, sample in zip(points, after, strict=True)]
@@ -231,7 +231,7 @@ def run_once(contender: str, trial: Trial, sizes: Sizes) -> Callable[[], float]:
     if contender.startswith("obvious"):
         threads = 1 if contender == "obvious 1" else THREADS
         return lambda: float(len(obvious(trial, threads)) > 0)
-    fraction = 1.0 if contender.startswith("all") else MamlTrpoConfig().curvature_fraction
+    fraction = 1.0 if contender.startswith("all") else MamlConfig().curvature_fraction
     learner = build(sizes, fraction, device="cuda" if contender.endswith("GPU") else "cpu")
     return lambda: float(len(ours(learner, trial)) > 0)
 
@@ -282,7 +282,7 @@ def measure_on_gpu(trial: Trial, sizes: Sizes) -> dict[str, Any]:
         "timings": {name: timing.record() for name, timing in timings.items()},
         "ratios": [asdict(ratio) for ratio in ratios],
         "gpu_memory_mb": peaks,
-        "breakdown": breakdown(trial, sizes, MamlTrpoConfig().curvature_fraction, "cuda"),
+        "breakdown": breakdown(trial, sizes, MamlConfig().curvature_fraction, "cuda"),
     }
 
 
@@ -298,7 +298,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
         Ratio.of("ours / the obvious way", timings["default"], reference, target=4.0),
         Ratio.of("ours on all states / the obvious way", timings["all"], reference, target=1.3),
     ]
-    fraction = MamlTrpoConfig().curvature_fraction
+    fraction = MamlConfig().curvature_fraction
     return {
         "agreement": differences,
         "timings": {name: timing.record() for name, timing in timings.items()},

@@ -22,7 +22,7 @@ from metarl.config.presets import preset_names
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml, split_robot_file
 from metarl.core.trees import flatten
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import find_algorithm
 
 PRESETS = Path(metarl.__file__).resolve().parent / "configs"
@@ -96,7 +96,7 @@ class TrainConfig(Generic[L]):
     Gymnasium."""
 
     algo: str = "maml-trpo"
-    """Learner: maml-trpo, rl2, teacher-student, sb3-ppo, sb3-trpo or sb3-rl2, the name of an
+    """Learner: a name of --list-algos, such as maml-trpo, rl2 or sb3-ppo, the name of an
     installed plug-in, or module:Class; --list-algos explains each."""
 
     seed: int = 0
@@ -143,7 +143,7 @@ class TrainConfig(Generic[L]):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Output of a run."""
 
-    learner: L = field(default_factory=MamlTrpoConfig)  # ty: ignore[invalid-assignment]
+    learner: L = field(default_factory=MamlConfig)  # ty: ignore[invalid-assignment]
     """Settings of the learner that --algo names."""
 
     def __post_init__(self) -> None:
@@ -331,10 +331,10 @@ def _default(algo: object, where: str) -> TrainConfig[Any]:
     if not isinstance(algo, str):
         raise ConfigError(f"{where}{algo!r}: must be a text")
     try:
-        kind = find_algorithm(algo).config
+        algorithm = find_algorithm(algo)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
-    return TrainConfig(algo=algo, learner=kind())
+    return TrainConfig(algo=algo, learner=algorithm.default())
 
 
 def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:

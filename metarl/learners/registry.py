@@ -24,7 +24,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -49,6 +49,8 @@ class Algorithm:
         has_own_loop: The learner collects its own experience (`metarl.core.learner.HasOwnLoop`),
             and is built from an `Experience`.
         sees_tasks: It is given the distribution of the tasks, as its argument `tasks`.
+        settings: Defaults that differ from those of `config`, where several algorithms are one
+            learner with other settings.
     """
 
     name: str
@@ -57,18 +59,72 @@ class Algorithm:
     summary: str
     has_own_loop: bool = False
     sees_tasks: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def default(self) -> Any:
+        """Returns its settings without a preset."""
+        return self.config(**dict(self.settings))
 
 
 _SB3 = "metarl.learners.sb3.learner:build"
+
+_MAML = "metarl.learners.maml.maml:Maml"
+
+
+def _of_maml(name: str, summary: str, **settings: Any) -> Algorithm:
+    return Algorithm(name, MamlConfig, _MAML, summary, settings=tuple(settings.items()))
+
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
         Algorithm(
             "maml-trpo",
-            MamlTrpoConfig,
-            "metarl.learners.maml.maml_trpo:MamlTrpo",
+            MamlConfig,
+            _MAML,
             "MAML: adapts by policy-gradient steps, meta-trained by TRPO (Finn et al. 2017)",
+        ),
+        _of_maml(
+            "fomaml",
+            "first-order MAML: ignores the derivative of the step (Finn et al. 2017)",
+            first_order=True,
+        ),
+        _of_maml(
+            "reptile",
+            "moves towards the adapted parameters; no second derivative (Nichol et al. 2018)",
+            outer="reptile",
+            outer_lr=0.5,
+        ),
+        _of_maml(
+            "maml-ppo",
+            "MAML with clipped steps of Adam in place of TRPO",
+            outer="ppo",
+        ),
+        _of_maml(
+            "promp",
+            "maml-ppo with a penalty on changes before adaptation (Rothfuss et al. 2019)",
+            outer="ppo",
+            inner_kl=0.01,
+        ),
+        _of_maml(
+            "e-maml",
+            "MAML that also learns to explore before adaptation (Stadie et al. 2018)",
+            sampling_weight=1.0,
+        ),
+        _of_maml(
+            "meta-sgd",
+            "MAML with a learned step size for every parameter (Li et al. 2017)",
+            learn_rates=True,
+        ),
+        _of_maml(
+            "anil",
+            "MAML that adapts the last layer only (Raghu et al. 2020)",
+            adapts="head",
+        ),
+        _of_maml(
+            "cavia",
+            "MAML that adapts inputs of the first layer only (Zintgraf et al. 2019)",
+            adapts="context",
         ),
         Algorithm(
             "rl2",

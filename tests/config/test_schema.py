@@ -18,7 +18,7 @@ from metarl.config.schema import (
     to_yaml,
 )
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import ALGORITHMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def test_preset_overrides_defaults_and_flags_override_it(tmp_path):
     write_preset(tmp_path, "iterations: 7\nlearner: {inner_lr: 0.5, max_kl: 0.03}\n")
     config = read("--env=ant-dir", "--learner.inner-lr", "0.4", presets=tmp_path)
     assert config.iterations == 7
-    assert config.learner == MamlTrpoConfig(inner_lr=0.4, max_kl=0.03)
+    assert config.learner == MamlConfig(inner_lr=0.4, max_kl=0.03)
     assert config.sampler == SamplerConfig()
 
 
@@ -161,7 +161,7 @@ def test_flags_of_every_kind_are_read():
         run_dir=Path("runs/x"),
         sampler=SamplerConfig(num_tasks=5),
         trainer=TrainerConfig(video=False, checkpoint_minutes=1.0),
-        learner=MamlTrpoConfig(
+        learner=MamlConfig(
             hidden_sizes=(32, 16), initial_log_std=-0.5, first_order=True, surrogate="dice"
         ),
     )
@@ -216,12 +216,12 @@ def test_wrong_arguments_name_the_flag_and_the_nearest(arguments, message):
         (SamplerConfig, dict(num_tasks=0, num_episodes=0, num_adaptations=-1, threads=-1)),
         (SamplerConfig, dict(train_tasks=-1)),
         (TrainerConfig, dict(checkpoint_minutes=0.0, keep_checkpoints=0, evaluate_tasks=-1)),
-        (MamlTrpoConfig, dict(inner_lr=0.0, max_kl=-1.0, cg_iterations=0, cg_damping=-1e-9)),
-        (MamlTrpoConfig, dict(curvature_fraction=0.0, line_search_steps=0, line_search_decay=1.0)),
-        (MamlTrpoConfig, dict(discount=1.01, gae_lambda=-0.1, initial_log_std=-4.0, task_chunk=-1)),
-        (MamlTrpoConfig, dict(later_lr=0.0, later_decay=1.01)),
-        (MamlTrpoConfig, dict(later_decay=0.0)),
-        (MamlTrpoConfig, dict(hidden_sizes=(64, 0), min_log_std=float("-inf"))),
+        (MamlConfig, dict(inner_lr=0.0, max_kl=-1.0, cg_iterations=0, cg_damping=-1e-9)),
+        (MamlConfig, dict(curvature_fraction=0.0, line_search_steps=0, line_search_decay=1.0)),
+        (MamlConfig, dict(discount=1.01, gae_lambda=-0.1, initial_log_std=-4.0, task_chunk=-1)),
+        (MamlConfig, dict(later_lr=0.0, later_decay=1.01)),
+        (MamlConfig, dict(later_decay=0.0)),
+        (MamlConfig, dict(hidden_sizes=(64, 0), min_log_std=float("-inf"))),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(kind_and_values):
@@ -232,7 +232,7 @@ def test_value_out_of_range_is_refused_by_name(kind_and_values):
 
 
 def test_learner_must_be_that_of_algo():
-    with pytest.raises(ConfigError, match="learner = .*MamlTrpoConfig"):
+    with pytest.raises(ConfigError, match="learner = .*MamlConfig"):
         TrainConfig(learner=SamplerConfig())
     assert all(isinstance(a.config(), a.config) for a in ALGORITHMS.values())
 
@@ -252,7 +252,7 @@ def test_learner_must_be_that_of_algo():
 def test_config_yaml_restores_the_same_values(
     tmp_path_factory, inner_lr, damping, sizes, seed, env, video
 ):
-    learner = MamlTrpoConfig(inner_lr=inner_lr, cg_damping=damping, hidden_sizes=sizes)
+    learner = MamlConfig(inner_lr=inner_lr, cg_damping=damping, hidden_sizes=sizes)
     config = TrainConfig(env=env, seed=seed, learner=learner, trainer=TrainerConfig(video=video))
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
@@ -266,7 +266,7 @@ def test_config_yaml_leaves_out_the_start_settings():
 
 @pytest.fixture
 def run(tmp_path):
-    config = TrainConfig(env="ant-dir", iterations=5, learner=MamlTrpoConfig(inner_lr=0.3))
+    config = TrainConfig(env="ant-dir", iterations=5, learner=MamlConfig(inner_lr=0.3))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     return tmp_path, config
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 from played_trials import ACTIONS, OBS, adapt, play
 
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.networks.actor_critic import MEMORIES
 from metarl.runs import checkpoint
 
-MAML = MamlTrpoConfig(hidden_sizes=(5, 4), normalize_obs=True)
+MAML = MamlConfig(hidden_sizes=(5, 4), normalize_obs=True)
 RL2 = Rl2Config(memory_size=8, hidden_size=4, epochs=2, minibatches=2, target_kl=0.01)
 CASES = {
-    "maml-trpo": (MamlTrpo, MAML),
-    "maml-trpo, elu": (MamlTrpo, replace(MAML, activation="elu")),
+    "maml-trpo": (Maml, MAML),
+    "maml-trpo, elu": (Maml, replace(MAML, activation="elu")),
     **{f"rl2, {memory}": (Rl2, replace(RL2, memory=memory)) for memory in MEMORIES},
     "rl2, own": (Rl2, replace(RL2, value_memory="own", actor="hypernetwork")),
 }

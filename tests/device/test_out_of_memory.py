@@ -8,13 +8,13 @@ from small_training import CONFIG, records, run, saved, trainer_in
 
 from metarl.config.schema import SamplerConfig
 from metarl.core.errors import ResourceError
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 
 LEARNERS = {
-    "maml-trpo": (MamlTrpo, MamlTrpoConfig()),
+    "maml-trpo": (Maml, MamlConfig()),
     "rl2": (Rl2, Rl2Config(epochs=1, minibatches=1, memory="mingru")),
 }
 

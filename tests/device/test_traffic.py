@@ -6,8 +6,8 @@ import pytest
 import torch
 from played_trials import ACTIONS, OBS, play
 
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.networks.actor_critic import MEMORIES
@@ -70,7 +70,7 @@ def test_recorded_minibatch_does_not_involve_the_host(memory, gpu):
 
 
 def test_maml_update_waits_eight_times_and_once_a_try(gpu):
-    learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5, 4)), OBS, ACTIONS, seed=0, device=gpu.device)
+    learner = Maml(MamlConfig(hidden_sizes=(5, 4)), OBS, ACTIONS, seed=0, device=gpu.device)
     for number in range(2):  # the first update warms up
         with gpu.traffic.record() as begun:
             context = learner.begin(*SIZE, ())
@@ -93,8 +93,8 @@ def test_maml_update_waits_eight_times_and_once_a_try(gpu):
 def test_maml_update_waits_do_not_grow_with_the_solver(gpu):
     numbers = []
     for iterations in (2, 20):
-        config = MamlTrpoConfig(hidden_sizes=(5, 4), cg_iterations=iterations, cg_damping=1.0)
-        learner = MamlTrpo(config, OBS, ACTIONS, seed=0, device=gpu.device)
+        config = MamlConfig(hidden_sizes=(5, 4), cg_iterations=iterations, cg_damping=1.0)
+        learner = Maml(config, OBS, ACTIONS, seed=0, device=gpu.device)
         rollouts = play(learner, size=SIZE)
         context = learner.adapt(learner.begin(*SIZE, ()), rollouts[0], ())
         with gpu.traffic.record() as counts:

@@ -16,8 +16,8 @@ from torch import nn
 
 from metarl.functional import advantages
 from metarl.functional.linear_baseline import fit_predict
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.networks.actor_critic import MEMORIES
@@ -27,7 +27,7 @@ TOLERANCE = 1e-9
 """Of the largest change that the update makes to a tensor (5e-13 on the simulated GPU)."""
 
 # each iteration of conjugate gradients amplifies the rounding: 10 of them by up to 1e8 (dice)
-MAML = MamlTrpoConfig(hidden_sizes=(5, 4), cg_iterations=4)
+MAML = MamlConfig(hidden_sizes=(5, 4), cg_iterations=4)
 MAML_CASES = {
     "lvc": MAML,
     "dice": replace(MAML, surrogate="dice", curvature_fraction=0.5),
@@ -59,7 +59,7 @@ def maml_pair(gpu, config, **options):
     """A learner on the CPU and one on the GPU, in float64."""
     pair = []
     for device in ("cpu", gpu.device):
-        learner = MamlTrpo(config, OBS, ACTIONS, seed=0, device=device, **options)
+        learner = Maml(config, OBS, ACTIONS, seed=0, device=device, **options)
         learner.params = {n: v.double() for n, v in learner.params.items()}
         pair.append(learner)
     return pair

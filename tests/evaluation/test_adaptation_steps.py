@@ -14,18 +14,18 @@ from metarl.evaluation.adaptation_steps import (
     measure_steps,
 )
 from metarl.functional.params import repeat
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.sampling.sampler import Collector, Key
 
-SMALL = MamlTrpoConfig(hidden_sizes=(8,), initial_log_std=-0.5)
+SMALL = MamlConfig(hidden_sizes=(8,), initial_log_std=-0.5)
 
 
 def make_learner(config=SMALL, **settings):
-    return MamlTrpo(config, 2, 2, seed=0, **settings)
+    return Maml(config, 2, 2, seed=0, **settings)
 
 
-class MovesOneLayer(MamlTrpo):
+class MovesOneLayer(Maml):
     """Adapts by adding the task's number to one layer, without looking at the rollout."""
 
     layer, amount = "bias1", 0.0

@@ -10,8 +10,8 @@ from metarl.core.rng import stream
 from metarl.core.tasks import Split, Uniform, Variable
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import Evaluation, evaluate, held_out_tasks, summary
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.sampling.sampler import Key, rollout
@@ -158,7 +158,7 @@ def test_held_out_tasks_come_from_the_test_distribution(env):
 
 
 def test_evaluation_is_a_trial_without_the_update(env):
-    learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    learner = Maml(MamlConfig(hidden_sizes=(8,)), 2, 2, seed=0)
     before = learner.state_dict()
     tasks, key = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0)
     measured = evaluate(env, learner, tasks, num_episodes=4, num_adaptations=2, key=key)
@@ -174,10 +174,10 @@ def test_evaluation_is_a_trial_without_the_update(env):
 
 
 def test_learner_declares_whether_it_pools_episodes(env):
-    class Memory(MamlTrpo):
+    class Memory(Maml):
         pools_episodes = False
 
-    learner = Memory(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    learner = Memory(MamlConfig(hidden_sizes=(8,)), 2, 2, seed=0)
     tasks, key = held_out_tasks(env.spec, 0, 2), Key(0, "evaluate", 0)
     measured = evaluate(env, learner, tasks, num_episodes=3, num_adaptations=1, key=key)
     assert summary(measured, env.spec, "rl2", 0)["experience"]["episodes"] == [0, 1]
@@ -187,7 +187,7 @@ def test_learner_declares_whether_it_pools_episodes(env):
 
 
 def test_mode_of_maml_is_measured_beside_its_adaptation(env):
-    learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(8,)), 2, 2, seed=0)
+    learner = Maml(MamlConfig(hidden_sizes=(8,)), 2, 2, seed=0)
     tasks, key, size = held_out_tasks(env.spec, 0, 3), Key(0, "evaluate", 0), (3, 4)
     settings = {"num_episodes": 4, "num_adaptations": 2, "key": key}
     measured = evaluate(env, learner, tasks, **settings, explore=False)

@@ -8,8 +8,8 @@ import torch
 from metarl.builders import training_tasks
 from metarl.config.schema import SamplerConfig, TrainConfig
 from metarl.envs.registry import make
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.runs import checkpoint
 from metarl.runs.logger import RunLog, without_time
 from metarl.training.trainer import Trainer, restore
@@ -18,7 +18,7 @@ CONFIG = TrainConfig(
     env="navigation-2d",
     iterations=4,
     sampler=SamplerConfig(num_tasks=2, num_episodes=2),
-    learner=MamlTrpoConfig(hidden_sizes=(8,)),
+    learner=MamlConfig(hidden_sizes=(8,)),
 )
 
 
@@ -27,7 +27,7 @@ def trainer_in(folder, env=None, config=CONFIG, resume=False, learner=None):
     env = env or make("navigation-2d")
     spec = env.spec
     if learner is None:
-        learner = MamlTrpo(config.learner, spec.obs_size, spec.action_size, seed=0)
+        learner = Maml(config.learner, spec.obs_size, spec.action_size, seed=0)
     progress = None
     if resume:
         progress = restore(learner, checkpoint.load_newest(folder / "checkpoints"))

@@ -12,8 +12,8 @@ from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
-from metarl.learners.maml import maml_trpo
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml import outer_trpo
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -34,7 +34,7 @@ class Case:
     gain: float = 12.0  # of the last rollout over the first; RL^2 adapts within the first as well
 
 
-MAML = MamlTrpoConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
+MAML = MamlConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
 
 RL2 = Rl2Config(
     memory_size=32,
@@ -62,6 +62,14 @@ CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
     "maml-trpo, relu": Case(replace(MAML, activation="relu", layer_norm=True), 8, 8, 1, 6),
+    "fomaml": Case(replace(MAML, first_order=True), 8, 8, 1, 10),
+    "reptile": Case(replace(MAML, outer="reptile", outer_lr=0.5), 8, 8, 1, 10),
+    "maml-ppo": Case(replace(MAML, outer="ppo", outer_lr=1e-2), 8, 8, 1, 10),
+    "promp": Case(replace(MAML, outer="ppo", outer_lr=1e-2, inner_kl=0.01), 8, 8, 1, 10),
+    "e-maml": Case(replace(MAML, sampling_weight=1.0), 8, 8, 1, 10),
+    "meta-sgd": Case(replace(MAML, learn_rates=True), 8, 8, 1, 10),
+    "anil": Case(replace(MAML, adapts="head"), 8, 8, 1, 10),
+    "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
@@ -253,7 +261,7 @@ RL2_CASES = {
 
 # (name, object and attribute of a function inside the update, the call that raises)
 FAULTS = {
-    "before the step": ("maml-trpo", maml_trpo, "line_search", 1),
+    "before the step": ("maml-trpo", outer_trpo, "line_search", 1),
     "in the metrics": ("maml-trpo", DiagonalGaussian, "metrics", 2),
     "in the moments": ("maml-trpo, normalized", Moments, "merge", 2),
     "gru": ("rl2, gru", torch.optim.Adam, "step", 2),

@@ -13,7 +13,7 @@ from metarl.config.schema import parse, to_yaml
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import Uniform, Variable
 from metarl.envs.registry import make
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.maml import Maml
 from metarl.learners.registry import (
     ALGORITHMS,
     build_learner,
@@ -113,7 +113,7 @@ def test_learner_is_built_for_the_sizes_of_an_environment():
     spec = make("navigation-2d").spec
     algorithm = find_algorithm("maml-trpo")
     learner = build_learner(algorithm, algorithm.config(), spec, seed=0)
-    assert type(learner) is MamlTrpo
+    assert type(learner) is Maml
 
 
 def test_plug_in_is_found_in_the_current_directory(plug_ins):

@@ -8,8 +8,8 @@ from gain_robot import FIELDS, HORIZON, KEY, TASKS, Gain, Robot, RobotBatch, ass
 
 from metarl.core.rollout import Action, Rollout
 from metarl.envs.registry import make
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
 from metarl.sampling.sampler import Key, rollout
 
 
@@ -223,7 +223,7 @@ def test_episode_does_not_depend_on_other_episodes():
 def test_episode_does_not_depend_on_the_batch(name):
     # needs four rows a task: for one to three the matrix product rounds differently
     env = make(name, threads=1)
-    learner = MamlTrpo(MamlTrpoConfig(), env.spec.obs_size, env.spec.action_size, seed=0)
+    learner = Maml(MamlConfig(), env.spec.obs_size, env.spec.action_size, seed=0)
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 3)
 
     def run(num_tasks, num_episodes):
@@ -285,7 +285,7 @@ def test_peak_memory_is_that_of_arrays_and_generators(early):
     size = (20, 20)
     env = make("navigation-2d")
     tasks = env.spec.tasks.sample(np.random.default_rng(0), 20)
-    learner = MamlTrpo(MamlTrpoConfig(), 2, 2, seed=0)
+    learner = Maml(MamlConfig(), 2, 2, seed=0)
     env.set_tasks(tasks, 20)
     context = learner.begin(*size, ())
     acting = HeadsForTheGoal(tasks) if early else learner

@@ -10,7 +10,7 @@ from storing_learner import StoringLearner
 
 from metarl.config.schema import TrainerConfig
 from metarl.core.errors import CheckpointError
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.maml import Maml
 from metarl.runs.checkpoint import load_newest
 from metarl.training.trainer import restore
 
@@ -62,7 +62,7 @@ def test_resume_after_a_damaged_segment_repeats_its_iteration(tmp_path, whole):
 
 
 def test_store_of_another_learner_is_refused(whole):
-    maml = MamlTrpo(CONFIG.learner, 2, 2, seed=0)
+    maml = Maml(CONFIG.learner, 2, 2, seed=0)
     mixed = dataclasses.replace(saved(whole), tensors=maml.state_dict())
     with pytest.raises(CheckpointError, match="iteration 4 does not fit .*no replay store"):
         restore(maml, mixed)

@@ -20,7 +20,7 @@ from metarl.core.errors import (
     Terminated,
 )
 from metarl.envs.registry import make
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.maml import Maml
 from metarl.runs import checkpoint
 from metarl.training.trainer import Progress, pick_device, restore
 
@@ -319,7 +319,7 @@ def test_failed_episodes_are_counted_and_left_out(tmp_path):
     ],
 )
 def test_unfitting_checkpoint_is_one_line_with_exit_code_5(tensors, state, text):
-    learner = MamlTrpo(CONFIG.learner, 2, 2, seed=0)
+    learner = Maml(CONFIG.learner, 2, 2, seed=0)
     before = learner.state_dict()
     tensors = before if tensors is None else tensors
     with pytest.raises(CheckpointError, match=f"iteration 3 does not fit .*{text}") as caught:

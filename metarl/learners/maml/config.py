@@ -1,4 +1,4 @@
-"""Settings of MAML-TRPO."""
+"""Settings of MAML and its relatives."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_range
+from metarl.core.ranges import read_field, require_range
 
 
 @dataclass(frozen=True)
-class MamlTrpoConfig:
-    """Settings of MAML-TRPO."""
+class MamlConfig:
+    """Settings of MAML and its relatives."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer, at least one layer (Finn et al. 2017 use 100 100)."""
@@ -42,6 +42,46 @@ class MamlTrpoConfig:
     surrogate: Literal["lvc", "loglik", "dice"] = "lvc"
     """Inner loss: likelihood ratio (lvc; ProMP, Rothfuss et al. 2019), plain log-likelihood
     (loglik), or DiCE (dice; Foerster et al. 2018)."""
+
+    adapts: Literal["all", "head", "context"] = "all"
+    """Parameters that an adaptation moves: all (MAML), the last layer and the noise (head; ANIL,
+    Raghu et al. 2020), or inputs of the first layer that each task has of its own (context; CAVIA,
+    Zintgraf et al. 2019)."""
+
+    context_size: int = 8
+    """Number of context parameters with `adapts context`, >= 1."""
+
+    learn_rates: bool = False
+    """Learn a step size for every parameter, from inner_lr on (Meta-SGD, Li et al. 2017)."""
+
+    outer: Literal["trpo", "ppo", "reptile"] = "trpo"
+    """Outer step: TRPO through the adaptation, steps of Adam on the clipped return after it (ppo;
+    ProMP), or towards the adapted parameters (reptile; Nichol et al. 2018)."""
+
+    outer_lr: float = 1e-3
+    """Step size of Adam with `outer ppo` (ProMP), or fraction of the way with `outer reptile`,
+    > 0."""
+
+    outer_epochs: int = 5
+    """Steps of Adam in an update with `outer ppo`, >= 1 (ProMP)."""
+
+    clip: float = 0.3
+    """Half width of the clipping interval of the ratio with `outer ppo`, > 0 (ProMP)."""
+
+    inner_kl: float = 0.0
+    """Divergence of an update before adaptation [nats], >= 0, at which `outer ppo` aims by a
+    penalty whose weight is doubled and halved; 0 has no penalty (ProMP: 0.01)."""
+
+    inner_kl_weight: float = 5e-4
+    """First weight of that penalty [1 / nats], >= 0 (ProMP)."""
+
+    sampling_weight: float = 0.0
+    """Weight of the term of E-MAML, >= 0: makes the rollouts before adaptation likelier in tasks
+    whose return after it is high (Stadie et al. 2018)."""
+
+    task_conflict: Literal["none", "pcgrad"] = "none"
+    """Remove from each task's meta-gradient what points against another task's (pcgrad; Yu et al.
+    2020). TRPO only."""
 
     first_order: bool = False
     """Ignore the derivative of the inner step (first-order MAML)."""
@@ -105,9 +145,13 @@ class MamlTrpoConfig:
         require(known, "learner.activation", self.activation, "tanh, relu, elu or silu")
         ok = min(sizes, default=0) >= 1
         require(ok, "learner.hidden_sizes", sizes, "numbers >= 1, at least one")
+        self._check_kind()
         for hint, names in (
             ("a finite number > 0", ("inner_lr", "later_lr", "max_kl", "output_gain")),
-            ("a finite number >= 0", ("cg_damping",)),
+            ("a finite number > 0", ("outer_lr", "clip")),
+            ("a finite number >= 0", ("cg_damping", "inner_kl", "inner_kl_weight")),
+            ("a finite number >= 0", ("sampling_weight",)),
+            ("at least 1", ("context_size", "outer_epochs")),
             ("in (0, 1]", ("later_decay", "curvature_fraction")),
             ("in (0, 1)", ("line_search_decay",)),
             ("in [0, 1]", ("discount", "gae_lambda")),
@@ -119,3 +163,22 @@ class MamlTrpoConfig:
         low, value = self.min_log_std, self.initial_log_std
         hint = f"finite and >= learner.min_log_std = {low}"
         require(low <= value < math.inf, "learner.initial_log_std", value, hint)
+
+    def _check_kind(self) -> None:
+        """Checks the choices, and that those that are made fit together."""
+        for name, choices in (
+            ("adapts", ("all", "head", "context")),
+            ("outer", ("trpo", "ppo", "reptile")),
+            ("task_conflict", ("none", "pcgrad")),
+        ):
+            value = read_field(self, name)
+            require(value in choices, f"learner.{name}", value, f"one of {', '.join(choices)}")
+        is_plain = self.activation == "tanh" and not self.layer_norm
+        hint = "all with another activation than tanh, or with layer_norm"
+        require(self.adapts == "all" or is_plain, "learner.adapts", self.adapts, hint)
+        ok = not (self.learn_rates and (self.first_order or self.outer == "reptile"))
+        hint = "false with first_order or outer reptile: the step sizes would get no gradient"
+        require(ok, "learner.learn_rates", self.learn_rates, hint)
+        ok = self.outer == "trpo" or (self.task_conflict == "none" and not self.sampling_weight)
+        hint = "trpo with task_conflict pcgrad or a sampling_weight"
+        require(ok, "learner.outer", self.outer, hint)

@@ -98,7 +98,7 @@ def _sum_products(policy: MLPPolicy, chunk: AdaptedTasks, direction: Params) -> 
         return {**gradient, **own}
 
     product = total(map(multiply_fisher, chunk.blocks))
-    product = chunk.tape.vjp({n: product[n] for n in direction})
+    product = chunk.tape.pull_back({n: product[n] for n in point}, direction)
     return {n: v.sum(dim=0) for n, v in product.items()}
 
 

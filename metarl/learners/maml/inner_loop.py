@@ -1,9 +1,10 @@
 """The inner loop of gradient-based meta-learning: gradient steps, and products with their Jacobian.
 
-theta_{k+1} = c(theta_k) - alpha * grad L_k(c(theta_k)),    J = prod_k (I - alpha H_k) C_k
+theta_{k+1} = c(theta_k) - alpha_k * grad L_k(c(theta_k)),    J = prod_k (I - alpha_k H_k) C_k
 
 c moves the parameters of the distribution into their bounds, so that a step can lead back from
-beyond; C_k is its derivative, 0 or 1 for each parameter.
+beyond; C_k is its derivative, 0 or 1 for each parameter. alpha_k is a number, or a diagonal matrix
+of step sizes: zero for parameters that the step does not move (ANIL, CAVIA), or learned (Meta-SGD).
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ import torch
 
 from metarl.core.rollout import Params
 from metarl.functional.params import leaves, total
-from metarl.learners.maml.surrogates import Batch, LossAt, Surrogate
+from metarl.learners.maml.surrogates import Batch, Loss, LossAt, Surrogate
 from metarl.networks.policies import MLPPolicy
 
+Rate = float | Params
+"""Step size of all parameters, or of each by name (n or 1, *shape); parameters without one stay."""
 
-def gradient(policy: MLPPolicy, kind: Surrogate, params: Params, batch: Batch) -> Params:
+RATE = "rate/"
+"""Beginning of the names of learned step sizes among the meta-parameters."""
+
+
+def gradient(policy: MLPPolicy, kind: Surrogate | Loss, params: Params, batch: Batch) -> Params:
     """Returns the gradient of every task's inner loss at its own parameters, each (n, *shape).
 
     Args:
@@ -37,34 +44,67 @@ class Tape:
 
     Attributes:
         points: theta_0 .. theta_K, leaves, each value (n, *shape).
-        gradients: grad L_k at c(theta_k) for k < K; empty if the points were known.
+        gradients: grad L_k at c(theta_k) for k < K; empty if the points were known and the step
+            sizes are not learned.
         losses: L_k at c(theta_k) for k < K, each as blocks of episodes to be summed; empty if no
             products are needed.
         clamps: C_k for k < K: the derivatives (n, *shape) of c for the distribution's parameters;
             empty if no products are needed.
-        step_sizes: alpha_0 .. alpha_{K-1}.
+        rates: alpha_0 .. alpha_{K-1}.
+        learned: Factors on the learned step sizes in each step; empty if none are learned. The
+            vectors of the products then hold the step sizes' own entries, named RATE + name.
     """
 
     points: Sequence[Params]
     gradients: Sequence[Params]
     losses: Sequence[Sequence[LossAt]]
     clamps: Sequence[Params]
-    step_sizes: Sequence[float]
+    rates: Sequence[Rate]
+    learned: Sequence[float] = ()
+
+    def pull_back(self, cotangent: Params, params: Params) -> Params:
+        """Returns J^T u for all meta-parameters, those without influence included.
+
+        Args:
+            cotangent: u, of the policy's parameters, each value (n, *shape).
+            params: Meta-parameters (*shape).
+        """
+        found = self.vjp(cotangent)
+        count = len(next(iter(cotangent.values())))
+        return {
+            n: found[n] if n in found else v.new_zeros(count, *v.shape) for n, v in params.items()
+        }
 
     def jvp(self, vector: Params) -> Params:
         """Returns J v for v with values (n, *shape)."""
-        for blocks, clamp, step_size in self._factors():
-            vector = _multiply_factor(blocks, step_size, _multiply_clamp(clamp, vector))
-        return vector
+        own = {n: v for n, v in vector.items() if not n.startswith(RATE)}
+        for k, (blocks, clamp, rate) in enumerate(self._factors()):
+            own = _multiply_clamp(clamp, own)
+            own = _step(own, rate, _hvp(blocks, own))
+            if self.learned:
+                change = self._learned_change(k, vector)
+                own = {n: v - change[n] if n in change else v for n, v in own.items()}
+        return own
 
     def vjp(self, vector: Params) -> Params:
         """Returns J^T u for u with values (n, *shape)."""
-        for blocks, clamp, step_size in reversed(self._factors()):
-            vector = _multiply_clamp(clamp, _multiply_factor(blocks, step_size, vector))
-        return vector
+        own, learned = vector, {}
+        for k, (blocks, clamp, rate) in reversed(list(enumerate(self._factors()))):
+            if self.learned:
+                for n in rate if isinstance(rate, dict) else ():
+                    entry = -self.learned[k] * self.gradients[k][n] * own[n]
+                    learned[RATE + n] = learned.get(RATE + n, 0.0) + entry
+            own = _multiply_clamp(clamp, _step_back(own, rate, blocks))
+        return {**own, **learned}
 
-    def _factors(self) -> list[tuple[Sequence[LossAt], Params, float]]:
-        return list(zip(self.losses, self.clamps, self.step_sizes, strict=False))
+    def _learned_change(self, k: int, vector: Params) -> Params:
+        """Returns what a change of the step sizes takes from theta_{k+1}."""
+        rate, factor = self.rates[k], self.learned[k]
+        names = rate if isinstance(rate, dict) else ()
+        return {n: factor * vector[RATE + n] * self.gradients[k][n] for n in names}
+
+    def _factors(self) -> list[tuple[Sequence[LossAt], Params, Rate]]:
+        return list(zip(self.losses, self.clamps, self.rates, strict=False))
 
 
 def _multiply_clamp(clamp: Params, vector: Params) -> Params:
@@ -72,18 +112,31 @@ def _multiply_clamp(clamp: Params, vector: Params) -> Params:
     return {**vector, **{n: factor * vector[n] for n, factor in clamp.items()}}
 
 
-def _multiply_factor(blocks: Sequence[LossAt], step_size: float, vector: Params) -> Params:
-    """Returns (I - alpha H_k) v; H_k is symmetric."""
-    product = total(block.hvp(vector) for block in blocks)
-    return {n: torch.sub(v, product[n], alpha=step_size) for n, v in vector.items()}
+def _hvp(blocks: Sequence[LossAt], vector: Params) -> Params:
+    return total(block.hvp(vector) for block in blocks)
+
+
+def _step(start: Params, rate: Rate, change: Params) -> Params:
+    """Returns start - alpha_k change."""
+    if not isinstance(rate, dict):
+        return {n: torch.sub(v, change[n], alpha=rate) for n, v in start.items()}
+    return {n: v - rate[n] * change[n] if n in rate else v for n, v in start.items()}
+
+
+def _step_back(vector: Params, rate: Rate, blocks: Sequence[LossAt]) -> Params:
+    """Returns (I - alpha_k H_k)^T u; H_k is symmetric."""
+    if not isinstance(rate, dict):
+        return _step(vector, rate, _hvp(blocks, vector))
+    scaled = {n: rate[n] * v if n in rate else torch.zeros_like(v) for n, v in vector.items()}
+    return _step(vector, 1.0, _hvp(blocks, scaled))
 
 
 def inner_steps(
     policy: MLPPolicy,
-    kind: Surrogate,
+    kind: Surrogate | Loss,
     params: Params,
     batches: Sequence[Batch],
-    step_sizes: Sequence[float],
+    rates: Sequence[Rate],
 ) -> Tape:
     """Takes one gradient step for each batch, on every task at once.
 
@@ -92,7 +145,7 @@ def inner_steps(
         kind: The surrogate.
         params: theta_0, each value (n, *shape).
         batches: The tasks' own rollouts, one for each step; batch k was sampled with theta_k.
-        step_sizes: alpha of each step [parameter units per unit gradient].
+        rates: alpha of each step [parameter units per unit gradient].
 
     Returns:
         The tape without losses; its last point is theta_K.
@@ -100,20 +153,27 @@ def inner_steps(
     Source: Finn et al. 2017 (arXiv:1703.03400).
     """
     points, gradients = [leaves(params)], []
-    for batch, step_size in zip(batches, step_sizes, strict=True):
+    for batch, rate in zip(batches, rates, strict=True):
         start = _clamp(policy, points[-1])
         step = gradient(policy, kind, start, batch)
         gradients.append(step)
-        points.append(leaves({n: p.detach() - step_size * step[n] for n, p in start.items()}))
-    return Tape(points, gradients, (), (), step_sizes)
+        points.append(leaves(_move(start, rate, step)))
+    return Tape(points, gradients, (), (), rates)
+
+
+def _move(start: Params, rate: Rate, step: Params) -> Params:
+    if not isinstance(rate, dict):
+        return {n: p.detach() - rate * step[n] for n, p in start.items()}
+    return {n: p.detach() - rate[n] * step[n] if n in rate else p for n, p in start.items()}
 
 
 def linearise(
     policy: MLPPolicy,
-    kind: Surrogate,
+    kind: Surrogate | Loss,
     points: Sequence[Params],
     batches: Sequence[Batch],
-    step_sizes: Sequence[float],
+    rates: Sequence[Rate],
+    learned: Sequence[float] = (),
 ) -> Tape:
     """Builds the tape at known points, with Hessians from batches that may be subsampled.
 
@@ -122,7 +182,8 @@ def linearise(
         kind: The surrogate.
         points: theta_0 .. theta_K, each value (n, *shape).
         batches: One for each step, K of them.
-        step_sizes: alpha of each step.
+        rates: alpha of each step.
+        learned: See `Tape`.
 
     Returns:
         The tape with losses.
@@ -133,7 +194,8 @@ def linearise(
         for point, batch in zip(own, batches, strict=False)
     ]
     clamps = [policy.distribution.clamp_derivative(point) for point in own[: len(losses)]]
-    return Tape(own, (), losses, clamps, step_sizes)
+    gradients = [total(block.gradient for block in blocks) for blocks in losses] if learned else ()
+    return Tape(own, gradients, losses, clamps, rates, learned)
 
 
 def _clamp(policy: MLPPolicy, params: Params) -> Params:

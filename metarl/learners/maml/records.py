@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from metarl.core.rollout import Params
-from metarl.functional.trust_region import SearchResult
 from metarl.learners.maml.surrogates import Batch
 
 
@@ -52,19 +52,42 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Rollouts of a trial and the policies that sampled them.
+
+    Attributes:
+        chunks: Slices of the tasks.
+        batches: The K + 1 rollouts of all tasks.
+        returns: Mean return of each task in the last rollout (N,).
+    """
+
+    chunks: Sequence[Chunk]
+    batches: Sequence[Batch]
+    returns: Tensor
+
+    @property
+    def num_tasks(self) -> int:
+        """N."""
+        return len(self.batches[0].obs)
+
+    def batches_of(self, chunk: Chunk) -> list[Batch]:
+        """Returns the rollouts of the chunk's tasks."""
+        return [batch.slice_tasks(chunk.start, chunk.stop) for batch in self.batches]
+
+    def standardised_returns(self) -> Tensor:
+        """Returns the returns minus their mean [standard deviations over the tasks] (N,)."""
+        centred = self.returns - self.returns.mean()
+        return centred / centred.square().mean().sqrt().clamp(min=1e-8)
+
+
+@dataclass(frozen=True)
 class OuterStep:
     """A meta-update that has not been made yet.
 
     Attributes:
-        params: theta after it.
-        gradient_norm: Of the meta-gradient.
-        predicted_gain: First-order change of the objective for the whole step.
-        result: Of the line search.
-        is_rejected: A step was wanted, and none was accepted.
+        params: Meta-parameters after it.
+        metrics: Numbers about it; empty if there was none.
     """
 
     params: Params
-    gradient_norm: float = 0.0
-    predicted_gain: float = 0.0
-    result: SearchResult = SearchResult(0.0, 0.0, 0.0, 0)
-    is_rejected: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)

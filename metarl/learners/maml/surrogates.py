@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,8 @@ from metarl.networks.policies import MLPPolicy
 
 Surrogate = Literal["lvc", "loglik", "dice"]
 
+Loss = Callable[[Tensor, "Batch"], Tensor]
+"""Another loss (N,) of log-probabilities (N, E, T) and a batch."""
 
 BLOCK_ROWS = 1024
 """States that a network derivative processes at once on a CPU: 64 float32 units of 1024 states are
@@ -131,6 +134,12 @@ def surrogate_loss(kind: Surrogate, log_probs: Tensor, batch: Batch) -> Tensor:
     return -(term * batch.advantage * batch.weight).sum(dim=(1, 2))
 
 
+def _loss(kind: Surrogate | Loss, log_probs: Tensor, batch: Batch) -> Tensor:
+    if callable(kind):
+        return kind(log_probs, batch)
+    return surrogate_loss(kind, log_probs, batch)
+
+
 class LossAt:
     """The inner losses of n tasks, each at its own parameters: gradient and Hessian products.
 
@@ -148,7 +157,7 @@ class LossAt:
     """
 
     @torch.no_grad()
-    def __init__(self, policy: MLPPolicy, kind: Surrogate, params: Params, batch: Batch):
+    def __init__(self, policy: MLPPolicy, kind: Surrogate | Loss, params: Params, batch: Batch):
         self._network, self._params = policy.network, {n: v.detach() for n, v in params.items()}
         self._activations = self._network.activations(self._params, batch.obs.flatten(1, 2))
         actions = batch.action.flatten(1, 2)
@@ -156,7 +165,7 @@ class LossAt:
         log_probs = self._scores.log_prob.view_as(batch.advantage)
         with torch.enable_grad():
             self._log_probs = log_probs.requires_grad_()
-            loss = surrogate_loss(kind, self._log_probs, batch).sum()
+            loss = _loss(kind, self._log_probs, batch).sum()
             # d loss / dl, itself a function of l
             (self._cotangent,) = torch.autograd.grad(loss, self._log_probs, create_graph=True)
         cotangent, own = self._scores.vjp(self._per_step(self._cotangent))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from meta_objective import as_rollout, quadratic_reward, quadrature_objective, random_batch
 
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import inner_steps
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.maml import Maml
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.networks.mlp import TanhMLP
 from metarl.networks.policies import MLPPolicy
@@ -77,8 +77,8 @@ def test_meta_gradient_through_the_bound_equals_differences(kind, reward, step_s
 
 def bounded_learner(log_std=-1.0, **settings):
     """A float64 learner whose log_std is at its bound -1."""
-    config = MamlTrpoConfig(hidden_sizes=(5,), initial_log_std=-1.0, min_log_std=-1.0, **settings)
-    learner = MamlTrpo(config, 3, 2, seed=1)
+    config = MamlConfig(hidden_sizes=(5,), initial_log_std=-1.0, min_log_std=-1.0, **settings)
+    learner = Maml(config, 3, 2, seed=1)
     learner.params = {n: v.double() for n, v in learner.params.items()}
     learner.params["log_std"].fill_(log_std)
     return learner

@@ -9,8 +9,9 @@ from meta_objective import MetaObjective, log_prob
 
 from metarl.core.rollout import Rollout
 from metarl.functional import categorical
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
+from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.learners.maml.surrogates import Batch
 from metarl.networks.distributions import Categorical
 from metarl.networks.mlp import TanhMLP
@@ -62,8 +63,8 @@ def test_meta_gradient_equals_finite_differences(kind, num_steps):
 
 def discrete_learner(**settings):
     defaults = {"hidden_sizes": (5,), "inner_lr": 0.4, "curvature_fraction": 1.0}
-    config = MamlTrpoConfig(**{**defaults, **settings})
-    learner = MamlTrpo(config, 2, 3, seed=1, discrete=True)
+    config = MamlConfig(**{**defaults, **settings})
+    learner = Maml(config, 2, 3, seed=1, discrete=True)
     learner.params = {n: v.double() for n, v in learner.params.items()}
     return learner
 
@@ -123,9 +124,8 @@ def test_gauss_newton_product_equals_the_hessian_of_the_kl():
     learner = discrete_learner()
     context, rollouts = trial(learner)
     final, _ = learner._batch(rollouts[-1])
-    points = (*context.points, context.params)
-    chunks = [learner._chunk(bounds, points, final) for bounds in learner._bounds(3)]
-    product = learner._curvature(chunks, (*context.batches, final))
+    played = learner._trial(context, rollouts[-1], final)
+    product = TrpoStep(learner._adaptation, learner.params, played, 0.01).curvature()
     start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
     kl = kl_of_adapted(learner, start, context, rollouts)
     (gradient,) = torch.autograd.grad(kl, start, create_graph=True)

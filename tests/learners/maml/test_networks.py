@@ -7,9 +7,11 @@ from meta_objective import double_trial, quadrature_objective, random_batch
 from torch import nn
 
 from metarl.core.errors import ConfigError
-from metarl.learners.maml.config import MamlTrpoConfig
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import gradient, linearise
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml.maml import Maml
+from metarl.learners.maml.meta_gradient import meta_gradient
+from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.networks.module_network import ModuleNetwork, build_network
 from metarl.networks.policies import MLPPolicy
@@ -40,10 +42,10 @@ def to_layers(params):
 
 def two_learners(**settings):
     """A learner with the tanh network by hand, and one with the same network as a module."""
-    config = MamlTrpoConfig(hidden_sizes=(5,), inner_lr=0.4, **settings)
+    config = MamlConfig(hidden_sizes=(5,), inner_lr=0.4, **settings)
     module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
-    fast = MamlTrpo(config, 3, 2, seed=1)
-    generic = MamlTrpo(config, 3, 2, seed=1, network=ModuleNetwork(module, 3, 2))
+    fast = Maml(config, 3, 2, seed=1)
+    generic = Maml(config, 3, 2, seed=1, network=ModuleNetwork(module, 3, 2))
     generic.params = to_layers(fast.params)
     return fast, generic
 
@@ -75,10 +77,10 @@ def test_inner_gradient_and_jacobian_equal_those_by_hand(kind):
 def products(learner, context, rollouts, direction):
     """Returns the meta-gradient and the curvature product, by name."""
     final, _ = learner._batch(rollouts[-1])
-    points, batches = (*context.points, context.params), (*context.batches, final)
-    chunks = [learner._chunk(bounds, points, final) for bounds in learner._bounds(3)]
+    played = learner._trial(context, rollouts[-1], final)
     flat = torch.cat([v.flatten() for v in direction.values()])
-    vectors = learner._meta_gradient(chunks, batches), learner._curvature(chunks, batches)(flat)
+    inputs = learner._adaptation, learner.params, played
+    vectors = meta_gradient(*inputs), TrpoStep(*inputs, 0.01).curvature()(flat)
     sizes = [v.numel() for v in learner.params.values()]
     return [
         {
@@ -123,4 +125,4 @@ def test_whole_update_equals_that_by_hand():
 
 def test_unknown_activation_is_refused():
     with pytest.raises(ConfigError, match="learner.activation.*tanh, relu, elu or silu"):
-        MamlTrpoConfig(activation="sine")
+        MamlConfig(activation="sine")

@@ -12,8 +12,12 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
 from metarl.functional import gaussian
 from metarl.functional.trust_region import MARGIN
-from metarl.learners.maml.config import MamlTrpoConfig
-from metarl.learners.maml.maml_trpo import MamlTrpo
+from metarl.learners.maml import outer_trpo
+from metarl.learners.maml.adaptation import Adaptation
+from metarl.learners.maml.config import MamlConfig
+from metarl.learners.maml.maml import Maml
+from metarl.learners.maml.meta_gradient import meta_gradient
+from metarl.learners.maml.outer_trpo import TrpoStep
 
 STEP_SIZES = (0.3, 0.2)
 
@@ -45,8 +49,8 @@ def test_meta_gradient_of_plain_log_likelihood_is_wrong():
 
 def small_learner(**settings):
     defaults = {"hidden_sizes": (5,), "inner_lr": 0.4, "curvature_fraction": 1.0, "max_kl": 0.01}
-    config = MamlTrpoConfig(**{**defaults, **settings})
-    return MamlTrpo(config, 3, 2, seed=1)
+    config = MamlConfig(**{**defaults, **settings})
+    return Maml(config, 3, 2, seed=1)
 
 
 def kl_of_adapted(learner, vector, context, rollouts):
@@ -86,9 +90,8 @@ def test_gauss_newton_product_equals_the_hessian_of_the_kl(num_adaptations):
     learner = small_learner()
     context, rollouts = double_trial(learner, num_adaptations=num_adaptations)
     final, _ = learner._batch(rollouts[-1])
-    points = (*context.points, context.params)
-    chunks = [learner._chunk(bounds, points, final) for bounds in learner._bounds(3)]
-    product = learner._curvature(chunks, (*context.batches, final))
+    played = learner._trial(context, rollouts[-1], final)
+    product = TrpoStep(learner._adaptation, learner.params, played, 0.01).curvature()
     start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
     kl = kl_of_adapted(learner, start, context, rollouts)
     (gradient,) = torch.autograd.grad(kl, start, create_graph=True)
@@ -102,8 +105,8 @@ def test_curvature_is_symmetric_positive_semi_definite():
     learner = small_learner()
     context, rollouts = double_trial(learner)
     final, _ = learner._batch(rollouts[-1])
-    chunks = [learner._chunk((0, 3), (*context.points, context.params), final)]
-    product = learner._curvature(chunks, (*context.batches, final))
+    played = learner._trial(context, rollouts[-1], final)
+    product = TrpoStep(learner._adaptation, learner.params, played, 0.01).curvature()
     size = sum(v.numel() for v in learner.params.values())
     matrix = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
     torch.testing.assert_close(matrix, matrix.T)
@@ -116,8 +119,8 @@ def test_first_order_ignores_the_jacobian():
         learner = small_learner(first_order=first_order)
         context, rollouts = double_trial(learner)
         final, _ = learner._batch(rollouts[-1])
-        chunks = [learner._chunk((0, 3), (*context.points, context.params), final)]
-        results[first_order] = learner._meta_gradient(chunks, (*context.batches, final))
+        played = learner._trial(context, rollouts[-1], final)
+        results[first_order] = meta_gradient(learner._adaptation, learner.params, played)
         gradients = []
         for i in range(3):
             mine = final.slice_tasks(i, i + 1)
@@ -152,7 +155,7 @@ def test_chunk_size_does_not_change_the_update(chunk):
 def test_threads_do_not_change_the_update_bit_for_bit():
     results = []
     for num_threads in (1, 3):
-        learner = MamlTrpo(MamlTrpoConfig(hidden_sizes=(5,)), 3, 2, seed=1, num_threads=num_threads)
+        learner = Maml(MamlConfig(hidden_sizes=(5,)), 3, 2, seed=1, num_threads=num_threads)
         context, rollouts = double_trial(learner, num_tasks=5)
         learner.update(context, rollouts, None)
         results.append(learner.params)
@@ -177,7 +180,7 @@ def test_rejected_line_search_keeps_theta_bit_for_bit(monkeypatch):
     learner = small_learner(line_search_steps=3)
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
-    monkeypatch.setattr(learner, "_objective", lambda *_: torch.tensor([-1.0, 0.0]))
+    monkeypatch.setattr(outer_trpo, "objective", lambda *_: torch.tensor([-1.0, 0.0]))
     metrics = learner.update(context, rollouts, None)
     assert metrics["update/rejected"] == 1.0
     assert metrics["update/line_search_tries"] == 3.0
@@ -201,7 +204,7 @@ def test_adaptation_that_is_not_finite_names_task_and_rollout(monkeypatch):
     learner = small_learner()
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
-    monkeypatch.setattr(learner, "step_sizes", lambda count: [math.inf] * count)
+    monkeypatch.setattr(Adaptation, "rates", lambda own, params, count: [math.inf] * count)
     message = "task 0: 'weight0' is not finite after adapting to rollout 1"
     with pytest.raises(FloatingPointError, match=message):
         learner.adapt(context, rollouts[1], ())
@@ -251,10 +254,10 @@ def single_trial(learner, obs_size, action_size, weight=1.0, tasks=2, steps=50):
 @pytest.mark.parametrize("log_std", [-4.6, 0.0])
 @pytest.mark.parametrize("num_actions", [1, 500, 2000])
 def test_many_actions_with_any_noise_are_no_other_policy(num_actions, log_std, weight):
-    config = MamlTrpoConfig(
+    config = MamlConfig(
         hidden_sizes=(16,), initial_log_std=log_std, min_log_std=-5.0, inner_lr=1e-4
     )
-    learner = MamlTrpo(config, 5, num_actions, seed=0)
+    learner = Maml(config, 5, num_actions, seed=0)
     context, rollouts = single_trial(learner, 5, num_actions, weight)
     assert learner.update(context, rollouts, None)["update/ratio_error"] < 0.05
     other = replace(context, params={n: v.clone() for n, v in context.params.items()})
@@ -310,10 +313,11 @@ def test_adaptation_is_one_gradient_step_per_task():
 
 def test_later_steps_are_a_fraction_of_the_first_and_shrink():
     learner = small_learner(inner_lr=0.4, later_lr=0.5, later_decay=0.25)
-    assert learner.step_sizes(4) == pytest.approx([0.4, 0.2, 0.05, 0.0125])
-    assert [len(learner.step_sizes(k)) for k in range(3)] == [0, 1, 2]
+    rates = learner._adaptation.rates
+    assert rates(learner.params, 4) == pytest.approx([0.4, 0.2, 0.05, 0.0125])
+    assert [len(rates(learner.params, k)) for k in range(3)] == [0, 1, 2]
     equal = small_learner(inner_lr=0.4, later_lr=0.5)
-    assert equal.step_sizes(4) == [0.4, 0.2, 0.2, 0.2]
+    assert equal._adaptation.rates(equal.params, 4) == [0.4, 0.2, 0.2, 0.2]
 
 
 def test_third_adaptation_takes_the_decayed_step():
@@ -329,7 +333,7 @@ def test_third_adaptation_takes_the_decayed_step():
 
 
 def test_initial_parameters_depend_on_the_seed_only():
-    one, same, other = (MamlTrpo(MamlTrpoConfig(), 4, 2, seed=s) for s in (3, 3, 4))
+    one, same, other = (Maml(MamlConfig(), 4, 2, seed=s) for s in (3, 3, 4))
     assert torch.equal(one.params["weight0"], same.params["weight0"])
     assert not torch.equal(one.params["weight0"], other.params["weight0"])
     assert stream(3, "init").random() == stream(3, "init").random()
