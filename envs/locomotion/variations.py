@@ -20,6 +20,7 @@ from metarl.core.tasks import (
     Variable,
 )
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
+from metarl.envs.locomotion.mechanics import Com, Joint, Servo
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
@@ -339,6 +340,7 @@ VARIATIONS: dict[str, Variation] = {
         Friction(),
         Payload(),
         Load(),
+        Com(),
         Gravity(),
         Wind(),
         Push(),
@@ -347,5 +349,7 @@ VARIATIONS: dict[str, Variation] = {
         Weak(),
         Damage(),
         Actuator(),
+        Servo(),
+        Joint(),
     )
 }
