@@ -39,6 +39,7 @@ from metarl.learners import registry
 from metarl.learners.sb3.config import label
 from metarl.runs import folder, provenance, published
 from metarl.runs.progress import heartbeat
+from metarl.training import curriculum
 
 
 @dataclass
@@ -127,6 +128,9 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
                 on_failure.callback(env.close)
             learner = build_learner(config, env, device)
         require_student(config)
+        has_own_loop = registry.find_algorithm(config.algo).has_own_loop
+        tasks = training_tasks(env, config)
+        curriculum.require_levels(config, env, tasks, has_own_loop=has_own_loop)
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)
