@@ -13,6 +13,7 @@ from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
 from metarl.envs.robots.gymnasium import ANT
+from metarl.envs.robots.quadruped import QUADRUPED
 
 _NUM_LISTED = 6
 """Numbers of an action that are listed one by one."""
@@ -130,8 +131,9 @@ def _describe_families() -> str:
     )
     lines.append("variations, and their numbers for ant (planar robots have fewer)")
     for name, variation in WORLDS.items():
-        tasks = variation.tasks(ANT)
+        tasks = variation.tasks(QUADRUPED if variation.needs_servos else ANT)
         split = _describe_split(tasks, variation.task_split)
         lines.append(f"  {name:14}{variation.formula}")
-        lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}")
+        robot = " (quadruped)" if variation.needs_servos else ""
+        lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}{robot}")
     return "\n".join(lines)

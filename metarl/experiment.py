@@ -32,11 +32,13 @@ from metarl.core.errors import (
     NumericalError,
 )
 from metarl.core.files import write_atomically
+from metarl.learners import registry
 from metarl.learners.sb3.config import label
 from metarl.runs import folder, provenance, published
 from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
 from metarl.trained_policy import TrainedPolicy
+from metarl.training import curriculum
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -70,6 +72,9 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
                 on_failure.callback(env.close)
             learner = build_learner(config, env, device)
         require_student(config)
+        has_own_loop = registry.find_algorithm(config.algo).has_own_loop
+        tasks = training_tasks(env, config)
+        curriculum.require_levels(config, env, tasks, has_own_loop=has_own_loop)
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)

@@ -32,7 +32,7 @@ MAX_SPEED = 1e4
 class MujocoBatchEnv:
     """M simulations of a robot with a goal in a world, on a pool of threads.
 
-    Implements `RestartableEnv`, `SplittableEnv`, `RenderableEnv` and `SceneEnv`.
+    Implements `RestartableEnv`, `SplittableEnv`, `RenderableEnv`, `SceneEnv` and `GradedEnv`.
 
     Args:
         name: Registry name, for messages and records.
@@ -51,7 +51,7 @@ class MujocoBatchEnv:
         self.robot, self.goal, self.terms = recipe.robot, recipe.goal, recipe.terms
         self.variations, self._threads = recipe.variations, threads
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
-        self._tally = Tally()
+        self._tally, self._level = Tally(), 1.0
         self._parts, self._scan = recipe.observation(), recipe.scan()
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
         self._unit = np.array(self.robot.action_scale)
@@ -64,6 +64,15 @@ class MujocoBatchEnv:
     def threads(self) -> int:
         """Physics threads."""
         return self._threads or len(os.sched_getaffinity(0))
+
+    @property
+    def graded(self) -> tuple[str, ...]:
+        """See `GradedEnv`."""
+        return ("command",) if isinstance(self.goal, Command) else ()
+
+    def set_level(self, level: float) -> None:
+        """See `GradedEnv`: the ranges of the commands."""
+        self._level = level
 
     def split(self, parts: int) -> list[Self]:
         """Returns `parts` environments like this one, without tasks, which share its threads."""
@@ -133,7 +142,7 @@ class MujocoBatchEnv:
     def _start_streams(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
         """Draws the commands and the sensors' noise of episodes in the rows (an index)."""
         if self._commands:
-            self._commands.start(rows, rngs)
+            self._commands.start(rows, rngs, self._level)
         if self._is_noisy:
             self._noise[rows] = [rng.standard_normal(self._noise.shape[1:]) for rng in rngs]
 

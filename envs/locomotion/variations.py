@@ -21,6 +21,7 @@ from metarl.core.tasks import (
 )
 from metarl.envs.locomotion.delay import Delay
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
+from metarl.envs.locomotion.mechanics import Com, Joint, Servo
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
@@ -340,6 +341,7 @@ VARIATIONS: dict[str, Variation] = {
         Friction(),
         Payload(),
         Load(),
+        Com(),
         Gravity(),
         Wind(),
         Delay(),
@@ -349,5 +351,7 @@ VARIATIONS: dict[str, Variation] = {
         Weak(),
         Damage(),
         Actuator(),
+        Servo(),
+        Joint(),
     )
 }

@@ -82,6 +82,7 @@ class Variation:
             restores them.
         past_steps: Largest number of control steps by which it delays the controls.
         sets: It overwrites values, and so writes after variations that multiply them.
+        needs_servos: It refuses robots whose actuators are all motors.
         task_split: See EnvSpec.
         formula: Description, as text.
         revisions: Number of changes of its definition for all robots.
@@ -93,6 +94,7 @@ class Variation:
     transient: ClassVar[tuple[str, ...]] = ()
     past_steps: ClassVar[int] = 0
     sets: ClassVar[bool] = False
+    needs_servos: ClassVar[bool] = False
     task_split: ClassVar[tuple[int, int] | None] = None
     formula: ClassVar[str] = ""
     revisions: ClassVar[int] = 0

@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 import yaml
 
 import metarl
+from metarl.config.curriculum import CurriculumConfig
 from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.config.presets import preset_names
 from metarl.core.errors import CheckpointError, ConfigError, require
@@ -143,6 +144,9 @@ class TrainConfig(Generic[L]):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Output of a run."""
 
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Level of difficulty of the training."""
+
     learner: L = field(default_factory=MamlTrpoConfig)  # ty: ignore[invalid-assignment]
     """Settings of the learner that --algo names."""
 
@@ -168,7 +172,7 @@ _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
 """Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
 
 _FIRST = {"--env", "--algo", "--resume", "--config"}
-_IN_PRESET = {"iterations", "sampler", "trainer", "learner"}
+_IN_PRESET = {"iterations", "sampler", "trainer", "curriculum", "learner"}
 IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 """Fields that a file of settings may have."""
 
