@@ -26,7 +26,7 @@ from metarl.evaluation import results, table
 from metarl.experiment import TrainedPolicy
 from metarl.explanation import explain as explain
 from metarl.filming import film_together as film_together
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.publishing import publish as publish
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder

@@ -21,7 +21,7 @@ from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlErro
 from metarl.core.files import split_robot_file, write_atomically
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
-from metarl.learners.sb3.config import find_mode
+from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 
 

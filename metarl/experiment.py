@@ -36,7 +36,7 @@ from metarl.core.errors import (
 from metarl.core.files import write_atomically
 from metarl.core.tasks import Variable
 from metarl.learners import registry
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs import folder, provenance, published
 from metarl.runs.progress import heartbeat
 

@@ -19,7 +19,7 @@ from metarl.evaluation import results
 from metarl.evaluation.adaptation_steps import measure_steps
 from metarl.evaluation.memory_probe import probe_memory
 from metarl.experiment import TrainedPolicy
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.reader import EXPLANATION
 from metarl.sampling.sampler import Key

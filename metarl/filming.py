@@ -13,7 +13,7 @@ from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.experiment import TrainedPolicy
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Key
 

@@ -25,7 +25,7 @@ from metarl.cli.arguments import (
     read_command,
 )
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
 
