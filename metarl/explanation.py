@@ -150,6 +150,8 @@ def _explain(policy: TrainedPolicy, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find_kind(policy: TrainedPolicy) -> str:
+    if builders.is_baseline(policy.config, "oracle"):
+        raise ConfigError(f"{policy.path}: an oracle observes the task, and does not adapt")
     if supports(policy.learner, HasMemory):
         return "memory"
     if supports(policy.learner, AdaptsParams):

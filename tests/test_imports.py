@@ -24,6 +24,7 @@ metarl.training
 metarl.reporting
 metarl.builders
 metarl.environments
+metarl.restoring
 metarl.experiment
 metarl.filming
 metarl.explanation

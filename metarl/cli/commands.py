@@ -55,7 +55,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for path in arguments.runs:
         if len(arguments.runs) > 1:
             print(f"{path}:")
-        with api.load(path, threads=arguments.threads) as policy:
+        options = {"threads": arguments.threads, "is_teacher": arguments.teacher}
+        with api.load(path, **options) as policy:
             result = api.evaluate(
                 policy,
                 arguments.env,
