@@ -111,6 +111,19 @@ def test_fine_tuning_raises_the_return_of_a_student():
     assert learner.phase == "fine-tuning" and after > before + 0.5
 
 
+def test_step_size_of_fine_tuning_is_kept():
+    config = replace(TUNED, target_kl=1e-6)
+    learner, other = build(config), build(config)
+    learn(learner, range(3))
+    found = [float(learner.state_dict()[n]) for n in ("adam/lr", "adam/lr/fine-tuning")]
+    assert found == pytest.approx([3e-3 / 1.5**5] * 2)
+    other.load_state_dict(learner.state_dict())
+    for each in (learner, other):
+        learn(each, range(3, 4))
+    expected = learner.state_dict()
+    assert all(torch.equal(value, expected[n]) for n, value in other.state_dict().items())
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_fine_tuning_that_fails_midway_changes_nothing(error, monkeypatch):
     learner, clean = build(TUNED), build(TUNED)

@@ -6,6 +6,7 @@ import pytest
 from commands import read_records
 
 import metarl
+from metarl.cli.commands import main
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.evaluation.results import read_oracle
 from metarl.runs.logger import without_time
@@ -25,13 +26,14 @@ def taught(tmp_path_factory):
 def test_teacher_of_a_run_is_evaluated_as_an_oracle(taught, tmp_path):
     metarl.evaluate(taught, num_tasks=2)
     before = (taught / "evaluation.json").read_bytes()
+    assert main(["evaluate", str(taught), "--teacher", "--num-tasks", "2"]) == 0
+    assert (taught / "evaluations" / "tasks-2_adaptations-3_teacher.json").is_file()
     with metarl.load(taught, is_teacher=True) as teacher:
         result = metarl.evaluate(teacher, num_tasks=2, num_adaptations=0)
         with pytest.raises(ConfigError, match="an oracle observes the task"):
             metarl.explain(teacher)
     assert result["algo"] == "teacher-student-oracle"
     assert "the task is in the observation" in result["note"]
-    assert (taught / "evaluations" / "tasks-2_adaptations-0_teacher.json").is_file()
     assert (taught / "evaluation.json").read_bytes() == before
     metarl.train("navigation-2d", run_dir=tmp_path / "maml", iterations=1, **TEACHING)
     with pytest.raises(ConfigError, match="--teacher: .* is a run of maml-trpo; give a run of"):
