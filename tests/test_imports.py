@@ -26,6 +26,7 @@ metarl.deployment
 metarl.builders
 metarl.environments
 metarl.trained_policy
+metarl.restoring
 metarl.experiment
 metarl.filming
 metarl.explanation

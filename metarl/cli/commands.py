@@ -25,7 +25,7 @@ from metarl.cli.arguments import (
     read_command,
 )
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
 
@@ -55,7 +55,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for path in arguments.runs:
         if len(arguments.runs) > 1:
             print(f"{path}:")
-        with api.load(path, threads=arguments.threads) as policy:
+        options = {"threads": arguments.threads, "is_teacher": arguments.teacher}
+        with api.load(path, **options) as policy:
             result = api.evaluate(
                 policy,
                 arguments.env,
