@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from metarl.core.env import EnvSpec
-from metarl.core.files import PACKAGED
+from metarl.core.files import PACKAGED, PACKAGED_ARMS
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
@@ -126,10 +126,12 @@ def _describe_families() -> str:
         ]
         lines.append(f"  {robot:14}{', '.join(texts)}")
     packaged = ", ".join(PACKAGED)
+    arms = ", ".join(PACKAGED_ARMS)
     lines.append(
-        f"  {packaged}: as quadruped; their models come from a package (docs/own-robot.md)"
+        f"  {packaged}: as quadruped ({arms}: as arm); their models come from a package "
+        "(docs/own-robot.md)"
     )
-    lines.append("variations, and their numbers for ant (planar robots have fewer)")
+    lines.append("variations, and their numbers for ant (planar robots and arms have fewer)")
     for name, variation in WORLDS.items():
         tasks = variation.tasks(QUADRUPED if variation.needs_servos else ANT)
         split = _describe_split(tasks, variation.task_split)

@@ -274,6 +274,7 @@ class Terrain(Variation):
     seed: int = 0
 
     name = "terrain"
+    unfit = "a fixed base does not walk on the ground"
     fields = ("geom_dataid", "geom_pos")
     revisions = 1  # the edge of the map ended an episode
     formula = (

@@ -86,6 +86,7 @@ class Variation:
         task_split: See EnvSpec.
         formula: Description, as text.
         revisions: Number of changes of its definition for all robots.
+        unfit: Reason why no robot with a fixed base has it, or "".
     """
 
     name: ClassVar[str] = ""
@@ -98,6 +99,7 @@ class Variation:
     task_split: ClassVar[tuple[int, int] | None] = None
     formula: ClassVar[str] = ""
     revisions: ClassVar[int] = 0
+    unfit: ClassVar[str] = ""
 
     def num_revisions(self, robot: Robot) -> int:
         """Returns the number of changes of its definition for a robot, see EnvSpec.version."""

@@ -148,7 +148,7 @@ def _check_env(arguments: argparse.Namespace) -> None:
 
 def _new_robot(arguments: argparse.Namespace) -> None:
     from metarl.core.files import write_atomically
-    from metarl.envs.robots.guess import guess_robot, to_yaml
+    from metarl.envs.robots.guess import goal_of, guess_robot, to_yaml
     from metarl.envs.robots.inspection import inspect_robot
     from metarl.envs.robots.own import read_robot
 
@@ -172,7 +172,7 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     for guess in guesses:
         print(f"{guess.key:13} {guess.summary:32} {guess.reason}")
     print("\n".join(findings))
-    print(f"{output}: check it, then metarl train --env {output}:dir")
+    print(f"{output}: check it, then metarl train --env {output}:{goal_of(guesses)}")
 
 
 def _video(arguments: argparse.Namespace) -> None:
