@@ -27,6 +27,7 @@ metarl.builders
 metarl.environments
 metarl.trained_policy
 metarl.experiment
+metarl.certification
 metarl.filming
 metarl.explanation
 metarl.publishing
