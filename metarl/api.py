@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from metarl import builders, experiment
+from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
 from metarl.core.env import BatchEnv, NoPictures, RenderableEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require

@@ -28,6 +28,7 @@ metarl.environments
 metarl.trained_policy
 metarl.restoring
 metarl.experiment
+metarl.certification
 metarl.filming
 metarl.explanation
 metarl.publishing

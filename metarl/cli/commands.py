@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import train
+from metarl.cli import certify, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -266,6 +266,11 @@ _COMMANDS: Commands = {
         _suite,
         add_suite_arguments,
         "train a declared set of learners, environments and seeds, some at a time",
+    ),
+    "certify": (
+        certify.run,
+        certify.add_arguments,
+        "play a policy in a grid of changed worlds, and write a certificate",
     ),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
 }
