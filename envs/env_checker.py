@@ -19,6 +19,7 @@ import numpy as np
 from metarl.core.env import BatchEnv, BoundedEnv, EnvSpec, supports
 from metarl.envs.listing import describe_actions
 from metarl.envs.locomotion.env import MujocoBatchEnv
+from metarl.envs.mirror import describe_mirror
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.robots.inspection import inspect_robot
 
@@ -180,6 +181,8 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     if isinstance(env, MujocoBatchEnv):
         with checks.check("robot"):
             checks.note = "; ".join(inspect_robot(env.robot))
+        with checks.check("mirror"):
+            checks.note = describe_mirror(env.robot)
     return checks.findings
 
 

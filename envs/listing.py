@@ -8,11 +8,12 @@ from itertools import groupby
 import numpy as np
 
 from metarl.core.env import EnvSpec
-from metarl.core.files import PACKAGED
+from metarl.core.files import PACKAGED, PACKAGED_ARMS
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
 from metarl.envs.robots.gymnasium import ANT
+from metarl.envs.robots.quadruped import QUADRUPED
 
 _NUM_LISTED = 6
 """Numbers of an action that are listed one by one."""
@@ -125,13 +126,16 @@ def _describe_families() -> str:
         ]
         lines.append(f"  {robot:14}{', '.join(texts)}")
     packaged = ", ".join(PACKAGED)
+    arms = ", ".join(PACKAGED_ARMS)
     lines.append(
-        f"  {packaged}: as quadruped; their models come from a package (docs/own-robot.md)"
+        f"  {packaged}: as quadruped ({arms}: as arm); their models come from a package "
+        "(docs/own-robot.md)"
     )
-    lines.append("variations, and their numbers for ant (planar robots have fewer)")
+    lines.append("variations, and their numbers for ant (planar robots and arms have fewer)")
     for name, variation in WORLDS.items():
-        tasks = variation.tasks(ANT)
+        tasks = variation.tasks(QUADRUPED if variation.needs_servos else ANT)
         split = _describe_split(tasks, variation.task_split)
         lines.append(f"  {name:14}{variation.formula}")
-        lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}")
+        robot = " (quadruped)" if variation.needs_servos else ""
+        lines.append(f"  {'':14}{describe_variables(tasks.variables)}; {split}{robot}")
     return "\n".join(lines)

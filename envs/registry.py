@@ -23,6 +23,7 @@ from metarl.envs.locomotion.goals import (
     RewardTerms,
     Velocity,
 )
+from metarl.envs.locomotion.reach import Reach
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.terrain import Terrain
 from metarl.envs.locomotion.variations import VARIATIONS
@@ -31,6 +32,7 @@ from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
 from metarl.envs.robots import box, registered
+from metarl.envs.robots.arms.arm import ARM
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.health import HeightBand
 from metarl.envs.robots.own import read_robot
@@ -107,6 +109,8 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
         "goal": _quadruped(Position(), bonus=5.0),
         "vel": _quadruped(Velocity(1.5)),
     },
+    # the cost is that of a policy that holds outputs of one: 1 mm of distance for each servo
+    "arm": {"reach": Recipe(ARM, Reach(ARM), RewardTerms(control_cost=0.001))},
     "humanoid": {
         "": _humanoid(Forward()),
         "dir": _humanoid(Direction()),
@@ -206,6 +210,9 @@ ENVIRONMENTS: dict[str, Factory] = {
     "ant-gravity": _recipe("ant-gravity"),
     "ant-wind": _recipe("ant-wind"),
     "ant-actuator": _recipe("ant-actuator"),
+    "arm-reach": _recipe("arm-reach"),
+    "arm-reach-payload": _recipe("arm-reach-payload"),
+    "arm-reach-weak": _recipe("arm-reach-weak"),
     "navigation-2d": lambda name, threads: NavigationEnv(name, DenseGoal()),
     "navigation-2d-sparse": lambda name, threads: NavigationEnv(
         name, SparseGoal(), max_step=0.1, step_scale=0.1
@@ -244,11 +251,13 @@ def make(
 
     Raises:
         UnknownEnvironment: There is no such name, module or attribute, and the message suggests a
-            similar one; or the environment has no terrain to observe.
+            similar one; or the robot cannot have a variation, or there is no terrain to observe.
         UnsupportedHere: The environment needs something that is not installed.
         PluginFailure: A plug-in violates the contract.
     """
     factory = _factory(name)
+    if isinstance(factory, Recipe) and factory.refusal:
+        raise UnknownEnvironment(factory.refusal)
     if observe_terrain:
         factory = _observe_terrain(name, factory)
     if isinstance(factory, Recipe):
@@ -306,17 +315,38 @@ def recipe_of(robot: Robot, parts: str) -> Recipe:
     Raises:
         UnknownEnvironment: It cannot have them.
     """
-    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(robot.top_speed)}
-    goals |= {"fwd-bwd": ForwardBackward()}
-    goals |= {"dir": ForwardBackward()} if robot.planar else {"dir": Direction()}
-    goals |= {} if robot.planar else {"goal": Position(), "command": Command()}
-    terms = RewardTerms(bonus=robot.bonus, control_cost=robot.control_cost)
+    goals = _goals_of(robot)
+    terms = RewardTerms(0.0 if robot.fixed else robot.bonus, robot.control_cost)
     for goal, objective in goals.items():
         variations = _read_variations(parts, goal)
         if variations or (goal and variations is not None):
             return Recipe(robot, objective, terms, variations)
-    choices = ", ".join([*filter(None, goals), *WORLDS])
-    raise UnknownEnvironment(f"{parts!r} is no goal-variation of this robot ({choices})")
+    worlds = [word for word, world in WORLDS.items() if not (robot.fixed and world.unfit)]
+    choices = ", ".join([*filter(None, goals), *worlds])
+    why = _misfit(robot, parts)
+    raise UnknownEnvironment(f"{parts!r} is no goal-variation of this robot{why} ({choices})")
+
+
+def _goals_of(robot: Robot) -> dict[str, Goal | Command]:
+    """Returns the goals that a robot can have, by name."""
+    if robot.fixed:
+        return {"reach": Reach(robot)}
+    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(robot.top_speed)}
+    goals |= {"fwd-bwd": ForwardBackward()}
+    if robot.planar:
+        return goals | {"dir": ForwardBackward()}
+    return goals | {"dir": Direction(), "goal": Position(), "command": Command()}
+
+
+def _misfit(robot: Robot, parts: str) -> str:
+    """Returns why a robot cannot have the goal with which parts begin, "" for no known goal."""
+    if not robot.fixed:
+        is_reach = parts.split("-")[0] == "reach"
+        return ": reach needs an end effector and a fixed base" if is_reach else ""
+    names = {goal for goals in FAMILIES.values() for goal in goals} - {"", "reach"}
+    if any(parts == name or parts.startswith(f"{name}-") for name in (*names, *WORLDS)):
+        return ": its base is fixed, so its goal is reach"
+    return ""
 
 
 def _factory(name: str) -> Factory:
@@ -329,6 +359,9 @@ def _factory(name: str) -> Factory:
     if plug_in is not None:
         return lambda name, threads: plugins.build(name, plug_in, threads)
     hint = nearest(name, [*ENVIRONMENTS, *plugins.entry_points(), *_names_like(name)])
+    robots = [robot for robot in FAMILIES if name.startswith(f"{robot}-")]
+    for goals in (FAMILIES[robot] for robot in robots):
+        hint += _misfit(next(iter(goals.values())).robot, name.removeprefix(f"{robots[0]}-"))
     raise UnknownEnvironment(f"no environment {name!r}{hint} (--list-envs shows all)")
 
 
@@ -349,4 +382,5 @@ def _names_like(name: str) -> list[str]:
     recipe = _parse_base(base) if has_limb else None
     if recipe:
         names += [f"{base}/{limb}" for limb in limb_names(recipe.robot)]
-    return [known for known in dict.fromkeys(names) if parse_name(known)]
+    recipes = {known: parse_name(known) for known in names}
+    return [known for known, recipe in recipes.items() if recipe and not recipe.refusal]

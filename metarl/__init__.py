@@ -8,6 +8,7 @@ from metarl.envs.wrappers.registration import register_on_import
 
 if TYPE_CHECKING:
     from metarl.api import (
+        certify,
         check_env,
         evaluate,
         explain,
@@ -28,6 +29,7 @@ __version__ = "0.2.0"
 __all__ = [
     "TrainedPolicy",
     "__version__",
+    "certify",
     "check_env",
     "evaluate",
     "explain",

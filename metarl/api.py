@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from metarl import builders, experiment
+from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
 from metarl.core.env import BatchEnv, NoPictures, RenderableEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
@@ -25,7 +26,7 @@ from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
 from metarl.explanation import explain as explain
 from metarl.filming import film_together as film_together
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.publishing import publish as publish
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder
@@ -112,18 +113,22 @@ def _videos(policy: TrainedPolicy) -> list[Path]:
     return [video, video.with_suffix(".html")] if supports(policy.env, SceneEnv) else [video]
 
 
-def load(run: str | Path, *, threads: int = 0, env: Any = None) -> TrainedPolicy:
+def load(
+    run: str | Path, *, threads: int = 0, env: Any = None, is_teacher: bool = False
+) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
     Args:
         run: The run folder.
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
+        is_teacher: Load the teacher of a run of teacher-student, an oracle that observes the task.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
+        ConfigError: The run has no teacher.
     """
-    return experiment.load(Path(run), threads, env)
+    return experiment.load(Path(run), threads, env, is_teacher=is_teacher)
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -181,6 +186,7 @@ def _evaluate(
     oracle: dict[str, Any] | None,
 ) -> dict[str, Any]:
     config, progress = policy.config, policy.progress
+    settings = replace(settings, is_teacher=policy.is_teacher)
     with _open_env(policy, env) as used:
         if env is not None and used.spec.name != policy.spec.name:
             settings = replace(settings, env=used.spec.name)
@@ -244,7 +250,7 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
     main = policy.output / results.FILE
     if builders.is_baseline(policy.config, "scratch"):
         return main
-    is_plain = not (settings.deterministic or settings.env or settings.tasks)
+    is_plain = not (settings.deterministic or settings.env or settings.tasks or settings.is_teacher)
     if is_plain and _read_settings(policy.output) in (None, settings):
         return main
     return results.evaluation_path(policy.output, settings)

@@ -21,7 +21,7 @@ from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlErro
 from metarl.core.files import split_robot_file, write_atomically
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
-from metarl.learners.sb3.config import find_mode
+from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 
 
@@ -240,18 +240,25 @@ def _observe_task(env: Any, name: str) -> Any:
         raise ConfigError(f"--observe-task: {name}: {error}") from error
 
 
-def require_student(config: TrainConfig[Any]) -> None:
-    """Requires that a training of teacher and student reaches the student, who is evaluated.
+def require_phases(config: TrainConfig[Any]) -> None:
+    """Requires that a training of teacher and student reaches its last phase, and has a teacher.
 
     Raises:
-        ConfigError: It has no more iterations than the teacher.
+        ConfigError: It has too few iterations, or a student and nobody who teaches it.
     """
     learner = config.learner
-    if isinstance(learner, TeacherStudentConfig) and config.iterations <= learner.teacher_updates:
-        hint = f"more than learner.teacher_updates = {learner.teacher_updates}"
-        raise ConfigError(
-            f"--iterations = {config.iterations}: must be {hint}: the student is last"
-        )
+    if not isinstance(learner, TeacherStudentConfig) or learner.mode == "oracle":
+        return
+    if learner.teacher_updates == 0 and config.init_from is None:
+        hint = "at least 1: the student imitates it; 0 goes with --init-from"
+        raise ConfigError(f"--learner.teacher-updates = 0: must be {hint}")
+    names, last = "learner.teacher_updates", "the student"
+    if learner.student_updates:
+        names, last = f"{names} + learner.student_updates", "fine-tuning"
+    updates = learner.teacher_updates + learner.student_updates
+    if config.iterations <= updates:
+        hint = f"more than {names} = {updates}: {last} is last"
+        raise ConfigError(f"--iterations = {config.iterations}: must be {hint}")
 
 
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:

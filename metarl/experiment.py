@@ -21,10 +21,10 @@ from metarl.builders import (
     is_batch_env,
     keep_robot,
     num_threads,
-    require_student,
+    require_phases,
     training_tasks,
 )
-from metarl.config.schema import TrainConfig, from_yaml, to_yaml
+from metarl.config.schema import TrainConfig, to_yaml
 from metarl.core.errors import (
     CheckpointError,
     ConfigError,
@@ -32,11 +32,20 @@ from metarl.core.errors import (
     NumericalError,
 )
 from metarl.core.files import write_atomically
-from metarl.learners.sb3.config import label
+from metarl.learners import registry
+from metarl.learners.modes import label
+from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.restoring import (
+    initialise_from,
+    read_config,
+    restore_newest,
+    restore_progress,
+)
 from metarl.runs import folder, provenance, published
 from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
 from metarl.trained_policy import TrainedPolicy
+from metarl.training import curriculum
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -69,7 +78,10 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             if not is_given:
                 on_failure.callback(env.close)
             learner = build_learner(config, env, device)
-        require_student(config)
+        require_phases(config)
+        has_own_loop = registry.find_algorithm(config.algo).has_own_loop
+        tasks = training_tasks(env, config)
+        curriculum.require_levels(config, env, tasks, has_own_loop=has_own_loop)
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)
@@ -114,35 +126,6 @@ def open_folder(config: TrainConfig[Any]) -> Generator[Path]:
         folder.create(path)
     with folder.lock(path):
         yield path
-
-
-def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[str, Any]:
-    """Starts a learner from the newest checkpoint of another run; returns what run.json records.
-
-    Raises:
-        ConfigError: The other run has another learner, or this one trains from scratch.
-        CheckpointError: It is not a run, or its checkpoint does not fit.
-    """
-    if is_baseline(config, "scratch"):
-        hint = "leave the flag out, or take another --learner.mode"
-        raise ConfigError(f"--init-from {run}: policies from scratch start untrained; {hint}")
-    source = read_config(run, "--init-from ")
-    if source.algo != config.algo:
-        hint = f"give a run of {config.algo}, or --algo {source.algo}"
-        raise ConfigError(f"--init-from {run}: a run of {source.algo}; {hint}")
-    progress = restore_newest(run, learner)
-    return {"run": str(run), "iteration": progress.iteration, "env_steps": progress.env_steps}
-
-
-def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
-    """Restores the learner of a resumed run, and returns the progress of the training.
-
-    Raises:
-        CheckpointError: No checkpoint can be used.
-    """
-    from metarl.training.trainer import Progress
-
-    return restore_newest(config.resume, learner) if config.resume else Progress()
 
 
 def refuse_other_version(path: Path, spec: Any) -> None:
@@ -243,65 +226,40 @@ def _device_name(device: Any) -> str:
 # --- trained runs ---------------------------------------------------------------------------------
 
 
-def load(path: Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
+def load(
+    path: Path, threads: int = 0, env: Any = None, *, is_teacher: bool = False
+) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
     The environment is built when it is first used, except for baselines from scratch, whose tasks
-    are drawn from it.
+    are drawn from it, and for teachers, which are built with it.
 
     Args:
         path: The folder, wherever it has been moved to.
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
+        is_teacher: Load the teacher of a student, which acts with the task observed: an oracle.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
+        ConfigError: The run has no teacher.
     """
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
-    policy = TrainedPolicy(path, config, None)
+    if is_teacher:
+        if not isinstance(config.learner, TeacherStudentConfig):
+            hint = "give a run of teacher-student"
+            raise ConfigError(f"--teacher: {path} is a run of {config.algo}; {hint}")
+        config = replace(config, learner=replace(config.learner, mode="oracle"))
+    policy = TrainedPolicy(path, config, None, is_teacher=is_teacher)
     if env is not None:
         policy._env, policy.is_env_owned = build_env(config, env), not is_batch_env(env)
     with ExitStack() as on_failure, heartbeat(f"loading {path}"):
         on_failure.callback(policy.close)
-        is_scratch = is_baseline(config, "scratch")  # its tasks are drawn from the environment
-        used = policy.env if is_scratch else RecordedEnv(policy.spec)
+        # from scratch the tasks are drawn from the environment, and a teacher observes them
+        needs_env = is_teacher or is_baseline(config, "scratch")
+        used = policy.env if needs_env else RecordedEnv(policy.spec)
         policy.learner = build_learner(config, used, "cpu")
         policy.progress = restore_newest(path, policy.learner)
         on_failure.pop_all()
     return policy
-
-
-def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:
-    """Reads the settings of a run; a message begins with the flag that names it.
-
-    Raises:
-        CheckpointError: The folder is not a run, or is a published policy that is damaged.
-    """
-    published.read(path)
-    try:
-        return from_yaml(path / "config.yaml")
-    except ConfigError as error:
-        raise CheckpointError(f"{flag}{path} is not a run folder: {error}") from error
-
-
-def restore_newest(run: Path, learner: Any) -> Any:
-    """Restores a learner from the newest checkpoint that can be verified; returns its progress.
-
-    Raises:
-        CheckpointError: None can be verified, or it does not fit the learner; names the folder.
-    """
-    from metarl.runs import checkpoint
-    from metarl.training.trainer import restore
-
-    saved = checkpoint.load_newest(
-        run / "checkpoints", report=lambda line: print(f"metarl: {line}", file=sys.stderr)
-    )
-    if record := published.read(run):
-        fresh = learner.state_dict()
-        omitted = {name: fresh[name] for name in record.omitted if name in fresh}
-        saved = replace(saved, tensors={**saved.tensors, **omitted})
-    try:
-        return restore(learner, saved)
-    except CheckpointError as error:
-        raise CheckpointError(f"{run}: {error}") from error

@@ -18,7 +18,7 @@ from metarl.core.tasks import HasOpaqueTasks, HasTestTasks
 from metarl.evaluation import results
 from metarl.evaluation.adaptation_steps import measure_steps
 from metarl.evaluation.memory_probe import probe_memory
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.reader import EXPLANATION
 from metarl.sampling.sampler import Key
@@ -150,6 +150,8 @@ def _explain(policy: TrainedPolicy, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find_kind(policy: TrainedPolicy) -> str:
+    if builders.is_baseline(policy.config, "oracle"):
+        raise ConfigError(f"{policy.path}: an oracle observes the task, and does not adapt")
     if supports(policy.learner, HasMemory):
         return "memory"
     if supports(policy.learner, AdaptsParams):

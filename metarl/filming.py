@@ -12,7 +12,7 @@ import numpy as np
 from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy

@@ -28,6 +28,7 @@ class TrainedPolicy:
         progress: Number of iterations done, environment steps and seconds.
         num_trained: Iterations that `train` added.
         is_env_owned: `close` closes the environment. False for one that was given as an object.
+        is_teacher: This is the teacher of a run whose policy is the student.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class TrainedPolicy:
     progress: Any = None
     num_trained: int = 0
     is_env_owned: bool = True
+    is_teacher: bool = False
     _env: Any = None
 
     @property

@@ -26,7 +26,9 @@ metarl.deployment
 metarl.builders
 metarl.environments
 metarl.trained_policy
+metarl.restoring
 metarl.experiment
+metarl.certification
 metarl.filming
 metarl.explanation
 metarl.publishing

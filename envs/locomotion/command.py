@@ -43,6 +43,7 @@ class Command:
         turn: Range of the turn to the left [rad/s].
         period: Time after which another command is drawn [s].
         rest: Probability that a command is to stand still.
+        easiest: Share of the ranges that a curriculum begins with.
         width: s [(m/s)^2 or (rad/s)^2].
         bobbing: Weight of the squared vertical speed.
         rolling: Weight of the sum of squares of roll and pitch rates.
@@ -57,6 +58,7 @@ class Command:
     turn: tuple[float, float] = (-1.0, 1.0)
     period: float = 2.0
     rest: float = 0.1
+    easiest: float = 0.25
     width: float = 0.25
     bobbing: float = 0.5
     rolling: float = 0.02
@@ -73,12 +75,12 @@ class Command:
             f"- {self.torque:g} mean f^2"
         )
 
-    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Draws commands (count, 3) of an episode from its stream."""
+    def draw(self, rng: np.random.Generator, count: int, level: float = 1.0) -> np.ndarray:
+        """Draws commands (count, 3) of an episode from its stream; below level 1 slower ones."""
         low, high = np.array([self.forward, self.left, self.turn]).T
         commands = rng.uniform(low, high, (count, SIZE))
         commands[rng.uniform(size=count) < self.rest] = 0.0
-        return commands
+        return commands * (level + (1.0 - level) * self.easiest)
 
     def tracking(self, command: np.ndarray, motion: np.ndarray) -> np.ndarray:
         """Maps commands and motions (M, 3) to the rewards (M,) for following, at most 1.5."""
@@ -127,10 +129,12 @@ class Commands:
         self._step = np.zeros(rows, dtype=int)
         self._action = np.zeros((rows, model.nu))
 
-    def start(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
+    def start(
+        self, rows: np.ndarray, rngs: Sequence[np.random.Generator], level: float = 1.0
+    ) -> None:
         """Draws the commands of episodes in the rows (an index), each from its stream."""
         count = self._schedule.shape[1]
-        self._schedule[rows] = [self._goal.draw(rng, count) for rng in rngs]
+        self._schedule[rows] = [self._goal.draw(rng, count, level) for rng in rngs]
         self._step[rows], self._action[rows] = 0, 0.0
 
     @property

@@ -18,6 +18,7 @@ from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World
 from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.observation import LastAction
 
 Batch: Any = None
@@ -32,7 +33,7 @@ MAX_SPEED = 1e4
 class MujocoBatchEnv:
     """M simulations of a robot with a goal in a world, on a pool of threads.
 
-    Implements `RestartableEnv`, `SplittableEnv`, `RenderableEnv` and `SceneEnv`.
+    Implements `RestartableEnv`, `SplittableEnv`, `RenderableEnv`, `SceneEnv` and `GradedEnv`.
 
     Args:
         name: Registry name, for messages and records.
@@ -51,7 +52,7 @@ class MujocoBatchEnv:
         self.robot, self.goal, self.terms = recipe.robot, recipe.goal, recipe.terms
         self.variations, self._threads = recipe.variations, threads
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
-        self._tally = Tally()
+        self._tally, self._level = Tally(), 1.0
         self._parts, self._scan = recipe.observation(), recipe.scan()
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
         self._unit = np.array(self.robot.action_scale)
@@ -64,6 +65,15 @@ class MujocoBatchEnv:
     def threads(self) -> int:
         """Physics threads."""
         return self._threads or len(os.sched_getaffinity(0))
+
+    @property
+    def graded(self) -> tuple[str, ...]:
+        """See `GradedEnv`."""
+        return ("command",) if isinstance(self.goal, Command) else ()
+
+    def set_level(self, level: float) -> None:
+        """See `GradedEnv`: the ranges of the commands."""
+        self._level = level
 
     def split(self, parts: int) -> list[Self]:
         """Returns `parts` environments like this one, without tasks, which share its threads."""
@@ -92,6 +102,12 @@ class MujocoBatchEnv:
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._ctrl = batch.bind("ctrl")
         self._action = np.empty(self._ctrl.shape)  # contiguous, unlike the array of the batch
+        self._effector = None
+        # the place of an end effector is that after the step, not before its last substep
+        self._stage = self.robot.stage
+        if place := find_effector(self.model, self.robot.effector):
+            self._effector = batch.bind(place.field)[:, place.row]
+            self._stage = max(self._stage, int(mujoco.mjtStage.mjSTAGE_POS))
         self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
@@ -133,7 +149,7 @@ class MujocoBatchEnv:
     def _start_streams(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
         """Draws the commands and the sensors' noise of episodes in the rows (an index)."""
         if self._commands:
-            self._commands.start(rows, rngs)
+            self._commands.start(rows, rngs, self._level)
         if self._is_noisy:
             self._noise[rows] = [rng.standard_normal(self._noise.shape[1:]) for rng in rngs]
 
@@ -220,7 +236,9 @@ class MujocoBatchEnv:
         return np.clip(ground - above_rest, -1.0, 1.0)
 
     def _position(self) -> np.ndarray:
-        """Returns a copy of the positions (M, 2) [m, world]."""
+        """Returns a copy of the positions (M, 2) [m, world]; of end effectors (M, 3)."""
+        if self._effector is not None:
+            return self._effector.copy()
         if self._centre is not None:
             return self._centre[:, 1, :2].copy()
         position = np.zeros((len(self._qpos), 2))
@@ -275,7 +293,7 @@ class MujocoBatchEnv:
         """Steps the physics of rows ids, or of all; returns the mask (M,) of MuJoCo's errors."""
         failed = np.zeros(self._batch.nsim, dtype=bool)
         try:
-            self._batch.step(ids, nstep=self.robot.frame_skip, stage=self.robot.stage)
+            self._batch.step(ids, nstep=self.robot.frame_skip, stage=self._stage)
         except SimulationError as error:  # the other rows ran to completion
             failed[error.ids] = True
         return failed
@@ -349,5 +367,6 @@ class MujocoBatchEnv:
         """Releases threads and memory."""
         # a view of the batch's state would keep its threads alive
         self._batch = self._forces = self._centre = self._world = self._commands = None
+        self._effector = None
         self._readers = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)

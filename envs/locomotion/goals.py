@@ -37,10 +37,13 @@ class Objective(Protocol):
 
 
 class Goal(Objective, Protocol):
-    """A reward of the motion in the plane that depends on the task."""
+    """A reward of the motion in the plane, or of an end effector's in space (`Reach`)."""
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Maps tasks (M, D), velocity (M, 2) [m/s, world], position (M, 2) [m, world] to (M,)."""
+        """Maps tasks (M, D), velocity (M, 2) [m/s, world], position (M, 2) [m, world] to (M,).
+
+        Of an end effector, velocity and position are (M, 3).
+        """
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from metarl.core.tasks import join_tasks
 from metarl.envs.locomotion import command
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.goals import Goal, RewardTerms
+from metarl.envs.locomotion.reach import Reach
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots import quantities
 from metarl.envs.robots.observation import Term, list_observation
@@ -36,7 +37,7 @@ class Recipe:
     """
 
     robot: Robot
-    goal: Goal | Command
+    goal: Goal | Command | Reach
     terms: RewardTerms
     variations: tuple[Variation, ...] = ()
     horizon: int = 200
@@ -44,6 +45,12 @@ class Recipe:
     observe_contacts: bool = False
     note: str = ""
     task_split: tuple[int, int] | None = None
+
+    @property
+    def refusal(self) -> str:
+        """The reason why the robot cannot have one of the variations, or ""."""
+        unfit = [each for each in self.variations if self.robot.fixed and each.unfit]
+        return f"{unfit[0].name} is not for {self.robot.name}: {unfit[0].unfit}" if unfit else ""
 
     @property
     def version(self) -> int:

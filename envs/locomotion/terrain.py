@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.tasks import Choice, Product, Split, TaskDistribution, Variable
+from metarl.core.tasks import Choice, Grades, Product, Split, TaskDistribution, Variable
 from metarl.envs.locomotion.world import Ground, Variation, World
 from metarl.envs.rendering.heightfield import PERIOD
 from metarl.envs.robots.robot import Edit, Robot
@@ -274,6 +274,7 @@ class Terrain(Variation):
     seed: int = 0
 
     name = "terrain"
+    unfit = "a fixed base does not walk on the ground"
     fields = ("geom_dataid", "geom_pos")
     revisions = 1  # the edge of the map ended an episode
     formula = (
@@ -363,5 +364,6 @@ def _choices(kinds: range) -> Product:
     choices = []
     for name, values in parts:
         values, labels = tuple(values), KINDS if name == "kind" else ()
-        choices.append(Choice(Variable(name, "1", values[0], values[-1], labels=labels), values))
+        choice = Choice(Variable(name, "1", values[0], values[-1], labels=labels), values)
+        choices.append(Grades(choice) if name == "level" else choice)
     return Product(tuple(choices))

@@ -21,7 +21,9 @@ from metarl.core.tasks import (
 )
 from metarl.envs.locomotion.delay import Delay
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
+from metarl.envs.locomotion.mechanics import Com, Joint, Servo
 from metarl.envs.locomotion.world import Variation, World
+from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 GRAVITY = 9.81
@@ -93,6 +95,7 @@ class Friction(Variation):
     fields = ("geom_friction",)
     sets = True
     formula = "sliding friction of the ground, uniform in log"
+    unfit = "a fixed base does not stand on the ground"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Gives the ground contact priority."""
@@ -114,27 +117,31 @@ class Friction(Variation):
 
 @dataclass(frozen=True)
 class Payload(Variation):
-    """A ball on top of the torso, off centre, with up to the torso's mass.
+    """A ball on top of the torso, off centre, with up to the torso's mass; on arms see below.
+
+    An arm has it at its end effector, with up to a share of the mass that its joints move.
 
     Attributes:
         reach: Largest distance from the torso's centre along x and y [m].
         radius: Radius of the ball [m]; it has no contacts.
+        of_arm: That share; the joints of a UR5e move 17 kg, and it is rated for 5 kg.
     """
 
     reach: float = 0.2
     radius: float = 0.06
+    of_arm: float = 0.25
 
     name = "payload"
     fields = ("body_mass", "body_inertia", "body_pos")
     derives = True
-    formula = "a ball of the given share of the torso's mass, on top of it"
+    formula = "a ball of a share of the torso's mass, on top of it (arms: of the arm, at its end)"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Adds the ball, without mass, as the last body, so that other bodies keep their index."""
 
         def edit(spec: mujoco.MjSpec) -> None:
             # not at the parent's origin: MuJoCo flags such a body and never moves it
-            ball = spec.bodies[robot.torso()].add_body(name=self.name, pos=[0.1, 0.1, 0.1])
+            ball = spec.bodies[_carrier(robot)].add_body(name=self.name, pos=[0.1, 0.1, 0.1])
             ball.add_geom(
                 name=self.name,
                 type=mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -154,8 +161,10 @@ class Payload(Variation):
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the fraction of the torso's mass, and x (and y) of the ball.
 
-        Planar robots have no y.
+        Planar robots have no y. For arms, it is the distribution of the share of the arm's mass.
         """
+        if robot.fixed:
+            return Uniform((Variable("payload", "1", 0.0, self.of_arm),))
         mass = Variable("payload", "1", 0.0, 1.0)
         axes = ("x",) if robot.planar else ("x", "y")
         position = tuple(Variable(f"payload_{axis}", "m", -self.reach, self.reach) for axis in axes)
@@ -164,10 +173,14 @@ class Payload(Variation):
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets mass, inertia (of a solid ball) and position."""
         body = world.model.body(self.name).id
-        mass = tasks[:, 0] * self._full_mass(world)
+        full = _arm_mass(world.robot) if world.robot.fixed else self._full_mass(world)
+        mass = tasks[:, 0] * full
         world.fields["body_mass"][:, body] = mass
         world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
         position = world.fields["body_pos"][:, body]
+        if effector := find_effector(world.model, world.robot.effector):
+            position[:] = effector.offset
+            return
         position[:] = 0.0
         position[:, : tasks.shape[1] - 1] = tasks[:, 1:]
         position[:, 2] = _top(world.robot) + self.radius
@@ -181,6 +194,8 @@ class Payload(Variation):
 class Load(Payload):
     """A ball on top of the torso with a share of the whole robot's mass, heavier in test tasks.
 
+    An arm has half of these shares of its mass at its end effector.
+
     Attributes:
         train: Range of the share in training tasks.
         test: Range of the share in held-out tasks.
@@ -191,16 +206,34 @@ class Load(Payload):
     test: tuple[float, float] = (0.3, 0.5)
 
     name = "load"
-    formula = "a ball of the given share of the robot's mass, on top of its torso"
+    formula = "a ball of a share of the robot's mass, on top of its torso (arms: at its end)"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the share, and of x (and y) of the ball."""
-        place = Uniform(super().tasks(robot).variables[1:])
-        share = (Uniform((Variable("load", "1", *ends),)) for ends in (self.train, self.test))
-        return Product((Split(*share), place))
+        factor = 0.5 if robot.fixed else 1.0
+        train, test = (
+            Uniform((Variable("load", "1", factor * low, factor * high),))
+            for low, high in (self.train, self.test)
+        )
+        place = () if robot.fixed else (Uniform(super().tasks(robot).variables[1:]),)
+        return Product((Split(train, test), *place))
 
     def _full_mass(self, world: World) -> float:
         return float(bare_model(world.robot).body_mass.sum())
+
+
+def _carrier(robot: Robot) -> int:
+    """Returns the body that carries a payload: the torso, or that of an arm's end effector."""
+    effector = find_effector(bare_model(robot), robot.effector)
+    return effector.body if effector else robot.torso()
+
+
+def _arm_mass(robot: Robot) -> float:
+    """Returns the mass of the bodies that the joints of an arm move [kg]."""
+    model = bare_model(robot)
+    root = model.body_rootid[_carrier(robot)]
+    moving = (model.body_weldid > 0) & (model.body_rootid == root)
+    return float(model.body_mass[moving].sum())
 
 
 def _top(robot: Robot) -> float:
@@ -272,6 +305,7 @@ class Wind(Variation):
 
     name = "wind"
     formula = "a constant level force on the torso"
+    unfit = "the force is on the base, which does not move"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the force along x and, unless the robot is planar, y."""
@@ -302,6 +336,7 @@ class Push(Variation):
 
     name = "push"
     formula = "every `interval` steps the base gets the velocity `push` towards the heading"
+    unfit = "the base does not move"
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the change of velocity, the interval, and the heading.
@@ -340,6 +375,7 @@ VARIATIONS: dict[str, Variation] = {
         Friction(),
         Payload(),
         Load(),
+        Com(),
         Gravity(),
         Wind(),
         Delay(),
@@ -349,5 +385,7 @@ VARIATIONS: dict[str, Variation] = {
         Weak(),
         Damage(),
         Actuator(),
+        Servo(),
+        Joint(),
     )
 }

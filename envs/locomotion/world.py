@@ -82,9 +82,11 @@ class Variation:
             restores them.
         past_steps: Largest number of control steps by which it delays the controls.
         sets: It overwrites values, and so writes after variations that multiply them.
+        needs_servos: It refuses robots whose actuators are all motors.
         task_split: See EnvSpec.
         formula: Description, as text.
         revisions: Number of changes of its definition for all robots.
+        unfit: Reason why no robot with a fixed base has it, or "".
     """
 
     name: ClassVar[str] = ""
@@ -93,9 +95,11 @@ class Variation:
     transient: ClassVar[tuple[str, ...]] = ()
     past_steps: ClassVar[int] = 0
     sets: ClassVar[bool] = False
+    needs_servos: ClassVar[bool] = False
     task_split: ClassVar[tuple[int, int] | None] = None
     formula: ClassVar[str] = ""
     revisions: ClassVar[int] = 0
+    unfit: ClassVar[str] = ""
 
     def num_revisions(self, robot: Robot) -> int:
         """Returns the number of changes of its definition for a robot, see EnvSpec.version."""

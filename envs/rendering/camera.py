@@ -15,6 +15,9 @@ from metarl.envs.rendering.marker import Marker
 _SMOOTHING = 15
 """Frames over which the camera averages the robot's path, to keep the picture steady."""
 
+POINT = 0.08
+"""Diameter of the mark of a point in space, as a share of the robot's radius."""
+
 _UNCOLORED = np.array([0.5, 0.5, 0.5, 1.0], dtype=np.float32)
 """Colour of a geom whose model gives none."""
 
@@ -92,7 +95,7 @@ def plan_shot(
     marker: Marker,
     camera: tuple[float, float] | None = None,
 ) -> Shot:
-    """Places the camera: beside a planar robot, behind and above any other.
+    """Places the camera: beside a planar robot, in front of an arm, behind and above any other.
 
     Args:
         model: The robot in its scene.
@@ -114,20 +117,24 @@ def plan_shot(
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         root[row] = data.xpos[body]
-    planar = bool(model.njnt) and model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE
+    is_free = bool(model.njnt) and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+    is_arm = marker.kind == "point"
+    planar = bool(model.njnt) and not is_free and not is_arm
     lookat = root.copy()
-    distance = (4.2 if planar else 4.6) * radius
+    distance = (4.2 if planar else 3.0 if is_arm else 4.6) * radius
     if marker.kind == "target":
         apart = np.zeros_like(root)
         apart[:, :2] = np.asarray(marker.vector) - root[:, :2]
         length = np.linalg.norm(apart, axis=1, keepdims=True)
         lookat += 0.5 * apart * np.minimum(1.0, 4.0 / np.maximum(length, 1e-9))
         distance += 0.9 * float(np.minimum(length, 4.0).max())
-    lookat[:, 2] += (0.15 if planar else 0.0) * radius
+    lookat[:, 2] += (0.15 if planar else 0.2 if is_arm else 0.0) * radius
     window = np.ones(_SMOOTHING) / _SMOOTHING
     padded = np.pad(lookat, ((_SMOOTHING // 2, _SMOOTHING // 2), (0, 0)), mode="edge")
     lookat = np.stack([np.convolve(axis, window, mode="valid") for axis in padded.T], axis=1)
-    azimuth, elevation = camera or ((90.0, -14.0) if planar else (60.0, -29.0))
+    azimuth, elevation = camera or (
+        (90.0, -14.0) if planar else (130.0, -20.0) if is_arm else (60.0, -29.0)
+    )
     return Shot(root, lookat, radius, planar, distance, azimuth, elevation)
 
 
@@ -135,7 +142,8 @@ def place_marker(marker: Marker, shot: Shot, row: int, floor: float) -> list[Mar
     """Returns the parts of a marker in frame `row`, at the height `floor` [m].
 
     An arrow lies on the floor and starts at the robot, or hangs above a planar robot; a target is a
-    disc with a post.
+    disc with a post, and a point in space a disc that faces the camera, with its height above the
+    floor as a thin post.
 
     Args:
         marker: The goal.
@@ -143,7 +151,11 @@ def place_marker(marker: Marker, shot: Shot, row: int, floor: float) -> list[Mar
         row: Number of the frame.
         floor: Height at which the marker lies, see `find_marker_level` [m].
     """
-    upright, vector = np.array([0.0, 0.0, 1.0]), np.array([*marker.vector, 0.0])
+    upright, vector = np.array([0.0, 0.0, 1.0]), np.array([*marker.vector, 0.0][:3])
+    if marker.kind == "point":
+        foot, facing = vector * [1.0, 1.0, 0.0] + [0.0, 0.0, floor], -shot.axes()[2]
+        post = MarkerPart("post", foot, vector, 0.008 * shot.radius, facing, 0.6)
+        return [post, MarkerPart("disc", vector, vector, POINT * shot.radius, facing)]
     if marker.kind == "target":
         foot = vector + [0.0, 0.0, floor + 0.01]
         top = foot + 0.9 * upright
@@ -203,7 +215,7 @@ def find_marker_level(
         row: Number of the frame.
     """
     if relief is not None and marker.kind == "target":
-        return relief.height(*marker.vector) + 0.04
+        return relief.height(*marker.vector[:2]) + 0.04
     if relief is not None:
         return float(shot.root[row, 2]) + 0.75 * shot.radius
     planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)

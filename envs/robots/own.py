@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.health import Standing, Upright
 from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
@@ -36,6 +37,12 @@ OPTIONAL: dict[str, Any] = {"lowpass": 0.0, "delay": 0}
 MOST_DELAY = 50
 """Largest delay of the controls [control steps]."""
 
+ONLY_MOVING = ("health", "feet", "bonus", "top_speed")
+"""Those of them that a robot with a fixed base does not have; it has `effector` instead."""
+
+BASES = ("free", "planar", "fixed")
+"""The first joint is a free joint, slides along x and z and a hinge around y, or another one."""
+
 COLUMNS = ("centre", "scale", "low", "high", "stiffness", "damping")
 """Numbers of an actuator in the file."""
 
@@ -48,16 +55,25 @@ def read_robot(path: Path) -> Robot:
             type, or the model does not fit; the message names it.
     """
     tree = _read_yaml(path)
-    known = [*KEYS, *OPTIONAL]
+    keys = keys_of("fixed" if tree.get("base") == "fixed" else "free")
+    known = [*keys, *OPTIONAL]
     for key in tree:
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {key}{nearest(str(key), known)}")
-    missing = [key for key in KEYS if key not in tree]
+            hint = "; a fixed base has none" if key in KEYS else nearest(str(key), known)
+            raise ConfigError(f"{path}: unknown key {key}{hint}")
+    missing = [key for key in keys if key not in tree]
     if missing:
         raise ConfigError(f"{path}: the key {missing[0]} is missing; metarl new-robot writes all")
     check_assets(path.absolute().parent)
     source = path.absolute().parent / _Reader(path, tree).text("model")
     return build_robot(path.stem, path, tree, source, path.read_bytes())
+
+
+def keys_of(base: str) -> list[str]:
+    """Returns the keys of the file of a robot with a base: free, planar or fixed."""
+    if base != "fixed":
+        return KEYS
+    return [*(key for key in KEYS if key not in ONLY_MOVING), "effector"]
 
 
 def build_robot(
@@ -78,22 +94,29 @@ def build_robot(
     read = _Reader(path, {**OPTIONAL, **tree})
     ground = read.text("ground")
     model = compile_own(source, ground, ConfigError)
-    planar = read.choice("base", ("free", "planar")) == "planar"
+    base = read.choice("base", BASES)
+    planar, fixed = base == "planar", base == "fixed"
     refuse_unsupported(model, source)
-    require_base(model, planar, str(source))
+    require_base(model, base, str(source))
     home = read.numbers("home", model.nq)
-    if not planar and not any(home[3:7]):
+    if base == "free" and not any(home[3:7]):
         raise ConfigError(f"{path}: home: the quaternion of the base, home[3:7], is zero")
     names = [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
-    feet = read.feet(model)
+    effector = read.effector(model) if fixed else ""
+    feet = () if fixed else read.feet(model)
+    terms = terms_of_arm(home, model, effector) if fixed else terms_of(home, model, planar, feet)
+    contacts = read.choice("contacts", ("all", "none") if fixed else ("all", "feet"))
+    numbers = [key for key in ("bonus", "control_cost", "top_speed") if key in keys_of(base)]
     return Robot(
         name,
         str(source),
         frame_skip=read.whole("frame_skip", 1, MOST_STEPS),
-        skip_qpos=1 if planar else 2,
+        skip_qpos=0 if fixed else 1 if planar else 2,
         planar=planar,
-        healthy=read.health(planar),
+        fixed=fixed,
+        effector=effector,
+        healthy=None if fixed else read.health(planar),
         reset_noise=read.number("reset_noise", 0.0, 10.0),
         limbs=read.limbs(names),
         limb_names=tuple(str(name) for name in read.tree["limbs"]),
@@ -102,16 +125,16 @@ def build_robot(
         action_scale=tuple(row[1] for row in actuators),
         control_range=tuple((row[2], row[3]) for row in actuators),
         servos=tuple((row[4], row[5]) for row in actuators),
-        observation=read.observation(terms_of(home, model, planar, feet), model),
+        observation=read.observation(terms, model),
         ground=ground,
         feet=feet,
-        feet_only=read.choice("contacts", ("all", "feet")) == "feet",
+        feet_only=contacts != "all",
         physics=read.physics(),
         is_own=True,
         definition=_identify(definition, source, model),
         lowpass=read.number("lowpass", 0.0, 10.0),
         delay=read.whole("delay", 0, MOST_DELAY),
-        **{key: read.number(key, 0.0, 1e6) for key in ("bonus", "control_cost", "top_speed")},
+        **{key: read.number(key, 0.0, 1e6) for key in numbers},
     )
 
 
@@ -147,8 +170,8 @@ def refuse_unsupported(model: mujoco.MjModel, path: Path) -> None:
         raise ConfigError(f"{path}: {reason}")
 
 
-def require_base(model: mujoco.MjModel, planar: bool, where: str) -> None:
-    """Requires that the first joints move the base, freely or in the x-z plane.
+def require_base(model: mujoco.MjModel, base: str, where: str) -> None:
+    """Requires that the first joints move the base as BASES says.
 
     Raises:
         ConfigError: They do not, and the message says what is there.
@@ -156,16 +179,21 @@ def require_base(model: mujoco.MjModel, planar: bool, where: str) -> None:
     kinds = [mujoco.mjtJoint(kind) for kind in model.jnt_type]
     free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
     hinge = mujoco.mjtJoint.mjJNT_HINGE
-    if planar:
+    if base == "planar":
         axes = model.jnt_axis[:3].round(6).tolist()
         is_plane = kinds[:3] == [slide, slide, hinge]
         if not is_plane or axes[:2] != [[1, 0, 0], [0, 0, 1]] or np.abs(axes[2]).tolist()[1] != 1:
             hint = "a planar base has slides along x and z and a hinge around y, as first joints"
             raise ConfigError(f"{where}: base: planar: {hint}")
         return
-    if not kinds or kinds[0] != free:
-        found = "no joint" if not kinds else f"the {kinds[0].name[6:].lower()} joint first"
-        hint = "a fixed base cannot run; arms are not supported yet"
+    if base == "fixed":
+        if free in kinds:
+            hint = "a fixed base has none; an object beside an arm is not supported"
+            raise ConfigError(f"{where}: base: fixed: the model has a free joint; {hint}")
+        return
+    if kinds[0] != free:
+        found = f"the {kinds[0].name[6:].lower()} joint first"
+        hint = "an arm has base: fixed"
         raise ConfigError(f"{where}: base: free: the model has {found}, not a free joint; {hint}")
     if kinds.count(free) > 1:
         raise ConfigError(f"{where}: the model has {kinds.count(free)} free bodies; must be one")
@@ -246,6 +274,20 @@ class _Reader:
                 raise self._refuse(f"physics.{key}", value[key], f"one of {', '.join(known)}")
         timestep = self._number("physics.timestep", value["timestep"], 1e-5, 0.1)
         return Physics(timestep, value["cone"], value["integrator"])
+
+    def effector(self, model: mujoco.MjModel) -> str:
+        name = self.text("effector")
+        place = find_effector(model, name)
+        if place is None:
+            names = [model.site(i).name for i in range(model.nsite)]
+            names += [model.body(i).name for i in range(1, model.nbody)]
+            hint = f"a site or a body of the model{nearest(name, names)}"
+            raise self._refuse("effector", name, hint)
+        if not place.joints(model):
+            raise self._refuse("effector", name, "moved by a joint")
+        if joint := find_idle_joint(model, place):
+            raise self._refuse("effector", name, f"moved by actuators only, but {joint} has none")
+        return name
 
     def feet(self, model: mujoco.MjModel) -> tuple[str, ...]:
         value, names = self.tree["feet"], [model.geom(i).name for i in range(model.ngeom)]

@@ -21,7 +21,16 @@ from metarl.envs.robots.robot import Robot
 GROUP = "metarl.robots"
 """Entry-point group of robots."""
 
-BUILT_IN = ("ant", "half-cheetah", "hopper", "humanoid", "navigation", "quadruped", "walker2d")
+BUILT_IN = (
+    "ant",
+    "arm",
+    "half-cheetah",
+    "hopper",
+    "humanoid",
+    "navigation",
+    "quadruped",
+    "walker2d",
+)
 """Beginnings of the names of built-in environments."""
 
 _REGISTERED: dict[str, Robot] = {}

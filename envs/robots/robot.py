@@ -102,6 +102,8 @@ class Robot:
         skip_qpos: Number of leading entries of qpos (world position) that are not observed.
         planar: The robot moves in the x-z plane (qpos[0] = x, qpos[1] = z), not in space
             (qpos[:3] = x, y, z).
+        fixed: The base does not move: an arm. Then qpos holds its joints only.
+        effector: Name of the site or body that an arm moves to a place.
         healthy: See HealthCheck; None is always healthy.
         reset_noise: Half width of the uniform noise on qpos, and size of the noise on qvel [units
             of qpos and qvel].
@@ -142,6 +144,8 @@ class Robot:
     frame_skip: int
     skip_qpos: int
     planar: bool
+    fixed: bool = False
+    effector: str = ""
     healthy: HealthCheck | None = None
     reset_noise: float = 0.1
     uniform_speeds: bool = False
@@ -221,7 +225,7 @@ class Robot:
         return np.array(self.home) if self.home else bare_model(self).qpos0.copy()
 
     def torso(self) -> int:
-        """Returns the body that carries the root joint."""
+        """Returns the body that carries the first joint: the base, if that moves."""
         return int(bare_model(self).jnt_bodyid[0])
 
     def initial_state(

@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl.core.env import (
     BatchEnv,
+    GradedEnv,
     HasRewardTerms,
     MovableCamera,
     Quantity,
@@ -33,6 +34,7 @@ _FORWARDED = (
     SceneEnv,
     TaskDescriber,
     HasRewardTerms,
+    GradedEnv,
 )
 
 
@@ -94,6 +96,15 @@ class ObserveTask:
     def take_reward_sums(self) -> tuple[dict[str, float], int]:
         """See `HasRewardTerms`."""
         return self._env.take_reward_sums()
+
+    @property
+    def graded(self) -> tuple[str, ...]:
+        """See `GradedEnv`."""
+        return self._env.graded
+
+    def set_level(self, level: float) -> None:
+        """See `GradedEnv`."""
+        self._env.set_level(level)
 
     def close(self) -> None:
         """Releases threads and memory."""

@@ -29,7 +29,7 @@ HORIZONS = dict.fromkeys(
     quadruped-cripple quadruped-terrain ant-terrain ant-dir-terrain half-cheetah-terrain
     walker2d-terrain ant-cripple half-cheetah-cripple walker2d-params hopper-params ant-friction
     half-cheetah-friction ant-payload ant-gravity ant-wind ant-actuator ant-dir/promp ant-dir/pearl
-    ant-dir/varibad
+    ant-dir/varibad arm-reach arm-reach-payload arm-reach-weak
     """.split(),
     200,
 ) | {"navigation-2d": 100, "navigation-2d-sparse": 100, "half-cheetah-dir/rllib": 100}

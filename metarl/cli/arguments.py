@@ -107,6 +107,8 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     _add_trial_arguments(command, num_tasks=20, num_adaptations=3)
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
+    text = "evaluate the teacher of a run of teacher-student, which observes the task: an oracle"
+    command.add_argument("--teacher", action="store_true", help=text)
     text = (
         "evaluate this task, for example 1.57 or 0.3,-0.2, instead of held-out ones; may be "
         "repeated"

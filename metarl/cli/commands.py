@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import train
+from metarl.cli import certify, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -25,7 +25,7 @@ from metarl.cli.arguments import (
     read_command,
 )
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
-from metarl.learners.sb3.config import label
+from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
 
@@ -55,7 +55,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for path in arguments.runs:
         if len(arguments.runs) > 1:
             print(f"{path}:")
-        with api.load(path, threads=arguments.threads) as policy:
+        options = {"threads": arguments.threads, "is_teacher": arguments.teacher}
+        with api.load(path, **options) as policy:
             result = api.evaluate(
                 policy,
                 arguments.env,
@@ -147,7 +148,7 @@ def _check_env(arguments: argparse.Namespace) -> None:
 
 def _new_robot(arguments: argparse.Namespace) -> None:
     from metarl.core.files import write_atomically
-    from metarl.envs.robots.guess import guess_robot, to_yaml
+    from metarl.envs.robots.guess import goal_of, guess_robot, to_yaml
     from metarl.envs.robots.inspection import inspect_robot
     from metarl.envs.robots.own import read_robot
 
@@ -171,7 +172,7 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     for guess in guesses:
         print(f"{guess.key:13} {guess.summary:32} {guess.reason}")
     print("\n".join(findings))
-    print(f"{output}: check it, then metarl train --env {output}:dir")
+    print(f"{output}: check it, then metarl train --env {output}:{goal_of(guesses)}")
 
 
 def _video(arguments: argparse.Namespace) -> None:
@@ -265,6 +266,11 @@ _COMMANDS: Commands = {
         _suite,
         add_suite_arguments,
         "train a declared set of learners, environments and seeds, some at a time",
+    ),
+    "certify": (
+        certify.run,
+        certify.add_arguments,
+        "play a policy in a grid of changed worlds, and write a certificate",
     ),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from metarl.core.files import split_packaged_robot, split_robot_file
+from pathlib import Path
+
+from metarl.core.files import PACKAGED_ARMS, split_packaged_robot, split_robot_file
 
 
 def preset_names(env: str) -> list[str]:
@@ -10,11 +12,25 @@ def preset_names(env: str) -> list[str]:
 
     They are its own name and its beginnings, the longest first: `ant-dir-wind` and `ant-dir/...`
     may have the preset of `ant-dir`. A user's robot `file.yaml:...` has that of the name `robot`,
-    and one of a package, such as `go2-...`, that of `quadruped-...` too.
+    and one of a package, such as `go2-...`, that of `quadruped-...` too. Arms have those of `arm`.
     """
-    if split_robot_file(env):
-        return ["robot"]
+    if own := split_robot_file(env):
+        return preset_names(f"arm-{own[1]}") if own[1].startswith("reach") else ["robot"]
     words = [] if ":" in env else env.partition("/")[0].split("-")
     names = [env, *("-".join(words[:count]) for count in range(len(words), 0, -1))]
     of_package = split_packaged_robot(env)
-    return names + (preset_names(f"quadruped-{of_package[1]}") if of_package else [])
+    if of_package is None:
+        return names
+    like = "arm" if of_package[0] in PACKAGED_ARMS else "quadruped"
+    return names + preset_names(f"{like}-{of_package[1]}")
+
+
+def find_preset(folder: Path, env: str) -> Path | None:
+    """Returns the file of the best preset of an environment in an algorithm's folder, if any."""
+    folder = folder.resolve()
+    for name in preset_names(env):
+        path = (folder / f"{name}.yaml").resolve()
+        # a name may contain "/" and "..": never read a file outside the folder
+        if name and path.is_relative_to(folder) and path.is_file():
+            return path
+    return None

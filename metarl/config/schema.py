@@ -17,8 +17,9 @@ from typing import Any, Generic, Literal, TypeVar
 import yaml
 
 import metarl
+from metarl.config.curriculum import CurriculumConfig
 from metarl.config.parser import flag, merge, plain, read_flags
-from metarl.config.presets import preset_names
+from metarl.config.presets import find_preset
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml, split_robot_file
 from metarl.core.trees import flatten
@@ -143,6 +144,9 @@ class TrainConfig(Generic[L]):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Output of a run."""
 
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Level of difficulty of the training."""
+
     learner: L = field(default_factory=MamlConfig)  # ty: ignore[invalid-assignment]
     """Settings of the learner that --algo names."""
 
@@ -168,7 +172,7 @@ _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
 """Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
 
 _FIRST = {"--env", "--algo", "--resume", "--config"}
-_IN_PRESET = {"iterations", "sampler", "trainer", "learner"}
+_IN_PRESET = {"iterations", "sampler", "trainer", "curriculum", "learner"}
 IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 """Fields that a file of settings may have."""
 
@@ -340,12 +344,12 @@ def _default(algo: object, where: str) -> TrainConfig[Any]:
 def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[Any]:
     """Returns the defaults of the dataclasses under the preset, if there is one."""
     default = replace(_default(algo, where), env=env)
-    folder = (presets / default.algo).resolve()
-    for name in preset_names(env):
-        path = (folder / f"{name}.yaml").resolve()
-        # a name may contain "/" and "..": never read a file outside the folder
-        if name and path.is_relative_to(folder) and path.is_file():
-            return merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
+    algorithm = find_algorithm(default.algo)
+    for owner in filter(None, (default.algo, algorithm.kin)):
+        if path := find_preset(presets / owner, env):
+            found = merge(default, load_yaml(path), where=f"{path}: ", allowed=_IN_PRESET)
+            own = dict(algorithm.settings) if owner == algorithm.kin else {}
+            return replace(found, learner=replace(found.learner, **own))
     return default
 
 

@@ -206,6 +206,17 @@ class HasRewardTerms(Protocol):
         """
 
 
+class GradedEnv(Protocol):
+    """An environment that draws a part of an episode's difficulty itself, outside of its tasks."""
+
+    @property
+    def graded(self) -> tuple[str, ...]:
+        """Names of what a level of difficulty limits; () is nothing."""
+
+    def set_level(self, level: float) -> None:
+        """Limits the difficulty of episodes from the next reset on: 0 is easiest, 1 no limit."""
+
+
 class TaskDescriber(Protocol):
     """Can describe a task as text, where its numbers mean little to people."""
 

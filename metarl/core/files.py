@@ -76,8 +76,14 @@ def split_robot_file(name: str) -> tuple[Path, str] | None:
     return (Path(file), parts) if file.endswith((".yaml", ".yml")) else None
 
 
-PACKAGED = ("a1", "a2", "aliengo", "anymal-b", "anymal-c", "b2", "go1", "go2", "spot")
+PACKAGED = (
+    *("a1", "a2", "aliengo", "anymal-b", "anymal-c", "b2", "g1", "go1", "go2", "panda", "spot"),
+    "ur5e",
+)
 """Names of the robots whose models come from an installed package (`envs/robots/box.py`)."""
+
+PACKAGED_ARMS = ("panda", "ur5e")
+"""Those of them that are arms."""
 
 
 def split_packaged_robot(name: str) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl.core.env import BatchEnv
 from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Params, Rollout
+from metarl.core.tasks import TaskDistribution
 
 C = TypeVar("C")
 """The context of a learner: all that it knows about the tasks of this trial so far."""
@@ -96,6 +97,24 @@ class SeesTasks(Protocol):
 
     def begin_training(self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs) -> Any:
         """Returns the context before a training trial on tasks (N, D); see `Learner.begin`."""
+
+
+class StartsFromOtherTasks(Protocol):
+    """A learner that can start from a run on another distribution of tasks (`--init-from`)."""
+
+    def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
+        """Starts a new training from a state_dict() of another run.
+
+        Args:
+            state: The state; it may lack entries of an optimiser.
+            tasks: Distribution of the tasks of that run.
+
+        Returns:
+            One line: where the training begins, and what it learns anew.
+
+        Raises:
+            ValueError: A tensor is missing or has another shape; names it. Nothing has changed.
+        """
 
 
 class SplittableContext(Protocol):

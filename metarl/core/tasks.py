@@ -68,6 +68,13 @@ class TaskDistribution(HasTestTasks, Protocol):
         """Draws tasks (num_tasks, D) [units of `variables`]."""
 
 
+class GradedTasks(TaskDistribution, Protocol):
+    """A distribution with levels of difficulty, for a curriculum."""
+
+    def at_level(self, level: float) -> TaskDistribution:
+        """Returns the training tasks of a level: 0 are the easiest, 1 are all."""
+
+
 @dataclass(frozen=True)
 class Uniform:
     """Independent uniform draws between the bounds of each variable."""
@@ -153,6 +160,38 @@ class Choice:
         rounds, rest = divmod(num_tasks, len(values))
         tasks = np.concatenate([np.tile(values, rounds), rng.permutation(values)[:rest]])
         return rng.permutation(tasks)[:, None]
+
+
+@dataclass(frozen=True)
+class Grades:
+    """One of a few values in the order of difficulty, drawn as by `Choice`.
+
+    Attributes:
+        all: The values.
+    """
+
+    all: Choice
+    held_out: bool = False
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The number of the task."""
+        return self.all.variables
+
+    @property
+    def test(self) -> TaskDistribution:
+        """All values."""
+        return self
+
+    def sample(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
+        """Draws tasks (num_tasks, 1) [unit of `variables`]."""
+        return self.all.sample(rng, num_tasks)
+
+    def at_level(self, level: float) -> TaskDistribution:
+        """Returns the choice of the first values: at level 0 of one, at level 1 of all."""
+        values = self.all.values
+        # a hair more, because 0.1 + 0.2 > 0.3
+        return Choice(self.all.variable, values[: 1 + int(level * (len(values) - 1) + 1e-6)])
 
 
 @dataclass(frozen=True)

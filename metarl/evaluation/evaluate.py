@@ -6,9 +6,10 @@ errors and intervals are over tasks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -99,9 +100,11 @@ def evaluate(
             if explore:
                 rollouts, _ = collector.trial(learner, tasks, *size, key)
                 rows = [_measure(rollout) for rollout in rollouts]
+                num_steps = [rollout.num_steps() for rollout in rollouts]
             else:
-                rows = _measure_mode(collector, learner, tasks, *size, key)
-    returns, faults, num_steps = zip(*rows, strict=True)
+                played = play_without_noise(collector, learner, tasks, *size, key, _measure)
+                rows, num_steps = played
+    returns, faults = zip(*rows, strict=True)
     return Evaluation(
         tasks=tasks,
         returns=np.stack(returns),
@@ -112,37 +115,54 @@ def evaluate(
     )
 
 
-_Row = tuple[np.ndarray, np.ndarray, int]
-"""Of one rollout: returns (N, E), faults (N, E), environment steps."""
+Measured = TypeVar("Measured")
+"""Numbers of one rollout."""
 
 
-def _measure(rollout: Rollout) -> _Row:
+def _measure(rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the returns (N, E) and faults (N, E)."""
     # a copy, since the next rollout may use the memory again
-    return rollout.returns().numpy(), rollout.truncated.numpy().copy(), rollout.num_steps()
+    return rollout.returns().numpy(), rollout.truncated.numpy().copy()
 
 
-def _measure_mode(
+def play_without_noise(
     collector: Collector,
     learner: Learner[Any],
     tasks: np.ndarray,
     num_episodes: int,
     num_adaptations: int,
     key: Key,
-) -> list[_Row]:
-    """Measures the mode of the policy after 0..K adaptations; see `evaluate`."""
-    num_tasks, rows = len(tasks), []
+    measure: Callable[[Rollout], Measured],
+) -> tuple[list[Measured], list[int]]:
+    """Plays a trial in which the measured rollouts send the mode of the policy; see `evaluate`.
+
+    Args:
+        collector: Of the environment.
+        learner: The learner; it is not changed.
+        tasks: (N, D).
+        num_episodes: E.
+        num_adaptations: K.
+        key: The random streams.
+        measure: Called with the measured rollout after 0..K adaptations, whose memory the next
+            rollout overwrites.
+
+    Returns:
+        The K + 1 results of `measure`, and the environment steps of the K rollouts that the learner
+        adapted to and of the last measured one.
+    """
+    num_tasks, results, num_steps = len(tasks), [], []
     context = learner.begin(num_tasks, num_episodes, key.tasks("begin", 0, num_tasks))
     collector.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
     for k in range(num_adaptations + 1):
+        collector.take_reward_terms()  # forgets those of the rollout that was adapted to
         rollout, after = collector.rollout(learner, context, key, k, explore=False)
-        returns, faults, num_steps = _measure(rollout)
+        results.append(measure(rollout))
         if k < num_adaptations:
             if learner.pools_episodes:
                 rollout, after = collector.rollout(learner, context, key, k)
-                num_steps = rollout.num_steps()
             context = learner.adapt(after, rollout, key.tasks("adapt", k + 1, num_tasks))
-        rows.append((returns, faults, num_steps))
-    return rows
+        num_steps.append(rollout.num_steps())
+    return results, num_steps
 
 
 def summary(

@@ -33,6 +33,7 @@ class EvaluationSettings:
         deterministic: Measure the mode of the policy.
         env: Another environment than that of the training, or "".
         tasks: Chosen tasks, rows of D numbers, in place of held-out ones.
+        is_teacher: Measure the teacher of a student.
     """
 
     num_tasks: int = 20
@@ -40,6 +41,7 @@ class EvaluationSettings:
     deterministic: bool = False
     env: str = ""
     tasks: tuple[tuple[float, ...], ...] = ()
+    is_teacher: bool = False
 
 
 def evaluation_path(run_dir: Path, settings: EvaluationSettings) -> Path:
@@ -57,6 +59,8 @@ def evaluation_path(run_dir: Path, settings: EvaluationSettings) -> Path:
     parts.append(f"adaptations-{settings.num_adaptations}")
     if settings.deterministic:
         parts.append("deterministic")
+    if settings.is_teacher:
+        parts.append("teacher")
     if settings.env:
         parts.append("env-" + settings.env)
     exact = "_".join(parts)

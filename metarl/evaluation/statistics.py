@@ -233,6 +233,25 @@ def share_made_worse(per_task: np.ndarray) -> list[float]:
     return [float((row < per_task[0]).mean()) for row in per_task]
 
 
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % interval of a share of independent events.
+
+    A bootstrap of events that all happened would have length zero.
+
+    Args:
+        share: In [0, 1]. Where an event is itself a mean, as over the episodes of a task, the
+            interval is wider than it need be.
+        count: Independent events, >= 1.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209.
+    """
+    z = float(stats.norm.ppf(0.975))
+    weight = z * z / count
+    middle = (share + 0.5 * weight) / (1.0 + weight)
+    half = math.sqrt(weight * (share * (1.0 - share) + 0.25 * weight)) / (1.0 + weight)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def count_experience(
     env_steps: Sequence[float], num_episodes: int, *, pools: bool
 ) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Algorithm:
         sees_tasks: It is given the distribution of the tasks, as its argument `tasks`.
         settings: Defaults that differ from those of `config`, where several algorithms are one
             learner with other settings.
+        kin: Algorithm whose presets it has where it has none of its own; `settings` come on top.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Algorithm:
     has_own_loop: bool = False
     sees_tasks: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
+    kin: str = ""
 
     def default(self) -> Any:
         """Returns its settings without a preset."""
@@ -72,7 +74,8 @@ _MAML = "metarl.learners.maml.maml:Maml"
 
 
 def _of_maml(name: str, summary: str, **settings: Any) -> Algorithm:
-    return Algorithm(name, MamlConfig, _MAML, summary, settings=tuple(settings.items()))
+    own = tuple(settings.items())
+    return Algorithm(name, MamlConfig, _MAML, summary, settings=own, kin="maml-trpo")
 
 
 ALGORITHMS: dict[str, Algorithm] = {

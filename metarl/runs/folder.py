@@ -72,11 +72,15 @@ def newest_step(run_dir: Path) -> int | None:
 
 
 @contextmanager
-def lock(run_dir: Path) -> Generator[None]:
-    """Locks a folder, so that only this process trains in it; the lock ends with the process.
+def lock(run_dir: Path, use: str = "trained") -> Generator[None]:
+    """Locks a folder, so that only this process works in it; the lock ends with the process.
+
+    Args:
+        run_dir: The folder.
+        use: The work, for the message.
 
     Raises:
-        ConfigError: Another process trains there.
+        ConfigError: Another process works there.
     """
     handle = os.open(run_dir, os.O_RDONLY)
     try:
@@ -84,7 +88,7 @@ def lock(run_dir: Path) -> Generator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             hint = "stop it or wait for its end"
-            raise ConfigError(f"{run_dir} is being trained by another process; {hint}") from error
+            raise ConfigError(f"{run_dir} is being {use} by another process; {hint}") from error
         except OSError:
             pass  # some network file systems cannot lock folders; there the user must take care
         yield

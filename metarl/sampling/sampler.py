@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.core.env import BatchEnv, HasRewardTerms, SplittableEnv, supports
+from metarl.core.env import BatchEnv, GradedEnv, HasRewardTerms, SplittableEnv, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import C, JoinableContext, Learner, SeesTasks, SplittableContext
 from metarl.core.parallel import one_torch_thread
@@ -297,6 +297,12 @@ class Collector:
         """Returns a copy of the states of all rows (M, n), as far as pictures need them."""
         states = [env.snapshot() for env, _ in self._slices]  # ty: ignore[missing-attribute]
         return np.concatenate(states)
+
+    def set_level(self, level: float) -> None:
+        """Sets the level of difficulty of the episodes from now on, see `GradedEnv`."""
+        for env in (self.env, *self._halves):
+            if supports(env, GradedEnv):
+                env.set_level(level)
 
     def take_reward_terms(self) -> dict[str, float]:
         """Returns the mean of each part of the reward over the steps since the last call.

@@ -30,7 +30,7 @@ from metarl.config.schema import (
 from metarl.core.errors import ConfigError, nearest, require
 from metarl.core.files import clean_name, load_yaml
 from metarl.core.trees import flatten
-from metarl.learners.sb3.config import find_mode, label
+from metarl.learners.modes import find_mode, label
 from metarl.runs import provenance
 from metarl.runs.folder import newest_step
 

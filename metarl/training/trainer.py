@@ -32,6 +32,10 @@ from metarl.runs import checkpoint
 from metarl.runs.logger import RunLog
 from metarl.runs.storage import Segment, append_entries
 from metarl.sampling.sampler import Collector, Key
+from metarl.training.curriculum import ease, next_level
+
+LEVEL, SHARE = "curriculum/level", "curriculum/success"
+"""Metrics of the curriculum: its level, and the share of successful episodes."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,19 @@ class Progress:
         env_steps: Environment steps taken.
         seconds: Wall-clock time spent, over all restarts [s].
         segments: Saved entries of the learner's replay store.
+        level: Level of difficulty of the next iteration; None without a curriculum.
     """
 
     iteration: int = 0
     env_steps: int = 0
     seconds: float = 0.0
     segments: tuple[Segment, ...] = ()
+    level: float | None = None
 
     def state(self) -> dict[str, Any]:
         """Returns the numbers, as `state.json` of a checkpoint holds them."""
-        return {"iteration": self.iteration, "env_steps": self.env_steps, "seconds": self.seconds}
+        state = {"iteration": self.iteration, "env_steps": self.env_steps, "seconds": self.seconds}
+        return state if self.level is None else {**state, "level": self.level}
 
 
 def restore(learner: Learner[Any], saved: checkpoint.Checkpoint) -> Progress:
@@ -115,6 +122,8 @@ class Trainer:
         self._collector = Collector(env)
         self.checkpoints = run_dir / "checkpoints"
         self.progress = progress or Progress()
+        if config.curriculum.success is not None and self.progress.level is None:
+            self.progress = replace(self.progress, level=config.curriculum.start)
         self._saved = progress.iteration if progress else None
         self._stop: str | None = None
 
@@ -146,6 +155,7 @@ class Trainer:
                     iteration=iteration + 1,
                     env_steps=self.progress.env_steps + done.steps,
                     seconds=before + ended - started,
+                    level=self._next_level(done),
                 )
                 with self._save_on_failure():
                     self.log.write(self._record(iteration, done))
@@ -166,15 +176,44 @@ class Trainer:
         sizes = (sampler.num_episodes, sampler.num_adaptations)
         key = Key(seed, "train", iteration)
         began = time.monotonic()
-        tasks = self.distribution.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
+        level = self.progress.level
+        source = self.distribution if level is None else ease(self.distribution, level)
+        tasks = source.sample(stream(seed, "tasks", iteration), sampler.num_tasks)
         self._collector.take_reward_terms()  # an evaluation may have stepped the environment
-        rollouts, context = self._collector.trial(
-            self.learner, tasks, *sizes, key, is_training=True
-        )
+        with self._at_level():
+            rollouts, context = self._collector.trial(
+                self.learner, tasks, *sizes, key, is_training=True
+            )
         terms = {f"reward/{n}": v for n, v in self._collector.take_reward_terms().items()}
         collected = time.monotonic()
         metrics = {**self.learner.update(context, rollouts, tasks), **terms}
+        metrics |= self._describe_level(rollouts[-1])
         return _summarize(rollouts, metrics, collected - began, time.monotonic() - collected)
+
+    @contextmanager
+    def _at_level(self) -> Generator[None]:
+        """Gives the environment the level of difficulty; evaluations have none."""
+        if self.progress.level is None:
+            yield
+            return
+        self._collector.set_level(self.progress.level)
+        try:
+            yield
+        finally:
+            self._collector.set_level(1.0)
+
+    def _describe_level(self, rollout: Rollout) -> Metrics:
+        """Returns the level and the share of successful episodes after adaptation."""
+        level, success = self.progress.level, self.config.curriculum.success
+        if level is None or success is None:
+            return {}
+        share = float((rollout.returns() >= success).double().mean())
+        return {LEVEL: level, SHARE: share}
+
+    def _next_level(self, done: Iteration) -> float | None:
+        if self.progress.level is None:
+            return None
+        return next_level(self.config.curriculum, self.progress.level, done.metrics[SHARE])
 
     def save(self) -> None:
         """Writes a checkpoint of the state between two iterations, unless it exists already."""

@@ -7,6 +7,7 @@ import pytest
 from metarl import api
 from metarl.cli.commands import main
 from metarl.envs.robots import inspection
+from metarl.envs.robots.arms.arm import ARM
 from metarl.envs.robots.quadruped import QUADRUPED
 
 
@@ -36,6 +37,15 @@ def test_new_robot_writes_a_file_that_trains(tmp_path, capsys, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["evaluate", str(tmp_path / "run"), "--num-tasks", "2"]) == 0
+
+
+def test_new_robot_names_the_goal_of_an_arm(tmp_path, capsys):
+    model = tmp_path / "my_arm.xml"
+    model.write_bytes(Path(ARM.model_file).read_bytes())
+    code, file = main(["new-robot", str(model)]), model.with_suffix(".yaml")
+    output = capsys.readouterr()
+    assert code == 0 and output.out.endswith(f"metarl train --env {file}:reach\n")
+    assert "effector      gripper " in output.out and "env FILE:reach" in file.read_text()
 
 
 def test_new_robot_never_overwrites(tmp_path, capsys):

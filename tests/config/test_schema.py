@@ -344,3 +344,10 @@ def test_help_shows_the_preset_as_default(tmp_path, capsys):
     assert stop.value.code == 0 and "(default: 0.12345)" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_relative_of_maml_has_its_presets_and_its_own_settings():
+    plain, relative = (parse(["--env", "half-cheetah-vel", "--algo", a]) for a in ("maml-trpo", "anil"))
+    assert relative.learner == replace(plain.learner, adapts="head")
+    assert relative.iterations == plain.iterations != TrainConfig().iterations
+    assert parse(["--env", "hopper-dir", "--algo", "promp"]).learner.inner_kl == 0.01

@@ -46,6 +46,9 @@ SPECS = {
     "ant-gravity": (27, 8, 200, 0.05, 0.2, True),
     "ant-wind": (27, 8, 200, 0.05, 0.2, True),
     "ant-actuator": (27, 8, 200, 0.05, 0.2, True),
+    "arm-reach": (11, 4, 200, 0.02, 1.0, True),
+    "arm-reach-payload": (11, 4, 200, 0.02, 1.0, True),
+    "arm-reach-weak": (11, 4, 200, 0.02, 1.0, True),
     "navigation-2d": (2, 2, 100, 1.0, 1.0, True),
     "navigation-2d-sparse": (2, 2, 100, 1.0, 0.1, True),
     "ant-dir/promp": (111, 8, 200, 0.05, 0.1, True),
@@ -54,7 +57,7 @@ SPECS = {
     "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
 }
 
-VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half-cheetah", "navigation"))}
+VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half", "navigation", "arm"))}
 VERSIONS["ant-goal"] = 1  # it has no bonus
 VERSIONS |= {name: VERSIONS.get(name, 1) + 1 for name in SPECS if "terrain" in name}
 VERSIONS["quadruped-terrain"] += 1
@@ -126,7 +129,7 @@ def test_environment_steps_in_the_shapes_of_its_spec(name):
         assert array.shape == (6,) and array.dtype.kind == kind
     assert np.isfinite(step.reward).all() and not step.fault.any()
     assert len(env.snapshot()) == 6
-    assert env.marker(tasks[0]).kind in ("arrow", "target")
+    assert env.marker(tasks[0]).kind in ("arrow", "target", "point")
     env.close()
 
 

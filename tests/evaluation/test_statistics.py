@@ -213,3 +213,10 @@ def test_experience_grows_by_the_steps_of_each_rollout():
     }
     alone = count_experience(steps, 10, pools=False)
     assert alone["episodes"] == [0, 1, 2] and alone["env_steps"] == [0.0, 6.0, 10.0]
+
+
+@pytest.mark.parametrize(("events", "count"), [(0, 20), (7, 20), (20, 20), (1, 1), (333, 1000)])
+def test_share_interval_is_that_of_scipy(events, count):
+    expected = stats.binomtest(events, count).proportion_ci(0.95, "wilson")
+    found = statistics.share_interval(events / count, count)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -11,7 +11,8 @@ from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.envs.wrappers.sb3 import vec_env
 from metarl.evaluation import evaluate
-from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig, find_mode
+from metarl.learners.modes import find_mode
+from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 from metarl.learners.sb3.learner import build
 from metarl.sampling.sampler import Key
 

@@ -72,6 +72,9 @@ CASES = {
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
+    "teacher-student, fine-tuned": Case(
+        replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
+    ),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 
@@ -93,9 +96,9 @@ class Bench:
         spec = self.env.spec
         config = self.case.config if env == "navigation-2d" else ALGORITHMS[algo].config()
         if small and algo == "teacher-student":
-            config = replace(
-                config, teacher_updates=1
-            )  # so that the second update is the student's
+            # so that the second update is the student's, and the third fine-tunes it
+            later = min(config.student_updates, 1)
+            config = replace(config, teacher_updates=1, student_updates=later)
         self.learner = build_learner(
             ALGORITHMS[algo], config, spec, seed=seed, num_threads=num_threads
         )

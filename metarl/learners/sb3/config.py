@@ -208,14 +208,3 @@ def _check_sizes(config: object, name: str) -> None:
 
 Sb3Config = Sb3PpoConfig | Sb3TrpoConfig | Sb3Rl2Config
 """Settings of any of the baselines."""
-
-
-def find_mode(learner: object) -> str | None:
-    """Returns the mode of a baseline; None for a learner without modes."""
-    return learner.mode if isinstance(learner, Sb3PpoConfig | Sb3TrpoConfig) else None
-
-
-def label(algo: str, learner: object) -> str:
-    """Names what was trained: --algo, and the mode of a baseline that has modes."""
-    mode = find_mode(learner)
-    return algo if mode is None else f"{algo}-{mode}"

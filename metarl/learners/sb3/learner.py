@@ -21,7 +21,8 @@ from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration
 from metarl.evaluation import evaluate
-from metarl.learners.sb3.config import Sb3Config, Sb3Rl2Config, label
+from metarl.learners.modes import label
+from metarl.learners.sb3.config import Sb3Config, Sb3Rl2Config
 from metarl.learners.sb3.learning_curve import Curve
 from metarl.learners.sb3.model import Member, Played
 from metarl.learners.sb3.policies import FeedForward, Recurrent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metarl.core.errors import require
 from metarl.core.ranges import require_range
 from metarl.learners.memory_settings import check_memory
 
@@ -13,9 +14,17 @@ from metarl.learners.memory_settings import check_memory
 class TeacherStudentConfig:
     """Settings of teacher and student."""
 
+    mode: Literal["student", "oracle"] = "student"
+    """student: train a teacher, then the student, which alone is evaluated. oracle: train the
+    teacher in all iterations, and evaluate it with the task observed."""
+
     teacher_updates: int = 300
-    """Updates of the teacher, >= 1; all later iterations train the student, which alone is
-    evaluated, so a run needs more iterations than this."""
+    """Updates of the teacher, >= 1, before those of the student, so a run needs more iterations
+    than this; with --init-from also 0, which begins with the student."""
+
+    student_updates: int = 0
+    """Updates of the student by imitation, >= 0; in all later iterations PPO fine-tunes it. 0 means
+    imitation to the end."""
 
     latent_size: int = 8
     """Numbers to which the task is encoded, >= 1 (Kumar et al. 2021)."""
@@ -30,16 +39,16 @@ class TeacherStudentConfig:
     """Units of the student's memory, >= 1."""
 
     lr: float = 1e-3
-    """Step size of the teacher's Adam, > 0."""
+    """Step size of Adam in PPO, of the teacher and of fine-tuning, > 0."""
 
     target_kl: float = 0.01
     """KL divergence of a pass of PPO [nats], >= 0, that the step size aims at; 0 keeps lr."""
 
     epochs: int = 5
-    """Passes of PPO over the steps of an iteration, >= 1."""
+    """Passes of PPO over the experience of an iteration, >= 1."""
 
     minibatches: int = 4
-    """Minibatches of steps in a pass of PPO, and of whole trials in one of the student, >= 1."""
+    """Minibatches in a pass, >= 1: of steps for the teacher, of whole trials for the student."""
 
     clip: float = 0.2
     """Half width of the clipping interval of the probability ratio, > 0."""
@@ -60,10 +69,10 @@ class TeacherStudentConfig:
     """Lambda of generalised advantage estimation, in [0, 1]."""
 
     student_lr: float = 1e-3
-    """Step size of the student's Adam, > 0."""
+    """Step size of Adam in imitation, > 0."""
 
     student_epochs: int = 5
-    """Passes of the student over the trials of an iteration, >= 1."""
+    """Passes of imitation over the trials of an iteration, >= 1."""
 
     latent_weight: float = 1.0
     """Weight of the squared error of the student's latent numbers, beside the KL divergence of its
@@ -81,9 +90,12 @@ class TeacherStudentConfig:
         Raises:
             ConfigError: Names the field, its value and what it must be.
         """
-        sizes = ("teacher_updates", "latent_size", "hidden_size", "memory_size", "epochs")
+        known = self.mode in ("student", "oracle")
+        require(known, "learner.mode", self.mode, "student or oracle")
+        sizes = ("latent_size", "hidden_size", "memory_size", "epochs")
         for hint, names in (
             ("at least 1", (*sizes, "minibatches", "student_epochs")),
+            ("at least 0", ("teacher_updates", "student_updates")),
             ("a finite number > 0", ("lr", "clip", "max_gradient", "student_lr")),
             (
                 "a finite number >= 0",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from metarl.networks.actor_critic import Architecture, draw_parameters
 from metarl.networks.distributions import Distribution
 from metarl.networks.layers import Linear, Tanh
 from metarl.networks.memory import Memory
+
+Phase = Literal["teacher", "student", "fine-tuning"]
+"""What an update trains: the teacher by PPO, the student by imitation, the student by PPO."""
 
 STUDENT = ("memory.", "guess.")
 """Beginnings of the names of the student's own parameters; the others are the teacher's."""
@@ -63,11 +68,14 @@ class TeacherStudentNetwork(nn.Module):
         """Maps scaled obs (..., S) and latent (..., Z) to scaled values (...)."""
         return self.critic(torch.cat([obs, latent], dim=-1)).squeeze(-1)
 
-    def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Returns the parameters of the teacher and those of the student alone."""
+    def parts(self) -> dict[Phase, list[nn.Parameter]]:
+        """Returns the parameters that learn in each phase."""
         named = list(self.named_parameters())
-        teacher = [value for name, value in named if not name.startswith(STUDENT)]
-        return teacher, [value for name, value in named if name.startswith(STUDENT)]
+        return {
+            "teacher": [value for name, value in named if not name.startswith(STUDENT)],
+            "student": [value for name, value in named if name.startswith(STUDENT)],
+            "fine-tuning": [value for name, value in named if not name.startswith("encoder.")],
+        }
 
     def distribution_params(self) -> Params:
         """Returns the distribution's own parameters, by name: the only ones of no submodule."""

@@ -1,8 +1,8 @@
-"""PPO on single steps for the teacher, which sees the task."""
+"""PPO on single steps, and the teacher, who sees the task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,6 @@ class Batch:
 
     Attributes:
         obs: Scaled (P, S).
-        code: The encoder's inputs (P, C).
         action: (P, A).
         log_prob: Of the sampling policy (P,) [nats].
         advantage: (P,) [standard deviations].
@@ -38,7 +37,6 @@ class Batch:
     """
 
     obs: Tensor
-    code: Tensor
     action: Tensor
     log_prob: Tensor
     advantage: Tensor
@@ -62,6 +60,64 @@ def descend(adam: torch.optim.Optimizer, loss: Tensor, max_gradient: float) -> T
     return norm
 
 
+Select = Callable[[Tensor], tuple[Batch, Tensor]]
+"""Maps a minibatch of rows (B,) to its P steps and their latent numbers (P, Z), differentiable."""
+
+
+class Ppo:
+    """Makes passes of PPO over an actor and a critic that read latent numbers.
+
+    Args:
+        network: The networks.
+        distribution: Over actions.
+        adam: Of the parameters that learn.
+        config: Settings.
+    """
+
+    def __init__(
+        self,
+        network: TeacherStudentNetwork,
+        distribution: Distribution,
+        adam: torch.optim.Optimizer,
+        config: TeacherStudentConfig,
+    ):
+        self._network, self._distribution = network, distribution
+        self._adam, self._config = adam, config
+
+    def train(self, orders: Iterable[np.ndarray], select: Select) -> Metrics:
+        """Makes a pass for each order of the rows, in minibatches."""
+        config, group = self._config, self._adam.param_groups[0]
+        kl, totals, rounds = 0.0, torch.zeros(5, dtype=torch.float64), 0
+        for order in orders:
+            parts = torch.from_numpy(order).tensor_split(config.minibatches)
+            found = torch.stack([self.step(*select(part)) for part in parts if len(part)]).cpu()
+            kl = float(found[:, 0].mean())
+            totals, rounds = totals + found.sum(dim=0), rounds + len(found)
+            group["lr"] = adapt_lr(group["lr"], config.lr, kl, config.target_kl)
+        means = (totals / rounds).tolist()
+        names = "clipped", "policy_loss", "value_loss", "gradient_norm"
+        named = {f"update/{name}": v for name, v in zip(names, means[1:], strict=True)}
+        return {"kl": kl, "update/lr": group["lr"], **named}
+
+    def step(self, own: Batch, latent: Tensor) -> Tensor:
+        """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""
+        config, network = self._config, self._network
+        params, output = network.distribution_params(), network.output(own.obs, latent)
+        log_ratio = self._distribution.log_prob(params, output, own.action) - own.log_prob
+        policy_loss = clipped_loss(log_ratio, own.advantage, config.clip).mean()
+        value_loss = (network.value(own.obs, latent) - own.target).square().mean()
+        loss = policy_loss + config.value_weight * value_loss
+        if config.entropy_weight:
+            entropy = self._distribution.entropy(params, output).mean()
+            loss = loss - config.entropy_weight * entropy
+        norm = descend(self._adam, loss, config.max_gradient)
+        clamp_(self._distribution, params)
+        with torch.no_grad():
+            kl = approximate_kl(log_ratio).mean()
+            clipped = clip_indicator(log_ratio, config.clip).mean()
+            return torch.stack([kl, clipped, policy_loss, value_loss, norm]).double()
+
+
 class Teacher:
     """Trains encoder, actor and critic.
 
@@ -79,8 +135,8 @@ class Teacher:
         adam: torch.optim.Optimizer,
         config: TeacherStudentConfig,
     ):
-        self._network, self._distribution = network, distribution
-        self._adam, self._config = adam, config
+        self._network, self._distribution, self._config = network, distribution, config
+        self._ppo = Ppo(network, distribution, adam, config)
 
     @torch.no_grad()
     def check(self, rollouts: Sequence[Rollout], code: Tensor, moments: Moments) -> float:
@@ -104,15 +160,15 @@ class Teacher:
         code: Tensor,
         obs_moments: Moments,
         value_moments: Moments,
-    ) -> tuple[Batch, Moments, float]:
+    ) -> tuple[Batch, Tensor, Moments, float]:
         """Collects the valid steps of all rollouts.
 
         After an episode that reaches the horizon comes the value of its last observation, after one
         that the task ends nothing.
 
         Returns:
-            The steps, the new moments of the returns, and the share of the variance of the returns
-            that the value explains.
+            The steps, the encoder's inputs (P, C) in them, the new moments of the returns, and the
+            share of the variance of the returns that the value explains.
         """
         scale = obs_moments.scale(code.device)
         mean, factor = value_moments.scale(code.device)
@@ -134,45 +190,21 @@ class Teacher:
             codes = code[:, None, None].expand(*rollout.valid.shape, -1)
             own = (obs, codes, rollout.action, rollout.log_prob, advantage, advantage + value)
             parts.append([each[rollout.valid] for each in own])
-        *steps, advantage, target = map(torch.cat, zip(*parts, strict=True))
+        obs, codes, *rest, advantage, target = map(torch.cat, zip(*parts, strict=True))
         explained = explained_variance(target, target - advantage)
         merged = value_moments.merge(target.cpu().unsqueeze(-1))
         mean, factor = merged.scale(code.device)
         whole = torch.ones_like(advantage, dtype=torch.bool)
         shaped = standardise(advantage[None, None], whole[None, None])[0, 0]
-        return Batch(*steps, shaped, (target - mean) * factor), merged, explained
+        batch = Batch(obs, *rest, shaped, (target - mean) * factor)
+        return batch, codes, merged, explained
 
-    def train(self, batch: Batch, orders: Iterable[np.ndarray]) -> Metrics:
-        """Makes a pass of PPO for each order (P,) of the steps."""
-        config, group = self._config, self._adam.param_groups[0]
-        kl, totals, rounds = 0.0, torch.zeros(5, dtype=torch.float64), 0
-        for order in orders:
-            parts = torch.from_numpy(order).to(batch.obs.device).tensor_split(config.minibatches)
-            found = torch.stack([self._step(batch, part) for part in parts if len(part)]).cpu()
-            kl = float(found[:, 0].mean())
-            totals, rounds = totals + found.sum(dim=0), rounds + len(found)
-            group["lr"] = adapt_lr(group["lr"], config.lr, kl, config.target_kl)
-        means = (totals / rounds).tolist()
-        names = "clipped", "policy_loss", "value_loss", "gradient_norm"
-        named = {f"update/{name}": v for name, v in zip(names, means[1:], strict=True)}
-        return {"kl": kl, "update/lr": group["lr"], **named}
+    def train(self, batch: Batch, code: Tensor, orders: Iterable[np.ndarray]) -> Metrics:
+        """Makes a pass of PPO for each order (P,) of the steps, with inputs code (P, C)."""
 
-    def _step(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""
-        config, network = self._config, self._network
-        own = Batch(*(part[rows] for part in vars(batch).values()))
-        latent, params = network.encoder(own.code), network.distribution_params()
-        output = network.output(own.obs, latent)
-        log_ratio = self._distribution.log_prob(params, output, own.action) - own.log_prob
-        policy_loss = clipped_loss(log_ratio, own.advantage, config.clip).mean()
-        value_loss = (network.value(own.obs, latent) - own.target).square().mean()
-        loss = policy_loss + config.value_weight * value_loss
-        if config.entropy_weight:
-            entropy = self._distribution.entropy(params, output).mean()
-            loss = loss - config.entropy_weight * entropy
-        norm = descend(self._adam, loss, config.max_gradient)
-        clamp_(self._distribution, params)
-        with torch.no_grad():
-            kl = approximate_kl(log_ratio).mean()
-            clipped = clip_indicator(log_ratio, config.clip).mean()
-            return torch.stack([kl, clipped, policy_loss, value_loss, norm]).double()
+        def select(rows: Tensor) -> tuple[Batch, Tensor]:
+            rows = rows.to(code.device)
+            own = Batch(*(part[rows] for part in vars(batch).values()))
+            return own, self._network.encoder(code[rows])
+
+        return self._ppo.train(orders, select)

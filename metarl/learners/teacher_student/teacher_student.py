@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,10 +21,19 @@ from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
-from metarl.learners.teacher_student.networks import TeacherStudentNetwork
+from metarl.learners.teacher_student.fine_tuning import FineTuning
+from metarl.learners.teacher_student.networks import Phase, TeacherStudentNetwork
+from metarl.learners.teacher_student.other_tasks import describe_start, match_columns
 from metarl.learners.trial_memory import TrialContext
 from metarl.networks.distributions import build_distribution, choose, clamp_
 from metarl.sampling.sequences import Sequences
+
+_PHASES: tuple[Phase, ...] = ("teacher", "student", "fine-tuning")
+_LR: dict[Phase, str] = {"teacher": "adam/lr", "fine-tuning": "adam/lr/fine-tuning"}
+"""Names in state_dict() of the step sizes that PPO adapts."""
+
+_FIRST = "encoder.0.weight"
+"""End of the names of the matrix that reads the task, and of Adam's moments of it."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +41,14 @@ class TeacherContext:
     """Knowledge of the tasks that the teacher has.
 
     Attributes:
-        latent: (N, E, Z).
+        latent: (N, E, Z), or None for an oracle, whose observations have the task.
     """
 
-    latent: Tensor
+    latent: Tensor | None
 
     def slice_tasks(self, start: int, stop: int) -> TeacherContext:
         """Returns the context of the tasks start..stop, as views."""
-        return TeacherContext(self.latent[start:stop])
+        return self if self.latent is None else TeacherContext(self.latent[start:stop])
 
 
 class TeacherStudent:
@@ -48,11 +57,15 @@ class TeacherStudent:
     The first `teacher_updates` updates are PPO on a policy that reads an encoding of the task. In
     all later ones a student acts: with the teacher's actor, and latent numbers that it guesses from
     what it has experienced in the trial. It learns to guess the teacher's numbers, and to act like
-    the teacher, in the states that it visits itself.
+    the teacher, in the states that it visits itself. After `student_updates` of these, if there
+    are any, PPO trains memory, guess and actor together.
+
+    An oracle is the teacher alone, which also acts outside training: the last D numbers of its
+    observation are the task, scaled as by `TaskCode.scale`.
 
     Args:
         config: Settings.
-        obs_size: S.
+        obs_size: S; for an oracle S + D.
         action_size: A.
         tasks: The distribution of the tasks.
         seed: Seed of the initial parameters and of the order of minibatches.
@@ -84,7 +97,9 @@ class TeacherStudent:
         self._code = TaskCode(tasks)
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
-        sizes = obs_size, action_size, self._code.size
+        self._is_oracle = config.mode == "oracle"
+        self._obs_size = obs_size - len(tasks.variables) if self._is_oracle else obs_size
+        sizes = self._obs_size, action_size, self._code.size
         # torch draws first values, which are replaced, and warns where there is no task number
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
@@ -92,24 +107,36 @@ class TeacherStudent:
         network.initialise(stream(seed, "init"))
         self._distribution, self.network = distribution, network.to(self.device)
         self._acting = copy.deepcopy(network).cpu()
-        teacher, student = self.network.parts()
-        self._adams = {
-            "teacher": torch.optim.Adam(teacher, lr=config.lr, eps=1e-5),
-            "student": torch.optim.Adam(student, lr=config.student_lr, eps=1e-5),
+        parts = self.network.parts()
+        self._adams: dict[Phase, torch.optim.Optimizer] = {
+            "teacher": torch.optim.Adam(parts["teacher"], lr=config.lr, eps=1e-5),
+            "student": torch.optim.Adam(parts["student"], lr=config.student_lr, eps=1e-5),
         }
+        if config.student_updates:
+            whole = torch.optim.Adam(parts["fine-tuning"], lr=config.lr, eps=1e-5)
+            self._adams["fine-tuning"] = whole
         for each in self._adams.values():
             adam.begin(each)
-        self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
+        self._obs_moments, self._value_moments = Moments.initial(self._obs_size), Moments.initial(1)
         self._updates = 0
 
     @property
-    def is_teacher(self) -> bool:
-        """The next update is the teacher's."""
-        return self._updates < self.config.teacher_updates
+    def phase(self) -> Phase:
+        """Who learns in the next update, and how."""
+        config = self.config
+        if self._is_oracle or self._updates < config.teacher_updates:
+            return "teacher"
+        later = self._updates - config.teacher_updates
+        is_last = config.student_updates and later >= config.student_updates
+        return "fine-tuning" if is_last else "student"
 
-    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> TrialContext:
-        """Returns the student's context before any experience."""
+    def begin(
+        self, num_tasks: int, num_episodes: int, rngs: TaskRngs
+    ) -> TeacherContext | TrialContext:
+        """Returns the context before any experience, of the student or of an oracle."""
         del rngs
+        if self._is_oracle:
+            return TeacherContext(None)
         size = num_tasks, num_episodes
         return TrialContext.initial(self._acting.memory, size, self._action_size)
 
@@ -117,7 +144,7 @@ class TeacherStudent:
         self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs
     ) -> TeacherContext | TrialContext:
         """Returns the context of the one who acts in the next training trial, on tasks (N, D)."""
-        if not self.is_teacher:
+        if self._is_oracle or self.phase != "teacher":
             return self.begin(len(tasks), num_episodes, rngs)
         with torch.no_grad():
             latent = self._acting.encoder(self._encode(tasks))
@@ -134,9 +161,11 @@ class TeacherStudent:
     ) -> tuple[Action, TeacherContext | TrialContext]:
         """Samples actions (N, E, A) for obs (N, E, S), or takes the mode."""
         network, noise_or_none = self._acting, noise if explore else None
-        obs, params = normalize(obs, self._obs_moments.scale()), network.distribution_params()
+        seen, params = obs[..., : self._obs_size], network.distribution_params()
+        obs, rest = normalize(seen, self._obs_moments.scale()), obs[..., self._obs_size :]
         if isinstance(context, TeacherContext):
-            output = network.output(obs, context.latent)
+            latent = self._read_task(rest) if context.latent is None else context.latent
+            output = network.output(obs, latent)
             return choose(self._distribution, params, output, noise_or_none), context
         context = context.observe(feedback)
         features, state = network.memory.step(context.inputs(obs), context.state)
@@ -157,26 +186,28 @@ class TeacherStudent:
         rollouts: Sequence[Rollout],
         tasks: np.ndarray,
     ) -> Metrics:
-        """Trains the teacher by PPO, or the student on the trials that it acted in.
+        """Trains the teacher by PPO, or the student by imitation or PPO, as the phase says.
 
         Raises:
             FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
         """
         del context
-        before = self.state_dict()
+        before, phase = self.state_dict(), self.phase
         try:
-            if self.is_teacher:
+            if phase == "teacher":
                 metrics = self._update_teacher(rollouts, tasks)
-            else:
+            elif phase == "student":
                 metrics = self._update_student(Sequences.of(rollouts, self.device), tasks)
+            else:
+                metrics = self._fine_tune(rollouts)
             check_updated(self._device_state())
             self._updates += 1
             self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
         except BaseException:  # also Ctrl-C
             self._restore(before)
             raise
-        return {"update/is_student": float(self._updates > self.config.teacher_updates), **metrics}
+        return {"update/phase": float(_PHASES.index(phase) + 1), **metrics}
 
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
@@ -190,8 +221,9 @@ class TeacherStudent:
         state |= self._obs_moments.state("obs") | self._value_moments.state("value")
         for name, each in self._adams.items():
             state[f"adam/steps/{name}"] = adam.num_steps(each)
-        lr = self._adams["teacher"].param_groups[0]["lr"]
-        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
+            if name != "student":
+                lr = torch.tensor(each.param_groups[0]["lr"], dtype=torch.float64)
+                state[_LR[name]] = lr
         state["updates"] = torch.tensor(self._updates)
         return {name: value.detach().clone() for name, value in to_cpu(state).items()}
 
@@ -205,6 +237,26 @@ class TeacherStudent:
         check_state(state, self.state_dict())
         self._restore(state)
 
+    def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
+        """Starts the first phase from a state_dict() of other tasks; see `StartsFromOtherTasks`.
+
+        Weights of task numbers that are new start at 0, so that the teacher acts as it did. Adam
+        goes on where the state has it.
+        """
+        fresh, code = self.state_dict(), TaskCode(tasks)
+        taken = {n: value for n, value in fresh.items() if self.is_optimiser(n)} | dict(state)
+        for name in (name for name in fresh if name.endswith(_FIRST) and name in state):
+            if state[name].shape[1:] != (code.size,):
+                shape = tuple(state[name].shape)
+                raise ValueError(f"{name!r} is of shape {shape}, and the task has {code.size}")
+            taken[name] = match_columns(state[name], code, self._code)
+        taken["updates"] = fresh["updates"]
+        if not self.config.target_kl:
+            taken |= {name: fresh[name] for name in _LR.values() if name in fresh}
+        check_state(taken, fresh)
+        self._restore(taken)
+        return describe_start(self.phase, code, self._code)
+
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")
@@ -215,8 +267,10 @@ class TeacherStudent:
         """Returns the parameters and Adam's moments, where they are."""
         names: dict[Tensor, str] = {value: n for n, value in self.network.named_parameters()}
         state: Params = {f"policy/{name}": value for value, name in names.items()}
-        for each in self._adams.values():
-            state |= adam.moments(each, names)
+        for phase, each in self._adams.items():
+            # the other two share no parameter, and so need no names of their own
+            start = "fine-tuning/" if phase == "fine-tuning" else ""
+            state |= adam.moments(each, {value: start + name for value, name in names.items()})
         return state
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
@@ -226,7 +280,8 @@ class TeacherStudent:
         clamp_(self._distribution, self.network.distribution_params())
         for name, each in self._adams.items():
             adam.restore_steps(each, state[f"adam/steps/{name}"])
-        self._adams["teacher"].param_groups[0]["lr"] = float(state["adam/lr"])
+            if name != "student":
+                each.param_groups[0]["lr"] = float(state[_LR[name]])
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._updates = int(state["updates"])
@@ -236,12 +291,24 @@ class TeacherStudent:
         """Returns the inputs (N, C) of the encoder, on the CPU."""
         return torch.from_numpy(self._code.encode(np.asarray(tasks, dtype=float))).float()
 
+    def _read_task(self, scaled: Tensor) -> Tensor:
+        """Maps the scaled tasks in observations (N, E, D) to latent numbers (N, E, Z)."""
+        code = torch.from_numpy(self._code.encode_numbers(scaled.flatten(0, 1).numpy())).float()
+        return self._acting.encoder(code).unflatten(0, scaled.shape[:2])
+
     def _inputs(self, steps: Sequences) -> Tensor:
         """Returns the memory's inputs (L, M, S + A + 2)."""
         obs = normalize(steps.obs, self._obs_moments.scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
+    def _orders(self, rows: int, epochs: int) -> Iterator[np.ndarray]:
+        """Yields the order of the rows in each pass of the next update."""
+        for epoch in range(epochs):
+            yield stream(self._seed, "minibatches", self._updates, epoch).permutation(rows)
+
     def _update_teacher(self, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
+        if self._is_oracle:
+            rollouts = [_without_task(each, self._obs_size) for each in rollouts]
         valid = [rollout.valid for rollout in rollouts]
         seen = torch.cat([r.obs[mask] for r, mask in zip(rollouts, valid, strict=True)])
         code = self._encode(tasks).to(self.device)
@@ -252,12 +319,8 @@ class TeacherStudent:
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._obs_moments = self._obs_moments.merge(seen)
         moments = self._obs_moments, self._value_moments
-        batch, self._value_moments, explained = teacher.batch(own, code, *moments)
-        orders = (
-            stream(self._seed, "minibatches", self._updates, epoch).permutation(len(batch.code))
-            for epoch in range(self.config.epochs)
-        )
-        metrics = teacher.train(batch, orders)
+        batch, codes, self._value_moments, explained = teacher.batch(own, code, *moments)
+        metrics = teacher.train(batch, codes, self._orders(len(codes), self.config.epochs))
         if not is_first:
             self._obs_moments = self._obs_moments.merge(seen)
         return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
@@ -271,8 +334,7 @@ class TeacherStudent:
             known = known.repeat_interleave(rows // len(tasks), dim=0).expand(len(obs), -1, -1)
             wanted = network.output(obs, known)
         totals, count = np.zeros(2), 0
-        for epoch in range(config.student_epochs):
-            order = stream(self._seed, "minibatches", self._updates, epoch).permutation(rows)
+        for order in self._orders(rows, config.student_epochs):
             for part in torch.from_numpy(order).to(self.device).tensor_split(config.minibatches):
                 if not len(part):
                     continue
@@ -288,3 +350,23 @@ class TeacherStudent:
                 count += 1
         kl_mean, error_mean = totals / count
         return {"kl": kl_mean, "update/latent_error": error_mean}
+
+    def _fine_tune(self, rollouts: Sequence[Rollout]) -> Metrics:
+        steps = Sequences.of(rollouts, self.device)
+        inputs, own = self._inputs(steps), [rollout.to(self.device) for rollout in rollouts]
+        whole = self._adams["fine-tuning"]
+        tuning = FineTuning(self.network, self._distribution, whole, self.config)
+        latent = tuning.guess(inputs)
+        error = tuning.check(steps, inputs, latent)
+        moments = self._obs_moments, self._value_moments
+        trials, self._value_moments, explained = tuning.estimate(
+            own, steps, inputs, latent, *moments
+        )
+        metrics = tuning.train(trials, self._orders(inputs.shape[1], self.config.epochs))
+        self._obs_moments = self._obs_moments.merge(steps.obs[steps.valid].cpu())
+        return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+
+
+def _without_task(rollout: Rollout, size: int) -> Rollout:
+    """Returns a rollout with the first `size` numbers of its observations."""
+    return replace(rollout, obs=rollout.obs[..., :size], last_obs=rollout.last_obs[..., :size])

@@ -12,6 +12,7 @@ from metarl.envs.rendering import render
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster, cast, checker
 from metarl.envs.rendering.render import place_marker, plan_shot, render_mujoco
+from metarl.envs.robots.arms.arm import ARM
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -211,6 +212,18 @@ def test_target_stands_at_its_point_in_the_picture(point):
     column, row = foot.astype(int)
     assert mask[row - 1 : row + 2, column - 1 : column + 2].any()
     assert np.abs(np.nonzero(mask)[1] + 0.5 - foot[0]).max() < 0.15 * SIZE
+
+
+@pytest.mark.parametrize("point", [(0.4, 0.2, 0.6), (-0.4, -0.3, 0.1), (0.1, -0.5, 0.9)])
+def test_point_in_space_is_drawn_at_its_height(point):
+    model = ARM.model()
+    marker, states = Marker("point", point), np.array([ARM.home])
+    mask = green(frames(model, states, marker)[0])
+    shot = plan_shot(model, states, marker)
+    column, row = project(model, shot, 0, np.array(point)).astype(int)
+    assert (np.array([column, row]) > 4).all() and (np.array([column, row]) < SIZE - 4).all()
+    assert mask[row - 1 : row + 2, column - 1 : column + 2].all()
+    assert np.nonzero(mask)[0].min() > row - 0.1 * SIZE  # nothing above it
 
 
 def test_post_and_robot_hide_each_other_by_depth():

@@ -9,6 +9,7 @@ from metarl.envs.registry import make
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.point_mass import plane_scene
 from metarl.envs.rendering.scene import mujoco_scene
+from metarl.envs.robots.arms.arm import ARM
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
 
 ARROW = Marker("arrow", (1.0, 0.0))
@@ -196,3 +197,10 @@ def test_envs_make_scenes_of_their_snapshots(name):
     )
     assert scene["camera"]["azimuth"] == 30.0 and len(scene["position"]) == 1
     env.close()
+
+
+def test_point_in_space_is_at_its_place_in_the_scene():
+    model = ARM.model()
+    scene = mujoco_scene(model, model.qpos0[None], Marker("point", (0.1, -0.2, 0.6)))
+    assert scene["marker"]["position"] == [0.1, -0.2, 0.6] and not scene["planar"]
+    assert 0.01 < scene["marker"]["size"] < 0.05

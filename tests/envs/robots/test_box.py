@@ -10,8 +10,9 @@ import pytest
 from metarl.config.schema import build_config
 from metarl.core.errors import ConfigError
 from metarl.core.files import PACKAGED
-from metarl.envs.registry import make
+from metarl.envs.registry import UnknownEnvironment, make
 from metarl.envs.robots import box
+from metarl.envs.robots.arms.arm import ARM
 from metarl.envs.robots.inspection import inspect_robot
 from metarl.envs.robots.quadruped import QUADRUPED
 
@@ -45,6 +46,17 @@ def test_model_of_a_copy_of_menagerie_is_found(menagerie):
         env.set_tasks(env.spec.tasks.sample(np.random.default_rng(0), 3), 1)
         env.reset([np.random.default_rng(row) for row in range(3)])
         assert np.isfinite(env.step(np.zeros((3, 12)), np.ones(3, dtype=bool)).obs).all()
+
+
+def test_arm_of_menagerie_keeps_its_physics_and_reaches(menagerie):
+    path = menagerie.parents[1] / "universal_robots_ur5e" / "ur5e.xml"
+    path.parent.mkdir()
+    path.write_bytes(Path(ARM.model_file).read_bytes())
+    with closing(make("ur5e-reach-weak", threads=1)) as env:
+        assert env.model.opt.timestep == 0.004 and env.robot.effector == "gripper"
+        assert (env.model.geom_contype > 0).sum() == 4
+    with pytest.raises(UnknownEnvironment, match="its base is fixed, so its goal is reach"):
+        make("ur5e-command", threads=1)
 
 
 def test_models_that_mujoco_menagerie_downloaded_are_found(menagerie, monkeypatch):

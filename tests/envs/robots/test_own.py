@@ -80,8 +80,7 @@ def test_planar_robot_is_recognised(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base": ""}, "the hinge joint first, not a free joint; a fixed base cannot run"),
-        ({"base": '<joint type="slide" axis="1 0 0"/>'}, "a planar base has slides along x and z"),
+        ({"base": '<joint name="s" type="slide"/>'}, "its joint s has no actuator"),
         ({"actuators": ""}, "it has no actuator"),
         ({"actuators": MOTORS.format(range="")}, "actuator two has no ctrlrange"),
         ({"more": "<nonsense/>"}, "nonsense"),
@@ -116,7 +115,8 @@ def test_second_free_body_is_refused(write):
         ({"frame_skip": 0}, "frame_skip = 0: must be a number from 1"),
         ({"frame_skip": 2.5}, "frame_skip = 2.5: must be a whole number"),
         ({"frame_skip": True}, "frame_skip = True"),
-        ({"base": "fixed"}, "base = 'fixed': must be free or planar"),
+        ({"base": "fixed"}, "unknown key health; a fixed base has none"),
+        ({"base": "swimming"}, "base = 'swimming': must be free or planar or fixed"),
         ({"base": "planar"}, "a planar base has slides along x and z"),
         ({"model": "other.xml"}, "other.xml: there is no such model"),
         ({"limbs": {"a": ["left_hp"]}}, "actuators of the model; did you mean left_hip?"),
@@ -201,6 +201,18 @@ def test_feet_are_the_lowest_shapes_of_the_last_bodies(tmp_path):
     assert guessed["contacts"] == "all"
     own = {"timestep": 0.004, "cone": "pyramidal", "integrator": "implicitfast"}
     assert guessed["physics"] == own
+
+
+def test_feet_are_all_shapes_that_touch_the_ground_and_no_hands(write):
+    path = write()
+    text = path.read_text()
+    ball = '<geom name="{}" size="0.02" pos="{} 0 -0.34"/>'
+    pads = ball.format("heel", -0.1) + ball.format("toe", 0.1)
+    hand = '<body name="hand" pos="0.5 0 0"><joint name="h"/><geom name="hand" size="0.02"/></body>'
+    place = text.index("</body>")
+    first = text.index("<body", text.index("<freejoint/>"))
+    path.write_text(text[:first] + hand + text[first:place] + pads + text[place:])
+    assert values(path)["feet"] == ["heel", "toe", "right 1"]
 
 
 def test_shapes_without_a_name_get_that_of_their_body(write):

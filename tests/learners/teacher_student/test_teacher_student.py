@@ -6,41 +6,17 @@ import numpy as np
 import pytest
 import torch
 from sign_tasks import SignBatch, signs
-from whole_trial import trial
+from teacher_bench import CONFIG, build, collect, doubled, learn
 
 from metarl.core.errors import ConfigError
-from metarl.core.tasks import Choice, Variable
 from metarl.functional.advantages import gae
 from metarl.functional.running_moments import normalize
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
-from metarl.learners.teacher_student.teacher_student import TeacherContext, TeacherStudent
+from metarl.learners.teacher_student.teacher_student import TeacherContext
 from metarl.learners.trial_memory import TrialContext
 from metarl.sampling.sampler import Collector, Key
 from metarl.sampling.sequences import Sequences
-
-TASKS = Choice(Variable("sign", "1", -1.0, 1.0), (-1.0, 1.0))
-CONFIG = TeacherStudentConfig(
-    teacher_updates=1, hidden_size=16, memory_size=16, latent_size=3, lr=3e-3, target_kl=0.0
-)
-
-
-def build(config=CONFIG, seed=0):
-    return TeacherStudent(config, 2, 1, tasks=TASKS, seed=seed)
-
-
-def collect(learner, iteration=0, *, eventful=False, num_tasks=6, is_training=True):
-    tasks, key = signs(num_tasks, iteration), Key(0, "train", iteration)
-    env = SignBatch(eventful=eventful)
-    return *trial(env, learner, tasks, 2, 1, key, is_training=is_training), tasks
-
-
-def learn(learner, iterations, **options):
-    metrics = {}
-    for iteration in iterations:
-        rollouts, context, tasks = collect(learner, iteration, **options)
-        metrics = learner.update(context, rollouts, tasks)
-    return rollouts, metrics
 
 
 def test_only_the_teacher_in_training_sees_the_task():
@@ -52,7 +28,7 @@ def test_only_the_teacher_in_training_sees_the_task():
     assert torch.equal(context.latent[:, 0], context.latent[:, 1])
     assert isinstance(learner.begin(2, 2, ()), TrialContext)
     learn(learner, range(1))
-    assert not learner.is_teacher
+    assert learner.phase == "student"
     assert isinstance(learner.begin_training(tasks, 2, ()), TrialContext)
 
 
@@ -64,9 +40,9 @@ def test_evaluation_never_gives_the_tasks(monkeypatch):
 
 
 def test_phases_change_only_their_own_parameters():
-    learner = build()
+    learner = build(replace(CONFIG, student_updates=1))
     states = [learner.state_dict()]
-    for iteration in range(2):
+    for iteration in range(3):
         learn(learner, range(iteration, iteration + 1))
         states.append(learner.state_dict())
 
@@ -75,7 +51,8 @@ def test_phases_change_only_their_own_parameters():
         return {n.split("/")[1].split(".")[0] for n in names if not torch.equal(one[n], other[n])}
 
     assert changed(*states[:2]) == {"encoder", "actor", "critic", "log_std"}
-    assert changed(*states[1:]) == {"memory", "guess"}
+    assert changed(*states[1:3]) == {"memory", "guess"}
+    assert changed(*states[2:]) == {"memory", "guess", "actor", "critic", "log_std"}
     for part in ("obs", "value"):  # the teacher's inputs and values keep their scale
         assert torch.equal(states[1][f"{part}/mean"], states[2][f"{part}/mean"])
 
@@ -87,7 +64,7 @@ def test_student_learns_what_the_teacher_knows():
     sighted = np.mean([float(r.returns().mean()) for r in collect(learner, 99)[0]])
     _, first = learn(learner, range(30, 31), num_tasks=16)
     rollouts, last = learn(learner, range(31, 70), num_tasks=16)
-    assert last["update/is_student"] == 1.0
+    assert last["update/phase"] == 2.0
     assert (
         last["kl"] < 0.5 * first["kl"]
         and last["update/latent_error"] < first["update/latent_error"]
@@ -102,7 +79,9 @@ def test_batch_has_valid_steps_with_advantages_of_their_episodes():
     assert any(bool(r.terminated.any()) for r in rollouts)
     code = learner._encode(tasks)
     teacher = ppo.Teacher(learner.network, learner._distribution, learner._adams["teacher"], CONFIG)
-    batch, moments, _ = teacher.batch(rollouts, code, learner._obs_moments, learner._value_moments)
+    batch, codes, moments, _ = teacher.batch(
+        rollouts, code, learner._obs_moments, learner._value_moments
+    )
     scale = learner._obs_moments.scale()
     network, place, advantages, targets = learner.network, 0, [], []
     for rollout in rollouts:
@@ -119,7 +98,7 @@ def test_batch_has_valid_steps_with_advantages_of_their_episodes():
             targets.append(advantages[-1] + value[:-1])
             here = slice(place, place + length)
             assert torch.equal(batch.action[here], rollout.action[n, e, :length])
-            assert torch.equal(batch.code[here], code[n].expand(length, -1))
+            assert torch.equal(codes[here], code[n].expand(length, -1))
             place += length
     assert place == len(batch.obs)
     advantage, target = torch.cat(advantages), torch.cat(targets)
@@ -128,27 +107,22 @@ def test_batch_has_valid_steps_with_advantages_of_their_episodes():
     assert float(moments.mean) == pytest.approx(float(target.mean()), rel=1e-5)
 
 
-def doubled(record):
-    """The record with its floating-point tensors in float64."""
-    found = {n: v.double() for n, v in vars(record).items() if v.is_floating_point()}
-    return replace(record, **found)
-
-
 def test_gradient_of_the_teacher_equals_finite_differences():
     learner = build(replace(CONFIG, minibatches=1, max_gradient=1e9))
     rollouts, _, tasks = collect(learner)
     learner.network.double()
     code = learner._encode(tasks).double()
-    teacher = ppo.Teacher(learner.network, learner._distribution, learner._adams["teacher"], CONFIG)
+    parts = learner.network, learner._distribution, learner._adams["teacher"]
+    teacher = ppo.Teacher(*parts, learner.config)
     rollouts = [doubled(rollout) for rollout in rollouts]
-    batch, *_ = teacher.batch(rollouts, code, learner._obs_moments, learner._value_moments)
+    batch, code, *_ = teacher.batch(rollouts, code, learner._obs_moments, learner._value_moments)
     batch = doubled(batch)
     # away from ratio 1, where the clipped loss has a corner
     batch = replace(batch, log_prob=batch.log_prob - 0.05)
 
     def loss():
         network, params = learner.network, learner.network.distribution_params()
-        latent = network.encoder(batch.code)
+        latent = network.encoder(code)
         output = network.output(batch.obs, latent)
         ratio = (
             learner._distribution.log_prob(params, output, batch.action) - batch.log_prob
@@ -169,7 +143,7 @@ def test_gradient_of_the_teacher_equals_finite_differences():
     for adam in learner._adams.values():
         adam.param_groups[0]["lr"] = 0.0
         adam.state.clear()
-    teacher._step(batch, torch.arange(len(batch.obs)))
+    teacher.train(batch, code, [np.arange(len(batch.obs))])
     assert float(weight.grad[place]) == pytest.approx((above - below) / (2.0 * step), rel=1e-4)
 
 
@@ -197,7 +171,9 @@ def test_read_memory_gives_what_acting_used(monkeypatch):
     [
         ({"memory": "hopfield"}, "learner.memory.*gru, lstm, mingru or transformer"),
         ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
-        ({"teacher_updates": 0}, "learner.teacher_updates"),
+        ({"teacher_updates": -1}, "learner.teacher_updates"),
+        ({"student_updates": -1}, "learner.student_updates"),
+        ({"mode": "multi-task"}, "learner.mode.*student or oracle"),
         ({"student_lr": 0.0}, "learner.student_lr"),
         ({"latent_weight": -1.0}, "learner.latent_weight"),
         ({"initial_log_std": -4.0}, "learner.initial_log_std.*learner.min_log_std"),

@@ -1,0 +1,200 @@
+"""Variations of a robot's mechanics: centre of mass, gains of servos, damping of joints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from metarl.core.errors import ConfigError
+from metarl.core.tasks import Bands, Product, Split, TaskDistribution
+from metarl.envs.locomotion.world import Variation, World
+from metarl.envs.robots.robot import Robot, bare_model
+
+
+@dataclass(frozen=True)
+class Com(Variation):
+    """The torso's centre of mass lies elsewhere, as with another battery or a tool.
+
+    The shift is along the axes of the torso, in proportion to the robot's length, width and height
+    at rest. Mass and inertia about the centre stay.
+
+    Attributes:
+        train: Largest shift of training tasks along an axis, as a share of the robot's size.
+        test: Largest shift of held-out tasks, whose shifts exceed those of training.
+    """
+
+    train: float = 0.05
+    test: float = 0.1
+
+    name = "com"
+    fields = ("body_ipos",)
+    derives = True
+    formula = "the torso's centre of mass is shifted, in proportion to the robot's size"
+
+    def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
+        """Clears the marks of frames that coincide; MuJoCo would leave these at their place."""
+        torso, none = robot.torso(), int(mujoco.mjtSameFrame.mjSAMEFRAME_NONE)
+        model.body_sameframe[torso] = none
+        model.geom_sameframe[model.geom_bodyid == torso] = none
+        model.site_sameframe[model.site_bodyid == torso] = none
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the shift along x, y and z; planar robots have no y.
+
+        Raises:
+            ConfigError: The torso has no mass.
+        """
+        if bare_model(robot).body_mass[robot.torso()] <= 0.0:
+            raise ConfigError(f"com: the torso of {robot.name} has no mass; try payload")
+        axes = (0, 2) if robot.planar else (0, 1, 2)
+        size = extent(robot)
+        return Product(tuple(self._axis(f"com_{'xyz'[axis]}", size[axis]) for axis in axes))
+
+    def _axis(self, name: str, size: float) -> TaskDistribution:
+        # rounded to three digits, so that the printed range is exact
+        near, far = (float(f"{share * size:.3g}") for share in (self.train, self.test))
+        test = Bands(name, "m", ((-far, -near), (near, far)))
+        return Split(Bands(name, "m", ((-near, near),)), test)
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Shifts the centre of mass."""
+        axes = (0, 2) if world.robot.planar else (0, 1, 2)
+        place = world.fields["body_ipos"][:, world.robot.torso()]
+        place[:, axes] += tasks
+
+
+def extent(robot: Robot) -> np.ndarray:
+    """Returns the robot's length, width and height (3,) at rest [m], of its geoms' bounds."""
+    model = bare_model(robot)
+    data = mujoco.MjData(model)
+    data.qpos[:] = robot.rest()
+    mujoco.mj_kinematics(model, data)
+    own = model.geom_bodyid != 0
+    if not own.any():
+        return np.ptp(data.xpos[1:], axis=0)
+    rotation = data.geom_xmat[own].reshape(-1, 3, 3)
+    box = model.geom_aabb[own]
+    centre = data.geom_xpos[own] + np.einsum("gij,gj->gi", rotation, box[:, :3])
+    half = np.einsum("gij,gj->gi", np.abs(rotation), box[:, 3:])
+    return (centre + half).max(axis=0) - (centre - half).min(axis=0)
+
+
+@dataclass(frozen=True)
+class Servo(Variation):
+    """Stiffness and damping of all servos: gains of controllers that are never as stated.
+
+        force = kp (target - position) - kd speed
+
+    A speed servo has no stiffness, so the factor of its damping is that of its whole force. Motors
+    stay as they are.
+
+    Attributes:
+        train: Range of both factors in training tasks.
+        test: Ranges of both factors in held-out tasks.
+    """
+
+    train: tuple[tuple[float, float], ...] = ((0.7, 1.3),)
+    test: tuple[tuple[float, float], ...] = ((0.5, 0.7), (1.3, 1.5))
+
+    name = "servo"
+    fields = ("actuator_gainprm", "actuator_biasprm")
+    needs_servos = True
+    formula = "stiffness and damping of all servos times a factor each"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the factors; one that would change nothing is left out.
+
+        Raises:
+            ConfigError: The robot has no servos.
+        """
+        names = [name for name, has in zip(_GAINS, _find_gains(robot), strict=True) if has.any()]
+        if not names:
+            hint = "its actuators are motors; try actuator"
+            raise ConfigError(f"servo: {robot.name} has no servos: {hint}")
+        return Product(tuple(_factor(name, self.train, self.test) for name in names))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Multiplies the gains."""
+        gains, biases = (world.fields[name] for name in self.fields)
+        stiff, damped = _find_gains(world.robot)
+        factors = iter(tasks.T[:, :, None])
+        if stiff.any():
+            factor = next(factors)
+            gains[:, stiff, 0] *= factor
+            # the constant part belongs to the target
+            biases[:, stiff, :2] *= factor[..., None]
+        if damped.any():
+            factor = next(factors)
+            gains[:, damped & ~stiff, 0] *= factor
+            biases[:, damped & ~stiff, 0] *= factor
+            biases[:, damped, 2] *= factor
+
+
+_GAINS = ("servo_stiffness", "servo_damping")
+
+
+def _find_gains(robot: Robot) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the masks (A,) of the actuators with stiffness and of those with damping."""
+    model = bare_model(robot)
+    is_linear = model.actuator_biastype == mujoco.mjtBias.mjBIAS_AFFINE
+    is_linear &= model.actuator_gaintype == mujoco.mjtGain.mjGAIN_FIXED
+    stiff, damped = (is_linear & (model.actuator_biasprm[:, k] != 0.0) for k in (1, 2))
+    return stiff, damped
+
+
+@dataclass(frozen=True)
+class Joint(Variation):
+    """Damping and armature (inertia of rotors) of all joints.
+
+    Attributes:
+        train: Range of both factors in training tasks.
+        test: Ranges of both factors in held-out tasks.
+    """
+
+    train: tuple[tuple[float, float], ...] = ((0.5, 2.0),)
+    test: tuple[tuple[float, float], ...] = ((0.25, 0.5), (2.0, 4.0))
+
+    name = "joint"
+    fields = ("dof_damping", "dof_armature")
+    derives = True
+    formula = "damping and armature of all joints times a factor each, uniform in log"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the factors; one that would change nothing is left out.
+
+        Raises:
+            ConfigError: No joint has damping or armature.
+        """
+        names = [name for name, has in _find_resistances(robot).items() if has]
+        if not names:
+            raise ConfigError(f"joint: no joint of {robot.name} has damping or armature; add some")
+        return Product(tuple(_factor(name, self.train, self.test, log=True) for name in names))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Multiplies the damping and the armature."""
+        factors = iter(tasks.T)
+        pairs = zip(self.fields, _find_resistances(world.robot).values(), strict=True)
+        for field, has in pairs:
+            if has:
+                world.fields[field] *= next(factors)[:, None]
+
+
+def _find_resistances(robot: Robot) -> dict[str, bool]:
+    """Returns by name of its factor which of damping and armature some joint has."""
+    model = bare_model(robot)
+    return {
+        "joint_damping": bool((model.dof_damping > 0.0).any()),
+        "joint_armature": bool((model.dof_armature > 0.0).any()),
+    }
+
+
+def _factor(
+    name: str,
+    train: tuple[tuple[float, float], ...],
+    test: tuple[tuple[float, float], ...],
+    *,
+    log: bool = False,
+) -> TaskDistribution:
+    return Split(Bands(name, "1", train, log=log), Bands(name, "1", test, log=log))

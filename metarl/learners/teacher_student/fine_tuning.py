@@ -1,0 +1,141 @@
+"""PPO on the student, through its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.core.rollout import Metrics, Rollout
+from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
+from metarl.functional.ppo import check_ratio
+from metarl.functional.running_moments import Moments, normalize
+from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.learners.teacher_student.networks import TeacherStudentNetwork
+from metarl.learners.teacher_student.ppo import Batch, Ppo
+from metarl.networks.distributions import Distribution
+from metarl.sampling.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class Trials:
+    """M trials of up to L steps that the student acted in, with what PPO needs.
+
+    Attributes:
+        steps: The trials.
+        inputs: Of the memory (L, M, S + A + 2).
+        advantage: (L, M) [standard deviations].
+        target: Of the value (L, M) [scaled].
+    """
+
+    steps: Sequences
+    inputs: Tensor
+    advantage: Tensor
+    target: Tensor
+
+
+class FineTuning:
+    """Trains memory, guess, actor and critic; the critic reads the guess, as the actor does.
+
+    Args:
+        network: The networks.
+        distribution: Over actions.
+        adam: Of all parameters but the encoder's.
+        config: Settings.
+    """
+
+    def __init__(
+        self,
+        network: TeacherStudentNetwork,
+        distribution: Distribution,
+        adam: torch.optim.Optimizer,
+        config: TeacherStudentConfig,
+    ):
+        self._network, self._distribution, self._config = network, distribution, config
+        self._ppo = Ppo(network, distribution, adam, config)
+
+    @torch.no_grad()
+    def guess(self, inputs: Tensor) -> Tensor:
+        """Maps the memory's inputs (L, M, I) to latent numbers (L, M, Z), without gradients."""
+        network = self._network
+        parts = inputs.tensor_split(self._config.minibatches, dim=1)  # bounds the memory
+        found = [network.guess(network.memory.unroll(each)) for each in parts if each.shape[1]]
+        return torch.cat(found, dim=1)
+
+    @torch.no_grad()
+    def check(self, steps: Sequences, inputs: Tensor, latent: Tensor) -> float:
+        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
+        params = self._network.distribution_params()
+        output = self._network.output(inputs[..., : steps.obs.shape[-1]], latent)
+        log_prob = self._distribution.log_prob(params, output, steps.action)
+        rounding = self._distribution.log_prob_rounding(params, output, steps.action)
+        return check_ratio(log_prob - steps.log_prob, rounding, steps.valid)
+
+    @torch.no_grad()
+    def estimate(
+        self,
+        rollouts: Sequence[Rollout],
+        steps: Sequences,
+        inputs: Tensor,
+        latent: Tensor,
+        obs_moments: Moments,
+        value_moments: Moments,
+    ) -> tuple[Trials, Moments, float]:
+        """Estimates advantages within episodes, as those of the teacher.
+
+        After an episode that reaches the horizon comes the value of its last observation, with the
+        guess of its last step; after one that the task ends nothing.
+
+        Args:
+            rollouts: K + 1, on the device.
+            steps: The same as trials (L, M).
+            inputs: Of the memory (L, M, S + A + 2).
+            latent: The guesses (L, M, Z).
+            obs_moments: Of the observations.
+            value_moments: Of the returns.
+
+        Returns:
+            The trials, the new moments of the returns, and the share of the variance of the returns
+            that the value explains.
+        """
+        config, network, device = self._config, self._network, inputs.device
+        scale, (mean, factor) = obs_moments.scale(device), value_moments.scale(device)
+        value = network.value(inputs[..., : steps.obs.shape[-1]], latent) / factor + mean
+        reward, ends = steps.reward.clone(), torch.zeros_like(steps.valid)
+        columns = torch.arange(value.shape[1], device=device)
+        start = torch.zeros_like(columns)
+        for rollout in rollouts:
+            count = rollout.valid.sum(dim=2).flatten()
+            end = start + count + rollout.truncated.flatten()
+            obs = normalize(rollout.last_obs.flatten(0, 1), scale)
+            after = network.value(obs, latent[end - 1, columns]) / factor + mean
+            after = torch.where(rollout.terminated.flatten(), 0.0, after)
+            some = count > 0  # a simulation may fail in the first step
+            last = (start + count - 1)[some], columns[some]
+            reward[last] += config.discount * after[some]
+            ends[last], start = True, end
+        masks, settings = (steps.valid, steps.acted), (config.discount, config.gae_lambda)
+        advantage = gae_over_trial(reward, value, *masks, *settings, ends=ends)
+        target = advantage + value
+        explained = explained_variance(target[steps.valid], value[steps.valid])
+        merged = value_moments.merge(target[steps.valid].cpu().unsqueeze(-1))
+        mean, factor = merged.scale(device)
+        shaped = standardise(advantage[None], steps.valid[None])[0]
+        return Trials(steps, inputs, shaped, (target - mean) * factor), merged, explained
+
+    def train(self, trials: Trials, orders: Iterable[np.ndarray]) -> Metrics:
+        """Makes a pass of PPO for each order (M,) of the trials, back through time."""
+        steps, network = trials.steps, self._network
+        obs = trials.inputs[..., : steps.obs.shape[-1]]
+
+        def select(rows: Tensor) -> tuple[Batch, Tensor]:
+            rows = rows.to(obs.device)
+            mask = steps.valid[:, rows]
+            own = obs, steps.action, steps.log_prob, trials.advantage, trials.target
+            latent = network.guess(network.memory.unroll(trials.inputs[:, rows]))
+            return Batch(*(part[:, rows][mask] for part in own)), latent[mask]
+
+        return self._ppo.train(orders, select)
