@@ -97,8 +97,9 @@ class TrainConfig(Generic[L]):
     Gymnasium."""
 
     algo: str = "maml-trpo"
-    """Learner: a name of --list-algos, such as maml-trpo, rl2 or sb3-ppo, the name of an
-    installed plug-in, or module:Class; --list-algos explains each."""
+    """Learner: maml-trpo or a relative (fomaml, reptile, maml-ppo, promp, e-maml, meta-sgd, anil,
+    cavia), rl2, teacher-student, sb3-ppo, sb3-trpo or sb3-rl2, the name of an installed plug-in, or
+    module:Class; --list-algos explains each."""
 
     seed: int = 0
     """Key of every random number of the run, >= 0."""

@@ -103,7 +103,9 @@ def plug_ins(tmp_path, monkeypatch):
 
 
 def test_every_algorithm_is_found_by_its_name():
-    assert list(ALGORITHMS) == "maml-trpo rl2 teacher-student sb3-ppo sb3-trpo sb3-rl2".split()
+    relatives = "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia"
+    others = "rl2 teacher-student sb3-ppo sb3-trpo sb3-rl2"
+    assert list(ALGORITHMS) == f"maml-trpo {relatives} {others}".split()
     for name, algorithm in ALGORITHMS.items():
         assert find_algorithm(name) is algorithm and algorithm.name == name
         assert list_algorithms()[name] == algorithm.summary and "\n" not in algorithm.summary
@@ -164,7 +166,7 @@ def test_installed_plug_in_is_imported_only_when_named(plug_ins, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("maml", r"^maml: no such learner; did you mean maml-trpo\?$"),
+        ("maml-trp", r"^maml-trp: no such learner; did you mean maml-trpo\?$"),
         ("pearl", "^pearl: no such learner; --list-algos shows all$"),
         ("", "^: no such learner; --list-algos shows all$"),
         ("some_learners:", "write module:Class, for example my_learner:MyLearner"),

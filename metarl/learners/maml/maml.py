@@ -211,6 +211,7 @@ class Maml:
             step = reptile_step(self._adaptation, self.params, trial, self._num_threads)
         else:
             inputs = self._adaptation, self.params, trial, self.max_kl(), self._num_threads
+            # its search accepts finite results only
             return TrpoStep(*inputs, order=self.updates).take()
         check_updated(step.params)
         return step
@@ -324,8 +325,7 @@ class Maml:
             return Chunk(*bounds, own, self.policy.network.outputs(own[-1], obs))
 
         chunks = map_chunks(chunk, self._bounds(len(final.obs)), self._num_threads)
-        returns = last.returns().mean(dim=1).to(self.device, final.advantage.dtype)
-        return Trial(chunks, (*context.batches, final), returns)
+        return Trial(chunks, (*context.batches, final), last.returns().mean(dim=1))
 
     def _check_ratio(self, chunks: Sequence[Chunk], final: Batch) -> float:
         def compare(chunk: Chunk) -> float:

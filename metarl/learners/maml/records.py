@@ -58,7 +58,7 @@ class Trial:
     Attributes:
         chunks: Slices of the tasks.
         batches: The K + 1 rollouts of all tasks.
-        returns: Mean return of each task in the last rollout (N,).
+        returns: Mean return of each task in the last rollout (N,), float64, on the CPU.
     """
 
     chunks: Sequence[Chunk]
@@ -77,7 +77,8 @@ class Trial:
     def standardised_returns(self) -> Tensor:
         """Returns the returns minus their mean [standard deviations over the tasks] (N,)."""
         centred = self.returns - self.returns.mean()
-        return centred / centred.square().mean().sqrt().clamp(min=1e-8)
+        scaled = centred / centred.square().mean().sqrt().clamp(min=1e-8)
+        return scaled.to(self.batches[0].advantage)
 
 
 @dataclass(frozen=True)
