@@ -11,6 +11,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     HasRewardTerms,
+    HasServos,
     MovableCamera,
     Quantity,
     RenderableEnv,
@@ -33,6 +34,7 @@ _FORWARDED = (
     SceneEnv,
     TaskDescriber,
     HasRewardTerms,
+    HasServos,
 )
 
 
@@ -68,6 +70,11 @@ class ObserveTask:
     def threads(self) -> int:
         """Physics threads of the environment."""
         return self._env.threads
+
+    @property
+    def servo_gains(self) -> tuple[tuple[float, float], ...]:
+        """See `HasServos`."""
+        return self._env.servo_gains
 
     def split(self, parts: int) -> list[ObserveTask]:
         """Returns copies of this environment, for slices of the tasks."""

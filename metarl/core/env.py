@@ -206,6 +206,17 @@ class HasRewardTerms(Protocol):
         """
 
 
+class HasServos(Protocol):
+    """Knows the gains of its robot's actuators."""
+
+    @property
+    def servo_gains(self) -> tuple[tuple[float, float], ...]:
+        """Stiffness and damping of every actuator at its joint, () for motors without servos.
+
+        [N m/rad and N m s/rad, or N/m and N s/m]
+        """
+
+
 class TaskDescriber(Protocol):
     """Can describe a task as text, where its numbers mean little to people."""
 
