@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         check_env,
         evaluate,
         explain,
+        export,
         film,
         film_together,
         load,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         register_robot,
         report,
         robot_from_mjcf,
+        run_policy,
         train,
     )
     from metarl.trained_policy import TrainedPolicy
@@ -31,6 +33,7 @@ __all__ = [
     "check_env",
     "evaluate",
     "explain",
+    "export",
     "film",
     "film_together",
     "load",
@@ -39,6 +42,7 @@ __all__ = [
     "register_robot",
     "report",
     "robot_from_mjcf",
+    "run_policy",
     "train",
 ]
 

@@ -15,7 +15,7 @@ import yaml
 from commands import REPOSITORY, call
 
 import metarl
-from metarl.cli import arguments
+from metarl.cli import arguments, deploy
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
 from metarl.core.files import split_packaged_robot
@@ -47,6 +47,8 @@ VERBS = {
     "check-env": arguments.add_check_env_arguments,
     "suite": arguments.add_suite_arguments,
     "publish": arguments.add_publish_arguments,
+    "export": deploy.add_export_arguments,
+    "run": deploy.add_run_arguments,
 }
 
 

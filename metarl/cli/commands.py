@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import train
+from metarl.cli import deploy, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -266,5 +266,7 @@ _COMMANDS: Commands = {
         add_suite_arguments,
         "train a declared set of learners, environments and seeds, some at a time",
     ),
+    "export": (deploy.export, deploy.add_export_arguments, "export a policy as an ONNX file"),
+    "run": (deploy.run, deploy.add_run_arguments, "play an ONNX policy in the simulator"),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
 }
