@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         check_env,
         evaluate,
         explain,
+        export,
         film,
         film_together,
         load,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         register_robot,
         report,
         robot_from_mjcf,
+        run_policy,
         train,
     )
     from metarl.trained_policy import TrainedPolicy
@@ -33,6 +35,7 @@ __all__ = [
     "check_env",
     "evaluate",
     "explain",
+    "export",
     "film",
     "film_together",
     "load",
@@ -41,6 +44,7 @@ __all__ = [
     "register_robot",
     "report",
     "robot_from_mjcf",
+    "run_policy",
     "train",
 ]
 

@@ -25,6 +25,8 @@ from metarl.environments import register_robot as register_robot
 from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
 from metarl.explanation import explain as explain
+from metarl.exporting import export as export
+from metarl.exporting import run_policy as run_policy
 from metarl.filming import film_together as film_together
 from metarl.learners.modes import label
 from metarl.publishing import publish as publish

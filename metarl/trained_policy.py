@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from metarl.builders import build_env, is_baseline
 from metarl.config.schema import TrainConfig
-from metarl.core.errors import ConfigError
+from metarl.core.env import HasServos, supports
+from metarl.core.errors import ConfigError, MetarlError
 from metarl.runs import provenance, published
 from metarl.runs.recorded import read_spec
 
 if TYPE_CHECKING:
+    from metarl.deployment.export.metadata import Origin
     from metarl.deployment.session import Session
 
 
@@ -88,7 +90,33 @@ class TrainedPolicy:
         self._require_one_policy()
         options: dict[str, Any] = {"deterministic": deterministic, "raw": raw}
         key = Key(seed, "session", 0)
-        return Session(self.learner, self.spec, num_tasks, num_robots, key=key, **options)
+        session = Session(self.learner, self.spec, num_tasks, num_robots, key=key, **options)
+        session.origin = self.origin
+        return session
+
+    def origin(self) -> Origin:
+        """Returns what exported files record about the policy.
+
+        The gains of the servos, and what older runs did not record, are read from the environment
+        if it can be built here and has the same version.
+
+        Raises:
+            ConfigError: The policy is a set of policies from scratch.
+        """
+        from metarl.deployment.export.metadata import Origin
+
+        self._require_one_policy()
+        spec, gains = read_spec(self.path), ()
+        try:
+            if spec is None or spec.version == self.env.spec.version:
+                spec = self.env.spec
+                gains = self.env.servo_gains if supports(self.env, HasServos) else ()
+        except MetarlError as error:
+            if spec is None:
+                raise
+            print(f"metarl: warning: exported without gains: {error}", file=sys.stderr)
+        done = (self.progress.iteration, self.progress.env_steps) if self.progress else (0, 0)
+        return Origin(self.path, self.config, self.learner, spec, *done, gains)
 
     def predict(
         self,

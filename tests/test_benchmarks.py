@@ -53,6 +53,14 @@ def test_rl2_is_compared_with_the_obvious_way(tmp_path):
         assert ratio["name"] in output
 
 
+def test_latency_of_exported_policies_is_measured(tmp_path):
+    record, output = run(tmp_path, "deploy")
+    for result in record["results"]:
+        assert 0.0 < result["median"] <= result["tail"] <= result["longest"]
+        assert result["name"] in output
+    assert {"gru", "lstm", "mingru"} <= {result["name"] for result in record["results"]}
+
+
 @pytest.mark.parametrize("robot", ["ant-dir", "hopper-vel"])
 def test_terrain_is_compared_with_flat_ground(robot, tmp_path):
     record, output = run(tmp_path, "terrain", "--envs", robot)

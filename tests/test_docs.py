@@ -15,7 +15,7 @@ import yaml
 from commands import REPOSITORY, call
 
 import metarl
-from metarl.cli import arguments, certify
+from metarl.cli import arguments, certify, deploy
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
 from metarl.core.files import split_packaged_robot
@@ -48,6 +48,8 @@ VERBS = {
     "suite": arguments.add_suite_arguments,
     "publish": arguments.add_publish_arguments,
     "certify": certify.add_arguments,
+    "export": deploy.add_export_arguments,
+    "run": deploy.add_run_arguments,
 }
 
 

@@ -1,5 +1,7 @@
 """The examples, installed and run as a user does."""
 
+import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -9,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import metarl
 from metarl.cli import commands
 from metarl.cli import train as cli
+from metarl.deployment.onnx_policy import OnnxPolicy
 from metarl.envs.env_checker import check
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
@@ -71,3 +75,53 @@ def test_vectorised_example_keeps_the_contract_and_agrees(monkeypatch):
     np.testing.assert_allclose(changes, [[[0.3], [-0.3]]] * 2, rtol=1e-6)
     with pytest.raises(RuntimeError, match="hidden_spots:make draws no pictures"):
         fast.snapshot()
+
+
+# --- exported policies ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policy_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("policy") / "policy.onnx"
+    metarl.export(EXAMPLES.parent / "pretrained" / "half-cheetah-dir", path)
+    return path
+
+
+def play_with_session(path, observations):
+    session = OnnxPolicy(path).start()
+    return [session.act(obs, 0.0 if t else None) for t, obs in enumerate(observations)]
+
+
+def test_python_example_plays_as_a_session(policy_file, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "onnx"))
+    play_policy = importlib.import_module("play_policy")
+    policy, rng = play_policy.Policy(str(policy_file)), np.random.default_rng(0)
+    observations = rng.standard_normal((20, 17))
+    found = [policy.act(obs) for obs in observations]
+    np.testing.assert_allclose(found, play_with_session(policy_file, observations), atol=1e-6)
+
+
+def test_python_example_needs_no_torch(policy_file):
+    code = "import sys, runpy\nsys.argv = ['play', sys.argv[1]]\n"
+    code += f"runpy.run_path({str(EXAMPLES / 'onnx' / 'play_policy.py')!r}, run_name='__main__')\n"
+    code += "assert not {'torch', 'metarl', 'mujoco', 'onnx'} & set(sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", code, policy_file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rl2 on half-cheetah-dir, 20 steps a second\nstep    0: [" in done.stdout
+
+
+def test_cpp_example_plays_as_a_session(policy_file, tmp_path):
+    """ONNXRUNTIME is the folder of onnxruntime's C++ package, with include/ and lib/."""
+    package, compiler = Path(os.environ.get("ONNXRUNTIME", "/usr")), shutil.which("g++")
+    headers = [package / "include", package / "include" / "onnxruntime"]
+    include = next((each for each in headers if (each / "onnxruntime_cxx_api.h").exists()), None)
+    if compiler is None or include is None:
+        pytest.skip("needs g++ and onnxruntime's C++ package; ONNXRUNTIME names its folder")
+    source, program = EXAMPLES / "onnx" / "play_policy.cpp", tmp_path / "play_policy"
+    command = f"-std=c++17 -O2 {source} -I{include} -L{package}/lib -Wl,-rpath,{package}/lib"
+    subprocess.run([compiler, *command.split(), "-lonnxruntime", "-o", program], check=True)
+    done = subprocess.run([program, policy_file, "20"], capture_output=True, text=True, check=True)
+    found = np.array([line.split() for line in done.stdout.splitlines()], dtype=float)
+    steps, numbers = np.arange(20)[:, None], np.arange(17)
+    expected = play_with_session(policy_file, np.sin(0.1 * steps + numbers))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -32,6 +32,7 @@ metarl.certification
 metarl.filming
 metarl.explanation
 metarl.publishing
+metarl.exporting
 metarl.api
 metarl.suites
 metarl.cli

@@ -75,6 +75,14 @@ class MujocoBatchEnv:
         """See `GradedEnv`: the ranges of the commands."""
         self._level = level
 
+    @property
+    def servo_gains(self) -> tuple[tuple[float, float], ...]:
+        """Stiffness and damping of every actuator; see `HasServos`."""
+        squared_gear = self.model.actuator_gear[:, 0] ** 2
+        stiffness, damping = (-self.model.actuator_biasprm[:, i] * squared_gear for i in (1, 2))
+        gains = zip(stiffness.tolist(), damping.tolist(), strict=True)
+        return tuple(gains) if stiffness.any() else ()
+
     def split(self, parts: int) -> list[Self]:
         """Returns `parts` environments like this one, without tasks, which share its threads."""
         copies = [copy.copy(self) for _ in range(parts)]

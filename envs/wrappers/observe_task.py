@@ -12,6 +12,7 @@ from metarl.core.env import (
     BatchEnv,
     GradedEnv,
     HasRewardTerms,
+    HasServos,
     MovableCamera,
     Quantity,
     RenderableEnv,
@@ -35,6 +36,7 @@ _FORWARDED = (
     TaskDescriber,
     HasRewardTerms,
     GradedEnv,
+    HasServos,
 )
 
 
@@ -70,6 +72,11 @@ class ObserveTask:
     def threads(self) -> int:
         """Physics threads of the environment."""
         return self._env.threads
+
+    @property
+    def servo_gains(self) -> tuple[tuple[float, float], ...]:
+        """See `HasServos`."""
+        return self._env.servo_gains
 
     def split(self, parts: int) -> list[ObserveTask]:
         """Returns copies of this environment, for slices of the tasks."""

@@ -113,7 +113,7 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
         "evaluate this task, for example 1.57 or 0.3,-0.2, instead of held-out ones; may be "
         "repeated"
     )
-    command.add_argument("--task", type=_task, action="append", metavar="NUMBERS", help=text)
+    command.add_argument("--task", type=parse_task, action="append", metavar="NUMBERS", help=text)
     text = "evaluate on another environment with the same observation and action sizes"
     command.add_argument("--env", metavar="NAME", help=text)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
@@ -249,7 +249,8 @@ def _even(text: str) -> int:
     return size
 
 
-def _task(text: str) -> list[float]:
+def parse_task(text: str) -> list[float]:
+    """Parses the numbers of a task, separated by commas."""
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:

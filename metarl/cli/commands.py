@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import certify, train
+from metarl.cli import certify, deploy, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -272,5 +272,7 @@ _COMMANDS: Commands = {
         certify.add_arguments,
         "play a policy in a grid of changed worlds, and write a certificate",
     ),
+    "export": (deploy.export, deploy.add_export_arguments, "export a policy as an ONNX file"),
+    "run": (deploy.run, deploy.add_run_arguments, "play an ONNX policy in the simulator"),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
 }

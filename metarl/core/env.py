@@ -217,6 +217,17 @@ class GradedEnv(Protocol):
         """Limits the difficulty of episodes from the next reset on: 0 is easiest, 1 no limit."""
 
 
+class HasServos(Protocol):
+    """Knows the gains of its robot's actuators."""
+
+    @property
+    def servo_gains(self) -> tuple[tuple[float, float], ...]:
+        """Stiffness and damping of every actuator at its joint, () for motors without servos.
+
+        [N m/rad and N m s/rad, or N/m and N s/m]
+        """
+
+
 class TaskDescriber(Protocol):
     """Can describe a task as text, where its numbers mean little to people."""
 

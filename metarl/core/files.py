@@ -12,12 +12,13 @@ import yaml
 from metarl.core.errors import ConfigError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces the text of a file; a killed process leaves the old text or the new one whole."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces the content of a file; a killed process leaves the old one or the new one whole."""
+    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

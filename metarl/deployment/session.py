@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from metarl.core.env import EnvSpec, Step
+from metarl.core.env import EnvSpec, Step, supports
 from metarl.core.errors import ConfigError, name_failures
-from metarl.core.learner import Learner
+from metarl.core.learner import AdaptsParams, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
@@ -22,6 +23,9 @@ from metarl.deployment.signals import (
 )
 from metarl.sampling.recording import Recording, allocate, to_rollout
 from metarl.sampling.sampler import Key
+
+if TYPE_CHECKING:
+    from metarl.deployment.export.metadata import Origin
 
 Streams = Callable[[int], Sequence[np.random.Generator]]
 """Episode k -> the stream of each robot (M,), from which its action noise is drawn."""
@@ -80,6 +84,7 @@ class Session:
         self._pending: list[Rollout] = []
         self._steps, self._recording, self._rngs = 0, self._new_recording(), self._streams(0)
         self._last_obs = np.zeros((self._num_rows, spec.obs_size), dtype=np.float32)
+        self.origin: Callable[[], Origin] | None = None
 
     def act(self, obs: Observation, reward: Any = None, done: Any = False) -> np.ndarray:
         """Returns the controls for an observation.
@@ -170,6 +175,32 @@ class Session:
         self.num_adaptations += 1
         self._pending = []
         self.deterministic = not self._is_chosen
+
+    def export(self, path: str | Path, *, format: str = "onnx") -> list[Path]:  # noqa: A002
+        """Exports the policy with the weights that this session has adapted; returns the files.
+
+        Args:
+            path: The file.
+            format: "onnx" or "torchscript".
+
+        Raises:
+            ConfigError: The session has not adapted by gradient steps, or has several tasks, or
+                does not come from `policy.start()`.
+            ResourceError: The package onnx is missing.
+        """
+        if self.origin is None:
+            raise ConfigError("export: this session has no run; begin it with policy.start()")
+        if not supports(self._learner, AdaptsParams) or not self.num_adaptations:
+            hint = "call adapt first, or export the policy with metarl.export"
+            raise ConfigError(f"export: the session has not adapted by gradient steps; {hint}")
+        if self._size[0] > 1:
+            raise ConfigError(f"export: the session has {self._size[0]} tasks; one can be exported")
+        from metarl.deployment.export.write import export_policy
+
+        params = {n: v[0] for n, v in self._learner.read_params(self._context).items()}
+        count = self.num_adaptations
+        origin, file = self.origin(), Path(path)
+        return export_policy(origin, file, form=format, params=params, adaptations=count)
 
     # --- steps of an episode ----------------------------------------------------------------------
 

@@ -56,21 +56,21 @@ class ContextNetwork:
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """See `Network`."""
-        return self.inner.outputs(_effective(params), inputs)
+        return self.inner.outputs(fold_context(params), inputs)
 
     def activations(self, params: Params, inputs: Tensor) -> list[Tensor]:
         """See `Network`."""
-        return self.inner.activations(_effective(params), inputs)
+        return self.inner.activations(fold_context(params), inputs)
 
     def jvp(self, params: Params, tangent: Params, activations: Sequence[Tensor]) -> list[Tensor]:
         """See `Network`."""
-        return self.inner.jvp(_effective(params), _push(params, tangent), activations)
+        return self.inner.jvp(fold_context(params), _push(params, tangent), activations)
 
     def vjp(
         self, params: Params, activations: Sequence[Tensor], cotangent: Tensor
     ) -> tuple[Params, Any]:
         """See `Network`."""
-        gradient, cotangents = self.inner.vjp(_effective(params), activations, cotangent)
+        gradient, cotangents = self.inner.vjp(fold_context(params), activations, cotangent)
         bias = gradient["bias0"]
         own = {
             CONTEXT: _times(bias, params[READ].mT),
@@ -90,7 +90,7 @@ class ContextNetwork:
         """See `Network`."""
         inner, bias = cotangents
         result = self.inner.vjp_tangent(
-            _effective(params),
+            fold_context(params),
             _push(params, tangent),
             activations,
             tangents,
@@ -111,8 +111,8 @@ def _times(rows: Tensor, matrices: Tensor) -> Tensor:
     return torch.bmm(rows.unsqueeze(-2), matrices).squeeze(-2)
 
 
-def _effective(params: Params) -> Params:
-    """Returns the parameters of the inner network."""
+def fold_context(params: Params) -> Params:
+    """Returns the parameters (N, *shape) of the inner network, whose first bias has the context."""
     bias = params["bias0"] + _times(params[CONTEXT], params[READ])
     return {n: v for n, v in params.items() if n not in (CONTEXT, READ)} | {"bias0": bias}
 

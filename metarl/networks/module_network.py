@@ -151,6 +151,12 @@ class ModuleNetwork:
         result = torch.autograd.grad(values, leaves, weights, materialize_grads=True)
         return dict(zip(self._shapes, result, strict=True))
 
+    def with_params(self, params: Params) -> nn.Module:
+        """Returns a copy of the module with parameters (*shape) of one task."""
+        module = copy.deepcopy(self._template).to_empty(device="cpu")
+        module.load_state_dict({name: params[name] for name in self._shapes})
+        return module
+
     def _record(self, params: Params, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
         """Returns copies of the parameters that collect gradients, and the output."""
         leaves = {name: params[name].detach().requires_grad_() for name in self._shapes}

@@ -157,15 +157,15 @@ def _describe_variables(distribution: Any) -> list[dict[str, Any]]:
 
 def _read_fields(source: Any, names: Sequence[str]) -> dict[str, Any]:
     """Returns the fields that the spec of a plug-in has; it may be of any class."""
-    return {name: _to_json(getattr(source, name)) for name in names if hasattr(source, name)}
+    return {name: to_json(getattr(source, name)) for name in names if hasattr(source, name)}
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Converts a value to strict JSON: NumPy scalars to Python numbers, infinity to a text."""
     if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
+        return [to_json(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

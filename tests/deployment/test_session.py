@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from small_runs import MORE_RUNS, RUNS
 
 import metarl
 from metarl.core.errors import ConfigError
@@ -18,42 +19,9 @@ from metarl.envs.registry import make
 from metarl.learners.registry import ALGORITHMS
 from metarl.sampling.sampler import Collector, Key
 
-SMALL = {"num_tasks": 2, "num_episodes": 2, "num_adaptations": 1}
-
-RUNS = {
-    "maml-trpo": {"learner": {"hidden_sizes": [8], "normalize_obs": True}},
-    **{
-        f"rl2, {memory}": {"learner": {"memory": memory, "memory_size": 8}}
-        for memory in ("gru", "lstm", "mingru", "transformer")
-    },
-    "rl2, hypernetwork": {"learner": {"actor": "hypernetwork", "memory_size": 8}},
-    "teacher-student": {"learner": {"memory_size": 8, "teacher_updates": 1}},
-    "sb3-ppo": {},
-    "sb3-ppo, oracle": {"learner": {"mode": "oracle"}},
-    "sb3-trpo": {},
-    "sb3-rl2": {},
-}
-
 
 def test_every_learner_has_a_run():
-    assert {name.partition(",")[0] for name in RUNS} == set(ALGORITHMS)
-
-
-@pytest.fixture(scope="module")
-def run_of(tmp_path_factory):
-    """Trains a policy for two iterations, once, and returns its folder."""
-    folder, done = tmp_path_factory.mktemp("runs"), {}
-
-    def train(name, env="hopper-vel"):
-        if (name, env) not in done:
-            path = folder / f"{len(done)}"
-            settings = RUNS[name] | {"sampler": SMALL | {"threads": 1}, "iterations": 2}
-            algo = name.partition(",")[0]
-            metarl.train(env=env, algo=algo, evaluate=False, run_dir=path, **settings).close()
-            done[name, env] = path
-        return done[name, env]
-
-    return train
+    assert {name.partition(",")[0] for name in RUNS | MORE_RUNS} == set(ALGORITHMS)
 
 
 @pytest.fixture(params=RUNS)

@@ -93,7 +93,7 @@ class Maml:
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         moved = {n: v.to(self.device) for n, v in initial.items()}
-        self.params: Params = self._adaptation.initial(moved)
+        self.params: Params = self.adaptation.initial(moved)
         self.updates = 0
         self._moments = Moments.initial(obs_size) if config.normalize_obs else None
         self._scale = self._moments.scale() if self._moments else None
@@ -103,13 +103,14 @@ class Maml:
             adam.begin(self._adam.adam)
 
     @property
-    def _adaptation(self) -> Adaptation:
+    def adaptation(self) -> Adaptation:
+        """How tasks adapt."""
         return Adaptation(self.policy, self.config)
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MamlContext:
         """Returns the context before any experience: theta for every task."""
         del num_episodes, rngs
-        return self._context(self._adaptation.start(self.params, num_tasks))
+        return self._context(self.adaptation.start(self.params, num_tasks))
 
     def act(
         self,
@@ -142,7 +143,7 @@ class Maml:
         def step(bounds: tuple[int, int]) -> Tape:
             params = {n: v[slice(*bounds)] for n, v in context.params.items()}
             own = batch.slice_tasks(*bounds)
-            tape = self._adaptation.step(self.params, params, own, k)
+            tape = self.adaptation.step(self.params, params, own, k)
             for step_gradient in tape.gradients:
                 check_gradient(step_gradient, bounds[0])
             return tape
@@ -206,11 +207,11 @@ class Maml:
 
     def _outer_step(self, trial: Trial) -> OuterStep:
         if self._adam:
-            step = self._adam.take(self._adaptation, trial, self._num_threads)
+            step = self._adam.take(self.adaptation, trial, self._num_threads)
         elif self.config.outer == "reptile":
-            step = reptile_step(self._adaptation, self.params, trial, self._num_threads)
+            step = reptile_step(self.adaptation, self.params, trial, self._num_threads)
         else:
-            inputs = self._adaptation, self.params, trial, self.max_kl(), self._num_threads
+            inputs = self.adaptation, self.params, trial, self.max_kl(), self._num_threads
             # its search accepts finite results only
             return TrpoStep(*inputs, order=self.updates).take()
         check_updated(step.params)
@@ -330,7 +331,7 @@ class Maml:
     def _check_ratio(self, chunks: Sequence[Chunk], final: Batch) -> float:
         def compare(chunk: Chunk) -> float:
             own = final.slice_tasks(chunk.start, chunk.stop)
-            log_ratio = old_log_prob(self._adaptation, chunk, own) - own.log_prob.flatten(1)
+            log_ratio = old_log_prob(self.adaptation, chunk, own) - own.log_prob.flatten(1)
             policy = chunk.points[-1], chunk.output, own.action.flatten(1, 2)
             rounding = self.policy.distribution.log_prob_rounding(*policy)
             return check_ratio(log_ratio, rounding, own.valid.flatten(1).bool())

@@ -70,6 +70,7 @@ class Sb3Baseline:
         device: torch.device | str = "cpu",
     ):
         self._label, self._seed, self._vec = label(name, config), seed, vec
+        self.config = config
         self.tasks: np.ndarray | None = tasks if isinstance(tasks, np.ndarray) else None
         self._sources = [tasks] if self.tasks is None else list(self.tasks)
         self._members = [
@@ -87,6 +88,11 @@ class Sb3Baseline:
         recurrent = isinstance(config, Sb3Rl2Config)
         acting = Recurrent(self._members[0]) if recurrent else FeedForward(self._members)
         self.begin, self.act, self.adapt = acting.begin, acting.act, acting.adapt
+
+    @property
+    def members(self) -> list[Member]:
+        """The models: one, or from scratch one for each task."""
+        return self._members
 
     # ------------------------------------------------------------------------------------- training
 

@@ -125,7 +125,7 @@ def test_gauss_newton_product_equals_the_hessian_of_the_kl():
     context, rollouts = trial(learner)
     final, _ = learner._batch(rollouts[-1])
     played = learner._trial(context, rollouts[-1], final)
-    product = TrpoStep(learner._adaptation, learner.params, played, 0.01).curvature()
+    product = TrpoStep(learner.adaptation, learner.params, played, 0.01).curvature()
     start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
     kl = kl_of_adapted(learner, start, context, rollouts)
     (gradient,) = torch.autograd.grad(kl, start, create_graph=True)

@@ -101,7 +101,7 @@ def assert_close(ours, expected):
 def test_meta_gradient_equals_autograd(kind, surrogate, num_adaptations):
     learner = learner_of(**KINDS[kind], surrogate=surrogate)
     trial = played(learner, num_adaptations)
-    flat = meta_gradient(learner._adaptation, learner.params, trial)
+    flat = meta_gradient(learner.adaptation, learner.params, trial)
     assert_close(by_name(learner, flat), slow_gradient(learner, trial))
 
 
@@ -135,7 +135,7 @@ def test_curvature_equals_the_hessian_of_the_kl(kind):
             for v, g in zip(values, second, strict=True)
         ]
     )
-    product = TrpoStep(learner._adaptation, learner.params, trial, 0.01).curvature()
+    product = TrpoStep(learner.adaptation, learner.params, trial, 0.01).curvature()
     ours = product(torch.cat([d.flatten() for d in direction]))
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-11)
 
@@ -157,7 +157,7 @@ def test_clipped_gradient_equals_autograd_after_a_step(kind):
         return (clipped_loss(log_ratio, mine.advantage, 0.05) * mine.weight).sum()
 
     expected = slow_gradient(learner, trial, moved, loss)
-    ours = ppo_gradient(learner._adaptation, moved, trial)
+    ours = ppo_gradient(learner.adaptation, moved, trial)
     if CONTEXT in ours:
         assert not ours.pop(CONTEXT).any() and expected.pop(CONTEXT).any()
     assert_close(ours, expected)
@@ -166,8 +166,8 @@ def test_clipped_gradient_equals_autograd_after_a_step(kind):
 def test_first_gradient_of_promp_is_that_of_maml():
     learner = learner_of(outer="ppo")
     trial = played(learner)
-    ours = ppo_gradient(learner._adaptation, learner.params, trial, inner_kl_weight=3.0)
-    expected = by_name(learner, meta_gradient(learner._adaptation, learner.params, trial))
+    ours = ppo_gradient(learner.adaptation, learner.params, trial, inner_kl_weight=3.0)
+    expected = by_name(learner, meta_gradient(learner.adaptation, learner.params, trial))
     assert_close({n: -v for n, v in ours.items()}, expected)
 
 
@@ -175,7 +175,7 @@ def test_inner_divergence_equals_autograd():
     learner = learner_of(outer="ppo")
     trial = played(learner)
     moved = {n: v + 0.1 for n, v in learner.params.items()}
-    with_kl, without = (ppo_gradient(learner._adaptation, moved, trial, w) for w in (2.0, 0.0))
+    with_kl, without = (ppo_gradient(learner.adaptation, moved, trial, w) for w in (2.0, 0.0))
     leaves = {n: v.clone().requires_grad_() for n, v in moved.items()}
     policy, total = learner.policy, 0.0
     for i in range(NUM_TASKS):
@@ -195,7 +195,7 @@ def test_meta_sgd_with_constant_rates_is_maml():
     learners = [learner_of(inner_lr=0.5), learner_of(inner_lr=0.5, learn_rates=True)]
     trials = [played(learner, 2) for learner in learners]
     gradients = [
-        by_name(one, meta_gradient(one._adaptation, one.params, trial))
+        by_name(one, meta_gradient(one.adaptation, one.params, trial))
         for one, trial in zip(learners, trials, strict=True)
     ]
     for chunks in zip(trials[0].chunks, trials[1].chunks, strict=True):
@@ -286,7 +286,7 @@ def test_e_maml_adds_the_score_of_the_first_rollout():
     plain, learner = learner_of(), learner_of(sampling_weight=0.7)
     trials = played(plain), played(learner)
     gradients = [
-        meta_gradient(one._adaptation, one.params, trial)
+        meta_gradient(one.adaptation, one.params, trial)
         for one, trial in zip((plain, learner), trials, strict=True)
     ]
     returns = trials[1].returns
@@ -317,5 +317,5 @@ def test_pcgrad_without_conflicts_is_the_plain_mean(monkeypatch):
     monkeypatch.setattr(
         "metarl.learners.maml.meta_gradient.resolve_conflicts", lambda gradients, _: gradients
     )
-    ours = meta_gradient(learner._adaptation, learner.params, trial)
+    ours = meta_gradient(learner.adaptation, learner.params, trial)
     assert_close(by_name(learner, ours), slow_gradient(learner, trial))

@@ -91,7 +91,7 @@ def test_gauss_newton_product_equals_the_hessian_of_the_kl(num_adaptations):
     context, rollouts = double_trial(learner, num_adaptations=num_adaptations)
     final, _ = learner._batch(rollouts[-1])
     played = learner._trial(context, rollouts[-1], final)
-    product = TrpoStep(learner._adaptation, learner.params, played, 0.01).curvature()
+    product = TrpoStep(learner.adaptation, learner.params, played, 0.01).curvature()
     start = torch.cat([v.flatten() for v in learner.params.values()]).requires_grad_()
     kl = kl_of_adapted(learner, start, context, rollouts)
     (gradient,) = torch.autograd.grad(kl, start, create_graph=True)
@@ -106,7 +106,7 @@ def test_curvature_is_symmetric_positive_semi_definite():
     context, rollouts = double_trial(learner)
     final, _ = learner._batch(rollouts[-1])
     played = learner._trial(context, rollouts[-1], final)
-    product = TrpoStep(learner._adaptation, learner.params, played, 0.01).curvature()
+    product = TrpoStep(learner.adaptation, learner.params, played, 0.01).curvature()
     size = sum(v.numel() for v in learner.params.values())
     matrix = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
     torch.testing.assert_close(matrix, matrix.T)
@@ -120,7 +120,7 @@ def test_first_order_ignores_the_jacobian():
         context, rollouts = double_trial(learner)
         final, _ = learner._batch(rollouts[-1])
         played = learner._trial(context, rollouts[-1], final)
-        results[first_order] = meta_gradient(learner._adaptation, learner.params, played)
+        results[first_order] = meta_gradient(learner.adaptation, learner.params, played)
         gradients = []
         for i in range(3):
             mine = final.slice_tasks(i, i + 1)
@@ -313,11 +313,11 @@ def test_adaptation_is_one_gradient_step_per_task():
 
 def test_later_steps_are_a_fraction_of_the_first_and_shrink():
     learner = small_learner(inner_lr=0.4, later_lr=0.5, later_decay=0.25)
-    rates = learner._adaptation.rates
+    rates = learner.adaptation.rates
     assert rates(learner.params, 4) == pytest.approx([0.4, 0.2, 0.05, 0.0125])
     assert [len(rates(learner.params, k)) for k in range(3)] == [0, 1, 2]
     equal = small_learner(inner_lr=0.4, later_lr=0.5)
-    assert equal._adaptation.rates(equal.params, 4) == [0.4, 0.2, 0.2, 0.2]
+    assert equal.adaptation.rates(equal.params, 4) == [0.4, 0.2, 0.2, 0.2]
 
 
 def test_third_adaptation_takes_the_decayed_step():

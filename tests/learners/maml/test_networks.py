@@ -79,7 +79,7 @@ def products(learner, context, rollouts, direction):
     final, _ = learner._batch(rollouts[-1])
     played = learner._trial(context, rollouts[-1], final)
     flat = torch.cat([v.flatten() for v in direction.values()])
-    inputs = learner._adaptation, learner.params, played
+    inputs = learner.adaptation, learner.params, played
     vectors = meta_gradient(*inputs), TrpoStep(*inputs, 0.01).curvature()(flat)
     sizes = [v.numel() for v in learner.params.values()]
     return [

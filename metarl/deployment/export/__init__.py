@@ -1,0 +1,1 @@
+"""Trained policies as files of ONNX and TorchScript: graphs, metadata, writing."""

@@ -1,0 +1,266 @@
+"""Learners as graphs: one step of the policy, from observation to controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from metarl.core.env import EnvSpec
+from metarl.core.errors import ConfigError
+from metarl.core.rollout import Params
+from metarl.deployment.export.graph import Graph, Value
+from metarl.deployment.export.layers import (
+    State,
+    array,
+    hyper_actor,
+    lstm_cell,
+    memory_states,
+    memory_step,
+    sequential,
+)
+from metarl.functional.running_moments import MAX_SCALED, Moments
+from metarl.learners.maml.maml import Maml
+from metarl.learners.rl2.rl2 import Rl2
+from metarl.learners.teacher_student.teacher_student import TeacherStudent
+from metarl.networks.context_network import ContextNetwork, fold_context
+from metarl.networks.hypernetwork import HyperActor
+from metarl.networks.memory import Memory
+from metarl.networks.mlp import TanhMLP
+from metarl.networks.module_network import ModuleNetwork
+from metarl.networks.transformer import AttentionMemory
+
+DOUBLE, INTEGER = 11, 7
+"""Numbers of the types float64 and int64 in ONNX."""
+
+ACTION = "previous_action"
+"""State with the previous output of the policy, an input of its memory."""
+
+Adapts = Literal["memory", "gradient", "no"]
+
+
+@dataclass(frozen=True)
+class PolicyGraph:
+    """One step of a policy as a graph.
+
+    Inputs `obs` (rows, S), with a memory `reward` (rows, 1) and `done` (rows, 1), and the states;
+    outputs `controls` (rows, A) in the robot's units, `actions` (rows, A), the outputs of the
+    policy, and the next states.
+
+    Attributes:
+        graph: The graph.
+        states: What is kept from step to step.
+        adapts: How the policy adapts.
+        max_steps: Steps that the memory keeps, 0 for no limit.
+        facts: More for the metadata.
+    """
+
+    graph: Graph
+    states: tuple[State, ...]
+    adapts: Adapts
+    max_steps: int = 0
+    facts: dict[str, Any] | None = None
+
+
+def build_policy(
+    learner: Any, spec: EnvSpec, *, max_steps: int, params: Params | None = None
+) -> PolicyGraph:
+    """Builds the graph of a learner's policy, which sends its mode.
+
+    Args:
+        learner: One of metarl's.
+        spec: Of the environment of training.
+        max_steps: Steps that attention without a window keeps.
+        params: Adapted parameters of MAML (*shape); by default those before adaptation.
+
+    Raises:
+        ConfigError: There is no graph for this learner, or for a layer of its network.
+    """
+    from metarl.learners.sb3.learner import Sb3Baseline
+
+    if isinstance(learner, Maml):
+        return _maml(learner, spec, params)
+    if isinstance(learner, Sb3Baseline):
+        return _sb3(learner, spec)
+    if not isinstance(learner, (Rl2, TeacherStudent)):
+        hint = "those of maml-trpo, rl2, teacher-student and sb3-... can be"
+        raise ConfigError(f"export: a learner {type(learner).__name__} has no graph; {hint}")
+    moments = Moments.of(learner.state_dict(), "obs")
+    if isinstance(learner, Rl2):
+        memory, head = learner.policy.memory, _rl2_head(learner)
+    else:
+        memory, head = learner.network.memory, _student_head(learner)
+    return _with_memory(spec, memory, moments, head, max_steps)
+
+
+Head = Callable[[Graph, Value, Value], Value]
+"""Adds the actor on the features (M, H) of a memory and the scaled observation (M, S)."""
+
+
+def _rl2_head(learner: Rl2) -> Head:
+    actor = learner.policy.actor
+
+    def add(graph: Graph, features: Value, obs: Value) -> Value:
+        if isinstance(actor, HyperActor):
+            return hyper_actor(graph, actor, features, obs)
+        return sequential(graph, [actor], graph.concat([features, obs]))
+
+    return add
+
+
+def _student_head(learner: TeacherStudent) -> Head:
+    network = learner.network
+
+    def add(graph: Graph, features: Value, obs: Value) -> Value:
+        latent = sequential(graph, [network.guess], features)
+        return sequential(graph, [network.actor], graph.concat([obs, latent]))
+
+    return add
+
+
+def _with_memory(
+    spec: EnvSpec, memory: Memory, moments: Moments, head: Head, max_steps: int
+) -> PolicyGraph:
+    """Builds the graph of a policy whose memory reads previous action, reward and done."""
+    graph, states = Graph(), [State(ACTION, (spec.action_size,))]
+    own = memory_states(memory, max_steps)
+    states += own
+    obs, previous = _inputs(graph, spec, states)
+    scaled = _normalize(graph, obs, moments)
+    features, after = memory_step(graph, memory, graph.concat([scaled, *previous]), own)
+    action = _finish(graph, spec, head(graph, features, scaled))
+    _output_states(graph, states, [action, *after])
+    has_limit = isinstance(memory, AttentionMemory) and not memory.window
+    return PolicyGraph(graph, tuple(states), "memory", max_steps if has_limit else 0)
+
+
+def _inputs(graph: Graph, spec: EnvSpec, states: list[State]) -> tuple[Value, list[Value]]:
+    """Declares the inputs; returns the observation, and the previous action, reward and done."""
+    obs = graph.input("obs", [spec.obs_size])
+    rest = [graph.input(name, [1]) for name in ("reward", "done")]
+    for state in states:
+        graph.input(state.name, state.shape)
+    return obs, [ACTION, *rest]
+
+
+def _output_states(graph: Graph, states: list[State], values: list[Value]) -> None:
+    for state, value in zip(states, values, strict=True):
+        graph.output(f"next_{state.name}", value, ("rows", *state.shape), np.float32)
+
+
+def _normalize(graph: Graph, obs: Value, moments: Moments) -> Value:
+    """Scales observations as `functional.running_moments.normalize`."""
+    mean, factor = (array(part) for part in moments.scale())
+    scaled = graph.op("Mul", graph.op("Sub", obs, mean), factor)
+    return graph.op("Clip", scaled, -MAX_SCALED, MAX_SCALED)
+
+
+def _finish(graph: Graph, spec: EnvSpec, output: Value) -> Value:
+    """Adds the outputs `actions` and `controls`; returns the action.
+
+    The controls are those of `deployment.signals.to_controls`.
+    """
+    if spec.discrete:
+        index = graph.op("ArgMax", output, axis=-1, keepdims=1)
+        same = graph.op("Equal", index, np.arange(spec.action_size))
+        output = graph.op("Cast", same, to=1)
+        graph.output("controls", graph.reshape(index, -1), ("rows",), np.int64)
+    else:
+        size = spec.action_size
+        scale, centre = (
+            np.broadcast_to(np.asarray(each, np.float32), size)
+            for each in (spec.action_scale, spec.action_centre)
+        )
+        controls = graph.op("Add", graph.op("Mul", output, scale), centre)
+        ends = spec.action_range or (
+            None if centre.any() else (np.full(size, -1), np.full(size, 1))
+        )
+        if ends is not None:
+            low, high = (np.array(each, dtype=np.float32) for each in ends)
+            controls = graph.op("Max", graph.op("Min", controls, high), low)
+        graph.output("controls", controls, ("rows", size), np.float32)
+    graph.output("actions", output, ("rows", spec.action_size), np.float32)
+    return output
+
+
+# --- MAML -----------------------------------------------------------------------------------------
+
+
+def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> PolicyGraph:
+    graph, network = Graph(), learner.policy.network
+    params = params or learner.params
+    if isinstance(network, ContextNetwork):
+        one_task = {name: value.unsqueeze(0) for name, value in params.items()}
+        params = {name: value.squeeze(0) for name, value in fold_context(one_task).items()}
+        network = network.inner
+    weights = {name: array(value) for name, value in params.items()}
+    obs = graph.input("obs", [spec.obs_size])
+    x = scale_obs(graph, learner, obs)
+    facts: dict[str, Any] = {}
+    if isinstance(network, TanhMLP):
+        names = declare_weights(graph, network, weights)
+        for i in range(len(network.hidden_sizes) + 1):
+            x = graph.affine(x, names[f"weight{i}"], names[f"bias{i}"])
+            x = graph.op("Tanh", x) if i < len(network.hidden_sizes) else x
+        facts["weights"] = list(names)
+    elif isinstance(network, ModuleNetwork):
+        x = sequential(graph, [network.with_params(params)], x)
+    else:
+        raise ConfigError(f"export: a network {type(network).__name__} has no graph")
+    _finish(graph, spec, x)
+    return PolicyGraph(graph, (), "gradient", facts=facts)
+
+
+def scale_obs(graph: Graph, learner: Maml, obs: Value) -> Value:
+    """Scales observations as MAML does, if it does."""
+    if not learner.config.normalize_obs:
+        return obs
+    return _normalize(graph, obs, Moments.of(learner.state_dict(), "obs"))
+
+
+def declare_weights(
+    graph: Graph, network: TanhMLP, weights: dict[str, np.ndarray]
+) -> dict[str, Value]:
+    """Declares the network's weights as inputs with default values; returns their names."""
+    kinds = [
+        f"{kind}{i}" for i in range(len(network.hidden_sizes) + 1) for kind in ("weight", "bias")
+    ]
+    return {name: graph.default(name, weights[name]) for name in kinds}
+
+
+# --- Stable-Baselines3 ----------------------------------------------------------------------------
+
+
+def _sb3(learner: Any, spec: EnvSpec) -> PolicyGraph:
+    from metarl.learners.sb3.config import Sb3Rl2Config
+
+    member, graph = learner.members[0], Graph()
+    policy = member.model.policy
+    if not isinstance(learner.config, Sb3Rl2Config):
+        x = _sb3_scale(graph, member.normalizer, graph.input("obs", [spec.obs_size]))
+        x = sequential(graph, [policy.mlp_extractor.policy_net, policy.action_net], x)
+        _finish(graph, spec, x)
+        return PolicyGraph(graph, (), "no")
+    size = policy.lstm_actor.hidden_size
+    states = [State(ACTION, (spec.action_size,)), State("hidden", (size,)), State("cell", (size,))]
+    obs, previous = _inputs(graph, spec, states)
+    parts = tuple(array(value) for value in policy.lstm_actor.parameters())
+    hidden, cell = lstm_cell(graph, parts, graph.concat([obs, *previous]), "hidden", "cell")
+    x = sequential(graph, [policy.mlp_extractor.policy_net, policy.action_net], hidden)
+    action, space = _finish(graph, spec, x), member.model.action_space
+    sent = graph.op("Max", graph.op("Min", action, space.high), space.low)
+    _output_states(graph, states, [sent, hidden, cell])
+    return PolicyGraph(graph, tuple(states), "memory")
+
+
+def _sb3_scale(graph: Graph, normalizer: Any, obs: Value) -> Value:
+    """Scales observations as VecNormalize does, in float64 as there."""
+    if normalizer is None or not normalizer.norm_obs:
+        return obs
+    moments = normalizer.obs_rms
+    factor = 1.0 / np.sqrt(moments.var + normalizer.epsilon)
+    wide = graph.op("Sub", graph.op("Cast", obs, to=DOUBLE), np.asarray(moments.mean, np.float64))
+    wide = graph.op("Mul", wide, np.asarray(factor, np.float64))
+    return graph.op("Clip", graph.op("Cast", wide, to=1), -normalizer.clip_obs, normalizer.clip_obs)

@@ -1,0 +1,33 @@
+"""Settings of small trainings with every learner and every memory."""
+
+SMALL = {"num_tasks": 2, "num_episodes": 2, "num_adaptations": 1}
+
+RUNS = {
+    "maml-trpo": {"learner": {"hidden_sizes": [8], "normalize_obs": True}},
+    **{
+        f"rl2, {memory}": {"learner": {"memory": memory, "memory_size": 8}}
+        for memory in ("gru", "lstm", "mingru", "transformer")
+    },
+    "rl2, hypernetwork": {"learner": {"actor": "hypernetwork", "memory_size": 8}},
+    "teacher-student": {"learner": {"memory_size": 8, "teacher_updates": 1}},
+    "sb3-ppo": {},
+    "sb3-ppo, oracle": {"learner": {"mode": "oracle"}},
+    "sb3-trpo": {},
+    "sb3-rl2": {},
+}
+
+MORE_RUNS = {
+    "rl2, window": {"learner": {"memory": "transformer", "memory_size": 8, "attention_window": 7}},
+    "rl2, lstm hypernetwork": {
+        "learner": {"memory": "lstm", "actor": "hypernetwork", "memory_size": 8}
+    },
+    "teacher-student, lstm": {
+        "learner": {"memory": "lstm", "memory_size": 8, "teacher_updates": 1}
+    },
+    "maml-trpo, silu": {"learner": {"hidden_sizes": [8], "activation": "silu", "layer_norm": True}},
+    "sb3-ppo, normalized": {"learner": {"normalize": True}},
+    **{
+        name: {"learner": {"hidden_sizes": [8]}}
+        for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia".split()
+    },
+}
