@@ -1,4 +1,4 @@
-"""Publishes a trained policy: a small folder to commit, from which it is evaluated and filmed."""
+"""Publishes a trained policy: a small folder from which it is evaluated and filmed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import experiment
+from metarl.builders import portable_name, publish_robot
 from metarl.config.schema import to_yaml
 from metarl.core.env import supports
 from metarl.core.errors import CheckpointError, ResourceError, RunExists
@@ -19,7 +20,6 @@ from metarl.evaluation import results
 from metarl.runs import checkpoint, published
 from metarl.runs.logger import read_records
 from metarl.trained_policy import TrainedPolicy
-
 
 def publish(run: str | Path, folder: str | Path) -> Path:
     """Publishes the newest checkpoint of a run in a new folder.
@@ -74,13 +74,12 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
     omitted = [n for n in state if supports(learner, HasOptimiser) and learner.is_optimiser(n)]
     # a path of this machine means nothing elsewhere
     config = replace(experiment.read_config(run), init_from=None)
+    config = replace(config, env=portable_name(config.env))
     write_atomically(folder / "config.yaml", to_yaml(config))
     write_atomically(folder / "run.json", json.dumps(_read_record(run), indent=1) + "\n")
+    publish_robot(policy.config, run, folder)
     for path in [run / results.FILE, *sorted((run / "evaluations").glob("*.json"))]:
-        if _is_of(path, progress.iteration):
-            target = folder / path.relative_to(run)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        _copy_evaluation(path, folder / path.relative_to(run), progress.iteration)
     records = [record for _, record in read_records(run / "metrics.jsonl")]
     records = [record for record in records if record["iteration"] <= progress.iteration]
     write_atomically(folder / "metrics.jsonl", published.to_lines(published.thin(records)))
@@ -96,22 +95,35 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
 
 
 def _read_record(run: Path) -> dict[str, Any]:
-    """Returns run.json without commands, which name files of the machine."""
+    """Returns run.json without commands and paths, which name files of the machine."""
     try:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run / 'run.json'} cannot be read ({error})") from error
     for start in (record, *record.get("resumed", ())):
         start.pop("command", None)
+    if "env" in record:
+        record["env"]["name"] = portable_name(record["env"]["name"])
     if source := record.get("init_from"):
         source["run"] = Path(source["run"]).name
     return record
 
 
-def _is_of(path: Path, iteration: int) -> bool:
-    """Returns whether a file is an evaluation of this iteration."""
+def _copy_evaluation(path: Path, target: Path, iteration: int) -> None:
+    """Copies an evaluation if it is of this iteration; names of robots' files lose their folder."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return result["checkpoint"]["iteration"] == iteration
+        text = path.read_text(encoding="utf-8")
+        result = json.loads(text)
+        if result["checkpoint"]["iteration"] != iteration:
+            return
+        names = {name: result.get(name, result["env"]) for name in ("env", "trained_on")}
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return
+    short = {name: portable_name(env) for name, env in names.items()}
+    if names["env"] != short["env"] and names["env"] != names["trained_on"]:
+        return  # of another robot's file, which the name of the evaluation has too
+    target.parent.mkdir(exist_ok=True)
+    if short == names:
+        write_atomically(target, text)
+    else:
+        results.write(target, result | short)
