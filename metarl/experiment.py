@@ -33,7 +33,7 @@ from metarl.core.errors import (
 )
 from metarl.core.files import write_atomically
 from metarl.learners.sb3.config import label
-from metarl.runs import folder, provenance, published
+from metarl.runs import folder, hub, provenance, published
 from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
 from metarl.trained_policy import TrainedPolicy
@@ -243,20 +243,23 @@ def _device_name(device: Any) -> str:
 # --- trained runs ---------------------------------------------------------------------------------
 
 
-def load(path: Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
+def load(run: str | Path, threads: int = 0, env: Any = None) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
     The environment is built when it is first used, except for baselines from scratch, whose tasks
     are drawn from it.
 
     Args:
-        path: The folder, wherever it has been moved to.
+        run: The folder, wherever it has been moved to, or hf://ORG/NAME[@REVISION].
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
+        ConfigError: The address cannot be used (see `metarl.runs.hub.find_run`).
+        ResourceError: The hub cannot be reached.
     """
+    path = hub.find_run(run)
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     policy = TrainedPolicy(path, config, None)

@@ -1,10 +1,12 @@
-"""Publishes a trained policy: a small folder from which it is evaluated and filmed."""
+"""Publishes a trained policy: a small folder from which it is evaluated and filmed, or a hub."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,18 @@ from metarl import experiment
 from metarl.builders import portable_name, publish_robot
 from metarl.config.schema import to_yaml
 from metarl.core.env import supports
-from metarl.core.errors import CheckpointError, ResourceError, RunExists
+from metarl.core.errors import CheckpointError, ResourceError, RunExists, require_package
 from metarl.core.files import write_atomically
 from metarl.core.learner import HasOptimiser
 from metarl.evaluation import results
-from metarl.runs import checkpoint, published
+from metarl.reporting.model_card import model_card
+from metarl.runs import checkpoint, hub, published
 from metarl.runs.logger import read_records
 from metarl.trained_policy import TrainedPolicy
+
+MAX_FILM = 5_000_000
+"""Size above which a film is not uploaded [bytes]."""
+
 
 def publish(run: str | Path, folder: str | Path) -> Path:
     """Publishes the newest checkpoint of a run in a new folder.
@@ -55,6 +62,60 @@ def publish(run: str | Path, folder: str | Path) -> Path:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def push(
+    run: str | Path, repository: str, *, private: bool = False, to: str | Path | None = None
+) -> str:
+    """Publishes the newest checkpoint of a run on the Hugging Face hub, with a model card.
+
+    The upload is the folder of `publish`, a README.md with returns and training, and the film of
+    the run if it is small. The token is the one that `hf auth login` has stored.
+
+    Args:
+        run: The run folder, evaluated.
+        repository: ORG/NAME; it is created if there is none, and an older policy in it is replaced.
+        private: Create it private.
+        to: Write the files into this new folder and upload nothing.
+
+    Returns:
+        The web address of the commit, or the folder.
+
+    Raises:
+        ConfigError: huggingface_hub is missing, the name cannot be used, the folder exists, or the
+            repository holds something else.
+        CheckpointError: The run has no evaluation of its newest checkpoint, or cannot be loaded.
+        ResourceError: The hub cannot be reached or refuses, or the disk does.
+    """
+    run = Path(run)
+    hub.check_repository(repository)
+    if to is not None:
+        folder = publish(run, to)
+        _add_card(run, folder, repository)
+        return str(folder)
+    require_package("huggingface_hub", "hub", f"push {repository}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = publish(run, Path(temporary) / repository.partition("/")[2])
+        _add_card(run, folder, repository)
+        return hub.upload(folder, repository, private=private)
+
+
+def _add_card(run: Path, folder: Path, repository: str) -> None:
+    """Adds the model card, and the film if there is a small one, to a published policy.
+
+    Both lack a fingerprint: the card is edited on the hub.
+    """
+    videos = [path / "videos" for path in (run, published.output_path(run))]
+    films = [path / f"adaptation{suffix}" for suffix in (".mp4", ".gif") for path in videos]
+    film = next((path for path in films if path.is_file()), None)
+    if film is not None and film.stat().st_size > MAX_FILM:
+        text = f"{film} is larger than {MAX_FILM / 1e6:g} MB and is left out"
+        print(f"metarl: warning: {text}", file=sys.stderr)
+        film = None
+    name = f"{hub.FILM}{film.suffix}" if film else ""
+    if film:
+        shutil.copyfile(film, folder / name)
+    write_atomically(folder / hub.CARD, model_card(folder, repository, name))
 
 
 def _check_evaluation(policy: TrainedPolicy) -> None:

@@ -47,6 +47,7 @@ VERBS = {
     "check-env": arguments.add_check_env_arguments,
     "suite": arguments.add_suite_arguments,
     "publish": arguments.add_publish_arguments,
+    "push": arguments.add_push_arguments,
 }
 
 
