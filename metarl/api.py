@@ -25,6 +25,7 @@ from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
 from metarl.explanation import explain as explain
 from metarl.filming import film_together as film_together
+from metarl.histories import export_minari as export_minari
 from metarl.learners.sb3.config import label
 from metarl.publishing import publish as publish
 from metarl.publishing import push as push

@@ -16,6 +16,7 @@ from commands import REPOSITORY, call
 
 import metarl
 from metarl.cli import arguments
+from metarl.cli.export_minari import add_export_arguments
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
 from metarl.core.files import split_packaged_robot
@@ -48,6 +49,7 @@ VERBS = {
     "suite": arguments.add_suite_arguments,
     "publish": arguments.add_publish_arguments,
     "push": arguments.add_push_arguments,
+    "export": add_export_arguments,
 }
 
 

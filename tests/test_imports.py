@@ -30,6 +30,7 @@ metarl.experiment
 metarl.filming
 metarl.explanation
 metarl.publishing
+metarl.histories
 metarl.api
 metarl.suites
 metarl.cli

@@ -25,6 +25,7 @@ from metarl.cli.arguments import (
     add_video_arguments,
     read_command,
 )
+from metarl.cli.export_minari import add_export_arguments, export_minari
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.learners.sb3.config import label
 from metarl.runs.hub import PREFIX, find_run
@@ -281,5 +282,6 @@ _COMMANDS: Commands = {
         "train a declared set of learners, environments and seeds, some at a time",
     ),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
+    "export": (export_minari, add_export_arguments, "write rollouts of a policy as a data set"),
     "push": (_push, add_push_arguments, "publish a trained policy on the Hugging Face hub"),
 }
