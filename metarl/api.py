@@ -28,10 +28,13 @@ from metarl.explanation import explain as explain
 from metarl.exporting import export as export
 from metarl.exporting import run_policy as run_policy
 from metarl.filming import film_together as film_together
+from metarl.histories import export_minari as export_minari
 from metarl.learners.modes import label
 from metarl.publishing import publish as publish
+from metarl.publishing import push as push
+from metarl.runs.hub import find_run
 from metarl.runs.progress import heartbeat
-from metarl.runs.published import output_folder
+from metarl.runs.published import name_of, output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
@@ -121,16 +124,17 @@ def load(
     """Loads the newest good checkpoint of a run folder.
 
     Args:
-        run: The run folder.
+        run: The run folder, or hf://ORG/NAME[@REVISION] for one on the Hugging Face hub.
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
         is_teacher: Load the teacher of a run of teacher-student, an oracle that observes the task.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
-        ConfigError: The run has no teacher.
+        ConfigError: The run has no teacher, or the address cannot be used.
+        ResourceError: The hub cannot be reached.
     """
-    return experiment.load(Path(run), threads, env, is_teacher=is_teacher)
+    return experiment.load(run, threads, env, is_teacher=is_teacher)
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def evaluate(
     and without exploration noise are kept in evaluations/, under a name made from their settings.
 
     Args:
-        policy: The trained policy, or its run folder.
+        policy: The trained policy, its run folder, or its address on the hub.
         env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of
             training.
         num_tasks: N, held-out tasks.
@@ -341,7 +345,7 @@ def film(
     else:
         tasks = held_out_tasks(env.spec, config.seed, num_tasks)
     path, view = policy.output / VIDEO, View(size, camera)
-    title = f"{config.env}, {config.algo}: {policy.path.resolve().name}"
+    title = f"{config.env}, {config.algo}: {name_of(policy.path)}"
     with heartbeat(f"filming {len(tasks)} tasks"):
         panels = film_trial(
             env,
@@ -359,7 +363,7 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = 
     """Writes one HTML page with the plots and numbers of runs; returns its path.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, or addresses on the hub.
         output: The page; for one run, by default, report.html in its folder.
 
     Raises:
@@ -368,7 +372,7 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = 
     """
     from metarl.reporting.report import write_report
 
-    paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    paths = [find_run(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
     require(len(paths) > 0, "runs", paths, "at least one run folder")
     if output is None and len(paths) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")

@@ -23,6 +23,7 @@ from metarl.core.tasks import HasOpaqueTasks
 from metarl.learners import registry
 from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.runs.published import is_published
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
@@ -47,11 +48,11 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
         "observe_terrain": config.observe_terrain,
     }
     copied = _find_copy(config.env, run) if run and env is None else None
-    if copied is None:
+    if copied is None or run is None:
         return make_env(config.env if env is None else env, config.sampler.threads, **options)
-    print(
-        f"metarl: the robot of {config.env} has changed; the copy in {run} is used", file=sys.stderr
-    )
+    if not is_published(run):
+        text = f"the robot of {config.env} has changed; the copy in {run} is used"
+        print(f"metarl: {text}", file=sys.stderr)
     name, definition = copied
     built = make_env(name, config.sampler.threads, **options)
     version = built.spec.version - (_robot_definition(name) or 0) + definition
@@ -87,6 +88,33 @@ def keep_robot(config: TrainConfig[Any], run: Path) -> None:
         shutil.rmtree(temporary)
         reason = " ".join(str(error).split())
         print(f"metarl: warning: the run keeps no copy of {split[0]}: {reason}", file=sys.stderr)
+
+
+def publish_robot(config: TrainConfig[Any], run: Path, folder: Path) -> None:
+    """Copies the robot that a run keeps, with its meshes and textures, into a published policy.
+
+    A run that keeps no copy is a warning, because its policy can be used without the environment.
+
+    Raises:
+        ConfigError: A mesh or texture is missing or has changed; the message names it.
+        OSError: A file cannot be read or written.
+    """
+    split = split_robot_file(config.env)
+    if split is None:
+        return
+    if (run / ROBOT).is_dir():
+        from metarl.envs.robots.copies import copy_with_assets
+
+        copy_with_assets(run / ROBOT / split[0].name, folder / ROBOT)
+    else:
+        text = f"{run} keeps no copy of its robot, so others can neither evaluate nor film it"
+        print(f"metarl: warning: {text}", file=sys.stderr)
+
+
+def portable_name(env: str) -> str:
+    """Returns the name of an environment without the folder of a robot's file."""
+    split = split_robot_file(env)
+    return f"{split[0].name}:{split[1]}" if split else env
 
 
 def _find_copy(name: str, run: Path) -> tuple[str, int] | None:

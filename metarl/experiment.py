@@ -41,7 +41,7 @@ from metarl.restoring import (
     restore_newest,
     restore_progress,
 )
-from metarl.runs import folder, provenance, published
+from metarl.runs import folder, hub, provenance, published
 from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
 from metarl.trained_policy import TrainedPolicy
@@ -227,7 +227,7 @@ def _device_name(device: Any) -> str:
 
 
 def load(
-    path: Path, threads: int = 0, env: Any = None, *, is_teacher: bool = False
+    run: str | Path, threads: int = 0, env: Any = None, *, is_teacher: bool = False
 ) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
@@ -235,15 +235,18 @@ def load(
     are drawn from it, and for teachers, which are built with it.
 
     Args:
-        path: The folder, wherever it has been moved to.
+        run: The folder, wherever it has been moved to, or hf://ORG/NAME[@REVISION].
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
         is_teacher: Load the teacher of a student, which acts with the task observed: an oracle.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
-        ConfigError: The run has no teacher.
+        ConfigError: The run has no teacher, or the address cannot be used (see
+            `metarl.runs.hub.find_run`).
+        ResourceError: The hub cannot be reached.
     """
+    path = hub.find_run(run)
     config = read_config(path)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     if is_teacher:

@@ -50,7 +50,7 @@ def explain(
     gradient steps (MAML), the layers that move are shown, and how steps of different tasks differ.
 
     Args:
-        policy: The trained policy, or its run folder.
+        policy: The trained policy, its run folder, or its address on the hub.
         num_tasks: N, by default 200 for a memory and 40 for gradient steps.
         num_episodes: Independent trials of each task for a memory, by default 2; gradient steps use
             as many episodes as in training.
@@ -75,7 +75,7 @@ def explain(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(policy, (str, Path)):
-        with experiment.load(Path(policy)) as loaded:
+        with experiment.load(policy) as loaded:
             return _explain(loaded, given)
     return _explain(policy, given)
 

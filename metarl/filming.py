@@ -14,6 +14,7 @@ from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.learners.modes import label
 from metarl.runs.progress import heartbeat
+from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
 
@@ -70,7 +71,7 @@ def film_together(
     with heartbeat(f"filming {len(tasks)} tasks with {len(policies)} policies"):
         columns = [_play(policy, tasks, num_adaptations, key) for policy in policies]
         panels = [list(row) for row in zip(*columns, strict=True)]
-        title = f"{first.config.env}: {', '.join(str(policy.path.name) for policy in policies)}"
+        title = f"{first.config.env}: {', '.join(name_of(policy.path) for policy in policies)}"
         view = View(size, camera)
         return write_films(output, first.env, panels, formats, title=title, view=view)
 

@@ -1,24 +1,31 @@
-"""Publishes a trained policy: a small folder to commit, from which it is evaluated and filmed."""
+"""Publishes a trained policy: a small folder from which it is evaluated and filmed, or a hub."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metarl import experiment
+from metarl.builders import portable_name, publish_robot
 from metarl.config.schema import to_yaml
 from metarl.core.env import supports
-from metarl.core.errors import CheckpointError, ResourceError, RunExists
+from metarl.core.errors import CheckpointError, ResourceError, RunExists, require_package
 from metarl.core.files import write_atomically
 from metarl.core.learner import HasOptimiser
 from metarl.evaluation import results
-from metarl.runs import checkpoint, published
+from metarl.reporting.model_card import model_card
+from metarl.runs import checkpoint, hub, published
 from metarl.runs.logger import read_records
 from metarl.trained_policy import TrainedPolicy
+
+MAX_FILM = 5_000_000
+"""Size above which a film is not uploaded [bytes]."""
 
 
 def publish(run: str | Path, folder: str | Path) -> Path:
@@ -57,6 +64,60 @@ def publish(run: str | Path, folder: str | Path) -> Path:
     return folder
 
 
+def push(
+    run: str | Path, repository: str, *, private: bool = False, to: str | Path | None = None
+) -> str:
+    """Publishes the newest checkpoint of a run on the Hugging Face hub, with a model card.
+
+    The upload is the folder of `publish`, a README.md with returns and training, and the film of
+    the run if it is small. The token is the one that `hf auth login` has stored.
+
+    Args:
+        run: The run folder, evaluated.
+        repository: ORG/NAME; it is created if there is none, and an older policy in it is replaced.
+        private: Create it private.
+        to: Write the files into this new folder and upload nothing.
+
+    Returns:
+        The web address of the commit, or the folder.
+
+    Raises:
+        ConfigError: huggingface_hub is missing, the name cannot be used, the folder exists, or the
+            repository holds something else.
+        CheckpointError: The run has no evaluation of its newest checkpoint, or cannot be loaded.
+        ResourceError: The hub cannot be reached or refuses, or the disk does.
+    """
+    run = Path(run)
+    hub.check_repository(repository)
+    if to is not None:
+        folder = publish(run, to)
+        _add_card(run, folder, repository)
+        return str(folder)
+    require_package("huggingface_hub", "hub", f"push {repository}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = publish(run, Path(temporary) / repository.partition("/")[2])
+        _add_card(run, folder, repository)
+        return hub.upload(folder, repository, private=private)
+
+
+def _add_card(run: Path, folder: Path, repository: str) -> None:
+    """Adds the model card, and the film if there is a small one, to a published policy.
+
+    Both lack a fingerprint: the card is edited on the hub.
+    """
+    videos = [path / "videos" for path in (run, published.output_path(run))]
+    films = [path / f"adaptation{suffix}" for suffix in (".mp4", ".gif") for path in videos]
+    film = next((path for path in films if path.is_file()), None)
+    if film is not None and film.stat().st_size > MAX_FILM:
+        text = f"{film} is larger than {MAX_FILM / 1e6:g} MB and is left out"
+        print(f"metarl: warning: {text}", file=sys.stderr)
+        film = None
+    name = f"{hub.FILM}{film.suffix}" if film else ""
+    if film:
+        shutil.copyfile(film, folder / name)
+    write_atomically(folder / hub.CARD, model_card(folder, repository, name))
+
+
 def _check_evaluation(policy: TrainedPolicy) -> None:
     """Requires that evaluation.json is of the checkpoint that is published."""
     result = results.read(policy.path)
@@ -74,13 +135,12 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
     omitted = [n for n in state if supports(learner, HasOptimiser) and learner.is_optimiser(n)]
     # a path of this machine means nothing elsewhere
     config = replace(experiment.read_config(run), init_from=None)
+    config = replace(config, env=portable_name(config.env))
     write_atomically(folder / "config.yaml", to_yaml(config))
     write_atomically(folder / "run.json", json.dumps(_read_record(run), indent=1) + "\n")
+    publish_robot(policy.config, run, folder)
     for path in [run / results.FILE, *sorted((run / "evaluations").glob("*.json"))]:
-        if _is_of(path, progress.iteration):
-            target = folder / path.relative_to(run)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        _copy_evaluation(path, folder / path.relative_to(run), progress.iteration)
     records = [record for _, record in read_records(run / "metrics.jsonl")]
     records = [record for record in records if record["iteration"] <= progress.iteration]
     write_atomically(folder / "metrics.jsonl", published.to_lines(published.thin(records)))
@@ -96,22 +156,35 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
 
 
 def _read_record(run: Path) -> dict[str, Any]:
-    """Returns run.json without commands, which name files of the machine."""
+    """Returns run.json without commands and paths, which name files of the machine."""
     try:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run / 'run.json'} cannot be read ({error})") from error
     for start in (record, *record.get("resumed", ())):
         start.pop("command", None)
+    if "env" in record:
+        record["env"]["name"] = portable_name(record["env"]["name"])
     if source := record.get("init_from"):
         source["run"] = Path(source["run"]).name
     return record
 
 
-def _is_of(path: Path, iteration: int) -> bool:
-    """Returns whether a file is an evaluation of this iteration."""
+def _copy_evaluation(path: Path, target: Path, iteration: int) -> None:
+    """Copies an evaluation if it is of this iteration; names of robots' files lose their folder."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return result["checkpoint"]["iteration"] == iteration
+        text = path.read_text(encoding="utf-8")
+        result = json.loads(text)
+        if result["checkpoint"]["iteration"] != iteration:
+            return
+        names = {name: result.get(name, result["env"]) for name in ("env", "trained_on")}
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return
+    short = {name: portable_name(env) for name, env in names.items()}
+    if names["env"] != short["env"] and names["env"] != names["trained_on"]:
+        return  # of another robot's file, which the name of the evaluation has too
+    target.parent.mkdir(exist_ok=True)
+    if short == names:
+        write_atomically(target, text)
+    else:
+        results.write(target, result | short)

@@ -50,6 +50,7 @@ VERBS = {
     "certify": certify.add_arguments,
     "export": deploy.add_export_arguments,
     "run": deploy.add_run_arguments,
+    "push": arguments.add_push_arguments,
 }
 
 

@@ -33,6 +33,7 @@ metarl.filming
 metarl.explanation
 metarl.publishing
 metarl.exporting
+metarl.histories
 metarl.api
 metarl.suites
 metarl.cli

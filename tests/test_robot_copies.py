@@ -1,11 +1,13 @@
 """A run keeps a copy of the user's robot, and can be used after its files have changed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from commands import damage, read_files
 
 import metarl
-from metarl.core.errors import ConfigError
+from metarl.core.errors import CheckpointError, ConfigError
 from metarl.envs.locomotion.variations import Wind
 from metarl.envs.robots import copies
 from metarl.envs.robots.guess import guess_robot, to_yaml
@@ -136,6 +138,82 @@ def test_model_of_a_scene_can_be_copied(folder, tmp_path, capsys):
     (run / "evaluation.json").unlink()
     assert returns(run) == pytest.approx(before, rel=1e-4)
     assert "keeps no copy" not in capsys.readouterr().err
+
+
+def publish_elsewhere(run, folder, tmp_path):
+    """Publishes a run, removes its robot, and moves the published policy."""
+    metarl.publish(run, tmp_path / "small")
+    shutil.rmtree(folder)
+    return (tmp_path / "small").rename(tmp_path / "elsewhere")
+
+
+def test_published_robot_is_evaluated_elsewhere(folder, run, tmp_path, monkeypatch, capsys):
+    before = returns(run)
+    moved = publish_elsewhere(run, folder, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog.yaml").write_text("model: another.xml")
+    assert returns(moved) == before
+    assert "has changed" not in capsys.readouterr().err
+    assert metarl.load(moved).spec.name == "dog.yaml:dir"
+    names = {path.relative_to(moved).as_posix() for path in moved.rglob("*") if path.is_file()}
+    robot = "dog.yaml dog.xml more.xml meshes/roof.obj definition.json metarl-assets.json".split()
+    assert {f"robot/{name}" for name in robot} == {n for n in names if n.startswith("robot/")}
+
+
+def test_published_robot_names_no_folder_of_the_machine(folder, run, tmp_path):
+    returns(run)
+    moved = publish_elsewhere(run, folder, tmp_path)
+    for content in read_files(moved).values():
+        assert str(tmp_path).encode() not in content
+    # and neither does one that is published again
+    again = metarl.publish(moved, tmp_path / "again")
+    assert read_files(again / "robot") == read_files(moved / "robot")
+
+
+def test_published_robot_of_a_scene_is_evaluated_elsewhere(folder, tmp_path, monkeypatch):
+    nest(folder, "")
+    run = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir", "rl2", run_dir=run, **SMALL, **OFF).close()
+    before = returns(run)
+    moved = publish_elsewhere(run, folder, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert returns(moved) == pytest.approx(before, rel=1e-4)
+    for content in read_files(moved).values():
+        assert str(tmp_path).encode() not in content
+
+
+def test_damaged_mesh_of_a_published_robot_is_found(folder, run, tmp_path):
+    returns(run)
+    moved = publish_elsewhere(run, folder, tmp_path)
+    damage(moved / "robot" / "meshes" / "roof.obj")
+    with pytest.raises(CheckpointError, match="roof.obj is not what was written"):
+        metarl.load(moved)
+
+
+def test_publish_refuses_a_robot_without_its_mesh(folder, run, tmp_path):
+    returns(run)
+    (folder / "shapes" / "roof.obj").unlink()
+    with pytest.raises(ConfigError, match="roof.obj is missing"):
+        metarl.publish(run, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_publish_refuses_meshes_outside_of_their_folder(folder, tmp_path):
+    (folder / "shapes" / "roof.obj").rename(folder / "roof.obj")
+    text = (folder / "dog.xml").read_text().replace('file="roof.obj"', 'file="../roof.obj"')
+    (folder / "dog.xml").write_text(text)
+    run = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir", "rl2", run_dir=run, **SMALL, **OFF).close()
+    returns(run)
+    with pytest.raises(ConfigError, match="is not in the folder of the robot's meshes"):
+        metarl.publish(run, tmp_path / "small")
+
+
+def test_run_without_a_copy_is_published_with_a_warning(folder, run, tmp_path, capsys):
+    returns(run)
+    shutil.rmtree(run / "robot")
+    metarl.publish(run, tmp_path / "small")
+    assert "keeps no copy of its robot" in capsys.readouterr().err
 
 
 def test_other_variation_is_no_change_of_the_robot(folder, tmp_path, monkeypatch, capsys):

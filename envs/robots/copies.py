@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import yaml
 from metarl.core.errors import ConfigError
 
 ASSETS = "metarl-assets.json"
-"""Of a copy: absolute folders of meshes and textures, and the SHA-256 of each file in them."""
+"""Of a copy: folders of meshes and textures, and the SHA-256 of each file in them.
+
+The paths are absolute, or relative to the copy in one that has all files in it.
+"""
 
 _INCLUDE = re.compile(rb"<include\s[^>]*?file\s*=\s*[\"']([^\"']+)[\"']")
 
@@ -27,7 +31,9 @@ def read_spec(path: Path) -> mujoco.MjSpec:
     """
     spec = mujoco.MjSpec.from_file(str(path))
     if record := _read_record(path.parent):
-        spec.meshdir, spec.texturedir = record["meshdir"], record["texturedir"]
+        # an absolute path stands for itself, one of a published robot is in the folder
+        spec.meshdir = str(path.absolute().parent / record["meshdir"])
+        spec.texturedir = str(path.absolute().parent / record["texturedir"])
     return spec
 
 
@@ -69,6 +75,46 @@ def copy_robot(file: Path, folder: Path) -> None:
     (folder / file.name).write_text(f"# a copy of {file.name}\n{text}", encoding="utf-8")
 
 
+def copy_with_assets(file: Path, folder: Path) -> None:
+    """Writes a copy of a robot, with its meshes and textures, into a new folder.
+
+    The new copy names no path outside of it, so it can be used on another machine.
+
+    Args:
+        file: The robot's file in a folder that `copy_robot` has written.
+        folder: The new folder.
+
+    Raises:
+        ConfigError: A mesh or texture is missing, has changed, or is outside of its folder; the
+            message names it.
+        OSError: A file cannot be read or written.
+    """
+    copy = file.parent
+    check_assets(copy)
+    spec = read_spec(copy / yaml.safe_load(file.read_text(encoding="utf-8"))["model"])
+    shutil.copytree(copy, folder)
+    names = {"meshes": spec.meshdir, "textures": spec.texturedir}
+    hashes = {}
+    assets = [("meshes", mesh) for mesh in _list_meshes(spec)]
+    assets += [("textures", texture) for texture in _list_textures(spec)]
+    for name, relative in assets:
+        source, target = Path(names[name]) / relative, Path(name) / relative
+        if Path(relative).is_absolute() or ".." in target.parts:
+            hint = "put it there and start a new run"
+            raise ConfigError(f"{source}: is not in the folder of the robot's {name}; {hint}")
+        if source.is_file():
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / target)
+            hashes[target.as_posix()] = _hash(source)
+    record = {"meshdir": "meshes", "texturedir": "textures", "files": hashes}
+    (folder / ASSETS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for model in folder.rglob("*.xml"):  # one that was written resolved names the folders
+        content = model.read_bytes()
+        for name, place in names.items():
+            content = content.replace(f'dir="{place}'.encode(), f'dir="{name}'.encode())
+        model.write_bytes(content)
+
+
 def check_assets(folder: Path) -> None:
     """Tests that the meshes and textures of a copy in a folder are as they were.
 
@@ -76,7 +122,7 @@ def check_assets(folder: Path) -> None:
         ConfigError: One is missing or has changed; the message names it.
     """
     for path, known in (_read_record(folder) or {"files": {}})["files"].items():
-        found = _hash(Path(path))
+        found = _hash(folder / path)
         if found != known:
             what = "has changed since the run" if found else "is missing"
             raise ConfigError(f"{folder}: {path} {what}; the robot of this run needs it")
@@ -101,10 +147,18 @@ def _read_with_includes(name: str, folder: Path) -> dict[str, bytes]:
 
 
 def _list_assets(spec: mujoco.MjSpec) -> list[Path]:
-    meshes = {asset.file for group in (spec.meshes, spec.hfields) for asset in group}
-    textures = {texture.file for texture in spec.textures}
-    files = [Path(spec.meshdir) / file for file in sorted(meshes - {""})]
-    return files + [Path(spec.texturedir) / file for file in sorted(textures - {""})]
+    meshes = [Path(spec.meshdir) / file for file in _list_meshes(spec)]
+    return meshes + [Path(spec.texturedir) / file for file in _list_textures(spec)]
+
+
+def _list_meshes(spec: mujoco.MjSpec) -> list[str]:
+    """Returns the files of meshes and height fields, relative to the folder of meshes."""
+    return sorted({asset.file for group in (spec.meshes, spec.hfields) for asset in group} - {""})
+
+
+def _list_textures(spec: mujoco.MjSpec) -> list[str]:
+    """Returns the files of textures, relative to their folder."""
+    return sorted({texture.file for texture in spec.textures} - {""})
 
 
 def _hash(path: Path) -> str:

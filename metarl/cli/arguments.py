@@ -35,6 +35,10 @@ MAX_SIZE = 4096
 """Largest width of a picture [pixels]: a film of larger ones fills the memory."""
 
 
+RUN = "run folder, or hf://ORG/NAME[@REVISION]"
+"""Help of an argument that is a run."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Argparse with the error messages of every other command."""
 
@@ -99,11 +103,8 @@ def read_command(argv: Sequence[str], commands: Commands) -> argparse.Namespace:
 
 def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
-    text = (
-        "run folder; several, of one environment and learner, are also evaluated as seeds of one "
-        "experiment"
-    )
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    text = f"{RUN}; several, of one environment and learner, are also seeds of one experiment"
+    command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
     _add_trial_arguments(command, num_tasks=20, num_adaptations=3)
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
@@ -123,7 +124,7 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_explain_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `explain`."""
-    command.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    command.add_argument("run", type=parse_run, metavar="RUN", help=RUN)
     text = "tasks; by default 200 for a memory, 40 for gradient steps"
     command.add_argument("--num-tasks", type=parse_at_least(1), metavar="N", help=text)
     text = "independent trials of each task for a memory, by default 2"
@@ -141,8 +142,8 @@ def add_explain_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_video_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `video`."""
-    text = "run folder; several are filmed side by side, after adaptation"
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    text = f"{RUN}; several are filmed side by side, after adaptation"
+    command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
     _add_trial_arguments(command, num_tasks=2, num_adaptations=1)
     text = "file of several runs; the suffix is replaced"
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
@@ -180,7 +181,7 @@ def add_new_robot_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_report_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `report`."""
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=RUN)
     text = "the page; for one run report.html in its folder"
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
@@ -212,6 +213,16 @@ def add_publish_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_push_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `push`."""
+    command.add_argument("run", type=Path, metavar="RUN", help="evaluated run folder")
+    command.add_argument("repository", metavar="ORG/NAME", help="repository on the hub")
+    text = "create the repository private"
+    command.add_argument("--private", action="store_true", help=text)
+    text = "write what would be uploaded into this new folder, and upload nothing"
+    command.add_argument("--to", type=Path, metavar="DIR", help=text)
+
+
 def join_negative_values(argv: Iterable[str]) -> list[str]:
     """Joins "--camera", "-90,-20" by "="; argparse would take "-90,-20" for a flag."""
     words: list[str] = []
@@ -229,6 +240,11 @@ def _add_trial_arguments(
     command.add_argument("--num-tasks", type=parse_at_least(1), default=num_tasks)
     command.add_argument("--num-adaptations", type=parse_at_least(1), default=num_adaptations)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+
+
+def parse_run(text: str) -> str | Path:
+    """Returns the path of a run folder, or an address on the hub as it is."""
+    return text if text.startswith("hf://") else Path(text)
 
 
 def parse_at_least(bound: int) -> Callable[[str], int]:

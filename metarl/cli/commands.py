@@ -19,6 +19,7 @@ from metarl.cli.arguments import (
     add_explain_arguments,
     add_new_robot_arguments,
     add_publish_arguments,
+    add_push_arguments,
     add_report_arguments,
     add_suite_arguments,
     add_video_arguments,
@@ -26,6 +27,7 @@ from metarl.cli.arguments import (
 )
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.learners.modes import label
+from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
 
@@ -48,13 +50,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from metarl.evaluation import results, table
 
     _check_parent("--json", arguments.json)
-    trained_on = _check_seeds(arguments.runs)
+    runs = [find_run(run) for run in arguments.runs]
+    trained_on = _check_seeds(runs)
     env = arguments.env or trained_on
     oracle = results.read_oracle(arguments.oracle, env) if arguments.oracle else None
     evaluations = []
-    for path in arguments.runs:
-        if len(arguments.runs) > 1:
-            print(f"{path}:")
+    for path, given in zip(runs, arguments.runs, strict=True):
+        if len(runs) > 1:
+            print(f"{given}:")
         options = {"threads": arguments.threads, "is_teacher": arguments.teacher}
         with api.load(path, **options) as policy:
             result = api.evaluate(
@@ -214,9 +217,10 @@ def _report(arguments: argparse.Namespace) -> None:
 
     if arguments.output is None and len(arguments.runs) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
-    output = arguments.output or output_folder(arguments.runs[0]) / "report.html"
     _check_parent("--json", arguments.json)
-    groups = write_report(arguments.runs, output, arguments.oracle)
+    runs = [find_run(run) for run in arguments.runs]
+    output = arguments.output or output_folder(runs[0]) / "report.html"
+    groups = write_report(runs, output, arguments.oracle)
     if arguments.json:
         results.write(arguments.json, numbers(groups))
     print(output)
@@ -237,6 +241,16 @@ def _publish(arguments: argparse.Namespace) -> None:
     if size > SIZE:
         text = f"{folder} is larger than {SIZE / 1000:,.0f} kB; a smaller network would fit"
         print(f"metarl: warning: {text}", file=sys.stderr)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from metarl.publishing import push
+
+    repository, to = arguments.repository, arguments.to
+    place = push(arguments.run, repository, private=arguments.private, to=to)
+    print(place)
+    if to is None:
+        print(f'metarl: use it with: metarl.load("{PREFIX}{repository}")', file=sys.stderr)
 
 
 _COMMANDS: Commands = {
@@ -272,7 +286,12 @@ _COMMANDS: Commands = {
         certify.add_arguments,
         "play a policy in a grid of changed worlds, and write a certificate",
     ),
-    "export": (deploy.export, deploy.add_export_arguments, "export a policy as an ONNX file"),
+    "export": (
+        deploy.export,
+        deploy.add_export_arguments,
+        "export a policy as an ONNX file, or its rollouts as a data set",
+    ),
     "run": (deploy.run, deploy.add_run_arguments, "play an ONNX policy in the simulator"),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
+    "push": (_push, add_push_arguments, "publish a trained policy on the Hugging Face hub"),
 }

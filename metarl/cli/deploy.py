@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from metarl.cli.arguments import parse_at_least, parse_task
+from metarl.cli.arguments import RUN, parse_at_least, parse_run, parse_task
 from metarl.core.errors import ConfigError, EnvironmentContractError
 
 
 def add_export_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `export`."""
-    command.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    text = "the file; the adaptation step of MAML goes beside it"
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
-    text = "onnx (default), or torchscript for programs with torch's C++ library"
-    command.add_argument("--format", choices=("onnx", "torchscript"), default="onnx", help=text)
+    command.add_argument("run", type=parse_run, metavar="RUN", help=RUN)
+    text = "the file, beside which the adaptation step of MAML goes; for minari see below"
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help=text)
+    text = (
+        "onnx (default), torchscript for programs with torch's C++ library, or minari: whole "
+        "trials as a data set for offline learning"
+    )
+    formats = ("onnx", "torchscript", "minari")
+    command.add_argument("--format", choices=formats, default="onnx", help=text)
+    text = "gradient steps of --adapt, by default 1; adaptations of the trials of minari, 3"
+    command.add_argument("--num-adaptations", type=parse_at_least(0), metavar="N", help=text)
+    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    group = command.add_argument_group("of onnx and torchscript")
     text = (
         "adapt to this task by gradient steps in the environment, and export the adapted weights "
         "(MAML)"
     )
-    command.add_argument("--adapt", type=parse_task, metavar="NUMBERS", help=text)
-    text = "gradient steps of --adapt, by default 1"
-    command.add_argument("--num-adaptations", type=parse_at_least(1), metavar="N", help=text)
+    group.add_argument("--adapt", type=parse_task, metavar="NUMBERS", help=text)
     text = (
         "steps that a transformer without attention window remembers; by default a trial of "
         "training, and at least four episodes"
     )
-    command.add_argument("--max-steps", type=parse_at_least(1), default=0, metavar="N", help=text)
-    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    group.add_argument("--max-steps", type=parse_at_least(1), default=0, metavar="N", help=text)
+    text = "FILE is the ID of a data set, such as ant-dir/histories-v0, or a new folder"
+    group = command.add_argument_group("of minari", text)
+    group.add_argument("--num-tasks", type=parse_at_least(1), metavar="N", help="by default 20")
+    text = "new tasks as in training (the default), or held-out tasks"
+    group.add_argument("--distribution", choices=("train", "test"), help=text)
+    text = "of tasks and actions; by default that of the run"
+    group.add_argument("--seed", type=parse_at_least(0), metavar="N", help=text)
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:
@@ -51,19 +64,56 @@ def export(arguments: argparse.Namespace) -> None:
     """Carries out the verb `export`."""
     from metarl import api
 
-    if arguments.num_adaptations and not arguments.adapt:
-        raise ConfigError("--num-adaptations: for --adapt only")
+    _refuse_flags_of_others(arguments)
     with api.load(arguments.run, threads=arguments.threads) as policy:
-        paths = api.export(
-            policy,
-            arguments.output,
-            format=arguments.format,
-            adapt=arguments.adapt,
-            num_adaptations=arguments.num_adaptations or 1,
-            max_steps=arguments.max_steps,
-        )
+        if arguments.format == "minari":
+            paths = [_export_minari(policy, arguments)]
+        else:
+            paths = api.export(
+                policy,
+                arguments.output,
+                format=arguments.format,
+                adapt=arguments.adapt,
+                num_adaptations=arguments.num_adaptations or 1,
+                max_steps=arguments.max_steps,
+            )
     for path in paths:
         print(path)
+
+
+def _refuse_flags_of_others(arguments: argparse.Namespace) -> None:
+    """Refuses flags that do not belong to the format.
+
+    Raises:
+        ConfigError: Names the flag.
+    """
+    is_minari = arguments.format == "minari"
+    flags = {"--adapt": arguments.adapt, "--max-steps": arguments.max_steps or None}
+    others = {
+        "--num-tasks": arguments.num_tasks,
+        "--distribution": arguments.distribution,
+        "--seed": arguments.seed,
+    }
+    for flag, value in (flags if is_minari else others).items():
+        if value is not None:
+            raise ConfigError(f"{flag}: not for --format {arguments.format}")
+    if arguments.num_adaptations is not None and not (is_minari or arguments.adapt):
+        raise ConfigError("--num-adaptations: for --adapt and --format minari only")
+
+
+def _export_minari(policy: Any, arguments: argparse.Namespace) -> Path:
+    """Plays trials and writes them; returns the folder of the data set."""
+    from metarl import api
+
+    adaptations = arguments.num_adaptations
+    return api.export_minari(
+        policy,
+        arguments.output,
+        num_tasks=arguments.num_tasks or 20,
+        num_adaptations=3 if adaptations is None else adaptations,
+        distribution=arguments.distribution or "train",
+        seed=arguments.seed,
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

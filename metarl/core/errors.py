@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import re
@@ -110,6 +111,24 @@ def require(ok: bool, field: str, value: object, hint: str) -> None:
     """
     if not ok:
         raise ConfigError(f"{field} = {value!r}: must be {hint}")
+
+
+def require_package(name: str, extra: str, subject: str) -> Any:
+    """Imports a package that not every installation has.
+
+    Args:
+        name: The module.
+        extra: Extra of metarl that installs it.
+        subject: What needs it, the beginning of the message.
+
+    Raises:
+        ConfigError: It cannot be imported; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        hint = f"install it with: pip install 'metarl-robots[{extra}]'"
+        raise ConfigError(f"{subject}: {error}; {hint}") from error
 
 
 @contextmanager

@@ -48,8 +48,12 @@ def is_published(run: Path) -> bool:
     return (run / FILE).exists()
 
 
-def read(run: Path) -> Published | None:
+def read(run: Path, hint: str = "restore the folder from a copy") -> Published | None:
     """Returns what published.json of a folder says, None if the folder is not published.
+
+    Args:
+        run: The folder.
+        hint: What to do about a damaged folder.
 
     Raises:
         CheckpointError: A file is missing or is not what was published; names it.
@@ -59,7 +63,6 @@ def read(run: Path) -> Published | None:
     from metarl.runs.storage import Damaged, read_bytes, read_verified  # imports torch
 
     path = run / FILE
-    hint = "restore the folder from a copy"
     try:
         tree: dict[str, Any] = json.loads(read_bytes(path))
         tree["omitted"] = tuple(tree["omitted"])
@@ -103,11 +106,27 @@ def output_folder(run: Path) -> Path:
 
     The latter is created. So evaluations, films and reports never change a published policy.
     """
-    if not is_published(run):
-        return run
-    folder = Path("runs") / "pretrained" / run.resolve().name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_path(run)
+    if is_published(run):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def output_path(run: Path) -> Path:
+    """Returns the folder of new files about a run, which need not exist; see `output_folder`."""
+    return Path("runs") / "pretrained" / name_of(run) if is_published(run) else run
+
+
+def name_of(run: Path) -> str:
+    """Returns the name of a run: that of its folder, or ORG--NAME of a downloaded policy.
+
+    The cache of huggingface_hub has a download in models--ORG--NAME/snapshots/REVISION.
+    """
+    path = run.resolve()
+    repository, snapshots = path.parent.parent.name, path.parent.name
+    if snapshots == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--")
+    return path.name
 
 
 # --- metrics --------------------------------------------------------------------------------------

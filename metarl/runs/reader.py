@@ -19,6 +19,7 @@ from metarl.core.files import load_yaml
 from metarl.core.trees import flatten
 from metarl.evaluation import results
 from metarl.runs.logger import read_records
+from metarl.runs.published import name_of
 
 EXPLANATION = "explain.json"
 """File of an explanation, as `metarl explain` writes it."""
@@ -135,7 +136,7 @@ def load(path: Path) -> RunData:
     videos = sorted(p for p in folder.glob("*") if p.suffix in _VIDEOS and p.name[0] != ".")
     return RunData(
         path=path,
-        name=path.resolve().name,
+        name=name_of(path),
         config=config,
         metrics=_read_columns(path / "metrics.jsonl"),
         record=_read_record(path / "run.json"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metarl.config.schema import TrainerConfig
-from metarl.core.errors import CheckpointError, ConfigError, ResourceError
+from metarl.core.errors import CheckpointError, ResourceError, require_package
 from metarl.core.files import load_yaml, write_atomically
 from metarl.core.trees import flatten
 from metarl.evaluation.table import table
@@ -78,11 +77,7 @@ def make_sink(config: TrainerConfig) -> MetricSink | None:
         return TensorBoardSink() if config.tensorboard else None
     if config.logger == "none":
         return None
-    try:
-        package = importlib.import_module(config.logger)
-    except ImportError as error:
-        hint = f"install it with: pip install 'metarl-robots[{config.logger}]'"
-        raise ConfigError(f"--trainer.logger {config.logger}: {error}; {hint}") from error
+    package = require_package(config.logger, config.logger, f"--trainer.logger {config.logger}")
     return WandbSink(package) if config.logger == "wandb" else TrackioSink(package)
 
 
