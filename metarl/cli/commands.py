@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import train
+from metarl.cli import serve, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -266,5 +266,6 @@ _COMMANDS: Commands = {
         add_suite_arguments,
         "train a declared set of learners, environments and seeds, some at a time",
     ),
+    "serve": (serve.run, serve.add_arguments, "answer the messages of a live robot"),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
 }
