@@ -73,6 +73,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.rl2 $(ARGS)
 	$(BIN)/python -m benchmarks.terrain $(ARGS)
 	$(BIN)/python -m benchmarks.deploy $(ARGS)
+	$(BIN)/python -m benchmarks.serve $(ARGS)
 
 # with the Python that has torch: that of .venv if there is one, else $(PYTHON)
 device-check:

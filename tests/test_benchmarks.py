@@ -67,3 +67,12 @@ def test_terrain_is_compared_with_flat_ground(robot, tmp_path):
     assert_ordered(record["results"])
     assert [ratio["name"] for ratio in record["results"]] == [robot]
     assert robot in output
+
+
+def test_served_controls_are_those_of_a_session(tmp_path):
+    record, output = run(tmp_path, "serve")
+    assert [result["transport"] for result in record["results"]] == ["udp", "unix"]
+    for result in record["results"]:
+        assert (result["steps"], result["different"]) == (500, 0)
+        assert 0.0 < result["median"] <= result["p999"] <= result["longest"]
+        assert result["transport"] in output

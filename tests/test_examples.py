@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from served_policy import make_server, running
 
 import metarl
 from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.deployment.onnx_policy import OnnxPolicy
+from metarl.deployment.serving.transports import Udp
 from metarl.envs.env_checker import check
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.registry import make
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PRETRAINED = EXAMPLES.parent / "pretrained"
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +128,41 @@ def test_cpp_example_plays_as_a_session(policy_file, tmp_path):
     steps, numbers = np.arange(20)[:, None], np.arange(17)
     expected = play_with_session(policy_file, np.sin(0.1 * steps + numbers))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.fixture
+def leg_dies(monkeypatch):
+    """The example whose robot asks a server."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "live"))
+    import leg_dies
+
+    return leg_dies
+
+
+def test_live_robot_plays_episodes_with_a_dead_leg(leg_dies, monkeypatch, capsys):
+    with (
+        metarl.load(PRETRAINED / "half-cheetah-dir", threads=1) as policy,
+        closing(Udp("127.0.0.1", 0)) as transport,
+    ):
+        server = make_server(policy, transport, watchdog=10.0)
+        env = "half-cheetah-dir-cripple"
+        flags = ["--env", env, "--port", str(transport.port), "--trials", "1", "--limb", "bfoot"]
+        monkeypatch.setattr("sys.argv", ["leg_dies.py", *flags])
+        with running(server):
+            leg_dies.main()
+    # cleared before each step, an episode has one step
+    assert server.steps == 3 * 3 * 200 and server.episodes == 2 * 3 + 3 * 200
+    lines = capsys.readouterr().out.splitlines()
+    kept, cleared, forgetful = ([float(word) for word in line.split()[-6:]] for line in lines[2:5])
+    # the trials begin alike, and the leg dies
+    assert kept[:2] == cleared[:2] != forgetful[:2] and kept[2:] != cleared[2:]
+    assert kept[0] > 300.0 and kept[0] + kept[1] > kept[2] + kept[3]
+
+
+def test_live_robot_sends_the_servers_controls(leg_dies):
+    with closing(make("quadruped-command-cripple", 1)) as env:
+        env.set_tasks(np.zeros((1, 2)), 1)
+        env.reset([np.random.default_rng(0)])
+        controls = np.float32(env.spec.action_centre) + np.linspace(-0.3, 0.3, 12, dtype="f4")
+        env.step(leg_dies.to_output(env.spec, controls), np.ones(1, dtype=bool))
+        np.testing.assert_allclose(env._ctrl[0, 3:], controls[3:], atol=1e-6)

@@ -64,7 +64,12 @@ def read_observation(source: Source) -> dict[str, bool]:
     Raises:
         CheckpointError: The folder is not a run.
     """
-    if source.kind != "metarl":
+    if source.kind == "onnx":
+        from metarl.deployment.onnx_policy import OnnxPolicy
+
+        record = OnnxPolicy(source.path).facts.record
+        return {name: record.get(name, False) for name in ("observe_task", "observe_terrain")}
+    if source.kind == "sb3":
         return {"observe_task": False, "observe_terrain": False}
     config = experiment.read_config(source.path)
     observes_task = config.observe_task or is_baseline(config, "oracle")
@@ -110,25 +115,44 @@ def open_candidate(source: Source, spec: EnvSpec, threads: int) -> Candidate:
     """
     if source.kind == "metarl":
         return _open_run(source.path, spec, threads)
+    if source.kind == "onnx":
+        return _open_onnx(source, spec)
     path = source.path
-    if source.kind == "sb3":
-        files = [path, *([source.normalizer] if source.normalizer else [])]
-        foreign.warn_of_code(files)
-        controller: Any = foreign.load_sb3(path, source.sb3_class, spec, source.normalizer)
-        name = f"{source.sb3_class} of Stable-Baselines3"
-    else:
-        files, name = [path], "ONNX"
-        controller = foreign.load_onnx(path, spec)
-    facts = {
-        "name": path.stem,
+    files = [path, *([source.normalizer] if source.normalizer else [])]
+    foreign.warn_of_code(files)
+    controller = foreign.load_sb3(path, source.sb3_class, spec, source.normalizer)
+    facts = _describe_file(source, f"{source.sb3_class} of Stable-Baselines3", files)
+    learner = foreign.ForeignLearner(controller)
+    return Candidate(learner, 1, facts, None, read_observation(source))
+
+
+def _open_onnx(source: Source, spec: EnvSpec) -> Candidate:
+    """Loads a file of `metarl export`, or one of others with an observation and an action."""
+    from metarl.deployment.onnx_learner import OnnxLearner
+    from metarl.deployment.onnx_policy import OnnxPolicy
+
+    policy = OnnxPolicy(source.path)
+    record, learner = policy.facts.record, OnnxLearner(policy, spec)
+    if policy.facts.is_foreign:
+        facts = _describe_file(source, "ONNX", [source.path])
+        return Candidate(learner, 1, facts, None, read_observation(source))
+    own = policy.spec
+    facts = _describe_file(source, f"{record['learner']} in ONNX", [source.path])
+    facts |= {"trained_on": own.name}
+    training = Training(own.name, own.tasks.variables, own.tasks.test.variables)
+    episodes = record["episodes_per_task"] if learner.pools_episodes else 1
+    return Candidate(learner, episodes, facts, training, read_observation(source))
+
+
+def _describe_file(source: Source, algo: str, files: list[Path]) -> dict[str, Any]:
+    return {
+        "name": source.path.stem,
         "kind": source.kind,
-        "algo": name,
+        "algo": algo,
         "trained_on": None,
         "iteration": None,
         "sha256": _hash_files(files),
     }
-    learner = foreign.ForeignLearner(controller)
-    return Candidate(learner, 1, facts, None, read_observation(source))
 
 
 def _open_run(path: Path, spec: EnvSpec, threads: int) -> Candidate:
@@ -196,9 +220,13 @@ def require_oracle(path: Path) -> str:
 
 
 def read_env(source: Source) -> str:
-    """Returns the environment of a run folder, "" for a file.
+    """Returns the environment of a run folder or of a file of `metarl export`, "" for others.
 
     Raises:
         CheckpointError: The folder is no run.
     """
+    if source.kind == "onnx":
+        from metarl.deployment.onnx_policy import OnnxPolicy
+
+        return OnnxPolicy(source.path).facts.record.get("env", "")
     return experiment.read_config(source.path).env if source.kind == "metarl" else ""

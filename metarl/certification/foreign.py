@@ -1,7 +1,6 @@
-"""Policies of other libraries with the verbs of a learner: Stable-Baselines3 (SB3) and ONNX files.
+"""Policies of Stable-Baselines3 (SB3) with the verbs of a learner.
 
-They do not adapt: the context of an SB3 policy is the state of its memory, which it clears at the
-start of an episode, and an ONNX file with one input and one output has none.
+They do not adapt: the context is the state of a memory, which SB3 clears as an episode starts.
 """
 
 from __future__ import annotations
@@ -200,113 +199,6 @@ def _ends(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
     low, high = np.where(is_bounded, low, -1.0), np.where(is_bounded, high, 1.0)
     return 0.5 * (low + high), 0.5 * (high - low)
-
-
-# --- ONNX -----------------------------------------------------------------------------------------
-
-
-def load_onnx(path: Path, spec: EnvSpec) -> OnnxController:
-    """Loads an ONNX file with one input, observations (M, S), and one output, actions (M, A).
-
-    Raises:
-        CheckpointError: The file is damaged, or has other inputs or outputs.
-        ConfigError: onnxruntime is not installed, or the policy is of other sizes.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError(f"{path}: needs onnxruntime; pip install onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} is no ONNX file that can be used ({reason:.160})") from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    is_plain = len(inputs) == 1 and len(outputs) == 1 and len(inputs[0].shape) == 2
-    if not is_plain or inputs[0].type not in _FLOATS:
-        names = ", ".join(f"{each.name} {each.shape}" for each in (*inputs, *outputs))
-        hint = "must have one input, observations (M, S), and one output, actions (M, A)"
-        raise CheckpointError(f"{path}: {hint}, not {names:.200}")
-    sizes = [s if isinstance(s, int) else None for s in (inputs[0].shape[-1], outputs[0].shape[-1])]
-    check_sizes(path, spec, *sizes)
-    return OnnxController(session, spec, path)
-
-
-_FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-
-
-class OnnxController:
-    """An ONNX file of a policy without memory.
-
-    Its outputs are those of a policy of the environment, which go through the environment's action
-    scale. If the file's metadata have the action scale and the default joint positions, as those of
-    mjlab, its outputs mean joint positions; with joint names they may be in another order.
-
-    Args:
-        session: Of onnxruntime.
-        spec: Of the environment.
-        path: For messages.
-    """
-
-    def __init__(self, session: Any, spec: EnvSpec, path: Path):
-        self._session, self._input = session, session.get_inputs()[0]
-        self._has_one_row = self._input.shape[0] == 1
-        self._size, self._path = spec.action_size, path
-        metadata = dict(session.get_modelmeta().custom_metadata_map)
-        self._order, self._scale, self._shift = _read_metadata(metadata, spec, path)
-
-    def act(self, obs: np.ndarray, state: Any, is_start: bool) -> tuple[np.ndarray, Any]:
-        """See `Controller`."""
-        obs = obs.astype(_FLOATS[self._input.type], copy=False)
-        batches = obs[:, None] if self._has_one_row else [obs]
-        found = [self._session.run(None, {self._input.name: rows})[0] for rows in batches]
-        output = np.concatenate(found)
-        if output.shape != (len(obs), self._size):
-            needed = (len(obs), self._size)
-            raise ConfigError(f"{self._path}: it answers {output.shape}: must be {needed}")
-        return (output * self._scale + self._shift)[:, self._order], state
-
-
-def _read_metadata(
-    metadata: dict[str, str], spec: EnvSpec, path: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns order, factor and shift (A,) from the file's outputs to policy outputs.
-
-    The factor and the shift come first: control = default + scale * output in the file's order.
-    """
-    size = spec.action_size
-    order, scale, shift = np.arange(size), np.ones(size), np.zeros(size)
-    own = [each.name for each in spec.actuators]
-    names = [name.strip() for name in metadata.get("joint_names", "").split(",")]
-    if own and sorted(names) == sorted(own):
-        order = np.array([names.index(name) for name in own])
-    scales, home = (_read_numbers(metadata, k, path) for k in ("action_scale", DEFAULT_POSITION))
-    if scales is not None and home is not None and not spec.discrete:
-        if len(home) != size or len(scales) not in (1, size):
-            sizes = f"{len(scales)} scales and {len(home)} joint positions"
-            raise ConfigError(f"{path}: its metadata have {sizes}, {spec.name} has {size} actions")
-        centre, unit = (np.empty(size) for _ in range(2))
-        centre[order], unit[order] = spec.action_centre, spec.action_scale
-        scale, shift = np.broadcast_to(scales, size) / unit, (home - centre) / unit
-    return order, scale, shift
-
-
-DEFAULT_POSITION = "default_joint_pos"
-
-
-def _read_numbers(metadata: dict[str, str], name: str, path: Path) -> np.ndarray | None:
-    text = metadata.get(name)
-    if not text:
-        return None
-    try:
-        return np.array([float(each) for each in text.strip("[] ").split(",")])
-    except ValueError:
-        raise CheckpointError(f"{path}: metadata {name} = {text!r:.80}: must be numbers") from None
 
 
 def warn_of_code(paths: Sequence[Path]) -> None:

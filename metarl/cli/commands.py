@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import certify, deploy, train
+from metarl.cli import certify, deploy, serve, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -292,6 +292,7 @@ _COMMANDS: Commands = {
         "export a policy as an ONNX file, or its rollouts as a data set",
     ),
     "run": (deploy.run, deploy.add_run_arguments, "play an ONNX policy in the simulator"),
+    "serve": (serve.run, serve.add_arguments, "answer the messages of a live robot"),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
     "push": (_push, add_push_arguments, "publish a trained policy on the Hugging Face hub"),
 }

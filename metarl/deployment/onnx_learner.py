@@ -58,6 +58,7 @@ class OnnxLearner:
                 hint = f"the environment {spec.name} has {other}"
                 raise ConfigError(f"{policy.path}: {name} is {own}; {hint}")
         self._policy, self._spec = policy, spec
+        self._order = _find_order(policy.spec, spec)
         self.pools_episodes = policy.can_adapt
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> OnnxContext:
@@ -157,12 +158,25 @@ class OnnxLearner:
         return Action(torch.stack(values), torch.stack(log_probs))
 
     def _to_env(self, output: np.ndarray) -> np.ndarray:
-        """Returns outputs that the environment maps to the controls of a policy of others."""
+        """Returns outputs that the environment maps to the controls of a policy of others.
+
+        Its joints may be in another order than the environment's actuators, if both have names.
+        """
         facts, spec = self._policy.facts, self._spec
-        if not facts.is_foreign or spec.discrete or not facts.has_scaling:
+        if not facts.is_foreign or spec.discrete:
             return output
-        controls = to_controls(facts.spec, output)
-        return ((controls - spec.action_centre) / spec.action_scale).astype(np.float32)
+        if facts.has_scaling:
+            controls = to_controls(facts.spec, output)[:, self._order]
+            return ((controls - spec.action_centre) / spec.action_scale).astype(np.float32)
+        return output[:, self._order]
+
+
+def _find_order(own: EnvSpec, other: EnvSpec) -> np.ndarray:
+    """Returns the index (A,) of each actuator of an environment among those of a policy."""
+    names, wanted = ([each.name for each in spec.actuators] for spec in (own, other))
+    if wanted and sorted(names) == sorted(wanted):
+        return np.array([names.index(name) for name in wanted])
+    return np.arange(other.action_size)
 
 
 def _keep(alive: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:

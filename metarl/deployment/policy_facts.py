@@ -11,9 +11,8 @@ import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
 from metarl.core.errors import CheckpointError
-from metarl.core.tasks import Variable
 from metarl.deployment.onnx_file import OnnxFile
-from metarl.runs.recorded import RecordedTasks
+from metarl.runs.recorded import RecordedTasks, read_variable
 
 KEY = "metarl"
 """Metadata: our facts as JSON."""
@@ -93,10 +92,7 @@ def read_facts(file: OnnxFile) -> PolicyFacts:
 
 
 def _read_spec(record: Mapping[str, Any]) -> EnvSpec:
-    variables = tuple(
-        Variable(each["name"], each["unit"], float(each["low"]), float(each["high"]))
-        for each in record["task_variables"]
-    )
+    variables = tuple(read_variable(each) for each in record["task_variables"])
     ends = record["action_range"]
     return EnvSpec(
         name=record["env"],

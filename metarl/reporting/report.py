@@ -18,7 +18,7 @@ from metarl.core.errors import ConfigError
 from metarl.core.files import write_atomically
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
-from metarl.reporting import explanation_plots, markup, plots
+from metarl.reporting import explanation_plots, live, markup, plots
 from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, format_duration, format_steps, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
@@ -101,6 +101,7 @@ def _write_page(
         markup.section("How the policy adapts", _explanations(runs)),
         markup.section("Numbers", _numbers(groups)),
         markup.section("Other evaluations", [_other_evaluations(runs, folder)]),
+        markup.section("Live robots", live.write_section(runs)),
         markup.section("Videos", [_videos(runs, folder)]),
         markup.section("Speed", [_speed(runs)]),
         markup.section("Settings", _settings(runs)),

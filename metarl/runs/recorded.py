@@ -69,7 +69,7 @@ def read_spec(run: Path) -> EnvSpec | None:
     try:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))["env"]
         variables = {
-            part: tuple(_read_variable(each) for each in record["tasks"][part])
+            part: tuple(read_variable(each) for each in record["tasks"][part])
             for part in ("train", "test")
         }
         tasks = RecordedTasks(
@@ -98,7 +98,8 @@ def read_spec(run: Path) -> EnvSpec | None:
         return None
 
 
-def _read_variable(record: Mapping[str, Any]) -> Variable:
+def read_variable(record: Mapping[str, Any]) -> Variable:
+    """Returns a task number from its fields."""
     bands = tuple((float(low), float(high)) for low, high in record.get("bands", ()))
     numbers = {name: float(record[name]) for name in ("low", "high")}
     labels = tuple(record.get("labels", ()))

@@ -109,6 +109,25 @@ def test_onnx_policy_has_the_returns_of_plain_loops(tmp_path):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+def test_exported_policy_has_the_certificate_of_its_run(runs, tmp_path, name):
+    """With the memory or the gradient steps of the run, from the file alone."""
+    grid, path = write_grid(tmp_path, NAVIGATION_GRID), tmp_path / "policy.onnx"
+    with metarl.load(runs[name], threads=1) as policy:
+        metarl.export(policy, path)
+    options = {"grid": grid, "seed": 5, "axes": ["goal"], "threads": 1}
+    own, exported = (
+        metarl.certify(each, output=tmp_path / f"out-{i}", **options)
+        for i, each in enumerate((runs[name], path))
+    )
+    assert exported["env"] == own["env"]
+    for one, other in zip(own["cells"], exported["cells"], strict=True):
+        assert one["training"] == other["training"]
+        assert one["episodes_per_task"] == other["episodes_per_task"]
+        for left, right in zip(*(c["returns"]["per_task"] for c in (one, other)), strict=True):
+            assert left == pytest.approx(right, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_own_policy_has_the_returns_of_an_evaluation(runs, tmp_path, name):
     grid = write_grid(tmp_path, NAVIGATION_GRID)
     options = {"grid": grid, "output": tmp_path / "out", "seed": 5, "axes": ["goal"]}
@@ -241,7 +260,7 @@ def test_unusable_policies_are_refused(runs, ppo, tmp_path):
     onnx.write_bytes(b"no graph")
     refuse(onnx, CheckpointError, "bad.onnx is no ONNX file", folder=tmp_path)
     save_linear_onnx(onnx, weights[:, :2])
-    refuse(onnx, ConfigError, "it has 2 actions, hopper-vel has 3", folder=tmp_path)
+    refuse(onnx, ConfigError, "action_size is 2; the environment hopper-vel has 3", folder=tmp_path)
     shutil.copytree(runs["rl2"], tmp_path / "empty")
     (tmp_path / "empty" / "config.yaml").unlink()
     refuse(tmp_path / "empty", CheckpointError, "is not a run folder", env="", folder=tmp_path)

@@ -9,9 +9,11 @@ import torch
 from certificates import save_linear_onnx
 from gymnasium.spaces import Box
 
-from metarl.certification.foreign import ForeignLearner, Sb3Controller, load_onnx
+from metarl.certification.foreign import ForeignLearner, Sb3Controller
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.rollout import Feedback
+from metarl.deployment.onnx_learner import OnnxLearner
+from metarl.deployment.onnx_policy import OnnxPolicy
 from metarl.envs.registry import parse_name
 
 QUADRUPED = parse_name("quadruped-command").spec("quadruped-command")
@@ -68,7 +70,11 @@ def test_normalizer_scales_the_observations():
 
 
 def answer(path, obs, spec=QUADRUPED):
-    return load_onnx(path, spec).act(obs, None, True)[0]
+    learner = OnnxLearner(OnnxPolicy(path), spec)
+    rows = torch.from_numpy(obs).unsqueeze(1)
+    context = learner.begin(len(obs), 1, ())
+    chosen, _ = learner.act(context, rows, torch.zeros(len(obs), 1, 12), explore=False)
+    return chosen.value.squeeze(1).numpy()
 
 
 def test_file_for_one_robot_serves_many(tmp_path):
@@ -99,19 +105,21 @@ def test_metadata_give_order_scale_and_home(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "error", "message"),
+    ("home", "message"),
     [
-        ({"default_joint_pos": "0,1", "action_scale": "1"}, ConfigError, "1 scales and 2 joint"),
-        ({"default_joint_pos": "a"}, CheckpointError, "default_joint_pos = 'a': must be numbers"),
+        ("0,1", "default_joint_pos has 2 numbers for 12 actions"),
+        ("a", "default_joint_pos is 'a': must be numbers"),
     ],
 )
-def test_unusable_metadata_are_refused(tmp_path, metadata, error, message):
+def test_unusable_metadata_are_refused(tmp_path, home, message):
+    metadata = {"default_joint_pos": home, "action_scale": "1"}
     path = save_linear_onnx(tmp_path / "p.onnx", np.zeros((36, 12)), metadata=metadata)
-    with pytest.raises(error, match=message):
-        load_onnx(path, QUADRUPED)
+    with pytest.raises(CheckpointError, match=message):
+        OnnxPolicy(path)
 
 
 def test_sizes_are_compared(tmp_path):
     path = save_linear_onnx(Path(tmp_path / "p.onnx"), np.zeros((36, 11)))
-    with pytest.raises(ConfigError, match="it has 11 actions, quadruped-command has 12"):
-        load_onnx(path, QUADRUPED)
+    message = "action_size is 11; the environment quadruped-command has 12"
+    with pytest.raises(ConfigError, match=message):
+        OnnxLearner(OnnxPolicy(path), QUADRUPED)

@@ -49,7 +49,11 @@ def test_torchscript_and_adapted_policies_are_one_file(run_copy, tmp_path, capsy
     ("words", "code", "message"),
     [
         ("export {run} -o {tmp}/no/p.onnx", 2, "there is no folder"),
-        ("export {run} -o {tmp}/p.onnx --num-adaptations 2", 2, "for --adapt and --format minari only"),
+        (
+            "export {run} -o {tmp}/p.onnx --num-adaptations 2",
+            2,
+            "for --adapt and --format minari only",
+        ),
         ("export {run} -o {tmp}/p.onnx --adapt 1", 2, "is 2 finite numbers"),
         ("export {tmp}/none -o {tmp}/p.onnx", 5, "is not a run folder"),
         ("run {tmp}/none.onnx", 5, "No such file"),

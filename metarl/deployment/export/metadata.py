@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -90,10 +91,7 @@ def _describe_spec(spec: EnvSpec) -> dict[str, Any]:
         "action_range": None if spec.action_range is None else [list(e) for e in spec.action_range],
         "observed": [[each.name, each.unit] for each in spec.observed],
         "actuators": [[each.name, each.unit] for each in spec.actuators],
-        "task_variables": [
-            {"name": v.name, "unit": v.unit, "low": v.low, "high": v.high}
-            for v in spec.tasks.variables
-        ],
+        "task_variables": [dataclasses.asdict(each) for each in spec.tasks.variables],
         "reference_returns": spec.floors,
     }
 

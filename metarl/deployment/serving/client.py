@@ -1,0 +1,122 @@
+"""The robot's side of the binary messages: needs NumPy only, no torch."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import numpy as np
+
+from metarl.deployment.serving.messages import UNASKED, Refused, Reply, Request, Verb
+from metarl.deployment.serving.wire import SEQUENCES, WireFormat
+
+
+class Client:
+    """Asks a server for controls, one request at a time.
+
+    Over UDP a request without a reply is sent again with the same number, which the server answers
+    from memory: no observation is taken twice. Replies to earlier requests are left out.
+
+    Args:
+        address: Host and port, or the path of a Unix socket.
+        obs_size: S.
+        num_controls: A, or 1 where actions are discrete.
+        timeout: Time until a request is sent again [s].
+        tries: Times that a request is sent.
+
+    Raises:
+        OSError: There is no server at the path.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int] | str,
+        obs_size: int,
+        num_controls: int,
+        *,
+        timeout: float = 0.1,
+        tries: int = 50,
+    ):
+        self._format = WireFormat(obs_size, num_controls)
+        self._is_stream, self._tries = isinstance(address, str), tries
+        kind = socket.SOCK_STREAM if self._is_stream else socket.SOCK_DGRAM
+        family = socket.AF_UNIX if self._is_stream else socket.AF_INET
+        self._socket = socket.socket(family, kind)
+        self._socket.settimeout(timeout * tries if self._is_stream else timeout)
+        self._socket.connect(address)
+        self._sequence = self.num_repeated = self.num_unasked = 0
+
+    def begin(self) -> Reply:
+        """Begins a new trial: the policy forgets the task."""
+        return self.request(Verb.BEGIN)
+
+    def act(self, obs: Any, reward: float | None = None, done: bool = False) -> Reply:
+        """Returns the controls for an observation (S,), see `Session.act`."""
+        return self.request(Verb.ACT, obs, reward, done)
+
+    def end_episode(
+        self, reward: float | None = None, done: bool = False, obs: Any = None
+    ) -> Reply:
+        """Ends the episode; a memory keeps what it knows."""
+        return self.request(Verb.END, obs, reward, done)
+
+    def adapt(self) -> Reply:
+        """Takes a gradient step, where the policy adapts by them."""
+        return self.request(Verb.ADAPT)
+
+    def status(self) -> Reply:
+        """Returns the counters."""
+        return self.request(Verb.STATUS)
+
+    def stop(self) -> Reply:
+        """Leaves the server to the next robot."""
+        return self.request(Verb.STOP)
+
+    def request(
+        self, verb: Verb, obs: Any = None, reward: float | None = None, done: bool = False
+    ) -> Reply:
+        """Sends a request and returns its reply.
+
+        Raises:
+            TimeoutError: There is none.
+            OSError: The server has closed the connection.
+        """
+        self._sequence = (self._sequence + 1) % SEQUENCES
+        rows = None if obs is None else np.asarray(obs)
+        message = self._format.encode_request(Request(verb, self._sequence, rows, reward, done))
+        for number in range(1 if self._is_stream else self._tries):
+            self.num_repeated += number > 0
+            self._socket.sendall(message)
+            try:
+                return self._wait()
+            except (TimeoutError, ConnectionRefusedError):  # refused: the server is not yet there
+                continue
+        raise TimeoutError(f"{verb.name.lower()}: the server does not reply")
+
+    def _wait(self) -> Reply:
+        """Returns the reply to the present request."""
+        while True:
+            try:
+                reply = self._format.decode_reply(self._receive())
+            except Refused:
+                continue
+            if reply.flags & UNASKED:
+                self.num_unasked += 1
+            elif reply.sequence == self._sequence:
+                return reply
+
+    def _receive(self) -> bytes:
+        size = self._format.reply_size
+        if not self._is_stream:
+            return self._socket.recv(size + 1)
+        data = b""
+        while len(data) < size:
+            chunk = self._socket.recv(size - len(data))
+            if not chunk:
+                raise ConnectionResetError("the server has closed the connection")
+            data += chunk
+        return data
+
+    def close(self) -> None:
+        """Closes the socket; `stop` leaves at once."""
+        self._socket.close()

@@ -1,0 +1,73 @@
+"""The logs of `metarl serve` in a run folder, as a section of the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from metarl.evaluation.table import format_number
+from metarl.reporting.markup import escape, note, row_head, table
+from metarl.runs.reader import RunData
+
+LOGS = "live*.jsonl"
+"""Files of a run folder that are such logs."""
+
+_COLUMNS = ("run", "began (UTC)", "episodes", "falls", "steps", "mean return", "limited")
+_COLUMNS += ("silences", "unusable", "refused", "latency [ms]", "99.9 % within")
+
+
+def write_section(runs: Sequence[RunData]) -> list[str]:
+    """Writes a row for each time that a run was served; nothing without a log."""
+    rows = []
+    for run in runs:
+        for path in sorted(run.path.glob(LOGS)):
+            rows += [_row(run.name, session) for session in read_sessions(path)]
+    text = (
+        "Each row is a run of metarl serve. Limited: controls that the limits changed. Silences: "
+        "times that no observation came in mid-episode and the safe control was sent. Unusable: "
+        "numbers that were not finite. Refused: messages that got no answer, or only the safe "
+        "control. Latency: from an observation's arrival to its controls, median."
+    )
+    return [table(_COLUMNS, rows), note(text)] if rows else []
+
+
+def read_sessions(path: Path) -> list[list[dict[str, Any]]]:
+    """Returns the records of a log, one list for each start of a server; skips damaged lines."""
+    sessions: list[list[dict[str, Any]]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of a server that was killed
+            continue
+        if not isinstance(record, dict) or "event" not in record:
+            continue
+        if record["event"] == "start" or not sessions:
+            sessions.append([])
+        sessions[-1].append(record)
+    return sessions
+
+
+def _row(name: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    episodes = [record for record in records if record["event"] == "episode"]
+    summary = next((each for each in records if each["event"] == "summary"), {})
+    began = datetime.fromtimestamp(float(records[0].get("time", 0.0)), UTC)
+    latency, refused = summary.get("latency_ms", {}), summary.get("refused", {})
+    returns = [float(each["return"]) for each in episodes]
+    counts = [
+        len(episodes),
+        sum(each["end"] == "fall" for each in episodes),
+        sum(each["steps"] for each in episodes),
+    ]
+    incidents = [sum(each[name] for each in episodes) for name in ("limited", "silences")]
+    incidents += [sum(each["unusable"] for each in episodes), sum(refused.values())]
+    return [
+        row_head(name),
+        escape(f"{began:%Y-%m-%d %H:%M}"),
+        *(f"{count:,}" for count in counts),
+        format_number(sum(returns) / len(returns)) if returns else "-",
+        *(f"{count:,}" for count in incidents),
+        *(f"{latency[key]:.2f}" if key in latency else "-" for key in ("median", "p99.9")),
+    ]
