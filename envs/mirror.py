@@ -219,6 +219,18 @@ def _reflect_speed(mirror: Mirror, qvel: np.ndarray) -> np.ndarray:
     return reflected
 
 
+def reflect_state(
+    mirror: Mirror, rest: np.ndarray, qpos: np.ndarray, qvel: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mirror image of a state qpos (nq,), qvel (nv,), given the rest position."""
+    values = qpos - rest
+    values[:7] = qpos[:7]
+    reflected = np.empty_like(values)
+    reflected[mirror.qpos] = mirror.qpos_sign * values
+    reflected[7:] += rest[7:]
+    return reflected, _reflect_speed(mirror, qvel)
+
+
 def _find_differing(robot: Robot, model: mujoco.MjModel, mirror: Mirror) -> list[int]:
     """Returns the actuators whose forces on the joints are not the mirrored ones of their partners.
 

@@ -17,6 +17,7 @@ from typing import Any
 from metarl.builders import (
     build_env,
     build_learner,
+    collecting_env,
     is_baseline,
     is_batch_env,
     keep_robot,
@@ -77,7 +78,8 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             env = build_env(config, env)
             if not is_given:
                 on_failure.callback(env.close)
-            learner = build_learner(config, env, device)
+            collecting = collecting_env(config, env)
+            learner = build_learner(config, collecting, device)
         require_phases(config)
         has_own_loop = registry.find_algorithm(config.algo).has_own_loop
         tasks = training_tasks(env, config)
@@ -85,17 +87,23 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)
-        policy = _train_in_folder(config, env, learner, device, source)
+        policy = _train_in_folder(config, (env, collecting), learner, device, source)
         on_failure.pop_all()
     policy.is_env_owned = not is_given
     return policy
 
 
 def _train_in_folder(
-    config: TrainConfig[Any], env: Any, learner: Any, device: Any, source: dict[str, Any] | None
+    config: TrainConfig[Any],
+    envs: tuple[Any, Any],
+    learner: Any,
+    device: Any,
+    source: dict[str, Any] | None,
 ) -> TrainedPolicy:
+    """Trains in the run folder; envs are the environment and that in which it is trained."""
     from metarl.training.trainer import Trainer
 
+    env, collecting = envs
     with open_folder(config) as path:
         if config.resume:
             refuse_other_version(path, env.spec)
@@ -110,7 +118,7 @@ def _train_in_folder(
             with open_log(policy) as log:
                 tasks = training_tasks(env, config)
                 start = progress if config.resume else None
-                trainer = Trainer(env, learner, tasks, config, path, log, start)
+                trainer = Trainer(collecting, learner, tasks, config, path, log, start)
                 trainer.run()
     policy.num_trained = trainer.progress.iteration - progress.iteration
     policy.progress = trainer.progress

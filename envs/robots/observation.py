@@ -160,7 +160,7 @@ class LastAction(StatePart):
     def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
         """Returns what its numbers are."""
         return [
-            Quantity(f"last output for {each.name}", "1") for each in quantities.controls(model)
+            Quantity(quantities.LAST_OUTPUT + each.name, "1") for each in quantities.controls(model)
         ]
 
     def reader(self, batch: Any) -> Reader:

@@ -69,6 +69,9 @@ _SCALARS = ("found", "distance", "depth")
 _RECORDS = {"CONTACT": _CONTACT, "RANGEFINDER": _RAY}
 """Numbers that a sensor may have for each contact or ray; those not in _SCALARS have axes."""
 
+LAST_OUTPUT = "last output for "
+"""Beginning of the name of an observed output of the policy; the actuator's name follows."""
+
 
 def positions(model: mujoco.MjModel) -> list[Quantity]:
     """Returns the numbers of qpos."""

@@ -53,6 +53,9 @@ class SamplerConfig:
     threads: int = 0
     """Physics threads; 0 uses all cores. Results do not depend on it."""
 
+    mirror: bool = False
+    """Play every second training task in a mirror, left and right of the robot exchanged."""
+
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         lower = {"num_tasks": 1, "num_episodes": 1, "num_adaptations": 0, "train_tasks": 0}
