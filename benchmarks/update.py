@@ -38,8 +38,10 @@ from benchmarks.side_by_side import (
 )
 from metarl.core.allocation import keep_freed_memory
 from metarl.core.rollout import Metrics, Params, Rollout
+from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.maml import Maml, MamlContext
+from metarl.learners.maml.outer_trpo import TrpoStep
 
 THREADS = len(os.sched_getaffinity(0))
 
@@ -138,8 +140,16 @@ def obvious(
         torch.set_num_threads(before)
 
 
+PIECES = {
+    "gradient": (outer_trpo, "meta_gradient", outer_trpo.meta_gradient),
+    "curvature": (TrpoStep, "curvature", TrpoStep.curvature),
+    "line search": (TrpoStep, "_search", TrpoStep._search),
+}
+"""Pieces of the outer step: where they are, and as they are without a probe."""
+
+
 class Probe:
-    """Wraps the pieces of a learner's update, to record their times and results."""
+    """Wraps the pieces of an update, to record their times and results; the last one counts."""
 
     def __init__(self, learner: Maml):
         self.seconds: dict[str, float] = defaultdict(float)
@@ -148,16 +158,15 @@ class Probe:
         for method, label in (
             ("adapt", "adapt"),
             ("_batch", "baseline"),
-            ("_meta_gradient", "gradient"),
-            ("_curvature", "curvature"),
-            ("_search", "line search"),
         ):
             setattr(learner, method, self._time(label, getattr(learner, method)))
+        for label, (owner, name, piece) in PIECES.items():
+            setattr(owner, name, self._time(label, piece))
 
     def _time(self, label: str, function: Callable) -> Callable:
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **options: Any) -> Any:
             start = time.perf_counter()
-            value = function(*args)
+            value = function(*args, **options)
             if self._is_on_gpu:
                 torch.cuda.synchronize()
             self.seconds[label] += time.perf_counter() - start

@@ -15,12 +15,18 @@ from metarl import experiment
 from metarl.builders import portable_name, publish_robot
 from metarl.config.schema import to_yaml
 from metarl.core.env import supports
-from metarl.core.errors import CheckpointError, ResourceError, RunExists, require_package
+from metarl.core.errors import (
+    CheckpointError,
+    MetarlError,
+    ResourceError,
+    RunExists,
+    require_package,
+)
 from metarl.core.files import write_atomically
 from metarl.core.learner import HasOptimiser
 from metarl.evaluation import results
 from metarl.reporting.model_card import model_card
-from metarl.runs import checkpoint, hub, published
+from metarl.runs import checkpoint, hub, provenance, published
 from metarl.runs.logger import read_records
 from metarl.trained_policy import TrainedPolicy
 
@@ -137,7 +143,9 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
     config = replace(experiment.read_config(run), init_from=None)
     config = replace(config, env=portable_name(config.env))
     write_atomically(folder / "config.yaml", to_yaml(config))
-    write_atomically(folder / "run.json", json.dumps(_read_record(run), indent=1) + "\n")
+    write_atomically(
+        folder / "run.json", json.dumps(_complete(_read_record(run), policy), indent=1) + "\n"
+    )
     publish_robot(policy.config, run, folder)
     for path in [run / results.FILE, *sorted((run / "evaluations").glob("*.json"))]:
         _copy_evaluation(path, folder / path.relative_to(run), progress.iteration)
@@ -146,9 +154,10 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
     write_atomically(folder / "metrics.jsonl", published.to_lines(published.thin(records)))
     kept = {name: value for name, value in state.items() if name not in omitted}
     checkpoint.save(folder / "checkpoints", progress.iteration, kept, progress.state())
+    earlier = published.read(run)  # a published policy may be published again
     published.write(
         folder,
-        source=run.resolve().name,
+        source=earlier.source if earlier else run.resolve().name,
         iteration=progress.iteration,
         env_steps=progress.env_steps,
         omitted=omitted,
@@ -168,6 +177,23 @@ def _read_record(run: Path) -> dict[str, Any]:
     if source := record.get("init_from"):
         source["run"] = Path(source["run"]).name
     return record
+
+
+def _complete(record: dict[str, Any], policy: TrainedPolicy) -> dict[str, Any]:
+    """Adds what older versions did not record, as names and ranges of the actions.
+
+    It is taken from the environment of today, if that can be built and has the recorded version.
+    """
+    recorded = record.get("env", {})
+    if recorded.get("observed"):
+        return record
+    try:
+        spec = policy.env.spec
+    except MetarlError:
+        return record
+    if spec.version != recorded.get("version"):
+        return record
+    return record | {"env": provenance.describe_env(spec) | {"name": recorded["name"]}}
 
 
 def _copy_evaluation(path: Path, target: Path, iteration: int) -> None:

@@ -169,8 +169,8 @@ def test_train_needs_an_environment():
 
 
 def test_unknown_settings_are_refused_by_name():
-    with pytest.raises(ConfigError, match="unknown key learner.inner_rl; did you mean inner_lr"):
-        metarl.train("navigation-2d", learner={"inner_rl": 0.1})
+    with pytest.raises(ConfigError, match="unknown key learner.iner_lr; did you mean inner_lr"):
+        metarl.train("navigation-2d", learner={"iner_lr": 0.1})
     with pytest.raises(ConfigError, match="unknown key iteration; did you mean iterations"):
         metarl.train("navigation-2d", iteration=3)
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import damage, is_one_line, read_files
+from commands import REPOSITORY, damage, is_one_line, read_files
 
 import metarl
 from metarl.cli import commands
@@ -65,6 +65,32 @@ def test_published_folder_is_small_and_has_one_checkpoint(pair):
     assert b"adam/" not in tensors and b"policy/" in tensors
     assert (small / "evaluations" / "tasks-3_adaptations-3_deterministic.json").exists()
     assert str(run.parent) not in (small / "run.json").read_text()
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_publish_adds_what_older_versions_did_not_record(tmp_path, is_same):
+    """The names of the numbers, where the environment has the recorded version."""
+    run = REPOSITORY / "pretrained" / "quadruped-command"
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    facts = vars(published.read(old)) | {"source": "earlier"}
+    (old / "published.json").unlink()
+    record = json.loads((old / "run.json").read_text())
+    env = record["env"]
+    env["observed"], env["action_range"] = [], None
+    env["version"] += 0 if is_same else 1
+    (old / "run.json").write_text(json.dumps(record))
+    facts.pop("files")
+    published.write(old, **facts)
+    metarl.publish(old, tmp_path / "new")
+    after = json.loads((tmp_path / "new" / "run.json").read_text())["env"]
+    assert len(after["observed"]) == (36 if is_same else 0)
+    assert (after["action_range"] is not None) is is_same
+    metarl.publish(run, tmp_path / "again")
+    sources = [
+        json.loads((p / "published.json").read_text())["source"] for p in (run, tmp_path / "again")
+    ]
+    assert sources[0] == sources[1] != "again"
 
 
 def test_output_of_a_published_policy_goes_elsewhere(copy, capsys):

@@ -72,7 +72,7 @@ def write_run_json(
     path = run_dir / "run.json"
     if not path.exists():
         contract = _CONTRACT + (_PROMISE if is_repeatable else _NO_PROMISE)
-        record = {"contract": contract, "env": _describe_env(spec), **facts, "resumed": []}
+        record = {"contract": contract, "env": describe_env(spec), **facts, "resumed": []}
         record |= {"init_from": dict(init_from)} if init_from else {}
         write_atomically(path, json.dumps(record, indent=1))
         return []
@@ -132,7 +132,7 @@ _SPEC_FIELDS = ("name", "version", "horizon", "dt", "action_scale", "obs_size", 
 _VARIABLE_FIELDS = ("name", "unit", "low", "high", "bands", "labels")
 
 
-def _describe_env(spec: Any) -> dict[str, Any]:
+def describe_env(spec: Any) -> dict[str, Any]:
     """Returns what decides the returns of an environment; a plug-in may lack some fields."""
     tasks = spec.tasks
     test_tasks = tasks.test if supports(tasks, HasTestTasks) else tasks
