@@ -11,9 +11,10 @@ from metarl.core.rng import stream
 from metarl.deployment.onnx_model import OnnxModel, Weights
 from metarl.deployment.signals import (
     Observation,
+    Outcome,
     count_rows,
-    read_observation,
-    read_rows,
+    read_outcome,
+    read_usable,
     to_controls,
 )
 
@@ -77,12 +78,15 @@ class OnnxSession:
 
         Raises:
             ConfigError: An argument does not fit, or the episode or the trial is longer than the
-                policy can use.
+                policy can use. The session is unchanged.
         """
-        rows, usable = self._read(obs)
-        if self._steps:
-            self._record_outcome(reward, done)
         self._check_length()
+        rows, usable = read_usable(self.spec, obs, self._last_obs)
+        outcome = self._read_outcome(reward, done) if self._steps else None
+        self._last_obs = rows
+        self.num_unusable += int((~usable).sum())
+        if outcome:
+            self._record_outcome(outcome)
         output = self._choose(rows)
         self._steps, self.num_steps = self._steps + 1, self.num_steps + 1
         waits = ~usable | ~self._alive
@@ -107,8 +111,9 @@ class OnnxSession:
         if not self._steps:
             raise ConfigError("end_episode: the episode has no step; call act first")
         if self._alive.any():
-            self._record_outcome(reward, done)
-        if self._policy.can_adapt:
+            self._record_outcome(self._read_outcome(reward, done))
+        # nothing can be learned from episodes without noise, so they are not kept
+        if self._policy.can_adapt and not self.deterministic:
             self._pending.append({name: self._stack(name) for name in TIMED})
         self.num_episodes += 1
         self._begin_episode()
@@ -130,11 +135,11 @@ class OnnxSession:
             has_adapted = self._policy.facts.adaptations > 0
             reason = "was adapted before its export" if has_adapted else "has no adaptation graph"
             raise ConfigError(f"adapt: the policy {reason}")
-        if not self._pending:
-            raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         if self.deterministic:
             hint = "start the session with deterministic=False"
             raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
+        if not self._pending:
+            raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         arrays = {
             name: np.concatenate([episode[name] for episode in self._pending], axis=1)
             for name in TIMED
@@ -162,32 +167,18 @@ class OnnxSession:
             for robot in range(robots)
         ]
 
-    def _read(self, obs: Observation) -> tuple[np.ndarray, np.ndarray]:
-        """Returns finite observations (M, S), and the mask (M,) of rows that were so before."""
-        rows = read_observation(self.spec, obs, self._num_rows)
-        usable = np.asarray(np.isfinite(rows).all(axis=1))
-        if not usable.all():
-            self.num_unusable += int((~usable).sum())
-            rows = np.where(usable[:, None], rows, self._last_obs)
-        self._last_obs = rows
-        return rows, usable
+    def _read_outcome(self, reward: Any, done: Any) -> Outcome:
+        is_input = bool(self._states) or self._policy.can_adapt
+        return read_outcome(reward, done, self._num_rows, self._steps - 1, is_input=is_input)
 
-    def _record_outcome(self, reward: Any, done: Any) -> None:
+    def _record_outcome(self, outcome: Outcome) -> None:
         """Records what the previous action led to."""
-        if reward is None:
-            if self._states or self._policy.can_adapt:
-                hint = "the policy adapts from it; pass reward= to act and end_episode"
-                raise ConfigError(f"the reward of step {self._steps - 1} is missing: {hint}")
-            reward = 0.0
-        rewards = read_rows("reward", reward, self._num_rows, np.float32)
-        ended = read_rows("done", done, self._num_rows, bool)
-        finite = np.isfinite(rewards)
-        self.num_unusable += int((~finite).sum())
-        self._reward = np.where(self._alive, np.where(finite, rewards, 0.0), self._reward)
+        self.num_unusable += outcome.num_unusable
+        self._reward = np.where(self._alive, outcome.reward, self._reward)
         if self._policy.can_adapt:
             self._record["reward"].append(np.where(self._alive, self._reward, 0.0))
             self._record["valid"].append(self._alive)
-        self._alive = self._alive & ~ended
+        self._alive = self._alive & ~outcome.ended
 
     def _check_length(self) -> None:
         facts = self._policy.facts

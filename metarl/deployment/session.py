@@ -16,9 +16,10 @@ from metarl.core.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
     Observation,
+    Outcome,
     count_rows,
-    read_observation,
-    read_rows,
+    read_outcome,
+    read_usable,
     to_controls,
 )
 from metarl.sampling.recording import Recording, allocate, to_rollout
@@ -106,14 +107,20 @@ class Session:
 
         Raises:
             ConfigError: An argument does not fit, or the episode is as long as those in training
-                and the policy adapts to whole episodes; call `end_episode`.
+                and the policy adapts to whole episodes; call `end_episode`. The session is
+                unchanged.
         """
-        rows, usable = self._read(obs)
-        feedback = None
-        if self._steps:
-            feedback = self._record_outcome(rows, reward, done)
-            if self._steps == self.spec.horizon:
-                self._make_room()
+        is_full = self._steps == self.spec.horizon
+        if is_full and self._learner.pools_episodes:
+            hint = "call end_episode, then adapt or go on"
+            raise ConfigError(f"the episode has {self._steps} steps, as in training; {hint}")
+        rows, usable = read_usable(self.spec, obs, self._last_obs)
+        outcome = self._read_outcome(reward, done) if self._steps else None
+        self._last_obs = rows
+        self.num_unusable += int((~usable).sum())
+        feedback = self._record_outcome(rows, outcome) if outcome else None
+        if is_full:
+            self._make_room()
         chosen = self._choose(rows, feedback)
         output = self._recording.record_action(self._steps, chosen)
         self._steps += 1
@@ -137,18 +144,23 @@ class Session:
         """
         if not self._steps:
             raise ConfigError("end_episode: the episode has no step; call act first")
-        rows = self._read(self._last_obs if obs is None else obs)[0]
-        if self._recording.alive.any():
-            self._record_outcome(rows, reward, done)
+        rows, usable = self._last_obs, np.ones(self._num_rows, dtype=bool)
+        if obs is not None:
+            rows, usable = read_usable(self.spec, obs, self._last_obs)
+        outcome = self._read_outcome(reward, done) if self._recording.alive.any() else None
+        self._last_obs = rows
+        self.num_unusable += int((~usable).sum())
+        if outcome:
+            self._record_outcome(rows, outcome)
             going_on = self._recording.alive
             self._recording.arrays["last_obs"][going_on] = rows[going_on]
         with name_failures("session"):
             self._recording.finish(self.num_episodes)
         rollout = to_rollout(self._recording.arrays, self._size)
-        if self._learner.pools_episodes:
-            self._pending.append(rollout)
-        else:
+        if not self._learner.pools_episodes:
             self._adapt(rollout)
+        elif not self.deterministic:  # nothing can be learned from others, so they are not kept
+            self._pending.append(rollout)
         self.num_episodes += 1
         self._steps, self._recording = 0, self._new_recording()
         self._rngs = self._streams(self.num_episodes)
@@ -165,11 +177,11 @@ class Session:
         """
         if not self._learner.pools_episodes:
             return
-        if not self._pending:
-            raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         if self.deterministic:
             hint = "start the session with deterministic=False"
             raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
+        if not self._pending:
+            raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         parts = zip(*(vars(rollout).values() for rollout in self._pending), strict=True)
         self._adapt(Rollout(*(torch.cat(each, dim=1) for each in parts)))
         self.num_adaptations += 1
@@ -185,8 +197,7 @@ class Session:
 
         Raises:
             ConfigError: The session has not adapted by gradient steps, or has several tasks, or
-                does not come from `policy.start()`.
-            ResourceError: The package onnx is missing.
+                does not come from `policy.start()`; or the package onnx is missing.
         """
         if self.origin is None:
             raise ConfigError("export: this session has no run; begin it with policy.start()")
@@ -204,28 +215,15 @@ class Session:
 
     # --- steps of an episode ----------------------------------------------------------------------
 
-    def _read(self, obs: Observation) -> tuple[np.ndarray, np.ndarray]:
-        """Returns finite observations (M, S), and the mask (M,) of rows that were so before."""
-        rows = read_observation(self.spec, obs, self._num_rows)
-        usable = np.asarray(np.isfinite(rows).all(axis=1))
-        if not usable.all():
-            self.num_unusable += int((~usable).sum())
-            rows = np.where(usable[:, None], rows, self._last_obs)
-        self._last_obs = rows
-        return rows, usable
+    def _read_outcome(self, reward: Any, done: Any) -> Outcome:
+        is_input = self._context is not None
+        return read_outcome(reward, done, self._num_rows, self._steps - 1, is_input=is_input)
 
-    def _record_outcome(self, rows: np.ndarray, reward: Any, done: Any) -> Any:
+    def _record_outcome(self, rows: np.ndarray, outcome: Outcome) -> Any:
         """Records what the previous action led to; returns the learner's feedback."""
-        if reward is None:
-            if self._context is not None:
-                hint = "the policy adapts from it; pass reward= to act and end_episode"
-                raise ConfigError(f"the reward of step {self._steps - 1} is missing: {hint}")
-            reward = 0.0
-        rewards = read_rows("reward", reward, self._num_rows, np.float32)
-        ended = read_rows("done", done, self._num_rows, bool)
-        finite = np.isfinite(rewards)
-        self.num_unusable += int((~finite).sum())
-        step = Step(rows, np.where(finite, rewards, 0.0), ended, np.zeros_like(ended))
+        self.num_unusable += outcome.num_unusable
+        no_fault = np.zeros(self._num_rows, dtype=bool)
+        step = Step(rows, outcome.reward, outcome.ended, no_fault)
         return self._recording.record_step(self._steps - 1, step)
 
     def _choose(self, rows: np.ndarray, feedback: Any) -> Any:
@@ -242,14 +240,7 @@ class Session:
         return chosen
 
     def _make_room(self) -> None:
-        """Forgets the oldest step of robots whose episode outlasts those of training.
-
-        Raises:
-            ConfigError: The learner adapts to whole episodes.
-        """
-        if self._learner.pools_episodes:
-            hint = "call end_episode, then adapt or go on"
-            raise ConfigError(f"the episode has {self._steps} steps, as in training; {hint}")
+        """Forgets the oldest step of robots whose episode outlasts those of training."""
         arrays = self._recording.arrays
         moved = self._recording.alive | arrays["valid"][:, -1]
         for name in TIMED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,19 @@ def to_controls(spec: EnvSpec, output: np.ndarray) -> np.ndarray:
 
 def count_rows(obs: Any) -> tuple[int, bool]:
     """Returns the number of robots M in an observation, and whether it has a row axis."""
-    if isinstance(obs, Mapping):
-        shapes = [np.shape(each) for each in obs.values()]
-        return (shapes[0][0], True) if shapes and shapes[0] else (1, False)
-    return (len(obs), True) if np.ndim(obs) > 1 else (1, False)
+    try:
+        if isinstance(obs, Mapping):
+            shapes = [np.shape(each) for each in obs.values()]
+            return (shapes[0][0], True) if shapes and shapes[0] else (1, False)
+        return (len(obs), True) if np.ndim(obs) > 1 else (1, False)
+    except ValueError:  # lists of several lengths, which `read_observation` refuses
+        return 1, False
 
 
 def read_observation(spec: EnvSpec, obs: Any, num_rows: int) -> np.ndarray:
-    """Returns observations as (M, S) float32; some numbers may not be finite.
+    """Returns a copy of observations as (M, S) float32; some numbers may not be finite.
+
+    A copy, because a robot's program may write its next observation into the same array.
 
     Args:
         spec: Of the environment.
@@ -51,17 +57,16 @@ def read_observation(spec: EnvSpec, obs: Any, num_rows: int) -> np.ndarray:
     Raises:
         ConfigError: The size is another, or a name is unknown or missing.
     """
-    if isinstance(obs, Mapping):
-        obs = _join_named(spec, obs)
     try:
-        array = np.asarray(obs, dtype=np.float32)
+        given = _join_named(spec, obs) if isinstance(obs, Mapping) else obs
+        array = np.array(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"obs: must be numbers: {error}") from error
     if num_rows == 1 and array.ndim == 1:
         array = array[None]
     if array.shape != (num_rows, spec.obs_size):
         shape = f"{(num_rows, spec.obs_size)}" + (f" or ({spec.obs_size},)" * (num_rows == 1))
-        raise ConfigError(f"obs has the shape {np.shape(obs)}: must be {shape}{_describe(spec)}")
+        raise ConfigError(f"obs has the shape {np.shape(given)}: must be {shape}{_describe(spec)}")
     return array
 
 
@@ -98,3 +103,61 @@ def read_rows(name: str, value: Any, num_rows: int, kind: type) -> np.ndarray:
     if array.size != num_rows and array.ndim:
         raise ConfigError(f"{name} has the shape {array.shape}: must be ({num_rows},)")
     return np.broadcast_to(array.reshape(-1) if array.ndim else array, num_rows)
+
+
+# --- numbers that are not finite ------------------------------------------------------------------
+
+
+def read_usable(spec: EnvSpec, obs: Any, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns finite observations (M, S), and the mask (M,) of rows that were so as given.
+
+    Args:
+        spec: Of the environment.
+        obs: See Observation.
+        previous: Rows (M, S) that take the place of those that are not finite.
+
+    Raises:
+        ConfigError: See `read_observation`.
+    """
+    rows = read_observation(spec, obs, len(previous))
+    usable = np.asarray(np.isfinite(rows).all(axis=1))
+    return np.where(usable[:, None], rows, previous), usable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of the previous controls of M robots.
+
+    Attributes:
+        reward: (M,), 0 where it was not finite.
+        ended: (M,) the episode ended, for example by a fall.
+        num_unusable: Rewards that were not finite.
+    """
+
+    reward: np.ndarray
+    ended: np.ndarray
+    num_unusable: int
+
+
+def read_outcome(reward: Any, done: Any, num_rows: int, step: int, *, is_input: bool) -> Outcome:
+    """Returns the outcome of a step for M robots.
+
+    Args:
+        reward: (M,) or one number for all; None if there is none.
+        done: (M,) or one for all.
+        num_rows: M.
+        step: Number of the step, for messages.
+        is_input: The policy reads rewards, or adapts from them.
+
+    Raises:
+        ConfigError: The reward is missing, or there are not M.
+    """
+    if reward is None:
+        if is_input:
+            hint = "the policy adapts from it; pass reward= to act and end_episode"
+            raise ConfigError(f"the reward of step {step} is missing: {hint}")
+        reward = 0.0
+    rewards = read_rows("reward", reward, num_rows, np.float32)
+    finite = np.isfinite(rewards)
+    ended = read_rows("done", done, num_rows, bool)
+    return Outcome(np.where(finite, rewards, 0.0), ended, int((~finite).sum()))

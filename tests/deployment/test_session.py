@@ -212,6 +212,10 @@ def wrong(case, policy):
         session.act({**names, "velocity of rootz": 0.0})
     elif case == "missing name":
         session.act(dict(list(names.items())[1:]))
+    elif case == "named sizes":
+        session.act({**names, next(iter(names)): [0.0, 1.0]})
+    elif case == "named text":
+        session.act({**names, next(iter(names)): "fast"})
     elif case == "no reward":
         session.act(obs), session.act(obs)
     elif case == "rewards":
@@ -224,6 +228,8 @@ def wrong(case, policy):
         policy.predict(obs, policy.predict(obs)[1])
     elif case == "predicted robots":
         policy.predict(np.zeros((2, 11)), policy.predict(obs)[1], reward=0.0)
+    elif case == "predicted lengths":
+        policy.predict([[0.0, 1.0], [2.0]])
     elif case == "predicted nan":
         policy.predict(obs * np.nan)
 
@@ -235,12 +241,15 @@ def wrong(case, policy):
         ("text", "obs: must be numbers"),
         ("name", r"obs: unknown number 'velocity of rootz'.*"),
         ("missing name", r"obs: '.*' is missing; policy.spec.observed has all"),
+        ("named sizes", "obs: must be numbers"),
+        ("named text", "obs: must be numbers"),
         ("no reward", "the reward of step 0 is missing"),
         ("rewards", r"reward has the shape \(2,\): must be \(1,\)"),
         ("no step", "end_episode: the episode has no step"),
         ("robots", "num_robots = 0: must be at least 1"),
         ("predicted reward", "reward is missing: it is an input of the policy's memory"),
         ("predicted robots", "state has 1 robots and obs 2"),
+        ("predicted lengths", "obs: must be numbers"),
         ("predicted nan", "obs: must be finite"),
     ],
 )
