@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import numpy as np
 
+from metarl.core.errors import ConfigError
 from metarl.deployment.serving.messages import UNASKED, Refused, Reply, Request, Verb
 from metarl.deployment.serving.wire import SEQUENCES, WireFormat
 
@@ -39,11 +41,16 @@ class Client:
     ):
         self._format = WireFormat(obs_size, num_controls)
         self._is_stream, self._tries = isinstance(address, str), tries
+        self._timeout = timeout * tries if self._is_stream else timeout
         kind = socket.SOCK_STREAM if self._is_stream else socket.SOCK_DGRAM
         family = socket.AF_UNIX if self._is_stream else socket.AF_INET
         self._socket = socket.socket(family, kind)
-        self._socket.settimeout(timeout * tries if self._is_stream else timeout)
-        self._socket.connect(address)
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
         self._sequence = self.num_repeated = self.num_unasked = 0
 
     def begin(self) -> Reply:
@@ -78,24 +85,36 @@ class Client:
         """Sends a request and returns its reply.
 
         Raises:
+            ConfigError: The observation has another size.
             TimeoutError: There is none.
             OSError: The server has closed the connection.
         """
-        self._sequence = (self._sequence + 1) % SEQUENCES
         rows = None if obs is None else np.asarray(obs)
+        size = self._format.obs_size
+        if rows is not None and rows.shape != (size,):
+            raise ConfigError(f"obs has the shape {rows.shape}: must be ({size},)")
+        self._sequence = (self._sequence + 1) % SEQUENCES
         message = self._format.encode_request(Request(verb, self._sequence, rows, reward, done))
         for number in range(1 if self._is_stream else self._tries):
             self.num_repeated += number > 0
-            self._socket.sendall(message)
+            deadline = time.monotonic() + self._timeout
             try:
-                return self._wait()
-            except (TimeoutError, ConnectionRefusedError):  # refused: the server is not yet there
+                self._socket.sendall(message)
+                return self._wait(deadline)
+            except TimeoutError:
                 continue
+            except ConnectionRefusedError:  # the server is not yet there
+                time.sleep(max(0.0, deadline - time.monotonic()))
         raise TimeoutError(f"{verb.name.lower()}: the server does not reply")
 
-    def _wait(self) -> Reply:
-        """Returns the reply to the present request."""
-        while True:
+    def _wait(self, deadline: float) -> Reply:
+        """Returns the reply to the present request.
+
+        Raises:
+            TimeoutError: It did not come until the deadline, whatever else the server sent.
+        """
+        while (left := deadline - time.monotonic()) > 0.0:
+            self._socket.settimeout(left)
             try:
                 reply = self._format.decode_reply(self._receive())
             except Refused:
@@ -104,6 +123,7 @@ class Client:
                 self.num_unasked += 1
             elif reply.sequence == self._sequence:
                 return reply
+        raise TimeoutError
 
     def _receive(self) -> bytes:
         size = self._format.reply_size
