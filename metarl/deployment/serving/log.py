@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -54,20 +56,29 @@ class Log:
         path: JSON lines are appended here; None writes nothing.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be opened.
     """
 
     def __init__(self, path: Path | None):
+        self._path = path
         self._file: TextIO | None = None if path is None else path.open("a", encoding="utf-8")
         self.refused: Counter[str] = Counter()
 
     def write(self, event: str, **numbers: Any) -> None:
-        """Writes a record with the time in seconds since 1970."""
+        """Writes a record with the time in seconds since 1970.
+
+        Where the disk refuses, the log ends with a warning: the robot needs its server.
+        """
         if self._file is None:
             return
         record = {"time": round(time.time(), 3), "event": event, **numbers}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            self.close()
+            reason = error.strerror or error
+            print(f"metarl: warning: {self._path}: {reason}; no more records", file=sys.stderr)
 
     def refuse(self, reason: str) -> bool:
         """Counts a message that was refused; returns whether it is the first for this reason."""
@@ -78,6 +89,7 @@ class Log:
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what is left in the buffer of a full disk
+                file.close()

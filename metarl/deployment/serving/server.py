@@ -147,11 +147,16 @@ class Server:
         self._is_stopped = True
 
     def run(self) -> None:
-        """Serves until `stop` is called or no message can come any more."""
-        while not (self._is_stopped or self._transport.is_over):
-            self.poll()
-        if self._watchdog.wait(self._clock()) < math.inf:
-            self._send_safe(Flag.CLOSED, self._dt)
+        """Serves until `stop` is called or no message can come any more.
+
+        A robot in mid-episode gets a last safe control, also if an exception ends the server.
+        """
+        try:
+            while not (self._is_stopped or self._transport.is_over):
+                self.poll()
+        finally:
+            if self._watchdog.wait(self._clock()) < math.inf:
+                self._send_safe(Flag.CLOSED, self._dt)
 
     def poll(self) -> None:
         """Waits for a message, for a short time, and answers it; guards the silence."""

@@ -1,6 +1,7 @@
 """The server with a transport and a clock by hand: peers, numbers, watchdog, limits, records."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -260,3 +261,36 @@ def test_json_gets_json_where_messages_are_binary():
     ((line, _),) = robot.wire.replies
     reply = json.loads(line)
     assert reply["controls"] == [3.0, 1.0, 2.0] and reply["seq"] == 1
+
+
+def test_server_that_fails_sends_the_safe_control(monkeypatch):
+    robot = Robot()
+    robot.act(1.0, 0.0)
+    del robot.wire.replies[:]
+
+    def fail(timeout):
+        raise RuntimeError("the network card is gone")
+
+    monkeypatch.setattr(robot.wire, "receive", fail)
+    with pytest.raises(RuntimeError, match="the network card is gone"):
+        robot.server.run()
+    flags = [FORM.decode_reply(message).flags for message, _ in robot.wire.replies]
+    assert flags == [Flag.SAFE | Flag.CLOSED]
+
+
+def test_full_disk_ends_the_log_and_not_the_episode(monkeypatch, tmp_path, capsys):
+    log = Log(tmp_path / "log")
+    robot = Robot(log=log)
+    robot.act(1.0, 0.0)
+
+    def refuse(text):
+        raise OSError(28, "No space left on device")
+
+    log._file.close()
+    monkeypatch.setattr(log, "_file", SimpleNamespace(write=refuse, close=lambda: None))
+    (ended,) = robot.ask(Verb.END, reward=0.5)
+    assert ended.flags == Flag.SAFE and ended.counters.episodes == 1
+    assert robot.act(1.0, 0.0, reward=None).counters.steps == 1
+    robot.server.finish()
+    warning = f"metarl: warning: {tmp_path / 'log'}: No space left on device; no more records\n"
+    assert capsys.readouterr().err == warning
