@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-from contextlib import ExitStack, closing
+import sys
+from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     from metarl.deployment.serving.server import Server, say, warm_up, wire_format
 
     with ExitStack() as stack:
-        policy = _load(arguments.run, stack)
+        with redirect_stdout(sys.stderr):  # the standard output may hold replies
+            policy = _load(arguments.run, stack)
         spec = policy.spec
         limits = read_limits(spec, arguments.ends, arguments.rate_limit)
         size = wire_format(spec).request_size
@@ -69,11 +71,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _load(run: str, stack: ExitStack) -> Any:
-    """Returns the policy of a run folder, or of a file of `metarl export`."""
+    """Returns the policy of a run folder, or of a file of `metarl export`.
+
+    Raises:
+        ConfigError: The file is of others, so that the time of a control step is not known.
+    """
     if run.lower().endswith(".onnx"):
         from metarl.deployment.onnx_policy import OnnxPolicy
 
-        return OnnxPolicy(run)
+        policy = OnnxPolicy(run)
+        if policy.facts.is_foreign:
+            hint = "serve takes run folders and files of metarl export"
+            raise ConfigError(f"{run}: was not written by metarl; {hint}")
+        return policy
     from metarl import api
 
     return stack.enter_context(api.load(find_run(run), threads=1))

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
+from certificates import save_linear_onnx
 from commands import METARL, REPOSITORY, call, finish, is_one_line, start
 
 import metarl
@@ -101,6 +102,23 @@ def test_lines_of_json_are_answered(tmp_path, monkeypatch, capfd):
     assert "metarl: refused a message: no JSON" in err and "served 1 steps" in err
 
 
+def test_progress_is_not_among_the_replies(tmp_path, monkeypatch, capfd):
+    """Loading a policy prints lines if it takes more than some seconds."""
+    load = metarl.load
+
+    def load_slowly(*arguments, **options):
+        print("loading ... 5 s")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("metarl.api.load", load_slowly)
+    (tmp_path / "in").write_text('{"verb": "status"}')
+    with open(tmp_path / "in") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert commands.main(["serve", str(NAVIGATION), "--transport", "stdin"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["verb"] == "status" and "loading ... 5 s" in err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -128,6 +146,14 @@ def test_unusable_flags_are_refused(flags, message, capsys, tmp_path, monkeypatc
 def test_damaged_run_is_refused(tmp_path, capsys):
     assert commands.main(["serve", str(tmp_path)]) == 5
     assert is_one_line(capsys.readouterr().err)
+
+
+def test_onnx_file_of_others_is_refused(tmp_path, capsys):
+    """It does not tell the time of a control step, on which the limits depend."""
+    path = save_linear_onnx(tmp_path / "f.onnx", np.zeros((2, 2)))
+    assert commands.main(["serve", str(path), "--transport", "stdin"]) == 2
+    err = capsys.readouterr().err
+    assert is_one_line(err) and "was not written by metarl; serve takes run folders and" in err
 
 
 def test_address_that_others_reach_gives_a_warning(tmp_path):

@@ -305,9 +305,15 @@ def _bind(listener: socket.socket, path: Path) -> None:
 
 
 class Stdin:
-    """Lines of JSON from the standard input; replies go to the standard output."""
+    """Lines of JSON from the standard input; replies go to the standard output.
+
+    Raises:
+        ConfigError: One of them is closed.
+    """
 
     def __init__(self) -> None:
+        if sys.stdin is None or sys.stdout is None:
+            raise ConfigError("--transport stdin: the standard input or output is closed")
         self.name, self.is_text, self._is_ended = "the standard input", True, False
         self._rest, self._lines = b"", deque[bytes]()
 

@@ -212,6 +212,12 @@ def test_lines_of_standard_input_are_messages(monkeypatch, capsys):
     assert capsys.readouterr().out == "reply\n"
 
 
+def test_closed_standard_input_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ConfigError, match="--transport stdin: the standard input or output is clo"):
+        Stdin()
+
+
 def test_wire_format_of_discrete_actions_has_one_number():
     policy = EchoPolicy(discrete=True, action_centre=0.0)
     assert wire_format(policy.spec) == WireFormat(2, 1)
