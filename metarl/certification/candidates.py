@@ -15,6 +15,7 @@ from metarl.certification.cells import Training
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError
 from metarl.learners.modes import label
+from metarl.trained_policy import TrainedPolicy
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,13 @@ def _describe_file(source: Source, algo: str, files: list[Path]) -> dict[str, An
 
 
 def _open_run(path: Path, spec: EnvSpec, threads: int) -> Candidate:
-    policy = experiment.load(path, threads)
+    with experiment.load(path, threads) as policy:  # its spec may need the environment
+        return _describe_run(policy, path, spec)
+
+
+def _describe_run(policy: TrainedPolicy, path: Path, spec: EnvSpec) -> Candidate:
     config = policy.config
     if is_baseline(config, "scratch"):
-        policy.close()
         raise ConfigError(
             f"{path}: mode scratch has one policy for each task; it has no certificate"
         )

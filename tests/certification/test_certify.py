@@ -1,5 +1,6 @@
 """Certificates: against plain loops, stopped and resumed, and what is refused."""
 
+import json
 import re
 import shutil
 from xml.etree import ElementTree
@@ -19,6 +20,7 @@ from certificates import (
 
 import metarl
 from metarl.certification import certify as module
+from metarl.certification.candidates import Source, open_candidate
 from metarl.certification.cells import draw_tasks, make_cells
 from metarl.certification.grid import read_grid
 from metarl.core.errors import CheckpointError, ConfigError, NumericalError, Preempted
@@ -54,6 +56,25 @@ def runs(tmp_path_factory):
 def ppo(tmp_path_factory):
     path = tmp_path_factory.mktemp("sb3") / "walker.zip"
     return path, save_ppo(path)
+
+
+def test_environment_of_an_old_run_is_closed(runs, tmp_path, monkeypatch):
+    """Runs of old versions have no spec of their environment, which is built to read it."""
+    run = tmp_path / "run"
+    shutil.copytree(runs["rl2"], run)
+    record = json.loads((run / "run.json").read_text())
+    del record["env"]
+    (run / "run.json").write_text(json.dumps(record))
+    built, closed = [], []
+
+    def build(*arguments, **options):
+        built.append(make("navigation-2d", 1))
+        monkeypatch.setattr(built[-1], "close", lambda: closed.append(True), raising=False)
+        return built[-1]
+
+    monkeypatch.setattr("metarl.trained_policy.build_env", build)
+    open_candidate(Source(run), make("navigation-2d", 1).spec, 1)
+    assert len(built) == len(closed) == 1
 
 
 SB3 = {"sb3_class": "PPO", "trusts_pickle": True}
