@@ -36,7 +36,7 @@ def export(
     `<name>.adaptation.onnx` beside the file.
 
     Args:
-        policy: The trained policy, or its run folder.
+        policy: The trained policy, its run folder, or its address on the hub.
         path: The file; existing ones are replaced.
         format: "onnx" or "torchscript".
         adapt: A task (D,) to adapt to, by gradient steps in the environment; the file then has the
@@ -49,13 +49,13 @@ def export(
         The files.
 
     Raises:
-        ConfigError: The policy has no graph, an argument does not fit, or the folder is missing.
-        ResourceError: The package onnx is missing.
+        ConfigError: The policy has no graph, an argument does not fit, the folder is missing, or
+            the package onnx is.
     """
     from metarl.experiment import load
 
     if isinstance(policy, (str, Path)):
-        with load(Path(policy)) as loaded:
+        with load(policy) as loaded:
             options: dict[str, Any] = {"format": format, "adapt": adapt, "max_steps": max_steps}
             return export(loaded, path, num_adaptations=num_adaptations, **options)
     from metarl.deployment.export.write import export_policy

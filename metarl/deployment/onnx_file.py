@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.errors import CheckpointError, ResourceError
+from metarl.core.errors import CheckpointError, require_package
 
 CHECKSUM = "metarl_sha256"
 """Metadata: SHA-256 of the file with NO_CHECKSUM in its place."""
@@ -50,12 +50,12 @@ class OnnxFile:
 
     Raises:
         CheckpointError: The file is missing, damaged or no ONNX file.
-        ResourceError: The package onnxruntime is missing.
+        ConfigError: The package onnxruntime is missing.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        runtime = _import_runtime()
+        runtime = require_package("onnxruntime", "onnx", f"{path}")
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -80,12 +80,3 @@ class OnnxFile:
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[Any]:
         """Computes outputs, by name."""
         return self._session.run(list(outputs), dict(feeds))
-
-
-def _import_runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        hint = "pip install 'metarl-robots[onnx]'"
-        raise ResourceError(f"an ONNX policy needs the package onnxruntime; {hint}") from error
-    return onnxruntime

@@ -11,9 +11,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 import metarl
-from metarl.core.errors import CheckpointError, ConfigError, ResourceError
+from metarl.core.errors import CheckpointError, ConfigError
 from metarl.deployment import onnx_file
+from metarl.deployment.export.policies import build_policy
 from metarl.deployment.onnx_policy import OnnxPolicy
+from metarl.envs.registry import make
+from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.learners.teacher_student.teacher_student import TeacherStudent
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -121,13 +125,13 @@ def test_missing_file_and_package_are_named(tmp_path, monkeypatch, policy_file):
     with pytest.raises(CheckpointError, match=r"x.onnx: No such file"):
         OnnxPolicy(tmp_path / "x.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ResourceError, match="needs the package onnxruntime; pip install"):
+    with pytest.raises(ConfigError, match=r"p.onnx: .*onnxruntime.*pip install 'metarl-robots"):
         OnnxPolicy(policy_file)
 
 
 def test_export_names_the_missing_package(run_of, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ResourceError, match=r"pip install 'metarl-robots\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'metarl-robots\[onnx\]'"):
         metarl.export(run_of("rl2, gru", "navigation-2d"), tmp_path / "p.onnx")
     assert not (tmp_path / "p.onnx").exists()
 
@@ -208,6 +212,26 @@ def test_export_without_the_environment_has_the_recorded_scaling(run_of, tmp_pat
     assert OnnxPolicy(tmp_path / "p.onnx").spec.action_scale == (0.7,) * 12
     warning = "exported without gains" if "name" in change else "was trained on version 0"
     assert warning in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_export_to_a_folder_is_refused(run_of, tmp_path, form):
+    with pytest.raises(ConfigError, match=r"--output .*: is a folder; name a file"):
+        metarl.export(run_of("maml-trpo", "navigation-2d"), tmp_path, format=form)
+
+
+def test_export_takes_an_address_on_the_hub(tmp_path):
+    with pytest.raises(ConfigError, match="hf://a: must be hf://ORG/NAME"):
+        metarl.export("hf://a", tmp_path / "p.onnx")
+
+
+def test_teacher_that_observes_the_task_has_no_graph():
+    spec = make("hopper-vel", 1).spec
+    config = TeacherStudentConfig(mode="oracle")
+    sizes = spec.obs_size + len(spec.tasks.variables), spec.action_size
+    teacher = TeacherStudent(config, *sizes, tasks=spec.tasks, seed=0)
+    with pytest.raises(ConfigError, match="the teacher of teacher-student has no graph; it obs"):
+        build_policy(teacher, spec, max_steps=1)
 
 
 # --- in the simulator -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.errors import ResourceError
+from metarl.core.errors import require_package
 from metarl.deployment.export.graph import Graph, Port
 from metarl.deployment.onnx_file import CHECKSUM, NO_CHECKSUM, checksum
 
@@ -26,11 +26,13 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
         metadata: Texts to store in the file.
 
     Raises:
-        ResourceError: The package onnx is missing.
+        ConfigError: The package onnx is missing.
     """
-    onnx = _import_onnx()
+    onnx, arrays = (
+        require_package(name, "onnx", "export") for name in ("onnx", "onnx.numpy_helper")
+    )
     helper = onnx.helper
-    constants = [onnx.numpy_helper.from_array(v, name) for name, v in graph.constants.items()]
+    constants = [arrays.from_array(v, name) for name, v in graph.constants.items()]
     defaults = [(name, Port(graph.constants[name].shape)) for name in graph.defaults]
     inputs = [_port(helper, *each) for each in [*graph.inputs.items(), *defaults]]
     outputs = [_port(helper, *each) for each in graph.outputs.items()]
@@ -46,16 +48,6 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
     return content.replace(NO_CHECKSUM.encode(), checksum(content).encode())
-
-
-def _import_onnx() -> Any:
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ImportError as error:
-        hint = "pip install 'metarl-robots[onnx]'"
-        raise ResourceError(f"export needs the package onnx; {hint}") from error
-    return onnx
 
 
 def _port(helper: Any, name: str, port: Port) -> Any:

@@ -80,6 +80,9 @@ def build_policy(
     """
     from metarl.learners.sb3.learner import Sb3Baseline
 
+    if isinstance(learner, TeacherStudent) and learner.config.mode == "oracle":
+        hint = "it observes the task, and only the student, who does not, has one"
+        raise ConfigError(f"export: the teacher of teacher-student has no graph; {hint}")
     if isinstance(learner, Maml):
         return _maml(learner, spec, params)
     if isinstance(learner, Sb3Baseline):

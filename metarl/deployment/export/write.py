@@ -41,13 +41,16 @@ def export_policy(
         adaptations: Gradient steps that they have taken.
 
     Raises:
-        ConfigError: The learner has no graph, the format is unknown, or the folder is missing.
-        ResourceError: The package onnx is missing, or the disk refuses.
+        ConfigError: The learner has no graph, the format is unknown, the folder is missing, or the
+            package onnx is.
+        ResourceError: The disk refuses.
     """
     require(form in FORMATS, "--format", form, " or ".join(FORMATS))
     require(max_steps >= 0, "--max-steps", max_steps, "at least 0")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--output {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: is a folder; name a file")
     spec, sampler = origin.spec, origin.config.sampler
     episodes = max(NUM_EPISODES, sampler.num_adaptations + 1)
     policy = build_policy(
