@@ -12,7 +12,7 @@ import numpy as np
 from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
-from metarl.learners.modes import label
+from metarl.learners.modes import find_mode, label
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
@@ -89,5 +89,7 @@ def _play(policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: K
         num_adaptations=num_adaptations,
         key=key,
     )
-    stage = f"{label(config.algo, config.learner)}, {played[0][-1].stage}"
+    stage = label(config.algo, config.learner)
+    if find_mode(config.learner) is None:  # the others do not adapt
+        stage += f", {played[0][-1].stage}"
     return [replace(row[-1], stage=stage) for row in played]

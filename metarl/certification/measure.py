@@ -20,6 +20,19 @@ from metarl.sampling.sampler import Collector, Key
 
 
 @dataclass(frozen=True)
+class SameStarts(Key):
+    """Streams with which every rollout of a trial has the same starts, commands and pushes.
+
+    The attempts of a policy that neither remembers nor adapts are then equal, and what differs
+    between those of another one is what it has learned.
+    """
+
+    def episodes(self, k: int, num_tasks: int, num_episodes: int) -> list[np.random.Generator]:
+        """Returns the generators of the first rollout, row by row (N * E)."""
+        return super().episodes(0, num_tasks, num_episodes)
+
+
+@dataclass(frozen=True)
 class Attempts:
     """Outcome of a cell; n attempts at each of N tasks, in E episodes.
 
@@ -78,7 +91,8 @@ def play(
             return rollout.returns().numpy(), ~ended.numpy(), steps, faults, terms
 
         size = (num_episodes, attempts - 1)
-        rows, _ = play_without_noise(collector, learner, tasks, *size, key, measure)
+        starts = SameStarts(key.seed, key.stream, key.iteration)
+        rows, _ = play_without_noise(collector, learner, tasks, *size, key, measure, starts)
     *arrays, terms = zip(*rows, strict=True)
     return Attempts(*map(np.stack, arrays), terms=terms)
 

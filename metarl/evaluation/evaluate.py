@@ -133,6 +133,7 @@ def play_without_noise(
     num_adaptations: int,
     key: Key,
     measure: Callable[[Rollout], Measured],
+    measured_key: Key | None = None,
 ) -> tuple[list[Measured], list[int]]:
     """Plays a trial in which the measured rollouts send the mode of the policy; see `evaluate`.
 
@@ -145,6 +146,7 @@ def play_without_noise(
         key: The random streams.
         measure: Called with the measured rollout after 0..K adaptations, whose memory the next
             rollout overwrites.
+        measured_key: Streams of the measured rollouts; by default those of `key`.
 
     Returns:
         The K + 1 results of `measure`, and the environment steps of the K rollouts that the learner
@@ -155,7 +157,7 @@ def play_without_noise(
     collector.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
     for k in range(num_adaptations + 1):
         collector.take_reward_terms()  # forgets those of the rollout that was adapted to
-        rollout, after = collector.rollout(learner, context, key, k, explore=False)
+        rollout, after = collector.rollout(learner, context, measured_key or key, k, explore=False)
         results.append(measure(rollout))
         if k < num_adaptations:
             if learner.pools_episodes:
