@@ -32,7 +32,7 @@ def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:
 
 
 def load_newest(run: Path) -> Any:
-    """Returns the newest checkpoint of a run that can be verified.
+    """Returns the newest checkpoint of a run that can be verified and is finite.
 
     Raises:
         CheckpointError: There is none; names the folder.
@@ -40,7 +40,9 @@ def load_newest(run: Path) -> Any:
     from metarl.runs import checkpoint
 
     return checkpoint.load_newest(
-        run / "checkpoints", report=lambda line: print(f"metarl: {line}", file=sys.stderr)
+        run / "checkpoints",
+        report=lambda line: print(f"metarl: {line}", file=sys.stderr),
+        needs_finite=True,
     )
 
 

@@ -73,14 +73,22 @@ def check_finite(values: Params, first_task: int, message: str) -> None:
             raise FloatingPointError(f"task {task}: {message.format(repr(name))}")
 
 
+def find_non_finite(values: Mapping[str, Tensor]) -> str | None:
+    """Returns the name of the first tensor that is not finite, None if all are."""
+    return next((name for name, v in values.items() if not bool(v.isfinite().all())), None)
+
+
 def check_updated(values: Mapping[str, Tensor]) -> None:
     """Raises if a tensor of a learner's state (...) is not finite after an update.
+
+    Args:
+        values: By name, on one device; none are finite.
 
     Raises:
         FloatingPointError: Names the tensor.
     """
     each = {n: v.detach().isfinite().all() for n, v in values.items()}
-    if bool(torch.stack(list(each.values())).all()):  # the one wait for a GPU
+    if not each or bool(torch.stack(list(each.values())).all()):  # the one wait for a GPU
         return
     name = next(name for name, is_finite in each.items() if not is_finite)
     raise FloatingPointError(f"{name!r} is not finite after the update; lower the step size")
@@ -106,5 +114,5 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         if given is None or given.shape != value.shape:
             problem = "missing" if given is None else f"of shape {tuple(given.shape)}"
             raise ValueError(f"{name!r} is {problem}, expected shape {tuple(value.shape)}")
-        if not bool(given.isfinite().all()):
-            raise ValueError(f"{name!r} is not finite")
+    if name := find_non_finite({name: state[name] for name in expected}):
+        raise ValueError(f"{name!r} is not finite")

@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from metarl.core.errors import CheckpointError, ResourceError
+from metarl.functional.params import find_non_finite
 from metarl.runs.folder import list_checkpoints
 from metarl.runs.storage import (
     ASIDE,
@@ -117,13 +118,20 @@ def save(
         raise ResourceError(text) from error
 
 
-def load_newest(directory: Path, *, report: Callable[[str], None] | None = None) -> Checkpoint:
+def load_newest(
+    directory: Path,
+    *,
+    report: Callable[[str], None] | None = None,
+    needs_finite: bool = False,
+) -> Checkpoint:
     """Reads the newest checkpoint whose every byte verifies.
 
     Args:
         directory: Folder of the run's checkpoints.
         report: Called with one line for each newer checkpoint that is passed over; by default the
             line is a warning.
+        needs_finite: Also pass over a checkpoint with a number that is not finite; older versions
+            saved such states of a learner.
 
     Raises:
         CheckpointError: No checkpoint verifies; the message names the folder, the fault of each
@@ -138,6 +146,8 @@ def load_newest(directory: Path, *, report: Callable[[str], None] | None = None)
     for step, _, path in reversed(checkpoints):
         try:
             checkpoint = _load(path, step)
+            if needs_finite and (name := find_non_finite(checkpoint.tensors)):
+                raise Damaged(f"{name!r} is not finite")
         except Damaged as damage:
             faults.append(f"{path.name}: {damage}")
             continue

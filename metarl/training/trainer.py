@@ -18,6 +18,7 @@ from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import (
     CheckpointError,
     MetarlError,
+    NumericalError,
     Preempted,
     ResourceError,
     handle_signals,
@@ -28,7 +29,9 @@ from metarl.core.learner import HasOwnLoop, HasReplay, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration, Metrics, Rollout
+from metarl.functional.params import find_non_finite
 from metarl.runs import checkpoint
+from metarl.runs.folder import list_checkpoints
 from metarl.runs.logger import RunLog
 from metarl.runs.storage import Segment, append_entries
 from metarl.sampling.sampler import Collector, Key
@@ -216,9 +219,17 @@ class Trainer:
         return next_level(self.config.curriculum, self.progress.level, done.metrics[SHARE])
 
     def save(self) -> None:
-        """Writes a checkpoint of the state between two iterations, unless it exists already."""
+        """Writes a checkpoint of the state between two iterations, unless it exists already.
+
+        Raises:
+            NumericalError: The state is not finite; names the tensor and the last checkpoint.
+        """
         if self._saved == self.progress.iteration:
             return
+        state = self.learner.state_dict()
+        if name := find_non_finite(state):
+            place = f"the last checkpoint is {self._newest()}"
+            raise NumericalError(f"{name!r} is not finite and is not saved; {place}")
         self.log.sync()
         if supports(self.learner, HasReplay):
             folder, segments = self.checkpoints / checkpoint.REPLAY, self.progress.segments
@@ -227,12 +238,17 @@ class Trainer:
         checkpoint.save(
             self.checkpoints,
             self.progress.iteration,
-            self.learner.state_dict(),
+            state,
             self.progress.state(),
             keep=self.config.trainer.keep_checkpoints,
             segments=self.progress.segments,
         )
         self._saved = self.progress.iteration
+
+    def _newest(self) -> str:
+        """Returns the path of the newest checkpoint, for a message."""
+        known = list_checkpoints(self.checkpoints) if self.checkpoints.is_dir() else []
+        return str(known[-1][2]) if known else "none"
 
     @contextmanager
     def _save_on_failure(self) -> Generator[None]:
@@ -245,7 +261,8 @@ class Trainer:
             raise ResourceError(f"no GPU memory left, the state is saved; {hint}") from error
         except MetarlError as error:
             self.save()
-            raise type(error)(f"{error}; the state before it is saved") from error
+            place = self._newest()
+            raise type(error)(f"{error}; the state before it is saved in {place}") from error
         except Exception:
             self.save()
             raise

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch_faults import FailingOperation, spread
 from whole_trial import trial
 
 from metarl.core.parallel import one_torch_thread
@@ -303,3 +304,23 @@ def test_update_that_fails_midway_changes_nothing(fault, error, earlier, monkeyp
     later = range(earlier, earlier + 1)
     assert bench.iterate(later) == clean.iterate(later)
     assert_same(state(bench.learner), state(clean.learner))
+
+
+def test_update_that_fails_at_any_operation_changes_nothing(algo):
+    """The first updates, one of every phase, fail at operations of each part."""
+    bench, clean = Bench(algo), Bench(algo)
+    for iteration in range(3 if "fine-tuned" in algo else 2):
+        assert clean.iterate(range(iteration, iteration + 1))
+        rollouts, context, tasks = bench.trial(iteration)
+        before = state(bench.learner)
+        with FailingOperation() as counter:
+            bench.learner.update(context, rollouts, tasks)
+        assert_same(state(bench.learner), state(clean.learner))
+        bench.learner.load_state_dict(before)
+        for place in spread(counter.count, 4):
+            kind = (RuntimeError, KeyboardInterrupt)[place % 2]
+            with FailingOperation(place, kind), pytest.raises(kind, match="midway"):
+                bench.learner.update(context, rollouts, tasks)
+            assert_same(state(bench.learner), before)
+        bench.learner.update(context, rollouts, tasks)
+        assert_same(state(bench.learner), state(clean.learner))

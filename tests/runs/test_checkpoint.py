@@ -272,3 +272,14 @@ def test_kill_during_a_save_leaves_the_newest_readable(tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) > 5
+
+
+def test_checkpoint_that_is_not_finite_is_passed_over_on_request(tmp_path):
+    checkpoint.save(tmp_path, 1, {"a": torch.zeros(2), "log_std": torch.zeros(2)}, {})
+    bad = torch.tensor([0.0, float("-inf")])
+    newest = checkpoint.save(tmp_path, 2, {"a": torch.zeros(2), "log_std": bad}, {})
+    lines = []
+    assert checkpoint.load_newest(tmp_path, report=lines.append).step == 2 and not lines
+    found = checkpoint.load_newest(tmp_path, report=lines.append, needs_finite=True)
+    assert found.step == 1 and len(lines) == 1
+    assert f"passed over {newest.name}: 'log_std' is not finite; going on from it_0" in lines[0]

@@ -249,7 +249,8 @@ def test_failure_names_the_iteration_and_saves_before_it(
         run(trainer_in(tmp_path, Nuisance(2, happen, step=step)))
     if failure not in (KeyError, ResourceError):
         assert str(caught.value).startswith("iteration 3: ")
-        assert str(caught.value).endswith("; the state before it is saved")
+        place = tmp_path / "checkpoints" / "it_00000002"
+        assert str(caught.value).endswith(f"; the state before it is saved in {place}")
         assert "\n" not in str(caught.value)
     assert saved(tmp_path).step == len(records(tmp_path)) == 2
     run(trainer_in(tmp_path, resume=True))  # with a repaired environment nothing is lost
@@ -270,6 +271,27 @@ def test_update_that_is_not_finite_has_exit_code_4(tmp_path, whole):
     with pytest.raises(NumericalError, match="iteration 3: task 1: the gradient") as caught:
         run(trainer)
     assert caught.value.exit_code == 4 and saved(tmp_path).step == 2
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_state_that_is_not_finite_is_never_saved(value, tmp_path, whole):
+    trainer = trainer_in(tmp_path)
+    update = trainer.learner.update
+
+    def breaks(context, rollouts, tasks):
+        metrics = update(context, rollouts, tasks)
+        if trainer.progress.iteration == 3:  # a learner of a user that checks nothing
+            trainer.learner.params["weight0"].view(-1)[-1] = value
+        return metrics
+
+    trainer.learner.update = breaks
+    last = tmp_path / "checkpoints" / "it_00000000"
+    with pytest.raises(NumericalError, match="'policy/weight0' is not finite") as caught:
+        run(trainer)
+    assert str(caught.value).endswith(f"is not saved; the last checkpoint is {last}")
+    assert saved(tmp_path).step == 0
+    run(trainer_in(tmp_path, resume=True))
+    assert_same_runs(tmp_path, whole)
 
 
 def test_divergence_in_adaptation_has_exit_code_4(tmp_path):

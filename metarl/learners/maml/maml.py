@@ -172,12 +172,13 @@ class Maml:
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
         """
         del tasks
-        before = self.state_dict() if self._adam else None
+        before = self.params, self.updates, self._moments, self._scale  # values, never changed
+        optimiser = self._adam_state()
         try:
             return self._improve(context, rollouts)
         except BaseException:  # also Ctrl-C
-            if before:
-                self._restore_adam(before)
+            self.params, self.updates, self._moments, self._scale = before
+            self._restore_adam(optimiser)
             raise
 
     def _improve(self, context: MamlContext, rollouts: Sequence[Rollout]) -> Metrics:
@@ -191,6 +192,9 @@ class Maml:
         else:
             step = self._outer_step(trial)
         moments = self._merge_obs(rollouts)
+        check_updated(step.params)
+        check_updated(self._adam_moments())
+        check_updated(moments.state("obs") if moments else {})
         metrics = {
             "kl": 0.0,
             **step.metrics,
@@ -199,7 +203,6 @@ class Maml:
             "baseline/explained_pre": context.explained[0] if context.explained else explained,
             "baseline/explained_post": explained,
         }
-        # last, so that an exception above leaves the learner unchanged
         scale = moments.scale() if moments else None
         self.params, self.updates = step.params, self.updates + 1
         self._moments, self._scale = moments, scale
@@ -212,9 +215,7 @@ class Maml:
             step = reptile_step(self.adaptation, self.params, trial, self._num_threads)
         else:
             inputs = self.adaptation, self.params, trial, self.max_kl(), self._num_threads
-            # its search accepts finite results only
             return TrpoStep(*inputs, order=self.updates).take()
-        check_updated(step.params)
         return step
 
     def max_kl(self) -> float:
@@ -241,13 +242,16 @@ class Maml:
         scale = self._moments.state("obs") if self._moments else {}
         return {**params, **scale, **self._adam_state(), "updates": torch.tensor(self.updates)}
 
+    def _adam_moments(self) -> Params:
+        """Returns the moments of the outer optimiser, where they are; nothing without one."""
+        if not self._adam:
+            return {}
+        return adam.moments(self._adam.adam, {leaf: n for n, leaf in self._adam.leaves.items()})
+
     def _adam_state(self) -> dict[str, Tensor]:
         if not self._adam:
             return {}
-        names = {leaf: n for n, leaf in self._adam.leaves.items()}
-        state = {
-            n: v.detach().clone() for n, v in to_cpu(adam.moments(self._adam.adam, names)).items()
-        }
+        state = {n: v.detach().clone() for n, v in to_cpu(self._adam_moments()).items()}
         weight = torch.tensor(self._adam.inner_kl_weight, dtype=torch.float64)
         steps = adam.num_steps(self._adam.adam).cpu().clone()
         return {**state, "adam/steps": steps, "adam/inner_kl_weight": weight}
@@ -275,11 +279,10 @@ class Maml:
         """Makes the outer optimiser that of a state, in place."""
         if not self._adam:
             return
-        names = {leaf: n for n, leaf in self._adam.leaves.items()}
         with torch.no_grad():
             for n, leaf in self._adam.leaves.items():
                 leaf.copy_(self.params[n])
-            for name, value in adam.moments(self._adam.adam, names).items():
+            for name, value in self._adam_moments().items():
                 value.copy_(state[name])
         adam.restore_steps(self._adam.adam, state["adam/steps"])
         self._adam.inner_kl_weight = float(state["adam/inner_kl_weight"])

@@ -148,7 +148,7 @@ class Rl2:
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
         state = self._device_state()
-        state |= self._obs_moments.state("obs") | self._value_moments.state("value")
+        state |= self._moments_state()
         state["adam/steps"] = adam.num_steps(self._adam)
         state["updates"] = torch.tensor(self._updates)
         if self.config.target_kl:
@@ -177,6 +177,10 @@ class Rl2:
         names: dict[Tensor, str] = {value: n for n, value in self.policy.named_parameters()}
         own = {f"policy/{name}": value for value, name in names.items()}
         return own | adam.moments(self._adam, names)
+
+    def _moments_state(self) -> Params:
+        """Returns the running moments, on the CPU."""
+        return self._obs_moments.state("obs") | self._value_moments.state("value")
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits; in place, because a GPU may have no memory left."""
@@ -227,9 +231,10 @@ class Rl2:
             target=(target - value_mean) * value_factor,
         )
         metrics = self._epochs(batch)
-        check_updated(self._device_state())
         if not is_first:
             self._merge_obs(on_cpu)
+        check_updated(self._device_state())
+        check_updated(self._moments_state())
         self._updates += 1
         self._refresh_acting(to_cpu(dict(self.policy.named_parameters())))
         return {

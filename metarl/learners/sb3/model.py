@@ -140,9 +140,10 @@ class Member:
         )
 
     def _check_finite(self) -> None:
-        for name, value in self.model.policy.state_dict().items():
+        """Raises if a parameter, a moment of Adam or a running statistic is not finite."""
+        for name, value in self.state_dict().items():
             if not value.isfinite().all():
-                raise FloatingPointError(f"parameter {name} is not finite after an update of SB3")
+                raise FloatingPointError(f"{name!r} is not finite after an update of SB3")
 
     def normalize(self, obs: np.ndarray) -> np.ndarray:
         """Returns observations (M, S) as the policy takes them."""

@@ -202,6 +202,7 @@ class TeacherStudent:
             else:
                 metrics = self._fine_tune(rollouts)
             check_updated(self._device_state())
+            check_updated(self._moments_state())
             self._updates += 1
             self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
         except BaseException:  # also Ctrl-C
@@ -218,7 +219,7 @@ class TeacherStudent:
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's states, the moments and the number of updates, on the CPU."""
         state = self._device_state()
-        state |= self._obs_moments.state("obs") | self._value_moments.state("value")
+        state |= self._moments_state()
         for name, each in self._adams.items():
             state[f"adam/steps/{name}"] = adam.num_steps(each)
             if name != "student":
@@ -272,6 +273,10 @@ class TeacherStudent:
             start = "fine-tuning/" if phase == "fine-tuning" else ""
             state |= adam.moments(each, {value: start + name for value, name in names.items()})
         return state
+
+    def _moments_state(self) -> Params:
+        """Returns the running moments, on the CPU."""
+        return self._obs_moments.state("obs") | self._value_moments.state("value")
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits, in place."""

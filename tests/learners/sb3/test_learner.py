@@ -17,6 +17,7 @@ from baseline_bench import (
     small_env,
     state,
 )
+from torch_faults import FailingOperation, spread
 
 from metarl.config.schema import SamplerConfig, TrainConfig
 from metarl.core.env import Step
@@ -126,7 +127,7 @@ def test_update_that_is_not_finite_leaves_all_as_it_was(name):
 
     last.train = poisoned
     policy = len(bench.learner._members) - 1
-    with pytest.raises(FloatingPointError, match=f"policy {policy}: parameter log_std is not"):
+    with pytest.raises(FloatingPointError, match=f"policy {policy}: 'policy/log_std' is not"):
         bench.iterate(range(1, 2))
     assert_same(state(bench), before)
 
@@ -157,6 +158,19 @@ def test_update_that_fails_midway_changes_nothing(name, place, error, monkeypatc
     assert_same(state(bench), state(whole))
 
 
+def test_iteration_that_fails_at_any_operation_changes_nothing(name):
+    bench, clean = Bench(name), Bench(name)
+    expected, before = clean.iterate(range(1)), state(bench)
+    counted = Bench(name)
+    with FailingOperation() as counter:
+        counted.iterate(range(1))
+    for place in spread(counter.count, 3):
+        with FailingOperation(place), pytest.raises(RuntimeError, match="midway"):
+            bench.iterate(range(1))
+        assert_same(state(bench), before)
+    assert bench.iterate(range(1)) == expected
+
+
 @pytest.mark.parametrize("name", ["ppo multi-task", "rl2"])
 def test_baselines_in_two_threads_do_not_disturb_each_other(name):
     expected = [Bench(name, seed=seed).iterate(range(4)) for seed in (0, 1)]
@@ -165,11 +179,20 @@ def test_baselines_in_two_threads_do_not_disturb_each_other(name):
         assert list(pool.map(lambda bench: bench.iterate(range(4)), benches)) == expected
 
 
+@pytest.mark.parametrize("name", ["ppo multi-task", "rl2"])
+def test_infinite_moment_of_adam_is_refused(name):
+    bench = Bench(name)
+    adam = bench.learner._members[-1].model.policy.optimizer
+    next(iter(adam.state.values()))["exp_avg_sq"].fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match=r"adam/00/exp_avg_sq' is not finite"):
+        bench.iterate(range(1))
+
+
 def test_nan_policy_is_not_an_environment_error(name):
     bench = Bench(name)
     with torch.no_grad():
         bench.learner._members[-1].model.policy.log_std.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="parameter log_std is not finite"):
+    with pytest.raises(FloatingPointError, match="log_std' is not finite"):
         bench.iterate(range(1))
 
 
