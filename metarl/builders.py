@@ -17,9 +17,10 @@ from typing import Any
 
 from metarl.config.schema import TrainConfig
 from metarl.core.env import BatchEnv, missing_members, supports
-from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError
-from metarl.core.files import split_robot_file, write_atomically
+from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError, MetarlError
+from metarl.core.files import load_json, split_robot_file, write_atomically
 from metarl.core.tasks import HasOpaqueTasks
+from metarl.core.trees import check_form
 from metarl.learners import registry
 from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -126,7 +127,12 @@ def _find_copy(name: str, run: Path) -> tuple[str, int] | None:
     split = split_robot_file(name)
     if split is None or not (run / ROBOT / _DEFINITION).is_file():
         return None
-    record = json.loads((run / ROBOT / _DEFINITION).read_text(encoding="utf-8"))
+    path = run / ROBOT / _DEFINITION
+    try:
+        record = load_json(path)
+        check_form(record, {"definition": (int, type(None))})
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
     if _robot_definition(name) == record["definition"]:
         return None
     return f"{run / ROBOT / split[0].name}:{split[1]}", record["definition"]

@@ -22,8 +22,9 @@ from metarl.core.errors import (
     RunExists,
     require_package,
 )
-from metarl.core.files import write_atomically
+from metarl.core.files import load_json, parse_json, read_file, write_atomically
 from metarl.core.learner import HasOptimiser
+from metarl.core.trees import check_form
 from metarl.evaluation import results
 from metarl.reporting.model_card import model_card
 from metarl.runs import checkpoint, hub, provenance, published
@@ -164,10 +165,15 @@ def _fill(folder: Path, policy: TrainedPolicy) -> None:
     )
 
 
+_RECORD = {"resumed?": [{}], "env?": {"name": str}, "init_from?": {"run": str}}
+"""Form of run.json, as far as publishing reads it."""
+
+
 def _read_record(run: Path) -> dict[str, Any]:
     """Returns run.json without commands and paths, which name files of the machine."""
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = load_json(run / "run.json")
+        check_form(record, _RECORD)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run / 'run.json'} cannot be read ({error})") from error
     for start in (record, *record.get("resumed", ())):
@@ -199,8 +205,8 @@ def _complete(record: dict[str, Any], policy: TrainedPolicy) -> dict[str, Any]:
 def _copy_evaluation(path: Path, target: Path, iteration: int) -> None:
     """Copies an evaluation if it is of this iteration; names of robots' files lose their folder."""
     try:
-        text = path.read_text(encoding="utf-8")
-        result = json.loads(text)
+        text = read_file(path).decode("utf-8")
+        result = parse_json(text)
         if result["checkpoint"]["iteration"] != iteration:
             return
         names = {name: result.get(name, result["env"]) for name in ("env", "trained_on")}

@@ -43,7 +43,8 @@ train
 
 # `envs` needs no torch, so it may import only these modules of the product.
 SHARED_WITH_ENVS = {
-    f"metarl.core.{name}" for name in ("env", "tasks", "task_code", "rng", "errors", "files")
+    f"metarl.core.{name}"
+    for name in ("env", "tasks", "task_code", "rng", "errors", "files", "trees")
 }
 
 # `metarl` itself imports the functions of its public face when they are first used.

@@ -13,12 +13,16 @@ import mujoco
 import yaml
 
 from metarl.core.errors import ConfigError
+from metarl.core.files import load_json, load_yaml
+from metarl.core.trees import check_form
 
 ASSETS = "metarl-assets.json"
 """Of a copy: folders of meshes and textures, and the SHA-256 of each file in them.
 
 The paths are absolute, or relative to the copy in one that has all files in it.
 """
+
+_FORM = {"meshdir": str, "texturedir": str, "files": {"*": str}}
 
 _INCLUDE = re.compile(rb"<include\s[^>]*?file\s*=\s*[\"']([^\"']+)[\"']")
 
@@ -51,7 +55,7 @@ def copy_robot(file: Path, folder: Path) -> None:
         ValueError: MuJoCo cannot compile the copy; its message.
         OSError: A file cannot be written.
     """
-    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tree = load_yaml(file)
     source = file.absolute().parent / tree["model"]
     spec = read_spec(source)
     spec.meshdir = str((source.parent / spec.meshdir).resolve())
@@ -91,7 +95,7 @@ def copy_with_assets(file: Path, folder: Path) -> None:
     """
     copy = file.parent
     check_assets(copy)
-    spec = read_spec(copy / yaml.safe_load(file.read_text(encoding="utf-8"))["model"])
+    spec = read_spec(copy / load_yaml(file)["model"])
     shutil.copytree(copy, folder)
     names = {"meshes": spec.meshdir, "textures": spec.texturedir}
     hashes = {}
@@ -130,7 +134,14 @@ def check_assets(folder: Path) -> None:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / ASSETS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record = load_json(path)
+        check_form(record, _FORM)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error})") from error
+    return record
 
 
 def _read_with_includes(name: str, folder: Path) -> dict[str, bytes]:

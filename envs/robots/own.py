@@ -10,9 +10,9 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import yaml
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.files import load_yaml
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.health import Standing, Upright
@@ -200,17 +200,9 @@ def require_base(model: mujoco.MjModel, base: str, where: str) -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file():
-            raise ConfigError(f"{path.absolute()}: there is no such file")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{path}: is larger than {LARGEST_FILE:,} bytes")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys to values")
-    return tree
+    if not path.is_file():
+        raise ConfigError(f"{path.absolute()}: there is no such file")
+    return load_yaml(path, LARGEST_FILE)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from metarl.certification.cells import Cell
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import clean_name, write_atomically
+from metarl.core.files import clean_name, load_json, parse_json, write_atomically
 
 SETTINGS = "settings.json"
 CERTIFICATE = "certificate.json"
@@ -34,10 +34,10 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = load_json(path)
         except ValueError as error:
             raise CheckpointError(f"{path} is not what metarl wrote; delete {folder}") from error
-        now = json.loads(to_text(settings))
+        now = parse_json(to_text(settings))
         for name, old, new in _differences(before, now):
             hint = "choose another folder with -o, or delete this one"
             raise ConfigError(f"{folder} has {name} {old!r:.80}, now it is {new!r:.80}; {hint}")
@@ -71,7 +71,7 @@ def read_cell(folder: Path, number: int, cell: Cell) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except ValueError as error:
         raise CheckpointError(f"{path} is not what metarl wrote; delete it") from error
 

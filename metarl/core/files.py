@@ -1,9 +1,15 @@
-"""Files: atomic writes, strict YAML, and names of environments that stand for a file."""
+"""Files: reading within limits, atomic writes, and names of environments that stand for a file."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
+import secrets
+import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +17,94 @@ import yaml
 
 from metarl.core.errors import ConfigError
 
+LARGEST_TEXT = 256_000_000
+"""Size of the largest JSON file that is read [bytes]: a metrics.jsonl of 100,000 iterations."""
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces the content of a file; a killed process leaves the old one or the new one whole."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+LARGEST_YAML = 500_000
+"""Size of the largest YAML file that is read [bytes]; settings have a few thousand."""
+
+DEEPEST = 50
+"""Levels of lists and mappings within each other that a file may have."""
+
+MOST_NODES = 50_000
+"""Values of a YAML file, counted after its aliases are replaced by what they stand for."""
+
+MOST_DIGITS = 100
+"""Digits of a whole number in a YAML file."""
 
 
-def clean_name(text: str) -> str:
-    """Returns a text as a file name of letters, digits and "_.+-"; empty if nothing is left.
+class Unreadable(ValueError):
+    """A file is not what can be read safely; the message says why, in one line."""
 
-    "/" and ":" in the name of an environment would make folders or hosts.
+
+def read_file(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Reads a regular file; waits for no pipe and reads no device.
+
+    Raises:
+        OSError: The file system refuses, also for links that go round in a circle.
+        Unreadable: It is no regular file, or larger than `largest` [bytes].
     """
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")
+    # without O_NONBLOCK opening a pipe would wait for its writer
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unreadable("is no regular file")
+        if facts.st_size > largest:
+            raise Unreadable(f"is larger than {largest:,} bytes")
+        content = file.read(largest + 1)  # a file of /proc has a size of 0, and some grow
+    if len(content) > largest:
+        raise Unreadable(f"is larger than {largest:,} bytes")
+    return content
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def load_json(path: Path) -> Any:
+    """Reads a JSON file; see `read_file` and `parse_json` for limits and errors."""
+    return parse_json(read_file(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses strict JSON: at most DEEPEST levels, and numbers are finite.
+
+    Raises:
+        Unreadable: It is no such JSON.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        _check_depth(text)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_to_finite)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(" ".join(str(error).split())) from error
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return
+    depth = 0
+    for bracket in re.findall(r"[][{}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEEPEST:
+            raise Unreadable(f"has more than {DEEPEST} levels")
+
+
+def _refuse_constant(name: str) -> float:
+    raise Unreadable(f"has the number {name}")
+
+
+def _to_finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise Unreadable(f"has the number {text:.20}")
+    return value
+
+
+# --- YAML ----------------------------------------------------------------------------------------
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,6 +114,8 @@ class _StrictLoader(yaml.SafeLoader):
         """Builds one mapping of the document."""
         keys = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # its keys are defaults, which the others may replace
             key = self.construct_object(key_node, deep=True)
             if key in keys:
                 line = key_node.start_mark.line + 1
@@ -48,27 +123,158 @@ class _StrictLoader(yaml.SafeLoader):
             keys.add(key)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_int(self, node: Any) -> int:
+        """Builds a whole number of MOST_DIGITS digits at most."""
+        if len(node.value) > MOST_DIGITS:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: a number has more than {MOST_DIGITS} digits")
+        return super().construct_yaml_int(node)
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file whose document is a mapping.
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+
+_PYYAML_ERRORS = (
+    yaml.YAMLError,
+    RecursionError,
+    ValueError,  # of a date such as 2001-99-99, of a number, or of UTF-8
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+)
+"""Errors of PyYAML for values that do not fit their tag, such as `!!int abc`."""
+
+
+def load_yaml(path: Path, largest: int = LARGEST_YAML) -> dict[str, Any]:
+    """Reads a YAML file of `largest` bytes at most, whose document is a mapping.
 
     Raises:
-        ConfigError: The file is missing, is no such YAML, or gives a key twice; the message names
-            the file.
+        ConfigError: The file is missing, is no such YAML, gives a key twice, or is beyond the
+            limits above; the message names the file.
     """
     try:
-        loader = _StrictLoader(path.read_text(encoding="utf-8"))
+        content = read_file(path, largest)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse_yaml(content, f"{path}: ")
+
+
+def parse_yaml(content: str | bytes, where: str) -> dict[str, Any]:
+    """Parses YAML whose document is a mapping.
+
+    Args:
+        content: The document.
+        where: Prefix of a message: the name of the document.
+
+    Raises:
+        ConfigError: It is no such YAML, gives a key twice, or is beyond the limits above.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        _check_nodes(text)
+        loader = _StrictLoader(text)
         try:
             tree = loader.get_single_data()
         finally:
             loader.dispose()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    except _PYYAML_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{where}{reason:.500}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must hold a group of keys")
+        raise ConfigError(f"{where}must hold a group of keys")
     return tree
+
+
+def _check_nodes(text: str) -> None:
+    """Refuses documents that are too deep, or too large once their aliases are replaced.
+
+    Reads the events of the parser, which builds nothing and does not recurse.
+    """
+    sizes, anchors, open_anchors = [0], {}, []
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            sizes.append(1)
+            open_anchors.append(event.anchor)
+            if len(sizes) > DEEPEST:
+                raise yaml.YAMLError(f"has more than {DEEPEST} levels")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            size, anchor = sizes.pop(), open_anchors.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            size, anchor = 1, event.anchor
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in open_anchors:
+                raise yaml.YAMLError(f"*{event.anchor} is within itself")
+            size, anchor = anchors.get(event.anchor, 1), None
+        else:
+            continue
+        sizes[-1] += size
+        if anchor is not None:
+            anchors[anchor] = size
+        if sizes[-1] > MOST_NODES:
+            raise yaml.YAMLError(f"has more than {MOST_NODES:,} values")
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces the content of a file; a killed process leaves the old one or the new one whole.
+
+    What it writes aside is a new file of an unforeseeable name, so that no link is followed. Later
+    writes of the same file remove what killed ones have left.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    aside = f".{path.name}.{os.getpid()}-"
+    temporary = path.with_name(aside + secrets.token_hex(4))
+    _sweep(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed writes of a file have left; those of a living process stay."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(?:-[0-9a-f]{{8}})?")
+    before = time.time() - 60.0  # process numbers of another machine or container mean nothing
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return  # the write itself says what is wrong
+    for name in names:
+        match, left = pattern.fullmatch(name), path.with_name(name)
+        with suppress(OSError):  # another process may have removed it
+            if match and not _is_alive(int(match[1])) and left.lstat().st_mtime < before:
+                left.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def clean_name(text: str) -> str:
+    """Returns a text as a file name of letters, digits and "_.+-"; empty if nothing is left.
+
+    "/" and ":" in the name of an environment would make folders or hosts.
+    """
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")
 
 
 def split_robot_file(name: str) -> tuple[Path, str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
 from metarl.core.errors import CheckpointError
+from metarl.core.files import parse_json
 from metarl.deployment.onnx_file import OnnxFile
 from metarl.runs.recorded import RecordedTasks, read_variable
 
@@ -65,7 +65,7 @@ def read_facts(file: OnnxFile) -> PolicyFacts:
     if KEY not in file.metadata:
         return _read_foreign(file)
     try:
-        record = json.loads(file.metadata[KEY])
+        record = parse_json(file.metadata[KEY])
         if record["format"] != FORMAT:
             hint = f"this version of metarl reads {FORMAT}"
             raise CheckpointError(f"{file.path}: its format is {record['format']}; {hint}")

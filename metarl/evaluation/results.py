@@ -17,7 +17,8 @@ import numpy as np
 from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import load_yaml, write_atomically
+from metarl.core.files import load_json, load_yaml, write_atomically
+from metarl.core.trees import check_form
 from metarl.evaluation import seeds, statistics
 
 FILE = "evaluation.json"
@@ -83,13 +84,42 @@ def read(run: Path) -> dict[str, Any]:
     """
     path, hint = run / FILE, f"make it with: python -m metarl evaluate {run}"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        result["env"]
+        result = load_json(path)
+        check_form(result, _FORM)
         _check_lengths(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = str(error) if isinstance(error, ValueError) else repr(error)
         raise CheckpointError(f"{path} cannot be read ({cause}); {hint}") from error
     return result
+
+
+_LARGEST = 1e100
+"""Largest number that can be drawn and squared."""
+
+_NUMBERS = [float]
+_RETURNS = {"mean": _NUMBERS, "ci95": [_NUMBERS], "per_task": [_NUMBERS], "stderr?": _NUMBERS}
+_FORM = {
+    "env": str,
+    "algo": str,
+    **{f"{name}?": (int, type(None)) for name in ("env_version", "seed")},
+    "num_tasks": int,
+    "episodes_per_task": int,
+    "env_steps_per_rollout?": _NUMBERS,
+    **{f"{name}?": bool for name in ("held_out", "deterministic", "chosen_tasks")},
+    "note?": str,
+    "trained_on?": str,
+    "returns": {**_RETURNS, "stderr": _NUMBERS},
+    "without_noise?": {"returns": _RETURNS},
+    "share_of_tasks_made_worse": _NUMBERS,
+    "faulted_episodes?": [int],
+    "task_variables": [{"name": str, "unit": str}],
+    "tasks": ([_NUMBERS], [{}]),
+    "floors": {"*": float},
+    "experience?": {"*": _NUMBERS},
+    "checkpoint?": {"iteration": int, "env_steps": int},
+    "intervals?": str,
+}
+"""Form of evaluation.json, as far as it is read."""
 
 
 def _check_lengths(result: Mapping[str, Any]) -> None:
@@ -106,6 +136,23 @@ def _check_lengths(result: Mapping[str, Any]) -> None:
     for name, values in lists.items():
         if len(values) != length:
             raise ValueError(f"{name} has {len(values)} entries, returns.mean {length}")
+        width = {"ci95": 2, "per_task": len(result["tasks"])}.get(name.rpartition(".")[2])
+        if width is not None and any(len(row) != width for row in values):
+            raise ValueError(f"a row of {name} has not {width} entries")
+    names, tasks = len(result["task_variables"]), result["tasks"]
+    lists |= {"returns.mean": returns["mean"], "tasks": tasks}
+    for name, values in {**lists, "floors": list(result["floors"].values())}.items():
+        if any(abs(number) > _LARGEST for number in _numbers(values)):
+            raise ValueError(f"{name} has a number beyond {_LARGEST:g}")
+    is_rows = any(isinstance(row, list) for row in tasks)  # older versions wrote records, too
+    if not length or not tasks or (is_rows and any(len(row) != names for row in tasks)):
+        raise ValueError(f"tasks must be a list of rows of {names} numbers")
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Returns the numbers of a list, or of a list of rows."""
+    rows = (each if isinstance(each, list) else [each] for each in values)
+    return [number for row in rows for number in row if isinstance(number, (int, float))]
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from metarl.core.errors import CheckpointError
+from metarl.core.files import Unreadable, parse_json, read_file
+from metarl.core.trees import check_form
 from metarl.evaluation.table import format_number
 from metarl.reporting.markup import escape, note, row_head, table
 from metarl.runs.reader import RunData
 
 LOGS = "live*.jsonl"
 """Files of a run folder that are such logs."""
+
+_FORM = {
+    "event": str,
+    "time?": float,
+    "return?": (float, type(None)),
+    "end?": (str, type(None)),
+    **{f"{name}?": int for name in ("steps", "limited", "silences", "unusable")},
+    "latency_ms?": {"*": float},
+    "refused?": {"*": int},
+}
+"""Form of a record; one of another form is skipped like a damaged line."""
 
 _COLUMNS = ("run", "began (UTC)", "episodes", "falls", "steps", "mean return", "limited")
 _COLUMNS += ("silences", "unusable", "refused", "latency [ms]", "99.9 % within")
@@ -37,17 +50,23 @@ def write_section(runs: Sequence[RunData]) -> list[str]:
 def read_sessions(path: Path) -> list[list[dict[str, Any]]]:
     """Returns the records of a log, one list for each start of a server; skips damaged lines."""
     sessions: list[list[dict[str, Any]]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _read_lines(path):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
+            check_form(record, _FORM)
         except ValueError:  # the last line of a server that was killed
-            continue
-        if not isinstance(record, dict) or "event" not in record:
             continue
         if record["event"] == "start" or not sessions:
             sessions.append([])
         sessions[-1].append(record)
     return sessions
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return read_file(path).decode("utf-8", errors="replace").splitlines()
+    except (OSError, Unreadable) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
 
 
 def _row(name: str, records: Sequence[dict[str, Any]]) -> list[str]:

@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from metarl.core.errors import CheckpointError, ResourceError
+from metarl.core.files import parse_json
 from metarl.functional.params import find_non_finite
 from metarl.runs.folder import list_checkpoints
 from metarl.runs.storage import (
@@ -197,7 +198,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _parse(content: bytes, name: str) -> dict[str, Any]:
     try:
-        record = json.loads(content)
+        record = parse_json(content)
     except ValueError as error:  # of JSON or of UTF-8
         raise Damaged(f"{name} cannot be read ({error})") from error
     if not isinstance(record, dict):

@@ -20,7 +20,7 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from metarl.core.errors import CheckpointError, ResourceError
-from metarl.core.files import write_atomically
+from metarl.core.files import Unreadable, parse_json, read_file, write_atomically
 from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
 from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
@@ -223,7 +223,10 @@ def read_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
 
 def _parse_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
     """Yields lines and records as they are in the file; see `read_records`."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    try:
+        lines = read_file(path).splitlines() if path.exists() else []
+    except (OSError, Unreadable) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         fault = CheckpointError(f"{path}, line {number}: no record; cut the file there")
         try:
@@ -231,9 +234,9 @@ def _parse_records(path: Path) -> Generator[tuple[str, dict[str, Any]]]:
         except UnicodeDecodeError as error:
             raise fault from error
         try:
-            record = json.loads(text)
+            record = parse_json(text)
             record["iteration"] = int(record["iteration"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             if number == len(lines):
                 return
             raise fault from error

@@ -19,7 +19,7 @@ import numpy as np
 from metarl import __version__
 from metarl.core.env import supports
 from metarl.core.errors import CheckpointError
-from metarl.core.files import write_atomically
+from metarl.core.files import load_json, write_atomically
 from metarl.core.tasks import HasTestTasks
 
 _CONTRACT = (
@@ -77,10 +77,10 @@ def write_run_json(
         write_atomically(path, json.dumps(record, indent=1))
         return []
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = load_json(path)
         record["resumed"].append(facts)
         before = _select_fixed_facts(record)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not what metarl wrote ({error!r})") from error
     write_atomically(path, json.dumps(record, indent=1))
     after = _select_fixed_facts(facts)
@@ -98,7 +98,7 @@ def describe_version_change(run_dir: Path, spec: Any) -> str | None:
         spec: Spec of the environment today.
     """
     try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        record = load_json(run_dir / "run.json")
         before = record["env"]["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import CheckpointError
-from metarl.core.files import write_atomically
+from metarl.core.files import parse_json, write_atomically
+from metarl.core.trees import check_form
 
 FILE = "published.json"
+
+_FORM = {
+    "source": str,
+    "iteration": int,
+    "env_steps": int,
+    "omitted": [str],
+    "files": {"*": {"sha256": str, "size": int}},
+}
 
 MAX_RECORDS = 200
 """Records of metrics.jsonl in a published folder; they draw the same curve as thousands."""
@@ -64,7 +73,8 @@ def read(run: Path, hint: str = "restore the folder from a copy") -> Published |
 
     path = run / FILE
     try:
-        tree: dict[str, Any] = json.loads(read_bytes(path))
+        tree: dict[str, Any] = parse_json(read_bytes(path))
+        check_form(tree, _FORM)
         tree["omitted"] = tuple(tree["omitted"])
         record = Published(**tree)
         for name, mark in record.files.items():

@@ -5,7 +5,6 @@ Builds no environment and no learner, so a folder is readable without the code o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import load_yaml
+from metarl.core.files import load_json, load_yaml
 from metarl.core.trees import flatten
 from metarl.evaluation import results
 from metarl.runs.logger import read_records
@@ -156,7 +155,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = load_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     return record if isinstance(record, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
+from metarl.core.files import load_json
 from metarl.core.tasks import TaskDistribution, Variable
 
 
@@ -67,7 +67,7 @@ def read_spec(run: Path) -> EnvSpec | None:
     Older versions of metarl recorded less; missing fields have their defaults.
     """
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))["env"]
+        record = load_json(run / "run.json")["env"]
         variables = {
             part: tuple(read_variable(each) for each in record["tasks"][part])
             for part in ("train", "test")
@@ -94,7 +94,7 @@ def read_spec(run: Path) -> EnvSpec | None:
             observed=_read_quantities(record, "observed"),
             actuators=_read_quantities(record, "actuators"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from metarl.config.schema import TrainerConfig
 from metarl.core.errors import CheckpointError, ResourceError, require_package
-from metarl.core.files import load_yaml, write_atomically
+from metarl.core.files import load_json, load_yaml, write_atomically
 from metarl.core.trees import flatten
 from metarl.evaluation.table import table
 
@@ -244,9 +244,9 @@ class _State:
         self._all: dict[str, Any] = {}
         if self._path.exists():
             try:
-                self._all = json.loads(self._path.read_text(encoding="utf-8"))
+                self._all = load_json(self._path)
                 self._all.get(tracker, {"id": "", "last_step": -1})["id"]
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise CheckpointError(f"{self._path} cannot be read ({error!r})") from error
         self.is_new = tracker not in self._all
         if self.is_new:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.errors import ResourceError
+from metarl.core.files import LARGEST_TEXT, Unreadable, read_file
 from metarl.core.learner import HasReplay
 
 ASIDE = ".saving-"
@@ -62,22 +63,25 @@ def read_verified(path: Path, expected: Mapping[str, Any]) -> bytes:
     Raises:
         Damaged: The file cannot be read, or its content has another fingerprint.
     """
-    content = read_bytes(path)
+    size = expected.get("size") if isinstance(expected, Mapping) else None
+    content = read_bytes(path, size) if isinstance(size, int) else b""
     if fingerprint(content) != expected:
         raise Damaged(f"{path.name} is not what was written")
     return content
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads a file.
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Reads a file of `largest` bytes at most.
 
     Raises:
-        Damaged: It cannot be read.
+        Damaged: It cannot be read, is larger or is no regular file.
     """
     try:
-        return path.read_bytes()
+        return read_file(path, largest)
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise Damaged(f"{path.name} {error}") from error
 
 
 def parse_tensors(content: bytes, name: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import write_atomically
+from metarl.core.files import parse_json, read_file, write_atomically
 from metarl.runs import reader
 from metarl.suites.stages import find_evaluation
 from metarl.suites.suite import Run, Suite
@@ -180,8 +180,8 @@ def read_rows(path: Path) -> list[Row]:
         ConfigError: The file is missing or is no such CSV; names file, line and column.
     """
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(read_file(path).decode("utf-8").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not lines or lines[0] != COLUMNS:
         raise ConfigError(f"{path}, line 1: must be {','.join(COLUMNS)}")
@@ -207,4 +207,4 @@ def _from_text(cell: str, kind: Any) -> Any:
     name = str(kind)
     if cell == "" and ("None" in name or name.startswith(("list", "dict"))):
         return [] if name.startswith("list") else {} if name.startswith("dict") else None
-    return json.loads(cell)
+    return parse_json(cell)

@@ -5,7 +5,6 @@ A stage is done when its files are there, so a suite that was stopped in any way
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from metarl.config.schema import to_yaml
 from metarl.core.errors import CheckpointError
-from metarl.core.files import write_atomically
+from metarl.core.files import load_json, parse_json, write_atomically
 from metarl.evaluation import results
 from metarl.runs import folder
 from metarl.suites.suite import Run
@@ -70,7 +69,7 @@ def find_evaluation(run: Run) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = load_json(path)
         result["checkpoint"]["iteration"], result["num_tasks"], result["returns"]["per_task"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -84,11 +83,12 @@ _TAIL = 1 << 16
 def read_progress(folder: Path) -> tuple[int, float]:
     """Returns iterations and seconds [s] of the last record of metrics.jsonl; 0 and 0 without."""
     try:
-        with open(folder / "metrics.jsonl", "rb") as file:
+        handle = os.open(folder / "metrics.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+        with open(handle, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             for line in reversed(file.read().splitlines()):
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                     return int(record["iteration"]), float(record["seconds"])
                 except (ValueError, KeyError, TypeError):
                     continue  # half a line

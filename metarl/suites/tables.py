@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from metarl.config.parser import merge
 from metarl.core.errors import ConfigError, run_command
-from metarl.core.files import write_atomically
+from metarl.core.files import parse_yaml, write_atomically
 from metarl.evaluation import seeds
 from metarl.suites.records import Row, read_rows
 
@@ -224,10 +223,7 @@ def rewrite(text: str, root: Path, where: str = "") -> str:
         raise ConfigError(f"{where}has no table: <!-- results: {{files: [...]}} -->")
 
     def make(match: re.Match[str]) -> str:
-        try:
-            tree = yaml.safe_load(match["table"])
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{where}{' '.join(str(error).split())}") from error
+        tree = parse_yaml(match["table"], where)
         mark = merge(_Table(), tree, where=where)
         experiments = group_rows([read_rows(root / name) for name in mark.files])
         table = make_table(experiments, mark.rows)
