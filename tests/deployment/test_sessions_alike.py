@@ -44,7 +44,7 @@ def test_observations_may_be_written_into_one_array(load):
     np.testing.assert_array_equal(*controls)
 
 
-def test_unusable_number_in_the_same_array_does_not_reach_the_memory(load):
+def test_unusable_number_does_not_reach_the_memory(load):
     policy, array = load("rl2, gru"), np.ones(2, np.float32)
     session, other = policy.start(), policy.start()
     session.act(array), other.act(np.ones(2))

@@ -1,4 +1,4 @@
-"""How tasks adapt: the inner step of MAML and of its relatives, as a value."""
+"""The adaptation of tasks: the inner step of MAML and of its relatives, as a value."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Maml:
 
     @property
     def adaptation(self) -> Adaptation:
-        """How tasks adapt."""
+        """The adaptation of tasks, as a value."""
         return Adaptation(self.policy, self.config)
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MamlContext:
