@@ -13,8 +13,9 @@ import mujoco
 import yaml
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import load_json, load_yaml
+from metarl.core.files import load_json
 from metarl.core.trees import check_form
+from metarl.core.yaml_files import load_yaml
 
 ASSETS = "metarl-assets.json"
 """Of a copy: folders of meshes and textures, and the SHA-256 of each file in them.

@@ -21,8 +21,9 @@ from metarl.config.curriculum import CurriculumConfig
 from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.config.presets import find_preset
 from metarl.core.errors import CheckpointError, ConfigError, require
-from metarl.core.files import load_yaml, split_robot_file
+from metarl.core.files import split_robot_file
 from metarl.core.trees import flatten
+from metarl.core.yaml_files import load_yaml
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import find_algorithm
 

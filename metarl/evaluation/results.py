@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import load_json, load_yaml, write_atomically
+from metarl.core.files import load_json, write_atomically
 from metarl.core.trees import check_form
+from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import seeds, statistics
 
 FILE = "evaluation.json"

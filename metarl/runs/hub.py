@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import CheckpointError, ConfigError, ResourceError, require_package
-from metarl.core.files import load_yaml, split_robot_file
+from metarl.core.files import split_robot_file
+from metarl.core.yaml_files import load_yaml
 from metarl.runs import published
 from metarl.runs.progress import heartbeat
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import load_json, load_yaml
+from metarl.core.files import load_json
 from metarl.core.trees import flatten
+from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import results
 from metarl.runs.logger import read_records
 from metarl.runs.published import name_of

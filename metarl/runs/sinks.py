@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from metarl.config.schema import TrainerConfig
 from metarl.core.errors import CheckpointError, ResourceError, require_package
-from metarl.core.files import load_json, load_yaml, write_atomically
+from metarl.core.files import load_json, write_atomically
 from metarl.core.trees import flatten
+from metarl.core.yaml_files import load_yaml
 from metarl.evaluation.table import table
 
 STATE_FILE = "tracking.json"

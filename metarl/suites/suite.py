@@ -28,8 +28,9 @@ from metarl.config.schema import (
     from_yaml,
 )
 from metarl.core.errors import ConfigError, nearest, require
-from metarl.core.files import clean_name, load_yaml
+from metarl.core.files import clean_name
 from metarl.core.trees import flatten
+from metarl.core.yaml_files import load_yaml
 from metarl.learners.modes import find_mode, label
 from metarl.runs import provenance
 from metarl.runs.folder import newest_step

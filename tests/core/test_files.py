@@ -6,14 +6,8 @@ import pytest
 
 from metarl.core import files
 from metarl.core.errors import ConfigError
-from metarl.core.files import (
-    Unreadable,
-    clean_name,
-    load_json,
-    load_yaml,
-    parse_json,
-    write_atomically,
-)
+from metarl.core.files import Unreadable, clean_name, load_json, parse_json, write_atomically
+from metarl.core.yaml_files import load_yaml
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
