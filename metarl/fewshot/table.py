@@ -10,7 +10,7 @@ from typing import Any
 SHOWN = (0, 1, 5, 10)
 """Numbers of adaptation steps that the text shows; the CSV has all."""
 
-_WIDTH = 20
+_WIDTH = 23
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -18,8 +18,9 @@ def table(result: Mapping[str, Any]) -> str:
     seeds, ways = len(result["seeds"]), result["ways"]
     better = "higher is better" if result["score"] == "accuracy" else "lower is better"
     size = f"{ways} ways, " if ways else ""
+    size += "1 shot" if result["shots"] == 1 else f"{result['shots']} shots"
     lines = [
-        f"{result['task']}: {size}{result['shots']} shots, {result['iterations']:,} iterations, "
+        f"{result['task']}: {size}, {result['iterations']:,} iterations, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} x {result['num_tasks']} held-out tasks",
         f"{result['score']} [95 % interval] after adaptation steps, {better}",
         "",
