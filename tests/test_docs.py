@@ -15,7 +15,7 @@ import yaml
 from commands import REPOSITORY, call
 
 import metarl
-from metarl.cli import arguments, certify, deploy, serve
+from metarl.cli import arguments, certify, deploy, fewshot, serve
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
 from metarl.core.files import split_packaged_robot
@@ -49,6 +49,7 @@ VERBS = {
     "serve": serve.add_arguments,
     "publish": arguments.add_publish_arguments,
     "certify": certify.add_arguments,
+    "fewshot": fewshot.add_arguments,
     "export": deploy.add_export_arguments,
     "run": deploy.add_run_arguments,
     "push": arguments.add_push_arguments,

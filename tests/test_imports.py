@@ -18,6 +18,7 @@ metarl.networks
 metarl.sampling
 metarl.evaluation
 metarl.learners
+metarl.fewshot
 metarl.config
 metarl.runs
 metarl.training
@@ -187,7 +188,7 @@ def test_only_composition_roots_import_envs():
 
 def test_help_imports_no_torch():
     code = (
-        "import sys, metarl.cli.train, metarl.cli.suite, metarl.runs.logger\n"
+        "import sys, metarl.cli.train, metarl.cli.suite, metarl.cli.fewshot, metarl.runs.logger\n"
         "sys.exit('torch' in sys.modules or 'mujoco' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import certify, deploy, serve, train
+from metarl.cli import certify, deploy, fewshot, serve, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -285,6 +285,11 @@ _COMMANDS: Commands = {
         certify.run,
         certify.add_arguments,
         "play a policy in a grid of changed worlds, and write a certificate",
+    ),
+    "fewshot": (
+        fewshot.run,
+        fewshot.add_arguments,
+        "compare learners that adapt on small regressions and classifications",
     ),
     "export": (
         deploy.export,

@@ -80,7 +80,7 @@ class Tape:
         own = {n: v for n, v in vector.items() if not n.startswith(RATE)}
         for k, (blocks, clamp, rate) in enumerate(self._factors()):
             own = _multiply_clamp(clamp, own)
-            own = _step(own, rate, _hvp(blocks, own))
+            own = descend(own, rate, _hvp(blocks, own))
             if self.learned:
                 change = self._learned_change(k, vector)
                 own = {n: v - change[n] if n in change else v for n, v in own.items()}
@@ -116,8 +116,8 @@ def _hvp(blocks: Sequence[LossAt], vector: Params) -> Params:
     return total(block.hvp(vector) for block in blocks)
 
 
-def _step(start: Params, rate: Rate, change: Params) -> Params:
-    """Returns start - alpha_k change."""
+def descend(start: Params, rate: Rate, change: Params) -> Params:
+    """Returns start - alpha_k change, differentiable; parameters without a rate stay."""
     if not isinstance(rate, dict):
         return {n: torch.sub(v, change[n], alpha=rate) for n, v in start.items()}
     return {n: v - rate[n] * change[n] if n in rate else v for n, v in start.items()}
@@ -126,9 +126,9 @@ def _step(start: Params, rate: Rate, change: Params) -> Params:
 def _step_back(vector: Params, rate: Rate, blocks: Sequence[LossAt]) -> Params:
     """Returns (I - alpha_k H_k)^T u; H_k is symmetric."""
     if not isinstance(rate, dict):
-        return _step(vector, rate, _hvp(blocks, vector))
+        return descend(vector, rate, _hvp(blocks, vector))
     scaled = {n: rate[n] * v if n in rate else torch.zeros_like(v) for n, v in vector.items()}
-    return _step(vector, 1.0, _hvp(blocks, scaled))
+    return descend(vector, 1.0, _hvp(blocks, scaled))
 
 
 def inner_steps(
