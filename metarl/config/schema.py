@@ -22,6 +22,7 @@ from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.config.presets import find_preset
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import load_yaml, split_robot_file
+from metarl.core.ranges import LARGEST_COUNT, require_between
 from metarl.core.trees import flatten
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import find_algorithm
@@ -58,8 +59,9 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
-        lower = {"num_tasks": 1, "num_episodes": 1, "num_adaptations": 0, "train_tasks": 0}
-        _require_at_least("sampler.", self, {**lower, "threads": 0})
+        ranges = {"num_tasks": (1, 10**6), "num_episodes": (1, 10**6), "num_adaptations": (0, 1000)}
+        require_between("sampler.", self, {**ranges, "train_tasks": (0, 10**6)})
+        require_between("sampler.", self, {"threads": (0, 4096)})
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class TrainerConfig:
         """Refuses values outside the ranges above, naming the field."""
         minutes = self.checkpoint_minutes
         require(0 < minutes < float("inf"), "trainer.checkpoint_minutes", minutes, "finite and > 0")
-        _require_at_least("trainer.", self, {"keep_checkpoints": 1, "evaluate_tasks": 0})
+        ranges = {"keep_checkpoints": (1, 10**9), "evaluate_tasks": (0, 10**6)}
+        require_between("trainer.", self, ranges)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class TrainConfig(Generic[L]):
     module:Class; --list-algos explains each."""
 
     seed: int = 0
-    """Key of every random number of the run, >= 0."""
+    """Key of every random number of the run, from 0 to 2^64 - 1."""
 
     device: str = "auto"
     """Device of the update: auto (a GPU if there is one), cpu, cuda or cuda:N."""
@@ -156,7 +159,7 @@ class TrainConfig(Generic[L]):
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
-        _require_at_least("", self, {"iterations": 1, "seed": 0})
+        require_between("", self, {"iterations": (1, LARGEST_COUNT), "seed": (0, 2**64 - 1)})
         kind = find_algorithm(self.algo).config
         ok = isinstance(self.learner, kind)
         require(ok, "learner", self.learner, f"a {kind.__name__}, as algo is {self.algo}")
@@ -164,12 +167,6 @@ class TrainConfig(Generic[L]):
         require(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
         distinct = len(set(self.seeds)) == len(self.seeds) and min(self.seeds, default=0) >= 0
         require(distinct, "seeds", list(self.seeds), "distinct numbers >= 0")
-
-
-def _require_at_least(group: str, config: object, bounds: Mapping[str, int]) -> None:
-    for name, bound in bounds.items():
-        value = vars(config)[name]
-        require(value >= bound, group + name, value, f"at least {bound}")
 
 
 _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
