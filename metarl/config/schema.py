@@ -177,7 +177,7 @@ _IN_PRESET = {"iterations", "sampler", "trainer", "curriculum", "learner"}
 IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 """Fields that a file of settings may have."""
 
-_FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
+FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
 """Fields that a resumed run may change; any other one would make it a different run."""
 
 
@@ -193,7 +193,7 @@ def parse(
 
     Returns:
         The config. With --resume it is that of the run folder, with `resume` and `run_dir` set to
-        the folder and the flags of `_FREE_ON_RESUME` on top.
+        the folder and the flags of `FREE_ON_RESUME` on top.
 
     Raises:
         ConfigError: A flag, key or value is unknown or out of range; the message names the nearest.
@@ -383,7 +383,7 @@ def find_changes(
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
         if before.get(name) != after.get(name)
-        and not {name, name.partition(".")[0]} & _FREE_ON_RESUME
+        and not {name, name.partition(".")[0]} & FREE_ON_RESUME
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig
 from metarl.core.allocation import keep_freed_memory
 from metarl.core.env import BatchEnv, supports
@@ -242,6 +243,7 @@ class Trainer:
             self.progress.state(),
             keep=self.config.trainer.keep_checkpoints,
             segments=self.progress.segments,
+            settings=describe_identity(self.config),
         )
         self._saved = self.progress.iteration
 
