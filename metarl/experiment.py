@@ -206,7 +206,8 @@ def resume_hint_on_failure(policy: TrainedPolicy) -> Generator[None]:
         if not any(policy.path.glob("checkpoints/it_*")):
             raise
         hint = f"the last checkpoint is kept; resume with: {resume_command(policy.path)}"
-        raise type(error)(hint) from error
+        error.args = (hint,)
+        raise
 
 
 def resume_command(path: Path) -> str:

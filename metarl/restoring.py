@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.builders import build_env, is_baseline
+from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, from_yaml
 from metarl.core.env import supports
 from metarl.core.errors import CheckpointError, ConfigError
@@ -46,15 +47,34 @@ def load_newest(run: Path) -> Any:
     )
 
 
+def check_settings(run: Path, saved: Any) -> None:
+    """Refuses a config.yaml that is not the one that a checkpoint was trained with.
+
+    Checkpoints of older versions and of published policies say nothing of it.
+
+    Raises:
+        CheckpointError: A setting differs; names it, and both values.
+    """
+    now = describe_identity(read_config(run)) if saved.settings else {}
+    for name, value in now.items():
+        trained = saved.settings.get(name, value)
+        if trained != value:
+            text = f"{run / 'config.yaml'} has {name}: {value:.80}"
+            was = f"iteration {saved.step} was trained with {trained:.80}"
+            raise CheckpointError(f"{text}, but {was}; restore the file")
+
+
 def restore_newest(run: Path, learner: Any) -> Any:
     """Restores a learner from the newest checkpoint that can be verified; returns its progress.
 
     Raises:
-        CheckpointError: None can be verified, or it does not fit the learner; names the folder.
+        CheckpointError: None can be verified, it is not of config.yaml, or it does not fit the
+            learner; names the folder.
     """
     from metarl.training.trainer import restore
 
     saved = load_newest(run)
+    check_settings(run, saved)
     if record := published.read(run):
         fresh = learner.state_dict()
         omitted = {name: fresh[name] for name in record.omitted if name in fresh}
@@ -106,6 +126,7 @@ def _start_from(run: Path, source: TrainConfig[Any], learner: Any) -> dict[str, 
         CheckpointError: None can be verified, or it does not fit the learner; names the folder.
     """
     saved = load_newest(run)
+    check_settings(run, saved)
     tasks = _read_tasks(source, run)
     try:
         text = learner.start_from(saved.tensors, tasks)

@@ -7,6 +7,8 @@ observations and rewards go, through the shared memory.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import multiprocessing
 import os
 import secrets
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.core.errors import ResourceError
 from metarl.envs.plugins.interface import (
     Facts,
     InvalidPlugin,
@@ -63,6 +66,8 @@ class Block:
         fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # tells users whose memory it is
         self._memory = SharedMemory(name=name or fresh, create=name is None, size=sum(sizes))
         self.name = self._memory.name
+        if name is None:
+            self._reserve(sum(sizes))
         self.num_rows = num_rows
         offset = 0
         for (key, (shape, kind)), size in zip(shapes.items(), sizes, strict=True):
@@ -74,6 +79,29 @@ class Block:
     reward: np.ndarray
     ended: np.ndarray
     stepped: np.ndarray
+
+    def _reserve(self, size: int) -> None:
+        """Reserves the memory, because a page that is missing later would kill the process.
+
+        Raises:
+            ResourceError: There is too little; the memory is released.
+        """
+        path = f"/dev/shm/{self.name}"
+        if not os.path.exists(path):
+            return  # not Linux
+        handle = os.open(path, os.O_RDWR)
+        try:
+            os.posix_fallocate(handle, 0, size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                return  # this file system cannot reserve
+            self._memory.close()
+            self._memory.unlink()
+            hint = "enlarge it (docker run --shm-size=1g), or take fewer --sampler.num-tasks"
+            text = f"/dev/shm has no room for {size:,} bytes of observations"
+            raise ResourceError(f"{text}; {hint}") from error
+        finally:
+            os.close(handle)
 
     def release(self, *, unlink: bool) -> None:
         """Closes the memory; it is deleted when its creator unlinks it."""
@@ -101,15 +129,18 @@ def format_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} ({place.filename}, line {place.lineno})"
 
 
-def serve(connection: Any, progress: Any) -> None:
+def serve(connection: Any, progress: Any, dies_with_parent: bool = False) -> None:
     """Answers messages (verb, arguments) until the other end is closed: the main function.
 
     Args:
         connection: A `multiprocessing` connection to the process that started this one. Answers are
             ("done", result) or ("failed", row or None, message).
         progress: Two shared integers: the number of calls to rows so far, and the current row.
+        dies_with_parent: The system is to kill this process with the thread that started it.
     """
     _ignore_interrupts()
+    if dies_with_parent and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     verbs = Shard(progress).verbs()
     while True:
@@ -128,6 +159,10 @@ def serve(connection: Any, progress: Any) -> None:
         except BaseException as error:  # including a KeyboardInterrupt that the plug-in raises
             answer = ("failed", None, format_error(error))
         connection.send(answer)
+
+
+_PR_SET_PDEATHSIG = 1
+"""Option of prctl in Linux's prctl.h. It also ends a plug-in that never lets go of the GIL."""
 
 
 def _ignore_interrupts() -> None:

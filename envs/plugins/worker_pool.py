@@ -57,7 +57,11 @@ class Worker:
         self._progress = context.RawArray("q", 2)
         self._connection, other = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(other, self._progress), name=main_module.WORKER, daemon=True
+            target=serve,
+            # the system counts the end of the thread that starts it as the end of the parent
+            args=(other, self._progress, threading.current_thread() is threading.main_thread()),
+            name=main_module.WORKER,
+            daemon=True,
         )
         needs_main = main_module.defines(make)
         with _STARTING, _single_threaded(), nullcontext() if needs_main else main_module.hide():

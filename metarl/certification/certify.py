@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,8 @@ def run(order: Order, stream: TextIO | None = None) -> dict[str, Any]:
         try:
             results = _play_cells(plan, stream or sys.stdout)
         except KeyboardInterrupt as error:
-            name = "SIGTERM" if isinstance(error, Terminated) else "SIGINT"
+            number = error.number if isinstance(error, Terminated) else signal.SIGINT
+            name = signal.Signals(number).name
             done = store.count_cells(order.output, plan.cells)
             text = f"stopped by {name}; {done} of {len(plan.cells)} cells are kept"
             raise Preempted(f"{text}; go on with: {order.resume_hint}") from error

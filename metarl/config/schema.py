@@ -22,6 +22,7 @@ from metarl.config.parser import flag, merge, plain, read_flags
 from metarl.config.presets import find_preset
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import split_robot_file
+from metarl.core.ranges import LARGEST_COUNT, require_between
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
 from metarl.learners.maml.config import MamlConfig
@@ -59,8 +60,9 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
-        lower = {"num_tasks": 1, "num_episodes": 1, "num_adaptations": 0, "train_tasks": 0}
-        _require_at_least("sampler.", self, {**lower, "threads": 0})
+        ranges = {"num_tasks": (1, 10**6), "num_episodes": (1, 10**6), "num_adaptations": (0, 1000)}
+        require_between("sampler.", self, {**ranges, "train_tasks": (0, 10**6)})
+        require_between("sampler.", self, {"threads": (0, 4096)})
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class TrainerConfig:
         """Refuses values outside the ranges above, naming the field."""
         minutes = self.checkpoint_minutes
         require(0 < minutes < float("inf"), "trainer.checkpoint_minutes", minutes, "finite and > 0")
-        _require_at_least("trainer.", self, {"keep_checkpoints": 1, "evaluate_tasks": 0})
+        ranges = {"keep_checkpoints": (1, 10**9), "evaluate_tasks": (0, 10**6)}
+        require_between("trainer.", self, ranges)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class TrainConfig(Generic[L]):
     module:Class; --list-algos explains each."""
 
     seed: int = 0
-    """Key of every random number of the run, >= 0."""
+    """Key of every random number of the run, from 0 to 2^64 - 1."""
 
     device: str = "auto"
     """Device of the update: auto (a GPU if there is one), cpu, cuda or cuda:N."""
@@ -157,7 +160,7 @@ class TrainConfig(Generic[L]):
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
-        _require_at_least("", self, {"iterations": 1, "seed": 0})
+        require_between("", self, {"iterations": (1, LARGEST_COUNT), "seed": (0, 2**64 - 1)})
         kind = find_algorithm(self.algo).config
         ok = isinstance(self.learner, kind)
         require(ok, "learner", self.learner, f"a {kind.__name__}, as algo is {self.algo}")
@@ -165,12 +168,6 @@ class TrainConfig(Generic[L]):
         require(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
         distinct = len(set(self.seeds)) == len(self.seeds) and min(self.seeds, default=0) >= 0
         require(distinct, "seeds", list(self.seeds), "distinct numbers >= 0")
-
-
-def _require_at_least(group: str, config: object, bounds: Mapping[str, int]) -> None:
-    for name, bound in bounds.items():
-        value = vars(config)[name]
-        require(value >= bound, group + name, value, f"at least {bound}")
 
 
 _COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
@@ -181,7 +178,7 @@ _IN_PRESET = {"iterations", "sampler", "trainer", "curriculum", "learner"}
 IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 """Fields that a file of settings may have."""
 
-_FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
+FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
 """Fields that a resumed run may change; any other one would make it a different run."""
 
 
@@ -197,7 +194,7 @@ def parse(
 
     Returns:
         The config. With --resume it is that of the run folder, with `resume` and `run_dir` set to
-        the folder and the flags of `_FREE_ON_RESUME` on top.
+        the folder and the flags of `FREE_ON_RESUME` on top.
 
     Raises:
         ConfigError: A flag, key or value is unknown or out of range; the message names the nearest.
@@ -387,7 +384,7 @@ def find_changes(
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
         if before.get(name) != after.get(name)
-        and not {name, name.partition(".")[0]} & _FREE_ON_RESUME
+        and not {name, name.partition(".")[0]} & FREE_ON_RESUME
     }
 
 

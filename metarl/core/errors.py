@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -65,30 +65,45 @@ class Preempted(MetarlError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM as an exception, so that code which handles Ctrl-C handles it too."""
+    """SIGTERM or SIGHUP as an exception, so that code which handles Ctrl-C handles it too.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, *args: object, number: int = signal.SIGTERM):
+        super().__init__(*args)
+        self.number = number
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop a command; a terminal sends SIGHUP when it is closed, as by a lost ssh."""
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Handles SIGINT and SIGTERM.
+    """Handles SIGINT, SIGTERM and SIGHUP.
 
     Raises:
-        KeyboardInterrupt: Always; Terminated for SIGTERM.
+        KeyboardInterrupt: Always; Terminated for SIGTERM and SIGHUP.
     """
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number=number)
 
 
 @contextmanager
 def handle_signals(
     handler: Callable[[int, Any], None],
-    numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+    numbers: Sequence[int] = STOPPING,
 ) -> Generator[None]:
     """Gives signals to a handler inside the block, and to those before it afterwards.
 
-    Does nothing outside the main thread, the only one in which Python handles signals.
+    Does nothing outside the main thread, the only one in which Python handles signals. A SIGHUP
+    that is ignored, as below nohup, stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    numbers = [n for n in numbers if n != signal.SIGHUP or not is_ignored]
     handlers = [signal.signal(number, handler) for number in numbers]
     try:
         yield
@@ -157,13 +172,20 @@ def name_failures(where: str) -> Generator[None]:
         raise ResourceError(f"{where}: no memory left; {hint}") from error
 
 
+_ALLOCATOR = "DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed"
+"""Parts of the messages of torch's allocator, which raises a RuntimeError."""
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Runs a command, prints an error as one line and returns the exit code.
 
-    As in a shell, Ctrl-C is 130 and SIGTERM 143, unless the command raises a Preempted for them.
+    Standard streams that are closed are opened on the null device before, so that no file takes
+    their descriptor. As in a shell, Ctrl-C is 130, SIGTERM 143 and SIGHUP 129, unless the command
+    raises a Preempted for them.
     """
+    open_standard_streams()
     try:
-        with handle_signals(interrupt, [signal.SIGTERM]):
+        with handle_signals(interrupt, [signal.SIGTERM, signal.SIGHUP]):
             command()
             sys.stdout.flush()
     except MetarlError as error:
@@ -176,15 +198,34 @@ def run_command(command: Callable[[], None]) -> int:
         return _report(ResourceError(" ".join(str(error).split())))
     except MemoryError:
         return _report(ResourceError("no memory left"))
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _ALLOCATOR):
+            raise
+        hint = "choose smaller sizes, such as --sampler.num-tasks or those of the network"
+        return _report(ResourceError(f"the machine has too little memory; {hint}"))
     except KeyboardInterrupt as error:
         print(f"metarl: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
     return 0
+
+
+def open_standard_streams() -> None:
+    """Opens the standard streams that were closed, as by `>&-`, on the null device."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
 
 
 def _report(error: MetarlError) -> int:
     prefix = "metarl" if isinstance(error, Preempted) else "metarl: error"
-    print(f"{prefix}: {error}", file=sys.stderr)
+    with suppress(OSError):  # of a terminal that was closed
+        print(f"{prefix}: {error}", file=sys.stderr)
     return error.exit_code
 
 

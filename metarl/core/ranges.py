@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metarl.core.errors import require
 
 LARGEST = 1e30
 """Largest absolute value of a setting; torch computes in float32, which ends at 3.4e38."""
+
+LARGEST_SIZE = 100_000
+"""Most units of a layer or a memory; a square matrix of as many has 40 GB."""
+
+LARGEST_COUNT = 1_000_000_000
+"""Largest whole number of anything else that is counted."""
 
 RANGES = {
     "a finite number": math.isfinite,
@@ -39,8 +45,37 @@ def require_range(config: object, group: str, names: Iterable[str], hint: str) -
     for name in names:
         value = read_field(config, name)
         require(RANGES[hint](value), f"{group}.{name}", value, hint)
+        if hint in ("at least 0", "at least 1"):
+            require_at_most(f"{group}.{name}", value)
         is_small = abs(value) <= LARGEST
         require(is_small, f"{group}.{name}", value, f"at most {LARGEST:g} in absolute value")
+
+
+def require_at_most(field: str, value: int) -> None:
+    """Raises if a whole number is above LARGEST_SIZE, for a field `..._size(s)`, or LARGEST_COUNT.
+
+    Raises:
+        ConfigError: Names field, value and limit.
+    """
+    largest = LARGEST_SIZE if field.endswith(("_size", "_sizes")) else LARGEST_COUNT
+    require(value <= largest, field, value, f"at most {largest:,}")
+
+
+def require_between(group: str, config: object, ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Raises if a whole number of a config is outside its range.
+
+    Args:
+        group: Put before the name of the field, for example "sampler.".
+        config: A dataclass.
+        ranges: Smallest and largest value of each field.
+
+    Raises:
+        ConfigError: Names the first such field, its value and the limit.
+    """
+    for name, (low, high) in ranges.items():
+        value = read_field(config, name)
+        require(value >= low, group + name, value, f"at least {low}")
+        require(value <= high, group + name, value, f"at most {high:,}")
 
 
 def read_field(config: object, name: str) -> Any:

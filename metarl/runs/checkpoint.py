@@ -60,6 +60,7 @@ class Checkpoint:
         state: The rest, as JSON holds it.
         replay: All entries of the learner's store, by name; empty if there are none.
         segments: Where these entries are on the disk.
+        settings: Text of the settings of the run by name; empty in those of older versions.
     """
 
     step: int
@@ -67,6 +68,7 @@ class Checkpoint:
     state: dict[str, Any]
     replay: dict[str, Tensor] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 def save(
@@ -77,6 +79,7 @@ def save(
     *,
     keep: int = 3,
     segments: Sequence[Segment] = (),
+    settings: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a checkpoint so that a reader sees all of it or nothing.
 
@@ -91,6 +94,7 @@ def save(
         state: Dicts with text keys, lists, texts, numbers, booleans and None; floats are finite.
         keep: Newest checkpoints that stay, >= 1.
         segments: Of the learner's replay store, as `append_entries` wrote them to `replay/`.
+        settings: Text of the settings of the run by name.
 
     Returns:
         The checkpoint's folder.
@@ -103,9 +107,10 @@ def save(
     if step < 0 or keep < 1:
         raise ValueError(f"step = {step} must be >= 0 and keep = {keep} at least 1")
     _refuse_what_json_changes(state, "state")
+    record = {"format": _FORMAT, "step": step, "state": dict(state), **_of_settings(settings)}
     files = {
         _TENSORS: to_bytes(tensors),
-        _STATE: _to_json({"format": _FORMAT, "step": step, "state": dict(state)}),
+        _STATE: _to_json(record),
     }
     marks = {name: fingerprint(content) for name, content in files.items()}
     manifest: dict[str, Any] = {"format": _FORMAT, "step": step, "files": marks}
@@ -117,6 +122,10 @@ def save(
     except OSError as error:
         text = f"{directory}: {error.strerror or error}; older checkpoints are unchanged"
         raise ResourceError(text) from error
+
+
+def _of_settings(settings: Mapping[str, str] | None) -> dict[str, Any]:
+    return {} if settings is None else {"settings": dict(settings)}
 
 
 def load_newest(
@@ -172,7 +181,8 @@ def _load(path: Path, step: int) -> Checkpoint:
     tensors = parse_tensors(content[_TENSORS], _TENSORS)
     segments = parse_segments(manifest.get(REPLAY, []))
     replay = read_entries(path.parent / REPLAY, segments)
-    return Checkpoint(step, tensors, record["state"], replay, segments)
+    settings = record.get("settings", {})
+    return Checkpoint(step, tensors, record["state"], replay, segments, settings)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig
 from metarl.core.allocation import keep_freed_memory
 from metarl.core.env import BatchEnv, supports
@@ -133,10 +134,10 @@ class Trainer:
     def run(self) -> None:
         """Trains until config.iterations are done.
 
-        SIGINT and SIGTERM are handled in the main thread only.
+        SIGINT, SIGTERM and SIGHUP are handled in the main thread only.
 
         Raises:
-            Preempted: SIGINT or SIGTERM arrived; the iteration was finished and saved.
+            Preempted: SIGINT, SIGTERM or SIGHUP arrived; the iteration was finished and saved.
             KeyboardInterrupt: It arrived twice; the last checkpoint stands.
             NumericalError: An update met a number that is not finite; the state before the
                 iteration was saved.
@@ -242,6 +243,7 @@ class Trainer:
             self.progress.state(),
             keep=self.config.trainer.keep_checkpoints,
             segments=self.progress.segments,
+            settings=describe_identity(self.config),
         )
         self._saved = self.progress.iteration
 
@@ -268,12 +270,13 @@ class Trainer:
             raise
 
     def _note_signal(self, number: int, frame: object) -> None:
-        """Stops after the iteration at the first SIGINT or SIGTERM, and at once at the second."""
+        """Stops after the iteration at the first signal, and at once at the second."""
         if self._stop:
             interrupt(number, frame)
         self._stop = signal.Signals(number).name
         text = f"metarl: {self._stop}: stopping after this iteration; once more stops at once"
-        self.log.notify(text)
+        with suppress(OSError):  # SIGHUP says that the terminal is closed
+            self.log.notify(text)
 
     def _record(self, iteration: int, done: Iteration) -> dict[str, Any]:
         return {

@@ -170,6 +170,21 @@ def test_resume_makes_files_missing_after_a_signal(
     assert all(read_files(run)[path] == raw for path, raw in before.items())
 
 
+def test_checkpoint_of_an_older_version_is_accepted(run_copy, capsys):
+    """Those have no settings; a resumed run may also have other free settings in config.yaml."""
+    newest = checkpoint.load_newest(run_copy / "checkpoints")
+    shutil.rmtree(run_copy / "checkpoints")
+    place = run_copy / "checkpoints"
+    checkpoint.save(place, newest.step, newest.tensors, newest.state)
+    change_the_seed(run_copy)
+    assert cli.main(["--resume", str(run_copy)]) == 0
+    checkpoint.save(place, newest.step, newest.tensors, newest.state, settings=newest.settings)
+    assert cli.main(["--resume", str(run_copy)]) == 5
+    text = (run_copy / "config.yaml").read_text().replace("seed: 8", "seed: 0")
+    (run_copy / "config.yaml").write_text(text.replace("threads: 1", "threads: 2"))
+    assert cli.main(["--resume", str(run_copy)]) == 0
+
+
 def test_resume_takes_more_iterations_and_keeps_them(run_copy, capsys):
     first = read_records(run_copy)
     more = str(ITERATIONS + 2)
@@ -246,11 +261,23 @@ def change_the_network(run):
     (run / "config.yaml").write_text(text.replace("  - 8\n", "  - 9\n"))
 
 
+def change_the_seed(run):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("seed: 0\n", "seed: 8\n"))
+
+
+def cut_the_config(run):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.partition("learner:")[0])
+
+
 @pytest.mark.parametrize(
     ("break_run", "message"),
     [
         (damage_all_checkpoints, "no checkpoint verifies"),
-        (change_the_network, "does not fit"),
+        (change_the_network, "config.yaml has learner.hidden_sizes: [9], but iteration"),
+        (change_the_seed, "config.yaml has seed: 8, but iteration 24 was trained with 0"),
+        (cut_the_config, "config.yaml has "),
         (change_the_version, "was trained on version 99 of navigation-2d, and this is version 1"),
         (truncate_metrics, "metrics.jsonl, line 1: no record"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "no folder of checkpoints"),

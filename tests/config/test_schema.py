@@ -244,8 +244,8 @@ def test_learner_must_be_that_of_algo():
 @given(
     inner_lr=st.floats(1e-300, 1e30),
     damping=st.floats(0, 1e-3),
-    sizes=st.lists(st.integers(1, 10**6), min_size=1).map(tuple),
-    seed=st.integers(0, 2**64),
+    sizes=st.lists(st.integers(1, 10**5), min_size=1).map(tuple),
+    seed=st.integers(0, 2**64 - 1),
     env=st.text(min_size=1).filter(lambda text: text.isprintable()),
     video=st.booleans(),
 )
@@ -352,3 +352,27 @@ def test_relative_of_maml_has_its_presets_and_its_own_settings():
     assert relative.learner == replace(plain.learner, adapts="head")
     assert relative.iterations == plain.iterations != TrainConfig().iterations
     assert parse(["--env", "hopper-dir", "--algo", "promp"]).learner.inner_kl == 0.01
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--iterations 1e18", "iterations = .*: must be at most 1,000,000,000"),
+        (
+            "--sampler.num-episodes 9223372036854775808",
+            "num_episodes = .*at most 1,000,000",
+        ),
+        ("--sampler.num-tasks 1e12", "num_tasks = .*: must be at most 1,000,000"),
+        (
+            "--algo rl2 --learner.memory-size 2147483648",
+            "memory_size = .*at most 100,000",
+        ),
+        ("--learner.hidden-sizes 8,1e12", "hidden_sizes = .*: must be at most 100,000"),
+        ("--algo sb3-rl2 --learner.lstm-size 1e9", "lstm_size = .*: must be at most 100,000"),
+        ("--seed 18446744073709551616", "seed = .*: must be at most"),
+        ("--sampler.threads 1e9", "threads = .*: must be at most 4,096"),
+    ],
+)
+def test_extreme_number_is_refused_with_the_range(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(["--env", "navigation-2d", *flags.split()])

@@ -1,4 +1,7 @@
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -176,3 +179,52 @@ def test_run_command_restores_the_handler_of_sigterm():
     inside = []
     assert run_command(lambda: inside.append(signal.getsignal(signal.SIGTERM))) == 0
     assert inside[0] is not before and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_memory_that_torch_cannot_get_has_exit_code_6(capsys):
+    def allocate():
+        raise RuntimeError("alloc_cpu.cpp: DefaultCPUAllocator: can't allocate memory\nframe #1")
+
+    assert run_command(allocate) == 6
+    err = capsys.readouterr().err
+    assert err.startswith("metarl: error: the machine has too little memory; ")
+    assert err.count("\n") == 1
+
+    def fail():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(fail)
+
+
+def test_sighup_ends_a_command_like_sigterm(capsys):
+    before = signal.getsignal(signal.SIGHUP)
+    assert run_command(lambda: os.kill(os.getpid(), signal.SIGHUP)) == 129
+    assert capsys.readouterr().err == "metarl: interrupted\n"
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+CLOSED = """
+import os, sys
+from metarl.core.errors import ConfigError, run_command
+
+def command():
+    with open({path!r}, "w") as file:
+        print("to the user")
+        print("metarl: a message", file=sys.stderr)
+        os.write(1, b"raw") and os.write(2, b"raw") and os.read(0, 1)
+        file.write(str(file.fileno()))
+    raise ConfigError("wrong")
+
+sys.exit(run_command(command))
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_never_those_of_a_file(closed, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    (tmp_path / "command.py").write_text(CLOSED.format(path=str(path)))
+    shell = f"{sys.executable} {tmp_path / 'command.py'} {closed}"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, input="x")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert path.read_text().isdigit() and int(path.read_text()) > 2

@@ -4,7 +4,7 @@ from math import inf, nan
 import pytest
 
 from metarl.core.errors import ConfigError
-from metarl.core.ranges import RANGES, require_range
+from metarl.core.ranges import RANGES, require_at_most, require_range
 
 
 @dataclass
@@ -55,3 +55,12 @@ def test_dataclass_with_slots_is_checked():
 def test_number_that_float32_cannot_hold_is_refused(value):
     with pytest.raises(ConfigError, match=r"learner\.value = .*: must be at most 1e\+30 in absol"):
         require_range(Settings(1.0, value), "learner", ("good", "value"), "a finite number")
+
+
+def test_sizes_and_counts_have_a_largest_value():
+    require_at_most("learner.memory_size", 100_000)
+    require_at_most("learner.epochs", 10**9)
+    with pytest.raises(ConfigError, match=r"learner.memory_size = 2147483648: .* 100,000"):
+        require_at_most("learner.memory_size", 2**31)
+    with pytest.raises(ConfigError, match="at most 1,000,000,000"):
+        require_range(Settings(1, 10**18), "learner", ("good", "value"), "at least 1")

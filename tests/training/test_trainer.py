@@ -129,7 +129,7 @@ def test_training_tasks_come_from_the_fixed_set(tmp_path):
 # ------------------------------------------------------------------------------------------ signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_saves_after_the_iteration_for_a_resume(number, tmp_path, whole, capfd):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     env = Nuisance(1, lambda step, alive: os.kill(os.getpid(), number))

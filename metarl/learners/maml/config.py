@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import read_field, require_range
+from metarl.core.ranges import read_field, require_at_most, require_range
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class MamlConfig:
         require(known, "learner.activation", self.activation, "tanh, relu, elu or silu")
         ok = min(sizes, default=0) >= 1
         require(ok, "learner.hidden_sizes", sizes, "numbers >= 1, at least one")
+        require_at_most("learner.hidden_sizes", max(sizes))
         self._check_kind()
         for hint, names in (
             ("a finite number > 0", ("inner_lr", "later_lr", "max_kl", "output_gain")),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_range
+from metarl.core.ranges import require_at_most, require_range
 
 Mode = Literal["scratch", "oracle", "multi-task"]
 
@@ -204,6 +204,7 @@ class Sb3Rl2Config:
 def _check_sizes(config: object, name: str) -> None:
     sizes = vars(config)[name]
     require(min(sizes, default=1) >= 1, f"learner.{name}", sizes, "numbers >= 1")
+    require_at_most(f"learner.{name}", max(sizes, default=1))
 
 
 Sb3Config = Sb3PpoConfig | Sb3TrpoConfig | Sb3Rl2Config

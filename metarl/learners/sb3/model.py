@@ -27,6 +27,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
+from metarl.core.errors import require
 from metarl.core.rollout import Metrics
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 
@@ -266,7 +267,18 @@ def _metrics(logged: Mapping[str, Any]) -> Metrics:
 
 
 def _batch_size(config: Any, vec: VecEnv, steps: int) -> int:
-    return -(-vec.num_envs * steps // config.minibatches)
+    """Returns the steps of a minibatch.
+
+    Raises:
+        ConfigError: A minibatch, perhaps the last, would be of one step, whose advantage cannot be
+            standardised.
+    """
+    total, most = vec.num_envs * steps, vec.num_envs * steps // 2
+    size = -(-total // config.minibatches)
+    hint = f"1 to {most}, so that no minibatch of the {total} steps of an iteration is of one step"
+    is_usable = size >= 2 and total % size != 1
+    require(is_usable, "learner.minibatches", config.minibatches, hint)
+    return size
 
 
 def _ppo_settings(config: Any, vec: VecEnv, steps: int) -> dict[str, Any]:

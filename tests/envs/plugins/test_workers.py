@@ -23,7 +23,9 @@ from plugin_episodes import (
     streams,
 )
 
+from metarl.core.errors import ResourceError
 from metarl.envs.plugins.subproc_env import SubprocEnv
+from metarl.envs.plugins.worker import Block
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -212,3 +214,55 @@ def test_workers_end_with_a_killed_trainer():
         time.sleep(0.5)  # the first worker hangs, the second waits for a message
         process.kill()
     assert gone(ids)
+
+
+def test_shared_memory_that_is_too_small_is_named_at_once(monkeypatch):
+    def refuse(handle, start, size):
+        raise OSError(28, "No space left on device")
+
+    before = set(os.listdir("/dev/shm"))
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(ResourceError, match="/dev/shm has no room for 100 bytes.*--shm-size"):
+        Block(2, 3, 2)
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+HANGING = """
+import os, pathlib, re
+
+def make(**options):
+    pathlib.Path({path!r}).write_text(str(os.getpid()))
+    re.match("(a+)+b", "a" * 60)  # takes years, and holds Python's lock
+
+if __name__ == "__main__":
+    from metarl.envs.plugins.worker_pool import Worker
+    Worker(make, None, 60.0)
+"""
+
+
+def test_worker_that_holds_the_lock_ends_with_its_parent(tmp_path):
+    path = tmp_path / "pid"
+    (tmp_path / "hanging.py").write_text(HANGING.format(path=str(path)))
+    parent = subprocess.Popen([sys.executable, tmp_path / "hanging.py"])
+    deadline = time.monotonic() + 60.0
+    while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker = int(path.read_text())
+    parent.kill()
+    parent.wait()
+    try:
+        while time.monotonic() < deadline and is_running(worker):
+            time.sleep(0.05)
+        assert not is_running(worker)
+    finally:
+        if is_running(worker):
+            os.kill(worker, signal.SIGKILL)
+
+
+def is_running(process):
+    """Returns whether a process runs; one that has ended and is not waited for does not."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"

@@ -3,6 +3,7 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from metarl.core.errors import ConfigError
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
+from metarl.learners.sb3.model import _batch_size
 from metarl.runs import checkpoint
 
 
@@ -283,3 +285,15 @@ def test_discrete_actions_are_refused():
 def test_settings_out_of_range_are_refused_by_name(kind, changes, text):
     with pytest.raises(ConfigError, match=text):
         kind(**changes)
+
+
+@pytest.mark.parametrize("config", [Sb3PpoConfig(), Sb3TrpoConfig(), Sb3Rl2Config()])
+def test_minibatch_of_one_step_is_refused(config):
+    steps = 2 * HORIZON * 4
+    vec = SimpleNamespace(num_envs=4)
+    assert _batch_size(replace(config, minibatches=steps // 2), vec, 2 * HORIZON) == 2
+    for minibatches in (steps, 10**9):
+        with pytest.raises(ConfigError, match=f"learner.minibatches = {minibatches}: must be 1 to"):
+            _batch_size(replace(config, minibatches=minibatches), vec, 2 * HORIZON)
+    with pytest.raises(ConfigError, match="no minibatch"):  # 3 + 3 + 1 steps
+        _batch_size(replace(config, minibatches=3), SimpleNamespace(num_envs=1), 7)
