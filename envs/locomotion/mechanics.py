@@ -1,4 +1,4 @@
-"""Variations of a robot's mechanics: centre of mass, gains of servos, damping of joints."""
+"""Variations of mechanics: mass centre, gains of servos, damping of joints, delay of controls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.tasks import Bands, Product, Split, TaskDistribution
+from metarl.core.tasks import Bands, Choice, Product, Split, TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Robot, bare_model
 
@@ -198,3 +198,32 @@ def _factor(
     log: bool = False,
 ) -> TaskDistribution:
     return Split(Bands(name, "1", train, log=log), Bands(name, "1", test, log=log))
+
+
+@dataclass(frozen=True)
+class Delay(Variation):
+    """A delay of all controls, longer in test tasks; it adds to that of the robot.
+
+    Attributes:
+        train: Delays of the training tasks [control steps].
+        test: Delays of the held-out tasks [control steps], at most `past_steps`.
+    """
+
+    train: tuple[int, ...] = (0, 1, 2, 3)
+    test: tuple[int, ...] = (4,)
+
+    name = "delay"
+    past_steps = 4
+    formula = "all controls come late by `delay` control steps"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the delay."""
+        train, test = (
+            Choice(Variable("delay", "step", values[0], values[-1]), values)
+            for values in (tuple(map(float, self.train)), tuple(map(float, self.test)))
+        )
+        return Split(train, test)
+
+    def delays(self, tasks: np.ndarray) -> np.ndarray:
+        """Returns the delay of the tasks."""
+        return tasks[:, 0].astype(int)

@@ -19,9 +19,8 @@ from metarl.core.tasks import (
     Uniform,
     Variable,
 )
-from metarl.envs.locomotion.delay import Delay
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
-from metarl.envs.locomotion.mechanics import Com, Joint, Servo
+from metarl.envs.locomotion.mechanics import Com, Delay, Joint, Servo
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.robot import Edit, Robot, bare_model

@@ -8,7 +8,7 @@ compare ways to use the symmetry of one task.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,13 +21,11 @@ from metarl.core.env import (
     SplittableEnv,
     Step,
     UnsupportedHere,
-    supports,
 )
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import Mirror, find_mirror, reflect_state
 from metarl.envs.robots.quantities import LAST_OUTPUT
-
-_FORWARDED = (BatchEnv, RestartableEnv, SplittableEnv, HasRewardTerms, GradedEnv)
+from metarl.envs.wrappers.wrapper import Wrapper
 
 NUM_STATES = 16
 """States in which the observation and its mirror image are compared."""
@@ -60,7 +58,7 @@ class Reflection:
         return rows[:, self.index] * self.sign
 
 
-class Mirrored:
+class Mirrored(Wrapper):
     """A BatchEnv whose every second task is seen, and acted in, through a mirror.
 
     Args:
@@ -70,10 +68,12 @@ class Mirrored:
         UnsupportedHere: The robot or its observation has no mirror image; the message names what.
     """
 
+    forwarded = (BatchEnv, RestartableEnv, SplittableEnv, HasRewardTerms, GradedEnv)
+
     def __init__(self, env: BatchEnv):
         if not isinstance(env, MujocoBatchEnv):
-            hint = "it is for robots that do not observe their task"
-            raise UnsupportedHere(f"{env.spec.name} cannot be mirrored: {hint}")
+            reason = "it is no robot of MuJoCo, or the robot observes its task"
+            raise UnsupportedHere(f"{env.spec.name} cannot be mirrored: {reason}")
         mirror = find_mirror(env.robot, env.robot.model())
         if mirror is None:
             reason = f"{env.robot.name} has no left and right side that correspond"
@@ -81,50 +81,29 @@ class Mirrored:
         reflections = find_action_reflection(env, mirror), find_obs_reflection(env, mirror)
         self._set(env, *reflections)
 
-    def _set(self, env: MujocoBatchEnv, action: Reflection, obs: Reflection) -> None:
-        self._env, self.spec, self._action, self._seen = env, env.spec, action, obs
+    def _set(
+        self, env: MujocoBatchEnv, action: Reflection, obs: Reflection, first: int = 1
+    ) -> None:
+        super().__init__(env)
+        self.spec, self._action, self._seen, self._first = env.spec, action, obs, first
         self._rows = np.zeros(0, dtype=bool)
 
-    @property
-    def capabilities(self) -> Collection[type]:
-        """The capabilities of the environment that the wrapper forwards."""
-        return [each for each in _FORWARDED if supports(self._env, each)]
-
-    @property
-    def threads(self) -> int:
-        """Physics threads of the environment."""
-        return self._env.threads
-
     def split(self, parts: int) -> list[Mirrored]:
-        """Returns copies of this environment, for slices of the tasks."""
+        """Returns copies of this environment, for slices of the tasks.
+
+        They begin with a mirrored task in turn, so that slices of odd length give half of all.
+        """
         copies = []
-        for env in self._env.split(parts):
+        for number, env in enumerate(self._env.split(parts)):
             copy = object.__new__(Mirrored)
-            copy._set(env, self._action, self._seen)
+            copy._set(env, self._action, self._seen, (self._first + number) % 2)
             copies.append(copy)
         return copies
 
-    def take_reward_sums(self) -> tuple[dict[str, float], int]:
-        """See `HasRewardTerms`."""
-        return self._env.take_reward_sums()
-
-    @property
-    def graded(self) -> tuple[str, ...]:
-        """See `GradedEnv`."""
-        return self._env.graded
-
-    def set_level(self, level: float) -> None:
-        """See `GradedEnv`."""
-        self._env.set_level(level)
-
-    def close(self) -> None:
-        """Releases threads and memory."""
-        self._env.close()
-
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Sets tasks (N, D), each for num_episodes neighbouring rows; odd ones are mirrored."""
+        """Sets tasks (N, D), each for num_episodes neighbouring rows; every second is mirrored."""
         self._env.set_tasks(tasks, num_episodes)
-        self._rows = np.repeat(np.arange(len(tasks)) % 2 == 1, num_episodes)
+        self._rows = np.repeat(np.arange(len(tasks)) % 2 == self._first, num_episodes)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Starts M episodes, row m from the stream rngs[m]; returns obs (M, S)."""

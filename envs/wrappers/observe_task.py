@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,25 +22,12 @@ from metarl.core.env import (
     Step,
     TaskDescriber,
     check_tasks,
-    supports,
 )
 from metarl.core.task_code import TaskCode
-
-_FORWARDED = (
-    BatchEnv,
-    RestartableEnv,
-    SplittableEnv,
-    RenderableEnv,
-    MovableCamera,
-    SceneEnv,
-    TaskDescriber,
-    HasRewardTerms,
-    GradedEnv,
-    HasServos,
-)
+from metarl.envs.wrappers.wrapper import Wrapper
 
 
-class ObserveTask:
+class ObserveTask(Wrapper):
     """A BatchEnv with the task's numbers appended to the observation.
 
     Each number is scaled from its range over training and test tasks to [-1, 1]; a number with a
@@ -53,8 +40,21 @@ class ObserveTask:
         UnsupportedHere: The numbers of a task have no range.
     """
 
+    forwarded = (
+        BatchEnv,
+        RestartableEnv,
+        SplittableEnv,
+        RenderableEnv,
+        MovableCamera,
+        SceneEnv,
+        TaskDescriber,
+        HasRewardTerms,
+        GradedEnv,
+        HasServos,
+    )
+
     def __init__(self, env: BatchEnv):
-        self._env: Any = env  # it may offer more than BatchEnv; `capabilities` says what
+        super().__init__(env)
         self._code = TaskCode(env.spec.tasks)
         size = env.spec.obs_size + len(env.spec.tasks.variables)
         note = "the task is in the observation"
@@ -62,16 +62,6 @@ class ObserveTask:
         names = [Quantity(f"task: {v.name}, scaled", "1") for v in env.spec.tasks.variables]
         observed = (*env.spec.observed, *names) if env.spec.observed else ()
         self.spec = replace(env.spec, obs_size=size, note=note, observed=observed)
-
-    @property
-    def capabilities(self) -> Collection[type]:
-        """The capabilities of the environment that the wrapper forwards."""
-        return [each for each in _FORWARDED if supports(self._env, each)]
-
-    @property
-    def threads(self) -> int:
-        """Physics threads of the environment."""
-        return self._env.threads
 
     @property
     def servo_gains(self) -> tuple[tuple[float, float], ...]:
@@ -99,23 +89,6 @@ class ObserveTask:
     def task_words(self, task: np.ndarray) -> str:
         """See `TaskDescriber`."""
         return self._env.task_words(task)
-
-    def take_reward_sums(self) -> tuple[dict[str, float], int]:
-        """See `HasRewardTerms`."""
-        return self._env.take_reward_sums()
-
-    @property
-    def graded(self) -> tuple[str, ...]:
-        """See `GradedEnv`."""
-        return self._env.graded
-
-    def set_level(self, level: float) -> None:
-        """See `GradedEnv`."""
-        self._env.set_level(level)
-
-    def close(self) -> None:
-        """Releases threads and memory."""
-        self._env.close()
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Assigns tasks (N, D) to the batch, each to num_episodes neighbouring rows."""

@@ -13,7 +13,7 @@ from metarl.builders import is_baseline
 from metarl.certification import foreign
 from metarl.certification.cells import Training
 from metarl.core.env import EnvSpec
-from metarl.core.errors import ConfigError
+from metarl.core.errors import CheckpointError, ConfigError
 from metarl.learners.modes import label
 from metarl.trained_policy import TrainedPolicy
 
@@ -81,11 +81,12 @@ def check_source(source: Source) -> None:
     """Refuses a policy that is not there, and flags that do not fit it.
 
     Raises:
-        ConfigError: Names path and flag.
+        CheckpointError: There is no such folder or file.
+        ConfigError: A flag does not fit; names path and flag.
     """
     path, is_sb3 = source.path, source.kind == "sb3"
     if not path.exists():
-        raise ConfigError(f"{path}: there is no such run folder or file")
+        raise CheckpointError(f"{path}: there is no such run folder or file")
     flags = {"--sb3": source.sb3_class, "--vec-normalize": source.normalizer}
     for flag, value in flags.items():
         if value and not is_sb3:

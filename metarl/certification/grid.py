@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import metarl
+from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, nearest, require
 from metarl.core.yaml_files import load_yaml
 
@@ -76,7 +77,7 @@ class Grid:
 
 def list_grids() -> dict[str, Path]:
     """Returns name -> file of the grids that metarl brings along."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    return list_shipped(FOLDER)
 
 
 def find_grid(file: str) -> Path:
@@ -85,13 +86,7 @@ def find_grid(file: str) -> Path:
     Raises:
         ConfigError: There is neither; the message names the nearest.
     """
-    path, known = Path(file), list_grids()
-    if path.is_file():
-        return path
-    if file in known:
-        return known[file]
-    hint = nearest(path.stem, known) or f"; known grids: {', '.join(known)}"
-    raise ConfigError(f"--grid {file}: no such file{hint}")
+    return find_shipped(file, list_grids(), "--grid", "grids")
 
 
 _KEYS = ("about", "num_tasks", "attempts", "product", "axes")

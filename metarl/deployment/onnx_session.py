@@ -12,10 +12,9 @@ from metarl.deployment.onnx_model import OnnxModel, Weights
 from metarl.deployment.signals import (
     Observation,
     Outcome,
-    count_rows,
     read_outcome,
     read_usable,
-    to_controls,
+    send,
 )
 
 TIMED = ("obs", "action", "reward", "valid")
@@ -89,10 +88,7 @@ class OnnxSession:
             self._record_outcome(outcome)
         output = self._choose(rows)
         self._steps, self.num_steps = self._steps + 1, self.num_steps + 1
-        waits = ~usable | ~self._alive
-        sent = np.where(waits[:, None], 0.0, output) if waits.any() else output
-        controls = sent.copy() if self._raw else to_controls(self.spec, sent)
-        return controls if count_rows(obs)[1] else controls[0]
+        return send(self.spec, output, ~usable | ~self._alive, obs, raw=self._raw)
 
     def end_episode(
         self, reward: Any = None, done: Any = False, obs: Observation | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,8 @@ def predict(
         context, number = learner.begin(num_rows, 1, streams), 0
         groups = [(np.arange(num_rows), context, None)]
     else:
-        number = state.num_steps
+        # attention writes its cache in place, and a state may be continued twice
+        state, number = copy.deepcopy(state), state.num_steps
         groups = _continue(learner, state, episode_start, reward, num_rows)
     noise = [
         rng.standard_normal(spec.action_size, np.float32) for rng in _streams(number, num_rows)

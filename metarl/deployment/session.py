@@ -17,10 +17,9 @@ from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
     Observation,
     Outcome,
-    count_rows,
     read_outcome,
     read_usable,
-    to_controls,
+    send,
 )
 from metarl.sampling.recording import Recording, allocate, to_rollout
 from metarl.sampling.sampler import Key
@@ -124,10 +123,7 @@ class Session:
         chosen = self._choose(rows, feedback)
         output = self._recording.record_action(self._steps, chosen)
         self._steps += 1
-        waits = ~usable | ~self._recording.alive
-        sent = np.where(waits[:, None], 0.0, output) if waits.any() else output
-        controls = sent.copy() if self._raw else to_controls(self.spec, sent)
-        return controls if count_rows(obs)[1] else controls[0]
+        return send(self.spec, output, ~usable | ~self._recording.alive, obs, raw=self._raw)
 
     def end_episode(
         self, reward: Any = None, done: Any = False, obs: Observation | None = None

@@ -33,6 +33,23 @@ def to_controls(spec: EnvSpec, output: np.ndarray) -> np.ndarray:
     return actions if ends is None else np.clip(actions, *ends, out=actions)
 
 
+def send(
+    spec: EnvSpec, output: np.ndarray, waits: np.ndarray, obs: Any, *, raw: bool
+) -> np.ndarray:
+    """Returns what a session gives back for the outputs of its policy.
+
+    Args:
+        spec: Of the environment.
+        output: (M, A); it is not changed.
+        waits: Robots (M,) that get the control of an output of zero.
+        obs: The observation, which may have no row axis; neither has the result then.
+        raw: Return outputs in place of the robot's controls.
+    """
+    sent = np.where(waits[:, None], 0.0, output) if waits.any() else output
+    controls = sent.copy() if raw else to_controls(spec, sent)
+    return controls if count_rows(obs)[1] else controls[0]
+
+
 def count_rows(obs: Any) -> tuple[int, bool]:
     """Returns the number of robots M in an observation, and whether it has a row axis."""
     try:

@@ -27,6 +27,7 @@ from metarl.config.schema import (
     find_changes,
     from_yaml,
 )
+from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, nearest, require
 from metarl.core.files import clean_name
 from metarl.core.trees import flatten
@@ -133,7 +134,7 @@ _SHARED = IN_FILE - {"env", "algo", "seed"}
 
 def list_suites() -> dict[str, Path]:
     """Returns name -> file of the suites that metarl brings along."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    return list_shipped(FOLDER)
 
 
 def find_suite(file: str) -> Path:
@@ -142,13 +143,7 @@ def find_suite(file: str) -> Path:
     Raises:
         ConfigError: There is neither; the message names the nearest.
     """
-    path, known = Path(file), list_suites()
-    if path.is_file():
-        return path
-    if file in known:
-        return known[file]
-    hint = nearest(path.stem, known) or f"; known suites: {', '.join(known)}"
-    raise ConfigError(f"suite {file}: no such file{hint}")
+    return find_shipped(file, list_suites(), "suite", "suites")
 
 
 def read_suite(path: Path, root: Path | None = None) -> Suite:

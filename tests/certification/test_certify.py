@@ -260,7 +260,7 @@ def refuse(path, error, message, env="hopper-vel", folder=None, **options):
 def test_unusable_policies_are_refused(runs, ppo, tmp_path):
     path, weights = ppo[0], np.zeros((11, 3))
     trusted = {"folder": tmp_path, "trusts_pickle": True}
-    refuse(tmp_path / "no", ConfigError, "there is no such run folder or file", folder=tmp_path)
+    refuse(tmp_path / "no", CheckpointError, "there is no such run folder or file", folder=tmp_path)
     refuse(path, ConfigError, "--sb3 is missing: name the class that saved", **trusted)
     text = "runs code that is in such a file; if you trust its origin, add --trust-pickle"
     refuse(path, ConfigError, text, sb3_class="PPO", folder=tmp_path)

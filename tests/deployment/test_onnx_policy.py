@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import metarl
+from metarl import builders
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.deployment import onnx_file
 from metarl.deployment.export.policies import build_policy
@@ -195,22 +196,27 @@ def test_metadata_names_robot_learner_and_checkpoint(run_of, tmp_path):
     assert record["states"][1] == state
 
 
-@pytest.mark.parametrize("change", [{"name": "gone-dir"}, {"version": 0}])
-def test_export_without_the_environment_has_the_recorded_scaling(run_of, tmp_path, change, capsys):
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_export_without_the_environment_has_the_recorded_scaling(
+    run_of, tmp_path, is_gone, capsys, monkeypatch
+):
     """The environment is gone, or is another one today."""
     run = tmp_path / "run"
     shutil.copytree(run_of("rl2, gru", "quadruped-command"), run)
     record = json.loads((run / "run.json").read_text())
-    record["env"] |= change | {"action_scale": 0.7}
+    record["env"] |= {"action_scale": 0.7} | ({} if is_gone else {"version": 0})
     (run / "run.json").write_text(json.dumps(record))
-    if "name" in change:
-        config = (run / "config.yaml").read_text()
-        (run / "config.yaml").write_text(config.replace("quadruped-command", "gone-dir"))
+    if is_gone:
+
+        def refuse(*_arguments, **_options):
+            raise ConfigError("no environment 'quadruped-command'")
+
+        monkeypatch.setattr(builders, "make_env", refuse)
     metarl.export(run, tmp_path / "p.onnx")
     texts = {p.key: p.value for p in onnx.load(tmp_path / "p.onnx").metadata_props}
     assert texts["action_scale"] == ",".join(["0.7"] * 12) and "joint_stiffness" not in texts
     assert OnnxPolicy(tmp_path / "p.onnx").spec.action_scale == (0.7,) * 12
-    warning = "exported without gains" if "name" in change else "was trained on version 0"
+    warning = "exported without gains" if is_gone else "was trained on version 0"
     assert warning in capsys.readouterr().err
 
 

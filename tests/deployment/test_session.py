@@ -300,6 +300,19 @@ def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
             np.testing.assert_allclose(session.act(obs[t, row], reward), controls[row], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer"])
+def test_prediction_may_be_continued_twice_from_one_state(run_of, name):
+    """The second branch does not see the first, whose memory might write in place."""
+    policy, rng = metarl.load(run_of(name), threads=1), np.random.default_rng(1)
+    obs, state = rng.standard_normal((6, 11)), None
+    for t in range(3):
+        _, state = policy.predict(obs[t], state, reward=0.5)
+    _, left = policy.predict(obs[3], state, reward=0.5)
+    expected = policy.predict(obs[5], left, reward=0.0)[0]
+    policy.predict(obs[4], state, reward=-2.0)
+    np.testing.assert_array_equal(policy.predict(obs[5], left, reward=0.0)[0], expected)
+
+
 def test_prediction_of_sb3_policy_is_that_of_sb3(run_of):
     policy = metarl.load(run_of("sb3-ppo"), threads=1)
     obs = np.random.default_rng(0).standard_normal((4, 11)).astype(np.float32)

@@ -65,6 +65,17 @@ def test_rewards_and_other_rows_are_those_of_the_environment():
         each.close()
 
 
+def test_halves_of_odd_length_mirror_half_of_all_tasks():
+    mirrored = Mirrored(make("quadruped-vel", 1))
+    counts = []
+    for half in mirrored.split(2):
+        half.set_tasks(np.full((5, 1), 1.0), 2)
+        counts.append(int(half._rows.sum()))
+        half.close()
+    assert sum(counts) == 10
+    mirrored.close()
+
+
 SMALL = {"num_tasks": 4, "num_episodes": 1, "threads": 1}
 
 
@@ -72,7 +83,7 @@ SMALL = {"num_tasks": 4, "num_episodes": 1, "threads": 1}
     ("env", "algo", "message"),
     [
         ("half-cheetah-vel", "rl2", "half-cheetah has no left and right side"),
-        ("navigation-2d", "rl2", "navigation-2d cannot be mirrored: it is for robots"),
+        ("navigation-2d", "rl2", "navigation-2d cannot be mirrored: it is no robot of MuJoCo"),
         ("quadruped-damage", "teacher-student", "it sees the task"),
     ],
 )

@@ -10,7 +10,7 @@ from metarl.fewshot.learner import Outer
 from metarl.fewshot.learners.gradient import GradientLearner, Reptile
 from metarl.fewshot.learners.inner import adapt
 from metarl.learners.maml.inner_loop import RATE
-from metarl.networks.context_network import CONTEXT, READ
+from metarl.networks.mlp import CONTEXT, READ
 
 RNG = np.random.default_rng(0)
 

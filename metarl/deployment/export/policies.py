@@ -25,10 +25,9 @@ from metarl.functional.running_moments import MAX_SCALED, Moments
 from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
-from metarl.networks.context_network import ContextNetwork, fold_context
 from metarl.networks.hypernetwork import HyperActor
 from metarl.networks.memory import Memory
-from metarl.networks.mlp import TanhMLP
+from metarl.networks.mlp import ContextNetwork, TanhMLP, fold_context
 from metarl.networks.module_network import ModuleNetwork
 from metarl.networks.transformer import AttentionMemory
 

@@ -17,8 +17,7 @@ from metarl.fewshot.network import ReluMLP
 from metarl.fewshot.tasks import Problem, Tasks, loss
 from metarl.functional.params import repeat
 from metarl.learners.maml.inner_loop import RATE, Rate
-from metarl.networks.context_network import CONTEXT, ContextNetwork, fold_context
-from metarl.networks.mlp import TanhMLP
+from metarl.networks.mlp import CONTEXT, ContextNetwork, TanhMLP, fold_context
 
 
 @dataclass(frozen=True)

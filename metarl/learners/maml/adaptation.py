@@ -12,7 +12,7 @@ from metarl.functional.params import repeat
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import RATE, Rate, Tape, inner_steps, linearise
 from metarl.learners.maml.surrogates import Batch
-from metarl.networks.context_network import CONTEXT
+from metarl.networks.mlp import CONTEXT
 from metarl.networks.policies import MLPPolicy
 
 

@@ -34,9 +34,8 @@ from metarl.learners.maml.outer_reptile import reptile_step
 from metarl.learners.maml.outer_trpo import TrpoStep, describe_step
 from metarl.learners.maml.records import Chunk, MamlContext, OuterStep, Trial
 from metarl.learners.maml.surrogates import Batch, check_tasks
-from metarl.networks.context_network import ContextNetwork
 from metarl.networks.distributions import build_distribution, clamp_
-from metarl.networks.mlp import TanhMLP
+from metarl.networks.mlp import ContextNetwork, TanhMLP
 from metarl.networks.module_network import build_network
 from metarl.networks.policies import MLPPolicy, Network
 

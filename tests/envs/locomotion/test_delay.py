@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from metarl.core.errors import ConfigError
-from metarl.envs.locomotion.delay import Delay
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.failures import Actuator
 from metarl.envs.locomotion.goals import Forward, RewardTerms
+from metarl.envs.locomotion.mechanics import Delay
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.registry import make
 from metarl.envs.robots.guess import robot_from_mjcf

@@ -14,8 +14,7 @@ from metarl.learners.maml.meta_gradient import meta_gradient, resolve_conflicts
 from metarl.learners.maml.outer_ppo import ppo_gradient
 from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.learners.maml.surrogates import surrogate_loss
-from metarl.networks.context_network import CONTEXT, READ, ContextNetwork
-from metarl.networks.mlp import TanhMLP
+from metarl.networks.mlp import CONTEXT, READ, ContextNetwork, TanhMLP
 
 NUM_TASKS = 3
 
