@@ -12,6 +12,9 @@ from metarl.core.errors import ConfigError
 from metarl.deployment.serving.messages import UNASKED, Refused, Reply, Request, Verb
 from metarl.deployment.serving.wire import SEQUENCES, WireFormat
 
+_QUEUE_PAUSE = 0.002
+"""Time between two tries to enter the queue of a server [s]."""
+
 
 class Client:
     """Asks a server for controls, one request at a time.
@@ -27,7 +30,7 @@ class Client:
         tries: Times that a request is sent.
 
     Raises:
-        OSError: There is no server at the path.
+        OSError: There is no server at the path, or it lets nobody in within `timeout * tries`.
     """
 
     def __init__(
@@ -46,12 +49,23 @@ class Client:
         family = socket.AF_UNIX if self._is_stream else socket.AF_INET
         self._socket = socket.socket(family, kind)
         try:
-            self._socket.settimeout(self._timeout)
-            self._socket.connect(address)
+            self._connect(address)
         except OSError:
             self._socket.close()
             raise
         self._sequence = self.num_repeated = self.num_unasked = 0
+
+    def _connect(self, address: tuple[str, int] | str) -> None:
+        """Connects, and waits where others stand in the queue of a Unix socket."""
+        self._socket.settimeout(self._timeout)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return self._socket.connect(address)
+            except BlockingIOError:  # the queue is full: Linux does not wait at a timeout
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_QUEUE_PAUSE)
 
     def begin(self) -> Reply:
         """Begins a new trial: the policy forgets the task."""

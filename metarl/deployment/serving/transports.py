@@ -285,11 +285,14 @@ def _require_unused(path: Path) -> None:
     if not stat.S_ISSOCK(kind):
         raise ConfigError(f"--path {path}: exists and is no socket; choose another name")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
+        except BlockingIOError:  # the queue of a server that accepts nobody
+            pass
         except OSError as error:
             raise ConfigError(f"--path {path}: {error.strerror or error}") from error
     raise ConfigError(f"--path {path}: is in use by another server; choose another name")

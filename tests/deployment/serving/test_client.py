@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from metarl.core.errors import ConfigError
 from metarl.deployment.serving.client import Client
 from metarl.deployment.serving.messages import Flag, Reply, Verb
+from metarl.deployment.serving.transports import Unix
 from metarl.deployment.serving.wire import WireFormat
 
 FORM = WireFormat(2, 3)
@@ -83,3 +85,39 @@ def test_client_without_a_server_leaves_no_socket_open(tmp_path):
     with pytest.raises(FileNotFoundError):
         Client(str(tmp_path / "none"), 2, 3)
     gc.collect()  # an open socket would warn, which is an error here
+
+
+@pytest.fixture
+def full_queue(tmp_path):
+    """A listening Unix socket whose queue is full, and its address."""
+    address = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(address)
+        listener.listen(0)
+        first.connect(address)
+        yield listener, address
+
+
+def test_client_waits_in_a_full_queue(full_queue):
+    listener, address = full_queue
+
+    def accept():
+        time.sleep(0.2)
+        listener.accept()[0].close()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    began = time.monotonic()
+    Client(address, 2, 3, timeout=1.0).close()
+    thread.join()
+    assert time.monotonic() - began >= 0.1
+
+
+def test_client_gives_up_in_a_queue_that_stays_full(full_queue):
+    with pytest.raises(BlockingIOError):
+        Client(full_queue[1], 2, 3, timeout=0.01, tries=5)
+
+
+def test_server_takes_no_path_from_one_whose_queue_is_full(full_queue):
+    with pytest.raises(ConfigError, match="is in use by another server"):
+        Unix(Path(full_queue[1]), FORM.request_size)
