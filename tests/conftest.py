@@ -14,6 +14,10 @@ from metarl.envs.plugins.subproc_env import SubprocEnv
 # the last bits of sums and matrix products depend on the number of threads
 torch.set_num_threads(1)
 
+# a shell's `nohup` and `&` let their children ignore these, and metarl keeps to that
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):

@@ -10,6 +10,8 @@ import pytest
 from commands import ITERATIONS, METARL, REPOSITORY, call, damage, is_one_line, read_files
 
 from metarl.cli import commands
+from metarl.config.identity import describe_identity
+from metarl.config.schema import from_yaml
 from metarl.reporting import video
 from metarl.runs import checkpoint
 
@@ -69,9 +71,18 @@ def copy_as_seed_1(run):
     """Copies a run beside itself and sets the seed of its config to 1; returns the folder."""
     path = run.with_name("seed1")
     shutil.copytree(run, path)
-    config = (path / "config.yaml").read_text()
-    (path / "config.yaml").write_text(config.replace("seed: 0\n", "seed: 1\n"))
+    change_settings(path, "seed: 0\n", "seed: 1\n")
     return path
+
+
+def change_settings(run, old, new):
+    """Changes a setting of a run in its config and in its last checkpoint, the only one left."""
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    saved = checkpoint.load_newest(run / "checkpoints")
+    shutil.rmtree(run / "checkpoints")
+    settings = describe_identity(from_yaml(path))
+    checkpoint.save(run / "checkpoints", saved.step, saved.tensors, saved.state, settings=settings)
 
 
 def test_evaluate_combines_seeds_and_shows_the_oracle(run_copy, tmp_path, capsys):
@@ -89,9 +100,7 @@ def test_evaluate_combines_seeds_and_shows_the_oracle(run_copy, tmp_path, capsys
     assert f"{result['returns']['mean'][1]:.2f}" in shown and "2 seeds,  6 held-out tasks" in shown
     as_oracle = ["evaluate", str(run_copy), *flags, "--oracle", str(other)]
     assert commands.main(as_oracle) == 2  # its policy does not observe the task
-    config = (other / "config.yaml").read_text()
-    observing = config.replace("observe_task: false", "observe_task: true")
-    (other / "config.yaml").write_text(observing)
+    change_settings(other, "observe_task: false", "observe_task: true")
     assert commands.main(as_oracle) == 0
     oracle = json.loads((run_copy / "evaluation.json").read_text())["oracle"]
     assert oracle["mean"] == runs[1]["returns"]["mean"][-1]
