@@ -33,6 +33,9 @@ Streams = Callable[[int], Sequence[np.random.Generator]]
 TIMED = ("obs", "action", "log_prob", "reward", "valid")
 """Arrays of a recording with an axis of time."""
 
+MAX_PENDING = 100
+"""Episodes that wait for `adapt`; older ones are forgotten, so that memory stays bounded."""
+
 
 class Session:
     """Plays a policy on M = N * E robots: E of each of N tasks, in rows task * E + episode.
@@ -156,7 +159,7 @@ class Session:
         if not self._learner.pools_episodes:
             self._adapt(rollout)
         elif not self.deterministic:  # nothing can be learned from others, so they are not kept
-            self._pending.append(rollout)
+            self._pending = [*self._pending, rollout][-MAX_PENDING:]
         self.num_episodes += 1
         self._steps, self._recording = 0, self._new_recording()
         self._rngs = self._streams(self.num_episodes)
@@ -164,7 +167,7 @@ class Session:
     def adapt(self) -> None:
         """Adapts to the episodes since the last call, where the learner does so between episodes.
 
-        Memories have adapted already while they acted.
+        It is the last 100 of them (`MAX_PENDING`). Memories have adapted already while they acted.
 
         Raises:
             ConfigError: There is no episode, or one without action noise, from which no gradient

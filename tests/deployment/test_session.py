@@ -283,6 +283,23 @@ def test_maml_session_sends_the_mode_once_adapted(run_of):
     assert not np.array_equal(*first) and np.array_equal(*later)
 
 
+def test_maml_session_adapts_to_the_newest_episodes(run_of, monkeypatch):
+    """One that never adapts keeps no more of them; the older ones change nothing."""
+    monkeypatch.setattr("metarl.deployment.session.MAX_PENDING", 2)
+    policy, controls = metarl.load(run_of("maml-trpo"), threads=1), []
+    for skipped in (0, 3):
+        noise = iter(range(3 - skipped, 100))  # the last two episodes have the same noise
+        session = policy.start(deterministic=None)
+        session._streams = lambda k, noise=noise: [np.random.default_rng(next(noise))]
+        session._rngs = session._streams(0)
+        for episode in range(skipped + 2):
+            session.act(np.ones(11))
+            session.end_episode(float(episode - skipped))
+        session.adapt()
+        controls.append(session.act(np.ones(11)))
+    np.testing.assert_array_equal(*controls)
+
+
 @pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student"])
 def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
     policy = metarl.load(run_of(name), threads=1)
