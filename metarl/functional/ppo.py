@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from metarl.functional.rounding import unit
 
 
 def clipped_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -79,13 +83,35 @@ def _largest_error(log_ratio: Tensor, valid: Tensor) -> Tensor:
     return error.nan_to_num(nan=float("inf"))
 
 
-def check_ratio(log_ratio: Tensor, rounding: Tensor, valid: Tensor) -> float:
+NUDGE = 256.0
+"""Units by which inputs are changed to see how much a memory multiplies roundings.
+
+Roundings of all operations and steps add up to more than those of the inputs alone. Measured at the
+187 steps beyond their bound of a GRU that multiplied errors by 8,000 in 200 steps: 5.9 units of the
+inputs. Memories in which every error grows to the size of the state within some steps need 100."""
+
+NUDGE_FACTOR = 4.0
+"""How many times that change roundings may explain."""
+
+
+def check_ratio(
+    log_ratio: Tensor,
+    rounding: Tensor,
+    valid: Tensor,
+    nudged: Callable[[], Tensor] | None = None,
+) -> float:
     """Returns the largest |ratio - 1| before an update, if rounding explains it at every step.
 
+    The weights of a memory can make it chaotic: then it multiplies every rounding from step to
+    step, and no bound is known beforehand. So where the bound is exceeded, the ratio is computed
+    again from inputs that are changed by NUDGE units, and what that changes, up to the step, times
+    NUDGE_FACTOR is added to the bound.
+
     Args:
-        log_ratio: (...) [nats].
-        rounding: Bound on |log_ratio| (...) [nats], from `Distribution.log_prob_rounding`.
-        valid: (...), bool.
+        log_ratio: (L, ...) [nats]; time is first if `nudged` is given.
+        rounding: Bound on |log_ratio| (L, ...) [nats], from `Distribution.log_prob_rounding`.
+        valid: (L, ...), bool.
+        nudged: Computes log_ratio from changed inputs, see `nudge`.
 
     Raises:
         FloatingPointError: A ratio is further from 1, so the recomputed policy is not the one that
@@ -95,6 +121,9 @@ def check_ratio(log_ratio: Tensor, rounding: Tensor, valid: Tensor) -> float:
     excess = excess.nan_to_num(nan=float("inf")).flatten()
     found = excess.max(), _largest_error(log_ratio, valid)
     largest, ratio = torch.stack(found).tolist()  # the one wait for a GPU
+    if not largest <= 1.0 and nudged is not None and bool(log_ratio.isfinite().all()):
+        change = torch.where(valid, (nudged() - log_ratio).detach().abs(), 0.0)
+        return check_ratio(log_ratio, rounding + NUDGE_FACTOR * change.cummax(dim=0).values, valid)
     if not largest <= 1.0:
         worst = excess.argmax()
         error = float(log_ratio.detach().flatten()[worst].expm1().abs())
@@ -103,3 +132,8 @@ def check_ratio(log_ratio: Tensor, rounding: Tensor, valid: Tensor) -> float:
             f"|ratio - 1| = {error:.2g}, rounding explains {float(rounding.flatten()[worst]):.2g}"
         )
     return ratio
+
+
+def nudge(inputs: Tensor) -> Tensor:
+    """Returns inputs that are larger by NUDGE units."""
+    return inputs * (1.0 + NUDGE * unit(inputs))

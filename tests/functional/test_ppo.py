@@ -63,6 +63,16 @@ def test_ratio_within_rounding_is_returned():
     assert check_ratio(log_ratio, rounding, valid) == pytest.approx(2e-3, rel=1e-2)
 
 
+def test_ratio_that_a_rounding_of_the_inputs_explains_is_returned():
+    valid, rounding = torch.ones(3, dtype=torch.bool), torch.full((3,), 1e-5)
+    log_ratio = torch.tensor([0.0, 1e-4, 2e-3])
+    grown = torch.tensor([0.0, 1e-4 + 1e-3, 2e-3])  # the change of a step lasts to the end
+    assert check_ratio(log_ratio, rounding, valid, lambda: grown) == pytest.approx(2e-3, rel=1e-2)
+    for late in (torch.tensor([0.0, 1e-4, 2e-3 + 1e-3]), log_ratio, log_ratio * math.nan):
+        with pytest.raises(FloatingPointError, match="policy that acted"):
+            check_ratio(log_ratio, rounding, valid, lambda late=late: late)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(2e-3, "0.002"), (math.nan, "nan"), (200.0, "inf")])
 def test_ratio_beyond_rounding_is_an_error(value, shown):
     # the first one is further from 1, the second one further beyond its bound

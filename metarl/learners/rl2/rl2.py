@@ -16,7 +16,7 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
-from metarl.functional.ppo import adapt_lr, check_ratio
+from metarl.functional.ppo import adapt_lr, check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.rl2.config import Rl2Config
@@ -207,7 +207,7 @@ class Rl2:
         steps = on_cpu.to(self.device)
         batch = Batch.of(steps, self._inputs(steps), on_cpu)
         output, scaled_value = self._evaluate(batch)
-        error = self._check_sampling(output, steps)
+        error = self._check_sampling(output, batch)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._merge_obs(on_cpu)
@@ -280,12 +280,19 @@ class Rl2:
         return output, value
 
     @torch.no_grad()  # a graph of this stream that is alive would make recording on a GPU fail
-    def _check_sampling(self, output: Tensor, steps: Sequences) -> float:
+    def _check_sampling(self, output: Tensor, batch: Batch) -> float:
         """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
         distribution, params = self.policy.distribution, self.policy.distribution_params()
-        log_prob = distribution.log_prob(params, output, steps.action)
+        steps = batch.steps
+
+        def log_ratio(output: Tensor) -> Tensor:
+            return distribution.log_prob(params, output, steps.action) - steps.log_prob
+
+        def nudged() -> Tensor:
+            return log_ratio(self._evaluate(replace(batch, inputs=nudge(batch.inputs)))[0])
+
         rounding = distribution.log_prob_rounding(params, output, steps.action)
-        return check_ratio(log_prob - steps.log_prob, rounding, steps.valid)
+        return check_ratio(log_ratio(output), rounding, steps.valid, nudged)
 
     def _epochs(self, batch: Batch) -> Metrics:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""

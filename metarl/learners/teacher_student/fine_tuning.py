@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.core.rollout import Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.ppo import check_ratio
+from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
@@ -68,11 +68,18 @@ class FineTuning:
     @torch.no_grad()
     def check(self, steps: Sequences, inputs: Tensor, latent: Tensor) -> float:
         """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
-        params = self._network.distribution_params()
-        output = self._network.output(inputs[..., : steps.obs.shape[-1]], latent)
-        log_prob = self._distribution.log_prob(params, output, steps.action)
+        params, size = self._network.distribution_params(), steps.obs.shape[-1]
+
+        def log_ratio(output: Tensor) -> Tensor:
+            return self._distribution.log_prob(params, output, steps.action) - steps.log_prob
+
+        def nudged() -> Tensor:
+            other = nudge(inputs)
+            return log_ratio(self._network.output(other[..., :size], self.guess(other)))
+
+        output = self._network.output(inputs[..., :size], latent)
         rounding = self._distribution.log_prob_rounding(params, output, steps.action)
-        return check_ratio(log_prob - steps.log_prob, rounding, steps.valid)
+        return check_ratio(log_ratio(output), rounding, steps.valid, nudged)
 
     @torch.no_grad()
     def estimate(
