@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import metarl.reporting
 from metarl.certification.cells import NOMINAL
 from metarl.core.files import write_atomically
 from metarl.evaluation.table import format_interval, format_number
 from metarl.reporting import markup
 from metarl.reporting.markup import escape, note, row_head
-
-_CSS = Path(metarl.reporting.__file__).with_name("report.css")
 
 _HEAT = (
     ".heat { display: inline-block; min-width: 7.5rem; padding: 0 0.4rem; border-radius: 3px; }\n"
@@ -41,15 +38,7 @@ def draw_page(certificate: Tree) -> str:
         _reward_terms(certificate),
         _settings(certificate),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>metarl: {escape(title)}</title>\n"
-        f"<style>\n{_CSS.read_text(encoding='utf-8')}{_HEAT}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(about)}</p>\n'
-        + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return markup.page(title, about, sections, _HEAT)
 
 
 def format_share(share: float, ends: Sequence[float | None] = (None, None)) -> str:

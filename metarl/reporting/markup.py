@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from metarl.reporting import plots
+
+_CSS = Path(__file__).with_name("report.css")
 
 _HEAD = "\0"
 """First character of a cell that is the head of its row."""
@@ -21,6 +24,26 @@ def escape(text: object) -> str:
 def row_head(text: object) -> str:
     """Returns the cell that names its row, for `table`."""
     return f"{_HEAD}{escape(text)}"
+
+
+def page(title: str, about: str, sections: Iterable[str], style: str = "") -> str:
+    """Returns a whole page, which loads nothing and runs nothing.
+
+    Args:
+        title: Of the page, as text.
+        about: The line below it, as text.
+        sections: As HTML; empty ones are left out.
+        style: Further CSS.
+    """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>metarl: {escape(title)}</title>\n"
+        f"<style>\n{_CSS.read_text(encoding='utf-8')}{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(about)}</p>\n'
+        + "\n".join(filter(None, sections))
+        + "\n</main>\n</body>\n</html>\n"
+    )
 
 
 def section(title: str, parts: Iterable[str]) -> str:

@@ -23,8 +23,6 @@ from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, format_duration, format_steps, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
-_CSS = Path(__file__).with_name("report.css")
-
 _TIMED = ("collect", "update")
 """Parts of an iteration whose share of the time is shown."""
 
@@ -108,15 +106,7 @@ def _write_page(
         markup.section("Versions and machine", [_versions(runs)]),
     ]
     envs = ", ".join(dict.fromkeys(group.env for group in groups))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>metarl: {escape(title)}</title>\n"
-        f"<style>\n{_CSS.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(envs)}</p>\n'
-        + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return markup.page(title, envs, sections)
 
 
 def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> str:
