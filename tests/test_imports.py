@@ -37,6 +37,7 @@ metarl.exporting
 metarl.histories
 metarl.api
 metarl.suites
+metarl.sweeps
 metarl.cli
 metarl.__main__
 train

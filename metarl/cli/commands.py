@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders, experiment
-from metarl.cli import certify, deploy, fewshot, serve, train
+from metarl.cli import certify, deploy, fewshot, serve, sweep, train
 from metarl.cli.arguments import (
     Commands,
     add_check_env_arguments,
@@ -281,6 +281,7 @@ _COMMANDS: Commands = {
         add_suite_arguments,
         "train a declared set of learners, environments and seeds, some at a time",
     ),
+    "sweep": (sweep.run, sweep.add_arguments, "search for the settings that learn best"),
     "certify": (
         certify.run,
         certify.add_arguments,

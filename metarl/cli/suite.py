@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, MetarlError
-from metarl.suites.runner import Failure, run_suite
+from metarl.suites.plan import Failure
+from metarl.suites.runner import run_suite
 from metarl.suites.stages import next_command, read_progress
 from metarl.suites.suite import Suite, check_suite, find_suite, list_suites, read_suite
 

@@ -1,4 +1,7 @@
-"""Runs a suite: a child process for each run, some at a time, stopped and resumed together."""
+"""Runs trainings: a child process for each, some at a time, stopped and resumed together.
+
+Which runs there are, a `Plan` says: those that a suite declares, or those that a sweep asks for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +22,7 @@ from typing import BinaryIO, TextIO
 from metarl.core.errors import CheckpointError, MetarlError, Preempted, handle_signals
 from metarl.runs import folder
 from metarl.runs.progress import estimate_finish, is_terminal
+from metarl.suites.plan import Declared, Failure, Plan
 from metarl.suites.stages import next_command, prepare, read_progress
 from metarl.suites.suite import Run, Suite
 
@@ -35,42 +38,43 @@ _RESOURCES = 6
 """Exit code of a run that was killed: by the kernel, for want of memory."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run that failed.
+@dataclass
+class _Process:
+    """A child process of a run.
 
     Attributes:
         run: The run.
-        reason: Last message of its process, in one line.
-        exit_code: Status of its process.
+        command: Its arguments.
+        child: The process.
+        log_start: End of the log where its output starts [bytes].
+        is_lost: It was told to stop, because it cannot become the best.
     """
-
-    run: Run
-    reason: str
-    exit_code: int
-
-
-@dataclass
-class _Process:
-    """A child process of a run, with the end of the log where its output starts [bytes]."""
 
     run: Run
     command: list[str]
     child: subprocess.Popen[bytes]
     log_start: int
+    is_lost: bool = False
 
 
 def run_suite(
     suite: Suite, jobs: int, resume_hint: str, *, stream: TextIO | None = None
+) -> list[Failure]:
+    """Does what is missing of every run of a suite, which is checked; see `run_plan`."""
+    return run_plan(Declared(suite), jobs, resume_hint, stream=stream)
+
+
+def run_plan(
+    plan: Plan, jobs: int, resume_hint: str, *, stream: TextIO | None = None
 ) -> list[Failure]:
     """Does what is missing of every run.
 
     Finished runs are skipped, interrupted ones resumed. A run that fails does not stop the others.
 
     Args:
-        suite: The suite, checked.
+        plan: The runs.
         jobs: Most processes at a time, >= 1.
-        resume_hint: Command that continues the suite, for the message of an interrupt.
+        resume_hint: Command that continues, for the message of an interrupt.
         stream: Destination of the progress, by default the standard output.
 
     Returns:
@@ -78,25 +82,25 @@ def run_suite(
 
     Raises:
         Preempted: SIGINT or SIGTERM; it was passed on, and every run is saved.
-        ConfigError: Another process runs this suite in the same folder.
+        ConfigError: Another process works in the same folder.
     """
-    suite.root.mkdir(parents=True, exist_ok=True)
-    with folder.lock(suite.root):
-        runner = _Runner(suite, jobs, stream or sys.stdout)
+    plan.root.mkdir(parents=True, exist_ok=True)
+    with folder.lock(plan.root):
+        plan.begin()
+        runner = _Runner(plan, jobs, stream or sys.stdout)
         with handle_signals(runner.note_signal):
             runner.loop()
     if runner.stop:
-        states = f"{runner.num_done} of {len(suite.runs)} runs are done, the others are saved"
+        states = f"{runner.num_done} of {plan.count()} runs are done, the others are saved"
         raise Preempted(f"stopped by {runner.stop.name}; {states}; go on with: {resume_hint}")
     return runner.failures
 
 
 class _Runner:
-    """The processes of a suite."""
+    """The processes of a plan."""
 
-    def __init__(self, suite: Suite, jobs: int, stream: TextIO):
-        self._suite, self._jobs, self._stream = suite, jobs, stream
-        self._waiting = deque(suite.runs)
+    def __init__(self, plan: Plan, jobs: int, stream: TextIO):
+        self._plan, self._jobs, self._stream = plan, jobs, stream
         self._active: list[_Process] = []
         self.num_done = 0
         self.failures: list[Failure] = []
@@ -107,13 +111,12 @@ class _Runner:
     def loop(self) -> None:
         """Starts and watches processes until all are done, or until all have stopped."""
         try:
-            while self._active or (self._waiting and not self.stop):
+            while self._fill() or self._active:
                 self._pass_on()
-                while self._waiting and len(self._active) < self._jobs and not self.stop:
-                    self._start(self._waiting.popleft())
                 for process in [each for each in self._active if each.child.poll() is not None]:
                     self._active.remove(process)
                     self._end(process)
+                self._stop_lost()
                 self._beat()
                 time.sleep(_POLL if self._active else 0)
         finally:  # of a failure of this process, such as that of a closed output
@@ -122,6 +125,23 @@ class _Runner:
                 process.child.wait()
 
     # --- processes --------------------------------------------------------------------------------
+
+    def _fill(self) -> bool:
+        """Starts runs while there is room; returns whether it took one."""
+        has_taken = False
+        while len(self._active) < self._jobs and not self.stop:
+            run = self._plan.take()
+            if run is None:
+                break
+            self._start(run)
+            has_taken = True
+        return has_taken
+
+    def _stop_lost(self) -> None:
+        for process in self._active:
+            if not process.is_lost and self._plan.is_lost(process.run):
+                process.is_lost = True
+                process.child.send_signal(signal.SIGTERM)
 
     def _start(self, run: Run, last: list[str] | None = None) -> None:
         """Starts the next stage of a run, if one is missing."""
@@ -135,8 +155,7 @@ class _Runner:
             self._fail(Failure(run, str(error), error.exit_code))
             return
         if command is None:
-            self.num_done += 1
-            self._print(f"{'already done' if last is None else 'finished'} {run.name}")
+            self._finish(run, "already done" if last is None else "finished")
             return
         if last is None:
             self._print(
@@ -148,9 +167,16 @@ class _Runner:
             begin = log.tell()  # the child moves the position of the file too
             self._active.append(_Process(run, command, _spawn(command, log), begin))
 
+    def _finish(self, run: Run, how: str) -> None:
+        self.num_done += 1
+        self._print(f"{how} {run.name}")
+        self._plan.note_end(run, None)
+
     def _end(self, process: _Process) -> None:
         code, run = process.child.returncode, process.run
-        if self.stop:
+        if process.is_lost and code in (0, Preempted.exit_code):
+            self._finish(run, "stopped early")
+        elif self.stop:
             self.num_done += code == 0 and next_command(run) is None
         elif code == 0:
             self._start(run, process.command)
@@ -163,6 +189,7 @@ class _Runner:
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
+        self._plan.note_end(failure.run, failure)
         self._print(f"failed {failure.run.name} (exit {failure.exit_code}): {failure.reason}")
 
     # --- signals ----------------------------------------------------------------------------------
@@ -202,10 +229,11 @@ class _Runner:
     def _describe(self) -> str:
         running = [process.run for process in self._active]
         states = map(_describe_state, running)
-        left = estimate_time_left(self._suite.runs, running, list(self._waiting), self._jobs)
+        plan = self._plan
+        left = estimate_time_left(plan.known(), running, plan.waiting(), self._jobs)
         ends = f"about {timedelta(seconds=round(left))} left" if math.isfinite(left) else ""
         failed = f", {len(self.failures)} failed" if self.failures else ""
-        done = f"{self.num_done} of {len(self._suite.runs)} done{failed}"
+        done = f"{self.num_done} of {plan.count()} done{failed}"
         return "; ".join(filter(None, [done, f"running {', '.join(states)}", ends]))
 
 
@@ -266,7 +294,7 @@ def estimate_time_left(
 
     def left(run: Run) -> float:
         pace = paces.get(run.folder.parent, sum(known) / len(known) / full(run))
-        return max(0.0, full(run) - iterations[run.folder]) * pace
+        return max(0.0, full(run) - iterations.get(run.folder, 0)) * pace
 
     ends = [left(run) for run in running]
     ends += [0.0] * (jobs - len(ends))

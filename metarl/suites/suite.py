@@ -247,21 +247,25 @@ def check_suite(suite: Suite) -> None:
                 raise ConfigError(f"{suite.path}: {error}") from error
             specs[key] = env.spec
             env.close()
-        _check_folder(run, specs[key])
+        check_folder(run, specs[key])
 
 
-def _check_folder(run: Run, spec: Any) -> None:
-    """Refuses a run folder that is not of this run."""
+def check_folder(run: Run, spec: Any) -> None:
+    """Compares the folder of a run with its settings and the environment, if it exists.
+
+    Raises:
+        ConfigError: It is of other settings or another version of the environment, or is longer.
+    """
     if not (run.folder / "config.yaml").is_file():
         return
     hint = "move it away, or choose another --run-dir"
     recorded = from_yaml(run.folder / "config.yaml")
     for name, (old, new) in find_changes(recorded, run.config).items():
-        raise ConfigError(f"{run.folder} has {name} {old}, the suite {new}; {hint}")
+        raise ConfigError(f"{run.folder} has {name} {old}, now {new}; {hint}")
     if line := provenance.describe_version_change(run.folder, spec):
         raise ConfigError(f"{line}; {hint}")
     done = newest_step(run.folder) or 0
     if done > run.config.iterations:
         raise ConfigError(
-            f"{run.folder} has {done} iterations, the suite {run.config.iterations}; {hint}"
+            f"{run.folder} has {done} iterations, now {run.config.iterations}; {hint}"
         )

@@ -105,7 +105,7 @@ def test_run_folder_of_other_settings_is_refused(tmp_path):
     (run.folder / "config.yaml").write_text(text.replace("video: true", "video: false"))
     check_suite(suite)  # the output of a run is free
     (run.folder / "config.yaml").write_text(text.replace("num_tasks: 20", "num_tasks: 21"))
-    with pytest.raises(ConfigError, match="has sampler.num_tasks 21, the suite 20; move it away"):
+    with pytest.raises(ConfigError, match="has sampler.num_tasks 21, now 20; move it away"):
         check_suite(suite)
     (run.folder / "config.yaml").write_text(text)
     (run.folder / "run.json").write_text('{"env": {"version": 0}}')
@@ -121,5 +121,5 @@ def test_run_folder_with_more_iterations_is_refused(tmp_path):
     run = suite.runs[0]
     (run.folder / "checkpoints" / "it_00000006").mkdir(parents=True)
     (run.folder / "config.yaml").write_text(to_yaml(run.config))
-    with pytest.raises(ConfigError, match="has 6 iterations, the suite 5"):
+    with pytest.raises(ConfigError, match="has 6 iterations, now 5"):
         check_suite(suite)

@@ -1,0 +1,64 @@
+"""The verb `sweep`: searches for the settings that learn best."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from metarl.cli.arguments import parse_at_least
+from metarl.core.errors import ConfigError
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the verb."""
+    text = "file of a sweep, or name of one that metarl brings along (--list shows them)"
+    command.add_argument("file", nargs="?", metavar="FILE", help=text)
+    text = "runs at a time, each on one thread; by default as many as cores"
+    command.add_argument("--jobs", type=parse_at_least(1), metavar="N", help=text)
+    text = "folder of the results; by default runs/sweeps/NAME"
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help=text)
+    text = "trials in all, in place of those of the file; more of them continue a finished sweep"
+    command.add_argument("--trials", type=parse_at_least(1), metavar="N", help=text)
+    command.add_argument("--list", action="store_true", help="print the known sweeps, and exit")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Carries out the verb."""
+    from dataclasses import replace
+
+    from metarl.sweeps.sweep import find_sweep, list_sweeps, read_sweep
+
+    if arguments.file is None:
+        if not arguments.list:
+            raise ConfigError("FILE is missing: name a sweep; --list shows those that are known")
+        for name, path in list_sweeps().items():
+            known = read_sweep(path)
+            print(f"{name:16} {known.trials:3} trials  {known.about}")
+        return
+    sweep = read_sweep(find_sweep(arguments.file), arguments.run_dir)
+    sweep = replace(sweep, trials=arguments.trials or sweep.trials)
+    jobs = arguments.jobs or len(os.sched_getaffinity(0))
+
+    from metarl.suites.runner import run_plan
+    from metarl.sweeps.page import write_results
+    from metarl.sweeps.search import Search, check_sweep
+
+    check_sweep(sweep)
+    print(
+        f"{sweep.name}: {sweep.trials} trials, {jobs} runs at a time, in {sweep.root}", flush=True
+    )
+    search = Search(sweep)
+    run_plan(search, jobs, _make_command(arguments))
+    for path in write_results(sweep, search.study):
+        print(path)
+
+
+def _make_command(arguments: argparse.Namespace) -> str:
+    """Returns the command that continues a sweep."""
+    words = ["metarl", "sweep", arguments.file]
+    for flag in ("jobs", "run_dir", "trials"):
+        value = vars(arguments)[flag]
+        words += [f"--{flag.replace('_', '-')}", str(value)] if value else []
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""Sweeps: searches for the settings that learn best, by Optuna. Their trainings are run folders."""
