@@ -15,7 +15,7 @@ import yaml
 from commands import REPOSITORY, call
 
 import metarl
-from metarl.cli import arguments, certify, deploy, fewshot, serve
+from metarl.cli import arguments, certify, deploy, fewshot, serve, sweep
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
 from metarl.core.files import split_packaged_robot
@@ -46,6 +46,7 @@ VERBS = {
     "new-robot": arguments.add_new_robot_arguments,
     "check-env": arguments.add_check_env_arguments,
     "suite": arguments.add_suite_arguments,
+    "sweep": sweep.add_arguments,
     "serve": serve.add_arguments,
     "publish": arguments.add_publish_arguments,
     "certify": certify.add_arguments,

@@ -1,4 +1,4 @@
-"""Which runs there are to do, for the runner: those that a suite declares, or a sweep asks for."""
+"""The runs that there are to do: those that a suite declares, or that a sweep asks for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Plan(Protocol):
     def count(self) -> int:
         """Returns the number of all runs, as far as it is known."""
 
-    def known(self) -> Sequence[Run]:
+    def list_runs(self) -> Sequence[Run]:
         """Returns the runs that are known so far, started or not."""
 
     def waiting(self) -> Sequence[Run]:
@@ -71,7 +71,7 @@ class Declared:
         """See `Plan`."""
         return len(self._runs)
 
-    def known(self) -> Sequence[Run]:
+    def list_runs(self) -> Sequence[Run]:
         """See `Plan`."""
         return self._runs
 

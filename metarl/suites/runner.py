@@ -47,7 +47,7 @@ class _Process:
         command: Its arguments.
         child: The process.
         log_start: End of the log where its output starts [bytes].
-        is_lost: It was told to stop, because it cannot become the best.
+        is_lost: It has got the signal to stop, because it cannot become the best.
     """
 
     run: Run
@@ -230,7 +230,7 @@ class _Runner:
         running = [process.run for process in self._active]
         states = map(_describe_state, running)
         plan = self._plan
-        left = estimate_time_left(plan.known(), running, plan.waiting(), self._jobs)
+        left = estimate_time_left(plan.list_runs(), running, plan.waiting(), self._jobs)
         ends = f"about {timedelta(seconds=round(left))} left" if math.isfinite(left) else ""
         failed = f", {len(self.failures)} failed" if self.failures else ""
         done = f"{self.num_done} of {plan.count()} done{failed}"

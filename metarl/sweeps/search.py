@@ -146,7 +146,7 @@ class Search:
         """See `Plan`."""
         return self._sweep.trials * len(self._sweep.seeds)
 
-    def known(self) -> Sequence[Run]:
+    def list_runs(self) -> Sequence[Run]:
         """See `Plan`."""
         return self._known
 

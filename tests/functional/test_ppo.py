@@ -63,7 +63,7 @@ def test_ratio_within_rounding_is_returned():
     assert check_ratio(log_ratio, rounding, valid) == pytest.approx(2e-3, rel=1e-2)
 
 
-def test_ratio_that_a_rounding_of_the_inputs_explains_is_returned():
+def test_ratio_that_a_nudge_of_the_inputs_explains_is_returned():
     valid, rounding = torch.ones(3, dtype=torch.bool), torch.full((3,), 1e-5)
     log_ratio = torch.tensor([0.0, 1e-4, 2e-3])
     grown = torch.tensor([0.0, 1e-4 + 1e-3, 2e-3])  # the change of a step lasts to the end

@@ -217,14 +217,14 @@ def test_lost_run_is_stopped_and_saved(sweep, monkeypatch, tmp_path):
     )
 
     def spawn(command, log):
-        folder = plan.known()[0].folder
+        folder = plan.list_runs()[0].folder
         return subprocess.Popen(["sh", "-c", f"cd {folder}; {script}"], process_group=0)
 
     monkeypatch.setattr(runner, "_spawn", spawn)
     monkeypatch.setattr(runner, "prepare", lambda run: run.folder.mkdir(parents=True))
     out = io.StringIO()
     assert run_plan(plan, 1, "again", stream=out) == []
-    assert (plan.known()[0].folder / "stopped").exists()
+    assert (plan.list_runs()[0].folder / "stopped").exists()
     assert "stopped early trial-" in out.getvalue()
 
 
