@@ -64,7 +64,7 @@ def to_entries(rollouts: Sequence[Rollout], first_task: int = 0) -> dict[str, Te
 def _of_rollout(rollout: Rollout, k: int, tasks: Tensor) -> dict[str, Tensor]:
     """Returns the entries (N, E, ...) of one rollout."""
     size, length = rollout.valid.shape[:2], rollout.valid.sum(dim=2)
-    obs = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(2)], dim=2)
+    obs = torch.cat([rollout.obs, torch.zeros_like(rollout.last_obs).unsqueeze(2)], dim=2)
     index = length[..., None, None].expand(*size, 1, obs.shape[-1])
     obs.scatter_(2, index, rollout.last_obs.unsqueeze(2))
     return {
