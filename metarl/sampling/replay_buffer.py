@@ -171,7 +171,9 @@ class ReplayBuffer:
         for name, value in self.ring.items():
             if entries[name].shape[1:] != value.shape[1:]:
                 shape, expected = tuple(entries[name].shape[1:]), tuple(value.shape[1:])
-                raise ValueError(f"episodes have {name!r} of shape {shape}, those before {expected}")
+                raise ValueError(
+                    f"episodes have {name!r} of shape {shape}, those before {expected}"
+                )
 
     def _make_room(self, entries: Mapping[str, Tensor], needed: int) -> dict[str, Tensor]:
         """Returns a ring of at least `needed` rows, with the entries held in their rows."""

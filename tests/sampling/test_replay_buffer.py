@@ -60,7 +60,9 @@ def test_transitions_are_those_of_the_rollouts():
         for task, episode, step in rollout.valid.nonzero().tolist():
             is_last = step + 1 == int(rollout.valid[task, episode].sum())
             before = float(rollout.obs[task, episode, step, 0])
-            after = rollout.last_obs[task, episode] if is_last else rollout.obs[task, episode, step + 1]
+            after = (
+                rollout.last_obs[task, episode] if is_last else rollout.obs[task, episode, step + 1]
+            )
             fell = is_last and bool(rollout.terminated[task, episode])
             expected.add((task, before, before + 0.25, before + 0.5, float(after[0]), fell))
     drawn = TransitionSampler(buffer).sample(np.random.default_rng(0), np.arange(2), 600)
@@ -151,7 +153,9 @@ def test_saved_buffer_is_loaded_bit_for_bit(most_tasks):
             TransitionSampler(each).sample(np.random.default_rng(5), np.arange(3), 9)
             for each in (one, other)
         ]
-        assert all(torch.equal(a, b) for a, b in zip(*(vars(d).values() for d in draws), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(*(vars(d).values() for d in draws), strict=True)
+        )
 
 
 def test_forgotten_tasks_are_dropped_again_when_loaded():

@@ -101,7 +101,9 @@ class Pearl:
         del num_threads
         if discrete:
             hint = "take rl2 or maml-trpo"
-            raise UnsupportedHere(f"the actions are discrete, and soft actor-critic has none; {hint}")
+            raise UnsupportedHere(
+                f"the actions are discrete, and soft actor-critic has none; {hint}"
+            )
         self.config, self._seed, self.device = config, seed, torch.device(device)
         self.networks = Networks(config, obs_size, action_size)
         params = self.networks.initial(stream(seed, "init"))
@@ -132,7 +134,7 @@ class Pearl:
         *,
         explore: bool,
     ) -> tuple[Action, PearlContext]:
-        """Samples actions (N, E, A) for obs (N, E, S) and z, or takes the mode for the mean of z."""
+        """Samples actions (N, E, A) for obs (N, E, S) and z, or takes the mode at z's mean."""
         del feedback
         limit = self.config.action_limit
         if not explore:

@@ -14,8 +14,8 @@ class Posterior:
 
         q(z | c) = N(z; 0, 1) prod_n N(z; mean_n, 1 / precision_n), normalised
 
-    Precisions add up, and so do products of mean and precision. So the order of the transitions does
-    not matter, and the posterior after an episode is the prior of the next one.
+    Precisions add up, and so do products of mean and precision. So the order of the transitions
+    does not matter, and the posterior after an episode is the prior of the next one.
 
     Attributes:
         precision: (N, Z), at least 1.

@@ -173,7 +173,9 @@ def test_old_contexts_do_not_train_the_encoder():
         torch.testing.assert_close(other, loss)
     none = Setting(recent=(False,) * 3)
     encoder = {n: v for n, v in none.params.items() if n.startswith("encoder")}
-    assert all(value is None or not value.any() for value in gradient(none.compute().critic, encoder))
+    assert all(
+        value is None or not value.any() for value in gradient(none.compute().critic, encoder)
+    )
 
 
 def test_context_of_one_task_does_not_reach_another():

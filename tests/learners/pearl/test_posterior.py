@@ -43,7 +43,9 @@ def test_posterior_of_one_episode_is_the_prior_of_the_next(factors):
     both = first.observe(mean[:, 2:], precision[:, 2:])
     torch.testing.assert_close(vars(both), vars(whole))
     order = torch.tensor([4, 2, 0, 1, 3])
-    torch.testing.assert_close(vars(prior(2, 3).observe(mean[:, order], precision[:, order])), vars(whole))
+    torch.testing.assert_close(
+        vars(prior(2, 3).observe(mean[:, order], precision[:, order])), vars(whole)
+    )
 
 
 def test_invalid_transitions_do_not_count(factors):
