@@ -192,8 +192,8 @@ class TransitionSampler:
 
     Args:
         buffer: Not empty.
-        rollouts: Draw from the first of each trial's rollouts only; None draws from all. A trial
-            with one rollout has no earlier ones, and gives that.
+        before_last: Draw from the rollouts of each trial before its last one. A trial with a single
+            rollout gives that.
     """
 
     def __init__(self, buffer: ReplayBuffer, *, before_last: bool = False):
