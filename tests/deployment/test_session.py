@@ -110,7 +110,7 @@ def test_session_of_several_robots_repeats_the_sampler(run_of, name):
                 obs, reward = step.obs.astype(np.float32), step.reward
                 ended = step.terminated.copy()
                 alive, t = alive & ~ended, t + 1
-            session.end_episode(reward, ended)
+            session.end_episode(reward, ended, obs)
             session.adapt()
         assert session.num_episodes == 2
         env.close()

@@ -167,7 +167,7 @@ def test_installed_plug_in_is_imported_only_when_named(plug_ins, monkeypatch):
     ("name", "text"),
     [
         ("maml-trp", r"^maml-trp: no such learner; did you mean maml-trpo\?$"),
-        ("pearl", "^pearl: no such learner; --list-algos shows all$"),
+        ("dreamer", "^dreamer: no such learner; --list-algos shows all$"),
         ("", "^: no such learner; --list-algos shows all$"),
         ("some_learners:", "write module:Class, for example my_learner:MyLearner"),
         (":Whole", "write module:Class"),
