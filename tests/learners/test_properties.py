@@ -67,12 +67,17 @@ PEARL = PearlConfig(
     hidden_sizes=(64, 64),
     encoder_sizes=(64, 64),
     action_limit=0.1,
-    steps_per_task=32,
+    update_ratio=0.05,
+    tasks_per_step=32,
+    steps_per_task=16,
     context_size=32,
-    kl_weight=0.01,
+    task_memory=40,
+    recent_tasks=40,
+    kl_weight=0.003,
     reward_scale=5.0,
-    discount=0.8,
-    lr=3e-3,
+    discount=0.5,
+    lr=5e-3,
+    target_rate=0.05,
 )
 
 CASES = {
@@ -88,7 +93,7 @@ CASES = {
     "anil": Case(replace(MAML, adapts="head"), 8, 8, 1, 10),
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
-    "pearl": Case(PEARL, 8, 1, 1, 10),
+    "pearl": Case(PEARL, 8, 4, 1, 8),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
