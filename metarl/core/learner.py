@@ -219,3 +219,14 @@ class HasReplay(Protocol):
         Raises:
             ValueError: The entries are of another learner; nothing has changed.
         """
+
+
+class HasBoundedReplay(HasReplay, Protocol):
+    """A learner that forgets its oldest entries, which checkpoints then leave out.
+
+    `load_replay` may be given entries that were forgotten already, and tells by the entries
+    themselves where they begin.
+    """
+
+    def replay_start(self) -> int:
+        """Returns the number of the oldest entry that the learner still holds."""

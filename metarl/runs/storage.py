@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from metarl.core.env import supports
 from metarl.core.errors import ResourceError
 from metarl.core.files import LARGEST_TEXT, Unreadable, read_file
-from metarl.core.learner import HasReplay
+from metarl.core.learner import HasBoundedReplay, HasReplay
 
 ASIDE = ".saving-"
 """Start of the name of a file or folder that is being written or removed; no reader opens it."""
@@ -127,13 +128,16 @@ def append_entries(
 ) -> tuple[Segment, ...]:
     """Writes the entries of a learner's store that no segment holds yet.
 
+    Segments of entries that the learner has forgotten are left out, and remain for the older
+    checkpoints that list them.
+
     Args:
         folder: Folder of the segments.
         learner: Owner of the store.
-        segments: Segments of the entries that are saved already, from 0 on without gaps.
+        segments: Segments of the entries that are saved already, without gaps.
 
     Returns:
-        The segments of all entries.
+        The segments of all entries that the learner holds, and perhaps of some before them.
 
     Raises:
         ValueError: The store has fewer entries than the segments, or reads another number.
@@ -144,6 +148,9 @@ def append_entries(
         raise ValueError(f"the replay store has {stop} entries, but {start} are saved")
     if stop == start:
         return tuple(segments)
+    if supports(learner, HasBoundedReplay):
+        oldest = learner.replay_start()
+        segments, start = [s for s in segments if s.stop > oldest], max(start, oldest)
     entries = learner.read_replay(start, stop)
     for name, value in entries.items():
         if len(value) != stop - start:

@@ -31,3 +31,8 @@ MORE_RUNS = {
         for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia".split()
     },
 }
+
+RUNS_WITHOUT_GRAPH = {
+    "pearl": {"learner": {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 0.005}},
+}
+"""Runs whose policies have sessions, but are not exported."""

@@ -32,6 +32,21 @@ class Store:
         self.entries = dict(entries) or empty
 
 
+class BoundedStore(Store):
+    """A store that holds the newest entries only."""
+
+    def __init__(self, most=10):
+        super().__init__()
+        self.most = most
+
+    def replay_start(self):
+        return max(0, self.replay_size() - self.most)
+
+    def read_replay(self, start, stop):
+        assert start >= self.replay_start()
+        return super().read_replay(start, stop)
+
+
 class StoringLearner(Store):
     """Heads for the mean of all observations that it has stored, so its actions need them."""
 

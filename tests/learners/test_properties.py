@@ -8,6 +8,8 @@ import torch
 from torch_faults import FailingOperation, spread
 from whole_trial import trial
 
+from metarl.core.env import supports
+from metarl.core.learner import HasReplay
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.envs.registry import make
@@ -15,11 +17,13 @@ from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
+from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
+from metarl.runs.storage import append_entries
 from metarl.sampling.sampler import Key
 
 
@@ -59,6 +63,23 @@ TEACHER = TeacherStudentConfig(
     initial_log_std=-1.5,
 )
 
+PEARL = PearlConfig(
+    hidden_sizes=(64, 64),
+    encoder_sizes=(64, 64),
+    action_limit=0.1,
+    update_ratio=0.05,
+    tasks_per_step=32,
+    steps_per_task=16,
+    context_size=32,
+    task_memory=40,
+    recent_tasks=40,
+    kl_weight=0.003,
+    reward_scale=5.0,
+    discount=0.5,
+    lr=5e-3,
+    target_rate=0.05,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
@@ -72,6 +93,7 @@ CASES = {
     "anil": Case(replace(MAML, adapts="head"), 8, 8, 1, 10),
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
+    "pearl": Case(PEARL, 8, 4, 1, 8),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
@@ -100,6 +122,8 @@ class Bench:
             # so that the second update is the student's, and the third fine-tunes it
             later = min(config.student_updates, 1)
             config = replace(config, teacher_updates=1, student_updates=later)
+        if small and algo == "pearl":
+            config = replace(config, update_ratio=0.002)
         self.learner = build_learner(
             ALGORITHMS[algo], config, spec, seed=seed, num_threads=num_threads
         )
@@ -132,6 +156,26 @@ class Bench:
 
 def state(learner):
     return {name: value.clone() for name, value in learner.state_dict().items()}
+
+
+def whole_state(learner):
+    """The state and the entries of a replay store, as a checkpoint keeps them."""
+    entries = {}
+    if supports(learner, HasReplay) and learner.replay_size():
+        entries = learner.read_replay(0, learner.replay_size())
+    return state(learner), entries
+
+
+def restore(learner, saved):
+    learner.load_state_dict(saved[0])
+    if supports(learner, HasReplay):
+        learner.load_replay(saved[1])
+
+
+def assert_same_whole(one, other):
+    for left, right in zip(one, other, strict=True):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def assert_same(one, other):
@@ -180,11 +224,15 @@ def test_resumed_learner_equals_the_uninterrupted_one(algo, tmp_path):
     whole, first, second = Bench(algo), Bench(algo), Bench(algo, seed=0)
     expected = whole.iterate(range(4))
     metrics = first.iterate(range(2))
-    checkpoint.save(tmp_path, 2, first.learner.state_dict(), {})
+    segments = ()
+    if supports(first.learner, HasReplay):
+        segments = append_entries(tmp_path / checkpoint.REPLAY, first.learner, ())
+    checkpoint.save(tmp_path, 2, first.learner.state_dict(), {}, segments=segments)
     for value in second.learner.state_dict().values():
         value.zero_()  # a state_dict is a copy, so this must not change the learner
     second.iterate(range(7, 8))  # earlier updates must not matter
-    second.learner.load_state_dict(checkpoint.load_newest(tmp_path).tensors)
+    loaded = checkpoint.load_newest(tmp_path)
+    restore(second.learner, (loaded.tensors, loaded.replay))
     metrics += second.iterate(range(2, 4))
     assert metrics == expected
     assert_same(state(second.learner), state(whole.learner))
@@ -271,6 +319,7 @@ FAULTS = {
     "gru": ("rl2, gru", torch.optim.Adam, "step", 2),
     "lstm": ("rl2, lstm", torch.optim.Adam, "step", 2),
     "transformer": ("rl2, transformer", torch.optim.Adam, "step", 2),
+    "pearl": ("pearl", torch.optim.Adam, "step", 2),
     "teacher and student": ("teacher-student", torch.optim.Adam, "step", 2),
     "after the last step": ("rl2, gru", Moments, "merge", 2),
 }
@@ -312,15 +361,15 @@ def test_update_that_fails_at_any_operation_changes_nothing(algo):
     for iteration in range(3 if "fine-tuned" in algo else 2):
         assert clean.iterate(range(iteration, iteration + 1))
         rollouts, context, tasks = bench.trial(iteration)
-        before = state(bench.learner)
+        before = whole_state(bench.learner)
         with FailingOperation() as counter:
             bench.learner.update(context, rollouts, tasks)
-        assert_same(state(bench.learner), state(clean.learner))
-        bench.learner.load_state_dict(before)
+        assert_same_whole(whole_state(bench.learner), whole_state(clean.learner))
+        restore(bench.learner, before)
         for place in spread(counter.count, 4):
             kind = (RuntimeError, KeyboardInterrupt)[place % 2]
             with FailingOperation(place, kind), pytest.raises(kind, match="midway"):
                 bench.learner.update(context, rollouts, tasks)
-            assert_same(state(bench.learner), before)
+            assert_same_whole(whole_state(bench.learner), before)
         bench.learner.update(context, rollouts, tasks)
-        assert_same(state(bench.learner), state(clean.learner))
+        assert_same_whole(whole_state(bench.learner), whole_state(clean.learner))

@@ -104,7 +104,7 @@ def plug_ins(tmp_path, monkeypatch):
 
 def test_every_algorithm_is_found_by_its_name():
     relatives = "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia"
-    others = "rl2 teacher-student sb3-ppo sb3-trpo sb3-rl2"
+    others = "rl2 pearl teacher-student sb3-ppo sb3-trpo sb3-rl2"
     assert list(ALGORITHMS) == f"maml-trpo {relatives} {others}".split()
     for name, algorithm in ALGORITHMS.items():
         assert find_algorithm(name) is algorithm and algorithm.name == name
@@ -167,7 +167,7 @@ def test_installed_plug_in_is_imported_only_when_named(plug_ins, monkeypatch):
     ("name", "text"),
     [
         ("maml-trp", r"^maml-trp: no such learner; did you mean maml-trpo\?$"),
-        ("pearl", "^pearl: no such learner; --list-algos shows all$"),
+        ("dreamer", "^dreamer: no such learner; --list-algos shows all$"),
         ("", "^: no such learner; --list-algos shows all$"),
         ("some_learners:", "write module:Class, for example my_learner:MyLearner"),
         (":Whole", "write module:Class"),

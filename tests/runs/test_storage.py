@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from commands import REPOSITORY, damage
-from storing_learner import Store
+from storing_learner import BoundedStore, Store
 
 from metarl.core.errors import CheckpointError, ResourceError
 from metarl.runs import checkpoint, storage
@@ -130,6 +130,19 @@ def test_segment_goes_with_the_last_checkpoint_needing_it(tmp_path):
     assert_entries(load_newest(tmp_path, report=silent).replay, 3)
 
 
+def test_forgotten_entries_leave_the_disk(tmp_path):
+    saves = Saves(tmp_path, keep=2)
+    saves.store = BoundedStore(most=10)
+    for step, count in enumerate((6, 6, 3, 25, 4), start=1):
+        saves.save(step, count)
+        held = load_newest(tmp_path, report=silent).replay["number"].tolist()
+        size = saves.store.replay_size()
+        assert held[-10:] == list(range(max(0, size - 10), size)) and len(held) < 20
+    assert saves.store.read == [(0, 6), (6, 12), (12, 15), (30, 40), (40, 44)]
+    assert [(s.start, s.stop) for s in saves.segments] == [(30, 40), (40, 44)]
+    assert len(saves.files()) == 2
+
+
 def test_segments_are_on_the_disk_before_the_manifest(tmp_path, monkeypatch):
     saves, flushed = Saves(tmp_path), []
     fsync = os.fsync
@@ -182,7 +195,7 @@ from pathlib import Path
 import torch
 from metarl.runs.checkpoint import load_newest, save
 from metarl.runs.storage import append_entries
-from storing_learner import Store
+from storing_learner import BoundedStore, Store
 
 torch.set_num_threads(1)
 folder, rng = Path(sys.argv[1]), random.Random(0)

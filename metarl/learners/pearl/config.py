@@ -1,0 +1,101 @@
+"""Settings of PEARL."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from metarl.core.errors import require
+from metarl.core.ranges import require_at_most, require_range
+
+
+@dataclass(frozen=True)
+class PearlConfig:
+    """Settings of PEARL."""
+
+    latent_size: int = 5
+    """Numbers that describe the task, >= 1 (Rakelly et al. 2019)."""
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Units of each ReLU layer of the actor and of both critics, each >= 1."""
+
+    encoder_sizes: tuple[int, ...] = (128, 128)
+    """Units of each ReLU layer of the encoder, each >= 1."""
+
+    encode_next_obs: bool = True
+    """The encoder reads the observation after an action too; False reads observation, action and
+    reward, as published."""
+
+    action_limit: float = 1.0
+    """Actions are in (-limit, limit), > 0 [policy output units]; best as wide as what the
+    environment clips to."""
+
+    update_ratio: float = 0.1
+    """Gradient steps for each environment step collected, > 0; at least one an iteration."""
+
+    tasks_per_step: int = 16
+    """Tasks in the batch of a gradient step, >= 1."""
+
+    steps_per_task: int = 64
+    """Transitions of each task in the batch of actor and critics, >= 1."""
+
+    context_size: int = 64
+    """Transitions of each task from which the encoder guesses it in training, >= 1."""
+
+    task_memory: int = 1000
+    """Newest tasks whose episodes stay in the replay buffer, >= 1."""
+
+    recent_tasks: int = 1000
+    """Newest tasks whose contexts train the encoder, >= 1; half of each batch is drawn from these,
+    the other half from all tasks in the buffer."""
+
+    kl_weight: float = 0.1
+    """Weight of the KL divergence of the guess from the standard normal distribution
+    [squared rewards / nats], >= 0."""
+
+    reward_scale: float = 1.0
+    """Factor on the rewards, > 0, as encoder and critics see them."""
+
+    discount: float = 0.99
+    """Discount gamma of one environment step, in [0, 1]."""
+
+    lr: float = 3e-4
+    """Step size of Adam, > 0."""
+
+    target_rate: float = 0.005
+    """Share by which the target critics move to the critics after each gradient step, in (0, 1]."""
+
+    initial_temperature: float = 0.1
+    """First temperature of every action dimension [scaled rewards / nats], > 0."""
+
+    target_entropy: float = -1.0
+    """Entropy of each action dimension, of actions scaled to (-1, 1), at which its temperature
+    stays [nats]; below log 2 = 0.69, the largest there is."""
+
+    max_gradient: float = 10.0
+    """Longer gradients of actor, of critics with encoder, and of temperatures are scaled down to
+    this norm, > 0."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges above.
+
+        Raises:
+            ConfigError: Names the field, its value and what it must be.
+        """
+        for name in ("hidden_sizes", "encoder_sizes"):
+            sizes = vars(self)[name]
+            require(len(sizes) > 0 and min(sizes) >= 1, f"learner.{name}", sizes, "each at least 1")
+            require_at_most(f"learner.{name}", max(sizes))
+        counts = ("latent_size", "tasks_per_step", "steps_per_task", "context_size")
+        positive = ("action_limit", "update_ratio", "reward_scale", "lr", "initial_temperature")
+        for hint, names in (
+            ("at least 1", (*counts, "task_memory", "recent_tasks")),
+            ("a finite number > 0", (*positive, "max_gradient")),
+            ("a finite number >= 0", ("kl_weight",)),
+            ("in [0, 1]", ("discount",)),
+            ("in (0, 1]", ("target_rate",)),
+            ("a finite number", ("target_entropy",)),
+        ):
+            require_range(self, "learner", names, hint)
+        is_reachable = self.target_entropy < math.log(2.0)
+        require(is_reachable, "learner.target_entropy", self.target_entropy, "below log 2 = 0.69")

@@ -1,0 +1,245 @@
+"""The five verbs of PEARL, its context, and runs that forget tasks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_training import CONFIG, assert_same_runs, run, saved, trainer_in
+from torch.distributions import Normal, TransformedDistribution
+from torch.distributions.transforms import AffineTransform, TanhTransform
+
+import metarl
+from metarl.config.schema import TrainerConfig
+from metarl.core.env import supports
+from metarl.core.errors import CheckpointError, ConfigError
+from metarl.core.learner import HasBoundedReplay
+from metarl.core.rng import stream
+from metarl.core.rollout import Rollout
+from metarl.envs.registry import make
+from metarl.learners.pearl.config import PearlConfig
+from metarl.learners.pearl.pearl import Pearl, _choose_tasks
+from metarl.learners.registry import build_learner, find_algorithm
+from metarl.training.trainer import restore
+
+SMALL = PearlConfig(
+    latent_size=3,
+    hidden_sizes=(8,),
+    encoder_sizes=(8,),
+    action_limit=0.1,
+    update_ratio=0.005,
+    task_memory=5,
+    recent_tasks=3,
+)
+
+
+def learner(config=SMALL, seed=0):
+    return Pearl(config, 2, 2, seed=seed)
+
+
+def streams(num_tasks, name="adapt"):
+    return [stream(0, name, task) for task in range(num_tasks)]
+
+
+def make_rollout(seed, num_tasks=3, num_episodes=2, steps=5):
+    draw = torch.Generator().manual_seed(seed)
+    size = num_tasks, num_episodes
+    length = torch.randint(1, steps + 1, size, generator=draw)
+    valid = torch.arange(steps) < length.unsqueeze(-1)
+    return Rollout(
+        obs=torch.randn(*size, steps, 2, generator=draw) * valid.unsqueeze(-1),
+        action=0.1 * torch.rand(*size, steps, 2, generator=draw) * valid.unsqueeze(-1),
+        log_prob=torch.zeros(*size, steps),
+        reward=torch.randn(*size, steps, generator=draw) * valid,
+        valid=valid,
+        terminated=length < steps,
+        truncated=torch.zeros(size, dtype=torch.bool),
+        last_obs=torch.randn(*size, 2, generator=draw),
+    )
+
+
+def test_adapt_multiplies_the_factors_of_all_valid_transitions():
+    """Against a loop over the transitions of two rollouts."""
+    pearl, rollouts = learner(), [make_rollout(seed) for seed in (0, 1)]
+    context = pearl.begin(3, 2, streams(3, "begin"))
+    for rollout in rollouts:
+        context = pearl.adapt(context, rollout, streams(3))
+    params = {name: value.detach() for name, value in pearl.params.items()}
+    for task in range(3):
+        precision, weighted = torch.ones(3), torch.zeros(3)
+        for rollout in rollouts:
+            for episode in range(2):
+                count = int(rollout.valid[task, episode].sum())
+                ends = [*rollout.obs[task, episode, :count], rollout.last_obs[task, episode]]
+                for step in range(count):
+                    action = rollout.action[task, episode, step] / 0.1
+                    reward = rollout.reward[task, episode, step].view(1)
+                    x = torch.cat([ends[step], action, reward, ends[step + 1]])
+                    x = (params["encoder/0/weight"] @ x + params["encoder/0/bias"]).relu()
+                    x = params["encoder/1/weight"] @ x + params["encoder/1/bias"]
+                    own = torch.nn.functional.softplus(x[3:])
+                    precision, weighted = precision + own, weighted + own * x[:3]
+        torch.testing.assert_close(context.posterior.precision[task], precision)
+        torch.testing.assert_close(context.posterior.mean[task], weighted / precision)
+
+
+def test_each_episode_acts_on_its_own_sample_of_the_guess():
+    pearl, rollout = learner(), make_rollout(0)
+    context = pearl.begin(3, 2, streams(3, "begin"))
+    for task, rng in enumerate(streams(3, "begin")):
+        drawn = torch.from_numpy(rng.standard_normal((2, 3), np.float32))
+        assert torch.equal(context.latent[task], drawn)  # of the prior
+    context = pearl.adapt(context, rollout, streams(3))
+    mean, std = context.posterior.mean, context.posterior.precision.rsqrt()
+    for task, rng in enumerate(streams(3)):
+        drawn = torch.from_numpy(rng.standard_normal((2, 3), np.float32))
+        torch.testing.assert_close(context.latent[task], mean[task] + std[task] * drawn)
+    assert not torch.equal(context.latent[:, 0], context.latent[:, 1])
+
+
+def test_experience_of_one_task_does_not_reach_another():
+    pearl, rollout = learner(), make_rollout(0)
+    changed = dataclasses.replace(rollout, reward=rollout.reward.clone())
+    changed.reward[1] += 1.0
+    contexts = [
+        pearl.adapt(pearl.begin(3, 2, streams(3)), each, streams(3)) for each in (rollout, changed)
+    ]
+    same = (contexts[0].latent == contexts[1].latent).flatten(1).all(dim=1)
+    assert same.tolist() == [True, False, True]
+
+
+def test_log_prob_of_an_action_is_its_density():
+    pearl, obs = learner(), torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(1))
+    context = pearl.begin(3, 2, streams(3))
+    with torch.inference_mode():
+        action, _ = pearl.act(context, obs, noise, explore=True)
+        mean, log_std = pearl.networks.policy(pearl.params, obs, context.latent)
+    to_limit = [TanhTransform(), AffineTransform(0.0, 0.1)]
+    expected = TransformedDistribution(Normal(mean, log_std.exp()), to_limit)
+    torch.testing.assert_close(action.log_prob, expected.log_prob(action.value).sum(dim=-1))
+    assert action.value.abs().max() < 0.1
+
+
+def test_without_exploration_the_mean_of_the_guess_acts():
+    pearl, obs = learner(), torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    context = pearl.adapt(pearl.begin(3, 2, streams(3)), make_rollout(0), streams(3))
+    with torch.inference_mode():
+        action, _ = pearl.act(context, obs, obs, explore=False)
+        for task in range(3):
+            latent = context.posterior.mean[task].expand(2, -1)
+            mean, _ = pearl.networks.policy(pearl.params, obs[task], latent)
+            torch.testing.assert_close(action.value[task], 0.1 * mean.tanh())
+
+
+def test_half_of_a_batch_is_of_recent_tasks():
+    rng, usable = np.random.default_rng(0), np.array([0, 2, 3, 7, 8])
+    drawn = np.stack([_choose_tasks(rng, usable, 7, 5) for _ in range(500)])
+    assert set(drawn[:, :3].ravel()) == {7, 8} and set(drawn[:, 3:].ravel()) == set(usable)
+    nothing_recent = _choose_tasks(rng, usable, 9, 4)
+    assert set(nothing_recent) <= set(usable) and len(nothing_recent) == 4
+
+
+def test_update_takes_as_many_gradient_steps_as_the_ratio_says():
+    pearl = learner(dataclasses.replace(SMALL, update_ratio=0.2))
+    rollouts = [make_rollout(0), make_rollout(1)]
+    steps = sum(rollout.num_steps() for rollout in rollouts)
+    metrics = pearl.update(None, rollouts, np.zeros((3, 2)))
+    assert metrics["update/gradient_steps"] == round(0.2 * steps) > 1
+    assert int(pearl.state_dict()["adam/steps"]) == round(0.2 * steps)
+    assert metrics["replay/episodes"] == pearl.replay_size() == 12
+
+
+def test_target_critics_follow_the_critics():
+    pearl = learner(dataclasses.replace(SMALL, target_rate=0.25))
+    before = {name: value.clone() for name, value in pearl.target.items()}
+    assert all(torch.equal(before[name], pearl.params[name]) for name in before)
+    rollouts = [make_rollout(0), make_rollout(1)]
+    assert pearl.update(None, rollouts, np.zeros((3, 2)))["update/gradient_steps"] == 1
+    for name, old in before.items():
+        torch.testing.assert_close(pearl.target[name], 0.75 * old + 0.25 * pearl.params[name])
+
+
+def test_rollouts_without_a_valid_step_are_refused():
+    pearl, rollout = learner(), make_rollout(0)
+    nothing = dataclasses.replace(rollout, valid=torch.zeros_like(rollout.valid))
+    with pytest.raises(ValueError, match="no task in the replay buffer has a valid step"):
+        pearl.update(None, [nothing, nothing], np.zeros((3, 2)))
+    assert pearl.replay_size() == 0
+
+
+def test_discrete_actions_are_refused_in_one_line():
+    spec = dataclasses.replace(make("navigation-2d").spec, discrete=True)
+    with pytest.raises(ConfigError, match="--algo pearl on navigation-2d: the actions are discr"):
+        build_learner(find_algorithm("pearl"), SMALL, spec, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_sizes", (), r"learner.hidden_sizes = \(\): must be each at least 1"),
+        ("update_ratio", 0.0, "learner.update_ratio = 0.0: must be a finite number > 0"),
+        ("target_entropy", 0.7, "learner.target_entropy = 0.7: must be below log 2"),
+        ("task_memory", 0, "learner.task_memory = 0: must be at least 1"),
+        ("target_rate", 1.5, r"learner.target_rate = 1.5: must be in \(0, 1\]"),
+    ],
+)
+def test_setting_out_of_range_is_named(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        PearlConfig(**{field: value})
+
+
+# --- runs
+
+OFTEN = dataclasses.replace(CONFIG, trainer=TrainerConfig(checkpoint_minutes=1e-6))
+
+
+def train(folder, iterations, **options):
+    """Trains with 2 new tasks an iteration, of which the last 5 stay."""
+    config = dataclasses.replace(OFTEN, iterations=iterations)
+    own = learner()
+    run(trainer_in(folder, config=config, learner=own, **options))
+    return own
+
+
+def test_run_that_forgets_tasks_is_resumed_bit_for_bit(tmp_path):
+    whole = train(tmp_path / "whole", 5)
+    train(tmp_path / "half", 3)
+    resumed = train(tmp_path / "half", 5, resume=True)
+    assert supports(whole, HasBoundedReplay)
+    assert whole.replay_size() == 40 and whole.replay_start() == 20
+    assert_same_runs(tmp_path / "half", tmp_path / "whole")
+    stores = [each.read_replay(each.replay_start(), 40) for each in (whole, resumed)]
+    assert all(torch.equal(stores[0][name], stores[1][name]) for name in stores[0])
+    files = [len(list((tmp_path / f / "checkpoints/replay").iterdir())) for f in ("whole", "half")]
+    assert max(files) <= 5 and saved(tmp_path / "whole").replay["number"][0] >= 16
+
+
+def test_checkpoint_of_another_environment_is_refused(tmp_path):
+    train(tmp_path, 1)
+    other = Pearl(SMALL, 3, 2, seed=0)
+    before = other.state_dict()
+    with pytest.raises(CheckpointError, match="iteration 1 does not fit"):
+        restore(other, saved(tmp_path))
+    broken = dataclasses.replace(saved(tmp_path), replay={"number": torch.zeros(3)})
+    own = learner(seed=4)
+    start = own.state_dict()
+    with pytest.raises(CheckpointError, match="the replay store has other entries"):
+        restore(own, broken)
+    for one, state in ((other, before), (own, start)):
+        assert all(torch.equal(state[n], v) for n, v in one.state_dict().items())
+
+
+def test_export_is_refused_in_one_line(tmp_path):
+    settings = {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 1e-3}
+    size = {"num_tasks": 2, "num_episodes": 1, "threads": 1}
+    options = {"learner": settings, "sampler": size, "iterations": 1, "run_dir": tmp_path / "run"}
+    with metarl.train("navigation-2d", "pearl", evaluate=False, **options) as policy:
+        with pytest.raises(ConfigError, match="export: a learner Pearl has no graph"):
+            metarl.export(policy, tmp_path / "policy.onnx")
+        session = policy.start()  # sessions are supported
+        for t in range(3):
+            session.act(np.zeros(2), 0.5 if t else None)
+        session.end_episode(0.5, obs=np.ones(2))
+        session.adapt()
+        assert session.deterministic and session.act(np.zeros(2)).shape == (2,)

@@ -1,0 +1,183 @@
+"""The replay buffer against the rollouts that were put in, and against a loop over its steps."""
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.core.rollout import Rollout
+from metarl.sampling.replay_buffer import ReplayBuffer, TransitionSampler, to_entries
+
+T = 4
+
+
+def make_rollout(num_tasks, num_episodes, lengths, offset, terminated=None):
+    """Every number of a step tells its task, episode and step; later ones are zero."""
+    size = num_tasks, num_episodes
+    length = torch.tensor(lengths).view(size)
+    step = torch.arange(T)
+    valid = step < length.unsqueeze(-1)
+    base = offset + 100.0 * torch.arange(num_tasks * num_episodes).view(*size, 1) + step
+    fell = torch.zeros(size, dtype=torch.bool) if terminated is None else torch.tensor(terminated)
+    return Rollout(
+        obs=torch.where(valid, base, 0.0).unsqueeze(-1).repeat(1, 1, 1, 2),
+        action=torch.where(valid, base, 0.0).unsqueeze(-1) + 0.25 * valid.unsqueeze(-1),
+        log_prob=torch.zeros(*size, T),
+        reward=torch.where(valid, base + 0.5, 0.0),
+        valid=valid,
+        terminated=fell.view(size),
+        truncated=torch.zeros(size, dtype=torch.bool),
+        last_obs=(base[..., 0] + length).unsqueeze(-1).repeat(1, 1, 2),
+    )
+
+
+def trial(offset=0.0, num_tasks=2):
+    """Two rollouts of tasks with two episodes; some robots fall, and one never takes a step."""
+    falls = [False, True] * num_tasks
+    one = make_rollout(num_tasks, 2, [4, 2, 0, 3][: 2 * num_tasks], offset + 1000.0, falls)
+    other = make_rollout(num_tasks, 2, [4, 4, 1, 4][: 2 * num_tasks], offset + 2000.0)
+    return [one, other]
+
+
+def filled(most_tasks, trials):
+    buffer = ReplayBuffer(most_tasks)
+    for i in range(trials):
+        buffer = buffer.append(to_entries(trial(1e4 * i), buffer.next_task()))
+    return buffer
+
+
+def test_entries_are_ordered_by_task_and_rollout():
+    entries = to_entries(trial(), first_task=7)
+    assert entries["task"].tolist() == [7] * 4 + [8] * 4
+    assert entries["rollout"].tolist() == [0, 0, 1, 1] * 2
+    assert entries["length"].tolist() == [4, 2, 4, 4, 0, 3, 1, 4]
+    assert entries["obs"][1, :, 0].tolist() == [1100.0, 1101.0, 1102.0, 0.0, 0.0]  # the last obs
+
+
+def test_transitions_are_those_of_the_rollouts():
+    """Draws many, and compares each kind with all that a loop finds in the rollouts."""
+    buffer, expected = filled(10, 1), set()
+    for rollout in trial():
+        for task, episode, step in rollout.valid.nonzero().tolist():
+            is_last = step + 1 == int(rollout.valid[task, episode].sum())
+            before = float(rollout.obs[task, episode, step, 0])
+            after = (
+                rollout.last_obs[task, episode] if is_last else rollout.obs[task, episode, step + 1]
+            )
+            fell = is_last and bool(rollout.terminated[task, episode])
+            expected.add((task, before, before + 0.25, before + 0.5, float(after[0]), fell))
+    drawn = TransitionSampler(buffer).sample(np.random.default_rng(0), np.arange(2), 600)
+    found = {
+        (
+            task,
+            float(drawn.obs[task, i, 0]),
+            float(drawn.action[task, i, 0]),
+            float(drawn.reward[task, i]),
+            float(drawn.next_obs[task, i, 1]),
+            bool(drawn.terminal[task, i]),
+        )
+        for task in range(2)
+        for i in range(600)
+    }
+    assert found == expected and sum(kind[-1] for kind in found) == 3 - 1
+
+
+def test_valid_steps_of_a_task_are_drawn_equally_often():
+    sampler = TransitionSampler(filled(10, 1))
+    assert sampler.counts.tolist() == [14, 8]
+    drawn = sampler.sample(np.random.default_rng(1), np.array([0]), 28_000)
+    _, counts = np.unique(drawn.obs[0, :, 0].numpy(), return_counts=True)
+    assert len(counts) == 14 and abs(counts - 2000).max() < 5 * 2000**0.5
+
+
+def test_horizon_is_not_the_end_of_a_task():
+    """Of the episodes that reach the horizon or fall, only falls are terminal."""
+    drawn = TransitionSampler(filled(10, 1)).sample(np.random.default_rng(2), np.array([0]), 500)
+    ends = drawn.next_obs[0, drawn.terminal[0], 0].unique().tolist()
+    assert ends == [1102.0]
+    assert 1004.0 in drawn.next_obs[0, ~drawn.terminal[0], 0].tolist()
+
+
+def test_context_is_drawn_before_the_last_rollout():
+    sampler = TransitionSampler(filled(10, 3), before_last=True)
+    assert sampler.counts.tolist() == [6, 3] * 3
+    drawn = sampler.sample(np.random.default_rng(3), np.arange(6), 200)
+    assert ((drawn.obs % 1e4 >= 1000.0) & (drawn.obs % 1e4 < 2000.0)).all()
+    assert torch.equal(drawn.obs[:, 0, 0].div(1e4).floor(), torch.tensor([0, 0, 1, 1, 2, 2.0]))
+    single = ReplayBuffer(5).append(to_entries(trial()[:1]))
+    assert TransitionSampler(single, before_last=True).counts.tolist() == [6, 3]
+
+
+def test_tasks_never_mix():
+    buffer = filled(4, 5)
+    drawn = TransitionSampler(buffer).sample(np.random.default_rng(4), np.arange(4), 100)
+    trials = drawn.obs[..., 0].div(1e4).floor()
+    assert torch.equal(trials, torch.tensor([[3.0], [3.0], [4.0], [4.0]]).expand(4, 100))
+    second = (drawn.obs[..., 0] % 1000.0) >= 200.0
+    assert torch.equal(second, torch.tensor([[False], [True]] * 2).expand(4, 100))
+
+
+@pytest.mark.parametrize("most_tasks", [1, 2, 3, 5, 100])
+def test_only_the_newest_tasks_stay(most_tasks):
+    buffer = filled(most_tasks, 6)
+    kept = min(most_tasks, 12)
+    assert buffer.stop == 48 and len(buffer) == 4 * kept and buffer.next_task() == 12
+    assert buffer.read_one("task").unique().tolist() == list(range(12 - kept, 12))
+    whole = filled(100, 6).read(48 - 4 * kept, 48)
+    read = buffer.read(buffer.start, buffer.stop)
+    assert all(torch.equal(read[name], whole[name]) for name in whole)
+    assert len(buffer.ring["task"]) < 2 * (len(buffer) + 8)  # bounded
+
+
+def test_buffer_before_an_append_stays_valid():
+    for most_tasks in (2, 5, 100):
+        before = filled(most_tasks, 3)
+        entries = before.read(before.start, before.stop)
+        for _ in range(3):  # updates that failed, one after the other
+            before.append(to_entries(trial(5e5), before.next_task()))
+            again = before.read(before.start, before.stop)
+            assert all(torch.equal(entries[name], again[name]) for name in entries)
+
+
+@pytest.mark.parametrize("most_tasks", [3, 100])
+def test_saved_buffer_is_loaded_bit_for_bit(most_tasks):
+    buffer = filled(most_tasks, 4)
+    first, second = buffer.read(buffer.start, buffer.stop - 3), buffer.read(buffer.stop - 3, 32)
+    entries = {name: torch.cat([first[name], second[name]]) for name in first}
+    loaded = ReplayBuffer(most_tasks).load(entries, (2, 1))
+    assert (loaded.start, loaded.stop) == (buffer.start, buffer.stop)
+    more = to_entries(trial(9e5), buffer.next_task())
+    for one, other in ((buffer, loaded), (buffer.append(more), loaded.append(more))):
+        left, right = one.read(one.start, one.stop), other.read(other.start, other.stop)
+        assert all(torch.equal(left[name], right[name]) for name in left)
+        draws = [
+            TransitionSampler(each).sample(np.random.default_rng(5), np.arange(3), 9)
+            for each in (one, other)
+        ]
+        assert all(
+            torch.equal(a, b) for a, b in zip(*(vars(d).values() for d in draws), strict=True)
+        )
+
+
+def test_forgotten_tasks_are_dropped_again_when_loaded():
+    whole = filled(100, 4)
+    loaded = ReplayBuffer(3).load(whole.read(0, 32), (2, 1))
+    assert (loaded.start, loaded.stop) == (filled(3, 4).start, 32)
+
+
+def test_entries_of_another_buffer_are_refused():
+    buffer = filled(100, 2)
+    entries = buffer.read(0, 16)
+    broken = {name: value for name, value in entries.items() if name != "length"}
+    with pytest.raises(ValueError, match="other entries: length"):
+        buffer.load(broken, (2, 1))
+    with pytest.raises(ValueError, match=r"of sizes \(2, 1\), expected \(3, 1\)"):
+        buffer.load(entries, (3, 1))
+    with pytest.raises(ValueError, match="entries of the replay store are missing"):
+        buffer.load({n: v[[0, 2, 3]] for n, v in entries.items()}, (2, 1))
+    with pytest.raises(ValueError, match="'reward' is not finite"):
+        buffer.load({**entries, "reward": entries["reward"] * float("inf")}, (2, 1))
+    with pytest.raises(ValueError, match=r"shape \(3, 1\), those before \(4, 1\)"):
+        short = to_entries(trial())
+        buffer.append(short | {"action": short["action"][:, :3]})
+    with pytest.raises(ValueError, match=r"0\.\.3 are not held: those are 12\.\.24"):
+        filled(3, 3).read(0, 3)
