@@ -283,7 +283,7 @@ def test_maml_session_sends_the_mode_once_adapted(run_of):
     assert not np.array_equal(*first) and np.array_equal(*later)
 
 
-@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student"])
+@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student", "varibad"])
 def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
     policy = metarl.load(run_of(name), threads=1)
     rng = np.random.default_rng(0)

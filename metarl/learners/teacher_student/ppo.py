@@ -54,9 +54,7 @@ class Ppo:
 
     def train(self, orders: Iterable[np.ndarray], select: Select) -> Metrics:
         """Makes a pass for each order of the rows, in minibatches."""
-        return make_passes(
-            orders, lambda rows: self.step(*select(rows)), self._adam, self._config
-        )
+        return make_passes(orders, lambda rows: self.step(*select(rows)), self._adam, self._config)
 
     def step(self, own: Batch, latent: Tensor) -> Tensor:
         """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""

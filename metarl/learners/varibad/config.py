@@ -128,4 +128,6 @@ class VaribadConfig:
         ):
             require_range(self, "learner", names, hint)
         number = self.buffer_trials  # memory for all of them is taken at once
-        require(number <= LARGEST_SIZE, "learner.buffer_trials", number, f"at most {LARGEST_SIZE:,}")
+        require(
+            number <= LARGEST_SIZE, "learner.buffer_trials", number, f"at most {LARGEST_SIZE:,}"
+        )

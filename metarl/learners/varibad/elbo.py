@@ -16,7 +16,7 @@ from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.networks import VaribadNetwork, read_belief
 from metarl.learners.varibad.trial_buffer import TrialBuffer
 
-SHARD_TRIALS = 5
+SHARD_TRIALS = 10
 """Trials whose ELBO a thread computes at once on a CPU."""
 
 

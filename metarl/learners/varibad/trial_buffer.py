@@ -119,7 +119,9 @@ class TrialBuffer:
         """
         given = state.get("buffer/reward")
         length = given.shape[1] if given is not None and given.dim() == 2 else 0
-        shapes = {n: v[:, :1].expand(-1, max(length, 1), *v.shape[2:]) for n, v in self.state().items()}
+        shapes = {
+            n: v[:, :1].expand(-1, max(length, 1), *v.shape[2:]) for n, v in self.state().items()
+        }
         check_state(state, shapes)
 
 
