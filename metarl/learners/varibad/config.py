@@ -18,7 +18,7 @@ class VaribadConfig:
     """Kind of the encoder's memory, as of rl2."""
 
     memory_size: int = 128
-    """Units of the encoder's memory, >= 1 (VariBAD); for a transformer a multiple of its 4 heads."""
+    """Units of the encoder's memory, >= 1 (VariBAD); for a transformer a multiple of 4 heads."""
 
     latent_size: int = 5
     """Numbers that describe a task, >= 1 (VariBAD); the policy reads a mean and a log-variance of
