@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Metrics, Params
 from metarl.functional.ppo import adapt_lr, approximate_kl, clip_indicator, clipped_loss
 from metarl.networks.distributions import Distribution
+
+SLICE_STEPS = 1024
+"""Steps whose gradient a thread computes at once on a CPU."""
 
 
 class PpoSettings(Protocol):
@@ -100,6 +104,46 @@ def ppo_loss(
         clipped = clip_indicator(log_ratio, config.clip).sum()
         found = torch.stack([kl, clipped, policy_loss, value_loss]).double()
     return loss / count, found / count
+
+
+def ppo_gradient(
+    own: Batch,
+    heads: Callable[[Tensor], tuple[Tensor, Tensor]],
+    parameters: Sequence[Tensor],
+    distribution: Distribution,
+    params: Params,
+    config: PpoSettings,
+    num_threads: int,
+) -> tuple[list[Tensor], Tensor]:
+    """Returns the gradient of the loss on a minibatch, computed in slices on a CPU.
+
+    Slices do not depend on the number of threads and are summed in order.
+
+    Args:
+        own: B steps.
+        heads: Maps inputs (P, S) to outputs of the actor (P, A) and scaled values (P,).
+        parameters: Of the gradient.
+        distribution: Over actions.
+        params: Its own parameters.
+        config: Settings.
+        num_threads: Threads on a CPU.
+
+    Returns:
+        The gradient, and what `ppo_loss` returns beside the loss, over the minibatch.
+    """
+    count = len(own.target)
+
+    def differentiate(index: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        part = own.rows(index)
+        loss, found = ppo_loss(part, *heads(part.obs), count, distribution, params, config)
+        return torch.autograd.grad(loss, parameters), found
+
+    on_cpu = own.target.device.type == "cpu"
+    slices = torch.arange(count, device=own.target.device)
+    slices = slices.tensor_split(-(-count // SLICE_STEPS) if on_cpu else 1)
+    gradients, found = zip(*map_chunks(differentiate, slices, num_threads), strict=True)
+    gradient = [torch.stack(each).sum(dim=0) for each in zip(*gradients, strict=True)]
+    return gradient, torch.stack(found).sum(dim=0)
 
 
 def take_step(

@@ -83,6 +83,10 @@ class VaribadNetwork(nn.Module):
         """Maps scaled obs and belief (..., S + 2 Z) to scaled values (...)."""
         return self.critic(inputs).squeeze(-1)
 
+    def heads(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps scaled obs and belief (..., S + 2 Z) to output (..., A) and scaled value (...)."""
+        return self.output(inputs), self.value(inputs)
+
     def policy_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that PPO trains."""
         own = self.distribution_params()

@@ -19,7 +19,7 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
-from metarl.learners.ppo_passes import Batch, make_passes, ppo_loss, take_step
+from metarl.learners.ppo_passes import Batch, make_passes, ppo_gradient, take_step
 from metarl.learners.trial_memory import TrialContext
 from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
@@ -27,9 +27,6 @@ from metarl.learners.varibad.networks import VaribadNetwork, policy_inputs
 from metarl.learners.varibad.trial_buffer import TrialBuffer
 from metarl.networks.distributions import build_distribution, choose, clamp_
 from metarl.sampling.sequences import Sequences, last_steps
-
-HEAD_STEPS = 1024
-"""Steps whose PPO loss a thread computes at once on a CPU."""
 
 _NAMES = "reward_error", "transition_error", "belief_kl", "elbo_gradient_norm"
 
@@ -329,21 +326,11 @@ class Varibad:
         """Takes a step of PPO on the rows (B,); returns its statistics, see `make_passes`."""
         network, optimiser = self.network, self._ppo_adam
         parameters, params = optimiser.param_groups[0]["params"], network.distribution_params()
-        shared = len(rows), self._distribution, params, self.config
-
-        def differentiate(index: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-            own = batch.rows(index)
-            output, value = network.output(own.obs), network.value(own.obs)
-            loss, found = ppo_loss(own, output, value, *shared)
-            return torch.autograd.grad(loss, parameters), found
-
-        number = -(-len(rows) // HEAD_STEPS) if self.device.type == "cpu" else 1
-        results = map_chunks(differentiate, rows.tensor_split(number), self._num_threads)
-        gradients, found = zip(*results, strict=True)
-        gradient = [torch.stack(each).sum(dim=0) for each in zip(*gradients, strict=True)]
+        shared = self._distribution, params, self.config, self._num_threads
+        gradient, found = ppo_gradient(batch.rows(rows), network.heads, parameters, *shared)
         norm = take_step(optimiser, gradient, self.config.max_gradient)
         clamp_(self._distribution, params)
-        return torch.cat([torch.stack(found).sum(dim=0), norm.double().unsqueeze(0)])
+        return torch.cat([found, norm.double().unsqueeze(0)])
 
     def _train_encoder(self) -> Metrics:
         """Takes steps on the ELBO of trials from the buffer."""
