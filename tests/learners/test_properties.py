@@ -68,9 +68,11 @@ VARIBAD = VaribadConfig(
     lr=6e-3,
     target_kl=0.0,
     encoder_lr=3e-3,
-    encoder_updates=15,
+    encoder_updates=40,
+    elbo_trials=16,
     elbo_steps=10,
     decoded_steps=20,
+    buffer_trials=128,
     discount=0.9,
     gae_lambda=0.9,
     initial_log_std=-1.5,
@@ -93,7 +95,7 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
-    "varibad": Case(VARIBAD, 64, 1, 1, 24, gain=3.0),
+    "varibad": Case(VARIBAD, 64, 1, 1, 40, gain=3.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 
