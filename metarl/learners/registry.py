@@ -29,6 +29,7 @@ from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.learners.varibad.config import VaribadConfig
 
 if TYPE_CHECKING:  # --help imports this module, and neither NumPy nor torch
     from metarl.core.env import EnvSpec
@@ -148,6 +149,12 @@ ALGORITHMS: dict[str, Algorithm] = {
             "metarl.learners.teacher_student.teacher_student:TeacherStudent",
             "a teacher that sees the task, then a memory that guesses it (RMA, Kumar et al. 2021)",
             sees_tasks=True,
+        ),
+        Algorithm(
+            "varibad",
+            VaribadConfig,
+            "metarl.learners.varibad.varibad:Varibad",
+            "a policy that reads a belief, inferred by predicting rewards (Zintgraf et al. 2020)",
         ),
         Algorithm(
             "sb3-ppo",

@@ -76,6 +76,19 @@ class Sequences:
         return torch.cat([inputs, self.first.to(inputs.dtype).unsqueeze(-1)], dim=-1)
 
 
+def last_steps(rollouts: Sequence[Rollout]) -> list[Tensor]:
+    """Returns the place in `Sequences` of the last valid step of each episode, a (M,) a rollout.
+
+    Where an episode has none, because the simulation failed at once, it is that of another step.
+    """
+    places, start = [], torch.zeros(rollouts[0].terminated.numel(), dtype=torch.long)
+    for rollout in rollouts:
+        count = rollout.valid.sum(dim=2).flatten()
+        places.append((start + count - 1).clamp(min=0))
+        start = start + count + rollout.truncated.flatten()
+    return places
+
+
 def _acted(rollout: Rollout) -> Tensor:
     """Returns the mask (T, M) of steps for which the policy chose an action, valid or not."""
     number = rollout.valid.sum(dim=2) + rollout.truncated

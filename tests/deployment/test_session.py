@@ -301,7 +301,7 @@ def test_maml_session_adapts_to_the_newest_episodes(run_of, monkeypatch):
     np.testing.assert_array_equal(*controls)
 
 
-@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student"])
+@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student", "varibad"])
 def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
     policy = metarl.load(run_of(name), threads=1)
     rng = np.random.default_rng(0)

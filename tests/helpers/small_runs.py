@@ -10,6 +10,7 @@ RUNS = {
     },
     "rl2, hypernetwork": {"learner": {"actor": "hypernetwork", "memory_size": 8}},
     "teacher-student": {"learner": {"memory_size": 8, "teacher_updates": 1}},
+    "varibad": {"learner": {"memory_size": 8, "encoder_updates": 1}},
     "sb3-ppo": {},
     "sb3-ppo, oracle": {"learner": {"mode": "oracle"}},
     "sb3-trpo": {},
@@ -23,6 +24,9 @@ MORE_RUNS = {
     },
     "teacher-student, lstm": {
         "learner": {"memory": "lstm", "memory_size": 8, "teacher_updates": 1}
+    },
+    "varibad, transformer": {
+        "learner": {"memory": "transformer", "memory_size": 8, "transition_weight": 1.0}
     },
     "maml-trpo, silu": {"learner": {"hidden_sizes": [8], "activation": "silu", "layer_norm": True}},
     "sb3-ppo, normalized": {"learner": {"normalize": True}},

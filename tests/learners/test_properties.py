@@ -21,6 +21,7 @@ from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.teacher_student.config import TeacherStudentConfig
+from metarl.learners.varibad.config import VaribadConfig
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
 from metarl.runs.storage import append_entries
@@ -80,6 +81,24 @@ PEARL = PearlConfig(
     target_rate=0.05,
 )
 
+VARIBAD = VaribadConfig(
+    memory="mingru",
+    memory_size=32,
+    hidden_size=32,
+    decoder_size=32,
+    lr=6e-3,
+    target_kl=0.0,
+    encoder_lr=3e-3,
+    encoder_updates=40,
+    elbo_trials=16,
+    elbo_steps=10,
+    decoded_steps=20,
+    buffer_trials=128,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
@@ -98,6 +117,7 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
+    "varibad": Case(VARIBAD, 64, 1, 1, 40, gain=3.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 
@@ -321,6 +341,7 @@ FAULTS = {
     "transformer": ("rl2, transformer", torch.optim.Adam, "step", 2),
     "pearl": ("pearl", torch.optim.Adam, "step", 2),
     "teacher and student": ("teacher-student", torch.optim.Adam, "step", 2),
+    "encoder of varibad": ("varibad", torch.optim.Adam, "step", 22),
     "after the last step": ("rl2, gru", Moments, "merge", 2),
 }
 

@@ -25,6 +25,7 @@ from metarl.functional.running_moments import MAX_SCALED, Moments
 from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
+from metarl.learners.varibad.varibad import Varibad
 from metarl.networks.hypernetwork import HyperActor
 from metarl.networks.memory import Memory
 from metarl.networks.mlp import ContextNetwork, TanhMLP, fold_context
@@ -86,12 +87,14 @@ def build_policy(
         return _maml(learner, spec, params)
     if isinstance(learner, Sb3Baseline):
         return _sb3(learner, spec)
-    if not isinstance(learner, (Rl2, TeacherStudent)):
-        hint = "those of maml-trpo, rl2, teacher-student and sb3-... can be"
+    if not isinstance(learner, (Rl2, TeacherStudent, Varibad)):
+        hint = "those of maml-trpo, rl2, teacher-student, varibad and sb3-... can be"
         raise ConfigError(f"export: a learner {type(learner).__name__} has no graph; {hint}")
     moments = Moments.of(learner.state_dict(), "obs")
     if isinstance(learner, Rl2):
         memory, head = learner.policy.memory, _rl2_head(learner)
+    elif isinstance(learner, Varibad):
+        memory, head = learner.network.memory, _varibad_head(learner)
     else:
         memory, head = learner.network.memory, _student_head(learner)
     return _with_memory(spec, memory, moments, head, max_steps)
@@ -118,6 +121,16 @@ def _student_head(learner: TeacherStudent) -> Head:
     def add(graph: Graph, features: Value, obs: Value) -> Value:
         latent = sequential(graph, [network.guess], features)
         return sequential(graph, [network.actor], graph.concat([obs, latent]))
+
+    return add
+
+
+def _varibad_head(learner: Varibad) -> Head:
+    network = learner.network
+
+    def add(graph: Graph, features: Value, obs: Value) -> Value:
+        belief = sequential(graph, [network.belief], features)
+        return sequential(graph, [network.actor], graph.concat([obs, belief]))
 
     return add
 

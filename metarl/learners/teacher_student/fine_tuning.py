@@ -13,9 +13,10 @@ from metarl.core.rollout import Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
+from metarl.learners.ppo_passes import Batch
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
-from metarl.learners.teacher_student.ppo import Batch, Ppo
+from metarl.learners.teacher_student.ppo import Ppo
 from metarl.networks.distributions import Distribution
 from metarl.sampling.sequences import Sequences
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,36 +10,12 @@ from torch import Tensor
 
 from metarl.core.rollout import Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae, standardise
-from metarl.functional.ppo import (
-    adapt_lr,
-    approximate_kl,
-    check_ratio,
-    clip_indicator,
-    clipped_loss,
-)
+from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
+from metarl.learners.ppo_passes import Batch, make_passes, ppo_loss, take_step
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
 from metarl.networks.distributions import Distribution, clamp_
-
-
-@dataclass(frozen=True)
-class Batch:
-    """P valid steps.
-
-    Attributes:
-        obs: Scaled (P, S).
-        action: (P, A).
-        log_prob: Of the sampling policy (P,) [nats].
-        advantage: (P,) [standard deviations].
-        target: Of the value (P,) [scaled].
-    """
-
-    obs: Tensor
-    action: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-    target: Tensor
 
 
 def descend(adam: torch.optim.Optimizer, loss: Tensor, max_gradient: float) -> Tensor:
@@ -51,13 +26,7 @@ def descend(adam: torch.optim.Optimizer, loss: Tensor, max_gradient: float) -> T
     """
     parameters = adam.param_groups[0]["params"]
     gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, value in zip(parameters, gradient, strict=True):
-        parameter.grad = value
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_gradient)
-    if not norm.isfinite():
-        raise FloatingPointError(f"a gradient's norm is not finite: {float(norm):.3g}")
-    adam.step()
-    return norm
+    return take_step(adam, gradient, max_gradient)
 
 
 Select = Callable[[Tensor], tuple[Batch, Tensor]]
@@ -86,36 +55,18 @@ class Ppo:
 
     def train(self, orders: Iterable[np.ndarray], select: Select) -> Metrics:
         """Makes a pass for each order of the rows, in minibatches."""
-        config, group = self._config, self._adam.param_groups[0]
-        kl, totals, rounds = 0.0, torch.zeros(5, dtype=torch.float64), 0
-        for order in orders:
-            parts = torch.from_numpy(order).tensor_split(config.minibatches)
-            found = torch.stack([self.step(*select(part)) for part in parts if len(part)]).cpu()
-            kl = float(found[:, 0].mean())
-            totals, rounds = totals + found.sum(dim=0), rounds + len(found)
-            group["lr"] = adapt_lr(group["lr"], config.lr, kl, config.target_kl)
-        means = (totals / rounds).tolist()
-        names = "clipped", "policy_loss", "value_loss", "gradient_norm"
-        named = {f"update/{name}": v for name, v in zip(names, means[1:], strict=True)}
-        return {"kl": kl, "update/lr": group["lr"], **named}
+        return make_passes(orders, lambda rows: self.step(*select(rows)), self._adam, self._config)
 
     def step(self, own: Batch, latent: Tensor) -> Tensor:
         """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""
         config, network = self._config, self._network
         params, output = network.distribution_params(), network.output(own.obs, latent)
-        log_ratio = self._distribution.log_prob(params, output, own.action) - own.log_prob
-        policy_loss = clipped_loss(log_ratio, own.advantage, config.clip).mean()
-        value_loss = (network.value(own.obs, latent) - own.target).square().mean()
-        loss = policy_loss + config.value_weight * value_loss
-        if config.entropy_weight:
-            entropy = self._distribution.entropy(params, output).mean()
-            loss = loss - config.entropy_weight * entropy
+        value = network.value(own.obs, latent)
+        shared = self._distribution, params, config
+        loss, found = ppo_loss(own, output, value, len(value), *shared)
         norm = descend(self._adam, loss, config.max_gradient)
         clamp_(self._distribution, params)
-        with torch.no_grad():
-            kl = approximate_kl(log_ratio).mean()
-            clipped = clip_indicator(log_ratio, config.clip).mean()
-            return torch.stack([kl, clipped, policy_loss, value_loss, norm]).double()
+        return torch.cat([found, norm.double().unsqueeze(0)])
 
 
 class Teacher:
@@ -204,7 +155,6 @@ class Teacher:
 
         def select(rows: Tensor) -> tuple[Batch, Tensor]:
             rows = rows.to(code.device)
-            own = Batch(*(part[rows] for part in vars(batch).values()))
-            return own, self._network.encoder(code[rows])
+            return batch.rows(rows), self._network.encoder(code[rows])
 
         return self._ppo.train(orders, select)

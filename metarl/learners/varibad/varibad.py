@@ -1,0 +1,347 @@
+"""VariBAD: a policy that reads a belief about the task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.core.learner import TaskRngs
+from metarl.core.parallel import map_chunks
+from metarl.core.rng import stream
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.core.tasks import TaskDistribution
+from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
+from metarl.functional.params import check_state, check_updated, to_cpu
+from metarl.functional.ppo import check_ratio
+from metarl.functional.running_moments import Moments, normalize
+from metarl.learners import adam
+from metarl.learners.ppo_passes import Batch, make_passes, ppo_gradient, take_step
+from metarl.learners.trial_memory import TrialContext
+from metarl.learners.varibad.config import VaribadConfig
+from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
+from metarl.learners.varibad.networks import VaribadNetwork, policy_inputs
+from metarl.learners.varibad.trial_buffer import TrialBuffer
+from metarl.networks.distributions import build_distribution, choose, clamp_
+from metarl.sampling.sequences import Sequences, last_steps
+
+_NAMES = "reward_error", "transition_error", "belief_kl", "elbo_gradient_norm"
+
+
+class Varibad:
+    """Trains an encoder that infers a belief about the task, and a policy that acts on it.
+
+    A memory reads the trial so far; two numbers for each of Z latent ones, mean and log-variance,
+    are the belief. Decoders predict from it the rewards of all steps of the trial, past and future;
+    their error and the divergence of each belief from the previous one train encoder and decoders,
+    on a buffer of the newest trials. PPO trains actor and critic, which read observation and
+    belief, and no gradient of it reaches the encoder.
+
+    Args:
+        config: Settings.
+        obs_size: S.
+        action_size: A.
+        seed: Seed of the initial parameters and of all that updates draw.
+        discrete: Actions are one-hot rows of A alternatives.
+        device: Where updates run; acting always runs on the CPU.
+        num_threads: Threads of an update on the CPU; results do not depend on it.
+
+    Source: Zintgraf et al. 2020 (arXiv:1910.08348). Other than there, rewards and observations are
+    scaled by running moments for the decoders, and the latent numbers are not.
+    """
+
+    pools_episodes = False
+    """The E episodes of a task are independent trials."""
+
+    def __init__(
+        self,
+        config: VaribadConfig,
+        obs_size: int,
+        action_size: int,
+        *,
+        seed: int,
+        discrete: bool = False,
+        device: torch.device | str = "cpu",
+        num_threads: int = 1,
+    ):
+        self.config, self._seed, self._action_size = config, seed, action_size
+        self.device = torch.device(device)
+        self._num_threads = num_threads if self.device.type == "cpu" else 1
+        if self.device.type == "cuda":
+            # TF32 in cuDNN's recurrent networks, on by default, breaks the probability ratio
+            torch.backends.cudnn.allow_tf32 = False
+        log_std = config.initial_log_std, config.min_log_std
+        self._distribution = build_distribution(discrete, *log_std)
+        with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
+            network = VaribadNetwork(config, self._distribution, obs_size, action_size)
+        network.initialise(stream(seed, "init"))
+        self.network = network.to(self.device)
+        self._acting = network if self.device.type == "cpu" else copy.deepcopy(network).cpu()
+        parameters = self.network.policy_parameters(), self.network.encoder_parameters()
+        rates = config.lr, config.encoder_lr
+        self._ppo_adam, self._elbo_adam = (
+            torch.optim.Adam(own, lr=lr, eps=1e-5)
+            for own, lr in zip(parameters, rates, strict=True)
+        )
+        for each in (self._ppo_adam, self._elbo_adam):
+            adam.begin(each)
+        self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
+        self._reward_moments = Moments.initial(1)
+        self._buffer = TrialBuffer.empty(config.buffer_trials, obs_size, action_size)
+        self._obs_scale = self._obs_moments.scale()
+        self._updates = 0
+
+    def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> TrialContext:
+        """Returns the context before any experience: an empty memory for every row."""
+        del rngs
+        size = num_tasks, num_episodes
+        return TrialContext.initial(self._acting.memory, size, self._action_size)
+
+    def act(
+        self,
+        context: TrialContext,
+        obs: Tensor,
+        noise: Tensor,
+        feedback: Feedback | None = None,
+        *,
+        explore: bool,
+    ) -> tuple[Action, TrialContext]:
+        """Samples actions (N, E, A) for obs (N, E, S), or takes the mode.
+
+        The memory takes a step where the episode is alive.
+        """
+        network, size = self._acting, obs.shape[:2]
+        context, obs = context.observe(feedback), normalize(obs, self._obs_scale)
+        features, state = network.memory.step(context.inputs(obs), context.state)
+        belief = network.belief(features)
+        output = network.output(policy_inputs(obs.flatten(0, 1), belief)).unflatten(0, size)
+        params = network.distribution_params()
+        action = choose(self._distribution, params, output, noise if explore else None)
+        return action, context.acted(network.memory, state, action, feedback)
+
+    def adapt(self, context: TrialContext, rollout: Rollout, rngs: TaskRngs) -> TrialContext:
+        """Keeps the memory, and makes the rollout's last step the memory's next input."""
+        del rngs
+        return context.end_episode(rollout)
+
+    def update(
+        self, context: TrialContext, rollouts: Sequence[Rollout], tasks: np.ndarray
+    ) -> Metrics:
+        """Trains actor and critic by PPO, then encoder and decoders by the ELBO.
+
+        Raises:
+            FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
+                not the one that sampled. Like any exception, it leaves the learner unchanged.
+        """
+        del context, tasks
+        before = self.state_dict()
+        try:
+            metrics = self._train_policy(rollouts)
+            self._buffer = self._buffer.append(TrialBuffer.of(rollouts))
+            metrics |= self._train_encoder()
+            check_updated(self._device_state())
+            check_updated(self._moments_state())
+            self._updates += 1
+            self._refresh_acting()
+        except BaseException:  # also Ctrl-C
+            self._restore(before)
+            raise
+        return metrics
+
+    @torch.no_grad()
+    def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Returns the beliefs (L, M, 2 Z) and the memory's inputs (L, M, I); see `HasMemory`."""
+        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        return self.network.belief(self.network.memory.unroll(inputs)).cpu(), inputs.cpu()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns parameters, Adam's states, the moments, the buffer and the number of updates."""
+        state = self._device_state() | self._moments_state() | self._buffer.state()
+        state["adam/steps/policy"] = adam.num_steps(self._ppo_adam)
+        state["adam/steps/encoder"] = adam.num_steps(self._elbo_adam)
+        lr = self._ppo_adam.param_groups[0]["lr"]
+        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
+        state["updates"] = torch.tensor(self._updates)
+        return {name: value.detach().clone() for name, value in to_cpu(state).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores a state_dict().
+
+        Raises:
+            ValueError: A tensor is missing or has another shape; names it. The learner is
+                unchanged.
+        """
+        own = {n: v for n, v in self.state_dict().items() if not n.startswith("buffer/")}
+        check_state(state, own)
+        self._buffer.check(state)
+        self._restore(state)
+
+    def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
+        """Starts from a state_dict() of other tasks; see `StartsFromOtherTasks`.
+
+        The buffer starts empty, because its trials are of the other tasks.
+        """
+        del tasks
+        fresh = self.state_dict()
+        taken = {n: v for n, v in fresh.items() if self.is_optimiser(n)} | dict(state)
+        kept = {n for n in fresh if n.startswith("buffer/")}
+        kept |= set() if self.config.target_kl else {"adam/lr"}
+        self.load_state_dict(taken | {name: fresh[name] for name in kept})
+        return "policy, encoder and decoders go on; the buffer of trials starts empty"
+
+    def is_optimiser(self, name: str) -> bool:
+        """Returns whether an entry of state_dict() is state of Adam, or the buffer."""
+        return name.startswith(("adam/", "buffer/"))
+
+    # --- the state -------------------------------------------------------------------------------
+
+    def _device_state(self) -> Params:
+        """Returns the parameters and Adam's moments, where they are."""
+        names: dict[Tensor, str] = {value: n for n, value in self.network.named_parameters()}
+        state: Params = {f"policy/{name}": value for value, name in names.items()}
+        return state | adam.moments(self._ppo_adam, names) | adam.moments(self._elbo_adam, names)
+
+    def _moments_state(self) -> Params:
+        """Returns the running moments, on the CPU."""
+        own = self._obs_moments.state("obs") | self._value_moments.state("value")
+        return own | self._reward_moments.state("reward")
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restores a state that fits, in place."""
+        for name, value in self._device_state().items():
+            value.data.copy_(state[name])
+        clamp_(self._distribution, self.network.distribution_params())
+        adam.restore_steps(self._ppo_adam, state["adam/steps/policy"])
+        adam.restore_steps(self._elbo_adam, state["adam/steps/encoder"])
+        self._ppo_adam.param_groups[0]["lr"] = float(state["adam/lr"])
+        self._obs_moments = Moments.of(state, "obs")
+        self._value_moments = Moments.of(state, "value")
+        self._reward_moments = Moments.of(state, "reward")
+        self._buffer = TrialBuffer.of_state(state)
+        self._updates = int(state["updates"])
+        self._refresh_acting()
+
+    def _refresh_acting(self) -> None:
+        """Makes acting use the newest parameters and moments."""
+        self._obs_scale = self._obs_moments.scale()
+        if self._acting is not self.network:
+            self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
+
+    # --- pieces of the update --------------------------------------------------------------------
+
+    def _inputs(self, steps: Sequences) -> Tensor:
+        """Returns the memory's inputs (L, M, S + A + 2)."""
+        obs = normalize(steps.obs, self._obs_moments.scale(self.device))
+        return torch.cat([obs, steps.previous()], dim=-1)
+
+    def _read(self, steps: Sequences) -> Tensor:
+        """Returns the inputs (L, M, S + 2 Z) of actor and critic, without gradients."""
+        inputs, network = self._inputs(steps), self.network
+        size = network.memory.rows_per_shard if self.device.type == "cpu" else 0
+
+        @torch.no_grad()  # the setting is local to a thread
+        def read(own: Tensor) -> Tensor:
+            belief = network.belief(network.memory.unroll(own))
+            return policy_inputs(own[..., : steps.obs.shape[-1]], belief)
+
+        parts = inputs.split(size or inputs.shape[1], dim=1)
+        return torch.cat(map_chunks(read, parts, self._num_threads), dim=1)
+
+    def _train_policy(self, rollouts: Sequence[Rollout]) -> Metrics:
+        on_cpu = Sequences.of(rollouts)
+        steps, seen = on_cpu.to(self.device), on_cpu.obs[on_cpu.acted]
+        known = self._read(steps)
+        error = self._check_sampling(known, steps)
+        is_first = not self._obs_moments.count
+        if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
+            self._obs_moments = self._obs_moments.merge(seen)
+            known = self._read(steps)
+        batch, explained = self._estimate(rollouts, steps, known)
+        metrics = make_passes(
+            self._orders(len(batch.target)),
+            lambda rows: self._step(batch, rows.to(self.device)),
+            self._ppo_adam,
+            self.config,
+        )
+        if not is_first:
+            self._obs_moments = self._obs_moments.merge(seen)
+        rewards = on_cpu.reward[on_cpu.valid].unsqueeze(-1)
+        self._reward_moments = self._reward_moments.merge(rewards)
+        return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+
+    @torch.no_grad()
+    def _check_sampling(self, known: Tensor, steps: Sequences) -> float:
+        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
+        params, output = self.network.distribution_params(), self.network.output(known)
+        log_prob = self._distribution.log_prob(params, output, steps.action)
+        rounding = self._distribution.log_prob_rounding(params, output, steps.action)
+        return check_ratio(log_prob - steps.log_prob, rounding, steps.valid)
+
+    @torch.no_grad()
+    def _estimate(
+        self, rollouts: Sequence[Rollout], steps: Sequences, known: Tensor
+    ) -> tuple[Batch, float]:
+        """Returns the valid steps, and the fraction of their returns that the value explains.
+
+        The critic does not see the time left, so after the horizon comes the value of the last
+        observation: of every episode with credit `episode`, else of the last one.
+        """
+        config, network = self.config, self.network
+        mean, factor = self._value_moments.scale(self.device)
+        value = network.value(known) / factor + mean
+        reward = steps.reward.clone()
+        ends = steps.terminal.clone() if config.falls == "end" else torch.zeros_like(steps.valid)
+        size, columns = steps.obs.shape[-1], torch.arange(value.shape[1], device=self.device)
+        scale = self._obs_moments.scale(self.device)
+        closed = list(zip(rollouts, last_steps(rollouts), strict=True))
+        for rollout, last in closed if config.credit == "episode" else closed[-1:]:
+            rollout, last = rollout.to(self.device), last.to(self.device)
+            belief = known[last + rollout.truncated.flatten(), columns, size:]
+            obs = normalize(rollout.last_obs.flatten(0, 1), scale)
+            after = network.value(policy_inputs(obs, belief)) / factor + mean
+            after = torch.where(rollout.terminated.flatten(), 0.0, after)
+            some = rollout.valid[:, :, 0].flatten()  # a simulation may fail in the first step
+            own = last[some], columns[some]
+            reward[own] += config.discount * after[some]
+            ends[own] = True
+        settings = config.discount, config.gae_lambda
+        advantage = gae_over_trial(reward, value, steps.valid, steps.acted, *settings, ends=ends)
+        target = (advantage + value)[steps.valid]
+        explained = explained_variance(target, value[steps.valid])
+        self._value_moments = self._value_moments.merge(target.cpu().unsqueeze(-1))
+        mean, factor = self._value_moments.scale(self.device)
+        shaped = standardise(advantage[None], steps.valid[None])[0]
+        own = (each[steps.valid] for each in (known, steps.action, steps.log_prob, shaped))
+        return Batch(*own, (target - mean) * factor), explained
+
+    def _orders(self, count: int) -> Iterator[np.ndarray]:
+        """Yields the order of the steps in each pass of the next update."""
+        for epoch in range(self.config.epochs):
+            yield stream(self._seed, "minibatches", self._updates, epoch).permutation(count)
+
+    def _step(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Takes a step of PPO on the rows (B,); returns its statistics, see `make_passes`."""
+        network, optimiser = self.network, self._ppo_adam
+        parameters, params = optimiser.param_groups[0]["params"], network.distribution_params()
+        shared = self._distribution, params, self.config, self._num_threads
+        gradient, found = ppo_gradient(batch.rows(rows), network.heads, parameters, *shared)
+        norm = take_step(optimiser, gradient, self.config.max_gradient)
+        clamp_(self._distribution, params)
+        return torch.cat([found, norm.double().unsqueeze(0)])
+
+    def _train_encoder(self) -> Metrics:
+        """Takes steps on the ELBO of trials from the buffer."""
+        config, buffer, totals = self.config, self._buffer, np.zeros(len(_NAMES))
+        for index in range(config.encoder_updates):
+            rng = stream(self._seed, "elbo", self._updates, index)
+            chosen = rng.permutation(buffer.count)[: config.elbo_trials]
+            trials = buffer.rows(torch.from_numpy(chosen)).to(self.device)
+            batch = draw_batch(trials, self._obs_moments, self._reward_moments, config, rng)
+            gradient, parts = elbo_gradient(self.network, batch, config, self._num_threads)
+            norm = take_step(self._elbo_adam, gradient, config.max_gradient)
+            totals += [*parts.tolist(), float(norm)]
+        means = (totals / config.encoder_updates).tolist()
+        return {f"update/{name}": mean for name, mean in zip(_NAMES, means, strict=True)}
