@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
 from metarl.learners.maml.config import MamlConfig
+from metarl.learners.metric.config import MetricConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -134,6 +135,12 @@ ALGORITHMS: dict[str, Algorithm] = {
             Rl2Config,
             "metarl.learners.rl2.rl2:Rl2",
             "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "metric",
+            MetricConfig,
+            "metarl.learners.metric.metric:Metric",
+            "a policy that reads an embedding which tells tasks apart (FOCAL, Li et al. 2021)",
         ),
         Algorithm(
             "teacher-student",

@@ -15,6 +15,7 @@ from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
+from metarl.learners.metric.config import MetricConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -59,6 +60,17 @@ TEACHER = TeacherStudentConfig(
     initial_log_std=-1.5,
 )
 
+METRIC = MetricConfig(
+    hidden_size=32,
+    encoder_size=32,
+    lr=6e-3,
+    encoder_lr=3e-3,
+    target_kl=0.0,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
@@ -76,6 +88,8 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
+    "metric": Case(METRIC, 32, 2, 1, 30),
+    "metric, siamese": Case(replace(METRIC, loss="siamese"), 32, 2, 1, 30),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 
