@@ -24,6 +24,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
+from metarl.learners.gp.config import GpConfig
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.metric.config import MetricConfig
 from metarl.learners.rl2.config import Rl2Config
@@ -135,6 +136,13 @@ ALGORITHMS: dict[str, Algorithm] = {
             Rl2Config,
             "metarl.learners.rl2.rl2:Rl2",
             "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "gp",
+            GpConfig,
+            "metarl.learners.gp.gp:Gp",
+            "a policy that is told the task; a Gaussian process finds what to tell it",
+            sees_tasks=True,
         ),
         Algorithm(
             "metric",

@@ -13,6 +13,7 @@ from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
+from metarl.learners.gp.config import GpConfig
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.metric.config import MetricConfig
@@ -60,11 +61,22 @@ TEACHER = TeacherStudentConfig(
     initial_log_std=-1.5,
 )
 
+GP = GpConfig(
+    hidden_size=32,
+    lr=6e-3,
+    target_kl=0.0,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
 METRIC = MetricConfig(
     hidden_size=32,
     encoder_size=32,
     lr=6e-3,
-    encoder_lr=3e-3,
+    encoder_lr=2e-3,
+    encoder_steps=100,
+    encoder_halving=3,
     target_kl=0.0,
     discount=0.9,
     gae_lambda=0.9,
@@ -88,6 +100,8 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
+    "gp": Case(GP, 16, 8, 1, 10),
+    "gp, thompson": Case(replace(GP, choice="thompson"), 16, 8, 1, 16),
     "metric": Case(METRIC, 32, 2, 1, 30),
     "metric, siamese": Case(replace(METRIC, loss="siamese"), 32, 2, 1, 30),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),

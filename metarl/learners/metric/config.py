@@ -26,7 +26,11 @@ class MetricConfig:
     """Units of each of the encoder's two tanh layers, >= 1."""
 
     encoder_lr: float = 1e-3
-    """Step size of Adam for the encoder, > 0."""
+    """First step size of Adam for the encoder, > 0."""
+
+    encoder_halving: int = 30
+    """Updates in which the encoder's step size falls to half, continuously, >= 0; 0 keeps it. A
+    policy follows embeddings that hardly change (FOCAL trains the encoder first)."""
 
     encoder_steps: int = 20
     """Steps of the encoder in an update, >= 1."""
@@ -34,7 +38,7 @@ class MetricConfig:
     set_size: int = 64
     """Transitions in a set whose mean embedding is compared, >= 1."""
 
-    temperature: float = 0.1
+    temperature: float = 1.0
     """Squared distance that changes the odds of two tasks by a factor of e, > 0 (prototypical)."""
 
     repulsion: float = 1.0
@@ -89,6 +93,7 @@ class MetricConfig:
         require(known, "learner.loss", self.loss, "prototypical or siamese")
         sizes = ("embedding_size", "encoder_size", "hidden_size")
         for hint, names in (
+            ("at least 0", ("encoder_halving",)),
             ("at least 1", (*sizes, "encoder_steps", "set_size")),
             ("a finite number > 0", ("encoder_lr", "temperature")),
             ("a finite number >= 0", ("repulsion",)),

@@ -42,20 +42,18 @@ def sum_embeddings(
 
 
 def draw_sets(inputs: Tensor, valid: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Draws transitions (N, B, I) of every task with replacement; each has a valid one.
+    """Draws transitions (N, B, I) of one episode of every task, with replacement.
 
     Args:
-        inputs: (N, E, T, I).
-        valid: (N, E, T).
+        inputs: (N, T, I).
+        valid: (N, T), at least one in each row.
         size: B.
         rng: The stream.
     """
-    mask = valid.flatten(1)
-    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # valid transitions first
-    uniform = torch.from_numpy(rng.random((len(mask), size))).to(inputs.device)
-    index = order.gather(1, (uniform * mask.sum(dim=1, keepdim=True)).long())
-    whole = inputs.flatten(1, 2)
-    return whole.gather(1, index.unsqueeze(-1).expand(-1, -1, whole.shape[-1]))
+    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid transitions first
+    uniform = torch.from_numpy(rng.random((len(valid), size))).to(inputs.device)
+    index = order.gather(1, (uniform * valid.sum(dim=1, keepdim=True)).long())
+    return inputs.gather(1, index.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))
 
 
 def square_distances(query: Tensor, prototype: Tensor) -> Tensor:

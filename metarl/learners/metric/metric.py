@@ -34,7 +34,7 @@ class MetricContext:
     """Embeddings of the tasks.
 
     Attributes:
-        embedding: Mean over the transitions so far (N, Z); 0 before the first one.
+        embedding: Scaled mean over the transitions so far (N, Z); 0 before the first one.
         total: Sum over them (N, Z), float64.
         count: Number of them (N, 1).
         previous: The embeddings with which the earlier rollouts were played.
@@ -127,7 +127,11 @@ class Metric:
                 "policy": (("policy.",), config.lr),
                 "encoder": (("encoder.",), config.encoder_lr),
             },
-            moments=conditioned.initial_moments(obs_size) | {"transition": Moments.initial(size)},
+            moments={
+                **conditioned.initial_moments(obs_size),
+                "transition": Moments.initial(size),
+                "embedding": Moments.initial(config.embedding_size),
+            },
         )
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MetricContext:
@@ -158,7 +162,9 @@ class Metric:
         inputs = normalize(read_transitions(rollout), self._state.moments["transition"].scale())
         added, number = sum_embeddings(self._state.acting.encoder, inputs, rollout.valid)
         total, count = context.total + added, context.count + number
-        embedding = (total / count.clamp(min=1)).float()
+        mean = (total / count.clamp(min=1)).float()
+        scaled = normalize(mean, self._state.moments["embedding"].scale())
+        embedding = torch.where(count > 0, scaled, 0.0)
         return MetricContext(embedding, total, count, (*context.previous, context.embedding))
 
     def update(
@@ -180,7 +186,8 @@ class Metric:
             policy = state.network.policy
             parts = state, policy, distribution, self.config, rollouts, latents, self._seed
             metrics = conditioned.train_policy(*parts)
-            return metrics | self._train_encoder(rollouts)
+            metrics |= self._train_encoder(rollouts)
+            return metrics
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's states, the moments and the number of updates, on the CPU."""
@@ -200,33 +207,55 @@ class Metric:
         return name.startswith("adam/")
 
     def _train_encoder(self, rollouts: Sequence[Rollout]) -> Metrics:
-        """Trains the encoder on two sets of each task, whose rollouts are drawn.
+        """Trains the encoder on two sets of each task, from two different episodes.
 
-        Transitions that another behaviour led to must have the embedding of their task too, because
-        the first embedding is that of a policy that knows nothing.
+        Two sets of one episode have its states in common, which tell them from others whatever the
+        task is: on navigation-2d the embedding then told nothing about the goal.
         """
-        config, moments, encoder = self.config, self._state.moments, self._state.network.encoder
+        config, state = self.config, self._state
         played = [read_transitions(rollout) for rollout in rollouts]
-        valid = [rollout.valid for rollout in rollouts]
-        values = torch.cat([each[mask] for each, mask in zip(played, valid, strict=True)])
-        moments["transition"] = moments["transition"].merge(values)
-        # a task whose simulations all failed at once has nothing to draw from
-        used = torch.stack([mask.flatten(1).any(dim=1) for mask in valid]).all(dim=0)
-        scale = moments["transition"].scale(self._device)
-        inputs = [normalize(each[used].to(self._device), scale) for each in played]
-        masks = [mask[used].to(self._device) for mask in valid]
-        totals = torch.zeros(2, dtype=torch.float64)
-        for step in range(config.encoder_steps if bool(used.any()) else 0):
-            rng = stream(self._seed, "sets", self._state.updates, step)
+        valid = torch.cat([rollout.valid for rollout in rollouts], dim=1)
+        whole = torch.cat(played, dim=1)  # (N, (K + 1) * E, T, I)
+        state.moments["transition"] = state.moments["transition"].merge(whole[valid])
+        inputs = normalize(whole, state.moments["transition"].scale()).to(self._device)
+        valid = valid.to(self._device)
+        totals, encoder = torch.zeros(2, dtype=torch.float64), state.network.encoder
+        halvings = state.updates / config.encoder_halving if config.encoder_halving else 0.0
+        state.adams["encoder"].param_groups[0]["lr"] = config.encoder_lr * 0.5**halvings
+        for step in range(config.encoder_steps):
+            rng = stream(self._seed, "sets", state.updates, step)
+            episodes = rng.permutation(valid.shape[1])[[0, -1]].tolist()
+            # a simulation that failed at once has nothing to draw from
+            used = valid[:, episodes].any(dim=2).all(dim=1)
             query, prototype = (
-                encoder(draw_sets(inputs[k], masks[k], config.set_size, rng)).mean(dim=1)
-                for k in rng.integers(len(inputs), size=2)
+                encoder(draw_sets(inputs[used, e], valid[used, e], config.set_size, rng))
+                for e in episodes
             )
+            query, prototype = query.mean(dim=1), prototype.mean(dim=1)
+            if not len(query):
+                continue
             loss = metric_loss(config, query, prototype)
-            descend(self._state.adams["encoder"], loss, config.max_gradient)
+            descend(state.adams["encoder"], loss, config.max_gradient)
             with torch.no_grad():
                 nearest = square_distances(query, prototype).argmin(dim=1)
                 is_own = nearest == torch.arange(len(nearest), device=nearest.device)
                 totals += torch.stack([loss, is_own.to(loss.dtype).mean()]).double().cpu()
+        state.moments["embedding"] = self._measure_scale(inputs, valid, len(rollouts))
         loss, hits = (totals / config.encoder_steps).tolist()
         return {"update/encoder_loss": loss, "update/encoder_hits": hits}
+
+    @torch.no_grad()
+    def _measure_scale(self, inputs: Tensor, valid: Tensor, num_rollouts: int) -> Moments:
+        """Returns the moments of the mean embeddings that a trial's later rollouts would have.
+
+        They are those of the new encoder alone: transitions of earlier policies had others.
+        """
+        episodes = valid.shape[1] // num_rollouts
+        moments = Moments.initial(self.config.embedding_size)
+        for k in range(1, max(2, num_rollouts)):
+            own = slice(k * episodes)
+            parts = self._state.network.encoder, inputs[:, own], valid[:, own]
+            total, count = sum_embeddings(*parts)
+            means = total / count.clamp(min=1)
+            moments = moments.merge(means[count[:, 0] > 0].cpu())
+        return moments
