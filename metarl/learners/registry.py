@@ -24,6 +24,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
+from metarl.learners.bmaml.config import BmamlConfig
 from metarl.learners.gp.config import GpConfig
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.metric.config import MetricConfig
@@ -136,6 +137,12 @@ ALGORITHMS: dict[str, Algorithm] = {
             Rl2Config,
             "metarl.learners.rl2.rl2:Rl2",
             "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "bmaml",
+            BmamlConfig,
+            "metarl.learners.bmaml.bmaml:Bmaml",
+            "Bayesian MAML: policies that adapt together by Stein steps (Yoon et al. 2018)",
         ),
         Algorithm(
             "gp",

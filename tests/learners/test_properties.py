@@ -13,6 +13,7 @@ from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
+from metarl.learners.bmaml.config import BmamlConfig
 from metarl.learners.gp.config import GpConfig
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
@@ -61,6 +62,8 @@ TEACHER = TeacherStudentConfig(
     initial_log_std=-1.5,
 )
 
+BMAML = BmamlConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, outer_lr=1e-2)
+
 GP = GpConfig(
     hidden_size=32,
     lr=6e-3,
@@ -100,6 +103,7 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
+    "bmaml": Case(BMAML, 8, 8, 1, 15),
     "gp": Case(GP, 16, 8, 1, 10),
     "gp, thompson": Case(replace(GP, choice="thompson"), 16, 8, 1, 16),
     "metric": Case(METRIC, 32, 2, 1, 30),
