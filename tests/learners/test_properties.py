@@ -62,7 +62,9 @@ TEACHER = TeacherStudentConfig(
     initial_log_std=-1.5,
 )
 
-BMAML = BmamlConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, outer_lr=1e-2)
+BMAML = BmamlConfig(
+    hidden_sizes=(32, 32), initial_log_std=-1.0, inner_lr=0.4, outer_lr=1e-2, discount=0.9
+)
 
 GP = GpConfig(
     hidden_size=32,
@@ -103,8 +105,8 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
-    "bmaml": Case(BMAML, 8, 8, 1, 15),
-    "gp": Case(GP, 16, 8, 1, 10),
+    "bmaml": Case(BMAML, 8, 8, 1, 10),
+    "gp": Case(GP, 16, 8, 1, 14),
     "gp, thompson": Case(replace(GP, choice="thompson"), 16, 8, 1, 16),
     "metric": Case(METRIC, 32, 2, 1, 30),
     "metric, siamese": Case(replace(METRIC, loss="siamese"), 32, 2, 1, 30),
