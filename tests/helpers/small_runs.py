@@ -31,3 +31,10 @@ MORE_RUNS = {
         for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia".split()
     },
 }
+
+WITHOUT_GRAPH = {
+    "metric": {"learner": {"hidden_size": 8, "encoder_steps": 2}},
+    "gp": {"learner": {"hidden_size": 8, "choice": "thompson"}},
+    "bmaml": {"learner": {"hidden_sizes": [8], "normalize_obs": True}},
+}
+"""Learners that play sessions and cannot be exported."""

@@ -109,7 +109,7 @@ CASES = {
     "gp": Case(GP, 16, 8, 1, 14),
     "gp, thompson": Case(replace(GP, choice="thompson"), 16, 8, 1, 16),
     "metric": Case(METRIC, 32, 2, 1, 30),
-    "metric, siamese": Case(replace(METRIC, loss="siamese"), 32, 2, 1, 30),
+    "metric, siamese": Case(replace(METRIC, loss="siamese"), 32, 2, 1, 30, gain=8.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 
