@@ -148,7 +148,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             "gp",
             GpConfig,
             "metarl.learners.gp.gp:Gp",
-            "a policy that is told the task; a Gaussian process finds what to tell it",
+            "a policy that is given the task; a Gaussian process finds which numbers to give it",
             sees_tasks=True,
         ),
         Algorithm(

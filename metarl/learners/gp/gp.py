@@ -1,4 +1,4 @@
-"""A policy that is told the task, and a Gaussian process that finds out what to tell it."""
+"""A policy that is given the task, and a Gaussian process that finds which to give it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from metarl.networks.distributions import Distribution, build_distribution
 
 @dataclass(frozen=True)
 class GpContext:
-    """What was tried in every task.
+    """Latents that were tried in every task, and their returns.
 
     Attributes:
         latent: With which the present episodes are played (N, E, C).
         trials: The episodes so far.
-        own: Latents of the tasks (N, C) in training, where the policy is told them; else None.
+        own: Latents of the tasks (N, C) in training, where the policy is given them; else None.
     """
 
     latent: Tensor
@@ -88,12 +88,12 @@ class GpNetwork(nn.Module):
 
 
 class Gp:
-    """Trains a policy that is told the task; on a new task, finds what to tell it by its returns.
+    """Trains a policy that is given the task; finds on a new task which numbers to give it.
 
         R(w) ~ GP(m, a^2 exp(-|(w - w') / l|^2 / 2) + s^2)
 
     In training the policy reads the numbers w of the task, kinds as one-hot rows and others scaled
-    to [-1, 1], and PPO improves it. In some episodes it is told the numbers of another task; from
+    to [-1, 1], and PPO improves it. In some episodes it is given the numbers of another task; from
     these the kernel's parameters are learned, by the likelihood of the returns. On a new task,
     whose numbers are not given, every episode is played with some w. After each rollout the
     process, given the returns of this task so far, says which w of training tasks to try next.
@@ -135,7 +135,7 @@ class Gp:
         self.config, self._seed, self._device = config, seed, torch.device(device)
         self._code = TaskCode(tasks)
         if not self._code.size:
-            raise UnsupportedHere("the task has no numbers that a policy could be told")
+            raise UnsupportedHere("the task has no numbers that a policy could be given")
         log_std = config.initial_log_std, config.min_log_std
         self._distribution = build_distribution(discrete, *log_std)
         sizes = obs_size, action_size, self._code.size
@@ -168,10 +168,10 @@ class Gp:
         return GpContext(latent, Trials.empty(num_tasks, self._code.size))
 
     def begin_training(self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs) -> GpContext:
-        """Returns the context of a training trial on tasks (N, D), which the policy is told."""
+        """Returns the context of a training trial on tasks (N, D), which the policy is given."""
         del rngs
         own = torch.from_numpy(self._code.encode(np.asarray(tasks, dtype=float))).float()
-        latent, _ = self._tell(own, num_episodes, 0)
+        latent, _ = self._assign(own, num_episodes, 0)
         return GpContext(latent, Trials.empty(len(own), self._code.size), own)
 
     def act(
@@ -195,7 +195,7 @@ class Gp:
         if context.own is not None:
             count = trials.result.shape[1] // episodes
             return replace(
-                context, latent=self._tell(context.own, episodes, count)[0], trials=trials
+                context, latent=self._assign(context.own, episodes, count)[0], trials=trials
             )
         candidates = self._state.values["candidates"]
         kernel = self._state.acting.kernel_params()
@@ -208,7 +208,7 @@ class Gp:
         return GpContext(candidates[index], trials)
 
     def update(self, context: GpContext, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
-        """Trains the policy on the episodes in which it was told the task, the kernel on all.
+        """Trains the policy on the episodes in which it was given the task, the kernel on all.
 
         Raises:
             FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
@@ -220,14 +220,14 @@ class Gp:
             raise ValueError("the trial did not begin with begin_training")
         state, episodes = self._state, rollouts[0].valid.shape[1]
         trials = context.trials.append(context.latent, rollouts[-1])
-        latents, told = [], []
+        latents, used = [], []
         for k, rollout in enumerate(rollouts):
-            latent, is_probe = self._tell(context.own, episodes, k)
+            latent, is_probe = self._assign(context.own, episodes, k)
             latents.append(latent.to(self._device))
-            told.append(replace(rollout, valid=rollout.valid & ~is_probe.unsqueeze(-1)))
+            used.append(replace(rollout, valid=rollout.valid & ~is_probe.unsqueeze(-1)))
         with state.update():
             parts = state, state.network.policy, self._distribution, self.config
-            metrics = conditioned.train_policy(*parts, told, latents, self._seed)
+            metrics = conditioned.train_policy(*parts, used, latents, self._seed)
             return metrics | self._train_kernel(trials, context.own)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -251,10 +251,10 @@ class Gp:
         values = self._state.values
         return Scale(values["return_mean"], values["return_deviation"])
 
-    def _tell(self, own: Tensor, num_episodes: int, k: int) -> tuple[Tensor, Tensor]:
+    def _assign(self, own: Tensor, num_episodes: int, k: int) -> tuple[Tensor, Tensor]:
         """Returns the latents (N, E, C) of training rollout k, and which episodes are probes.
 
-        A probe is told the numbers of another task of the meta-batch.
+        A probe is given the numbers of another task of the meta-batch.
         """
         tasks, every = len(own), self.config.probe_every
         row = torch.arange(tasks * num_episodes).view(tasks, num_episodes)

@@ -210,7 +210,7 @@ class Metric:
         """Trains the encoder on two sets of each task, from two different episodes.
 
         Two sets of one episode have its states in common, which tell them from others whatever the
-        task is: on navigation-2d the embedding then told nothing about the goal.
+        task is: on navigation-2d the embedding then had no information about the goal.
         """
         config, state = self.config, self._state
         played = [read_transitions(rollout) for rollout in rollouts]

@@ -1,4 +1,4 @@
-"""The Gaussian process over returns, and what the learner tells its policy."""
+"""The Gaussian process over returns, and what the learner gives its policy."""
 
 import numpy as np
 import pytest
@@ -95,17 +95,17 @@ def learn(learner, iterations=1, tasks=6, episodes=4):
     return drawn, rollouts, context
 
 
-def test_policy_is_told_its_task_but_in_probes():
+def test_policy_is_given_its_task_but_in_probes():
     learner = build(probe_every=5)
     tasks = np.array([[0.1, 0.2], [0.3, -0.4], [-0.5, 0.5]])
     own, context = tasks / 0.5, learner.begin_training(tasks, 4, ())
     probes = 0
     for row in range(12):
-        task, told = row // 4, context.latent[row // 4, row % 4].numpy()
-        is_own = np.allclose(told, own[task])
+        task, given = row // 4, context.latent[row // 4, row % 4].numpy()
+        is_own = np.allclose(given, own[task])
         assert is_own != (row % 5 == 4)
         if not is_own:  # the numbers of another task
-            assert min(np.abs(told - other).max() for other in own) < 1e-6
+            assert min(np.abs(given - other).max() for other in own) < 1e-6
             probes += 1
     assert probes == 2
 
@@ -124,9 +124,9 @@ def test_policy_does_not_learn_from_probes(monkeypatch):
     tasks, played, _ = learn(learner)
     for k, (rollout, latent) in enumerate(seen):
         own = torch.from_numpy(tasks / 0.5).float().unsqueeze(1)
-        is_told = torch.isclose(latent, own).all(dim=-1)
-        assert torch.equal(rollout.valid.any(dim=2), is_told & played[k].valid.any(dim=2))
-        assert not is_told.all() and is_told.any()
+        is_given = torch.isclose(latent, own).all(dim=-1)
+        assert torch.equal(rollout.valid.any(dim=2), is_given & played[k].valid.any(dim=2))
+        assert not is_given.all() and is_given.any()
 
 
 def test_candidates_are_the_last_training_tasks():
