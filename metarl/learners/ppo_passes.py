@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,38 +12,11 @@ from torch import Tensor
 from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Metrics, Params
 from metarl.functional.ppo import adapt_lr, approximate_kl, clip_indicator, clipped_loss
+from metarl.learners.ppo_settings import PpoSettings
 from metarl.networks.distributions import Distribution
 
 SLICE_STEPS = 1024
 """Steps whose gradient a thread computes at once on a CPU."""
-
-
-class PpoSettings(Protocol):
-    """Settings of the loss and of the passes; the configs of the learners explain them."""
-
-    @property
-    def lr(self) -> float:
-        """Step size of Adam at the start."""
-
-    @property
-    def target_kl(self) -> float:
-        """KL divergence of a pass [nats] that the step size aims at; 0 keeps lr."""
-
-    @property
-    def minibatches(self) -> int:
-        """Minibatches in a pass."""
-
-    @property
-    def clip(self) -> float:
-        """Half width of the clipping interval of the probability ratio."""
-
-    @property
-    def value_weight(self) -> float:
-        """Weight of the value's squared error."""
-
-    @property
-    def entropy_weight(self) -> float:
-        """Weight of the policy's entropy."""
 
 
 @dataclass(frozen=True)

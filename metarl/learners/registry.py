@@ -24,7 +24,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
+from metarl.learners.bmaml.config import BmamlConfig
+from metarl.learners.gp.config import GpConfig
 from metarl.learners.maml.config import MamlConfig
+from metarl.learners.metric.config import MetricConfig
 from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
@@ -136,6 +139,25 @@ ALGORITHMS: dict[str, Algorithm] = {
             Rl2Config,
             "metarl.learners.rl2.rl2:Rl2",
             "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "bmaml",
+            BmamlConfig,
+            "metarl.learners.bmaml.bmaml:Bmaml",
+            "Bayesian MAML: policies that adapt together by Stein steps (Yoon et al. 2018)",
+        ),
+        Algorithm(
+            "gp",
+            GpConfig,
+            "metarl.learners.gp.gp:Gp",
+            "a policy that is given the task; a Gaussian process finds which numbers to give it",
+            sees_tasks=True,
+        ),
+        Algorithm(
+            "metric",
+            MetricConfig,
+            "metarl.learners.metric.metric:Metric",
+            "a policy that reads an embedding which tells tasks apart (FOCAL, Li et al. 2021)",
         ),
         Algorithm(
             "pearl",

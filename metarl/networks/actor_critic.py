@@ -57,7 +57,7 @@ class Architecture:
 
 def draw_parameters(
     network: nn.Module,
-    memory: Memory,
+    memory: Memory | None,
     rng: np.random.Generator,
     *,
     last: str,
@@ -67,7 +67,7 @@ def draw_parameters(
 
     Args:
         network: The network.
-        memory: Its memory, whose gates are drawn one by one.
+        memory: Its memory, whose gates are drawn one by one; None if it has none.
         rng: The stream.
         last: Name of the actor's last matrix.
         skipped: Beginnings of the names of parameters that stay as they are.
@@ -78,8 +78,9 @@ def draw_parameters(
         if name.startswith(skipped):
             continue
         if value.dim() == 2:
-            is_gated = "memory." in name and value.shape[0] == memory.num_gates * memory.size
-            blocks = value.chunk(memory.num_gates if is_gated else 1)
+            gates = memory.num_gates if memory is not None and "memory." in name else 1
+            is_gated = memory is not None and value.shape[0] == gates * memory.size
+            blocks = value.chunk(gates if is_gated else 1)
             drawn = torch.cat([draw_orthogonal(rng, block.shape) for block in blocks])
             value.data.copy_((0.01 if name == last else 1.0) * drawn)
         elif name.endswith("bias") or ".bias_" in name:

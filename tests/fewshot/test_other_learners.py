@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from fewshot_tasks import CLASSIFICATION, REGRESSION, SINGLE, double_params, tasks_of
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_normal
 
 from metarl.fewshot.learners import bmaml, meta_lstm
-from metarl.fewshot.learners.bmaml import BayesianMaml, stein_direction
+from metarl.fewshot.learners.bmaml import BayesianMaml
 from metarl.fewshot.learners.gp import GaussianProcess
 from metarl.fewshot.learners.gradient import GradientLearner
 from metarl.fewshot.learners.leo import Leo
@@ -258,22 +258,6 @@ def test_gp_posterior_is_the_conditional_mean():
 
     inverse = np.linalg.inv(kernel(x, x) + np.exp(-2.0) * np.eye(len(x)))
     assert np.allclose(after[0].numpy(), kernel(query, x) @ inverse @ y)
-
-
-def test_stein_direction_equals_a_loop_over_particles():
-    rng = np.random.default_rng(0)
-    theta, gradient = rng.normal(size=(2, 4, 5)), rng.normal(size=(2, 4, 5))
-    found = stein_direction(torch.tensor(theta), torch.tensor(gradient), 7).numpy()
-    for n in range(2):
-        ordered = np.sort(pdist(theta[n], "sqeuclidean"))
-        width = ordered[(len(ordered) - 1) // 2] / np.log(4)  # torch's median is the lower one
-        for p in range(4):
-            total = np.zeros(5)
-            for q in range(4):
-                apart = theta[n, q] - theta[n, p]
-                k = np.exp(-(apart @ apart) / width)
-                total += -k * gradient[n, q] + (-2.0 / width * k * apart) / 7
-            assert np.allclose(found[n, p], total / 4)
 
 
 def test_one_particle_adapts_as_maml():

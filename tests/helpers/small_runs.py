@@ -36,7 +36,10 @@ MORE_RUNS = {
     },
 }
 
-RUNS_WITHOUT_GRAPH = {
+WITHOUT_GRAPH = {
+    "bmaml": {"learner": {"hidden_sizes": [8], "normalize_obs": True}},
+    "gp": {"learner": {"hidden_size": 8, "choice": "thompson"}},
+    "metric": {"learner": {"hidden_size": 8, "encoder_steps": 2}},
     "pearl": {"learner": {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 0.005}},
 }
-"""Runs whose policies have sessions, but are not exported."""
+"""Learners that play sessions and cannot be exported."""

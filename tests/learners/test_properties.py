@@ -15,8 +15,11 @@ from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
+from metarl.learners.bmaml.config import BmamlConfig
+from metarl.learners.gp.config import GpConfig
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
+from metarl.learners.metric.config import MetricConfig
 from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
@@ -99,6 +102,32 @@ VARIBAD = VaribadConfig(
     initial_log_std=-1.5,
 )
 
+BMAML = BmamlConfig(
+    hidden_sizes=(32, 32), initial_log_std=-1.0, inner_lr=0.4, outer_lr=1e-2, discount=0.9
+)
+
+GP = GpConfig(
+    hidden_size=32,
+    lr=6e-3,
+    target_kl=0.0,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
+METRIC = MetricConfig(
+    hidden_size=32,
+    encoder_size=32,
+    lr=6e-3,
+    encoder_lr=2e-3,
+    encoder_steps=100,
+    encoder_halving=3,
+    target_kl=0.0,
+    discount=0.9,
+    gae_lambda=0.9,
+    initial_log_std=-1.5,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
@@ -118,6 +147,11 @@ CASES = {
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
     "varibad": Case(VARIBAD, 64, 1, 1, 40, gain=3.0),
+    "bmaml": Case(BMAML, 8, 8, 1, 10),
+    "gp": Case(GP, 16, 8, 1, 14),
+    "gp, thompson": Case(replace(GP, choice="thompson"), 16, 8, 1, 16),
+    "metric": Case(METRIC, 32, 2, 1, 30),
+    "metric, siamese": Case(replace(METRIC, loss="siamese"), 32, 2, 1, 30, gain=8.0),
     "rl2, own value memory": Case(replace(RL2, value_memory="own"), 64, 1, 1, 24, gain=3.0),
 }
 

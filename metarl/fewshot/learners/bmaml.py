@@ -14,6 +14,7 @@ from metarl.fewshot.learner import Outer
 from metarl.fewshot.learners.inner import Order, task_gradient
 from metarl.fewshot.network import ReluMLP
 from metarl.fewshot.tasks import Problem, Tasks, loss
+from metarl.functional.stein import from_rows, stein_direction, to_rows
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class BayesianMaml:
         for _ in range(num_steps):
             point = points[-1]
             found = task_gradient(inner, point, list(point), order)
-            theta, gradient = (_to_rows(v, count) for v in (point, found))
+            theta, gradient = (to_rows(v, count) for v in (point, found))
             change = stein_direction(theta, gradient, size)
-            points.append(_from_rows(theta + self.inner_lr * change, point))
+            points.append(from_rows(theta + self.inner_lr * change, point))
         return points
 
     def start(self, params: Params, num_tasks: int) -> Params:
@@ -114,37 +115,3 @@ class BayesianMaml:
         if not self.problem.is_classification:
             return outputs.mean(dim=1)
         return outputs.log_softmax(dim=-1).logsumexp(dim=1) - math.log(self.num_particles)
-
-
-def stein_direction(theta: Tensor, gradient: Tensor, num_examples: int) -> Tensor:
-    """Returns the Stein variational direction (N, P, D), see `BayesianMaml`.
-
-    Args:
-        theta: Particles (N, P, D).
-        gradient: Gradients (N, P, D) of the mean loss of an example.
-        num_examples: M.
-    """
-    particles = theta.shape[1]
-    if particles == 1:
-        return -gradient
-    square = (theta.unsqueeze(2) - theta.unsqueeze(1)).square().sum(dim=-1)  # (N, q, p)
-    upper = torch.triu_indices(particles, particles, offset=1)
-    median = square[:, upper[0], upper[1]].median(dim=1).values
-    width = (median / math.log(particles)).clamp(min=1e-12).view(-1, 1, 1)
-    kernel = (-square / width).exp()
-    weighted = torch.bmm(kernel.mT, theta) - kernel.sum(dim=1).unsqueeze(-1) * theta
-    repulsion = -2.0 / (width * num_examples) * weighted
-    return (-torch.bmm(kernel.mT, gradient) + repulsion) / particles
-
-
-def _to_rows(params: Params, particles: int) -> Tensor:
-    """Returns parameters (N * P, *shape) as vectors (N, P, D)."""
-    rows = torch.cat([v.flatten(1) for v in params.values()], dim=1)
-    return rows.unflatten(0, (-1, particles))
-
-
-def _from_rows(rows: Tensor, like: Params) -> Params:
-    """Returns vectors (N, P, D) as parameters (N * P, *shape)."""
-    sizes = [v[0].numel() for v in like.values()]
-    parts = rows.flatten(0, 1).split(sizes, dim=1)
-    return {n: part.view_as(v) for (n, v), part in zip(like.items(), parts, strict=True)}

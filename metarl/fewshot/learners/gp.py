@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl.core.rollout import Params
 from metarl.fewshot.learner import Outer
 from metarl.fewshot.tasks import Problem, Tasks
+from metarl.functional import gaussian_process
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,11 @@ class GaussianProcess:
             "log_noise": torch.tensor(math.log(0.1))
         }
 
-    def kernel(self, params: Params, left: Tensor, right: Tensor) -> Tensor:
-        """Returns k (N, I, J) of inputs (N, I, S) and (N, J, S)."""
-        square = (left.unsqueeze(2) - right.unsqueeze(1)).square().sum(dim=-1)
-        scale = -0.5 * (-2.0 * params["log_length"]).exp()
-        return (2.0 * params["log_amplitude"] + scale * square).exp()
-
-    def factor(self, params: Params, inputs: Tensor) -> Tensor:
-        """Returns the Cholesky factor (N, M, M) of the covariance of noisy targets."""
-        noise = (2.0 * params["log_noise"]).exp() + self.jitter
-        own = self.kernel(params, inputs, inputs)
-        return torch.linalg.cholesky(own + noise * torch.eye(own.shape[-1], dtype=own.dtype))
-
     def log_likelihood(self, params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the log-density (N,) [nats] of targets (N, M, 1)."""
-        params, inputs, targets = _double(params), inputs.double(), targets.double()
-        factor = self.factor(params, inputs)
-        white = torch.linalg.solve_triangular(factor, targets, upper=False)
-        log_det = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-        size = targets.shape[1] * math.log(2.0 * math.pi)
-        return -0.5 * (white.square().sum(dim=(1, 2)) + log_det + size)
+        own = _double(params)
+        values = inputs.double(), targets.double().squeeze(-1)
+        return gaussian_process.log_likelihood(own, *values, self.jitter)
 
     def loss(self, params: Params, tasks: Tasks, rng: np.random.Generator) -> Tensor:
         """Returns the mean negative log-likelihood of an example."""
@@ -71,9 +57,10 @@ class GaussianProcess:
 
     def predict(self, params: Params, tasks: Tasks, num_steps: int) -> list[Tensor]:
         """Returns the mean of the prior, zero, and that of the posterior."""
-        own, known = _double(params), tasks.support_x.double()
-        weights = torch.cholesky_solve(tasks.support_y.double(), self.factor(own, known))
-        after = self.kernel(own, tasks.query_x.double(), known) @ weights
+        known = tasks.support_x.double(), tasks.support_y.double().squeeze(-1)
+        queries = tasks.query_x.double()
+        found = gaussian_process.posterior(_double(params), *known, queries, self.jitter)
+        after = found.mean.unsqueeze(-1)
         outputs = (torch.zeros_like(after), after)
         return [output.to(tasks.query_x.dtype) for output in outputs]
 

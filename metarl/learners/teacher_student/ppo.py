@@ -1,21 +1,42 @@
-"""PPO on single steps, and the teacher, who sees the task."""
+"""PPO on single steps of a policy that reads numbers about the task, as a teacher does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.rollout import Metrics, Rollout
+from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae, standardise
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.ppo_passes import Batch, make_passes, ppo_loss, take_step
-from metarl.learners.teacher_student.config import TeacherStudentConfig
-from metarl.learners.teacher_student.networks import TeacherStudentNetwork
+from metarl.learners.ppo_settings import PpoSettings
 from metarl.networks.distributions import Distribution, clamp_
+
+
+class ConditionedNetwork(Protocol):
+    """An actor and a critic that read a scaled observation and Z latent numbers."""
+
+    def output(self, obs: Tensor, latent: Tensor) -> Tensor:
+        """Maps obs (..., S) and latent (..., Z) to the distribution's inputs (..., A)."""
+
+    def value(self, obs: Tensor, latent: Tensor) -> Tensor:
+        """Maps obs (..., S) and latent (..., Z) to scaled values (...)."""
+
+    def distribution_params(self) -> Params:
+        """Returns the distribution's own parameters, by name."""
+
+
+class EncodingNetwork(ConditionedNetwork, Protocol):
+    """One that computes the latent numbers itself."""
+
+    @property
+    def encoder(self) -> Callable[[Tensor], Tensor]:
+        """Maps what is known of the task (..., C) to latent numbers (..., Z)."""
 
 
 def descend(adam: torch.optim.Optimizer, loss: Tensor, max_gradient: float) -> Tensor:
@@ -45,10 +66,10 @@ class Ppo:
 
     def __init__(
         self,
-        network: TeacherStudentNetwork,
+        network: ConditionedNetwork,
         distribution: Distribution,
         adam: torch.optim.Optimizer,
-        config: TeacherStudentConfig,
+        config: PpoSettings,
     ):
         self._network, self._distribution = network, distribution
         self._adam, self._config = adam, config
@@ -69,33 +90,35 @@ class Ppo:
         return torch.cat([found, norm.double().unsqueeze(0)])
 
 
-class Teacher:
-    """Trains encoder, actor and critic.
+class ConditionedPpo:
+    """Trains an actor and a critic together with the encoder of what they know of the task.
 
     Args:
         network: The networks.
         distribution: Over actions.
-        adam: Of the teacher's parameters.
+        adam: Of the parameters that learn.
         config: Settings.
     """
 
     def __init__(
         self,
-        network: TeacherStudentNetwork,
+        network: EncodingNetwork,
         distribution: Distribution,
         adam: torch.optim.Optimizer,
-        config: TeacherStudentConfig,
+        config: PpoSettings,
     ):
         self._network, self._distribution, self._config = network, distribution, config
         self._ppo = Ppo(network, distribution, adam, config)
 
     @torch.no_grad()
-    def check(self, rollouts: Sequence[Rollout], code: Tensor, moments: Moments) -> float:
-        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
-        scale, params = moments.scale(code.device), self._network.distribution_params()
-        latent = self._network.encoder(code)[:, None, None]
-        worst = 0.0
-        for rollout in rollouts:
+    def check(
+        self, rollouts: Sequence[Rollout], codes: Sequence[Tensor], moments: Moments
+    ) -> float:
+        """Returns the error of the recomputed log-probabilities; see `batch` and `check_ratio`."""
+        params, worst = self._network.distribution_params(), 0.0
+        scale = moments.scale(codes[0].device)
+        for rollout, code in zip(rollouts, codes, strict=True):
+            latent = self._network.encoder(code).unsqueeze(2)
             obs = normalize(rollout.obs, scale)
             output = self._network.output(obs, latent.expand(*obs.shape[:3], -1))
             log_prob = self._distribution.log_prob(params, output, rollout.action)
@@ -108,7 +131,7 @@ class Teacher:
     def batch(
         self,
         rollouts: Sequence[Rollout],
-        code: Tensor,
+        codes: Sequence[Tensor],
         obs_moments: Moments,
         value_moments: Moments,
     ) -> tuple[Batch, Tensor, Moments, float]:
@@ -117,38 +140,44 @@ class Teacher:
         After an episode that reaches the horizon comes the value of its last observation, after one
         that the task ends nothing.
 
+        Args:
+            rollouts: On the device.
+            codes: For each of them, the encoder's inputs (N, E, C) of its episodes, or (N, 1, C).
+            obs_moments: Of the observations.
+            value_moments: Of the returns.
+
         Returns:
             The steps, the encoder's inputs (P, C) in them, the new moments of the returns, and the
             share of the variance of the returns that the value explains.
         """
-        scale = obs_moments.scale(code.device)
-        mean, factor = value_moments.scale(code.device)
-        latent = self._network.encoder(code)[:, None, None]
+        device = codes[0].device
+        scale, (mean, factor) = obs_moments.scale(device), value_moments.scale(device)
 
-        def values(obs: Tensor) -> Tensor:
+        def values(obs: Tensor, latent: Tensor) -> Tensor:
             scaled = self._network.value(obs, latent.expand(*obs.shape[:3], -1))
             return scaled / factor + mean
 
         parts, estimates = [], []
-        for rollout in rollouts:
+        for rollout, code in zip(rollouts, codes, strict=True):
+            latent = self._network.encoder(code).unsqueeze(2)
             obs = normalize(rollout.obs, scale)
-            value = values(obs)
-            after = values(normalize(rollout.last_obs, scale).unsqueeze(2)).squeeze(2)
+            value = values(obs, latent)
+            after = values(normalize(rollout.last_obs, scale).unsqueeze(2), latent).squeeze(2)
             after = torch.where(rollout.terminated, 0.0, after)
             settings = self._config.discount, self._config.gae_lambda
             advantage = gae(rollout.reward, value, after, rollout.valid, *settings)
             estimates.append((value, advantage))
-            codes = code[:, None, None].expand(*rollout.valid.shape, -1)
-            own = (obs, codes, rollout.action, rollout.log_prob, advantage, advantage + value)
+            inputs = code.unsqueeze(2).expand(*rollout.valid.shape, -1)
+            own = (obs, inputs, rollout.action, rollout.log_prob, advantage, advantage + value)
             parts.append([each[rollout.valid] for each in own])
-        obs, codes, *rest, advantage, target = map(torch.cat, zip(*parts, strict=True))
+        obs, inputs, *rest, advantage, target = map(torch.cat, zip(*parts, strict=True))
         explained = explained_variance(target, target - advantage)
         merged = value_moments.merge(target.cpu().unsqueeze(-1))
-        mean, factor = merged.scale(code.device)
+        mean, factor = merged.scale(device)
         whole = torch.ones_like(advantage, dtype=torch.bool)
         shaped = standardise(advantage[None, None], whole[None, None])[0, 0]
         batch = Batch(obs, *rest, shaped, (target - mean) * factor)
-        return batch, codes, merged, explained
+        return batch, inputs, merged, explained
 
     def train(self, batch: Batch, code: Tensor, orders: Iterable[np.ndarray]) -> Metrics:
         """Makes a pass of PPO for each order (P,) of the steps, with inputs code (P, C)."""

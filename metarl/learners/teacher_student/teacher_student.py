@@ -317,15 +317,17 @@ class TeacherStudent:
         valid = [rollout.valid for rollout in rollouts]
         seen = torch.cat([r.obs[mask] for r, mask in zip(rollouts, valid, strict=True)])
         code = self._encode(tasks).to(self.device)
-        teacher = ppo.Teacher(self.network, self._distribution, self._adams["teacher"], self.config)
+        parts = self.network, self._distribution, self._adams["teacher"]
+        teacher = ppo.ConditionedPpo(*parts, self.config)
+        codes = [code.unsqueeze(1)] * len(rollouts)
         own = [rollout.to(self.device) for rollout in rollouts]
-        error = teacher.check(own, code, self._obs_moments)
+        error = teacher.check(own, codes, self._obs_moments)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._obs_moments = self._obs_moments.merge(seen)
         moments = self._obs_moments, self._value_moments
-        batch, codes, self._value_moments, explained = teacher.batch(own, code, *moments)
-        metrics = teacher.train(batch, codes, self._orders(len(codes), self.config.epochs))
+        batch, inputs, self._value_moments, explained = teacher.batch(own, codes, *moments)
+        metrics = teacher.train(batch, inputs, self._orders(len(inputs), self.config.epochs))
         if not is_first:
             self._obs_moments = self._obs_moments.merge(seen)
         return {**metrics, "update/ratio_error": error, "baseline/explained": explained}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from exported_play import largest_difference, made_up, roughen
-from small_runs import MORE_RUNS, RUNS
+from small_runs import MORE_RUNS, RUNS, WITHOUT_GRAPH
 
 import metarl
 from metarl.core.errors import ConfigError
@@ -58,6 +58,13 @@ def test_onnx_policy_repeats_its_learner_for_1000_steps(exported, name):
         each.start(num_robots=rows or 1, deterministic=True) for each in (policy, OnnxPolicy(path))
     )
     assert largest_difference(one, other, policy.spec.obs_size, episodes, rows) < 1e-5
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRAPH)
+def test_learner_without_a_graph_is_refused_in_one_line(run_of, tmp_path, name):
+    with pytest.raises(ConfigError, match="^export: a learner .* has no graph; those of"):
+        metarl.export(run_of(name), tmp_path / "policy.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "sb3-rl2"])

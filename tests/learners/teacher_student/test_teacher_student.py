@@ -78,9 +78,10 @@ def test_batch_has_valid_steps_with_advantages_of_their_episodes():
     rollouts, _, tasks = collect(learner, eventful=True, num_tasks=4)
     assert any(bool(r.terminated.any()) for r in rollouts)
     code = learner._encode(tasks)
-    teacher = ppo.Teacher(learner.network, learner._distribution, learner._adams["teacher"], CONFIG)
+    parts = learner.network, learner._distribution, learner._adams["teacher"]
+    teacher = ppo.ConditionedPpo(*parts, CONFIG)
     batch, codes, moments, _ = teacher.batch(
-        rollouts, code, learner._obs_moments, learner._value_moments
+        rollouts, [code.unsqueeze(1)] * 2, learner._obs_moments, learner._value_moments
     )
     scale = learner._obs_moments.scale()
     network, place, advantages, targets = learner.network, 0, [], []
@@ -113,9 +114,10 @@ def test_gradient_of_the_teacher_equals_finite_differences():
     learner.network.double()
     code = learner._encode(tasks).double()
     parts = learner.network, learner._distribution, learner._adams["teacher"]
-    teacher = ppo.Teacher(*parts, learner.config)
+    teacher = ppo.ConditionedPpo(*parts, learner.config)
     rollouts = [doubled(rollout) for rollout in rollouts]
-    batch, code, *_ = teacher.batch(rollouts, code, learner._obs_moments, learner._value_moments)
+    moments = learner._obs_moments, learner._value_moments
+    batch, code, *_ = teacher.batch(rollouts, [code.unsqueeze(1)] * 2, *moments)
     batch = doubled(batch)
     # away from ratio 1, where the clipped loss has a corner
     batch = replace(batch, log_prob=batch.log_prob - 0.05)

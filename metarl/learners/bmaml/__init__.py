@@ -1,0 +1,1 @@
+"""Bayesian MAML: particles of policies that adapt together by Stein variational steps."""

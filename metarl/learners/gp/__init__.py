@@ -1,0 +1,1 @@
+"""Adaptation by a Gaussian process over the task numbers that a policy is given."""

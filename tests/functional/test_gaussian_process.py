@@ -1,0 +1,74 @@
+"""Gaussian processes against normal vectors and scikit-learn, in double precision."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from metarl.functional import gaussian_process
+
+LENGTHS = np.array([0.5, 2.0])
+PARAMS = {
+    "log_amplitude": torch.tensor(0.3).double(),
+    "log_length": torch.tensor(np.log(LENGTHS)),
+    "log_noise": torch.tensor(-1.2).double(),
+}
+
+
+def drawn():
+    rng = np.random.default_rng(0)
+    inputs, queries, targets = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 5, 2)), None
+    targets, more = rng.normal(size=(3, 4)), rng.uniform(size=(3, 4))
+    return inputs, targets, queries, more
+
+
+def slow_kernel(left, right):
+    found = np.empty((len(left), len(right)))
+    for i, one in enumerate(left):
+        for j, other in enumerate(right):
+            apart = (one - other) / LENGTHS
+            found[i, j] = np.exp(2 * 0.3) * np.exp(-0.5 * (apart @ apart))
+    return found
+
+
+def test_likelihood_is_that_of_a_normal_vector():
+    inputs, targets, _, more = drawn()
+    tensors = torch.tensor(inputs), torch.tensor(targets), torch.tensor(more)
+    found = gaussian_process.log_likelihood(PARAMS, *tensors)
+    for n in range(3):
+        covariance = slow_kernel(inputs[n], inputs[n]) + np.diag(np.exp(-2.4) + more[n])
+        assert np.isclose(found[n], multivariate_normal.logpdf(targets[n], cov=covariance))
+
+
+def test_posterior_is_the_conditional_distribution():
+    inputs, targets, queries, more = drawn()
+    tensors = map(torch.tensor, (inputs, targets, queries, more))
+    found = gaussian_process.posterior(PARAMS, *tensors)
+    for n in range(3):
+        noisy = slow_kernel(inputs[n], inputs[n]) + np.diag(np.exp(-2.4) + more[n])
+        cross = slow_kernel(queries[n], inputs[n]) @ np.linalg.inv(noisy)
+        assert np.allclose(found.mean[n], cross @ targets[n])
+        explained = cross @ slow_kernel(inputs[n], queries[n])
+        assert np.allclose(found.covariance[n], slow_kernel(queries[n], queries[n]) - explained)
+
+
+def test_posterior_is_that_of_scikit_learn():
+    process = pytest.importorskip("sklearn.gaussian_process")
+    inputs, targets, queries, _ = drawn()
+    kernels = process.kernels
+    form = kernels.ConstantKernel(np.exp(0.6)) * kernels.RBF(LENGTHS)
+    found = gaussian_process.posterior(PARAMS, *map(torch.tensor, (inputs, targets, queries)))
+    for n in range(3):
+        other = process.GaussianProcessRegressor(form, alpha=np.exp(-2.4), optimizer=None)
+        mean, covariance = other.fit(inputs[n], targets[n]).predict(queries[n], return_cov=True)
+        assert np.allclose(found.mean[n], mean) and np.allclose(found.covariance[n], covariance)
+
+
+def test_samples_have_the_mean_and_the_covariance():
+    inputs, targets, queries, _ = drawn()
+    found = gaussian_process.posterior(PARAMS, *map(torch.tensor, (inputs, targets, queries)))
+    noise = torch.randn(3, 20_000, 5, generator=torch.Generator().manual_seed(0)).double()
+    samples = found.sample(noise, 1e-9)
+    assert torch.allclose(samples.mean(dim=1), found.mean, atol=0.03)
+    for n in range(3):
+        assert torch.allclose(torch.cov(samples[n].mT), found.covariance[n], atol=0.05)
