@@ -24,6 +24,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
+from metarl.learners.grbal.config import GrbalConfig
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig, Sb3Rl2Config, Sb3TrpoConfig
@@ -134,6 +135,12 @@ ALGORITHMS: dict[str, Algorithm] = {
             Rl2Config,
             "metarl.learners.rl2.rl2:Rl2",
             "RL^2: adapts by the memory of its policy, trained by PPO (Duan et al. 2016)",
+        ),
+        Algorithm(
+            "grbal",
+            GrbalConfig,
+            "metarl.learners.grbal.grbal:Grbal",
+            "a model that adapts at every step, and a planner on it (Nagabandi et al. 2019)",
         ),
         Algorithm(
             "teacher-student",

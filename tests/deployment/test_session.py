@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from small_runs import MORE_RUNS, RUNS
+from small_runs import MORE_RUNS, RUNS, UNEXPORTED_RUNS
 
 import metarl
 from metarl.core.errors import ConfigError
@@ -21,10 +21,12 @@ from metarl.sampling.sampler import Collector, Key
 
 
 def test_every_learner_has_a_run():
-    assert {name.partition(",")[0] for name in RUNS | MORE_RUNS} == set(ALGORITHMS)
+    assert {name.partition(",")[0] for name in RUNS | MORE_RUNS | UNEXPORTED_RUNS} == set(
+        ALGORITHMS
+    )
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(params=RUNS | UNEXPORTED_RUNS)
 def policy(request, run_of):
     with metarl.load(run_of(request.param), threads=1) as loaded:
         yield loaded
@@ -88,7 +90,7 @@ def test_session_repeats_the_sampler_bit_for_bit(policy, deterministic):
     env.close()
 
 
-@pytest.mark.parametrize("name", ["maml-trpo", "rl2, gru"])
+@pytest.mark.parametrize("name", ["maml-trpo", "rl2, gru", "grbal"])
 def test_session_of_several_robots_repeats_the_sampler(run_of, name):
     with metarl.load(run_of(name), threads=1) as policy:
         rollouts, task = sampled(policy, 2)
@@ -126,7 +128,7 @@ for run in sys.argv[1:]:
     policy.predict(np.zeros((2, size)))
 assert "mujoco" not in sys.modules
 """
-    runs = [str(run_of(name)) for name in RUNS]
+    runs = [str(run_of(name)) for name in RUNS | UNEXPORTED_RUNS]
     found = subprocess.run([sys.executable, "-c", code, *runs], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
 
@@ -283,7 +285,7 @@ def test_maml_session_sends_the_mode_once_adapted(run_of):
     assert not np.array_equal(*first) and np.array_equal(*later)
 
 
-@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student"])
+@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student", "grbal"])
 def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
     policy = metarl.load(run_of(name), threads=1)
     rng = np.random.default_rng(0)
@@ -300,7 +302,7 @@ def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
             np.testing.assert_allclose(session.act(obs[t, row], reward), controls[row], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer"])
+@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "grbal"])
 def test_prediction_may_be_continued_twice_from_one_state(run_of, name):
     """The second branch does not see the first, whose memory might write in place."""
     policy, rng = metarl.load(run_of(name), threads=1), np.random.default_rng(1)

@@ -16,6 +16,13 @@ RUNS = {
     "sb3-rl2": {},
 }
 
+UNEXPORTED_RUNS = {
+    "grbal": {
+        "learner": {"hidden_sizes": [8], "gradient_steps": 2, "candidates": 8, "plan_steps": 3}
+    },
+}
+"""Those that have no graph."""
+
 MORE_RUNS = {
     "rl2, window": {"learner": {"memory": "transformer", "memory_size": 8, "attention_window": 7}},
     "rl2, lstm hypernetwork": {

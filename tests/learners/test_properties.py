@@ -8,11 +8,14 @@ import torch
 from torch_faults import FailingOperation, spread
 from whole_trial import trial
 
+from metarl.core.env import supports
+from metarl.core.learner import HasReplay
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
+from metarl.learners.grbal.config import GrbalConfig
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import ALGORITHMS, build_learner
@@ -20,7 +23,9 @@ from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
+from metarl.runs.storage import append_entries
 from metarl.sampling.sampler import Key
+from metarl.training.trainer import restore
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ TEACHER = TeacherStudentConfig(
     initial_log_std=-1.5,
 )
 
+GRBAL = GrbalConfig(hidden_sizes=(32, 32), past_steps=16, action_bound=0.1)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
@@ -72,6 +79,7 @@ CASES = {
     "anil": Case(replace(MAML, adapts="head"), 8, 8, 1, 10),
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
+    "grbal": Case(GRBAL, 16, 1, 1, 5, gain=3.0),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
@@ -180,11 +188,14 @@ def test_resumed_learner_equals_the_uninterrupted_one(algo, tmp_path):
     whole, first, second = Bench(algo), Bench(algo), Bench(algo, seed=0)
     expected = whole.iterate(range(4))
     metrics = first.iterate(range(2))
-    checkpoint.save(tmp_path, 2, first.learner.state_dict(), {})
+    segments = ()
+    if supports(first.learner, HasReplay):
+        segments = append_entries(tmp_path / checkpoint.REPLAY, first.learner, ())
+    checkpoint.save(tmp_path, 2, first.learner.state_dict(), {}, segments=segments)
     for value in second.learner.state_dict().values():
         value.zero_()  # a state_dict is a copy, so this must not change the learner
     second.iterate(range(7, 8))  # earlier updates must not matter
-    second.learner.load_state_dict(checkpoint.load_newest(tmp_path).tensors)
+    restore(second.learner, checkpoint.load_newest(tmp_path))
     metrics += second.iterate(range(2, 4))
     assert metrics == expected
     assert_same(state(second.learner), state(whole.learner))
@@ -258,7 +269,9 @@ def test_physics_threads_do_not_change_learning_bit_for_bit(algo):
 
 # --- an update that fails midway
 
-RL2_CASES = {
+RL2_GRBAL = GrbalConfig(hidden_sizes=(32, 32), past_steps=16, action_bound=0.1)
+
+CASES = {
     f"rl2, {memory}": Case(replace(RL2, memory=memory), 64, 1, 1, 30)
     for memory in ("gru", "lstm", "transformer")
 }
