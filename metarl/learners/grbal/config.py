@@ -66,7 +66,7 @@ class GrbalConfig:
     plan_correlation: float = 0.5
     """Correlation of a candidate's noise in neighbouring steps, in [0, 1)."""
 
-    temperature: float = 0.3
+    temperature: float = 0.1
     """Temperature of the weights of mppi [standard deviations of the candidates' returns], > 0."""
 
     elite_fraction: float = 0.125

@@ -15,7 +15,7 @@ CONFIG = GrbalConfig(
     future_steps=6,
     inner_lr=0.2,
     lr=1e-2,
-    gradient_steps=60,
+    gradient_steps=120,
     batch_size=32,
     plan_steps=3,
     candidates=16,
@@ -24,9 +24,9 @@ HORIZON = 24
 
 
 def step(position, action, sign):
-    """x' = x + 0.5 sign a; the reward is -|x'|."""
+    """x' = x + 0.5 sign a; the reward is x'."""
     following = position + 0.5 * sign * action
-    return following, -following.abs().squeeze(-1)
+    return following, following.squeeze(-1)
 
 
 def signs(rows, flip):
@@ -96,22 +96,22 @@ def test_model_recovers_from_a_sign_that_flips_in_mid_episode(learner):
     adapted, initial = errors[:, 0], errors[:, 1]
     before = adapted[window:flip].mean()
     recovered = adapted[flip + window :].mean()
-    assert before < 0.3 * initial.mean()  # no model without a trial's own steps knows the sign
+    assert before < 0.4 * initial.mean()  # no model without a trial's own steps knows the sign
     assert adapted[flip : flip + 2].mean() > 4.0 * before  # its window has the old sign
-    assert recovered < 0.3 * initial.mean()
+    assert recovered < 0.4 * initial.mean()
 
 
-def test_actions_bring_both_signs_to_the_goal(learner):
+def test_actions_are_the_rewarded_ones_with_both_signs(learner):
     rng = torch.Generator().manual_seed(3)
     context, feedback = learner.begin(4, 1, ()), None
-    position, sign = torch.full((4, 1, 1), 1.5), signs(4, HORIZON)
+    position, sign = torch.zeros(4, 1, 1), signs(4, HORIZON)
     for t in range(HORIZON):
         noise = torch.randn(4, 1, 1, generator=rng)
         with torch.inference_mode():
             action, context = learner.act(context, position, noise, feedback, explore=True)
         position, reward = step(position, action.value, sign[:, :, t, None])
         feedback = Feedback(reward, torch.ones(4, 1, dtype=torch.bool))
-    assert float(position.abs().max()) < 0.5
+    assert float(position.min()) > 0.25 * HORIZON  # of at most 0.5
 
 
 def test_rows_do_not_depend_on_each_other(learner):
@@ -174,8 +174,9 @@ def test_actions_of_the_first_iteration_are_noise():
 
 
 def test_adaptation_lowers_the_error_in_the_metrics(learner):
+    """Signs that flip in the window, or after it, are in these errors too."""
     metrics = learner.update(learner.begin(16, 1, ()), [random_rollout(99)], None)
-    assert metrics["model/error_after"] < 0.5 * metrics["model/error_before"]
+    assert metrics["model/error_after"] < 0.7 * metrics["model/error_before"]
 
 
 def test_discrete_actions_are_refused():

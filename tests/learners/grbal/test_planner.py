@@ -33,7 +33,7 @@ def tensor(array):
 
 
 UNIT = Scales.of({name: Moments.initial(3) for name in ("state", "change")}, 1.0)
-STATES = torch.tensor([[0.5, 0.0, -0.2], [-0.3, 0.2, 0.0], [0.1, -0.4, -0.6]])
+STATES = torch.tensor([[0.3, 0.0, -0.2], [-0.3, 0.2, 0.0], [0.1, -0.4, -0.6]])
 """Two numbers, and the last reward."""
 GAINS = {"gain": torch.tensor([1.0, 1.0, -1.0]).view(3, 1, 1)}
 """The last system obeys the actions with the opposite sign."""
