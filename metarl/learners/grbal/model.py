@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.core.rollout import Params
 from metarl.functional.params import repeat
 from metarl.functional.running_moments import MAX_SCALED, Moments, normalize
-from metarl.networks.mlp import TanhMLP
+from metarl.networks.mlp import Cotangents, TanhMLP
 
 RATE = "log_rate/"
 """Start of the names of the logs of the step sizes."""
@@ -63,6 +63,23 @@ class Scales:
 
 
 @dataclass(frozen=True)
+class Tape:
+    """Derivatives of the loss at one point, for the derivatives of these.
+
+    Attributes:
+        activations: Of the network; the output is last.
+        curvature: Second derivatives (B, L, S + 1) of the loss by the outputs.
+        cotangents: Of the network.
+        gradient: Of each row's loss (B, *shape).
+    """
+
+    activations: list[Tensor]
+    curvature: Tensor
+    cotangents: Cotangents
+    gradient: Params
+
+
+@dataclass(frozen=True)
 class DynamicsModel:
     """A network that predicts the change of observation and reward.
 
@@ -96,19 +113,13 @@ class DynamicsModel:
         """Returns the second derivatives (B, L, S + 1) of the loss by the outputs."""
         return 2.0 * self._factor(output) * _share(weight).unsqueeze(-1)
 
-    def gradient(self, params: Params, batch: Transitions) -> Params:
-        """Returns the gradient (B, *shape) of each row's loss at its parameters (B, *shape)."""
-        return self._tape(params, batch)[-1]
-
-    def _tape(
-        self, params: Params, batch: Transitions
-    ) -> tuple[list[Tensor], Tensor, object, Params]:
-        """Returns activations, second derivatives, cotangents and gradient of the loss."""
+    def differentiate(self, params: Params, batch: Transitions) -> Tape:
+        """Differentiates each row's loss at its parameters (B, *shape)."""
         activations = self.network.activations(params, batch.inputs)
         curvature = self._curvature(activations[-1], batch.weight)
         cotangent = curvature * (activations[-1] - batch.targets)
         gradient, cotangents = self.network.vjp(params, activations, cotangent)
-        return activations, curvature, cotangents, gradient
+        return Tape(activations, curvature, cotangents, gradient)
 
     @torch.no_grad()
     def adapt(self, params: Params, past: Transitions) -> Params:
@@ -123,10 +134,10 @@ class DynamicsModel:
         Returns:
             theta' (B, *shape).
 
-        Source: Nagabandi et al. 2019 (arXiv:1803.11347), equation 5.
+        Source: Nagabandi et al. 2019 (arXiv:1803.11347).
         """
         own = repeat(weights(params), len(past.inputs))
-        return _descend(own, params, self.gradient(own, past))
+        return _descend(own, params, self.differentiate(own, past).gradient)
 
     @torch.no_grad()
     def meta_gradient(
@@ -146,23 +157,22 @@ class DynamicsModel:
         Returns:
             The gradient (*shape), and the losses before and after adaptation (B, 2) on the future.
 
-        Source: Nagabandi et al. 2019, equation 3; Pearlmutter 1994 for H u.
+        Source: Nagabandi et al. 2019; Pearlmutter 1994 for H u.
         """
         network, own = self.network, repeat(weights(params), len(past.inputs))
-        activations, curvature, cotangents, step = self._tape(own, past)
-        adapted = _descend(own, params, step)
-        after, _, _, ascent = self._tape(adapted, future)
-        tangent = {n: params[RATE + n].exp() * v for n, v in ascent.items()}
-        tangents = network.jvp(own, tangent, activations)
-        change = curvature * tangents[-1]  # of the cotangent
-        parts = own, tangent, activations, tangents, cotangents, change
+        tape = self.differentiate(own, past)
+        after = self.differentiate(_descend(own, params, tape.gradient), future)
+        tangent = {n: params[RATE + n].exp() * v for n, v in after.gradient.items()}
+        tangents = network.jvp(own, tangent, tape.activations)
+        change = tape.curvature * tangents[-1]  # of the cotangent
+        parts = own, tangent, tape.activations, tangents, tape.cotangents, change
         product = network.vjp_tangent(*parts)
-        result = {n: (v - product[n]).mean(dim=0) for n, v in ascent.items()}
-        for name, value in step.items():
+        result = {n: (v - product[n]).mean(dim=0) for n, v in after.gradient.items()}
+        for name, value in tape.gradient.items():
             inner = (tangent[name] * value).flatten(1).sum(dim=1).mean()
             result[RATE + name] = -inner if self.learn_rates else torch.zeros_like(inner)
         before = self.loss(network.outputs(own, future.inputs), future)
-        return result, torch.stack([before, self.loss(after[-1], future)], dim=1)
+        return result, torch.stack([before, self.loss(after.activations[-1], future)], dim=1)
 
 
 def weights(params: Params) -> Params:
