@@ -216,7 +216,7 @@ class Grbal:
         oldest = max(0, self._store.size - config.replay_steps)
         totals = torch.zeros(3, dtype=torch.float64)
         for _ in range(config.gradient_steps):
-            index = torch.from_numpy(rng.integers(oldest, self._store.size, config.batch_size))
+            index = rng.integers(oldest, self._store.size, config.batch_size)
             totals += self._step(index, scales)
         before, after, norm = (totals / config.gradient_steps).tolist()
         rates = [float(v.detach().exp()) for n, v in self._params.items() if n.startswith(RATE)]
@@ -228,16 +228,18 @@ class Grbal:
             "update/replay_size": float(self._store.size),
         }
 
-    def _step(self, index: Tensor, scales: Scales) -> Tensor:
+    def _step(self, index: np.ndarray, scales: Scales) -> Tensor:
         """Takes a step of Adam; returns both mean losses and the gradient's norm (3,)."""
         params = {n: v.detach() for n, v in self._params.items()}
 
-        def differentiate(part: Tensor) -> tuple[Params, Tensor]:
+        def differentiate(part: np.ndarray) -> tuple[Params, Tensor]:
             gradient, losses = self.model.meta_gradient(params, *self._read(part, scales))
             share = len(part) / len(index)
             return {n: share * v for n, v in gradient.items()}, losses
 
-        found = map_chunks(differentiate, index.split(CHUNK), self._num_threads)
+        found = map_chunks(
+            differentiate, np.split(index, range(CHUNK, len(index), CHUNK)), self._num_threads
+        )
         gradient = total(each for each, _ in found)
         for name, value in self._params.items():
             value.grad = gradient[name]
@@ -248,7 +250,7 @@ class Grbal:
         losses = torch.cat([each for _, each in found]).double().mean(dim=0).cpu()
         return torch.cat([losses, norm.detach().double().cpu().reshape(1)])
 
-    def _read(self, index: Tensor, scales: Scales) -> tuple[Transitions, Transitions]:
+    def _read(self, index: np.ndarray, scales: Scales) -> tuple[Transitions, Transitions]:
         """Reads past and future of places in the store, on the device."""
         past = self.config.past_steps
         found, mask = self._store.segments(index, past, self.config.future_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,33 +29,29 @@ class Store:
 
     def __init__(self, obs_size: int, action_size: int):
         self.size = self._filled = 0
-        self._data = {
-            "state": torch.zeros(0, obs_size + 1),
-            "action": torch.zeros(0, action_size),
-            "next_state": torch.zeros(0, obs_size + 1),
-            PLACE: torch.zeros(0, dtype=torch.int32),
+        shapes = {"state": (obs_size + 1,), "action": (action_size,), "next_state": (obs_size + 1,)}
+        self._data: dict[str, np.ndarray] = {
+            name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()
         }
+        self._data[PLACE] = np.zeros(0, np.int32)
 
     def append(self, entries: Mapping[str, Tensor]) -> None:
         """Appends transitions; an exception leaves the size as it was."""
         start, stop = self.size, self.size + len(entries[PLACE])
         self._reserve(stop)
         self._filled = start
-        for name, value in self._data.items():
-            value[start:stop] = entries[name]
+        for name, array in self._data.items():
+            array[start:stop] = entries[name].numpy()
         self.size = self._filled = stop
 
     def _reserve(self, size: int) -> None:
         capacity = len(self._data[PLACE])
-        if size <= capacity:
-            return
-        larger = {
-            name: torch.cat(
-                [value, value.new_zeros(max(size, 2 * capacity) - capacity, *value.shape[1:])]
-            )
-            for name, value in self._data.items()
-        }
-        self._data = larger
+        if size > capacity:
+            missing = max(size, 2 * capacity) - capacity
+            self._data = {
+                name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+                for name, array in self._data.items()
+            }
 
     def set_back(self, size: int) -> None:
         """Makes `size` the number of entries, at most as many as there are in memory."""
@@ -62,7 +59,8 @@ class Store:
 
     def read(self, start: int, stop: int) -> dict[str, Tensor]:
         """Returns the entries start..stop."""
-        return {name: value[start : min(stop, self.size)] for name, value in self._data.items()}
+        own = slice(start, min(stop, self.size))
+        return {name: torch.from_numpy(array[own]) for name, array in self._data.items()}
 
     def load(self, entries: Mapping[str, Tensor]) -> None:
         """Replaces all entries; none empty the store.
@@ -70,17 +68,22 @@ class Store:
         Raises:
             ValueError: The entries have other names or shapes; nothing has changed.
         """
-        empty = {name: value[:0] for name, value in self._data.items()}
+        empty = self.read(0, 0)
         given = dict(entries) or empty
         for name, value in empty.items():
             if name not in given or given[name].shape[1:] != value.shape[1:]:
                 raise ValueError(f"the replay store has no entries {name!r} that fit")
         if len({len(given[name]) for name in empty}) != 1:
             raise ValueError("the entries of the replay store differ in number")
-        self._data = {name: given[name].to(value.dtype, copy=True) for name, value in empty.items()}
+        self._data = {
+            name: np.array(given[name].numpy(), dtype=array.dtype)
+            for name, array in self._data.items()
+        }
         self.size = self._filled = len(self._data[PLACE])
 
-    def segments(self, index: Tensor, past: int, future: int) -> tuple[dict[str, Tensor], Tensor]:
+    def segments(
+        self, index: np.ndarray, past: int, future: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Returns the transitions around some places of the store.
 
         Args:
@@ -91,12 +94,13 @@ class Store:
         Returns:
             Entries (B, M + K, ...) by name, and the mask (B, M + K) of those of the same trial.
         """
-        offset = torch.arange(-past, future)
-        wanted = index.unsqueeze(1) + offset
-        inside = wanted.clamp(0, self.size - 1)
-        found = {name: value[inside] for name, value in self._data.items()}
-        place = self._data[PLACE][index].unsqueeze(1) + offset
-        return found, (wanted == inside) & (found[PLACE] == place)
+        offset = np.arange(-past, future)
+        wanted = index[:, None] + offset
+        inside = wanted.clip(0, self.size - 1)
+        found = {name: torch.from_numpy(array[inside]) for name, array in self._data.items()}
+        place = self._data[PLACE][index][:, None] + offset
+        mask = (wanted == inside) & (self._data[PLACE][inside] == place)
+        return found, torch.from_numpy(mask)
 
 
 def transitions(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The replay store of GrBAL against loops over episodes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,7 +77,7 @@ def test_segments_stay_in_their_trial():
     for entry in known:
         number += entry[-1] == 0
         trial.append(number)
-    found, mask = store.segments(torch.arange(34), past, future)
+    found, mask = store.segments(np.arange(34), past, future)
     for index in range(34):
         for column, offset in enumerate(range(-past, future)):
             other = index + offset
