@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
 from metarl.learners.bmaml.config import BmamlConfig
 from metarl.learners.gp.config import GpConfig
+from metarl.learners.grbal.config import GrbalConfig
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.metric.config import MetricConfig
 from metarl.learners.pearl.config import PearlConfig
@@ -152,6 +153,12 @@ ALGORITHMS: dict[str, Algorithm] = {
             "metarl.learners.gp.gp:Gp",
             "a policy that is given the task; a Gaussian process finds which numbers to give it",
             sees_tasks=True,
+        ),
+        Algorithm(
+            "grbal",
+            GrbalConfig,
+            "metarl.learners.grbal.grbal:Grbal",
+            "a model that adapts at every step, and a planner on it (Nagabandi et al. 2019)",
         ),
         Algorithm(
             "metric",

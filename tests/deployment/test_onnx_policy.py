@@ -17,6 +17,8 @@ from metarl.deployment import onnx_file
 from metarl.deployment.export.policies import build_policy
 from metarl.deployment.onnx_policy import OnnxPolicy
 from metarl.envs.registry import make
+from metarl.learners.grbal.config import GrbalConfig
+from metarl.learners.grbal.grbal import Grbal
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
 
@@ -238,6 +240,13 @@ def test_teacher_that_observes_the_task_has_no_graph():
     teacher = TeacherStudent(config, *sizes, tasks=spec.tasks, seed=0)
     with pytest.raises(ConfigError, match="the teacher of teacher-student has no graph; it obs"):
         build_policy(teacher, spec, max_steps=1)
+
+
+def test_planner_on_a_model_has_no_graph():
+    spec = make("hopper-vel", 1).spec
+    planner = Grbal(GrbalConfig(), spec.obs_size, spec.action_size, seed=0)
+    with pytest.raises(ConfigError, match="a learner Grbal has no graph; those of maml-trpo, rl2"):
+        build_policy(planner, spec, max_steps=1)
 
 
 # --- in the simulator -----------------------------------------------------------------------------

@@ -301,7 +301,9 @@ def test_maml_session_adapts_to_the_newest_episodes(run_of, monkeypatch):
     np.testing.assert_array_equal(*controls)
 
 
-@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "teacher-student", "varibad"])
+@pytest.mark.parametrize(
+    "name", ["rl2, gru", "rl2, transformer", "teacher-student", "varibad", "grbal"]
+)
 def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
     policy = metarl.load(run_of(name), threads=1)
     rng = np.random.default_rng(0)
@@ -318,7 +320,7 @@ def test_prediction_equals_sessions_whose_episodes_start_apart(run_of, name):
             np.testing.assert_allclose(session.act(obs[t, row], reward), controls[row], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer"])
+@pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "grbal"])
 def test_prediction_may_be_continued_twice_from_one_state(run_of, name):
     """The second branch does not see the first, whose memory might write in place."""
     policy, rng = metarl.load(run_of(name), threads=1), np.random.default_rng(1)

@@ -39,6 +39,9 @@ MORE_RUNS = {
 WITHOUT_GRAPH = {
     "bmaml": {"learner": {"hidden_sizes": [8], "normalize_obs": True}},
     "gp": {"learner": {"hidden_size": 8, "choice": "thompson"}},
+    "grbal": {
+        "learner": {"hidden_sizes": [8], "gradient_steps": 2, "candidates": 8, "plan_steps": 3}
+    },
     "metric": {"learner": {"hidden_size": 8, "encoder_steps": 2}},
     "pearl": {"learner": {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 0.005}},
 }

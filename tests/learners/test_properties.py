@@ -17,6 +17,7 @@ from metarl.evaluation.evaluate import evaluate, held_out_tasks
 from metarl.functional.running_moments import Moments
 from metarl.learners.bmaml.config import BmamlConfig
 from metarl.learners.gp.config import GpConfig
+from metarl.learners.grbal.config import GrbalConfig
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.metric.config import MetricConfig
@@ -29,6 +30,7 @@ from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
 from metarl.runs.storage import append_entries
 from metarl.sampling.sampler import Key
+from metarl.training.trainer import restore
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Case:
     num_adaptations: int
     iterations: int
     gain: float = 12.0  # of the last rollout over the first; RL^2 adapts within the first as well
+    least: float = -100.0  # return of the last rollout
 
 
 MAML = MamlConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
@@ -128,6 +131,18 @@ METRIC = MetricConfig(
     initial_log_std=-1.5,
 )
 
+GRBAL = GrbalConfig(
+    hidden_sizes=(32, 32),
+    inner_lr=0.1,
+    lr=3e-3,
+    gradient_steps=300,
+    batch_size=32,
+    plan_steps=5,
+    candidates=32,
+    action_bound=0.1,
+    exploration_std=0.2,
+)
+
 CASES = {
     "maml-trpo": Case(MAML, 8, 8, 1, 10),
     "maml-trpo, normalized": Case(replace(MAML, normalize_obs=True), 8, 8, 1, 15),
@@ -142,6 +157,8 @@ CASES = {
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
     "pearl": Case(PEARL, 8, 4, 1, 8),
+    # it has adapted after some steps, so the first episode is as good; -38 is standing still
+    "grbal": Case(GRBAL, 16, 1, 1, 5, gain=-5.0, least=-26.0),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
@@ -178,6 +195,8 @@ class Bench:
             config = replace(config, teacher_updates=1, student_updates=later)
         if small and algo == "pearl":
             config = replace(config, update_ratio=0.002)
+        if small and algo == "grbal":
+            config = replace(config, gradient_steps=4)
         self.learner = build_learner(
             ALGORITHMS[algo], config, spec, seed=seed, num_threads=num_threads
         )
@@ -250,6 +269,7 @@ def test_learner_learns_to_adapt(algo):
     before, *_, after = bench.returns()
     assert after > start + 12.0
     assert after > before + bench.case.gain
+    assert after > bench.case.least
 
 
 def test_same_seed_gives_the_same_learner_bit_for_bit(algo):

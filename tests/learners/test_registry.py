@@ -104,7 +104,7 @@ def plug_ins(tmp_path, monkeypatch):
 
 def test_every_algorithm_is_found_by_its_name():
     relatives = "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia"
-    others = "rl2 bmaml gp metric pearl teacher-student varibad sb3-ppo sb3-trpo sb3-rl2"
+    others = "rl2 bmaml gp grbal metric pearl teacher-student varibad sb3-ppo sb3-trpo sb3-rl2"
     assert list(ALGORITHMS) == f"maml-trpo {relatives} {others}".split()
     for name, algorithm in ALGORITHMS.items():
         assert find_algorithm(name) is algorithm and algorithm.name == name
