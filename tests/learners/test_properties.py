@@ -30,7 +30,6 @@ from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
 from metarl.runs.storage import append_entries
 from metarl.sampling.sampler import Key
-from metarl.training.trainer import restore
 
 
 @dataclass(frozen=True)
