@@ -128,8 +128,8 @@ def test_examples_are_written_to_different_slots():
     state, written = learner.begin(len(tasks), tasks.support_x), []
     for m in range(4):
         example = torch.cat([tasks.support_x[:, m], tasks.support_y[:, m]], dim=1)
-        before, (state, _) = state.memory, learner.step(params, state, example)
-        changed = (state.memory != before).any(dim=2)
+        before, (state, _) = state.slots.memory, learner.step(params, state, example)
+        changed = (state.slots.memory != before).any(dim=2)
         assert (changed.sum(dim=1) == 1).all()
         written.append(changed.int().argmax(dim=1))
     for row in torch.stack(written, dim=1).tolist():

@@ -8,6 +8,7 @@ RUNS = {
         f"rl2, {memory}": {"learner": {"memory": memory, "memory_size": 8}}
         for memory in ("gru", "lstm", "mingru", "transformer")
     },
+    "rl2, mann": {"learner": {"memory": "mann", "memory_size": 8, "epochs": 1, "minibatches": 1}},
     "rl2, hypernetwork": {"learner": {"actor": "hypernetwork", "memory_size": 8}},
     "teacher-student": {"learner": {"memory_size": 8, "teacher_updates": 1}},
     "sb3-ppo": {},

@@ -26,10 +26,10 @@ from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
 from metarl.networks.hypernetwork import HyperActor
-from metarl.networks.memory import Memory
+from metarl.networks.memories.memory import Memory
+from metarl.networks.memories.transformer import AttentionMemory
 from metarl.networks.mlp import ContextNetwork, TanhMLP, fold_context
 from metarl.networks.module_network import ModuleNetwork
-from metarl.networks.transformer import AttentionMemory
 
 DOUBLE, INTEGER = 11, 7
 """Numbers of the types float64 and int64 in ONNX."""
