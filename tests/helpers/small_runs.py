@@ -29,6 +29,6 @@ MORE_RUNS = {
     "sb3-ppo, normalized": {"learner": {"normalize": True}},
     **{
         name: {"learner": {"hidden_sizes": [8]}}
-        for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia".split()
+        for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia leo meta-lstm".split()
     },
 }
