@@ -13,7 +13,7 @@ from metarl.functional.ppo import approximate_kl, clip_indicator, clipped_loss
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import Batch
 from metarl.networks.actor_critic import MemoryActorCritic
-from metarl.networks.memory import GruMemory, LstmMemory
+from metarl.networks.memories.memory import GruMemory, LstmMemory
 
 SHARD_ROWS = 32
 """Trials of a thread. The presets' minibatches of 25 are one shard, so one core works."""

@@ -105,8 +105,9 @@ class TrainConfig(Generic[L]):
 
     algo: str = "maml-trpo"
     """Learner: maml-trpo or a relative (fomaml, reptile, maml-ppo, promp, e-maml, meta-sgd, anil,
-    cavia), rl2, bmaml, gp, grbal, metric, pearl, teacher-student, varibad, sb3-ppo, sb3-trpo or
-    sb3-rl2, the name of an installed plug-in, or module:Class; --list-algos explains each."""
+    cavia, leo, meta-lstm), rl2, bmaml, gp, grbal, metric, pearl, teacher-student, varibad, sb3-ppo,
+    sb3-trpo or sb3-rl2, the name of an installed plug-in, or module:Class; --list-algos explains
+    each."""
 
     seed: int = 0
     """Key of every random number of the run, from 0 to 2^64 - 1."""

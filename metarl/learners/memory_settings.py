@@ -34,8 +34,8 @@ def check_memory(config: MemorySettings) -> None:
     Raises:
         ConfigError: Names the field, its value and what it must be.
     """
-    known = config.memory in ("gru", "lstm", "mingru", "transformer")
-    require(known, "learner.memory", config.memory, "gru, lstm, mingru or transformer")
+    known = config.memory in ("gru", "lstm", "mann", "mingru", "transformer")
+    require(known, "learner.memory", config.memory, "gru, lstm, mann, mingru or transformer")
     if config.memory == "transformer":
         size = config.memory_size
         require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")

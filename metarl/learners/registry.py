@@ -135,6 +135,16 @@ ALGORITHMS: dict[str, Algorithm] = {
             "MAML that adapts inputs of the first layer only (Zintgraf et al. 2019)",
             adapts="context",
         ),
+        _of_maml(
+            "leo",
+            "MAML in a latent space that decodes to the last layer (Rusu et al. 2019)",
+            adapts="latent",
+        ),
+        _of_maml(
+            "meta-lstm",
+            "an LSTM in place of the gradient step (Ravi & Larochelle 2017)",
+            inner="lstm",
+        ),
         Algorithm(
             "rl2",
             Rl2Config,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.rollout import Action, Feedback, Rollout
-from metarl.networks.memory import Memory, State, join_states
+from metarl.networks.memories.memory import Memory, State, join_states
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from metarl.core.rollout import Params
 from metarl.networks.distributions import Distribution
 from metarl.networks.hypernetwork import HyperActor
 from metarl.networks.layers import Linear, Tanh, draw_orthogonal
-from metarl.networks.memory import GruMemory, LstmMemory, Memory
-from metarl.networks.mingru import MinGruMemory
-from metarl.networks.transformer import AttentionMemory
+from metarl.networks.memories.mann import MannMemory
+from metarl.networks.memories.memory import GruMemory, LstmMemory, Memory
+from metarl.networks.memories.mingru import MinGruMemory
+from metarl.networks.memories.transformer import AttentionMemory
 
 MEMORIES = {
     "gru": GruMemory,
     "lstm": LstmMemory,
+    "mann": MannMemory,
     "mingru": MinGruMemory,
     "transformer": AttentionMemory,
 }

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_normal
 
-from metarl.fewshot.learners import bmaml, meta_lstm
+from metarl.fewshot.learners import bmaml
 from metarl.fewshot.learners.bmaml import BayesianMaml
 from metarl.fewshot.learners.gp import GaussianProcess
 from metarl.fewshot.learners.gradient import GradientLearner
@@ -19,6 +19,7 @@ from metarl.fewshot.learners.mann import Mann
 from metarl.fewshot.learners.meta_lstm import OWN, MetaLstm
 from metarl.fewshot.learners.prototypical import Prototypical
 from metarl.fewshot.learners.siamese import Siamese
+from metarl.learners.maml.adaptations.learned_optimiser import encode
 
 
 def slow_embed(params, x):
@@ -128,8 +129,8 @@ def test_examples_are_written_to_different_slots():
     state, written = learner.begin(len(tasks), tasks.support_x), []
     for m in range(4):
         example = torch.cat([tasks.support_x[:, m], tasks.support_y[:, m]], dim=1)
-        before, (state, _) = state.memory, learner.step(params, state, example)
-        changed = (state.memory != before).any(dim=2)
+        before, (state, _) = state.slots.memory, learner.step(params, state, example)
+        changed = (state.slots.memory != before).any(dim=2)
         assert (changed.sum(dim=1) == 1).all()
         written.append(changed.int().argmax(dim=1))
     for row in torch.stack(written, dim=1).tolist():
@@ -166,7 +167,7 @@ def test_meta_lstm_step_equals_a_loop_over_numbers():
     for k in range(2):
         theta = np.concatenate([points[k][n].numpy().reshape(-1) for n in names])
         gradient, value = (v[0].numpy() for v in learner._gradient(points[k], tasks))
-        reads = [meta_lstm.encode(torch.tensor(v)).numpy() for v in (gradient, value[0])]
+        reads = [encode(torch.tensor(v)).numpy() for v in (gradient, value[0])]
         after = np.concatenate([points[k + 1][n].numpy().reshape(-1) for n in names])
         for p in range(size):
             row = np.concatenate([reads[0][p], reads[1], hidden[p]])
@@ -180,7 +181,7 @@ def test_meta_lstm_step_equals_a_loop_over_numbers():
 
 
 def test_encoded_gradients_have_moderate_size():
-    found = meta_lstm.encode(torch.tensor([math.exp(5.0), -math.exp(-20.0)], dtype=torch.float64))
+    found = encode(torch.tensor([math.exp(5.0), -math.exp(-20.0)], dtype=torch.float64))
     expected = [[0.5, 1.0], [-1.0, -math.exp(-10.0)]]
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64))
 

@@ -8,6 +8,7 @@ RUNS = {
         f"rl2, {memory}": {"learner": {"memory": memory, "memory_size": 8}}
         for memory in ("gru", "lstm", "mingru", "transformer")
     },
+    "rl2, mann": {"learner": {"memory": "mann", "memory_size": 8, "epochs": 1, "minibatches": 1}},
     "rl2, hypernetwork": {"learner": {"actor": "hypernetwork", "memory_size": 8}},
     "teacher-student": {"learner": {"memory_size": 8, "teacher_updates": 1}},
     "varibad": {"learner": {"memory_size": 8, "encoder_updates": 1}},
@@ -32,7 +33,7 @@ MORE_RUNS = {
     "sb3-ppo, normalized": {"learner": {"normalize": True}},
     **{
         name: {"learner": {"hidden_sizes": [8]}}
-        for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia".split()
+        for name in "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia leo meta-lstm".split()
     },
 }
 

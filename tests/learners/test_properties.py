@@ -154,6 +154,8 @@ CASES = {
     "meta-sgd": Case(replace(MAML, learn_rates=True), 8, 8, 1, 10),
     "anil": Case(replace(MAML, adapts="head"), 8, 8, 1, 10),
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
+    "leo": Case(replace(MAML, adapts="latent", inner_lr=1.0), 8, 8, 1, 10),
+    "meta-lstm": Case(replace(MAML, inner="lstm"), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
     "pearl": Case(PEARL, 8, 4, 1, 8),
     # it has adapted after some steps, so the first episode is as good; -38 is standing still
@@ -162,6 +164,7 @@ CASES = {
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 45, gain=3.0
     ),
+    "rl2, mann": Case(replace(RL2, memory="mann"), 64, 1, 1, 24, gain=3.0),
     "varibad": Case(VARIBAD, 64, 1, 1, 40, gain=3.0),
     "bmaml": Case(BMAML, 8, 8, 1, 10),
     "gp": Case(GP, 16, 8, 1, 14),

@@ -103,7 +103,7 @@ def plug_ins(tmp_path, monkeypatch):
 
 
 def test_every_algorithm_is_found_by_its_name():
-    relatives = "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia"
+    relatives = "fomaml reptile maml-ppo promp e-maml meta-sgd anil cavia leo meta-lstm"
     others = "rl2 bmaml gp grbal metric pearl teacher-student varibad sb3-ppo sb3-trpo sb3-rl2"
     assert list(ALGORITHMS) == f"maml-trpo {relatives} {others}".split()
     for name, algorithm in ALGORITHMS.items():

@@ -13,7 +13,9 @@ from metarl.networks.mlp import TanhMLP
 
 
 def has_adaptation_graph(learner: Maml) -> bool:
-    """Returns whether the gradient step has a graph: a plain tanh network, actions no indices."""
+    """Returns whether a step has a graph: by gradient, a plain tanh network, actions no indices."""
+    if learner.config.inner != "gradient":
+        return False
     return isinstance(learner.policy.network, TanhMLP) and "log_std" in learner.params
 
 

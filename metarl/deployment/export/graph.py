@@ -89,6 +89,11 @@ class Graph:
         lengths = np.array(sizes, dtype=np.int64)
         return self._add("Split", (value, lengths), len(sizes), {"axis": -1})
 
+    def least(self, value: Value, count: int) -> Value:
+        """Returns the places of the least numbers along the last axis, the first of equals."""
+        number = np.array([count], dtype=np.int64)
+        return self._add("TopK", (value, number), 2, {"axis": -1, "largest": 0})[1]
+
     def concat(self, values: Sequence[Value], axis: int = -1) -> Value:
         """Joins tensors along an axis."""
         return self.op("Concat", *values, axis=axis)

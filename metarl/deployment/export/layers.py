@@ -13,9 +13,10 @@ from metarl.core.errors import ConfigError
 from metarl.deployment.export.graph import Graph, Value
 from metarl.networks.hypernetwork import HyperActor
 from metarl.networks.layers import Tanh
-from metarl.networks.memory import GruMemory, LstmMemory, Memory
-from metarl.networks.mingru import MinGruMemory
-from metarl.networks.transformer import AttentionMemory
+from metarl.networks.memories.mann import DECAY, EMPTY, MannMemory
+from metarl.networks.memories.memory import GruMemory, LstmMemory, Memory
+from metarl.networks.memories.mingru import MinGruMemory
+from metarl.networks.memories.transformer import AttentionMemory
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ def memory_states(memory: Memory, num_steps: int) -> list[State]:
         return [State("hidden", (memory.size,))]
     if isinstance(memory, LstmMemory):
         return [State("hidden", (memory.size,)), State("cell", (memory.size,))]
+    if isinstance(memory, MannMemory):
+        heads, slots, width = memory.num_heads, memory.num_slots, memory.width
+        sizes = {"hidden": memory.size, "cell": memory.size, "slots": slots * width}
+        sizes |= {"usage": slots, "weights": heads * slots, "read": heads * width}
+        return [State(name, (size,)) for name, size in sizes.items()]
     if isinstance(memory, AttentionMemory):
         kept = memory.window or num_steps
         shape = (memory.num_heads, kept, memory.size // memory.num_heads)
@@ -147,6 +153,8 @@ def memory_step(
     if isinstance(memory, MinGruMemory):
         hidden = min_gru(graph, memory, x, names[0])
         return hidden, [hidden]
+    if isinstance(memory, MannMemory):
+        return mann(graph, memory, x, names)
     assert isinstance(memory, AttentionMemory)
     return attention(graph, memory, x, states)
 
@@ -196,6 +204,56 @@ def min_gru(graph: Graph, memory: MinGruMemory, x: Value, hidden: Value) -> Valu
     logits, candidate = graph.split(gates, [memory.size] * 2)
     change = graph.op("Sub", hidden, candidate)
     return graph.op("Add", candidate, graph.op("Mul", graph.op("Sigmoid", logits), change))
+
+
+def mann(
+    graph: Graph, memory: MannMemory, x: Value, names: Sequence[Value]
+) -> tuple[Value, list[Value]]:
+    """Adds one step of an external memory, in single precision; see `memory_step`."""
+    hidden, cell, kept, usage, weights, read = names
+    parts = tuple(array(value) for value in memory.cell.parameters())
+    hidden, cell = lstm_cell(graph, parts, graph.concat([x, read]), hidden, cell)
+    heads, width = memory.num_heads, memory.width
+    each = graph.reshape(linear(graph, memory.heads, hidden), 0, heads, width + 2)
+    key, gate, strength = graph.split(each, [width, 1, 1])
+    key, gate = graph.op("Tanh", key), graph.op("Sigmoid", gate)
+    strength = graph.op("Add", graph.op("Softplus", strength), 1.0)
+    free = _least_used(graph, memory, usage)
+    previous = graph.reshape(weights, 0, heads, -1)
+    change = graph.op("Mul", gate, graph.op("Sub", previous, free))
+    write = graph.op("Add", free, change)
+    stays = graph.op("Sub", 1.0, _sum_heads(graph, free))
+    slots = graph.reshape(graph.op("Add", kept, EMPTY), 0, memory.num_slots, width)
+    slots = graph.op("Mul", slots, graph.reshape(stays, 0, -1, 1))
+    written = graph.op("MatMul", graph.op("Transpose", write, perm=[0, 2, 1]), key)
+    slots = graph.op("Add", slots, written)
+    content = graph.op("Transpose", _unit_rows(graph, slots, 1e-6), perm=[0, 2, 1])
+    cosine = graph.op("MatMul", _unit_rows(graph, key, 1e-12), content)
+    weights = graph.op("Softmax", graph.op("Mul", strength, cosine), axis=-1)
+    read = graph.reshape(graph.op("MatMul", weights, slots), 0, -1)
+    both = graph.op("Add", _sum_heads(graph, weights), _sum_heads(graph, write))
+    usage = graph.op("Add", graph.op("Mul", usage, DECAY), both)
+    features = graph.op("Add", hidden, linear(graph, memory.read, read))
+    kept = graph.op("Sub", graph.reshape(slots, 0, -1), EMPTY)
+    return features, [hidden, cell, kept, usage, graph.reshape(weights, 0, -1), read]
+
+
+def _least_used(graph: Graph, memory: MannMemory, usage: Value) -> Value:
+    """Returns the heads' least used slots (M, R, L) as ones among zeros; the first of equals."""
+    ordered = graph.least(usage, memory.num_heads)
+    same = graph.op("Equal", graph.reshape(ordered, 0, -1, 1), np.arange(memory.num_slots))
+    return graph.op("Cast", same, to=1)
+
+
+def _sum_heads(graph: Graph, values: Value) -> Value:
+    """Sums (M, R, L) over the heads."""
+    return graph.op("ReduceSum", values, np.array([1]), keepdims=0)
+
+
+def _unit_rows(graph: Graph, values: Value, least: float) -> Value:
+    """Divides vectors along the last axis by their lengths, or by `least` if that is more."""
+    squares = graph.op("ReduceSum", graph.op("Mul", values, values), np.array([2]), keepdims=1)
+    return graph.op("Div", values, graph.op("Max", graph.op("Sqrt", squares), least))
 
 
 def attention(

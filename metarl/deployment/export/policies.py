@@ -27,10 +27,11 @@ from metarl.learners.rl2.rl2 import Rl2
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
 from metarl.learners.varibad.varibad import Varibad
 from metarl.networks.hypernetwork import HyperActor
-from metarl.networks.memory import Memory
+from metarl.networks.latent import LatentNetwork
+from metarl.networks.memories.memory import Memory
+from metarl.networks.memories.transformer import AttentionMemory
 from metarl.networks.mlp import ContextNetwork, TanhMLP, fold_context
 from metarl.networks.module_network import ModuleNetwork
-from metarl.networks.transformer import AttentionMemory
 
 DOUBLE, INTEGER = 11, 7
 """Numbers of the types float64 and int64 in ONNX."""
@@ -206,9 +207,11 @@ def _finish(graph: Graph, spec: EnvSpec, output: Value) -> Value:
 def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> PolicyGraph:
     graph, network = Graph(), learner.policy.network
     params = params or learner.params
-    if isinstance(network, ContextNetwork):
+    if isinstance(network, (ContextNetwork, LatentNetwork)):
         one_task = {name: value.unsqueeze(0) for name, value in params.items()}
-        params = {name: value.squeeze(0) for name, value in fold_context(one_task).items()}
+        is_latent = isinstance(network, LatentNetwork)
+        folded = network.fold(one_task) if is_latent else fold_context(one_task)
+        params = {name: value.squeeze(0) for name, value in folded.items()}
         network = network.inner
     weights = {name: array(value) for name, value in params.items()}
     obs = graph.input("obs", [spec.obs_size])

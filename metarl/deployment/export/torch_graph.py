@@ -34,12 +34,19 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, axis: int, epsilon: flo
     return functional.layer_norm(x, weight.shape, weight, bias, epsilon)
 
 
+def _least(x: Tensor, count: Tensor, axis: int, largest: int) -> tuple[Tensor, Tensor]:
+    del axis, largest
+    values, places = x.sort(dim=-1, stable=True)
+    return values[..., : int(count)], places[..., : int(count)]
+
+
 _OPERATORS: dict[str, Compute] = {
     "Add": torch.add,
     "ArgMax": lambda x, axis, keepdims: x.argmax(axis, bool(keepdims)),
     "Cast": lambda x, to: x.to(_DTYPES[to]),
     "Clip": lambda x, low, high: torch.maximum(torch.minimum(x, high), low),
     "Concat": lambda *values, axis: torch.cat(values, axis),
+    "Div": torch.div,
     "Elu": functional.elu,
     "Equal": torch.eq,
     "Erf": torch.erf,
@@ -51,14 +58,18 @@ _OPERATORS: dict[str, Compute] = {
     "Max": torch.maximum,
     "Min": torch.minimum,
     "Mul": torch.mul,
+    "ReduceSum": lambda x, axes, keepdims: x.sum(axes.tolist(), bool(keepdims)),
     "Relu": torch.relu,
     "Reshape": _reshape,
     "Sigmoid": torch.sigmoid,
     "Slice": _slice,
     "Softmax": lambda x, axis: torch.softmax(x, axis),
+    "Softplus": functional.softplus,
     "Split": lambda x, sizes, axis: x.split(sizes.tolist(), axis),
+    "Sqrt": torch.sqrt,
     "Sub": torch.sub,
     "Tanh": torch.tanh,
+    "TopK": _least,
     "Transpose": lambda x, perm: x.permute(perm),
     "Where": torch.where,
 }

@@ -14,6 +14,7 @@ from metarl.fewshot.learners.inner import Order, adapt
 from metarl.fewshot.network import ReluMLP, draw_matrix
 from metarl.fewshot.tasks import Problem, Tasks, loss
 from metarl.learners.maml.inner_loop import RATE
+from metarl.networks.latent import decode_layer
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Leo:
 
     def decode(self, params: Params, latent: Tensor) -> Params:
         """Returns the last layer of latents (N, A, Z): weight (N, H, A) and bias (N, 1, A)."""
-        rows = latent @ params["decode"] + params["decode_bias"]
-        return {"weight": rows[..., :-1].mT, "bias": rows[..., -1:].mT}
+        weight, bias = decode_layer(latent, params["decode"], params["decode_bias"])
+        return {"weight": weight, "bias": bias}
 
     def heads(
         self, params: Params, latent: Tensor, features: Tensor, tasks: Tasks, order: Order

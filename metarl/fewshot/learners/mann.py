@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot, softplus
 
 from metarl.core.rollout import Params
 from metarl.fewshot.learner import Outer
 from metarl.fewshot.network import draw_matrix
 from metarl.fewshot.tasks import Problem, Tasks, loss
+from metarl.functional.external_memory import Slots, access, squash
 
 
 @dataclass(frozen=True)
@@ -22,35 +22,29 @@ class State:
     Attributes:
         hidden: (N, H) of the controller.
         cell: (N, H) of the controller.
-        memory: (N, L, W).
-        usage: (N, L), how much each slot was read and written lately.
-        read_weights: (N, R, L) of the last step.
+        slots: Of the memory.
         read: (N, R * W), what was read in the last step.
     """
 
     hidden: Tensor
     cell: Tensor
-    memory: Tensor
-    usage: Tensor
-    read_weights: Tensor
+    slots: Slots
     read: Tensor
 
     def repeat(self, count: int) -> State:
         """Returns every row count times, side by side."""
-        return State(*(v.repeat_interleave(count, dim=0) for v in vars(self).values()))
+        slots = Slots(*(v.repeat_interleave(count, dim=0) for v in vars(self.slots).values()))
+        own = (self.hidden, self.cell, self.read)
+        hidden, cell, read = (v.repeat_interleave(count, dim=0) for v in own)
+        return State(hidden, cell, slots, read)
 
 
 @dataclass(frozen=True)
 class Mann:
-    """An LSTM that writes into the least recently used slots of a memory.
+    """An LSTM that writes into the least recently used slots of a memory, see `access`.
 
-        w_write = s(g) w_read(previous) + (1 - s(g)) w_least-used,    usage = d usage + w_r + w_w
-        w_read = softmax(strength * cosine(key, memory))
-
-    Each head writes its key, to the place it read before or to a slot of its own among the R least
-    used, which are emptied first. The paper presents a label one step after its input and predicts
-    in between; here an example comes with its target, and each query follows the whole support by
-    itself. The strength is that of the neural Turing machine (arXiv:1410.5401); the paper has none.
+    The paper presents a label one step after its input and predicts in between; here an example
+    comes with its target, and each query follows the whole support by itself.
 
     Attributes:
         problem: The tasks.
@@ -93,14 +87,11 @@ class Mann:
         slots, heads, width, zeros = self.num_slots, self.num_heads, self.width, like.new_zeros
         read_weights = zeros(num_rows, heads, slots)
         read_weights[..., 0] = 1.0
-        return State(
-            zeros(num_rows, self.num_hidden),
-            zeros(num_rows, self.num_hidden),
-            like.new_full((num_rows, slots, width), 1e-3),
-            zeros(num_rows, slots),
-            read_weights,
-            zeros(num_rows, heads * width),
+        slots = Slots(
+            like.new_full((num_rows, slots, width), 1e-3), zeros(num_rows, slots), read_weights
         )
+        hidden, cell = (zeros(num_rows, self.num_hidden) for _ in range(2))
+        return State(hidden, cell, slots, zeros(num_rows, heads * width))
 
     def step(self, params: Params, state: State, inputs: Tensor) -> tuple[State, Tensor]:
         """Reads inputs (N, S + A) and returns the next state and the output (N, A)."""
@@ -109,24 +100,10 @@ class Mann:
         cell = gates[1].sigmoid() * state.cell + gates[0].sigmoid() * gates[2].tanh()
         hidden = gates[3].sigmoid() * cell.tanh()
         heads = (hidden @ params["heads"] + params["heads_bias"]).unflatten(1, (self.num_heads, -1))
-        key, gate, strength = heads.split([self.width, 1, 1], dim=2)
-        state = self._access(state, key.tanh(), gate.sigmoid(), 1.0 + softplus(strength))
-        answer = torch.cat([hidden, state.read], dim=1)
+        slots, read = access(state.slots, *squash(heads, self.width), self.decay)
+        answer = torch.cat([hidden, read], dim=1)
         output = answer @ params["answer"] + params["answer_bias"]
-        return replace(state, hidden=hidden, cell=cell), output
-
-    def _access(self, state: State, key: Tensor, gate: Tensor, strength: Tensor) -> State:
-        """Writes and reads with keys (N, R, W), gates and strengths (N, R, 1)."""
-        least = state.usage.argsort(dim=1, stable=True)[:, : self.num_heads]
-        free = one_hot(least, self.num_slots).to(key.dtype)  # (N, R, L)
-        write = gate * state.read_weights + (1.0 - gate) * free
-        memory = state.memory * (1.0 - free.sum(dim=1)).unsqueeze(2)
-        memory = memory + torch.bmm(write.mT, key)
-        cosine = torch.bmm(normalize(key, dim=2), normalize(memory, dim=2, eps=1e-6).mT)
-        weights = (strength * cosine).softmax(dim=2)
-        read = torch.bmm(weights, memory).flatten(1)
-        usage = self.decay * state.usage + weights.sum(dim=1) + write.sum(dim=1)
-        return replace(state, memory=memory, usage=usage, read_weights=weights, read=read)
+        return State(hidden, cell, slots, read), output
 
     def answer(self, params: Params, tasks: Tasks, num_examples: int) -> Tensor:
         """Returns outputs (N, Q, A) after the first num_examples of the support."""

@@ -43,13 +43,28 @@ class MamlConfig:
     """Inner loss: likelihood ratio (lvc; ProMP, Rothfuss et al. 2019), plain log-likelihood
     (loglik), or DiCE (dice; Foerster et al. 2018)."""
 
-    adapts: Literal["all", "head", "context"] = "all"
+    adapts: Literal["all", "head", "context", "latent"] = "all"
     """Parameters that an adaptation moves: all (MAML), the last layer and the noise (head; ANIL,
-    Raghu et al. 2020), or inputs of the first layer that each task has of its own (context; CAVIA,
-    Zintgraf et al. 2019)."""
+    Raghu et al. 2020), inputs of the first layer that each task has of its own (context; CAVIA,
+    Zintgraf et al. 2019), or a code that decodes to the last layer (latent; LEO, Rusu et al.
+    2019)."""
 
     context_size: int = 8
     """Number of context parameters with `adapts context`, >= 1."""
+
+    latent_size: int = 8
+    """Numbers of the code of each action with `adapts latent`, >= 1."""
+
+    encoder_size: int = 32
+    """Units with which `adapts latent` encodes the first rollout into the code, before the first
+    gradient step, >= 0; 0 has no encoder."""
+
+    inner: Literal["gradient", "lstm"] = "gradient"
+    """Step of an adaptation: along the gradient, or by an LSTM that reads the gradient and starts
+    with steps of inner_lr (lstm; meta-LSTM, Ravi & Larochelle 2017)."""
+
+    optimiser_size: int = 8
+    """Units of the LSTM with `inner lstm`, >= 1."""
 
     learn_rates: bool = False
     """Learn a step size for every parameter, from inner_lr on (Meta-SGD, Li et al. 2017)."""
@@ -152,13 +167,13 @@ class MamlConfig:
             ("a finite number > 0", ("outer_lr", "clip")),
             ("a finite number >= 0", ("cg_damping", "inner_kl", "inner_kl_weight")),
             ("a finite number >= 0", ("sampling_weight",)),
-            ("at least 1", ("context_size", "outer_epochs")),
+            ("at least 1", ("context_size", "latent_size", "optimiser_size", "outer_epochs")),
             ("in (0, 1]", ("later_decay", "curvature_fraction")),
             ("in (0, 1)", ("line_search_decay",)),
             ("in [0, 1]", ("discount", "gae_lambda")),
             ("at least 1", ("cg_iterations", "line_search_steps")),
             ("a finite number", ("min_log_std",)),
-            ("at least 0", ("kl_halving", "task_chunk")),
+            ("at least 0", ("encoder_size", "kl_halving", "task_chunk")),
         ):
             require_range(self, "learner", names, hint)
         low, value = self.min_log_std, self.initial_log_std
@@ -168,7 +183,8 @@ class MamlConfig:
     def _check_kind(self) -> None:
         """Checks the choices, and that those that are made fit together."""
         for name, choices in (
-            ("adapts", ("all", "head", "context")),
+            ("adapts", ("all", "head", "context", "latent")),
+            ("inner", ("gradient", "lstm")),
             ("outer", ("trpo", "ppo", "reptile")),
             ("task_conflict", ("none", "pcgrad")),
         ):
@@ -177,9 +193,25 @@ class MamlConfig:
         is_plain = self.activation == "tanh" and not self.layer_norm
         hint = "all with another activation than tanh, or with layer_norm"
         require(self.adapts == "all" or is_plain, "learner.adapts", self.adapts, hint)
+        ok = self.adapts != "latent" or self.outer != "reptile"
+        hint = "trpo or ppo with adapts latent: the decoder would get no gradient"
+        require(ok, "learner.outer", self.outer, hint)
+        if self.inner == "lstm":
+            self._check_lstm()
         ok = not (self.learn_rates and (self.first_order or self.outer == "reptile"))
         hint = "false with first_order or outer reptile: the step sizes would get no gradient"
         require(ok, "learner.learn_rates", self.learn_rates, hint)
         ok = self.outer == "trpo" or (self.task_conflict == "none" and not self.sampling_weight)
         hint = "trpo with task_conflict pcgrad or a sampling_weight"
         require(ok, "learner.outer", self.outer, hint)
+
+    def _check_lstm(self) -> None:
+        """Checks that the settings fit a learned optimiser."""
+        ok = self.adapts == "all" and self.outer != "reptile"
+        ok = ok and not (self.learn_rates or self.first_order)
+        hint = (
+            "gradient with adapts head, context or latent, outer reptile, learn_rates, first_order"
+        )
+        require(ok, "learner.inner", self.inner, hint)
+        hint = "below 1 with inner lstm: it is the first value of a gate"
+        require(self.inner_lr < 1.0, "learner.inner_lr", self.inner_lr, hint)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import flatten, repeat, total, unflatten
-from metarl.learners.maml.inner_loop import Tape
+from metarl.learners.maml.inner_loop import Linearised
 from metarl.learners.maml.surrogates import Batch
 from metarl.networks.policies import MLPPolicy
 
@@ -41,12 +41,12 @@ class AdaptedTasks:
         blocks: Blocks of states after adaptation, for products with F_i.
     """
 
-    tape: Tape
+    tape: Linearised
     blocks: list[States]
 
     @staticmethod
     @torch.no_grad()
-    def of(policy: MLPPolicy, tape: Tape, final: Batch) -> AdaptedTasks:
+    def of(policy: MLPPolicy, tape: Linearised, final: Batch) -> AdaptedTasks:
         """Runs the network at the adapted parameters on the states of the last rollout."""
         point, blocks = tape.points[-1], []
         for block in final.split_blocks():

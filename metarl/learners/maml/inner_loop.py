@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -38,6 +39,32 @@ def gradient(policy: MLPPolicy, kind: Surrogate | Loss, params: Params, batch: B
     return total(LossAt(policy, kind, params, block).gradient for block in batch.split_blocks())
 
 
+class Linearised(Protocol):
+    """The adaptation of a chunk of tasks, for products with its Jacobian J.
+
+    Attributes:
+        points: theta_0 .. theta_K, each value (n, *shape).
+        gradients: Of the inner losses, see `Tape`.
+    """
+
+    @property
+    def points(self) -> Sequence[Params]: ...  # noqa: D102
+
+    @property
+    def gradients(self) -> Sequence[Params]: ...  # noqa: D102
+
+    def pull_back(self, cotangent: Params, params: Params) -> Params:
+        """Returns J^T u for all meta-parameters, those without influence included.
+
+        Args:
+            cotangent: u, of the policy's parameters, each value (n, *shape).
+            params: Meta-parameters (*shape).
+        """
+
+    def jvp(self, vector: Params) -> Params:
+        """Returns J v for meta-parameters v with values (n, *shape)."""
+
+
 @dataclass(frozen=True)
 class Tape:
     """The inner steps of a chunk of tasks, for products with their Jacobian.
@@ -63,12 +90,7 @@ class Tape:
     learned: Sequence[float] = ()
 
     def pull_back(self, cotangent: Params, params: Params) -> Params:
-        """Returns J^T u for all meta-parameters, those without influence included.
-
-        Args:
-            cotangent: u, of the policy's parameters, each value (n, *shape).
-            params: Meta-parameters (*shape).
-        """
+        """See `Linearised`."""
         found = self.vjp(cotangent)
         count = len(next(iter(cotangent.values())))
         return {
@@ -76,7 +98,7 @@ class Tape:
         }
 
     def jvp(self, vector: Params) -> Params:
-        """Returns J v for v with values (n, *shape)."""
+        """See `Linearised`."""
         own = {n: v for n, v in vector.items() if not n.startswith(RATE)}
         for k, (blocks, clamp, rate) in enumerate(self._factors()):
             own = _multiply_clamp(clamp, own)

@@ -25,9 +25,11 @@ from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.functional.trust_region import SearchResult
 from metarl.learners import adam
-from metarl.learners.maml.adaptation import Adaptation
+from metarl.learners.maml.adaptation import Adaptation, GradientSteps
+from metarl.learners.maml.adaptations.leo import EncodedSteps
+from metarl.learners.maml.adaptations.meta_lstm import LearnedSteps
 from metarl.learners.maml.config import MamlConfig
-from metarl.learners.maml.inner_loop import Tape
+from metarl.learners.maml.inner_loop import Linearised
 from metarl.learners.maml.meta_gradient import old_log_prob
 from metarl.learners.maml.outer_ppo import AdamSteps
 from metarl.learners.maml.outer_reptile import reptile_step
@@ -35,6 +37,7 @@ from metarl.learners.maml.outer_trpo import TrpoStep, describe_step
 from metarl.learners.maml.records import Chunk, MamlContext, OuterStep, Trial
 from metarl.learners.maml.surrogates import Batch, check_tasks
 from metarl.networks.distributions import build_distribution, clamp_
+from metarl.networks.latent import LatentNetwork
 from metarl.networks.mlp import ContextNetwork, TanhMLP
 from metarl.networks.module_network import build_network
 from metarl.networks.policies import MLPPolicy, Network
@@ -92,7 +95,7 @@ class Maml:
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
         moved = {n: v.to(self.device) for n, v in initial.items()}
-        self.params: Params = self.adaptation.initial(moved)
+        self.params: Params = self.adaptation.initial(moved, stream(seed, "adaptation"))
         self.updates = 0
         self._moments = Moments.initial(obs_size) if config.normalize_obs else None
         self._scale = self._moments.scale() if self._moments else None
@@ -104,7 +107,11 @@ class Maml:
     @property
     def adaptation(self) -> Adaptation:
         """The adaptation of tasks, as a value."""
-        return Adaptation(self.policy, self.config)
+        if self.config.inner == "lstm":
+            return LearnedSteps(self.policy, self.config)
+        if self.config.adapts == "latent" and self.config.encoder_size:
+            return EncodedSteps(self.policy, self.config)
+        return GradientSteps(self.policy, self.config)
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MamlContext:
         """Returns the context before any experience: theta for every task."""
@@ -137,12 +144,12 @@ class Maml:
         """
         del rngs
         batch, explained = self._batch(rollout)
-        k = len(context.batches)
+        points, batches = (*context.points, context.params), (*context.batches, batch)
 
-        def step(bounds: tuple[int, int]) -> Tape:
-            params = {n: v[slice(*bounds)] for n, v in context.params.items()}
-            own = batch.slice_tasks(*bounds)
-            tape = self.adaptation.step(self.params, params, own, k)
+        def step(bounds: tuple[int, int]) -> Linearised:
+            own = [{n: v[slice(*bounds)] for n, v in point.items()} for point in points]
+            tasks = [each.slice_tasks(*bounds) for each in batches]
+            tape = self.adaptation.step(self.params, own, tasks)
             for step_gradient in tape.gradients:
                 check_gradient(step_gradient, bounds[0])
             return tape
@@ -150,11 +157,12 @@ class Maml:
         tapes = map_chunks(step, self._bounds(len(batch.obs)), self._num_threads)
         last = [tape.points[-1] for tape in tapes]
         adapted = {n: torch.cat([point[n].detach() for point in last]) for n in context.params}
+        k = len(context.batches)
         check_finite(adapted, 0, f"{{}} is not finite after adapting to rollout {k}")
         return self._context(
             adapted,
-            points=(*context.points, context.params),
-            batches=(*context.batches, batch),
+            points=points,
+            batches=batches,
             explained=(*context.explained, explained),
         )
 
@@ -348,8 +356,10 @@ class Maml:
 
 
 def _build_network(config: MamlConfig, obs_size: int, action_size: int) -> Network:
+    plain = TanhMLP(obs_size, action_size, config.hidden_sizes)
     if config.adapts == "context":
-        inner = TanhMLP(obs_size, action_size, config.hidden_sizes)
-        return ContextNetwork(inner, config.context_size)
+        return ContextNetwork(plain, config.context_size)
+    if config.adapts == "latent":
+        return LatentNetwork(plain, config.latent_size)
     layers = config.hidden_sizes, config.activation, config.layer_norm
     return build_network(obs_size, action_size, *layers)

@@ -25,7 +25,7 @@ def reptile_step(
 
     def move(chunk: Chunk) -> Params:
         own = trial.batches_of(chunk)
-        last = adaptation.step(params, chunk.points[-1], own[-1], len(own) - 1).points[-1]
+        last = adaptation.step(params, chunk.points, own).points[-1]
         start = adaptation.start(params, chunk.stop - chunk.start)
         return {n: (last[n].detach() - v).sum(dim=0) for n, v in start.items()}
 

@@ -14,9 +14,10 @@ from metarl.learners.memory_settings import check_memory
 class Rl2Config:
     """Settings of RL^2."""
 
-    memory: Literal["gru", "lstm", "mingru", "transformer"] = "gru"
-    """Kind of memory: a gated recurrent unit, a long short-term memory, a minimal gated recurrent
-    unit that trains in parallel over time, or causal attention."""
+    memory: Literal["gru", "lstm", "mann", "mingru", "transformer"] = "gru"
+    """Kind of memory: a gated recurrent unit, a long short-term memory, one with an external memory
+    that it reads by content, a minimal gated recurrent unit that trains in parallel over time, or
+    causal attention."""
 
     memory_size: int = 128
     """Units of the memory, >= 1 (VariBAD's RL^2); for a transformer a multiple of its 4 heads."""

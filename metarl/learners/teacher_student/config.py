@@ -32,7 +32,7 @@ class TeacherStudentConfig:
     hidden_size: int = 128
     """Units of each tanh layer of encoder, actor and critic, >= 1."""
 
-    memory: Literal["gru", "lstm", "mingru", "transformer"] = "mingru"
+    memory: Literal["gru", "lstm", "mann", "mingru", "transformer"] = "mingru"
     """Kind of the student's memory, as of rl2."""
 
     memory_size: int = 128

@@ -13,7 +13,7 @@ from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.networks.actor_critic import Architecture, draw_parameters
 from metarl.networks.distributions import Distribution
 from metarl.networks.layers import Linear, Tanh
-from metarl.networks.memory import Memory
+from metarl.networks.memories.memory import Memory
 
 Phase = Literal["teacher", "student", "fine-tuning"]
 """What an update trains: the teacher by PPO, the student by imitation, the student by PPO."""

@@ -11,7 +11,7 @@ from metarl.learners.varibad.config import VaribadConfig
 from metarl.networks.actor_critic import Architecture, draw_parameters
 from metarl.networks.distributions import Distribution
 from metarl.networks.layers import Linear, Tanh
-from metarl.networks.memory import Memory
+from metarl.networks.memories.memory import Memory
 
 POLICY = ("actor.", "critic.")
 """Beginnings of the names of PPO's parameters, beside those of the distribution."""

@@ -13,7 +13,7 @@ from metarl.core.rollout import Rollout
 from metarl.functional import gaussian
 from metarl.functional.trust_region import MARGIN
 from metarl.learners.maml import outer_trpo
-from metarl.learners.maml.adaptation import Adaptation
+from metarl.learners.maml.adaptation import GradientSteps
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.maml import Maml
 from metarl.learners.maml.meta_gradient import meta_gradient
@@ -204,7 +204,7 @@ def test_adaptation_that_is_not_finite_names_task_and_rollout(monkeypatch):
     learner = small_learner()
     context, rollouts = double_trial(learner)
     before = {n: v.clone() for n, v in learner.params.items()}
-    monkeypatch.setattr(Adaptation, "rates", lambda own, params, count: [math.inf] * count)
+    monkeypatch.setattr(GradientSteps, "rates", lambda own, params, count: [math.inf] * count)
     message = "task 0: 'weight0' is not finite after adapting to rollout 1"
     with pytest.raises(FloatingPointError, match=message):
         learner.adapt(context, rollouts[1], ())

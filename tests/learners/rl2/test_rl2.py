@@ -273,7 +273,7 @@ def test_gain_disappears_if_memory_is_cleared_every_episode(solver):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory": "hopfield"}, "learner.memory.*gru, lstm, mingru or transformer"),
+        ({"memory": "hopfield"}, "learner.memory.*gru, lstm, mann, mingru or transformer"),
         ({"value_memory": "none"}, "learner.value_memory.*shared or own"),
         ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
         ({"memory": "transformer", "truncation": 10}, "learner.truncation.*never truncated"),

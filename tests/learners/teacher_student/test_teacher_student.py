@@ -171,7 +171,7 @@ def test_read_memory_gives_what_acting_used(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory": "hopfield"}, "learner.memory.*gru, lstm, mingru or transformer"),
+        ({"memory": "hopfield"}, "learner.memory.*gru, lstm, mann, mingru or transformer"),
         ({"memory": "transformer", "memory_size": 30}, "multiple of 4"),
         ({"teacher_updates": -1}, "learner.teacher_updates"),
         ({"student_updates": -1}, "learner.student_updates"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metarl.networks.layers import Linear
-from metarl.networks.memory import State
+from metarl.networks.memories.memory import State
 
 
 class AttentionMemory(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from metarl.core.rng import stream
 from metarl.networks.actor_critic import MEMORIES, Architecture, MemoryActorCritic
 from metarl.networks.distributions import DiagonalGaussian
-from metarl.networks.transformer import AttentionMemory
+from metarl.networks.memories.transformer import AttentionMemory
 
 INPUTS, SIZE, ROWS = 5, 16, 3
 STEPS = 150  # more than the first capacity of the attention's cache

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.networks.recurrence import unroll_gru
+from metarl.networks.memories.recurrence import unroll_gru
 
 INPUTS, SIZE, ROWS = 5, 8, 3
 

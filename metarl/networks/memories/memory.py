@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.networks.recurrence import unroll_gru
+from metarl.networks.memories.recurrence import unroll_gru
 
 State = tuple[Tensor, ...]
 """The state of a memory in M trials; every tensor has the row axis first."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metarl.functional.scan import gated_scan
 from metarl.networks.layers import Linear, linear, tanh
-from metarl.networks.memory import State, keep_rows
+from metarl.networks.memories.memory import State, keep_rows
 
 SHORTEST = 1.1
 """Fastest time constant at the start [steps]."""

@@ -1,0 +1,1 @@
+"""Adaptations that are more than gradient steps of the policy."""
