@@ -83,6 +83,12 @@ def _files(run: Path) -> list[Path]:
     return [path for path in found if path.stat().st_size]
 
 
+def _choose_file(run: Path, rng: random.Random) -> Path:
+    """Returns any file of a run, in every third case one of its newest checkpoint."""
+    newest = max(run.glob("checkpoints/it_*"))
+    return rng.choice(_files(newest if rng.random() < 1 / 3 else run))
+
+
 class _Runs:
     """Finished runs to be damaged, and what they give undamaged."""
 
@@ -135,10 +141,12 @@ def damage(seed: int, count: int, broken: Break = None) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         runs = _Runs(Path(folder), broken)
 
-        def trial(rng: random.Random, algo: str, verb: str) -> str:
+        def trial(rng: random.Random, algo: str, verb: str, is_first: bool) -> str:
             place, expected, evaluation = runs.take(algo)
             copy = runs.copy(place)
-            path, kind = rng.choice(_files(copy / "run")), rng.choice(DAMAGES)
+            path, kind = _choose_file(copy / "run", rng), rng.choice(DAMAGES)
+            if is_first:  # the short form has this one too
+                path, kind = max(copy.rglob("tensors.safetensors")), _flip_bits
             kind(path, rng)
             fault = _judge(runs.verb(verb, copy), verb, copy, expected, evaluation)
             return f"{kind.__name__} {path.relative_to(copy)}: {fault}" if fault else ""
@@ -148,7 +156,8 @@ def damage(seed: int, count: int, broken: Break = None) -> Row:
                 rng = random.Random(f"{seed}:{number}")
                 algo = LEARNERS[number % (len(LEARNERS) if count > 100 else 1)]
                 verb = rng.choices(["resume", "evaluate", "report"], [6, 3, 1])[0]
-                yield f"trial {number}, {verb} {algo}", partial(trial, rng, algo, verb)
+                verb = verb if number else "resume"
+                yield f"trial {number}, {verb} {algo}", partial(trial, rng, algo, verb, not number)
 
         return run_trials("damaged files", trials())
 

@@ -36,11 +36,19 @@ class Events:
         number: The event at which the process is killed, from 1 on; 0 for none.
         cuts_power: The bytes that were not flushed are lost.
         seed: Decides how many of them.
+        sent: The signal to send instead of SIGKILL.
     """
 
     def __init__(
-        self, folder: Path, count_file: Path, number: int = 0, cuts_power: bool = False, seed=0
+        self,
+        folder: Path,
+        count_file: Path,
+        number: int = 0,
+        cuts_power: bool = False,
+        seed: float = 0,
+        sent: int = signal.SIGKILL,
     ):
+        self.sent = sent
         self.folder, self.number = f"{folder}{os.sep}", number
         self.cuts_power, self.rng = cuts_power, random.Random(seed)
         self.count_file, self.count = count_file, 0
@@ -83,7 +91,7 @@ class Events:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return False
         text = os.path.abspath(os.fsdecode(path))
-        return text.startswith(self.folder) and not text.startswith(f"{self.folder}tmp")
+        return text.startswith(self.folder)
 
     def happen(self) -> None:
         """Counts one event, and kills the process if it is the chosen one."""
@@ -92,7 +100,7 @@ class Events:
         if self.count == self.number:
             if self.cuts_power:
                 self.lose()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.sent)
 
     def lose(self) -> None:
         """Removes a random number of the last bytes that were not flushed from every file."""
@@ -183,17 +191,27 @@ _STOPPED = re.compile(r"stopped by (\w+) after iteration (\d+)")
 
 
 def send_signals(seed: int, count: int, broken: Break = None) -> Row:
-    """Stops trainings by SIGINT, SIGTERM or SIGHUP, in some trials by two signals."""
+    """Stops trainings by SIGINT, SIGTERM or SIGHUP, in some trials by two signals.
+
+    Every second signal comes at a change of a file in the middle of the training.
+    """
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), broken)
 
-        def trial(algo: str, rng: random.Random) -> str:
-            place, (_, seconds, _) = trainings.fresh(bench.folder / "x"), bench.undisturbed(algo)
+        def trial(algo: str, rng: random.Random, is_first: bool) -> str:
+            place, (_, seconds, events) = (
+                trainings.fresh(bench.folder / "x"),
+                bench.undisturbed(algo),
+            )
             number = rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-            signals = [(rng.uniform(0.0, seconds), number)]
+            signals, prepare = [(rng.uniform(0.0, seconds), number)], [broken]
             if rng.random() < 0.3:
                 signals.append((signals[0][0] + rng.uniform(0.0, 0.1), number))
-            done = call(trainings.command(algo), place, prepare=[broken], signals=signals)
+            if rng.random() < 0.5 or is_first:
+                at = rng.randint(events // 2, events * 3 // 4)
+                sender = Events(place, bench.folder / "count", at, sent=number)
+                signals, prepare = [], [broken, sender.install]
+            done = call(trainings.command(algo), place, prepare=prepare, signals=signals)
             # before the command begins, a signal ends the process as it ends every other
             codes = frozenset({0, 75, 128 + number, -number})
             fault = done.find_fault(codes) if done.code != -number else ""
@@ -204,7 +222,11 @@ def send_signals(seed: int, count: int, broken: Break = None) -> Row:
                     return f"stopped after iteration {step}, and {newest_step(place / 'run')} saved"
             return bench.go_on(algo, place)
 
-        return run_trials("signals", _named(trial, seed, count))
+        def trials() -> Iterator[tuple[str, Callable[[], str]]]:
+            for number, algo, rng in chosen_learners(seed, count):
+                yield f"trial {number}, {algo}", partial(trial, algo, rng, not number)
+
+        return run_trials("signals", trials())
 
 
 def _named(

@@ -96,15 +96,15 @@ def _mount(place: str | None, size: int) -> None:
 
 def can_mount() -> bool:
     """Returns whether a process can have a file system of its own."""
-    number = os.fork()
-    if number == 0:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        number = os.fork()
+        if number == 0:
+            try:
                 _mount(folder, 8)
-            os._exit(0)
-        except OSError:
-            os._exit(1)
-    return os.waitpid(number, 0)[1] == 0
+                os._exit(0)
+            except OSError:
+                os._exit(1)
+        return os.waitpid(number, 0)[1] == 0
 
 
 def _keep_disk() -> None:

@@ -124,16 +124,11 @@ def _spoil_checkpoint(bench: _Bench, algo: str, rng: random.Random, broken: Brea
     name, value = rng.choice(names), rng.choice(VALUES)
     spoilt = {**saved.tensors, name: saved.tensors[name].clone()}
     spoilt[name].view(-1)[rng.randrange(spoilt[name].numel())] = value
-    settings = saved.settings
+    # it replaces the newest one, so that the resume repeats the last iteration
     newest = checkpoint.save(
-        checkpoints,
-        saved.step + 1,
-        spoilt,
-        {**saved.state, "iteration": saved.step + 1},
-        keep=9,
-        settings=settings,
+        checkpoints, saved.step, spoilt, saved.state, keep=9, settings=saved.settings
     )
-    done = call(["train", "--resume", "run", "--iterations", "3"], place, prepare=[broken])
+    done = call(["train", "--resume", "run"], place, prepare=[broken])
     if fault := done.find_fault(frozenset({0, 4, 5})):
         return f"{value} in {name}: {fault}"
     if done.code == 0 and f"passed over {newest.name}" not in done.err:

@@ -176,16 +176,6 @@ class Remembers(Good):
         return self.obs(), {}
 
 
-class SameArray(Good):
-    """Changes the observation that it returned before."""
-
-    def obs(self):
-        if not hasattr(self, "buffer"):
-            self.buffer = np.zeros(2)
-        self.buffer[:] = self.x, self.t
-        return self.buffer
-
-
 # --- steps ----------------------------------------------------------------------------------------
 
 
@@ -255,6 +245,11 @@ class Dies(Good):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Hangs(Good):
+    def step(self, action):
+        time.sleep(600.0)
+
+
 class CrashesOnce(Good):
     """Crashes in the first process that makes five steps, as a library may."""
 
@@ -294,17 +289,6 @@ class Floods(Good):
 class FailsToStart(Good):
     def __init__(self):
         raise OSError("no license")
-
-
-class FailsToClose(Good):
-    def close(self):
-        raise RuntimeError("cannot close")
-
-
-class ChangesFolder(Good):
-    def reset(self, *, seed=None, options=None):
-        os.chdir("/")
-        return super().reset(seed=seed)
 
 
 KINDS = [

@@ -6,6 +6,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from metarl.envs.plugins.subproc_env import SubprocEnv
 from torture import trainings
 from torture.plugin_kinds import KINDS
 from torture.processes import Outcome, call
@@ -21,7 +22,7 @@ def misbehave(seed: int, count: int, broken: Break = None) -> Row:
         def trial(name: str) -> str:
             place = trainings.fresh(Path(folder, "x"))
             words = trainings.command("maml-trpo", "--seed", seed, env=_WHERE + name, iterations=2)
-            done = call(words, place, prepare=[broken])
+            done = call(words, place, prepare=[_wait_less, broken])
             if fault := done.find_fault():
                 return fault
             is_named = done.code != 0 or "metarl: warning" in done.err
@@ -29,7 +30,7 @@ def misbehave(seed: int, count: int, broken: Break = None) -> Row:
                 return "a good environment is blamed: " + done.err if is_named else ""
             if is_named:
                 return _find_flaw(done)
-            checked = call(["check-env", _WHERE + name], place, prepare=[broken])
+            checked = call(["check-env", _WHERE + name], place, prepare=[_wait_less, broken])
             if checked.code == 3:
                 return "named by check-env only"
             return "named by neither"
@@ -37,6 +38,13 @@ def misbehave(seed: int, count: int, broken: Break = None) -> Row:
         names = ["Good", *KINDS][: count + 1]
         row = run_trials("plug-ins", [(name, partial(trial, name)) for name in names])
         return row
+
+
+def _wait_less() -> None:
+    """Gives up sooner a plug-in that hangs; the product waits for two minutes."""
+    defaults = SubprocEnv.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["timeout"] = 15.0
 
 
 def _find_flaw(done: Outcome) -> str:

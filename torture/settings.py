@@ -43,6 +43,12 @@ TEXTS = (
     *("1.5", "1e18", "2147483648", "9223372036854775808", "9" * 5000, "[" * 3000, "a" * 20000),
     *("../x", "/dev/null", "no:where", "-", "--", "8,8", "8 8", "None", "False", "\u2028", "\\"),
 )
+NUMBERS = (
+    *("0", "1", "2", "3", "5", "8", "16", "-1", "0.5", "0.01", "1e-9", "1e-308", "1e308", "1e18"),
+    *("2147483648", "9223372036854775808", "100000", "1.5", "nan", "inf"),
+)
+"""Texts that are numbers, often those that a setting may have."""
+
 _FIXED = ("run_dir", "env", "device", "algo")
 """Settings that stay: the trials are about the others, in a folder of their own."""
 
@@ -90,19 +96,23 @@ def _change(algo: str, rng: random.Random, place: Path) -> list[str]:
     words = trainings.command(algo, iterations=1)
     tree = yaml.safe_load(to_yaml(parse(words[1:], prog="metarl train")))
     names = [name for name in flatten(tree) if name.partition(".")[0] not in _FIXED]
-    chosen = rng.sample(names, rng.randint(1, 3))
+    chosen = rng.sample(names, rng.choice([1, 1, 2, 3]))
     if rng.random() < 0.4:
         return [*_without(words, chosen), *_flags(chosen, rng)]
     for name in chosen:
         _set(tree, name, rng)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    for mark in set(_MARKS):
-        text = text.replace(mark, rng.choice(TEXTS))
+    for mark in _MARKS:
+        text = text.replace(mark, _choose(rng))
     raw = text.encode("utf-8", "replace")
     if rng.random() < 0.3:
         raw = _spoil(raw, rng)
     (place / "my.yaml").write_bytes(raw)
     return ["train", "--config", "my.yaml", "--run-dir", "run", *trainings.QUIET]
+
+
+def _choose(rng: random.Random) -> str:
+    return rng.choice(TEXTS if rng.random() < 0.3 else NUMBERS)
 
 
 def _without(words: list[str], names: list[str]) -> list[str]:
@@ -116,7 +126,7 @@ def _without(words: list[str], names: list[str]) -> list[str]:
 def _flags(names: list[str], rng: random.Random) -> list[str]:
     words: list[str] = []
     for name in names:
-        word, value = flag(name), rng.choice(TEXTS)
+        word, value = flag(name), _choose(rng)
         kind = rng.randrange(6)
         if kind == 0:
             at = rng.randrange(2, len(word))

@@ -78,11 +78,16 @@ class Result:
         for name, digest in self.tensors.items():
             if other.tensors.get(name) != digest:
                 return f"the tensor {name} differs"
-        for one, two in zip(self.records[since:], other.records[since:], strict=False):
+        mine, others = (
+            [record for record in each.records if record["iteration"] > since]
+            for each in (self, other)
+        )
+        if len(mine) != len(others):
+            return f"{len(others)} records, not {len(mine)}"
+        for one, two in zip(mine, others, strict=True):
             if one != two:
                 return f"the metrics of iteration {one['iteration']} differ"
-        is_short = len(self.records) != len(other.records) and not since
-        return f"{len(other.records)} records, not {len(self.records)}" if is_short else ""
+        return ""
 
 
 def read_result(run: Path) -> Result:
