@@ -60,7 +60,7 @@ KINDS = {
         kills.send_signals,
         60,
         2,
-        kills.forget_to_save,
+        kills.fail_at_signals,
     ),
     "damaged files": Kind(
         "a damaged file of a run: refused in one line, or the right result",

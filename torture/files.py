@@ -31,6 +31,12 @@ def _flip_bits(path: Path, rng: random.Random) -> None:
     path.write_bytes(raw)
 
 
+def _flip_last_number(path: Path, rng: random.Random) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1  # in the last number of a file of tensors, the header stands before
+    path.write_bytes(raw)
+
+
 def _zero_block(path: Path, rng: random.Random) -> None:
     raw, size = bytearray(path.read_bytes()), rng.choice([16, 64, 512])
     start = rng.randrange(len(raw))
@@ -146,7 +152,7 @@ def damage(seed: int, count: int, broken: Break = None) -> Row:
             copy = runs.copy(place)
             path, kind = _choose_file(copy / "run", rng), rng.choice(DAMAGES)
             if is_first:  # the short form has this one too
-                path, kind = max(copy.rglob("tensors.safetensors")), _flip_bits
+                path, kind = max(copy.rglob("tensors.safetensors")), _flip_last_number
             kind(path, rng)
             fault = _judge(runs.verb(verb, copy), verb, copy, expected, evaluation)
             return f"{kind.__name__} {path.relative_to(copy)}: {fault}" if fault else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -63,6 +64,7 @@ def run_trials(kind: str, trials: Iterable[tuple[str, Callable[[], str]]]) -> Ro
             notes[fault.removeprefix("note: ")] += 1
         elif fault:
             failures.append(f"{name}: {' '.join(fault.split())}")
+            print(f"{kind}: {failures[-1]:.300}", file=sys.stderr, flush=True)
     note = ", ".join(f"{text} {count}" for text, count in sorted(notes.items()))
     return Row(kind, number, tuple(failures), time.monotonic() - began, note)
 
