@@ -6,6 +6,7 @@
 # docs     the documentation as a website in build/site; warnings are errors
 # results-table  the tables of README.md and docs/results.md, from results/*.csv
 # bench    the measurements behind docs/performance.md
+# torture  the trials behind docs/reliability.md, about 30 minutes on two cores; ARGS="--scale 0.1" for fewer
 # device-check   tests and measurements on a machine with a GPU, in six minutes, without a network
 # device-wheels  the packages that such a machine may lack, for DEVICE_PYTHON; needs a network
 
@@ -25,7 +26,7 @@ BIN := .venv/bin
 STAMP := .venv/stamp
 EXTRAS := .[dev]
 
-.PHONY: setup train robots test check docs results-table bench device-check device-wheels
+.PHONY: setup train robots test check docs results-table bench torture device-check device-wheels
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -74,6 +75,10 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.terrain $(ARGS)
 	$(BIN)/python -m benchmarks.deploy $(ARGS)
 	$(BIN)/python -m benchmarks.serve $(ARGS)
+
+torture: $(STAMP)
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture --json build/torture.json --markdown docs/reliability.md $(ARGS)
 
 # with the Python that has torch: that of .venv if there is one, else $(PYTHON)
 device-check:

@@ -127,12 +127,23 @@ def _train_in_folder(
 
 @contextmanager
 def open_folder(config: TrainConfig[Any]) -> Generator[Path]:
-    """Creates the run folder, or takes that of a resumed run, and locks it."""
+    """Creates the run folder, or takes that of a resumed run, and locks it.
+
+    The folder of a run that was stopped before its first checkpoint is emptied and taken.
+
+    Raises:
+        RunExists: It exists, and something was trained in it.
+        ConfigError: Another process works there.
+        ResourceError: It cannot be created.
+    """
     name = label(config.algo, config.learner)
     path = config.run_dir or folder.choose_run_dir(config.env, name, config.seed)
+    settings = to_yaml(config)
     if not config.resume:
-        folder.create(path)
+        folder.create(path, settings)
     with folder.lock(path):
+        if not config.resume:
+            folder.clear(path, settings)
         yield path
 
 
@@ -201,9 +212,12 @@ def resume_hint_on_failure(policy: TrainedPolicy) -> Generator[None]:
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:
-        raise type(error)(f"{error}; resume with: {resume_command(policy.path)}") from error
+        hint = f"resume with: {resume_command(policy.path)}"
+        if folder.newest_step(policy.path) is None:
+            hint = "nothing is saved yet; the same command starts anew"
+        raise type(error)(f"{error}; {hint}") from error
     except KeyboardInterrupt as error:
-        if not any(policy.path.glob("checkpoints/it_*")):
+        if folder.newest_step(policy.path) is None:
             raise
         hint = f"the last checkpoint is kept; resume with: {resume_command(policy.path)}"
         error.args = (hint,)

@@ -16,6 +16,7 @@ from metarl.config.schema import TrainConfig, from_yaml
 from metarl.core.env import supports
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.runs import published
+from metarl.runs.folder import is_untrained
 from metarl.runs.recorded import read_spec
 
 
@@ -93,7 +94,12 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
     """
     from metarl.training.trainer import Progress
 
-    return restore_newest(config.resume, learner) if config.resume else Progress()
+    if not config.resume:
+        return Progress()
+    if is_untrained(config.resume):
+        hint = f"the command that started it, with --run-dir {config.resume}, starts it anew"
+        raise CheckpointError(f"{config.resume} stopped before anything was trained; {hint}")
+    return restore_newest(config.resume, learner)
 
 
 def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def test_links_point_to_files_and_headings(path):
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_paths_in_the_text_exist(path):
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
-    folders = "benchmarks|configs|docs|envs|examples|metarl|tests"
+    folders = "benchmarks|configs|docs|envs|examples|metarl|tests|torture"
     for file in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (REPOSITORY / file).exists(), f"{name_of(path)}: no file {file}"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from metarl import __version__, builders, experiment
-from metarl.config.schema import TrainConfig, parse
-from metarl.core.errors import RunExists, run_command
+from metarl.config.schema import TrainConfig, parse, to_yaml
+from metarl.core.errors import run_command
 from metarl.learners.registry import list_algorithms
+from metarl.runs import folder
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
@@ -63,9 +64,9 @@ def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:
         for seed in config.seeds
     ]
     for each in configs:  # before the first one is trained
-        if each.run_dir and each.run_dir.exists():
-            hint = f"choose another --run-dir, or resume it with --resume {each.run_dir}"
-            raise RunExists(f"{each.run_dir} exists and is never overwritten; {hint}")
+        path = each.run_dir
+        if path and path.exists() and not folder.is_untrained(path, to_yaml(each)):
+            raise folder.exists_already(path)
     return configs
 
 

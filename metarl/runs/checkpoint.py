@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,8 @@ from torch import Tensor
 from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import parse_json
 from metarl.functional.params import find_non_finite
-from metarl.runs.folder import list_checkpoints
+from metarl.runs.folder import ASIDE, list_checkpoints, list_names, remove
 from metarl.runs.storage import (
-    ASIDE,
     Damaged,
     Segment,
     fingerprint,
@@ -138,8 +136,8 @@ def load_newest(
 
     Args:
         directory: Folder of the run's checkpoints.
-        report: Called with one line for each newer checkpoint that is passed over; by default the
-            line is a warning.
+        report: Called with one line for each newer checkpoint that is passed over, also for those
+            that were renamed or are links to nothing; by default the line is a warning.
         needs_finite: Also pass over a checkpoint with a number that is not finite; older versions
             saved such states of a learner.
 
@@ -151,9 +149,12 @@ def load_newest(
         raise CheckpointError(f"{directory}: no folder of checkpoints; give the folder of a run")
     checkpoints = list_checkpoints(directory)
     if not checkpoints:
-        raise CheckpointError(f"{directory}: holds no checkpoint; start the run anew")
+        faults = _find_strays(directory, (-1, 0))
+        text = f"holds no checkpoint ({'; '.join(faults)})" if faults else "holds no checkpoint"
+        hint = "restore it or start a new run" if faults else "start the run anew"
+        raise CheckpointError(f"{directory}: {text}; {hint}")
     faults = []
-    for step, _, path in reversed(checkpoints):
+    for step, version, path in reversed(checkpoints):
         try:
             checkpoint = _load(path, step)
             if needs_finite and (name := find_non_finite(checkpoint.tensors)):
@@ -161,12 +162,40 @@ def load_newest(
         except Damaged as damage:
             faults.append(f"{path.name}: {damage}")
             continue
-        for fault in faults:
+        for fault in [*faults, *_find_strays(directory, (step, version))]:
             line = f"{directory}: passed over {fault}; going on from {path.name}"
             report(line) if report else warnings.warn(line, stacklevel=2)
         return checkpoint
     hint = "restore the folder from a copy or start the run anew"
     raise CheckpointError(f"{directory}: no checkpoint verifies ({'; '.join(faults)}); {hint}")
+
+
+def _find_strays(directory: Path, chosen: tuple[int, int]) -> list[str]:
+    """Returns the fault of each checkpoint newer than (step, version) that cannot be a candidate.
+
+    These are links to nothing, files, and folders that were renamed, as their manifest shows.
+    """
+    known = {path: (step, version) for step, version, path in list_names(directory)}
+    faults = []
+    for path in sorted(directory.iterdir()):
+        if path in known and not path.is_dir():
+            if known[path] > chosen:
+                fault = "is a link to nothing" if path.is_symlink() else "is no folder"
+                faults.append(f"{path.name}, which {fault}")
+        elif path.name != REPLAY and not path.name.startswith(ASIDE):
+            step, own = _find_step(path), known.get(path, (-1, 0))
+            if step is not None and step > chosen[0] and own <= chosen:
+                faults.append(f"{path.name}, which is that of iteration {step} and was renamed")
+    return faults
+
+
+def _find_step(path: Path) -> int | None:
+    """Returns the step in the manifest of a folder, None if it has none that can be read."""
+    try:
+        step = _read_manifest(path).get("step")
+    except Damaged:
+        return None
+    return step if isinstance(step, int) else None
 
 
 def _load(path: Path, step: int) -> Checkpoint:
@@ -222,7 +251,7 @@ def _parse(content: bytes, name: str) -> dict[str, Any]:
 def _write(directory: Path, step: int, files: Mapping[str, bytes], keep: int) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _sweep(directory)
-    versions = [version for old, version, _ in list_checkpoints(directory) if old == step]
+    versions = [version for old, version, _ in list_names(directory) if old == step]
     # A full folder cannot be renamed onto another in one step: the newer of two gets a number.
     suffix = f"_{max(versions) + 1}" if versions else ""
     target = directory / f"it_{step:08d}{suffix}"
@@ -260,16 +289,17 @@ def _refuse_what_json_changes(value: Any, name: str) -> None:
 def _sweep(directory: Path) -> None:
     """Removes the leftovers of killed saves."""
     for path in directory.glob(f"{ASIDE}*"):
-        shutil.rmtree(path)
+        remove(path)
 
 
 def _remove_old(directory: Path, step: int, newest: Path, keep: int) -> None:
     """Removes all checkpoints but the newest `keep`, and the segments that only those needed.
 
-    Checkpoints of the newest one's step and of later steps are replaced by it, so they go too.
+    Checkpoints of the newest one's step and of later steps are replaced by it, so they go too. Of a
+    link only the link goes.
     """
-    checkpoints = list_checkpoints(directory)
-    older = [path for old, _, path in checkpoints if old < step]
+    checkpoints = list_names(directory)
+    older = [path for old, _, path in list_checkpoints(directory) if old < step]
     kept = {newest, *older[max(0, len(older) - (keep - 1)) :]}
     for _, _, path in checkpoints:
         if path not in kept:

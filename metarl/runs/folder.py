@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -35,8 +37,15 @@ def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs"))
     return path
 
 
-def create(run_dir: Path) -> Path:
-    """Creates the folder of a new run and returns its path.
+def create(run_dir: Path, settings: str = "") -> Path:
+    """Creates the folder of a new run, or takes one in which nothing was trained.
+
+    Args:
+        run_dir: The folder.
+        settings: Content of config.yaml of the new run.
+
+    Returns:
+        The folder.
 
     Raises:
         RunExists: The path exists; it is left as it is.
@@ -45,20 +54,100 @@ def create(run_dir: Path) -> Path:
     try:
         run_dir.mkdir(parents=True)
     except FileExistsError as error:
-        hint = f"choose another --run-dir, or continue it with --resume {run_dir}"
-        raise RunExists(f"{run_dir} exists and is never overwritten; {hint}") from error
+        if not is_untrained(run_dir, settings):
+            raise exists_already(run_dir) from error
     except OSError as error:
         raise ResourceError(f"{run_dir} cannot be created: {error.strerror or error}") from error
     return run_dir
 
+
+def exists_already(run_dir: Path) -> RunExists:
+    """Returns the error of a new run whose folder is not free."""
+    hint = "choose another --run-dir"
+    if newest_step(run_dir) is not None:
+        hint += f", or continue it with --resume {run_dir}"
+    return RunExists(f"{run_dir} exists and is never overwritten; {hint}")
+
+
+_AT_START = re.compile(
+    r"config\.yaml|run\.json|metrics\.jsonl|checkpoints|robot|"
+    r"\.(?:config\.yaml|run\.json|metrics\.jsonl)\.\d+-[0-9a-f]{8}|\.robot\.\d+"
+)
+"""Names in the folder of a run that was stopped before its first checkpoint."""
+
+
+def is_untrained(run_dir: Path, settings: str | None = None) -> bool:
+    """Returns whether a folder has only what a run writes before its first checkpoint.
+
+    Such a folder of a killed run, or an empty one, holds nothing that a new run could destroy.
+
+    Args:
+        run_dir: A folder, or a path that is none.
+        settings: Content of config.yaml of a new run. A config.yaml without a run.json may be a
+            file of the user's, and counts only if it has this content; by default it counts.
+    """
+    try:
+        names = os.listdir(run_dir)
+        if not all(_AT_START.fullmatch(name) for name in names):
+            return False
+        if "metrics.jsonl" in names and (run_dir / "metrics.jsonl").stat().st_size:
+            return False
+        if "checkpoints" in names and not _has_leftovers_only(run_dir / "checkpoints"):
+            return False
+        if settings is not None and "config.yaml" in names and "run.json" not in names:
+            return (run_dir / "config.yaml").read_text(encoding="utf-8") == settings
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _has_leftovers_only(checkpoints: Path) -> bool:
+    """Returns whether a folder of checkpoints has no more than the leftovers of killed saves."""
+    return all(name.startswith(ASIDE) for name in os.listdir(checkpoints))
+
+
+def clear(run_dir: Path, settings: str = "") -> None:
+    """Empties the folder of a run in which nothing was trained; the caller has locked it.
+
+    Raises:
+        RunExists: Something was trained meanwhile; the folder is left as it is.
+    """
+    if not is_untrained(run_dir, settings):
+        raise exists_already(run_dir)
+    paths = list(run_dir.iterdir())
+    if paths:
+        text = "was started before, and stopped before anything was trained; starting anew"
+        print(f"metarl: {run_dir} {text}", file=sys.stderr)
+    for path in paths:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder or a link; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+ASIDE = ".saving-"
+"""Start of the name of a file or folder that is being written or removed; no reader opens it."""
 
 _CHECKPOINT = re.compile(r"it_(\d{8,})(?:_(\d+))?")
 
 
 def list_checkpoints(directory: Path) -> list[tuple[int, int, Path]]:
     """Returns (step, version, folder) of every checkpoint of a folder, oldest first."""
+    return [each for each in list_names(directory) if each[2].is_dir()]
+
+
+def list_names(directory: Path) -> list[tuple[int, int, Path]]:
+    """Returns (step, version, path) of all that has the name of a checkpoint, oldest first.
+
+    A path may also be a file, or a link to nothing.
+    """
     matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in directory.iterdir()]
-    return sorted((int(m[1]), int(m[2] or 0), path) for m, path in matches if m and path.is_dir())
+    return sorted((int(m[1]), int(m[2] or 0), path) for m, path in matches if m)
 
 
 def newest_step(run_dir: Path) -> int | None:

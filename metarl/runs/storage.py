@@ -18,9 +18,7 @@ from metarl.core.env import supports
 from metarl.core.errors import ResourceError
 from metarl.core.files import LARGEST_TEXT, Unreadable, read_file
 from metarl.core.learner import HasBoundedReplay, HasReplay
-
-ASIDE = ".saving-"
-"""Start of the name of a file or folder that is being written or removed; no reader opens it."""
+from metarl.runs.folder import ASIDE
 
 
 class Damaged(Exception):
@@ -214,8 +212,8 @@ def parse_segments(records: Any) -> tuple[Segment, ...]:
 
 
 def remove_segments(folder: Path, needed: Iterable[Segment]) -> None:
-    """Removes every file of the folder but the needed segments."""
+    """Removes every file of the folder but the needed segments; folders are not ours, and stay."""
     names = {segment.name for segment in needed}
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in names:
+        if path.name not in names and (path.is_symlink() or not path.is_dir()):
             path.unlink()

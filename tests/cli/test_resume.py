@@ -113,6 +113,59 @@ def test_interrupt_before_a_checkpoint_has_no_hint(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err == "metarl: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "metarl.experiment.write_atomically",
+        "metarl.experiment.provenance.write_run_json",
+        "metarl.experiment.open_log",
+        "metarl.runs.checkpoint.fsync_directory",
+    ],
+)
+def test_same_command_starts_a_run_anew_without_training(step, tmp_path, monkeypatch, capsys):
+    def kill(*_args, **_named):
+        raise SystemExit(9)
+
+    run = tmp_path / "run"
+    arguments = [*TINY, *QUIET, "--iterations", "1", "--run-dir", str(run)]
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(step, kill)
+        cli.main(arguments)
+    assert run.is_dir()
+    assert cli.main(["--resume", str(run)]) == 5
+    err = capsys.readouterr().err
+    assert is_one_line(err)
+    if list(run.iterdir()) != []:
+        assert f"with --run-dir {run}, starts it anew" in err
+    assert cli.main(arguments) == 0
+    assert len(read_records(run)) == 1 and not json.loads((run / "run.json").read_text())["resumed"]
+    assert cli.main(arguments) == 2
+    assert f"continue it with --resume {run}\n" in capsys.readouterr().err
+
+
+def test_failure_before_a_checkpoint_does_not_advise_to_resume(tmp_path, monkeypatch, capsys):
+    def fill(*_args):
+        raise OSError(28, "No space left on device")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("metarl.runs.checkpoint.write_new", fill)
+        assert cli.main([*TINY, *QUIET, "--run-dir", str(run)]) == 6
+    err = capsys.readouterr().err
+    assert is_one_line(err) and err.endswith("nothing is saved yet; the same command starts anew\n")
+
+
+def test_resume_says_which_checkpoint_it_takes(run_copy, capsys):
+    newest = run_copy / "checkpoints" / f"it_{ITERATIONS:08d}"
+    shutil.rmtree(newest)
+    newest.symlink_to("nowhere")
+    assert cli.main(["--resume", str(run_copy)]) == 0
+    err = capsys.readouterr().err
+    assert is_one_line(err) and f"passed over {newest.name}, which is a link to nothing" in err
+    assert f"going on from it_{ITERATIONS - 1:08d}" in err
+    assert cli.main(["--resume", str(run_copy)]) == 0 and capsys.readouterr().err == ""
+
+
 def test_resume_is_recorded_and_keeps_reproducibility(interrupted_run):
     run, outcomes = interrupted_run
     assert len(json.loads((run / "run.json").read_text())["resumed"]) == 3

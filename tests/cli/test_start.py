@@ -101,7 +101,7 @@ def test_seeds_are_evaluated_together_at_the_end(tmp_path, capsys):
 
 
 def test_seeds_check_all_folders_before_training(tmp_path, capsys):
-    (tmp_path / "runs" / "seed-2").mkdir(parents=True)
+    (tmp_path / "runs" / "seed-2" / "mine").mkdir(parents=True)
     args = [*TINY, *QUIET, "--seeds", "0,2", "--run-dir", str(tmp_path / "runs")]
     assert cli.main(args) == 2
     assert "seed-2 exists and is never overwritten" in capsys.readouterr().err

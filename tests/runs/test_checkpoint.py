@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -210,6 +211,73 @@ def test_renamed_checkpoint_is_not_trusted(tmp_path):
     save(tmp_path, 1, {}, {}).rename(tmp_path / "it_00000009")
     with pytest.raises(CheckpointError, match="manifest.json is not of this checkpoint"):
         load_newest(tmp_path)
+
+
+def link_to_nothing(newest):
+    shutil.rmtree(newest)
+    newest.symlink_to("nowhere")
+    return f"{newest.name}, which is a link to nothing"
+
+
+def replace_by_a_file(newest):
+    shutil.rmtree(newest)
+    newest.touch()
+    return f"{newest.name}, which is no folder"
+
+
+def rename_to(name):
+    def rename(newest):
+        newest.rename(newest.with_name(name))
+        return f"{name}, which is that of iteration 3 and was renamed"
+
+    return rename
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [link_to_nothing, replace_by_a_file, *map(rename_to, ["it_00000003.bak", "it_00000001_7"])],
+)
+def test_checkpoint_that_is_hidden_is_reported(hide, tmp_path):
+    for step in (1, 2, 3):
+        newest = save(tmp_path, step, tensors(step), {"value": step})
+    fault, lines = hide(newest), []
+    assert load_newest(tmp_path, report=lines.append).step == 2
+    assert lines == [f"{tmp_path}: passed over {fault}; going on from it_00000002"]
+    save(tmp_path, 3, tensors(3), {"value": 3})  # the abandoned name does not block the next save
+    assert load_newest(tmp_path, report=silent).state == {"value": 3}
+
+
+def test_only_hidden_checkpoint_is_named(tmp_path):
+    link_to_nothing(save(tmp_path, 1, {}, {}))
+    with pytest.raises(
+        CheckpointError, match=r"\(it_00000001, which is a link to nothing\); restore it"
+    ):
+        load_newest(tmp_path)
+
+
+def test_older_copies_and_leftovers_are_not_reported(tmp_path):
+    shutil.copytree(save(tmp_path, 1, {}, {}), tmp_path / "it_00000001.bak")
+    shutil.copytree(save(tmp_path, 9, {}, {}), tmp_path / ".saving-it_00000010")
+    (tmp_path / "notes").touch()
+    assert load_newest(tmp_path, report=silent).step == 9
+
+
+def test_linked_checkpoint_blocks_no_later_save(tmp_path):
+    """The user moved a checkpoint to another disk, and left a link in its place."""
+    folder, away = tmp_path / "checkpoints", tmp_path / "away"
+    save(folder, 1, tensors(), {}).rename(away)
+    (folder / "it_00000001").symlink_to(away)
+    assert load_newest(folder, report=silent).step == 1
+    for step in (2, 3):
+        save(folder, step, tensors(), {}, keep=1)
+    assert [path.name for path in folder.iterdir()] == ["it_00000003"]
+    assert {path.name for path in away.iterdir()} == set(FILES)
+
+
+def test_foreign_folder_beside_segments_blocks_no_save(tmp_path):
+    (tmp_path / "replay" / "mine").mkdir(parents=True)
+    save(tmp_path, 1, {}, {})
+    assert load_newest(tmp_path, report=silent).step == 1
 
 
 def test_other_format_is_not_read(tmp_path, monkeypatch):

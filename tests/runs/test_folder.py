@@ -3,7 +3,7 @@ import re
 import pytest
 
 from metarl.core.errors import ResourceError, RunExists
-from metarl.runs.folder import choose_run_dir, create
+from metarl.runs.folder import choose_run_dir, clear, create, is_untrained
 
 
 def test_default_name_has_env_learner_and_seed_and_is_new(tmp_path):
@@ -25,9 +25,52 @@ def test_no_environment_name_leaves_the_folder_of_runs(tmp_path, env):
 def test_existing_run_folder_is_refused_and_unchanged(tmp_path):
     run = create(tmp_path / "runs" / "x")
     (run / "metrics.jsonl").write_text("mine")
-    with pytest.raises(RunExists, match=f"{run} exists.*--resume {run}") as caught:
+    with pytest.raises(RunExists, match=f"{run} exists.*choose another --run-dir$") as caught:
         create(run)
     assert caught.value.exit_code == 2 and (run / "metrics.jsonl").read_text() == "mine"
+    (run / "checkpoints" / "it_00000001").mkdir(parents=True)
+    with pytest.raises(RunExists, match=f"{run} exists.*--resume {run}$"):
+        create(run)
+
+
+STARTED = ["config.yaml", "run.json", "metrics.jsonl", ".run.json.12-0123abcd"]
+
+
+def test_folder_without_training_is_taken_and_emptied(tmp_path, capsys):
+    run, outside = create(tmp_path / "run"), tmp_path / "outside"
+    create(run)
+    clear(run)
+    assert capsys.readouterr().err == ""  # an empty folder is no news
+    for name in STARTED:
+        (run / name).touch()
+    outside.mkdir()
+    (outside / "mine").touch()
+    (run / "robot").symlink_to(outside)
+    (run / "checkpoints" / ".saving-it_00000000").mkdir(parents=True)
+    create(run)
+    clear(run)
+    assert list(run.iterdir()) == [] and (outside / "mine").exists()
+    assert "stopped before anything was trained; starting anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints/it_00000000", "checkpoints/mine"])
+def test_folder_with_more_than_a_start_is_not_emptied(name, tmp_path):
+    run = create(tmp_path / "run")
+    (run / "run.json").touch()
+    assert is_untrained(run)
+    (run / name).mkdir(parents=True)
+    for verb in (create, clear):
+        with pytest.raises(RunExists):
+            verb(run)
+    assert (run / name).exists() and (run / "run.json").exists()
+
+
+def test_config_of_the_user_is_not_overwritten(tmp_path):
+    run = create(tmp_path / "run")
+    (run / "config.yaml").write_text("env: mine\n")
+    with pytest.raises(RunExists):
+        create(run, "env: other\n")
+    create(run, "env: mine\n")  # written by the same command
 
 
 def test_folder_that_cannot_be_created_names_the_cause(tmp_path):

@@ -101,7 +101,7 @@ def _describe_training(origin: Origin) -> dict[str, Any]:
     return {
         "learner": label(config.algo, config.learner),
         "run": origin.run.resolve().name,
-        "checkpoint_sha256": _hash_checkpoint(origin.run),
+        "checkpoint_sha256": _hash_checkpoint(origin),
         "iteration": origin.iteration,
         "env_steps": origin.env_steps,
         "seed": config.seed,
@@ -127,12 +127,14 @@ def _describe_adaptation(learner: Maml, graph: str) -> dict[str, Any]:
     }
 
 
-def _hash_checkpoint(run: Path) -> str:
-    """Returns the SHA-256 of the newest checkpoint's manifest, which has those of its files."""
-    checkpoints = list_checkpoints(run / "checkpoints")
-    if not checkpoints:
+def _hash_checkpoint(origin: Origin) -> str:
+    """Returns the SHA-256 of the manifest of the checkpoint, which has those of its files."""
+    checkpoints = list_checkpoints(origin.run / "checkpoints")
+    # a newer one was damaged, and passed over when the policy was loaded
+    own = [path for step, _, path in checkpoints if step == origin.iteration]
+    if not own:
         return ""
-    return hashlib.sha256((checkpoints[-1][2] / "manifest.json").read_bytes()).hexdigest()
+    return hashlib.sha256((own[-1] / "manifest.json").read_bytes()).hexdigest()
 
 
 def _robot_texts(origin: Origin) -> dict[str, str]:

@@ -121,8 +121,11 @@ class Member:
             steps = self._steps * self.model.n_envs
             try:
                 self.model.learn(steps, callback=recorder, log_interval=None)
-            except ValueError:
+            except ValueError as error:
                 self._check_finite()  # torch's distributions raise this for nan parameters too
+                if "of distribution" in str(error):  # finite parameters gave a mean that is not
+                    text = "the distribution over actions is not finite in an update of SB3"
+                    raise FloatingPointError(text) from error
                 raise
         self._check_finite()
         collected, ended = recorder.collected, time.monotonic()

@@ -198,6 +198,19 @@ def test_nan_policy_is_not_an_environment_error(name):
         bench.iterate(range(1))
 
 
+def test_mean_that_overflows_is_a_numerical_error(name):
+    """Every parameter is finite, but a mean is inf - inf, which torch's distribution refuses."""
+    bench = Bench(name)
+    policy = bench.learner._members[-1].model.policy
+    with torch.no_grad():
+        policy.action_net.weight.fill_(torch.finfo(torch.float32).max)
+        policy.action_net.bias.fill_(-torch.finfo(torch.float32).max)
+    before = state(bench)
+    with pytest.raises(FloatingPointError, match="is not finite"):
+        bench.iterate(range(1))
+    assert_same(state(bench), before)
+
+
 class Lying(NavigationEnv):
     """Gives a reward that is not finite without a fault."""
 
