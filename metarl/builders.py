@@ -9,16 +9,17 @@ import json
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metarl.config.schema import TrainConfig
+from metarl.config.trust import require_trust
 from metarl.core.env import BatchEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError, MetarlError
 from metarl.core.files import load_json, split_robot_file, write_atomically
+from metarl.core.messages import describe_error, notify, warn
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
@@ -38,22 +39,25 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
     Args:
         config: The settings.
         env: The environment as an object (see `make_env`); by default that of the config.
-        run: Folder of the run; where the file of its robot has changed since, its copy is used.
+        run: Folder of the run; where the file of its robot has changed since, its copy is used, and
+            code that it names must be trusted.
 
     Raises:
-        ConfigError: As `make_env`.
+        ConfigError: As `make_env`, or the environment of the run is code that is not trusted.
         EnvironmentContractError: As `make_env`.
     """
     options: dict[str, Any] = {
         "observe_task": config.observe_task or is_baseline(config, "oracle"),
         "observe_terrain": config.observe_terrain,
     }
+    if run and env is None:
+        require_trust(run, "env", config.env)
     copied = _find_copy(config.env, run) if run and env is None else None
     if copied is None or run is None:
         return make_env(config.env if env is None else env, config.sampler.threads, **options)
     if not is_published(run):
         text = f"the robot of {config.env} has changed; the copy in {run} is used"
-        print(f"metarl: {text}", file=sys.stderr)
+        notify(text)
     name, definition = copied
     built = make_env(name, config.sampler.threads, **options)
     version = built.spec.version - (_robot_definition(name) or 0) + definition
@@ -88,7 +92,7 @@ def keep_robot(config: TrainConfig[Any], run: Path) -> None:
     except (OSError, ValueError) as error:
         shutil.rmtree(temporary)
         reason = " ".join(str(error).split())
-        print(f"metarl: warning: the run keeps no copy of {split[0]}: {reason}", file=sys.stderr)
+        warn(f"the run keeps no copy of {split[0]}: {reason}")
 
 
 def publish_robot(config: TrainConfig[Any], run: Path, folder: Path) -> None:
@@ -109,7 +113,7 @@ def publish_robot(config: TrainConfig[Any], run: Path, folder: Path) -> None:
         copy_with_assets(run / ROBOT / split[0].name, folder / ROBOT)
     else:
         text = f"{run} keeps no copy of its robot, so others can neither evaluate nor film it"
-        print(f"metarl: warning: {text}", file=sys.stderr)
+        warn(text)
 
 
 def portable_name(env: str) -> str:
@@ -255,11 +259,7 @@ def _start_plugin(name: str, make: Callable[[], Any]) -> Any:
     except Exception as error:
         if name in ENVIRONMENTS:
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise EnvironmentContractError(
-            f"--env {name}: {message} ({place.filename}, line {place.lineno})"
-        ) from error
+        raise EnvironmentContractError(f"--env {name}: {describe_error(error)}") from error
 
 
 def _observe_task(env: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from metarl import builders
+from metarl.config.trust import require_trust, trust
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, name_failures, require
 from metarl.core.parallel import one_torch_thread
@@ -29,6 +30,7 @@ def export(
     adapt: Sequence[float] | None = None,
     num_adaptations: int = 1,
     max_steps: int = 0,
+    trust_env: bool = False,
 ) -> list[Path]:
     """Exports a policy as one file: scaling, memory, head, and the transform of actions.
 
@@ -44,6 +46,7 @@ def export(
         num_adaptations: Gradient steps with `adapt`.
         max_steps: Steps that a transformer without a window remembers; 0 is a trial of training,
             and at least four episodes.
+        trust_env: Load the plug-ins that a run folder names, which runs their code.
 
     Returns:
         The files.
@@ -55,7 +58,7 @@ def export(
     from metarl.experiment import load
 
     if isinstance(policy, (str, Path)):
-        with load(policy) as loaded:
+        with load(policy, trust_env=trust_env) as loaded:
             options: dict[str, Any] = {"format": format, "adapt": adapt, "max_steps": max_steps}
             return export(loaded, path, num_adaptations=num_adaptations, **options)
     from metarl.deployment.export.write import export_policy
@@ -99,6 +102,7 @@ def run_policy(
     num_episodes: int = 0,
     threads: int = 0,
     film: str | Path | None = None,
+    trust_env: bool = False,
 ) -> dict[str, Any]:
     """Plays an ONNX policy in the simulator on held-out tasks, without exploration noise.
 
@@ -112,6 +116,7 @@ def run_policy(
         num_episodes: Episodes of each task in a rollout; 0 is as in training, or 1.
         threads: Physics threads; 0 uses all cores.
         film: File of a film of two tasks before and after adaptation: .mp4, .gif or .html.
+        trust_env: Load the plug-in environment that the file names, which runs its code.
 
     Returns:
         As `metarl.evaluate` returns it.
@@ -133,6 +138,9 @@ def run_policy(
     record = policy.facts.record
     if not env and policy.facts.is_foreign:
         raise ConfigError(f"--env is missing: {path} does not name its environment")
+    trust(env, policy.spec.name if trust_env and not policy.facts.is_foreign else "")
+    if not env:
+        require_trust(path, "env", policy.spec.name)
     seed, episodes = record.get("seed", 0), num_episodes or record.get("episodes_per_task", 1)
     options = {name: record.get(name, False) for name in ("observe_task", "observe_terrain")}
     with closing(builders.make_env(env or policy.spec.name, threads, **options)) as built:

@@ -15,7 +15,6 @@ import secrets
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -23,15 +22,16 @@ from typing import Any
 import numpy as np
 
 from metarl.core.errors import ResourceError
+from metarl.core.messages import LONGEST, describe_error, printable
 from metarl.envs.plugins.interface import (
     Facts,
-    InvalidPlugin,
     draw_tasks,
     read_facts,
     read_optional,
     to_action,
     to_bytes,
 )
+from metarl.envs.plugins.values import InvalidPlugin, read_array, read_flag, read_reward
 
 MAX_CACHED_DRAWS = 5
 """Draws of opaque tasks that a worker keeps."""
@@ -120,13 +120,11 @@ class RowFailed(Exception):
         self.row = row
 
 
-def format_error(error: BaseException) -> str:
-    """Formats an error as one line that names the file and line where it was raised."""
+def _describe(error: BaseException) -> str:
+    """Describes an exception of the plug-in in one line."""
     if isinstance(error, InvalidPlugin):
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({place.filename}, line {place.lineno})"
+        return printable(error, longest=LONGEST)
+    return describe_error(error)
 
 
 def serve(connection: Any, progress: Any, dies_with_parent: bool = False) -> None:
@@ -150,14 +148,14 @@ def serve(connection: Any, progress: Any, dies_with_parent: bool = False) -> Non
             return
         except Exception as error:
             # the message cannot be unpickled here: the module of a class was not found, say
-            connection.send(("failed", None, format_error(error)))
+            connection.send(("failed", None, _describe(error)))
             continue
         try:
             answer = ("done", verbs[verb](*arguments))
         except RowFailed as error:
             answer = ("failed", error.row, str(error))
         except BaseException as error:  # including a KeyboardInterrupt that the plug-in raises
-            answer = ("failed", None, format_error(error))
+            answer = ("failed", None, _describe(error))
         connection.send(answer)
 
 
@@ -231,7 +229,9 @@ class Shard:
     def describe(self, row: np.ndarray) -> str:
         """Describes a task (D,) with the plug-in's `task_words`; "" if it has none."""
         task_words = read_optional(self._environment(0), "task_words")
-        return "" if task_words is None else str(task_words(self._decode(row)))
+        if task_words is None:
+            return ""
+        return printable(task_words(self._decode(row)), longest=LONGEST)
 
     def assign(self, name: str, num_rows: int, start: int, tasks: np.ndarray) -> None:
         """Assigns the rows start .. start + n of a block, with tasks (n, D)."""
@@ -291,7 +291,7 @@ class Shard:
             work()
         except BaseException as error:
             prefix = "" if isinstance(error, InvalidPlugin) else f"{method} raised "
-            raise RowFailed(row, prefix + format_error(error)) from error
+            raise RowFailed(row, prefix + _describe(error)) from error
         self._progress[0] += 1
 
     def _environment(self, i: int) -> Any:
@@ -338,25 +338,14 @@ class Shard:
             )
         obs, reward, terminated, truncated, _ = answer
         self._store_obs(i, obs)
-        if np.ndim(reward) or not np.isfinite(reward):
-            raise InvalidPlugin(f"the reward is {reward!r:.80}; it must be one finite number")
-        self._block.reward[row] = reward
+        self._block.reward[row] = read_reward(reward)
         # the horizon is part of the task: reaching it is not an end
-        is_cut = bool(truncated) and self._steps < self._facts.horizon
-        self._block.ended[row] = bool(terminated) or is_cut
+        is_cut = read_flag("truncated", truncated) and self._steps < self._facts.horizon
+        self._block.ended[row] = read_flag("terminated", terminated) or is_cut
 
     def _to_action(self, action: np.ndarray) -> Any:
         return to_action(self._environment(0).action_space, action)
 
     def _store_obs(self, i: int, obs: Any) -> None:
         assert self._block is not None
-        array, shape = np.asarray(obs), (len(self._facts.obs_low),)
-        if array.shape != shape:
-            raise InvalidPlugin(
-                f"the observation has the shape {array.shape}; the space has {shape}"
-            )
-        finite = np.isfinite(array)
-        if not finite.all():
-            first = int(np.argmin(finite))
-            raise InvalidPlugin(f"obs[{first}] is {array[first]}; observations must be finite")
-        self._block.obs[self._start + i] = array
+        self._block.obs[self._start + i] = read_array(obs, (len(self._facts.obs_low),))

@@ -9,9 +9,12 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
+
+from metarl.core.messages import escape_unencodable, notify, show
 
 
 class MetarlError(Exception):
@@ -182,8 +185,12 @@ def run_command(command: Callable[[], None]) -> int:
     Standard streams that are closed are opened on the null device before, so that no file takes
     their descriptor. As in a shell, Ctrl-C is 130, SIGTERM 143 and SIGHUP 129, unless the command
     raises a Preempted for them.
+
+    Raises:
+        Exception: A bug; its traceback will be printed without control characters.
     """
     open_standard_streams()
+    escape_unencodable()
     try:
         with handle_signals(interrupt, [signal.SIGTERM, signal.SIGHUP]):
             command()
@@ -200,11 +207,15 @@ def run_command(command: Callable[[], None]) -> int:
         return _report(ResourceError("no memory left"))
     except RuntimeError as error:
         if not any(text in str(error) for text in _ALLOCATOR):
+            sys.excepthook = _show_bug
             raise
         hint = "choose smaller sizes, such as --sampler.num-tasks or those of the network"
         return _report(ResourceError(f"the machine has too little memory; {hint}"))
+    except Exception:
+        sys.excepthook = _show_bug
+        raise
     except KeyboardInterrupt as error:
-        print(f"metarl: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
+        notify(f"interrupted{f'; {error}' if str(error) else ''}")
         return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
     return 0
 
@@ -223,10 +234,15 @@ def open_standard_streams() -> None:
 
 
 def _report(error: MetarlError) -> int:
-    prefix = "metarl" if isinstance(error, Preempted) else "metarl: error"
-    with suppress(OSError):  # of a terminal that was closed
-        print(f"{prefix}: {error}", file=sys.stderr)
+    prefix = "" if isinstance(error, Preempted) else "error: "
+    notify(f"{prefix}{error}")
     return error.exit_code
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints a traceback, which may hold texts of others."""
+    lines = traceback.format_exception(kind, error, trace)
+    show("".join(lines), end="", stream=sys.stderr)
 
 
 # --- suggestions for misspelt names ---------------------------------------------------------------
