@@ -27,6 +27,9 @@ from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs.published import is_published
 
+TIMEOUT = 120.0
+"""Time that a plug-in may take for its start, a step or a reset, by default [s]."""
+
 
 def num_threads(config: TrainConfig[Any]) -> int:
     """Returns the threads of physics and update: those of the config, or all usable cores."""
@@ -54,6 +57,7 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
         require_trust(run, "env", config.env)
     copied = _find_copy(config.env, run) if run and env is None else None
     if copied is None or run is None:
+        options["timeout"] = config.trainer.env_timeout
         return make_env(config.env if env is None else env, config.sampler.threads, **options)
     if not is_published(run):
         text = f"the robot of {config.env} has changed; the copy in {run} is used"
@@ -154,7 +158,12 @@ def _robot_definition(name: str) -> int | None:
 
 
 def make_env(
-    env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
+    env: Any,
+    threads: int = 0,
+    *,
+    observe_task: bool = False,
+    observe_terrain: bool = False,
+    timeout: float = TIMEOUT,
 ) -> Any:
     """Builds an environment; a plug-in is searched for in the current directory too.
 
@@ -164,6 +173,7 @@ def make_env(
         threads: Physics threads; 0 uses all cores.
         observe_task: Append the task to the observation.
         observe_terrain: Append heights of the ground around the robot to the observation.
+        timeout: Time that a plug-in may take for its start, a step or a reset [s].
 
     Returns:
         A `BatchEnv`.
@@ -178,12 +188,12 @@ def make_env(
     main_module.exit_if_imported_by_worker()
     name = name_of(env)
     if isinstance(env, str):
-        built = _make_by_name(env, threads, observe_terrain)
+        built = _make_by_name(env, threads, observe_terrain, timeout)
     elif observe_terrain:
         hint = "give a -terrain name of --list-envs"
         raise ConfigError(f"--observe-terrain: {name} is given as an object; {hint}")
     elif isinstance(env, type) or missing_members(env, BatchEnv):
-        built = _start_plugin(name, lambda: _make_plugin(name, env, threads))
+        built = _start_plugin(name, lambda: _make_plugin(name, env, threads, timeout))
     else:
         built = env
     lacking = missing_members(built, BatchEnv)
@@ -193,6 +203,25 @@ def make_env(
             "metarl/core/env.py documents BatchEnv"
         )
     return _observe_task(built, name) if observe_task else built
+
+
+def check_plugin(name: str, env: Any) -> None:
+    """Checks a plug-in for about a second; what may be a mistake is a warning.
+
+    Raises:
+        EnvironmentContractError: It breaks the contract; names the check, and how to go on.
+    """
+    from metarl.envs.env_checker import quick_check
+
+    findings = quick_check(env)
+    for finding in findings:
+        if finding.warning:
+            warn(f"{name}: {finding.name}: {finding.warning}")
+    for finding in findings:
+        if finding.violation:
+            hint = f"metarl check-env {name} checks more, --no-check trains all the same"
+            text = f"{finding.name}: {finding.violation}"
+            raise EnvironmentContractError(f"--env {name} breaks the contract: {text}; {hint}")
 
 
 def is_batch_env(env: Any) -> bool:
@@ -228,18 +257,20 @@ def _hint_at_kind(env: Any) -> str:
     return "a name, a class, a function or a BatchEnv"
 
 
-def _make_plugin(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
+def _make_plugin(name: str, thing: Callable[..., Any], threads: int, timeout: float) -> BatchEnv:
     from metarl.envs.plugins.discovery import build
 
-    return build(name, thing, threads)
+    return build(name, thing, threads, timeout)
 
 
-def _make_by_name(name: str, threads: int, observe_terrain: bool) -> Any:
+def _make_by_name(name: str, threads: int, observe_terrain: bool, timeout: float) -> Any:
     from metarl.envs.registry import make
 
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
-    return _start_plugin(name, lambda: make(name, threads, observe_terrain=observe_terrain))
+    return _start_plugin(
+        name, lambda: make(name, threads, observe_terrain=observe_terrain, timeout=timeout)
+    )
 
 
 def _start_plugin(name: str, make: Callable[[], Any]) -> Any:

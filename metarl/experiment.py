@@ -15,6 +15,7 @@ from typing import Any
 from metarl.builders import (
     build_env,
     build_learner,
+    check_plugin,
     collecting_env,
     is_baseline,
     is_batch_env,
@@ -78,6 +79,8 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             env = build_env(config, env)
             if not is_given:
                 on_failure.callback(env.close)
+            if config.check and not config.resume:
+                check_plugin(config.env, env)
             collecting = collecting_env(config, env)
             learner = build_learner(config, collecting, device)
         require_phases(config)

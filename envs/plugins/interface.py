@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from metarl.core.env import EnvSpec
 from metarl.core.tasks import Variable
 from metarl.envs.plugins.task_encoding import (
     ADDRESS,
+    PluginTasks,
     TaskForm,
     infer_common_form,
     make_generator,
@@ -318,3 +321,38 @@ def _find_why_no_pictures(env: Any, make: Any) -> str:
     except (TypeError, ValueError):
         return "its constructor takes no render_mode"
     return ""
+
+
+def make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -> EnvSpec:
+    """Describes a plug-in whose tasks (size, D) `draw(draw, size)` draws."""
+    actions = facts.actions
+    ends = _to_tuple(actions.low), _to_tuple(actions.high)
+    return EnvSpec(
+        name=name,
+        # since version 2 the output is mapped to the bounds of the actions
+        version=2 if actions.is_default and not actions.is_identity else 1,
+        obs_size=len(facts.obs_low),
+        action_size=len(actions.low),
+        horizon=facts.horizon,
+        dt=facts.dt,
+        action_scale=_simplify(actions.scale),
+        tasks=PluginTasks(
+            facts.variables, facts.held_out, facts.form is None, draw, facts.has_test_tasks
+        ),
+        reward=facts.summary or "as the plug-in defines it",
+        floors={key: float(value) for key, value in facts.floors.items()},
+        note="" if facts.held_out else "test tasks are among the training tasks",
+        discrete=actions.discrete,
+        action_centre=_simplify(actions.centre),
+        action_range=None if actions.discrete else ends,
+    )
+
+
+def _to_tuple(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(values.tolist())
+
+
+def _simplify(values: np.ndarray) -> float | tuple[float, ...]:
+    """Returns the number that all values (A,) are, or else the values."""
+    is_constant = bool((values == values[0]).all())
+    return float(values[0]) if is_constant else _to_tuple(values)

@@ -1,4 +1,4 @@
-"""Checks of what a plug-in gives: numbers, flags and bounds of the types that are meant."""
+"""Errors of plug-ins, and checks of what they give: numbers, flags and bounds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.core.env import NoAnswer
 from metarl.core.messages import LONGEST, printable
 
 UNBOUNDED = float(np.finfo(np.float32).max)
@@ -15,6 +16,14 @@ UNBOUNDED = float(np.finfo(np.float32).max)
 
 class InvalidPlugin(Exception):
     """The plug-in cannot be run; the message says why."""
+
+
+class PluginFailure(ValueError):
+    """A plug-in breaks the contract, raises, hangs or dies; names the environment and the place."""
+
+
+class SilentPlugin(PluginFailure, NoAnswer):
+    """A plug-in hangs."""
 
 
 def read_text(value: object) -> str:

@@ -7,15 +7,12 @@ observations and rewards go, through the shared memory.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import multiprocessing
 import os
 import secrets
-import signal
 import sys
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
@@ -23,6 +20,7 @@ import numpy as np
 
 from metarl.core.errors import ResourceError
 from metarl.core.messages import LONGEST, describe_error, printable
+from metarl.envs.plugins import process
 from metarl.envs.plugins.interface import (
     Facts,
     draw_tasks,
@@ -31,10 +29,17 @@ from metarl.envs.plugins.interface import (
     to_action,
     to_bytes,
 )
+from metarl.envs.plugins.usage import Usage, read_usage
 from metarl.envs.plugins.values import InvalidPlugin, read_array, read_flag, read_reward
 
 MAX_CACHED_DRAWS = 5
 """Draws of opaque tasks that a worker keeps."""
+
+
+CLOSE = "close"
+"""Message after which a worker closes its environments and exits."""
+
+_ARRAYS = ("obs", "action", "reward", "ended", "stepped")
 
 
 class Block:
@@ -66,6 +71,7 @@ class Block:
         fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # tells users whose memory it is
         self._memory = SharedMemory(name=name or fresh, create=name is None, size=sum(sizes))
         self.name = self._memory.name
+        self._is_creator, self._is_unlinked = name is None, False
         if name is None:
             self._reserve(sum(sizes))
         self.num_rows = num_rows
@@ -96,20 +102,37 @@ class Block:
             if error.errno != errno.ENOSPC:
                 return  # this file system cannot reserve
             self._memory.close()
-            self._memory.unlink()
+            self.unlink()
             hint = "enlarge it (docker run --shm-size=1g), or take fewer --sampler.num-tasks"
             text = f"/dev/shm has no room for {size:,} bytes of observations"
             raise ResourceError(f"{text}; {hint}") from error
         finally:
             os.close(handle)
 
-    def release(self, *, unlink: bool) -> None:
-        """Closes the memory; it is deleted when its creator unlinks it."""
-        for key in ("obs", "action", "reward", "ended", "stepped"):
+    def unlink(self) -> None:
+        """Deletes the name of the memory, which lives on in the processes that have opened it.
+
+        So no other program can take it away, and nothing is left of a trainer that is killed.
+        """
+        if not self._is_unlinked:
+            self._is_unlinked = True
+            with suppress(FileNotFoundError):
+                self._memory.unlink()
+
+    def copy(self) -> Block:
+        """Returns a block of its own name with the same contents."""
+        other = Block(self.num_rows, self.obs.shape[1], self.action.shape[1])
+        for key in _ARRAYS:
+            vars(other)[key][:] = vars(self)[key]
+        return other
+
+    def release(self) -> None:
+        """Closes the memory; its creator also deletes its name."""
+        for key in _ARRAYS:
             setattr(self, key, None)  # a view keeps the memory open
         self._memory.close()
-        if unlink:
-            self._memory.unlink()
+        if self._is_creator:
+            self.unlink()
 
 
 class RowFailed(Exception):
@@ -127,29 +150,31 @@ def _describe(error: BaseException) -> str:
     return describe_error(error)
 
 
-def serve(connection: Any, progress: Any, dies_with_parent: bool = False) -> None:
+def serve(connection: Any, progress: Any, output: Any, dies_with_parent: bool = False) -> None:
     """Answers messages (verb, arguments) until the other end is closed: the main function.
 
     Args:
         connection: A `multiprocessing` connection to the process that started this one. Answers are
             ("done", result) or ("failed", row or None, message).
         progress: Two shared integers: the number of calls to rows so far, and the current row.
+        output: Takes what the plug-in prints, see `process.prepare`.
         dies_with_parent: The system is to kill this process with the thread that started it.
     """
-    _ignore_interrupts()
-    if dies_with_parent and sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    verbs = Shard(progress).verbs()
+    process.prepare(output, dies_with_parent=dies_with_parent)
+    shard = Shard(progress)
+    verbs = shard.verbs()
     while True:
         try:
             verb, arguments = connection.recv()
         except (EOFError, ConnectionError):
-            return
+            verb, arguments = CLOSE, ()
         except Exception as error:
             # the message cannot be unpickled here: the module of a class was not found, say
             connection.send(("failed", None, _describe(error)))
             continue
+        if verb == CLOSE:
+            shard.close()
+            process.leave()
         try:
             answer = ("done", verbs[verb](*arguments))
         except RowFailed as error:
@@ -157,23 +182,6 @@ def serve(connection: Any, progress: Any, dies_with_parent: bool = False) -> Non
         except BaseException as error:  # including a KeyboardInterrupt that the plug-in raises
             answer = ("failed", None, _describe(error))
         connection.send(answer)
-
-
-_PR_SET_PDEATHSIG = 1
-"""Option of prctl in Linux's prctl.h. It also ends a plug-in that never lets go of the GIL."""
-
-
-def _ignore_interrupts() -> None:
-    """Ignores Ctrl-C: the trainer receives it too, and finishes its iteration."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _exit_with_parent() -> None:
-    """Exits when the parent process ends, even if a step hangs."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 class Shard:
@@ -188,6 +196,7 @@ class Shard:
         self._make: Callable[..., Any] | None = None
         self._envs: list[Any] = []
         self._block: Block | None = None
+        self._filmed: Any = None
         self._draws: dict[tuple[int, int], list[Any]] = {}
 
     def verbs(self) -> dict[str, Callable[..., Any]]:
@@ -203,6 +212,8 @@ class Shard:
             self.film,
             self.frame,
             self.loses_task,
+            self.usage,
+            self.attach,
         )
         return {method.__name__: method for method in methods}
 
@@ -236,13 +247,17 @@ class Shard:
     def assign(self, name: str, num_rows: int, start: int, tasks: np.ndarray) -> None:
         """Assigns the rows start .. start + n of a block, with tasks (n, D)."""
         if self._block is None or self._block.name != name:
-            if self._block is not None:
-                self._block.release(unlink=False)
-            sizes = len(self._facts.obs_low), len(self._facts.actions.low)
-            self._block = Block(num_rows, *sizes, name=name)
+            self.attach(name, num_rows)
         self._start, self._num_rows = start, len(tasks)
         for i, row in enumerate(tasks):
             self._run(i, "set_task", lambda i=i, row=row: self._set_task(self._environment(i), row))
+
+    def attach(self, name: str, num_rows: int) -> None:
+        """Opens a block, in place of the one before."""
+        if self._block is not None:
+            self._block.release()
+        sizes = len(self._facts.obs_low), len(self._facts.actions.low)
+        self._block = Block(num_rows, *sizes, name=name)
 
     def reset(self, seeds: list[int]) -> None:
         """Starts an episode in every row."""
@@ -261,6 +276,8 @@ class Shard:
     def film(self, task: np.ndarray, seed: int) -> None:
         """Starts an episode in an environment that renders."""
         assert self._make is not None
+        if self._filmed is not None:
+            self._filmed.close()
         self._filmed = self._make(render_mode="rgb_array")
         self._set_task(self._filmed, task)
         self._filmed.reset(seed=seed)
@@ -281,6 +298,18 @@ class Shard:
             outcomes.add((np.asarray(obs, dtype=float).tobytes(), float(reward)))
         return len(outcomes) > 1
 
+    def usage(self) -> Usage:
+        """Returns what this process uses of the machine."""
+        return read_usage()
+
+    def close(self) -> None:
+        """Closes every environment, so that simulators of their own end too."""
+        for env in [*self._envs, *([self._filmed] if self._filmed else [])]:
+            try:
+                env.close()
+            except Exception as error:
+                print(f"close raised {_describe(error)}", file=sys.stderr)
+
     # --- one row -------------------------------------------------------------------------------
 
     def _run(self, i: int, method: str, work: Callable[[], None]) -> None:
@@ -298,7 +327,7 @@ class Shard:
         assert self._make is not None
         while len(self._envs) <= i:
             self._envs.append(self._make())
-            _ignore_interrupts()  # again: some robot libraries install a handler
+            process.ignore_interrupts()  # again: some robot libraries install a handler
             if "mujoco" in sys.modules:
                 from metarl.envs.locomotion import profiler  # imports MuJoCo
 

@@ -44,7 +44,7 @@ def draw_page(certificate: Tree) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>metarl: {escape(title)}</title>\n"
+        f"{markup.POLICY}<title>metarl: {escape(title)}</title>\n"
         f"<style>\n{_CSS.read_text(encoding='utf-8')}{_HEAT}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(about)}</p>\n'
         + "\n".join(filter(None, sections))

@@ -172,6 +172,8 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
 def add_check_env_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `check-env`."""
     command.add_argument("env", metavar="NAME", help="as for --env of metarl train")
+    text = "time that a plug-in may take for its start, a step or a reset [s]; by default 120"
+    command.add_argument("--env-timeout", type=_seconds, default=120.0, metavar="S", help=text)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
 
 
@@ -267,6 +269,17 @@ def parse_at_least(bound: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _seconds(text: str) -> float:
+    """Parses a time > 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be a number > 0")
+    return value
 
 
 def _even(text: str) -> int:

@@ -139,7 +139,8 @@ def _check_env(arguments: argparse.Namespace) -> None:
     _check_parent("--json", arguments.json)
     try:
         with heartbeat(f"checking {arguments.env}"):
-            findings = check(lambda threads: builders.make_env(arguments.env, threads))
+            options = {"timeout": arguments.env_timeout}
+            findings = check(lambda threads: builders.make_env(arguments.env, threads, **options))
     except EnvironmentContractError as error:
         findings = [Finding("start", str(error))]
     show(report(findings))

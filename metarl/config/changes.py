@@ -9,7 +9,9 @@ from metarl.config.parser import flag
 from metarl.core.errors import ConfigError
 from metarl.core.trees import flatten
 
-COMMANDS = {"run_dir", "resume", "trust_env", "config", "seeds", "list_envs", "list_algos"}
+COMMANDS = {
+    *("run_dir", "resume", "trust_env", "check", "config", "seeds", "list_envs", "list_algos")
+}
 """Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
 
 FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | COMMANDS

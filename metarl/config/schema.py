@@ -19,7 +19,7 @@ import yaml
 import metarl
 from metarl.config.changes import COMMANDS, refuse_changes
 from metarl.config.curriculum import CurriculumConfig
-from metarl.config.parser import flag, merge, plain, read_flags
+from metarl.config.parser import flag, merge, nest, plain, read_flags
 from metarl.config.presets import find_preset
 from metarl.config.trust import (
     FLAG,
@@ -93,6 +93,9 @@ class TrainerConfig:
     logger: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Destination of the metrics beside metrics.jsonl; wandb and trackio are optional packages."""
 
+    env_timeout: float = 120.0
+    """Time that a plug-in may take for its start, and for each step or reset, > 0 [s]."""
+
     tensorboard: bool = True
     """Write TensorBoard events; False with `logger: tensorboard` is the same as `logger: none`."""
 
@@ -100,6 +103,8 @@ class TrainerConfig:
         """Refuses values outside the ranges above, naming the field."""
         minutes = self.checkpoint_minutes
         require(0 < minutes < float("inf"), "trainer.checkpoint_minutes", minutes, "finite and > 0")
+        seconds = self.env_timeout
+        require(0 < seconds < float("inf"), "trainer.env_timeout", seconds, "finite and > 0")
         ranges = {"keep_checkpoints": (1, 10**9), "evaluate_tasks": (0, 10**6)}
         require_between("trainer.", self, ranges)
 
@@ -145,6 +150,10 @@ class TrainConfig(Generic[L]):
     trust_env: bool = False
     """With --resume or --init-from: load the plug-in environment and learner that the run folder
     names, whose code may be in the current directory. The same --env and --algo do so too."""
+
+    check: bool = True
+    """Check a plug-in environment for about a second before it is trained on, as check-env does in
+    full."""
 
     config: Path | None = None
     """YAML file over the preset, with the same keys; flags override it."""
@@ -252,7 +261,7 @@ def build_config(
     Raises:
         ConfigError: A key or value is unknown or out of range; the message names the nearest.
     """
-    tree = _nest(settings or {})
+    tree = nest(settings or {})
     for name in sorted(_COMMAND_LINE_ONLY & tree.keys()):
         raise ConfigError(f"{name}: only for the command line; call train once for each run")
     given = {name: value for name, value in (("env", env), ("algo", algo)) if value is not None}
@@ -278,26 +287,6 @@ def _find_robot(config: TrainConfig[Any]) -> TrainConfig[Any]:
     """Makes the path of a robot's file absolute, so that a run can be used from any folder."""
     split = split_robot_file(config.env) if config.env else None
     return replace(config, env=f"{split[0].absolute()}:{split[1]}") if split else config
-
-
-def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested mappings from settings with dotted names.
-
-    Raises:
-        ConfigError: A group is given a value that is not a mapping.
-    """
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *groups, leaf = name.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{group} = {node!r}: must be a group of keys")
-        old = node.get(leaf, {})
-        is_group = isinstance(value, Mapping) and isinstance(old, dict)
-        node[leaf] = {**old, **value} if is_group else value
-    return tree
 
 
 def to_yaml(config: TrainConfig[Any]) -> str:

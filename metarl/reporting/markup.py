@@ -7,15 +7,22 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
 
+from metarl.core.messages import printable
 from metarl.reporting import plots
+
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
+)
+"""Element of a page's head after which a browser neither runs nor loads anything."""
 
 _HEAD = "\0"
 """First character of a cell that is the head of its row."""
 
 
 def escape(text: object) -> str:
-    """Returns a text as HTML."""
-    return html.escape(str(text), quote=True)
+    """Returns a text as HTML, without control characters."""
+    return html.escape(printable(text, keeps_lines=True), quote=True)
 
 
 def row_head(text: object) -> str:

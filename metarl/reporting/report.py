@@ -111,7 +111,7 @@ def _write_page(
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>metarl: {escape(title)}</title>\n"
+        f"{markup.POLICY}<title>metarl: {escape(title)}</title>\n"
         f"<style>\n{_CSS.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(envs)}</p>\n'
         + "\n".join(filter(None, sections))
@@ -310,7 +310,7 @@ def _list_links(files: Sequence[tuple[RunData, Path]], folder: Path, text: str) 
     """Writes links to files of runs, relative to `folder`, with a note; nothing without files."""
     items = []
     for run, path in files:
-        link = quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+        link = quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
         items.append(f'<li><a href="{escape(link)}">{escape(f"{run.name}: {path.name}")}</a></li>')
     return f"<ul>\n{''.join(items)}</ul>{note(text)}" if items else ""
 

@@ -26,7 +26,7 @@ from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
 from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
 
-TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
+TIME_FIELDS = frozenset({"seconds", "steps_per_second", "workers/restarts"})
 """Keys that differ between two runs that are otherwise equal bit for bit; so do `time/...`."""
 
 _FILE = "metrics.jsonl"
