@@ -46,6 +46,7 @@ from metarl.restoring import (
 from metarl.runs import folder, hub, provenance, published
 from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
+from metarl.runs.sources import hash_sources
 from metarl.trained_policy import TrainedPolicy
 from metarl.training import curriculum
 
@@ -164,6 +165,7 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
     keep_robot(config, path)
     facts = {"device": _device_name(device), "threads": num_threads(config)}
     facts["is_deterministic"] = _is_deterministic()
+    facts["sources"] = hash_sources(config.env, config.algo)
     for line in provenance.write_run_json(path, spec, **facts, init_from=source):
         notify(f"the run no longer repeats bit for bit: {line}")
     sampler, start = config.sampler, policy.progress.iteration

@@ -13,6 +13,7 @@ from metarl.core.errors import ConfigError, MetarlError
 from metarl.core.messages import warn
 from metarl.runs import provenance, published
 from metarl.runs.recorded import read_spec
+from metarl.runs.sources import hash_sources
 
 if TYPE_CHECKING:
     from metarl.deployment.export.metadata import Origin
@@ -48,6 +49,8 @@ class TrainedPolicy:
         if self._env is None:
             self._env = build_env(self.config, run=self.path)
             if line := provenance.describe_version_change(self.path, self._env.spec):
+                warn(line)
+            for line in provenance.describe_edits(self.path, hash_sources(self.config.env)):
                 warn(line)
         return self._env
 

@@ -175,8 +175,15 @@ def name_failures(where: str) -> Generator[None]:
         raise ResourceError(f"{where}: no memory left; {hint}") from error
 
 
-_ALLOCATOR = "DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed"
+_ALLOCATOR = (
+    *("DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed"),
+    "can't start new thread",
+)
 """Parts of the messages of torch's allocator, which raises a RuntimeError."""
+
+
+_LOADER = "failed to map segment", "annot allocate memory"
+"""Parts of the messages of the loader of libraries."""
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -193,6 +200,7 @@ def run_command(command: Callable[[], None]) -> int:
     escape_unencodable()
     try:
         with handle_signals(interrupt, [signal.SIGTERM, signal.SIGHUP]):
+            _require_directory()
             command()
             sys.stdout.flush()
     except MetarlError as error:
@@ -205,6 +213,12 @@ def run_command(command: Callable[[], None]) -> int:
         return _report(ResourceError(" ".join(str(error).split())))
     except MemoryError:
         return _report(ResourceError("no memory left"))
+    except ImportError as error:  # of a library that the limit of `ulimit -v` leaves no room for
+        if not any(text in str(error) for text in _LOADER):
+            sys.excepthook = _show_bug
+            raise
+        hint = "raise the limit of this shell (ulimit -v)"
+        return _report(ResourceError(f"the memory is too small to load a library; {hint}"))
     except RuntimeError as error:
         if not any(text in str(error) for text in _ALLOCATOR):
             sys.excepthook = _show_bug
@@ -218,6 +232,18 @@ def run_command(command: Callable[[], None]) -> int:
         notify(f"interrupted{f'; {error}' if str(error) else ''}")
         return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
     return 0
+
+
+def _require_directory() -> None:
+    """Requires that the current directory exists: libraries end the process without it.
+
+    Raises:
+        ConfigError: It was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current directory was deleted; change to another one") from error
 
 
 def open_standard_streams() -> None:

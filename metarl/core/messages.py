@@ -79,7 +79,13 @@ def show(text: object, *, start: str = "", end: str = "\n", stream: TextIO | Non
         end: Written after it.
         stream: The stream.
     """
-    print(f"{start}{printable(text, keeps_lines=True)}", end=end, file=stream, flush=True)
+    try:
+        print(f"{start}{printable(text, keeps_lines=True)}", end=end, file=stream, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, which names no file
+        error.filename = error.filename or "the standard output"
+        raise
 
 
 def notify(text: object) -> None:
