@@ -1,4 +1,4 @@
-"""The check before a training names what check-env names, and refusals at the start name the value."""
+"""The check before a training names what check-env names; the start refuses odd values."""
 
 import functools
 import time

@@ -11,7 +11,7 @@ import odd_envs
 import plugin_envs
 import pytest
 from commands import METARL, QUIET, REPOSITORY, TINY, start
-from plugin_episodes import EPISODES, TASKS, message, play, play_episode, process_ids
+from plugin_episodes import EPISODES, TASKS, play, play_episode, process_ids
 
 from metarl.envs.plugins.output import MAX_LINES
 from metarl.envs.plugins.subproc_env import SilentPlugin, SubprocEnv
@@ -49,7 +49,8 @@ def test_environments_and_their_processes_end(end, tmp_path, monkeypatch):
         env.set_tasks(TASKS, EPISODES)
         env.close()
     else:
-        message(lambda: env.set_tasks(np.zeros((1, 3)), 1))
+        with pytest.raises(ValueError, match="tasks must be"):
+            env.set_tasks(np.zeros((1, 3)), 1)
         del env
     ids = [int(line) for line in (tmp_path / "ids").read_text().split()]
     wait_until(lambda: not any(map(is_running, ids)))
@@ -91,7 +92,7 @@ def test_dead_worker_is_counted_and_named(tmp_path, monkeypatch, capsys):
         assert env.restarts == 0
         play(env)
         assert env.restarts == 1
-    text = "step 4: the process died (SIGKILL); a new one plays its episodes again"
+    text = "step 5: the process died (SIGKILL); a new one plays its episodes again"
     err = capsys.readouterr().err
     assert err.count("metarl: warning: mine, task ") == 1 and text in err
 
