@@ -136,14 +136,10 @@ def run_policy(
         _check_film(Path(film))
     policy = OnnxPolicy(path)
     record = policy.facts.record
-    if not env and policy.facts.is_foreign:
-        raise ConfigError(f"--env is missing: {path} does not name its environment")
-    trust(env, policy.spec.name if trust_env and not policy.facts.is_foreign else "")
-    if not env:
-        require_trust(path, "env", policy.spec.name)
+    env = _choose_env(Path(path), policy, env, trust_env)
     seed, episodes = record.get("seed", 0), num_episodes or record.get("episodes_per_task", 1)
     options = {name: record.get(name, False) for name in ("observe_task", "observe_terrain")}
-    with closing(builders.make_env(env or policy.spec.name, threads, **options)) as built:
+    with closing(builders.make_env(env, threads, **options)) as built:
         learner, spec = OnnxLearner(policy, built.spec), built.spec
         tasks = held_out_tasks(spec, seed, num_tasks)
         sizes = {"num_episodes": episodes, "num_adaptations": num_adaptations}
@@ -155,6 +151,20 @@ def run_policy(
         if film is not None:
             _film(Path(film), built, learner, tasks[:2], sizes, seed)
     return result | {"trained_on": record.get("env", spec.name)}
+
+
+def _choose_env(path: Path, policy: Any, env: str, trusts: bool) -> str:
+    """Returns the given environment, or that which the file of a policy names.
+
+    Raises:
+        ConfigError: The file names code that is not trusted, or no environment.
+    """
+    if not env and policy.facts.is_foreign:
+        raise ConfigError(f"--env is missing: {path} does not name its environment")
+    trust(env or (policy.spec.name if trusts else ""))
+    name = env or policy.spec.name
+    require_trust(path, "env", name)
+    return name
 
 
 def _check_film(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What plug-ins print: the first lines are shown, and the rest is read away."""
+"""Output of plug-ins: the first lines are shown, and the rest is read away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker process does before it serves, and at its end."""
+"""Begin and end of a worker process."""
 
 from __future__ import annotations
 

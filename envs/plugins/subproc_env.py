@@ -209,7 +209,7 @@ class SubprocEnv:
         return self._facts.obs_low, self._facts.obs_high
 
     def hurry(self) -> None:
-        """Waits only briefly for workers until the next tasks are set; safe in a signal handler."""
+        """Waits only briefly for workers until tasks are set; safe in a signal handler."""
         self._patience.is_hurried = True
 
     def usage(self) -> Usage:
@@ -323,10 +323,8 @@ class SubprocEnv:
         """Replaces a dead worker: replays the state of its shard, then sends the message again.
 
         Args:
-            shard: Its number.
-            error: How it died.
-            verb: The message that it did not answer.
-            make_message: Makes the message for the new worker.
+            shard, error: Its number, and how it died.
+            verb, make_message: The message that it did not answer, and its maker.
 
         Raises:
             Failed: A row fails, or the new worker dies MAX_STARTS - 1 times.
@@ -334,8 +332,9 @@ class SubprocEnv:
         workers = self._resources.workers
         for _ in range(MAX_STARTS - 1):
             row = workers[shard].row
-            place = f"{self._name}, {self._place(row, verb)}" if self._tasks is not None else verb
-            warn(f"{place}: the process died ({error}); a new one plays its episodes again")
+            place = self._place(row if self._tasks is not None else None, verb)
+            text = f"the process died ({error}); a new one plays its episodes again"
+            warn(f"{self._name}, {place}: {text}")
             self.restarts += 1
             workers[shard].kill()
             try:
@@ -343,7 +342,7 @@ class SubprocEnv:
                 self._renew_block(shard)
                 self._replay(verb, shard)
                 answer = workers[shard].ask(*make_message())
-                if self._resources.block is not None and self._tasks is not None:
+                if self._resources.block is not None:
                     self._block.unlink()
                 return answer
             except Died as again:

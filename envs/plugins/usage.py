@@ -1,4 +1,4 @@
-"""What a worker process uses of the machine, to find plug-ins that use more with every episode."""
+"""Usage of the machine by a worker process, to find plug-ins that need more every episode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MEMORY = 2_000_000
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process uses.
+    """Threads, files and memory of a process.
 
     Attributes:
         threads: Threads.

@@ -53,7 +53,7 @@ class Failed(Exception):
 
 @dataclass
 class Patience:
-    """How long workers are waited for.
+    """Time to wait for workers.
 
     Attributes:
         seconds: Maximum time without progress [s].

@@ -1,4 +1,4 @@
-"""Which settings a resumed run may change, and which make it another run."""
+"""Settings that a resumed run may change, and those that would make it another run."""
 
 from __future__ import annotations
 

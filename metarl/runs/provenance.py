@@ -89,10 +89,10 @@ def write_run_json(
     after = _select_fixed_facts(facts)
     names = [name for name in after if before.get(name) != after[name]]
     lines = [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
-    return lines + _list_edited(record, facts["sources"])
+    return lines + _find_edits(record, facts["sources"])
 
 
-def _list_edited(record: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+def _find_edits(record: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
     """Returns a line for each plug-in whose source was another one at the start of a run."""
     before = record.get("sources")
     before = before if isinstance(before, dict) else {}
@@ -114,7 +114,7 @@ def describe_edits(run_dir: Path, sources: Mapping[str, str]) -> list[str]:
         record = load_json(run_dir / "run.json")
     except (OSError, ValueError):
         return []
-    edited = _list_edited(record, sources) if isinstance(record, dict) else []
+    edited = _find_edits(record, sources) if isinstance(record, dict) else []
     return [f"{run_dir}: {line}, so that returns may not be comparable" for line in edited]
 
 

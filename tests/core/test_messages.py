@@ -57,7 +57,7 @@ def test_output_is_escaped_and_a_start_is_not(capsys):
     assert err.startswith("metarl: c\\x1b\\x0adx") and err.count("\n") == 1 and len(err) < 5000
 
 
-def test_traceback_of_a_bug_is_printed_without_control_characters(capsys, monkeypatch):
+def test_traceback_of_a_bug_has_no_control_characters(capsys, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
     def fail():

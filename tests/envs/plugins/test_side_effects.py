@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import odd_envs
 import plugin_envs
 import pytest
-from commands import METARL, QUIET, REPOSITORY, TINY, start
+from commands import METARL, QUIET, REPOSITORY, TINY, call, start
 from plugin_episodes import EPISODES, TASKS, play, play_episode, process_ids
 
 from metarl.envs.plugins.output import MAX_LINES
@@ -41,21 +42,28 @@ def test_output_of_a_plug_in_is_cut_and_goes_to_the_error_output(capfd):
     assert lines[-1].endswith("... (more is not shown)")
 
 
-@pytest.mark.parametrize("end", ["close", "exception"])
-def test_environments_and_their_processes_end(end, tmp_path, monkeypatch):
-    monkeypatch.setenv("STARTED", str(tmp_path / "ids"))
+SCRIPT = """
+import numpy as np, odd_envs, os, signal
+from metarl.envs.plugins.subproc_env import SubprocEnv
+
+if __name__ == "__main__":
     env = SubprocEnv("mine", odd_envs.ClosesLate, 2)
-    if end == "close":
-        env.set_tasks(TASKS, EPISODES)
-        env.close()
-    else:
-        with pytest.raises(ValueError, match="tasks must be"):
-            env.set_tasks(np.zeros((1, 3)), 1)
-        del env
+    env.set_tasks(np.zeros((2, 1)), 1)
+    {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["env.close()", "raise KeyError", "pass"])
+def test_environments_and_their_processes_end(end, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.format(end=end))
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers" / "envs")])
+    variables = {"PYTHONPATH": path, "STARTED": str(tmp_path / "ids")}
+    done = call(sys.executable, tmp_path / "script.py", cwd=tmp_path, **variables)
+    assert done.code == (end == "raise KeyError"), done.err
     ids = [int(line) for line in (tmp_path / "ids").read_text().split()]
     wait_until(lambda: not any(map(is_running, ids)))
     closed = list(tmp_path.glob("ids.*"))
-    assert len(ids) == 2 * len(closed) >= 2
+    assert len(ids) == 2 * len(closed) == 4
 
 
 def test_interrupt_of_a_hanging_worker_is_answered_soon():
