@@ -322,9 +322,7 @@ class SubprocEnv:
     ) -> Any:
         """Replaces a dead worker: replays the state of its shard, then sends the message again.
 
-        Args:
-            shard, error: Its number, and how it died.
-            verb, make_message: The message that it did not answer, and its maker.
+        The message is made anew, because the shared memory gets another name.
 
         Raises:
             Failed: A row fails, or the new worker dies MAX_STARTS - 1 times.

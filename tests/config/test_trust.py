@@ -1,6 +1,6 @@
 """A run folder of somebody else runs no code unless the user trusts it."""
 
-import io
+import os
 import shutil
 import sys
 
@@ -69,7 +69,6 @@ def foreign(forged_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("field", ["env", "algo"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_foreign_run_folder_runs_no_code(verb, field, foreign, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO())
     module = f"trap_{field}_{verb.replace('-', '_')}"
     foreign(field, module, observe_task=verb == "oracle")
     places = {"RUN": "run", "GOOD": "good"}
@@ -77,7 +76,9 @@ def test_foreign_run_folder_runs_no_code(verb, field, foreign, tmp_path, capsys,
         word.replace("RUN", "run") if "/" in word else places.get(word, word)
         for word in VERBS[verb]
     ]
-    code = commands.main(words)
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        code = commands.main(words)
     out, err = capsys.readouterr()
     assert not (tmp_path / "marker").exists() and module not in sys.modules, err
     assert code in (0, 2, 5) and "Traceback" not in err

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import REPOSITORY
 
 from metarl.cli import commands
 from metarl.core.errors import run_command
@@ -99,7 +100,7 @@ sys.exit(run_command(command))
 def call(line, shell, tmp_path, **variables):
     (tmp_path / "command.py").write_text(COMMAND.format(line=line))
     words = f"{sys.executable} {tmp_path / 'command.py'} {shell}"
-    env = {**os.environ, **variables}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
     return subprocess.run(words, shell=True, capture_output=True, text=True, env=env)
 
 
@@ -123,7 +124,9 @@ def test_deleted_directory_is_named(tmp_path):
     (tmp_path / "gone").mkdir()
     command = f"cd {tmp_path / 'gone'} && rmdir {tmp_path / 'gone'} && {sys.executable} -c "
     code = "from metarl.core.errors import run_command; print(run_command(print))"
-    done = subprocess.run(f'{command}"{code}"', shell=True, capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    shell = f'{command}"{code}"'
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=env)
     assert done.stdout == "2\n"
     assert done.stderr == (
         "metarl: error: the current directory was deleted; change to another one\n"
