@@ -66,11 +66,14 @@ def test_another_version_of_the_environment_gives_a_warning(command, run_copy, c
 
 
 def copy_as_seed_1(run):
-    """Copies a run beside itself and sets the seed of its config to 1; returns the folder."""
+    """Copies a run beside itself as if it had been trained with seed 1; returns the folder."""
     path = run.with_name("seed1")
     shutil.copytree(run, path)
     config = (path / "config.yaml").read_text()
     (path / "config.yaml").write_text(config.replace("seed: 0\n", "seed: 1\n"))
+    saved = checkpoint.load_newest(path / "checkpoints", report=print)
+    shutil.rmtree(path / "checkpoints")
+    checkpoint.save(path / "checkpoints", saved.step, saved.tensors, saved.state)
     return path
 
 
