@@ -31,6 +31,7 @@ from metarl.envs.locomotion.world import Variation
 from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
+from metarl.envs.plugins.subproc_env import TIMEOUT
 from metarl.envs.robots import box, registered
 from metarl.envs.robots.arms.arm import ARM
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
@@ -238,7 +239,12 @@ ENVIRONMENTS: dict[str, Factory] = {
 
 
 def make(
-    name: str, threads: int = 0, *, observe_terrain: bool = False, observe_task: bool = False
+    name: str,
+    threads: int = 0,
+    *,
+    observe_terrain: bool = False,
+    observe_task: bool = False,
+    timeout: float = TIMEOUT,
 ) -> BatchEnv:
     """Builds an environment by name.
 
@@ -248,6 +254,7 @@ def make(
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
         observe_terrain: Append heights of the ground around the robot to the observation.
         observe_task: Append the task's numbers to the observation, as for an oracle.
+        timeout: Of the workers of a plug-in, see TIMEOUT.
 
     Raises:
         UnknownEnvironment: There is no such name, module or attribute, and the message suggests a
@@ -255,7 +262,7 @@ def make(
         UnsupportedHere: The environment needs something that is not installed.
         PluginFailure: A plug-in violates the contract.
     """
-    factory = _factory(name)
+    factory = _factory(name, timeout)
     if isinstance(factory, Recipe) and factory.refusal:
         raise UnknownEnvironment(factory.refusal)
     if observe_terrain:
@@ -349,7 +356,7 @@ def _misfit(robot: Robot, parts: str) -> str:
     return ""
 
 
-def _factory(name: str) -> Factory:
+def _factory(name: str, timeout: float) -> Factory:
     finders = (ENVIRONMENTS.get, parse_name, own_recipe, box_recipe, registered_recipe)
     for find in finders:
         factory = find(name)
@@ -357,7 +364,7 @@ def _factory(name: str) -> Factory:
             return factory
     plug_in = plugins.find(name)
     if plug_in is not None:
-        return lambda name, threads: plugins.build(name, plug_in, threads)
+        return lambda name, threads: plugins.build(name, plug_in, threads, timeout)
     hint = nearest(name, [*ENVIRONMENTS, *plugins.entry_points(), *_names_like(name)])
     robots = [robot for robot in FAMILIES if name.startswith(f"{robot}-")]
     for goals in (FAMILIES[robot] for robot in robots):

@@ -5,7 +5,6 @@ The commands of `metarl` call these functions, so that both do the same.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,8 +16,10 @@ import numpy as np
 from metarl import builders, experiment
 from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
+from metarl.config.trust import trust
 from metarl.core.env import BatchEnv, NoPictures, RenderableEnv, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
+from metarl.core.messages import show, warn
 from metarl.environments import check_env as check_env
 from metarl.environments import make_env as make_env
 from metarl.environments import register_robot as register_robot
@@ -88,12 +89,12 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
         settings = results.EvaluationSettings(trainer.evaluate_tasks, NUM_ADAPTATIONS)
         if trainer.evaluate_tasks and (again or _is_stale(policy, _choose_path(policy, settings))):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
-            print(table.table(result), flush=True)
+            show(table.table(result))
             log_evaluation(make_sink(trainer), policy.path, result)
         if trainer.video and (again or any(_is_stale(policy, path) for path in _videos(policy))):
             _film_if_possible(policy)
     except KeyboardInterrupt as error:
-        command = experiment.resume_command(policy.path)
+        command = experiment.resume_hint(policy)
         raise Preempted(f"stopped after training; what is missing is made by: {command}") from error
 
 
@@ -101,9 +102,9 @@ def _film_if_possible(policy: TrainedPolicy) -> None:
     num_adaptations = max(1, policy.config.sampler.num_adaptations)
     try:
         for path in film(policy, num_adaptations=num_adaptations):
-            print(f"video: {path}", flush=True)
+            show(f"video: {path}")
     except NoPictures as error:
-        print(f"no video: {error}", flush=True)
+        show(f"no video: {error}")
 
 
 def _is_stale(policy: TrainedPolicy, path: Path) -> bool:
@@ -119,7 +120,12 @@ def _videos(policy: TrainedPolicy) -> list[Path]:
 
 
 def load(
-    run: str | Path, *, threads: int = 0, env: Any = None, is_teacher: bool = False
+    run: str | Path,
+    *,
+    threads: int = 0,
+    env: Any = None,
+    is_teacher: bool = False,
+    trust_env: bool = False,
 ) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
@@ -128,13 +134,16 @@ def load(
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
         is_teacher: Load the teacher of a run of teacher-student, an oracle that observes the task.
+        trust_env: Load the plug-in environment and learner that the folder names, which runs their
+            code. Names that this process was given already need no trust.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
-        ConfigError: The run has no teacher, or the address cannot be used.
+        ConfigError: The run has no teacher, the address cannot be used, or the learner is code that
+            is not trusted.
         ResourceError: The hub cannot be reached.
     """
-    return experiment.load(run, threads, env, is_teacher=is_teacher)
+    return experiment.load(run, threads, env, is_teacher=is_teacher, trust_env=trust_env)
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -149,6 +158,7 @@ def evaluate(
     tasks: Sequence[Sequence[float]] | np.ndarray | None = None,
     deterministic: bool = False,
     oracle: dict[str, Any] | None = None,
+    trust_env: bool = False,
 ) -> dict[str, Any]:
     """Measures returns after 0..K adaptation steps on held-out tasks, and writes them to a file.
 
@@ -166,6 +176,7 @@ def evaluate(
         deterministic: Act without exploration noise in the rollouts that are measured. Otherwise
             both are measured, and `result["without_noise"]` has the returns without noise.
         oracle: Result of a policy that observes the task, to be kept in the result.
+        trust_env: Load the plug-ins that a run folder names, as for `load`.
 
     Returns:
         The contents of the file: `result["returns"]["mean"][k]` is the mean return after k
@@ -178,8 +189,9 @@ def evaluate(
     require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
     require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
     settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
+    trust(env)
     if isinstance(policy, (str, Path)):
-        with load(policy) as loaded:
+        with load(policy, trust_env=trust_env) as loaded:
             return _evaluate(loaded, env, settings, tasks, oracle)
     return _evaluate(policy, env, settings, tasks, oracle)
 
@@ -201,7 +213,7 @@ def _evaluate(
 
             chosen = check_chosen_tasks(tasks, used.spec)
             for line in describe_outside(chosen, used.spec):
-                print(f"metarl: warning: {line}", file=sys.stderr)
+                warn(line)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
         if builders.is_baseline(config, "scratch"):
             if env is not None or tasks is not None or settings.deterministic:
@@ -220,7 +232,7 @@ def _evaluate(
     path = _choose_path(policy, settings)
     results.write(path, result)
     if path != policy.path / results.FILE:
-        print(f"kept in {path}", flush=True)
+        show(f"kept in {path}")
     return result
 
 

@@ -9,22 +9,26 @@ import json
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metarl.config.schema import TrainConfig
+from metarl.config.trust import require_trust
 from metarl.core.env import BatchEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError, MetarlError
 from metarl.core.files import load_json, split_robot_file, write_atomically
+from metarl.core.messages import describe_error, notify, warn
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
 from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs.published import is_published
+
+TIMEOUT = 120.0
+"""Time that a plug-in may take for its start, a step or a reset, by default [s]."""
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
@@ -38,22 +42,26 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
     Args:
         config: The settings.
         env: The environment as an object (see `make_env`); by default that of the config.
-        run: Folder of the run; where the file of its robot has changed since, its copy is used.
+        run: Folder of the run; where the file of its robot has changed since, its copy is used, and
+            code that it names must be trusted.
 
     Raises:
-        ConfigError: As `make_env`.
+        ConfigError: As `make_env`, or the environment of the run is code that is not trusted.
         EnvironmentContractError: As `make_env`.
     """
     options: dict[str, Any] = {
         "observe_task": config.observe_task or is_baseline(config, "oracle"),
         "observe_terrain": config.observe_terrain,
     }
+    if run and env is None:
+        require_trust(run, "env", config.env)
     copied = _find_copy(config.env, run) if run and env is None else None
     if copied is None or run is None:
+        options["timeout"] = config.trainer.env_timeout
         return make_env(config.env if env is None else env, config.sampler.threads, **options)
     if not is_published(run):
         text = f"the robot of {config.env} has changed; the copy in {run} is used"
-        print(f"metarl: {text}", file=sys.stderr)
+        notify(text)
     name, definition = copied
     built = make_env(name, config.sampler.threads, **options)
     version = built.spec.version - (_robot_definition(name) or 0) + definition
@@ -88,7 +96,7 @@ def keep_robot(config: TrainConfig[Any], run: Path) -> None:
     except (OSError, ValueError) as error:
         shutil.rmtree(temporary)
         reason = " ".join(str(error).split())
-        print(f"metarl: warning: the run keeps no copy of {split[0]}: {reason}", file=sys.stderr)
+        warn(f"the run keeps no copy of {split[0]}: {reason}")
 
 
 def publish_robot(config: TrainConfig[Any], run: Path, folder: Path) -> None:
@@ -109,7 +117,7 @@ def publish_robot(config: TrainConfig[Any], run: Path, folder: Path) -> None:
         copy_with_assets(run / ROBOT / split[0].name, folder / ROBOT)
     else:
         text = f"{run} keeps no copy of its robot, so others can neither evaluate nor film it"
-        print(f"metarl: warning: {text}", file=sys.stderr)
+        warn(text)
 
 
 def portable_name(env: str) -> str:
@@ -150,7 +158,12 @@ def _robot_definition(name: str) -> int | None:
 
 
 def make_env(
-    env: Any, threads: int = 0, *, observe_task: bool = False, observe_terrain: bool = False
+    env: Any,
+    threads: int = 0,
+    *,
+    observe_task: bool = False,
+    observe_terrain: bool = False,
+    timeout: float = TIMEOUT,
 ) -> Any:
     """Builds an environment; a plug-in is searched for in the current directory too.
 
@@ -160,6 +173,7 @@ def make_env(
         threads: Physics threads; 0 uses all cores.
         observe_task: Append the task to the observation.
         observe_terrain: Append heights of the ground around the robot to the observation.
+        timeout: Time that a plug-in may take for its start, a step or a reset [s].
 
     Returns:
         A `BatchEnv`.
@@ -174,12 +188,12 @@ def make_env(
     main_module.exit_if_imported_by_worker()
     name = name_of(env)
     if isinstance(env, str):
-        built = _make_by_name(env, threads, observe_terrain)
+        built = _make_by_name(env, threads, observe_terrain, timeout)
     elif observe_terrain:
         hint = "give a -terrain name of --list-envs"
         raise ConfigError(f"--observe-terrain: {name} is given as an object; {hint}")
     elif isinstance(env, type) or missing_members(env, BatchEnv):
-        built = _start_plugin(name, lambda: _make_plugin(name, env, threads))
+        built = _start_plugin(name, lambda: _make_plugin(name, env, threads, timeout))
     else:
         built = env
     lacking = missing_members(built, BatchEnv)
@@ -189,6 +203,25 @@ def make_env(
             "metarl/core/env.py documents BatchEnv"
         )
     return _observe_task(built, name) if observe_task else built
+
+
+def check_plugin(name: str, env: Any) -> None:
+    """Checks a plug-in for about a second; what may be a mistake is a warning.
+
+    Raises:
+        EnvironmentContractError: It breaks the contract; names the check, and how to go on.
+    """
+    from metarl.envs.env_checker import quick_check
+
+    findings = quick_check(env)
+    for finding in findings:
+        if finding.warning:
+            warn(f"{name}: {finding.name}: {finding.warning}")
+    for finding in findings:
+        if finding.violation:
+            hint = f"metarl check-env {name} checks more, --no-check trains all the same"
+            text = f"{finding.name}: {finding.violation}"
+            raise EnvironmentContractError(f"--env {name} breaks the contract: {text}; {hint}")
 
 
 def is_batch_env(env: Any) -> bool:
@@ -224,18 +257,20 @@ def _hint_at_kind(env: Any) -> str:
     return "a name, a class, a function or a BatchEnv"
 
 
-def _make_plugin(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
+def _make_plugin(name: str, thing: Callable[..., Any], threads: int, timeout: float) -> BatchEnv:
     from metarl.envs.plugins.discovery import build
 
-    return build(name, thing, threads)
+    return build(name, thing, threads, timeout)
 
 
-def _make_by_name(name: str, threads: int, observe_terrain: bool) -> Any:
+def _make_by_name(name: str, threads: int, observe_terrain: bool, timeout: float) -> Any:
     from metarl.envs.registry import make
 
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # python puts the folder of train.py there, not this one
-    return _start_plugin(name, lambda: make(name, threads, observe_terrain=observe_terrain))
+    return _start_plugin(
+        name, lambda: make(name, threads, observe_terrain=observe_terrain, timeout=timeout)
+    )
 
 
 def _start_plugin(name: str, make: Callable[[], Any]) -> Any:
@@ -255,11 +290,7 @@ def _start_plugin(name: str, make: Callable[[], Any]) -> Any:
     except Exception as error:
         if name in ENVIRONMENTS:
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise EnvironmentContractError(
-            f"--env {name}: {message} ({place.filename}, line {place.lineno})"
-        ) from error
+        raise EnvironmentContractError(f"--env {name}: {describe_error(error)}") from error
 
 
 def _observe_task(env: Any, name: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import builders
+from metarl.config.trust import trust
 from metarl.core.errors import ConfigError
 
 
@@ -80,6 +81,7 @@ def make_env(
     elif goal or variations:
         hint = "they belong to a robot; a name has its own"
         raise ConfigError(f"make_env({env!r:.100}, goal={goal!r}): {hint}")
+    trust(env)
     return builders.make_env(
         env, threads, observe_task=observe_task, observe_terrain=observe_terrain
     )

@@ -6,8 +6,6 @@ Nothing heavy is imported at module level, so that --help and --list-envs answer
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +15,7 @@ from typing import Any
 from metarl.builders import (
     build_env,
     build_learner,
+    check_plugin,
     collecting_env,
     is_baseline,
     is_batch_env,
@@ -26,6 +25,7 @@ from metarl.builders import (
     training_tasks,
 )
 from metarl.config.schema import TrainConfig, to_yaml
+from metarl.config.trust import resume_command, trust
 from metarl.core.errors import (
     CheckpointError,
     ConfigError,
@@ -33,6 +33,7 @@ from metarl.core.errors import (
     NumericalError,
 )
 from metarl.core.files import write_atomically
+from metarl.core.messages import notify, show
 from metarl.learners import registry
 from metarl.learners.modes import label
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -45,6 +46,7 @@ from metarl.restoring import (
 from metarl.runs import folder, hub, provenance, published
 from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
+from metarl.runs.sources import hash_sources
 from metarl.trained_policy import TrainedPolicy
 from metarl.training import curriculum
 
@@ -78,6 +80,8 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
             env = build_env(config, env)
             if not is_given:
                 on_failure.callback(env.close)
+            if config.check and not config.resume:
+                check_plugin(config.env, env)
             collecting = collecting_env(config, env)
             learner = build_learner(config, collecting, device)
         require_phases(config)
@@ -111,7 +115,7 @@ def _train_in_folder(
         policy = TrainedPolicy(path, config, learner, progress, _env=env)
         if progress.iteration >= config.iterations:
             hint = "raise --iterations to train longer"
-            print(f"{path} is finished: {progress.iteration} iterations are done; {hint}")
+            show(f"{path} is finished: {progress.iteration} iterations are done; {hint}")
             return policy
         with resume_hint_on_failure(policy):
             record_start(policy, device, source)
@@ -172,18 +176,18 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
     keep_robot(config, path)
     facts = {"device": _device_name(device), "threads": num_threads(config)}
     facts["is_deterministic"] = _is_deterministic()
+    facts["sources"] = hash_sources(config.env, config.algo)
     for line in provenance.write_run_json(path, spec, **facts, init_from=source):
-        print(f"metarl: the run no longer repeats bit for bit: {line}", file=sys.stderr)
+        notify(f"the run no longer repeats bit for bit: {line}")
     sampler, start = config.sampler, policy.progress.iteration
     rollouts = sampler.num_adaptations + 1
     steps = sampler.num_tasks * sampler.num_episodes * rollouts * spec.horizon
     begin = f"from iteration {start} on, training" if config.resume else "training"
-    print(
+    show(
         f"{begin} {label(config.algo, config.learner)} on {config.env}: "
         f"{config.iterations} iterations of {sampler.num_tasks} tasks x {sampler.num_episodes} "
         f"episodes x {rollouts} rollouts (up to {steps:,} steps), update on {device}, "
         f"run folder {path}",
-        flush=True,
     )
 
 
@@ -212,23 +216,21 @@ def resume_hint_on_failure(policy: TrainedPolicy) -> Generator[None]:
     except NumericalError:
         raise  # the same numbers would come again
     except MetarlError as error:
-        hint = f"resume with: {resume_command(policy.path)}"
+        hint = f"resume with: {resume_hint(policy)}"
         if folder.newest_step(policy.path) is None:
             hint = "nothing is saved yet; the same command starts anew"
         raise type(error)(f"{error}; {hint}") from error
     except KeyboardInterrupt as error:
         if folder.newest_step(policy.path) is None:
             raise
-        hint = f"the last checkpoint is kept; resume with: {resume_command(policy.path)}"
+        hint = f"the last checkpoint is kept; resume with: {resume_hint(policy)}"
         error.args = (hint,)
         raise
 
 
-def resume_command(path: Path) -> str:
-    """Returns the command that resumes a run."""
-    if sys.argv and sys.argv[0].endswith("train.py"):
-        return shlex.join(["python", sys.argv[0], "--resume", str(path)])
-    return shlex.join(["metarl", "train", "--resume", str(path)])
+def resume_hint(policy: TrainedPolicy) -> str:
+    """Returns the command that resumes a run, whose code the user has named already."""
+    return resume_command(policy.path, policy.config.env, policy.config.algo)
 
 
 def _is_deterministic() -> bool:
@@ -250,7 +252,12 @@ def _device_name(device: Any) -> str:
 
 
 def load(
-    run: str | Path, threads: int = 0, env: Any = None, *, is_teacher: bool = False
+    run: str | Path,
+    threads: int = 0,
+    env: Any = None,
+    *,
+    is_teacher: bool = False,
+    trust_env: bool = False,
 ) -> TrainedPolicy:
     """Loads the newest good checkpoint of a run folder.
 
@@ -262,15 +269,17 @@ def load(
         threads: Physics and adaptation threads; 0 uses all cores.
         env: The environment of training as an object, where its name does not lead to it.
         is_teacher: Load the teacher of a student, which acts with the task observed: an oracle.
+        trust_env: Load the plug-in environment and learner that the folder names, which runs code.
 
     Raises:
         CheckpointError: The folder is not a run, or none of its checkpoints can be verified.
-        ConfigError: The run has no teacher, or the address cannot be used (see
-            `metarl.runs.hub.find_run`).
+        ConfigError: The run has no teacher, the address cannot be used (see
+            `metarl.runs.hub.find_run`), or the learner is code that is not trusted.
         ResourceError: The hub cannot be reached.
     """
     path = hub.find_run(run)
-    config = read_config(path)
+    trust(env)
+    config = read_config(path, trusts=trust_env)
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     if is_teacher:
         if not isinstance(config.learner, TeacherStudentConfig):

@@ -42,6 +42,7 @@ def explain(
     num_episodes: int | None = None,
     num_adaptations: int | None = None,
     distribution: Literal["train", "test"] | None = None,
+    trust_env: bool = False,
 ) -> dict[str, Any]:
     """Shows how a policy adapts, and writes explain.json and explain.png to its run folder.
 
@@ -58,6 +59,7 @@ def explain(
         distribution: "train" draws new tasks as in training (the default for a memory, because
             held-out tasks may have a single limb or few kinds), "test" held-out tasks (the default
             for gradient steps).
+        trust_env: Load the plug-ins that a run folder names, which runs their code.
 
     Returns:
         The contents of explain.json.
@@ -75,7 +77,7 @@ def explain(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(policy, (str, Path)):
-        with experiment.load(policy) as loaded:
+        with experiment.load(policy, trust_env=trust_env) as loaded:
             return _explain(loaded, given)
     return _explain(policy, given)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from metarl import builders
+from metarl.config.trust import require_trust, trust
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, name_failures, require
 from metarl.core.parallel import one_torch_thread
@@ -29,6 +30,7 @@ def export(
     adapt: Sequence[float] | None = None,
     num_adaptations: int = 1,
     max_steps: int = 0,
+    trust_env: bool = False,
 ) -> list[Path]:
     """Exports a policy as one file: scaling, memory, head, and the transform of actions.
 
@@ -44,6 +46,7 @@ def export(
         num_adaptations: Gradient steps with `adapt`.
         max_steps: Steps that a transformer without a window remembers; 0 is a trial of training,
             and at least four episodes.
+        trust_env: Load the plug-ins that a run folder names, which runs their code.
 
     Returns:
         The files.
@@ -55,7 +58,7 @@ def export(
     from metarl.experiment import load
 
     if isinstance(policy, (str, Path)):
-        with load(policy) as loaded:
+        with load(policy, trust_env=trust_env) as loaded:
             options: dict[str, Any] = {"format": format, "adapt": adapt, "max_steps": max_steps}
             return export(loaded, path, num_adaptations=num_adaptations, **options)
     from metarl.deployment.export.write import export_policy
@@ -99,6 +102,7 @@ def run_policy(
     num_episodes: int = 0,
     threads: int = 0,
     film: str | Path | None = None,
+    trust_env: bool = False,
 ) -> dict[str, Any]:
     """Plays an ONNX policy in the simulator on held-out tasks, without exploration noise.
 
@@ -112,6 +116,7 @@ def run_policy(
         num_episodes: Episodes of each task in a rollout; 0 is as in training, or 1.
         threads: Physics threads; 0 uses all cores.
         film: File of a film of two tasks before and after adaptation: .mp4, .gif or .html.
+        trust_env: Load the plug-in environment that the file names, which runs its code.
 
     Returns:
         As `metarl.evaluate` returns it.
@@ -131,11 +136,10 @@ def run_policy(
         _check_film(Path(film))
     policy = OnnxPolicy(path)
     record = policy.facts.record
-    if not env and policy.facts.is_foreign:
-        raise ConfigError(f"--env is missing: {path} does not name its environment")
+    env = _choose_env(Path(path), policy, env, trust_env)
     seed, episodes = record.get("seed", 0), num_episodes or record.get("episodes_per_task", 1)
     options = {name: record.get(name, False) for name in ("observe_task", "observe_terrain")}
-    with closing(builders.make_env(env or policy.spec.name, threads, **options)) as built:
+    with closing(builders.make_env(env, threads, **options)) as built:
         learner, spec = OnnxLearner(policy, built.spec), built.spec
         tasks = held_out_tasks(spec, seed, num_tasks)
         sizes = {"num_episodes": episodes, "num_adaptations": num_adaptations}
@@ -147,6 +151,20 @@ def run_policy(
         if film is not None:
             _film(Path(film), built, learner, tasks[:2], sizes, seed)
     return result | {"trained_on": record.get("env", spec.name)}
+
+
+def _choose_env(path: Path, policy: Any, env: str, trusts: bool) -> str:
+    """Returns the given environment, or that which the file of a policy names.
+
+    Raises:
+        ConfigError: The file names code that is not trusted, or no environment.
+    """
+    if not env and policy.facts.is_foreign:
+        raise ConfigError(f"--env is missing: {path} does not name its environment")
+    trust(env or (policy.spec.name if trusts else ""))
+    name = env or policy.spec.name
+    require_trust(path, "env", name)
+    return name
 
 
 def _check_film(path: Path) -> None:

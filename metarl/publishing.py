@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from metarl.core.errors import (
 )
 from metarl.core.files import load_json, parse_json, read_file, write_atomically
 from metarl.core.learner import HasOptimiser
+from metarl.core.messages import warn
 from metarl.core.trees import check_form
 from metarl.evaluation import results
 from metarl.reporting.model_card import model_card
@@ -35,7 +35,7 @@ MAX_FILM = 5_000_000
 """Size above which a film is not uploaded [bytes]."""
 
 
-def publish(run: str | Path, folder: str | Path) -> Path:
+def publish(run: str | Path, folder: str | Path, *, trust_env: bool = False) -> Path:
     """Publishes the newest checkpoint of a run in a new folder.
 
     The folder has config.yaml, run.json without commands and paths, the evaluations of this
@@ -45,6 +45,7 @@ def publish(run: str | Path, folder: str | Path) -> Path:
     Args:
         run: The run folder.
         folder: The new folder; it must not exist.
+        trust_env: Load the plug-ins that the run folder names, which runs their code.
 
     Returns:
         The folder.
@@ -57,7 +58,7 @@ def publish(run: str | Path, folder: str | Path) -> Path:
     run, folder = Path(run), Path(folder)
     if folder.exists():
         raise RunExists(f"{folder} exists and is never overwritten; choose another folder")
-    with experiment.load(run, threads=1) as policy:
+    with experiment.load(run, threads=1, trust_env=trust_env) as policy:
         _check_evaluation(policy)
         aside = folder.absolute().parent / f".{folder.name}.{os.getpid()}"
         try:
@@ -72,7 +73,12 @@ def publish(run: str | Path, folder: str | Path) -> Path:
 
 
 def push(
-    run: str | Path, repository: str, *, private: bool = False, to: str | Path | None = None
+    run: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    to: str | Path | None = None,
+    trust_env: bool = False,
 ) -> str:
     """Publishes the newest checkpoint of a run on the Hugging Face hub, with a model card.
 
@@ -84,6 +90,7 @@ def push(
         repository: ORG/NAME; it is created if there is none, and an older policy in it is replaced.
         private: Create it private.
         to: Write the files into this new folder and upload nothing.
+        trust_env: Load the plug-ins that the run folder names, which runs their code.
 
     Returns:
         The web address of the commit, or the folder.
@@ -97,12 +104,12 @@ def push(
     run = Path(run)
     hub.check_repository(repository)
     if to is not None:
-        folder = publish(run, to)
+        folder = publish(run, to, trust_env=trust_env)
         _add_card(run, folder, repository)
         return str(folder)
     require_package("huggingface_hub", "hub", f"push {repository}")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = publish(run, Path(temporary) / repository.partition("/")[2])
+        folder = publish(run, Path(temporary) / repository.partition("/")[2], trust_env=trust_env)
         _add_card(run, folder, repository)
         return hub.upload(folder, repository, private=private)
 
@@ -117,7 +124,7 @@ def _add_card(run: Path, folder: Path, repository: str) -> None:
     film = next((path for path in films if path.is_file()), None)
     if film is not None and film.stat().st_size > MAX_FILM:
         text = f"{film} is larger than {MAX_FILM / 1e6:g} MB and is left out"
-        print(f"metarl: warning: {text}", file=sys.stderr)
+        warn(text)
         film = None
     name = f"{hub.FILM}{film.suffix}" if film else ""
     if film:

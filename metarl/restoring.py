@@ -5,7 +5,6 @@ Nothing heavy is imported at module level, so that --help and --list-envs answer
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,32 @@ from typing import Any
 from metarl.builders import build_env, is_baseline
 from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, from_yaml
+from metarl.config.trust import Untrusted
 from metarl.core.env import supports
 from metarl.core.errors import CheckpointError, ConfigError
+from metarl.core.messages import notify, show
 from metarl.runs import published
 from metarl.runs.folder import is_untrained
 from metarl.runs.recorded import read_spec
 
 
-def read_config(path: Path, flag: str = "") -> TrainConfig[Any]:
+def read_config(path: Path, flag: str = "", *, trusts: bool = False) -> TrainConfig[Any]:
     """Reads the settings of a run; a message begins with the flag that names it.
+
+    Args:
+        path: The folder.
+        flag: The flag, followed by a space.
+        trusts: The user trusts the environment and the learner that it names.
 
     Raises:
         CheckpointError: The folder is not a run, or is a published policy that is damaged.
+        Untrusted: Its learner is code that the user has not named.
     """
     published.read(path)
     try:
-        return from_yaml(path / "config.yaml")
+        return from_yaml(path / "config.yaml", trusts=trusts)
+    except Untrusted:
+        raise
     except ConfigError as error:
         raise CheckpointError(f"{flag}{path} is not a run folder: {error}") from error
 
@@ -43,7 +52,7 @@ def load_newest(run: Path) -> Any:
 
     return checkpoint.load_newest(
         run / "checkpoints",
-        report=lambda line: print(f"metarl: {line}", file=sys.stderr),
+        report=notify,
         needs_finite=True,
     )
 
@@ -114,7 +123,7 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
     if is_baseline(config, "scratch"):
         hint = "leave the flag out, or take another --learner.mode"
         raise ConfigError(f"--init-from {run}: policies from scratch start untrained; {hint}")
-    source = read_config(run, "--init-from ")
+    source = read_config(run, "--init-from ", trusts=config.trust_env)
     if source.algo != config.algo:
         hint = f"give a run of {config.algo}, or --algo {source.algo}"
         raise ConfigError(f"--init-from {run}: a run of {source.algo}; {hint}")
@@ -139,7 +148,7 @@ def _start_from(run: Path, source: TrainConfig[Any], learner: Any) -> dict[str, 
     except ValueError as error:
         hint = "it is of other observations, actions or networks"
         raise CheckpointError(f"--init-from {run}: does not fit ({error}): {hint}") from error
-    print(f"from iteration {saved.step} of {run} on {source.env}: {text}", flush=True)
+    show(f"from iteration {saved.step} of {run} on {source.env}: {text}")
     return saved.state
 
 

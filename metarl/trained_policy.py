@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,8 +10,10 @@ from metarl.builders import build_env, is_baseline
 from metarl.config.schema import TrainConfig
 from metarl.core.env import HasServos, supports
 from metarl.core.errors import ConfigError, MetarlError
+from metarl.core.messages import warn
 from metarl.runs import provenance, published
 from metarl.runs.recorded import read_spec
+from metarl.runs.sources import hash_sources
 
 if TYPE_CHECKING:
     from metarl.deployment.export.metadata import Origin
@@ -48,7 +49,9 @@ class TrainedPolicy:
         if self._env is None:
             self._env = build_env(self.config, run=self.path)
             if line := provenance.describe_version_change(self.path, self._env.spec):
-                print(f"metarl: warning: {line}", file=sys.stderr)
+                warn(line)
+            for line in provenance.describe_edits(self.path, hash_sources(self.config.env)):
+                warn(line)
         return self._env
 
     @property
@@ -114,7 +117,7 @@ class TrainedPolicy:
         except MetarlError as error:
             if spec is None:
                 raise
-            print(f"metarl: warning: exported without gains: {error}", file=sys.stderr)
+            warn(f"exported without gains: {error}")
         done = (self.progress.iteration, self.progress.env_steps) if self.progress else (0, 0)
         return Origin(self.path, self.config, self.learner, spec, *done, gains)
 

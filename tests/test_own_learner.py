@@ -46,7 +46,7 @@ def test_own_learner_trains(whole):
 def test_own_learner_resumes_bit_for_bit(folder, whole):
     words = [*WORDS, *QUIET, "--iterations", "1", "--run-dir", "half"]
     assert call(*TRAIN, *words, cwd=folder).code == 0
-    done = call(*TRAIN, "--resume", "half", "--iterations", "3", cwd=folder)
+    done = call(*TRAIN, "--resume", "half", "--trust-env", "--iterations", "3", cwd=folder)
     assert (done.code, done.err) == (0, "") and "from iteration 1 on" in done.out
     left, right = read_records(folder / "half"), read_records(whole[0])
     assert [without_time(r) for r in left] == [without_time(r) for r in right]
@@ -55,7 +55,8 @@ def test_own_learner_resumes_bit_for_bit(folder, whole):
 
 
 def test_own_learner_is_evaluated(folder, whole):
-    done = call(*METARL, "evaluate", "whole", "--num-tasks", "2", cwd=folder, PYTHONPATH=REPOSITORY)
+    words = ["evaluate", "whole", "--num-tasks", "2", "--trust-env"]
+    done = call(*METARL, *words, cwd=folder, PYTHONPATH=REPOSITORY)
     assert (done.code, done.err) == (0, "")
     (path,) = whole[0].glob("**/evaluation*.json")
     result = json.loads(path.read_text())

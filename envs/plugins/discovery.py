@@ -24,7 +24,7 @@ from typing import Any
 
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
-from metarl.envs.plugins.subproc_env import PluginFailure, SubprocEnv
+from metarl.envs.plugins.subproc_env import TIMEOUT, PluginFailure, SubprocEnv
 
 GROUP = "metarl.envs"
 """Name of the group of entry points."""
@@ -107,7 +107,7 @@ def _find_gymnasium_id(name: str) -> Callable[..., Any] | None:
     return None
 
 
-def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
+def build(name: str, thing: Callable[..., Any], threads: int, timeout: float = TIMEOUT) -> BatchEnv:
     """Makes an environment from what `find` returned, or from an object of the same kind.
 
     Args:
@@ -115,6 +115,7 @@ def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
         thing: A class of Gymnasium environments, a function that makes one without arguments, or
             a class or function (name, threads) -> BatchEnv.
         threads: Threads or worker processes; 0 takes all cores.
+        timeout: Of worker processes, see TIMEOUT.
 
     Raises:
         PluginFailure: It breaks the contract, or is of another kind.
@@ -123,7 +124,7 @@ def build(name: str, thing: Callable[..., Any], threads: int) -> BatchEnv:
 
     is_env_class = inspect.isclass(thing) and issubclass(thing, gymnasium.Env)
     if is_env_class or _makes_one(thing):
-        return SubprocEnv(name, thing, threads)
+        return SubprocEnv(name, thing, threads, timeout=timeout)
     if not _accepts(thing, name, threads):
         kinds = "a gymnasium.Env class, a function that makes one without arguments, or a function"
         raise PluginFailure(f"{name}: is a {_describe(thing)}; must be {kinds} (name, threads)")

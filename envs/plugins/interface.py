@@ -9,28 +9,32 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from metarl.core.env import EnvSpec
 from metarl.core.tasks import Variable
 from metarl.envs.plugins.task_encoding import (
     ADDRESS,
+    PluginTasks,
     TaskForm,
     infer_common_form,
     make_generator,
 )
+from metarl.envs.plugins.values import (
+    UNBOUNDED,
+    InvalidPlugin,
+    check_bounds,
+    read_number,
+    read_numbers,
+    read_text,
+)
 
 NUM_SAMPLES = 64
 """Tasks in each of the two draws that show the form of the tasks and whether they repeat."""
-
-_UNBOUNDED = float(np.finfo(np.float32).max)
-"""Bounds of a Box from here on stand for infinity."""
-
-
-class InvalidPlugin(Exception):
-    """The plug-in cannot be run; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,9 @@ def read_facts(env: Any, make: Any) -> Facts:
         form=form,
         held_out=has_test_tasks or not _have_common(tasks, draw_tasks(env, 1, NUM_SAMPLES)),
         has_test_tasks=has_test_tasks,
-        floors=dict(read_optional(env, "floors", {})),
+        floors=read_numbers("floors", read_optional(env, "floors", {})),
         why_no_pictures=_find_why_no_pictures(env, make),
-        summary=(inspect.getdoc(type(env.unwrapped)) or "").partition("\n")[0],
+        summary=read_text((inspect.getdoc(type(env.unwrapped)) or "").partition("\n")[0]),
     )
 
 
@@ -174,6 +178,7 @@ def read_obs_space(env: Any) -> Any:
 
     space = env.observation_space
     if isinstance(space, Box) and len(space.shape) == 1:
+        check_bounds("the observation space", space.low, space.high)
         return space
     if images := _find_images(space):
         raise InvalidPlugin(
@@ -220,11 +225,12 @@ def read_action_map(env: Any) -> ActionMap:
             "it must be a Box of one dimension or Discrete"
         )
     low, high = space.low.astype(float), space.high.astype(float)
+    check_bounds("the action space", low, high)
     scale = read_optional(env, "action_scale")
     centre, half = np.zeros_like(low), np.ones_like(low)
     if scale is not None:
-        half *= float(scale)
-    elif max(np.abs(low).max(), np.abs(high).max()) < _UNBOUNDED:
+        half *= read_number("action_scale", scale, is_positive=True)
+    elif max(np.abs(low).max(), np.abs(high).max()) < UNBOUNDED:
         centre, half = 0.5 * (low + high), 0.5 * (high - low)
         half[half == 0.0] = 1.0  # clipping leaves one value
     return ActionMap(low, high, centre, half, discrete=False, is_default=scale is None)
@@ -251,17 +257,21 @@ def read_horizon(env: Any) -> int:
     steps = read_optional(env, "horizon")
     if steps is None and env.spec is not None:
         steps = env.spec.max_episode_steps
-    if not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise InvalidPlugin("has no horizon; give the class one, as in `horizon = 200`")
+    hint = "give the class one, as in `horizon = 200`"
+    if steps is None:
+        raise InvalidPlugin(f"has no horizon; {hint}")
+    is_whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
+    if not is_whole or steps < 1:
+        raise InvalidPlugin(f"the horizon is {steps!r:.80}, no whole number >= 1; {hint}")
     return int(steps)
 
 
 def _read_dt(env: Any) -> float:
     dt = read_optional(env, "dt")
-    if dt is None:
-        rate = env.metadata.get("render_fps")
-        dt = 1.0 / rate if rate else 1.0
-    return float(dt)
+    if dt is not None:
+        return read_number("dt", dt, is_positive=True)
+    rate = env.metadata.get("render_fps")
+    return 1.0 / read_number("render_fps", rate, is_positive=True) if rate else 1.0
 
 
 def _read_variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
@@ -270,12 +280,24 @@ def _read_variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
     names = form.names()
     rows = read_optional(env, "task_variables")
     if rows is None:
-        return tuple(Variable(name, "1", -np.inf, np.inf) for name in names)
+        return tuple(Variable(read_text(name), "1", -np.inf, np.inf) for name in names)
     if len(rows) != len(names):
         raise InvalidPlugin(
             f"task_variables has {len(rows)} entries; a task has {len(names)} numbers"
         )
-    return tuple(Variable(name, unit, float(low), float(high)) for name, unit, low, high in rows)
+    return tuple(_read_variable(row) for row in rows)
+
+
+def _read_variable(row: Any) -> Variable:
+    try:
+        name, unit, low, high = row
+        ends = float(low), float(high)
+    except (TypeError, ValueError) as error:
+        hint = "it must be (name, unit, low, high)"
+        raise InvalidPlugin(f"task_variables has the entry {row!r:.80}; {hint}") from error
+    if not ends[0] <= ends[1]:  # also NaN
+        raise InvalidPlugin(f"task_variables: {name!r:.40} goes from {low} to {high}")
+    return Variable(read_text(name), read_text(unit), *ends)
 
 
 def to_bytes(tasks: list[Any]) -> list[bytes]:
@@ -299,3 +321,38 @@ def _find_why_no_pictures(env: Any, make: Any) -> str:
     except (TypeError, ValueError):
         return "its constructor takes no render_mode"
     return ""
+
+
+def make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -> EnvSpec:
+    """Describes a plug-in whose tasks (size, D) `draw(draw, size)` draws."""
+    actions = facts.actions
+    ends = _to_tuple(actions.low), _to_tuple(actions.high)
+    return EnvSpec(
+        name=name,
+        # since version 2 the output is mapped to the bounds of the actions
+        version=2 if actions.is_default and not actions.is_identity else 1,
+        obs_size=len(facts.obs_low),
+        action_size=len(actions.low),
+        horizon=facts.horizon,
+        dt=facts.dt,
+        action_scale=_simplify(actions.scale),
+        tasks=PluginTasks(
+            facts.variables, facts.held_out, facts.form is None, draw, facts.has_test_tasks
+        ),
+        reward=facts.summary or "as the plug-in defines it",
+        floors={key: float(value) for key, value in facts.floors.items()},
+        note="" if facts.held_out else "test tasks are among the training tasks",
+        discrete=actions.discrete,
+        action_centre=_simplify(actions.centre),
+        action_range=None if actions.discrete else ends,
+    )
+
+
+def _to_tuple(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(values.tolist())
+
+
+def _simplify(values: np.ndarray) -> float | tuple[float, ...]:
+    """Returns the number that all values (A,) are, or else the values."""
+    is_constant = bool((values == values[0]).all())
+    return float(values[0]) if is_constant else _to_tuple(values)

@@ -16,28 +16,29 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, NoPictures, Step, check_streams, check_tasks
+from metarl.core.env import NoPictures, Step, check_streams, check_tasks
+from metarl.core.messages import warn
 from metarl.core.tasks import describe_task
 from metarl.envs.plugins import main_module
-from metarl.envs.plugins.interface import Facts
+from metarl.envs.plugins.interface import Facts, make_spec
+from metarl.envs.plugins.output import Output
 from metarl.envs.plugins.recording import Recording, render_frames
-from metarl.envs.plugins.task_encoding import PluginTasks
+from metarl.envs.plugins.usage import Usage
+from metarl.envs.plugins.values import PluginFailure, SilentPlugin
 from metarl.envs.plugins.worker import Block
-from metarl.envs.plugins.worker_pool import Died, Failed, Resources, Worker
+from metarl.envs.plugins.worker_pool import Died, Failed, Patience, Resources, Worker
 
 TIMEOUT = 120.0
 """Maximum time of one step or reset of one row, and of the start of a plug-in [s]."""
 
 MAX_STARTS = 3
 """A shard is given up after its workers died this often at the same step."""
-
-
-class PluginFailure(ValueError):
-    """A plug-in breaks the contract, raises, hangs or dies; names the environment and the place."""
 
 
 class SubprocEnv:
@@ -49,6 +50,9 @@ class SubprocEnv:
         threads: Worker processes; 0 takes all cores. Results do not depend on it.
         timeout: See TIMEOUT.
 
+    Attributes:
+        restarts: Workers that died and were replaced.
+
     Raises:
         PluginFailure: The environment cannot be made or breaks the contract.
     """
@@ -57,7 +61,8 @@ class SubprocEnv:
         self, name: str, make: Callable[..., Any], threads: int = 0, *, timeout: float = TIMEOUT
     ):
         self.make = make
-        self._name, self._timeout = name, timeout
+        self._name, self._patience, self._output = name, Patience(timeout), Output(name)
+        self.restarts = 0
         self._max_workers = threads or len(os.sched_getaffinity(0))
         try:
             self._is_in_main = main_module.defines(make)
@@ -74,7 +79,7 @@ class SubprocEnv:
         self._films: list[Recording] = []
         self._start_up_to(1)
         self._facts = self._resources.workers[0].facts
-        self.spec = _make_spec(name, self._facts, self._draw)
+        self.spec = make_spec(name, self._facts, self._draw)
 
     # --- the contract of BatchEnv --------------------------------------------------------------
 
@@ -85,17 +90,19 @@ class SubprocEnv:
             ValueError: The tasks are not (N, D) or not finite.
             PluginFailure: set_task raised.
         """
+        self._patience.is_hurried = False
         rows = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
         num_rows, block = len(rows), self._resources.block
         num_shards = min(self._max_workers, num_rows)
         self._start_up_to(num_shards)
         if block is None or block.num_rows != num_rows:
             if block is not None:
-                block.release(unlink=True)
+                block.release()
             self._resources.block = Block(num_rows, self.spec.obs_size, self.spec.action_size)
         self._tasks, self._num_episodes, self._episode = rows, num_episodes, None
         self._bounds = [num_rows * i // num_shards for i in range(num_shards + 1)]
         self._exchange("assign", range(num_shards))
+        self._block.unlink()
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Starts M episodes, row m with a seed drawn from the stream rngs[m]; returns obs (M, S).
@@ -201,6 +208,14 @@ class SubprocEnv:
         assert self._facts is not None
         return self._facts.obs_low, self._facts.obs_high
 
+    def hurry(self) -> None:
+        """Waits only briefly for workers until tasks are set; safe in a signal handler."""
+        self._patience.is_hurried = True
+
+    def usage(self) -> Usage:
+        """Returns what the first worker uses of the machine."""
+        return self._ask_first("usage")
+
     def forgets_its_task_at_reset(self, tasks: np.ndarray) -> bool:
         """Returns whether tasks (N, D) matter only if they are set after the reset."""
         return self._ask_first("loses_task", tasks)
@@ -218,7 +233,7 @@ class SubprocEnv:
         return self._resources.block
 
     def _start(self) -> Worker:
-        return Worker(self.make, self._facts, self._timeout)
+        return Worker(self.make, self._facts, self._patience, self._output)
 
     def _start_up_to(self, count: int) -> None:
         """Starts workers until there are `count`."""
@@ -248,11 +263,12 @@ class SubprocEnv:
             try:
                 return self._resources.workers[0].ask(verb, *arguments)
             except Died as error:
-                return self._replace(0, error, verb, *arguments)
+                return self._replace(0, error, verb, lambda: (verb, *arguments))
         except Failed as error:
             self._resources.release()
             self._tasks = self._episode = None
-            raise PluginFailure(f"{self._name}: {verb}: {error}") from error
+            kind = SilentPlugin if error.is_silent else PluginFailure
+            raise kind(f"{self._name}: {verb}: {error}") from error
 
     def _draw(self, draw: int, num_tasks: int) -> np.ndarray:
         return self._ask_first("sample", draw, num_tasks)
@@ -280,7 +296,7 @@ class SubprocEnv:
                 failures.append(error)
         for shard, error in dead.items():
             try:
-                self._replace(shard, error, *self._message(verb, shard))
+                self._replace(shard, error, verb, partial(self._message, verb, shard))
             except Failed as failure:
                 failures.append(failure)
         if failures:
@@ -288,7 +304,8 @@ class SubprocEnv:
             place = self._place(first.row, verb)
             if verb != "step":  # there is nothing to replay
                 self._tasks, self._episode = None if verb == "assign" else self._tasks, None
-            raise PluginFailure(f"{self._name}, {place}: {first}") from first
+            kind = SilentPlugin if first.is_silent else PluginFailure
+            raise kind(f"{self._name}, {place}: {first}") from first
 
     def _message(self, verb: str, shard: int) -> tuple[Any, ...]:
         start, stop = self._bounds[shard : shard + 2]
@@ -300,8 +317,12 @@ class SubprocEnv:
             return verb, self._episode.seeds[start:stop]
         return (verb,)
 
-    def _replace(self, shard: int, error: Died, verb: str, *arguments: Any) -> Any:
+    def _replace(
+        self, shard: int, error: Died, verb: str, make_message: Callable[[], tuple[Any, ...]]
+    ) -> Any:
         """Replaces a dead worker: replays the state of its shard, then sends the message again.
+
+        The message is made anew, because the shared memory gets another name.
 
         Raises:
             Failed: A row fails, or the new worker dies MAX_STARTS - 1 times.
@@ -309,14 +330,34 @@ class SubprocEnv:
         workers = self._resources.workers
         for _ in range(MAX_STARTS - 1):
             row = workers[shard].row
+            place = self._place(row if self._tasks is not None else None, verb)
+            text = f"the process died ({error}); a new one plays its episodes again"
+            warn(f"{self._name}, {place}: {text}")
+            self.restarts += 1
             workers[shard].kill()
             try:
                 workers[shard] = self._start()
+                self._renew_block(shard)
                 self._replay(verb, shard)
-                return workers[shard].ask(verb, *arguments)
+                answer = workers[shard].ask(*make_message())
+                if self._resources.block is not None:
+                    self._block.unlink()
+                return answer
             except Died as again:
                 error = again
         raise Failed(row, f"its process died {MAX_STARTS} times ({error})")
+
+    def _renew_block(self, shard: int) -> None:
+        """Gives all workers new memory, because a new worker cannot open the one without a name."""
+        before = self._resources.block
+        if before is None:
+            return
+        block = self._resources.block = before.copy()
+        for number, worker in enumerate(self._resources.workers[: len(self._bounds) - 1]):
+            if number != shard:
+                with suppress(Died):  # it will be replaced too
+                    worker.ask("attach", block.name, block.num_rows)
+        before.release()
 
     def _replay(self, verb: str, shard: int) -> None:
         """Brings a new worker to the state of its shard before a message."""
@@ -356,37 +397,3 @@ class SubprocEnv:
         if verb == "step" and self._episode is not None:
             return f"{place}, step {len(self._episode.actions) - 1}"
         return f"{place}, {'set_task' if verb == 'assign' else verb}"
-
-
-def _make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -> EnvSpec:
-    actions = facts.actions
-    ends = _to_tuple(actions.low), _to_tuple(actions.high)
-    return EnvSpec(
-        name=name,
-        # since version 2 the output is mapped to the bounds of the actions
-        version=2 if actions.is_default and not actions.is_identity else 1,
-        obs_size=len(facts.obs_low),
-        action_size=len(actions.low),
-        horizon=facts.horizon,
-        dt=facts.dt,
-        action_scale=_simplify(actions.scale),
-        tasks=PluginTasks(
-            facts.variables, facts.held_out, facts.form is None, draw, facts.has_test_tasks
-        ),
-        reward=facts.summary or "as the plug-in defines it",
-        floors={key: float(value) for key, value in facts.floors.items()},
-        note="" if facts.held_out else "test tasks are among the training tasks",
-        discrete=actions.discrete,
-        action_centre=_simplify(actions.centre),
-        action_range=None if actions.discrete else ends,
-    )
-
-
-def _to_tuple(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(values.tolist())
-
-
-def _simplify(values: np.ndarray) -> float | tuple[float, ...]:
-    """Returns the number that all values (A,) are, or else the values."""
-    is_constant = bool((values == values[0]).all())
-    return float(values[0]) if is_constant else _to_tuple(values)

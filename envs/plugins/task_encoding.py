@@ -29,33 +29,65 @@ def make_generator(draw: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=draw))
 
 
+_NUMBERS = (bool, int, float, np.generic)
+
+
+def _restore_number(kind: type, number: float) -> Any:
+    """Returns a number in its type; one that is no longer whole becomes a float."""
+    if issubclass(kind, (int, np.integer)) and kind is not bool and not number.is_integer():
+        return float(number)
+    return kind(number)
+
+
 @dataclass(frozen=True)
 class Entry:
     """Type of one entry of a task.
 
     Attributes:
         kind: Python or NumPy type of the entry.
-        dtype: Type of its numbers.
+        kinds: Types of its numbers: of each for a list or tuple, which may mix them.
+        dtype: Type of the numbers of an array.
         size: Count of its numbers; None for a single number.
     """
 
     kind: type
+    kinds: tuple[type, ...]
     dtype: np.dtype
     size: int | None
 
     def restore(self, numbers: np.ndarray) -> Any:
         """Returns the entry with float64 numbers (size,), in its original type."""
-        array = numbers.astype(self.dtype)
         if self.kind is np.ndarray:
-            return array
-        if self.size is not None:
-            return self.kind(array.tolist())
-        return array[0] if issubclass(self.kind, np.generic) else array[0].item()
+            return numbers.astype(self.dtype)
+        found = [_restore_number(*pair) for pair in zip(self.kinds, numbers.tolist(), strict=True)]
+        return found[0] if self.size is None else self.kind(found)
+
+    def merge(self, other: Entry) -> Entry | None:
+        """Returns the type of two entries, None if they differ in more than int and float.
+
+        Where both occur, whole numbers are int.
+        """
+        if self == other:
+            return self
+        shapes = [(e.size, e.kind if e.size is not None else None) for e in (self, other)]
+        if self.kind is np.ndarray or shapes[0] != shapes[1]:
+            return None
+        kinds = [_merge_kinds(*pair) for pair in zip(self.kinds, other.kinds, strict=True)]
+        if None in kinds:
+            return None
+        found = tuple(kind for kind in kinds if kind)
+        return replace(self, kinds=found, kind=found[0] if self.size is None else self.kind)
+
+
+def _merge_kinds(one: type, other: type) -> type | None:
+    if one is other:
+        return one
+    return int if {one, other} == {int, float} else None
 
 
 def _infer_entry(value: Any) -> Entry | None:
     """Returns the type of a task's entry, or None if it is opaque."""
-    if not isinstance(value, (bool, int, float, np.generic, np.ndarray, list, tuple)):
+    if not isinstance(value, (*_NUMBERS, np.ndarray, list, tuple)):
         return None
     if isinstance(value, (list, tuple)) and type(value) not in (list, tuple):
         return None  # the fields of a named tuple have a meaning that numbers would lose
@@ -67,7 +99,14 @@ def _infer_entry(value: Any) -> Entry | None:
         return None
     if not np.array_equal(array.astype(float).astype(array.dtype), array):
         return None  # float64 cannot hold the number
-    return Entry(type(value), array.dtype, len(array) if array.ndim else None)
+    size = len(array) if array.ndim else None
+    if isinstance(value, np.ndarray):
+        return Entry(np.ndarray, (), array.dtype, size)
+    items = [value] if size is None else value
+    if not all(isinstance(item, _NUMBERS) and float(item) == item for item in items):
+        return None
+    # the types of the numbers say more than that of the array, which is float for (3, 0.86)
+    return Entry(type(value), tuple(map(type, items)), np.dtype(float), size)
 
 
 @dataclass(frozen=True)
@@ -89,13 +128,21 @@ class TaskForm:
             names += [key] if entry.size is None else [f"{key}_{i}" for i in range(entry.size)]
         return names
 
+    def merge(self, other: TaskForm) -> TaskForm | None:
+        """Returns the encoding of the tasks of both, None if they differ too much."""
+        if self.keys != other.keys or len(self.entries) != len(other.entries):
+            return None
+        entries = [a.merge(b) for a, b in zip(self.entries, other.entries, strict=True)]
+        return None if None in entries else replace(self, entries=tuple(e for e in entries if e))
+
     def encode(self, task: Any) -> np.ndarray:
         """Encodes a task as a row (D,).
 
         Raises:
             ValueError: The task has another form.
         """
-        if infer_form(task) != self:
+        form = infer_form(task)
+        if form is None or self.merge(form) is None:
             raise ValueError(f"the tasks are not all of one form: {task!r:.200}")
         values = [task[key] for key in self.keys] if self.keys else [task]
         return np.concatenate([np.ravel(np.asarray(value, dtype=float)) for value in values])
@@ -124,8 +171,12 @@ def infer_form(task: Any) -> TaskForm | None:
 
 def infer_common_form(tasks: Sequence[Any]) -> TaskForm | None:
     """Returns the encoding that all tasks share, or None if they are opaque or differ in form."""
-    forms = [infer_form(task) for task in tasks]
-    return forms[0] if all(form == forms[0] for form in forms) else None
+    common, *others = (infer_form(task) for task in tasks)
+    for form in others:
+        if common is None or form is None:
+            return None
+        common = common if form == common else common.merge(form)
+    return common
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,39 @@ observations and rewards go, through the shared memory.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import multiprocessing
 import os
 import secrets
-import signal
 import sys
-import threading
-import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
 
 from metarl.core.errors import ResourceError
+from metarl.core.messages import LONGEST, describe_error, printable
+from metarl.envs.plugins import process
 from metarl.envs.plugins.interface import (
     Facts,
-    InvalidPlugin,
     draw_tasks,
     read_facts,
     read_optional,
     to_action,
     to_bytes,
 )
+from metarl.envs.plugins.usage import Usage, read_usage
+from metarl.envs.plugins.values import InvalidPlugin, read_array, read_flag, read_reward
 
 MAX_CACHED_DRAWS = 5
 """Draws of opaque tasks that a worker keeps."""
+
+
+CLOSE = "close"
+"""Message after which a worker closes its environments and exits."""
+
+_ARRAYS = ("obs", "action", "reward", "ended", "stepped")
 
 
 class Block:
@@ -66,6 +71,7 @@ class Block:
         fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # tells users whose memory it is
         self._memory = SharedMemory(name=name or fresh, create=name is None, size=sum(sizes))
         self.name = self._memory.name
+        self._is_creator, self._is_unlinked = name is None, False
         if name is None:
             self._reserve(sum(sizes))
         self.num_rows = num_rows
@@ -96,20 +102,37 @@ class Block:
             if error.errno != errno.ENOSPC:
                 return  # this file system cannot reserve
             self._memory.close()
-            self._memory.unlink()
+            self.unlink()
             hint = "enlarge it (docker run --shm-size=1g), or take fewer --sampler.num-tasks"
             text = f"/dev/shm has no room for {size:,} bytes of observations"
             raise ResourceError(f"{text}; {hint}") from error
         finally:
             os.close(handle)
 
-    def release(self, *, unlink: bool) -> None:
-        """Closes the memory; it is deleted when its creator unlinks it."""
-        for key in ("obs", "action", "reward", "ended", "stepped"):
+    def unlink(self) -> None:
+        """Deletes the name of the memory, which lives on in the processes that have opened it.
+
+        So no other program can take it away, and nothing is left of a trainer that is killed.
+        """
+        if not self._is_unlinked:
+            self._is_unlinked = True
+            with suppress(FileNotFoundError):
+                self._memory.unlink()
+
+    def copy(self) -> Block:
+        """Returns a block of its own name with the same contents."""
+        other = Block(self.num_rows, self.obs.shape[1], self.action.shape[1])
+        for key in _ARRAYS:
+            vars(other)[key][:] = vars(self)[key]
+        return other
+
+    def release(self) -> None:
+        """Closes the memory; its creator also deletes its name."""
+        for key in _ARRAYS:
             setattr(self, key, None)  # a view keeps the memory open
         self._memory.close()
-        if unlink:
-            self._memory.unlink()
+        if self._is_creator:
+            self.unlink()
 
 
 class RowFailed(Exception):
@@ -120,62 +143,45 @@ class RowFailed(Exception):
         self.row = row
 
 
-def format_error(error: BaseException) -> str:
-    """Formats an error as one line that names the file and line where it was raised."""
+def _describe(error: BaseException) -> str:
+    """Describes an exception of the plug-in in one line."""
     if isinstance(error, InvalidPlugin):
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({place.filename}, line {place.lineno})"
+        return printable(error, longest=LONGEST)
+    return describe_error(error)
 
 
-def serve(connection: Any, progress: Any, dies_with_parent: bool = False) -> None:
+def serve(connection: Any, progress: Any, output: Any, dies_with_parent: bool = False) -> None:
     """Answers messages (verb, arguments) until the other end is closed: the main function.
 
     Args:
         connection: A `multiprocessing` connection to the process that started this one. Answers are
             ("done", result) or ("failed", row or None, message).
         progress: Two shared integers: the number of calls to rows so far, and the current row.
+        output: Takes what the plug-in prints, see `process.prepare`.
         dies_with_parent: The system is to kill this process with the thread that started it.
     """
-    _ignore_interrupts()
-    if dies_with_parent and sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    verbs = Shard(progress).verbs()
+    process.prepare(output, dies_with_parent=dies_with_parent)
+    shard = Shard(progress)
+    verbs = shard.verbs()
     while True:
         try:
             verb, arguments = connection.recv()
         except (EOFError, ConnectionError):
-            return
+            verb, arguments = CLOSE, ()
         except Exception as error:
             # the message cannot be unpickled here: the module of a class was not found, say
-            connection.send(("failed", None, format_error(error)))
+            connection.send(("failed", None, _describe(error)))
             continue
+        if verb == CLOSE:
+            shard.close()
+            process.leave()
         try:
             answer = ("done", verbs[verb](*arguments))
         except RowFailed as error:
             answer = ("failed", error.row, str(error))
         except BaseException as error:  # including a KeyboardInterrupt that the plug-in raises
-            answer = ("failed", None, format_error(error))
+            answer = ("failed", None, _describe(error))
         connection.send(answer)
-
-
-_PR_SET_PDEATHSIG = 1
-"""Option of prctl in Linux's prctl.h. It also ends a plug-in that never lets go of the GIL."""
-
-
-def _ignore_interrupts() -> None:
-    """Ignores Ctrl-C: the trainer receives it too, and finishes its iteration."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _exit_with_parent() -> None:
-    """Exits when the parent process ends, even if a step hangs."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 class Shard:
@@ -190,6 +196,7 @@ class Shard:
         self._make: Callable[..., Any] | None = None
         self._envs: list[Any] = []
         self._block: Block | None = None
+        self._filmed: Any = None
         self._draws: dict[tuple[int, int], list[Any]] = {}
 
     def verbs(self) -> dict[str, Callable[..., Any]]:
@@ -205,6 +212,8 @@ class Shard:
             self.film,
             self.frame,
             self.loses_task,
+            self.usage,
+            self.attach,
         )
         return {method.__name__: method for method in methods}
 
@@ -231,18 +240,24 @@ class Shard:
     def describe(self, row: np.ndarray) -> str:
         """Describes a task (D,) with the plug-in's `task_words`; "" if it has none."""
         task_words = read_optional(self._environment(0), "task_words")
-        return "" if task_words is None else str(task_words(self._decode(row)))
+        if task_words is None:
+            return ""
+        return printable(task_words(self._decode(row)), longest=LONGEST)
 
     def assign(self, name: str, num_rows: int, start: int, tasks: np.ndarray) -> None:
         """Assigns the rows start .. start + n of a block, with tasks (n, D)."""
         if self._block is None or self._block.name != name:
-            if self._block is not None:
-                self._block.release(unlink=False)
-            sizes = len(self._facts.obs_low), len(self._facts.actions.low)
-            self._block = Block(num_rows, *sizes, name=name)
+            self.attach(name, num_rows)
         self._start, self._num_rows = start, len(tasks)
         for i, row in enumerate(tasks):
             self._run(i, "set_task", lambda i=i, row=row: self._set_task(self._environment(i), row))
+
+    def attach(self, name: str, num_rows: int) -> None:
+        """Opens a block, in place of the one before."""
+        if self._block is not None:
+            self._block.release()
+        sizes = len(self._facts.obs_low), len(self._facts.actions.low)
+        self._block = Block(num_rows, *sizes, name=name)
 
     def reset(self, seeds: list[int]) -> None:
         """Starts an episode in every row."""
@@ -261,6 +276,8 @@ class Shard:
     def film(self, task: np.ndarray, seed: int) -> None:
         """Starts an episode in an environment that renders."""
         assert self._make is not None
+        if self._filmed is not None:
+            self._filmed.close()
         self._filmed = self._make(render_mode="rgb_array")
         self._set_task(self._filmed, task)
         self._filmed.reset(seed=seed)
@@ -281,6 +298,18 @@ class Shard:
             outcomes.add((np.asarray(obs, dtype=float).tobytes(), float(reward)))
         return len(outcomes) > 1
 
+    def usage(self) -> Usage:
+        """Returns what this process uses of the machine."""
+        return read_usage()
+
+    def close(self) -> None:
+        """Closes every environment, so that simulators of their own end too."""
+        for env in [*self._envs, *([self._filmed] if self._filmed else [])]:
+            try:
+                env.close()
+            except Exception as error:
+                print(f"close raised {_describe(error)}", file=sys.stderr)
+
     # --- one row -------------------------------------------------------------------------------
 
     def _run(self, i: int, method: str, work: Callable[[], None]) -> None:
@@ -291,14 +320,14 @@ class Shard:
             work()
         except BaseException as error:
             prefix = "" if isinstance(error, InvalidPlugin) else f"{method} raised "
-            raise RowFailed(row, prefix + format_error(error)) from error
+            raise RowFailed(row, prefix + _describe(error)) from error
         self._progress[0] += 1
 
     def _environment(self, i: int) -> Any:
         assert self._make is not None
         while len(self._envs) <= i:
             self._envs.append(self._make())
-            _ignore_interrupts()  # again: some robot libraries install a handler
+            process.ignore_interrupts()  # again: some robot libraries install a handler
             if "mujoco" in sys.modules:
                 from metarl.envs.locomotion import profiler  # imports MuJoCo
 
@@ -338,25 +367,14 @@ class Shard:
             )
         obs, reward, terminated, truncated, _ = answer
         self._store_obs(i, obs)
-        if np.ndim(reward) or not np.isfinite(reward):
-            raise InvalidPlugin(f"the reward is {reward!r:.80}; it must be one finite number")
-        self._block.reward[row] = reward
+        self._block.reward[row] = read_reward(reward)
         # the horizon is part of the task: reaching it is not an end
-        is_cut = bool(truncated) and self._steps < self._facts.horizon
-        self._block.ended[row] = bool(terminated) or is_cut
+        is_cut = read_flag("truncated", truncated) and self._steps < self._facts.horizon
+        self._block.ended[row] = read_flag("terminated", terminated) or is_cut
 
     def _to_action(self, action: np.ndarray) -> Any:
         return to_action(self._environment(0).action_space, action)
 
     def _store_obs(self, i: int, obs: Any) -> None:
         assert self._block is not None
-        array, shape = np.asarray(obs), (len(self._facts.obs_low),)
-        if array.shape != shape:
-            raise InvalidPlugin(
-                f"the observation has the shape {array.shape}; the space has {shape}"
-            )
-        finite = np.isfinite(array)
-        if not finite.all():
-            first = int(np.argmin(finite))
-            raise InvalidPlugin(f"obs[{first}] is {array[first]}; observations must be finite")
-        self._block.obs[self._start + i] = array
+        self._block.obs[self._start + i] = read_array(obs, (len(self._facts.obs_low),))

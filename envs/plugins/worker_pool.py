@@ -8,13 +8,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from typing import Any
 
 from metarl.envs.plugins import main_module
 from metarl.envs.plugins.interface import Facts
-from metarl.envs.plugins.worker import Block, serve
+from metarl.envs.plugins.output import Output
+from metarl.envs.plugins.worker import CLOSE, Block, serve
+
+CLOSING = 3.0
+"""Time that the environments of all workers have for closing [s]."""
 
 _STARTING = threading.Lock()
 """Held while a process starts, because the environment variables are changed meanwhile."""
@@ -34,11 +39,33 @@ class Died(Exception):
 
 
 class Failed(Exception):
-    """A worker reported a failure, or hangs; `row` is the row of the batch, or None."""
+    """A worker reported a failure, or hangs.
 
-    def __init__(self, row: int | None, message: str):
+    Attributes:
+        row: The row of the batch, or None.
+        is_silent: The worker gave no answer in time.
+    """
+
+    def __init__(self, row: int | None, message: str, *, is_silent: bool = False):
         super().__init__(message)
-        self.row = row
+        self.row, self.is_silent = row, is_silent
+
+
+@dataclass
+class Patience:
+    """Time to wait for workers.
+
+    Attributes:
+        seconds: Maximum time without progress [s].
+        is_hurried: The user wants to stop.
+    """
+
+    seconds: float
+    is_hurried: bool = False
+
+    def limit(self, slowest: float) -> float:
+        """Returns the time to wait for a call of a worker whose slowest call took `slowest` [s]."""
+        return min(self.seconds, max(3.0, 2.0 * slowest)) if self.is_hurried else self.seconds
 
 
 class Worker:
@@ -47,19 +74,24 @@ class Worker:
     Args:
         make: The maker of environments.
         facts: Their properties, if known.
-        timeout: Maximum time without progress [s].
+        patience: How long it is waited for.
+        output: Takes what it prints.
     """
 
-    def __init__(self, make: Callable[..., Any], facts: Facts | None, timeout: float):
+    def __init__(
+        self, make: Callable[..., Any], facts: Facts | None, patience: Patience, output: Output
+    ):
         main_module.exit_if_imported_by_worker()
         context = multiprocessing.get_context("spawn")
-        self._timeout = timeout
+        self._patience, self._output, self._slowest = patience, output, 0.0
         self._progress = context.RawArray("q", 2)
         self._connection, other = context.Pipe()
+        self._printed, printer = context.Pipe(duplex=False)
+        is_in_main_thread = threading.current_thread() is threading.main_thread()
         self._process = context.Process(
             target=serve,
             # the system counts the end of the thread that starts it as the end of the parent
-            args=(other, self._progress, threading.current_thread() is threading.main_thread()),
+            args=(other, self._progress, printer, is_in_main_thread),
             name=main_module.WORKER,
             daemon=True,
         )
@@ -67,6 +99,8 @@ class Worker:
         with _STARTING, _single_threaded(), nullcontext() if needs_main else main_module.hide():
             self._process.start()
         other.close()  # so that the death of the worker closes the pipe
+        printer.close()
+        output.add(self._printed)
         try:
             self.facts: Facts = self.ask("begin", make, facts)
         except BaseException:
@@ -98,13 +132,16 @@ class Worker:
         """
         done, since = self._progress[0], time.monotonic()
         try:
-            while not self._connection.poll(min(1.0, self._timeout / 4)):
+            while not self._connection.poll(min(0.5, self._patience.seconds / 4)):
+                waited, limit = time.monotonic() - since, self._patience.limit(self._slowest)
                 if self._progress[0] != done:
                     done, since = self._progress[0], time.monotonic()
-                elif time.monotonic() - since > self._timeout:
+                    self._slowest = max(self._slowest, waited)
+                elif waited > limit:
                     row = self._progress[1]
                     self.kill()
-                    raise Failed(row, f"no answer for {self._timeout:g} s")
+                    text = f"no answer for {limit:g} s; --trainer.env-timeout waits longer"
+                    raise Failed(row, text, is_silent=True)
             kind, *rest = self._connection.recv()
         except (EOFError, ConnectionError) as error:
             raise Died(self._exit_code()) from error
@@ -121,11 +158,25 @@ class Worker:
         self._process.join(1.0)
         return self._process.exitcode
 
-    def kill(self) -> None:
-        """Kills the process: a plug-in that hangs does not react to anything milder."""
+    def close(self) -> None:
+        """Asks the process to close its environments and to exit, and does not wait for it."""
+        with suppress(OSError, ValueError):
+            self._connection.send((CLOSE, ()))
+
+    def kill(self, wait: float = 0.0) -> None:
+        """Kills the process, and what the plug-in has started in its group.
+
+        Args:
+            wait: Time to wait for a process that closes [s]; one that hangs reacts to nothing.
+        """
+        connection.wait([self._process.sentinel], wait)
+        assert self._process.pid is not None
+        with suppress(OSError):  # there may be no such group, or none left
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
         self._connection.close()
+        self._output.remove(self._printed)
 
 
 @dataclass
@@ -136,12 +187,15 @@ class Resources:
     block: Block | None = None
 
     def release(self) -> None:
-        """Kills the workers and deletes the shared memory."""
+        """Ends the workers, whose environments are closed, and deletes the shared memory."""
         for worker in self.workers:
-            worker.kill()
+            worker.close()
+        deadline = time.monotonic() + CLOSING
+        for worker in self.workers:
+            worker.kill(max(0.0, deadline - time.monotonic()))
         self.workers.clear()
         if self.block is not None:
-            self.block.release(unlink=True)
+            self.block.release()
             self.block = None
 
 

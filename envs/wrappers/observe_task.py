@@ -13,6 +13,7 @@ from metarl.core.env import (
     GradedEnv,
     HasRewardTerms,
     HasServos,
+    HasWorkers,
     MovableCamera,
     Quantity,
     RenderableEnv,
@@ -51,6 +52,7 @@ class ObserveTask(Wrapper):
         HasRewardTerms,
         GradedEnv,
         HasServos,
+        HasWorkers,
     )
 
     def __init__(self, env: BatchEnv):

@@ -24,6 +24,11 @@ class Wrapper:
         self._env = env
 
     @property
+    def inner(self) -> Any:
+        """The environment that is wrapped."""
+        return self._env
+
+    @property
     def capabilities(self) -> Collection[type]:
         """The capabilities of the environment that the wrapper forwards."""
         return [each for each in self.forwarded if supports(self._env, each)]
@@ -32,6 +37,15 @@ class Wrapper:
     def threads(self) -> int:
         """Physics threads of the environment."""
         return self._env.threads
+
+    @property
+    def restarts(self) -> int:
+        """See `HasWorkers`."""
+        return self._env.restarts
+
+    def hurry(self) -> None:
+        """See `HasWorkers`."""
+        self._env.hurry()
 
     def take_reward_sums(self) -> tuple[dict[str, float], int]:
         """See `HasRewardTerms`."""

@@ -12,6 +12,7 @@ from metarl import experiment
 from metarl.builders import is_baseline
 from metarl.certification import foreign
 from metarl.certification.cells import Training
+from metarl.config.trust import trust
 from metarl.core.env import EnvSpec
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.learners.modes import label
@@ -222,6 +223,17 @@ def require_oracle(path: Path) -> str:
         hint = "give a run of --observe-task or of --learner.mode oracle"
         raise ConfigError(f"--oracle {path}: its policy does not observe the task; {hint}")
     return config.env
+
+
+def trust_source(source: Source) -> None:
+    """Trusts the code that a run folder or a file of `metarl export` names.
+
+    Raises:
+        CheckpointError: The folder is no run.
+    """
+    if source.kind == "metarl" and source.path.is_dir():
+        experiment.read_config(source.path, trusts=True)
+    trust(read_env(source) if source.kind == "onnx" else "")
 
 
 def read_env(source: Source) -> str:

@@ -23,6 +23,7 @@ from metarl.certification.grid import DEFAULT, find_grid, read_grid, select_axes
 from metarl.certification.measure import play, summarise
 from metarl.certification.plan import Order, Plan, make_plan
 from metarl.core.errors import Preempted, Terminated
+from metarl.core.messages import show
 from metarl.evaluation import statistics
 from metarl.runs import folder
 from metarl.runs.progress import heartbeat
@@ -40,6 +41,7 @@ def certify(
     seed: int = 0,
     threads: int = 0,
     resume_hint: str = "",
+    trust_env: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Certifies a policy, also one of another library, and writes the certificate.
@@ -56,6 +58,7 @@ def certify(
         seed: Of all random numbers.
         threads: Physics threads; 0 takes all cores.
         resume_hint: Command that goes on, for the message of an interrupt.
+        trust_env: Load the plug-ins that the run folders name, which runs their code.
         **options: `num_tasks`, `attempts` and `product` of the grid; and for a zip `sb3_class`,
             `trusts_pickle` and `normalizer`, the file of a `VecNormalize`.
 
@@ -75,7 +78,7 @@ def certify(
         options["normalizer"] = Path(normalizer)
     source, runs = Source(Path(policy), **options), tuple(map(Path, oracles))
     hint = resume_hint or "the same call"
-    return run(Order(source, env, read, seed, runs, Path(output), threads, hint))
+    return run(Order(source, env, read, seed, runs, Path(output), threads, hint, trust_env))
 
 
 def run(order: Order, stream: TextIO | None = None) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def _play_cells(plan: Plan, stream: TextIO) -> list[dict[str, Any]]:
     results = [store.read_cell(output, i, cell) for i, cell in enumerate(plan.cells)]
     todo = [i for i, result in enumerate(results) if result is None]
     if todo and len(todo) < total:
-        print(f"{total - len(todo)} of {total} cells are finished already", file=stream, flush=True)
+        show(f"{total - len(todo)} of {total} cells are finished already", stream=stream)
     began = time.monotonic()
     for count, number in enumerate(todo, 1):
         cell, start = plan.cells[number], time.monotonic()
@@ -122,7 +125,7 @@ def _play_cells(plan: Plan, stream: TextIO) -> list[dict[str, Any]]:
         left = (time.monotonic() - began) / count * (len(todo) - count)
         line = f"[{number + 1}/{total}] {cell.name}: {_describe(result)}"
         rest = f"; about {timedelta(seconds=round(left))} left" if count < len(todo) else ""
-        print(line + rest, file=stream, flush=True)
+        show(line + rest, stream=stream)
     return [result for result in results if result is not None]
 
 

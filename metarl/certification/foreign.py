@@ -5,7 +5,6 @@ They do not adapt: the context is the state of a memory, which SB3 clears as an 
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from metarl.core.env import EnvSpec
 from metarl.core.errors import CheckpointError, ConfigError, nearest
 from metarl.core.learner import TaskRngs
+from metarl.core.messages import warn
 from metarl.core.rollout import Action, Feedback, Rollout
 
 SB3_CLASSES = ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")
@@ -204,4 +204,4 @@ def _ends(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def warn_of_code(paths: Sequence[Path]) -> None:
     """Warns that loading files of SB3 executes what they contain."""
     names = " and ".join(map(str, paths))
-    print(f"metarl: warning: loading {names} runs code that is in it", file=sys.stderr)
+    warn(f"loading {names} runs code that is in it")

@@ -129,7 +129,8 @@ def _read_axis(name: str, tree: Any, path: Path) -> Axis:
     texts = {}
     for key in ("variation", "vary"):
         texts[key] = tree.get(key, "")
-        require(isinstance(texts[key], str), f"{where}: {key}", texts[key], "a name")
+        is_name = isinstance(texts[key], str) and (key == "vary" or ":" not in texts[key])
+        require(is_name, f"{where}: {key}", texts[key], "a name")  # ":" would name code
     require(texts["vary"] != "", f"{where}: vary", texts["vary"], "the name of a task number")
     levels, fixed = tree.get("levels"), tree.get("set", {})
     if levels != ALL:

@@ -18,9 +18,11 @@ from metarl.certification.candidates import (
     read_env,
     read_observation,
     require_oracle,
+    trust_source,
 )
 from metarl.certification.cells import Cell, make_cells
 from metarl.certification.grid import Grid
+from metarl.config.trust import require_trust, trust
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError
 
@@ -44,6 +46,7 @@ class Order:
         output: Folder of the certificate.
         threads: Physics threads; 0 takes all cores. Results do not depend on it.
         resume_hint: Command that goes on, for the message of an interrupt.
+        trusts_env: Load the code that the run folders name.
     """
 
     source: Source
@@ -54,6 +57,7 @@ class Order:
     output: Path = Path("certificate")
     threads: int = 0
     resume_hint: str = ""
+    trusts_env: bool = False
 
 
 @dataclass
@@ -110,7 +114,12 @@ def make_plan(order: Order, stack: ExitStack) -> Plan:
     """Checks an order and loads its policies."""
     source, grid = order.source, order.grid
     check_source(source)
+    trust(order.env)
+    if order.trusts_env:
+        for each in (source, *map(Source, order.oracles)):
+            trust_source(each)
     env = order.env or read_env(source)
+    require_trust(source.path, "env", env)
     if not env:
         raise ConfigError(f"--env is missing: name the environment of {source.path}")
     envs = Environments(order.threads, stack)
@@ -118,6 +127,7 @@ def make_plan(order: Order, stack: ExitStack) -> Plan:
     cells = make_cells(grid, env, lambda name: envs.make(name, observation).spec)
     names = {name: require_oracle(name) for name in order.oracles}
     for path, name in names.items():
+        require_trust(path, "env", name)
         if name not in {cell.env for cell in cells}:
             places = ", ".join(dict.fromkeys(cell.env for cell in cells))
             raise ConfigError(f"--oracle {path}: it is of {name}; the grid has {places}")

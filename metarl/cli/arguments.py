@@ -118,6 +118,7 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     text = "evaluate on another environment with the same observation and action sizes"
     command.add_argument("--env", metavar="NAME", help=text)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    add_trust_argument(command)
     text = "evaluated run of a policy that observes the task, for comparison"
     command.add_argument("--oracle", type=Path, metavar="RUN", help=text)
 
@@ -136,6 +137,7 @@ def add_explain_arguments(command: argparse.ArgumentParser) -> None:
         "steps)"
     )
     command.add_argument("--distribution", choices=("train", "test"), help=text)
+    add_trust_argument(command)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
 
@@ -145,6 +147,7 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
     text = f"{RUN}; several are filmed side by side, after adaptation"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
     _add_trial_arguments(command, num_tasks=2, num_adaptations=1)
+    add_trust_argument(command)
     text = "file of several runs; the suffix is replaced"
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
     suppress = argparse.SUPPRESS  # without it this default would replace that of --num-tasks
@@ -169,6 +172,8 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
 def add_check_env_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `check-env`."""
     command.add_argument("env", metavar="NAME", help="as for --env of metarl train")
+    text = "time that a plug-in may take for its start, a step or a reset [s]; by default 120"
+    command.add_argument("--env-timeout", type=_seconds, default=120.0, metavar="S", help=text)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
 
 
@@ -211,16 +216,24 @@ def add_publish_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "folder", type=Path, metavar="DIR", help="new folder, such as pretrained/X"
     )
+    add_trust_argument(command)
 
 
 def add_push_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `push`."""
     command.add_argument("run", type=Path, metavar="RUN", help="evaluated run folder")
     command.add_argument("repository", metavar="ORG/NAME", help="repository on the hub")
+    add_trust_argument(command)
     text = "create the repository private"
     command.add_argument("--private", action="store_true", help=text)
     text = "write what would be uploaded into this new folder, and upload nothing"
     command.add_argument("--to", type=Path, metavar="DIR", help=text)
+
+
+def add_trust_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the argument that lets a run folder name code."""
+    text = "load the plug-in environment and learner that the run names, which runs their code"
+    command.add_argument("--trust-env", action="store_true", help=text)
 
 
 def join_negative_values(argv: Iterable[str]) -> list[str]:
@@ -256,6 +269,17 @@ def parse_at_least(bound: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _seconds(text: str) -> float:
+    """Parses a time > 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be a number > 0")
+    return value
 
 
 def _even(text: str) -> int:

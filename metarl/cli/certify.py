@@ -6,8 +6,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from metarl.cli.arguments import parse_at_least
+from metarl.cli.arguments import add_trust_argument, parse_at_least
 from metarl.core.errors import ConfigError
+from metarl.core.messages import show
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     default = Path("certificate")
     command.add_argument("-o", "--output", type=Path, default=default, metavar="DIR", help=text)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    add_trust_argument(command)
     text = "class of Stable-Baselines3 that saved the zip, such as PPO"
     command.add_argument("--sb3", default="", metavar="CLASS", help=text)
     text = "file of the VecNormalize that the zip was trained with"
@@ -70,13 +72,14 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         threads=arguments.threads,
         resume_hint=_make_command(arguments),
+        trust_env=arguments.trust_env,
         sb3_class=arguments.sb3,
         trusts_pickle=arguments.trust_pickle,
         normalizer=arguments.vec_normalize,
         **options,
     )
-    print(table(certificate))
-    print(f"certificate: {output / 'certificate.html'}, certificate.json and badge.svg")
+    show(table(certificate))
+    show(f"certificate: {output / 'certificate.html'}, certificate.json and badge.svg")
 
 
 def _make_command(arguments: argparse.Namespace) -> str:
@@ -100,4 +103,5 @@ def _make_command(arguments: argparse.Namespace) -> str:
         words += ["--oracle", str(oracle)]
     words += ["--product"] if arguments.product else []
     words += ["--trust-pickle"] if arguments.trust_pickle else []
+    words += ["--trust-env"] if arguments.trust_env else []
     return shlex.join(words)

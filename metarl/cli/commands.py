@@ -25,7 +25,9 @@ from metarl.cli.arguments import (
     add_video_arguments,
     read_command,
 )
+from metarl.config.trust import trust
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
+from metarl.core.messages import notify, show, warn
 from metarl.learners.modes import label
 from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
@@ -51,14 +53,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     _check_parent("--json", arguments.json)
     runs = [find_run(run) for run in arguments.runs]
-    trained_on = _check_seeds(runs)
+    trust(arguments.env)
+    trained_on = _check_seeds(runs, trusts=arguments.trust_env)
     env = arguments.env or trained_on
     oracle = results.read_oracle(arguments.oracle, env) if arguments.oracle else None
     evaluations = []
     for path, given in zip(runs, arguments.runs, strict=True):
         if len(runs) > 1:
-            print(f"{given}:")
+            show(f"{given}:")
         options = {"threads": arguments.threads, "is_teacher": arguments.teacher}
+        options |= {"trust_env": arguments.trust_env}
         with api.load(path, **options) as policy:
             result = api.evaluate(
                 policy,
@@ -69,16 +73,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 deterministic=arguments.deterministic,
                 oracle=oracle,
             )
-        print(table.table(result), flush=True)
+        show(table.table(result))
         if is_published(path) and (line := results.describe_difference(path, result)):
-            print(line, flush=True)
+            show(line)
         evaluations.append(result)
     result = evaluations[0]
     if len(evaluations) > 1:
         result = results.aggregate(evaluations)
         result |= {"runs": [str(path) for path in arguments.runs]}
         result |= {"oracle": oracle} if oracle else {}
-        print(f"all:\n{table.table(result)}")
+        show(f"all:\n{table.table(result)}")
     if arguments.json:
         results.write(arguments.json, result)
 
@@ -88,9 +92,9 @@ def _check_parent(flag: str, path: Path | None) -> None:
         raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
 
 
-def _check_seeds(runs: Sequence[Path]) -> str:
+def _check_seeds(runs: Sequence[Path], *, trusts: bool) -> str:
     """Requires seeds of one learner on one environment; returns the environment."""
-    configs = [experiment.read_config(path) for path in runs]
+    configs = [experiment.read_config(path, trusts=trusts) for path in runs]
     columns = {
         "env": [config.env for config in configs],
         "algo": [label(config.algo, config.learner) for config in configs],
@@ -114,7 +118,8 @@ def _explain(arguments: argparse.Namespace) -> None:
     from metarl.evaluation import explanation_table, results
 
     _check_parent("--json", arguments.json)
-    with api.load(arguments.run, threads=arguments.threads) as policy:
+    options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
+    with api.load(arguments.run, **options) as policy:
         tree = api.explain(
             policy,
             num_tasks=arguments.num_tasks,
@@ -122,7 +127,7 @@ def _explain(arguments: argparse.Namespace) -> None:
             num_adaptations=arguments.num_adaptations,
             distribution=arguments.distribution,
         )
-    print(explanation_table.table(tree))
+    show(explanation_table.table(tree))
     if arguments.json:
         results.write(arguments.json, tree)
 
@@ -134,10 +139,11 @@ def _check_env(arguments: argparse.Namespace) -> None:
     _check_parent("--json", arguments.json)
     try:
         with heartbeat(f"checking {arguments.env}"):
-            findings = check(lambda threads: builders.make_env(arguments.env, threads))
+            options = {"timeout": arguments.env_timeout}
+            findings = check(lambda threads: builders.make_env(arguments.env, threads, **options))
     except EnvironmentContractError as error:
         findings = [Finding("start", str(error))]
-    print(report(findings))
+    show(report(findings))
     violations = sum(bool(finding.violation) for finding in findings)
     if arguments.json:
         checks = [vars(finding) for finding in findings]
@@ -173,9 +179,9 @@ def _new_robot(arguments: argparse.Namespace) -> None:
         output.unlink()
         raise
     for guess in guesses:
-        print(f"{guess.key:13} {guess.summary:32} {guess.reason}")
-    print("\n".join(findings))
-    print(f"{output}: check it, then metarl train --env {output}:{goal_of(guesses)}")
+        show(f"{guess.key:13} {guess.summary:32} {guess.reason}")
+    show("\n".join(findings))
+    show(f"{output}: check it, then metarl train --env {output}:{goal_of(guesses)}")
 
 
 def _video(arguments: argparse.Namespace) -> None:
@@ -189,6 +195,7 @@ def _video(arguments: argparse.Namespace) -> None:
         "camera": arguments.camera,
         "size": arguments.size,
     }
+    loading = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     runs, output, is_one = arguments.runs, arguments.output, len(arguments.runs) == 1
     if is_one == (output is not None):
         hint = "for several runs only" if is_one else "which file the runs are filmed in"
@@ -198,9 +205,7 @@ def _video(arguments: argparse.Namespace) -> None:
     try:
         # progress goes to the standard error; the standard output has the paths alone
         with redirect_stdout(sys.stderr), ExitStack() as stack:
-            policies = [
-                stack.enter_context(api.load(run, threads=arguments.threads)) for run in runs
-            ]
+            policies = [stack.enter_context(api.load(run, **loading)) for run in runs]
             if is_one:
                 paths = api.film(policies[0], num_episodes=arguments.episodes, **options)
             else:
@@ -208,7 +213,7 @@ def _video(arguments: argparse.Namespace) -> None:
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
     for path in paths:
-        print(path)
+        show(path)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -223,7 +228,7 @@ def _report(arguments: argparse.Namespace) -> None:
     groups = write_report(runs, output, arguments.oracle)
     if arguments.json:
         results.write(arguments.json, numbers(groups))
-    print(output)
+    show(output)
 
 
 def _suite(arguments: argparse.Namespace) -> None:
@@ -235,22 +240,28 @@ def _suite(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from metarl.publishing import publish
 
-    folder = publish(arguments.run, arguments.folder)
+    folder = publish(arguments.run, arguments.folder, trust_env=arguments.trust_env)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1000:,.0f} kB")
+    show(f"{folder}: {size / 1000:,.0f} kB")
     if size > SIZE:
         text = f"{folder} is larger than {SIZE / 1000:,.0f} kB; a smaller network would fit"
-        print(f"metarl: warning: {text}", file=sys.stderr)
+        warn(text)
 
 
 def _push(arguments: argparse.Namespace) -> None:
     from metarl.publishing import push
 
     repository, to = arguments.repository, arguments.to
-    place = push(arguments.run, repository, private=arguments.private, to=to)
-    print(place)
+    place = push(
+        arguments.run,
+        repository,
+        private=arguments.private,
+        to=to,
+        trust_env=arguments.trust_env,
+    )
+    show(place)
     if to is None:
-        print(f'metarl: use it with: metarl.load("{PREFIX}{repository}")', file=sys.stderr)
+        notify(f'use it with: metarl.load("{PREFIX}{repository}")')
 
 
 _COMMANDS: Commands = {

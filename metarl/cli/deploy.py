@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from metarl.cli.arguments import RUN, parse_at_least, parse_run, parse_task
+from metarl.cli.arguments import RUN, add_trust_argument, parse_at_least, parse_run, parse_task
 from metarl.core.errors import ConfigError, EnvironmentContractError
+from metarl.core.messages import show
 
 
 def add_export_arguments(command: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def add_export_arguments(command: argparse.ArgumentParser) -> None:
     text = "gradient steps of --adapt, by default 1; adaptations of the trials of minari, 3"
     command.add_argument("--num-adaptations", type=parse_at_least(0), metavar="N", help=text)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    add_trust_argument(command)
     group = command.add_argument_group("of onnx and torchscript")
     text = (
         "adapt to this task by gradient steps in the environment, and export the adapted weights "
@@ -56,6 +58,7 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-episodes", type=parse_at_least(1), default=0, help=text)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    add_trust_argument(command)
     text = "film of two tasks before and after adaptation: .mp4, .gif or .html"
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
 
@@ -65,7 +68,8 @@ def export(arguments: argparse.Namespace) -> None:
     from metarl import api
 
     _refuse_flags_of_others(arguments)
-    with api.load(arguments.run, threads=arguments.threads) as policy:
+    options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
+    with api.load(arguments.run, **options) as policy:
         if arguments.format == "minari":
             paths = [_export_minari(policy, arguments)]
         else:
@@ -78,7 +82,7 @@ def export(arguments: argparse.Namespace) -> None:
                 max_steps=arguments.max_steps,
             )
     for path in paths:
-        print(path)
+        show(path)
 
 
 def _refuse_flags_of_others(arguments: argparse.Namespace) -> None:
@@ -133,11 +137,12 @@ def run(arguments: argparse.Namespace) -> None:
             num_episodes=arguments.num_episodes,
             threads=arguments.threads,
             film=arguments.output,
+            trust_env=arguments.trust_env,
         )
     except NoPictures as error:
         raise EnvironmentContractError(str(error)) from error
-    print(table.table(result))
+    show(table.table(result))
     if arguments.json:
         results.write(arguments.json, result)
     if arguments.output:
-        print(arguments.output)
+        show(arguments.output)

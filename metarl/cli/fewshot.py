@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metarl.cli.arguments import parse_at_least
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.messages import show
 from metarl.fewshot.names import ALGOS, HELD_OUT, ITERATIONS, SHOTS, TASKS, fitting
 
 
@@ -57,9 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {name: vars(arguments)[name] for name in names}
     # progress goes to the standard error; the standard output has the table alone
     result = compare(
-        Comparison(algos=algos, **settings), lambda line: print(line, file=sys.stderr, flush=True)
+        Comparison(algos=algos, **settings), lambda line: show(line, stream=sys.stderr)
     )
-    print(table(result))
+    show(table(result))
     if arguments.json:
         write(arguments.json, result)
     if arguments.output:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from metarl.cli.arguments import RUN
+from metarl.cli.arguments import RUN, add_trust_argument
 from metarl.core.errors import ConfigError, handle_signals
 from metarl.runs.hub import find_run
 
@@ -25,6 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `serve`."""
     text = f"{RUN}, or a file of metarl export"
     command.add_argument("run", type=str, metavar="RUN", help=text)
+    add_trust_argument(command)
     text = "how the robot is reached; udp by default. stdin takes lines of JSON, to try by hand"
     kinds = ("udp", "unix", "stdin")
     command.add_argument("--transport", choices=kinds, default="udp", help=text)
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     with ExitStack() as stack:
         with redirect_stdout(sys.stderr):  # the standard output may hold replies
-            policy = _load(arguments.run, stack)
+            policy = _load(arguments.run, arguments.trust_env, stack)
         spec = policy.spec
         limits = read_limits(spec, arguments.ends, arguments.rate_limit)
         size = wire_format(spec).request_size
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
             say(server.finish())
 
 
-def _load(run: str, stack: ExitStack) -> Any:
+def _load(run: str, trusts_env: bool, stack: ExitStack) -> Any:
     """Returns the policy of a run folder, or of a file of `metarl export`.
 
     Raises:
@@ -86,7 +87,7 @@ def _load(run: str, stack: ExitStack) -> Any:
         return policy
     from metarl import api
 
-    return stack.enter_context(api.load(find_run(run), threads=1))
+    return stack.enter_context(api.load(find_run(run), threads=1, trust_env=trusts_env))
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, MetarlError
+from metarl.core.messages import show
 from metarl.suites.plan import Failure
 from metarl.suites.runner import run_suite
 from metarl.suites.stages import next_command, read_progress
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--csv {csv}: there is no folder {csv.parent}")
     check_suite(suite)
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
-    print(f"{suite.name}: {len(suite.runs)} runs, {jobs} at a time, in {suite.root}", flush=True)
+    show(f"{suite.name}: {len(suite.runs)} runs, {jobs} at a time, in {suite.root}")
     failures = run_suite(suite, jobs, _make_command(arguments))
     finish(suite, csv)
     if failures:
@@ -63,7 +64,7 @@ def _make_command(arguments: argparse.Namespace) -> str:
 def _list_suites() -> None:
     for name, path in list_suites().items():
         suite = read_suite(path)
-        print(f"{name:12} {len(suite.runs):3} runs  {suite.about}")
+        show(f"{name:12} {len(suite.runs):3} runs  {suite.about}")
 
 
 def _list_runs(suite: Suite) -> None:
@@ -71,7 +72,7 @@ def _list_runs(suite: Suite) -> None:
         done, seconds = read_progress(each.folder)
         is_done = each.folder.exists() and next_command(each) is None
         state = "done" if is_done else f"{done}/{each.config.iterations}"
-        print(f"{each.name:60} {state:>10}  {seconds / 60:8.1f} min")
+        show(f"{each.name:60} {state:>10}  {seconds / 60:8.1f} min")
 
 
 def finish(suite: Suite, csv: Path) -> None:
@@ -86,8 +87,8 @@ def finish(suite: Suite, csv: Path) -> None:
     if done:
         page = suite.root / "report.html"
         write_report([each.folder for each in done], page, list(oracles.values()))
-        print(f"report: {page}")
+        show(f"report: {page}")
         rows = collect_rows(suite)
         write_rows(csv, rows)
-        print(f"results: {csv}, {len(done)} of {len(suite.runs)} runs\n")
-        print(make_table(group_rows([rows])), end="")
+        show(f"results: {csv}, {len(done)} of {len(suite.runs)} runs\n")
+        show(make_table(group_rows([rows])), end="")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metarl.cli.arguments import parse_at_least
 from metarl.core.errors import ConfigError
+from metarl.core.messages import show
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError("FILE is missing: name a sweep; --list shows those that are known")
         for name, path in list_sweeps().items():
             known = read_sweep(path)
-            print(f"{name:16} {known.trials:3} trials  {known.about}")
+            show(f"{name:16} {known.trials:3} trials  {known.about}")
         return
     sweep = read_sweep(find_sweep(arguments.file), arguments.run_dir)
     sweep = replace(sweep, trials=arguments.trials or sweep.trials)
@@ -46,13 +47,11 @@ def run(arguments: argparse.Namespace) -> None:
     from metarl.sweeps.search import Search, check_sweep
 
     check_sweep(sweep)
-    print(
-        f"{sweep.name}: {sweep.trials} trials, {jobs} runs at a time, in {sweep.root}", flush=True
-    )
+    show(f"{sweep.name}: {sweep.trials} trials, {jobs} runs at a time, in {sweep.root}")
     search = Search(sweep)
     run_plan(search, jobs, _make_command(arguments))
     for path in write_results(sweep, search.study):
-        print(path)
+        show(str(path))
 
 
 def _make_command(arguments: argparse.Namespace) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from metarl import __version__, builders, experiment
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import run_command
+from metarl.core.messages import show
 from metarl.learners.registry import list_algorithms
 from metarl.runs import folder
 
@@ -23,13 +24,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
 
 def _run(arguments: list[str], prog: str) -> None:
     if "--version" in arguments:
-        print(f"metarl {__version__}")
+        show(f"metarl {__version__}")
         return
     config = parse(arguments, prog=prog)
     if config.list_algos:
-        print("\n".join(f"{name:15} {text}" for name, text in list_algorithms().items()))
+        show("\n".join(f"{name:15} {text}" for name, text in list_algorithms().items()))
     elif config.list_envs:
-        print(_describe_env(config) if config.env else list_envs())
+        show(_describe_env(config) if config.env else list_envs())
     elif config.seeds:
         _print_together([train(each) for each in _one_config_per_seed(config)])
     else:
@@ -43,7 +44,7 @@ def train(config: TrainConfig[Any]) -> Path:
 
         api.finish(policy, again=policy.num_trained > 0)
         if policy.num_trained:
-            print(f"done: {policy.path}")
+            show(f"done: {policy.path}")
     return policy.path
 
 
@@ -53,7 +54,7 @@ def _print_together(runs: Sequence[Path]) -> None:
 
     if len(runs) > 1 and all((run / results.FILE).exists() for run in runs):
         together = results.aggregate([results.read(run) for run in runs])
-        print(f"all:\n{table.table(together)}", flush=True)
+        show(f"all:\n{table.table(together)}")
 
 
 def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:

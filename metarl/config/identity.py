@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from metarl.config.changes import FREE_ON_RESUME
 from metarl.config.parser import plain
-from metarl.config.schema import FREE_ON_RESUME, TrainConfig
+from metarl.config.schema import TrainConfig
 from metarl.core.trees import flatten
 
 

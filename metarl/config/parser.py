@@ -200,6 +200,26 @@ def _number(value: float | str, kind: type) -> float:
     raise ValueError(_KINDS[kind])
 
 
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested mappings from settings with dotted names.
+
+    Raises:
+        ConfigError: A group is given a value that is not a mapping.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{group} = {node!r}: must be a group of keys")
+        old = node.get(leaf, {})
+        is_group = isinstance(value, Mapping) and isinstance(old, dict)
+        node[leaf] = {**old, **value} if is_group else value
+    return tree
+
+
 def plain(value: Any) -> Any:
     """Returns nested mappings and sequences as dicts and lists, and paths as strings, for YAML."""
     if isinstance(value, Mapping):

@@ -17,13 +17,22 @@ from typing import Any, Generic, Literal, TypeVar
 import yaml
 
 import metarl
+from metarl.config.changes import COMMANDS, refuse_changes
 from metarl.config.curriculum import CurriculumConfig
-from metarl.config.parser import flag, merge, plain, read_flags
+from metarl.config.parser import flag, merge, nest, plain, read_flags
 from metarl.config.presets import find_preset
+from metarl.config.trust import (
+    FLAG,
+    Untrusted,
+    hint_at_resume,
+    require_trust,
+    trust_file,
+    trust_settings,
+)
 from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import split_robot_file
+from metarl.core.messages import printable
 from metarl.core.ranges import LARGEST_COUNT, require_between
-from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import find_algorithm
@@ -84,6 +93,9 @@ class TrainerConfig:
     logger: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Destination of the metrics beside metrics.jsonl; wandb and trackio are optional packages."""
 
+    env_timeout: float = 120.0
+    """Time that a plug-in may take for its start, and for each step or reset, > 0 [s]."""
+
     tensorboard: bool = True
     """Write TensorBoard events; False with `logger: tensorboard` is the same as `logger: none`."""
 
@@ -91,6 +103,8 @@ class TrainerConfig:
         """Refuses values outside the ranges above, naming the field."""
         minutes = self.checkpoint_minutes
         require(0 < minutes < float("inf"), "trainer.checkpoint_minutes", minutes, "finite and > 0")
+        seconds = self.env_timeout
+        require(0 < seconds < float("inf"), "trainer.env_timeout", seconds, "finite and > 0")
         ranges = {"keep_checkpoints": (1, 10**9), "evaluate_tasks": (0, 10**6)}
         require_between("trainer.", self, ranges)
 
@@ -134,6 +148,14 @@ class TrainConfig(Generic[L]):
     resume: Path | None = None
     """Run folder to continue, as if it had never stopped."""
 
+    trust_env: bool = False
+    """With --resume or --init-from: load the plug-in environment and learner that the run folder
+    names, whose code may be in the current directory. The same --env and --algo do so too."""
+
+    check: bool = True
+    """Check a plug-in environment for about a second before it is trained on, as check-env does in
+    full."""
+
     config: Path | None = None
     """YAML file over the preset, with the same keys; flags override it."""
 
@@ -167,20 +189,18 @@ class TrainConfig(Generic[L]):
         require(ok, "learner", self.learner, f"a {kind.__name__}, as algo is {self.algo}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         require(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
+        for name in ("env", "algo"):
+            text = vars(self)[name]
+            is_shown = text == printable(text) and len(text) <= 1000
+            require(is_shown, name, text, "a name without control characters")
         distinct = len(set(self.seeds)) == len(self.seeds) and min(self.seeds, default=0) >= 0
         require(distinct, "seeds", list(self.seeds), "distinct numbers >= 0")
 
 
-_COMMANDS = {"run_dir", "resume", "config", "seeds", "list_envs", "list_algos"}
-"""Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
-
 _FIRST = {"--env", "--algo", "--resume", "--config"}
 _IN_PRESET = {"iterations", "sampler", "trainer", "curriculum", "learner"}
-IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
+IN_FILE = {f.name for f in fields(TrainConfig)} - COMMANDS
 """Fields that a file of settings may have."""
-
-FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
-"""Fields that a resumed run may change; any other one would make it a different run."""
 
 
 def parse(
@@ -203,8 +223,9 @@ def parse(
         SystemExit: --help was given and is printed (status 0).
     """
     first = _first_flags(argv)
+    trust_settings(first)
     if "resume" in first:
-        default = _read_run_config(Path(first["resume"]))
+        default = _read_run_config(Path(first["resume"]), trusts=FLAG in argv)
         if (algo := first.get("algo", default.algo)) != default.algo:
             raise ConfigError(f"--algo {algo}: the run has {default.algo}; leave the flag out")
     else:
@@ -216,7 +237,7 @@ def parse(
         raise ConfigError("--seed and --seeds: give one of them")
     config = _find_robot(merge(default, flags, spell=flag))
     if config.resume is not None:
-        _refuse_changes(default, config)
+        refuse_changes(default, config)
         return replace(config, run_dir=config.resume)
     if not (config.env or config.list_envs or config.list_algos):
         raise ConfigError("--env is missing; --list-envs shows the names")
@@ -241,17 +262,19 @@ def build_config(
     Raises:
         ConfigError: A key or value is unknown or out of range; the message names the nearest.
     """
-    tree = _nest(settings or {})
+    tree = nest(settings or {})
     for name in sorted(_COMMAND_LINE_ONLY & tree.keys()):
         raise ConfigError(f"{name}: only for the command line; call train once for each run")
     given = {name: value for name, value in (("env", env), ("algo", algo)) if value is not None}
+    trust_settings(given)
     if tree.get("resume") is not None:
-        default = _read_run_config(Path(tree["resume"]))
+        trusts = tree.get("trust_env") is True
+        default = _read_run_config(Path(tree["resume"]), trusts=trusts)
         for name, value in given.items():
             if value != (old := vars(default)[name]):
                 raise ConfigError(f"{name} {value}: the run has {old}; leave it out")
         config = merge(default, tree)
-        _refuse_changes(default, config)
+        refuse_changes(default, config)
         return replace(config, run_dir=config.resume)
     path = tree.pop("config", None)
     first = given | ({"config": str(path)} if path else {})
@@ -267,42 +290,31 @@ def _find_robot(config: TrainConfig[Any]) -> TrainConfig[Any]:
     return replace(config, env=f"{split[0].absolute()}:{split[1]}") if split else config
 
 
-def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested mappings from settings with dotted names.
-
-    Raises:
-        ConfigError: A group is given a value that is not a mapping.
-    """
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *groups, leaf = name.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{group} = {node!r}: must be a group of keys")
-        old = node.get(leaf, {})
-        is_group = isinstance(value, Mapping) and isinstance(old, dict)
-        node[leaf] = {**old, **value} if is_group else value
-    return tree
-
-
 def to_yaml(config: TrainConfig[Any]) -> str:
     """Returns the settings that define a run as YAML, without `run_dir`, `resume` and the like."""
     tree = plain(asdict(config))
-    kept = {name: value for name, value in tree.items() if name not in _COMMANDS}
+    kept = {name: value for name, value in tree.items() if name not in COMMANDS}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
-def from_yaml(path: Path) -> TrainConfig[Any]:
+def from_yaml(path: Path, *, trusts: bool = False, hint: str = "") -> TrainConfig[Any]:
     """Reads exactly the values that `to_yaml` wrote.
 
+    Args:
+        path: config.yaml of a run.
+        trusts: The user trusts the code that it names.
+        hint: What to do about a learner that is not trusted.
+
     Raises:
-        ConfigError: The file is missing or is no such config; the message names file and key.
+        ConfigError: The file is missing or is no such config, and the message names file and key;
+            or its learner is code that is not trusted (`metarl.config.trust`).
     """
     tree = load_yaml(path)
+    if trusts:
+        trust_settings(tree)
+    require_trust(path, "algo", tree.get("algo"), hint)
     default = _default(tree.get("algo", "maml-trpo"), f"{path}: algo ")
-    allowed = {f.name for f in fields(default)} - _COMMANDS
+    allowed = {f.name for f in fields(default)} - COMMANDS
     return merge(default, tree, where=f"{path}: ", allowed=allowed)
 
 
@@ -325,6 +337,7 @@ def _defaults(first: Mapping[str, str], presets: Path) -> TrainConfig[Any]:
     if "config" in first:
         where = f"{first['config']}: "
         tree = load_yaml(Path(first["config"]))
+        trust_file(Path(first["config"]), tree)
     algo = first.get("algo", tree.get("algo", "maml-trpo"))
     env = first.get("env", tree.get("env", ""))
     if not isinstance(env, str):
@@ -356,37 +369,17 @@ def _preset(algo: object, env: str, presets: Path, where: str) -> TrainConfig[An
     return default
 
 
-def _read_run_config(run: Path) -> TrainConfig[Any]:
+def _read_run_config(run: Path, *, trusts: bool) -> TrainConfig[Any]:
+    """Reads the settings of a run that is resumed."""
     try:
-        return from_yaml(run / "config.yaml")
+        config = from_yaml(run / "config.yaml", trusts=trusts, hint=hint_at_resume(run))
+        require_trust(run / "config.yaml", "env", config.env, hint_at_resume(run))
+        return config
+    except Untrusted:
+        raise
     except ConfigError as error:
         hint = "give the folder of a run that metarl has written"
         raise CheckpointError(f"--resume {run}: {error}; {hint}") from error
-
-
-def _refuse_changes(recorded: TrainConfig[Any], config: TrainConfig[Any]) -> None:
-    """Refuses flags that would make a resumed run a different run."""
-    if config.run_dir not in (None, config.resume):
-        raise ConfigError("--run-dir: a resumed run stays in its folder; leave the flag out")
-    if config.seeds or config.config:
-        name = "seeds" if config.seeds else "config"
-        raise ConfigError(f"--{name}: a resumed run keeps its settings; leave the flag out")
-    for name, (old, new) in find_changes(recorded, config).items():
-        hint = "leave the flag out, or start a new run"
-        raise ConfigError(f"{flag(name)} {new}: the run has {old}; {hint}")
-
-
-def find_changes(
-    recorded: TrainConfig[Any], config: TrainConfig[Any]
-) -> dict[str, tuple[Any, Any]]:
-    """Returns dotted name -> (recorded, new) of the settings that make a config another run's."""
-    before, after = (flatten(asdict(tree)) for tree in (recorded, config))
-    return {
-        name: (before.get(name), after.get(name))
-        for name in {**before, **after}
-        if before.get(name) != after.get(name)
-        and not {name, name.partition(".")[0]} & FREE_ON_RESUME
-    }
 
 
 def _print_help(default: TrainConfig[Any], prog: str) -> None:

@@ -98,6 +98,10 @@ class UnsupportedHere(RuntimeError):
     """An environment needs something that is not installed; the message names it."""
 
 
+class NoAnswer(ValueError):
+    """A part of an environment gives no answer; the message says which, and for how long."""
+
+
 class NoPictures(RuntimeError):
     """An environment cannot be filmed; the message gives the reason in one line."""
 
@@ -226,6 +230,19 @@ class HasServos(Protocol):
 
         [N m/rad and N m s/rad, or N/m and N s/m]
         """
+
+
+class HasWorkers(Protocol):
+    """Steps its episodes in other processes.
+
+    Attributes:
+        restarts: Processes that died and were replaced.
+    """
+
+    restarts: int
+
+    def hurry(self) -> None:
+        """Waits only briefly for an answer from now on, because the user wants to stop."""
 
 
 class TaskDescriber(Protocol):

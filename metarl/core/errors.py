@@ -9,9 +9,12 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
+
+from metarl.core.messages import escape_unencodable, notify, show
 
 
 class MetarlError(Exception):
@@ -172,8 +175,15 @@ def name_failures(where: str) -> Generator[None]:
         raise ResourceError(f"{where}: no memory left; {hint}") from error
 
 
-_ALLOCATOR = "DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed"
+_ALLOCATOR = (
+    *("DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed"),
+    "can't start new thread",
+)
 """Parts of the messages of torch's allocator, which raises a RuntimeError."""
+
+
+_LOADER = "failed to map segment", "annot allocate memory"
+"""Parts of the messages of the loader of libraries."""
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -182,10 +192,15 @@ def run_command(command: Callable[[], None]) -> int:
     Standard streams that are closed are opened on the null device before, so that no file takes
     their descriptor. As in a shell, Ctrl-C is 130, SIGTERM 143 and SIGHUP 129, unless the command
     raises a Preempted for them.
+
+    Raises:
+        Exception: A bug; its traceback will be printed without control characters.
     """
     open_standard_streams()
+    escape_unencodable()
     try:
         with handle_signals(interrupt, [signal.SIGTERM, signal.SIGHUP]):
+            _require_directory()
             command()
             sys.stdout.flush()
     except MetarlError as error:
@@ -198,15 +213,37 @@ def run_command(command: Callable[[], None]) -> int:
         return _report(ResourceError(" ".join(str(error).split())))
     except MemoryError:
         return _report(ResourceError("no memory left"))
+    except ImportError as error:  # of a library that the limit of `ulimit -v` leaves no room for
+        if not any(text in str(error) for text in _LOADER):
+            sys.excepthook = _show_bug
+            raise
+        hint = "raise the limit of this shell (ulimit -v)"
+        return _report(ResourceError(f"the memory is too small to load a library; {hint}"))
     except RuntimeError as error:
         if not any(text in str(error) for text in _ALLOCATOR):
+            sys.excepthook = _show_bug
             raise
         hint = "choose smaller sizes, such as --sampler.num-tasks or those of the network"
         return _report(ResourceError(f"the machine has too little memory; {hint}"))
+    except Exception:
+        sys.excepthook = _show_bug
+        raise
     except KeyboardInterrupt as error:
-        print(f"metarl: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
+        notify(f"interrupted{f'; {error}' if str(error) else ''}")
         return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
     return 0
+
+
+def _require_directory() -> None:
+    """Requires that the current directory exists: libraries end the process without it.
+
+    Raises:
+        ConfigError: It was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current directory was deleted; change to another one") from error
 
 
 def open_standard_streams() -> None:
@@ -223,10 +260,15 @@ def open_standard_streams() -> None:
 
 
 def _report(error: MetarlError) -> int:
-    prefix = "metarl" if isinstance(error, Preempted) else "metarl: error"
-    with suppress(OSError):  # of a terminal that was closed
-        print(f"{prefix}: {error}", file=sys.stderr)
+    prefix = "" if isinstance(error, Preempted) else "error: "
+    notify(f"{prefix}{error}")
     return error.exit_code
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints a traceback, which may hold texts of others."""
+    lines = traceback.format_exception(kind, error, trace)
+    show("".join(lines), end="", stream=sys.stderr)
 
 
 # --- suggestions for misspelt names ---------------------------------------------------------------

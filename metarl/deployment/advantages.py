@@ -42,7 +42,8 @@ def advantages(
     next_value = np.tile(np.where(truncated, after, 0.0)[:, None], valid.shape[1])
     next_value[:, :-1] = np.where(valid[:, 1:], value[:, 1:], next_value[:, :-1])
     delta = np.where(valid, reward + discount * next_value - value, 0.0)
-    return _standardise(_discounted_sum(delta, discount * lam), valid).astype(np.float32)
+    size = float(np.abs(reward).max())
+    return _standardise(_discounted_sum(delta, discount * lam), valid, size).astype(np.float32)
 
 
 def _features(obs: np.ndarray) -> np.ndarray:
@@ -71,11 +72,14 @@ def _discounted_sum(values: np.ndarray, factor: float) -> np.ndarray:
     return result
 
 
-def _standardise(advantage: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Scales to mean 0 and standard deviation 1 where valid; constant ones become zeros."""
+def _standardise(advantage: np.ndarray, valid: np.ndarray, size: float) -> np.ndarray:
+    """Scales to mean 0 and standard deviation 1 where valid; constant ones become zeros.
+
+    Differences below 1e-6 of the size of the rewards are rounding.
+    """
     used = advantage[valid]
     centred, std = used - used.mean(), used.std()
-    is_flat = std <= 1e-6 * max(np.abs(used).max(), 1.0)
+    is_flat = std <= 1e-6 * max(np.abs(used).max(), size)
     result = np.zeros_like(advantage)
     result[valid] = 0.0 if is_flat else centred / std
     return result

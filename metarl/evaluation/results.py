@@ -18,6 +18,7 @@ from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.files import load_json, write_atomically
+from metarl.core.messages import printable_tree
 from metarl.core.trees import check_form
 from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import seeds, statistics
@@ -91,7 +92,7 @@ def read(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = str(error) if isinstance(error, ValueError) else repr(error)
         raise CheckpointError(f"{path} cannot be read ({cause}); {hint}") from error
-    return result
+    return printable_tree(result)
 
 
 _LARGEST = 1e100

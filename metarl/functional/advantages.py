@@ -106,12 +106,13 @@ def explained_variance(target: Tensor, value: Tensor, valid: Tensor | None = Non
         return centred.square().sum()
 
     target, value = target.double(), value.double()
-    found = torch.stack([sum_squares(target), sum_squares(target - value), count.double()])
-    total, rest, number = found.tolist()  # the one wait for a GPU
-    return 1.0 - rest / total if number >= 2 and total / (number - 1) > 1e-12 else 0.0
+    size = torch.where(valid, target, 0.0).square().sum()
+    found = torch.stack([sum_squares(target), sum_squares(target - value), size, count.double()])
+    total, rest, raw, number = found.tolist()  # the one wait for a GPU
+    return 1.0 - rest / total if number >= 2 and total > 1e-12 * raw else 0.0
 
 
-def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
+def standardise(advantage: Tensor, valid: Tensor, size: Tensor | float = 1.0) -> Tensor:
     """Scales advantages to mean 0 and standard deviation 1 over the valid steps of each task.
 
     Advantages of a task that are equal up to rounding become zeros. Division by std + 1e-8 would
@@ -120,6 +121,7 @@ def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
     Args:
         advantage: (N, E, T).
         valid: (N, E, T).
+        size: Size of the rewards (N, 1, 1) or of all: differences below 1e-6 of it are rounding.
 
     Returns:
         Advantages (N, E, T) [task's standard deviations], zero at invalid steps.
@@ -130,7 +132,7 @@ def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
     centred = torch.where(valid, advantage - mean, 0.0)
     std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
     largest = advantage.abs().amax(dim=(1, 2), keepdim=True)
-    flat = std <= 1e-6 * largest.clamp(min=1.0)
+    flat = std <= 1e-6 * largest.clamp(min=size)
     return torch.where(flat, torch.zeros_like(centred), centred / torch.where(flat, 1.0, std))
 
 
@@ -160,4 +162,5 @@ def advantages(
     last_value = torch.where(rollout.truncated, next_value, 0.0)
     advantage = gae(reward, value, last_value, valid, discount, lam)
     explained = explained_variance(target, value, fitted)
-    return standardise(advantage, valid).to(rollout.obs.dtype), explained
+    size = reward.abs().amax(dim=(1, 2), keepdim=True)
+    return standardise(advantage, valid, size).to(rollout.obs.dtype), explained

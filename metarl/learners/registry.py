@@ -18,12 +18,12 @@ import importlib
 import operator
 import os
 import sys
-import traceback
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import ConfigError, EnvironmentContractError, MetarlError, nearest
+from metarl.core.messages import describe_error
 from metarl.learners.bmaml.config import BmamlConfig
 from metarl.learners.gp.config import GpConfig
 from metarl.learners.grbal.config import GrbalConfig
@@ -304,7 +304,7 @@ def build_learner(
     except Exception as error:
         if algorithm.name in ALGORITHMS:
             raise
-        raise ConfigError(f"--algo {algorithm.name}: {_describe(error)}") from error
+        raise ConfigError(f"--algo {algorithm.name}: {describe_error(error)}") from error
 
 
 # ----------------------------------------------------------------------------------------- plug-ins
@@ -345,18 +345,9 @@ def _load(name: str, module: str, attribute: str) -> type:
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name}: no module {error.name!r} can be imported") from error
     except Exception as error:
-        raise ConfigError(f"{name}: {_describe(error)}") from error
+        raise ConfigError(f"{name}: {describe_error(error)}") from error
     if not isinstance(found, type):
         classes = [key for key, value in vars(source).items() if isinstance(value, type)]
         hint = nearest(attribute, classes)
         raise ConfigError(f"{name}: {module} has no class {attribute!r}{hint}")
     return found
-
-
-def _describe(error: Exception) -> str:
-    """Describes an exception of foreign code in one line, with the place that raised it."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if isinstance(error, SyntaxError):  # its traceback ends in the import machinery
-        return text
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text} ({place.filename}, line {place.lineno})"

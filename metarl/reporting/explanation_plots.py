@@ -89,7 +89,7 @@ def _draw_number(axes: Axes, tree: Mapping[str, Any], number: Mapping[str, Any])
     axes.set_ylim(max(-0.5, min(values) - 0.05), 1.05)  # a bad fit can be far below zero
     state = number["state"] + ("" if known is None else f" after {format_steps(known)}")
     title = f"{number['name'].replace('_', ' ')}: {state}"
-    score = "$R^2$" if number["score"] == "R^2" else "accuracy"
+    score = "R\u00b2" if number["score"] == "R^2" else "accuracy"
     axes.set(title=title, xlabel="steps of experience in the trial", ylabel=score)
     add_legend(axes)
 

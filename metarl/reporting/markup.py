@@ -8,17 +8,24 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from metarl.core.messages import printable
 from metarl.reporting import plots
 
 _CSS = Path(__file__).with_name("report.css")
+
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
+)
+"""Element of a page's head after which a browser neither runs nor loads anything."""
 
 _HEAD = "\0"
 """First character of a cell that is the head of its row."""
 
 
 def escape(text: object) -> str:
-    """Returns a text as HTML."""
-    return html.escape(str(text), quote=True)
+    """Returns a text as HTML, without control characters."""
+    return html.escape(printable(text, keeps_lines=True), quote=True)
 
 
 def row_head(text: object) -> str:
@@ -38,7 +45,7 @@ def page(title: str, about: str, sections: Iterable[str], style: str = "") -> st
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>metarl: {escape(title)}</title>\n"
+        f"{POLICY}<title>metarl: {escape(title)}</title>\n"
         f"<style>\n{_CSS.read_text(encoding='utf-8')}{style}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(about)}</p>\n'
         + "\n".join(filter(None, sections))

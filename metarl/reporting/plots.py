@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from metarl.evaluation.results import experience
 from metarl.runs.reader import Group, RunData
@@ -49,6 +49,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
+    "text.parse_math": False,  # names of runs and environments may hold "$"
     "svg.fonttype": "none",
     "svg.hashsalt": "metarl",
 }
@@ -182,6 +183,7 @@ def _log_if_wide(axes: Axes, members: Sequence[Group], unit: str) -> None:
     positive = x[x > 0]
     if len(positive) and positive.max() > 30 * positive.min():
         axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))  # not that of mathtext
         axes.set_xlim(left=-0.3 * positive.min())  # there is no negative experience
 
 

@@ -6,8 +6,10 @@ The page draws the shapes and poses of `env.scene` in WebGL 2 with its own code;
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 
 from metarl.core.env import SceneEnv
 from metarl.core.files import write_atomically
+from metarl.core.messages import printable
 from metarl.reporting.episode import Episode
 
 _TEMPLATE = Path(__file__).with_name("replay.html")
@@ -52,10 +55,23 @@ def write_replay(
     fps, stride = panels[0][0].playback
     # worlds are JSON already
     data = f'{{"rate":{fps * stride},"worlds":[{",".join(worlds)}],"tasks":{_json(tasks)}}}'
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    page = page.replace("@TITLE@", html.escape(title), 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.replace("@DATA@", data, 1))
+    write_atomically(path, _fill_template(title, data))
+
+
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+"""The code of the page; its data stand in an element of another type."""
+
+
+def _fill_template(title: str, data: str) -> str:
+    """Returns the page; a browser runs its own script, and no other, and loads nothing."""
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    code = _SCRIPT.findall(page)[0]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    parts = {"POLICY": f"script-src 'sha256-{digest}'", "DATA": data}
+    parts["TITLE"] = html.escape(printable(title), quote=True)
+    # in one pass, because a title may be "@DATA@" too
+    return re.sub(f"@({'|'.join(parts)})@", lambda match: parts[match[1]], page)
 
 
 def _pack_world(scene: Mapping[str, Any]) -> dict[str, Any]:

@@ -300,7 +300,7 @@ def _list_links(files: Sequence[tuple[RunData, Path]], folder: Path, text: str) 
     """Writes links to files of runs, relative to `folder`, with a note; nothing without files."""
     items = []
     for run, path in files:
-        link = quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+        link = quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
         items.append(f'<li><a href="{escape(link)}">{escape(f"{run.name}: {path.name}")}</a></li>')
     return f"<ul>\n{''.join(items)}</ul>{note(text)}" if items else ""
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 import re
 import shutil
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from metarl.core.errors import ConfigError, ResourceError, RunExists
 from metarl.core.files import clean_name, split_robot_file
+from metarl.core.messages import notify
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
@@ -117,7 +117,7 @@ def clear(run_dir: Path, settings: str = "") -> None:
     paths = list(run_dir.iterdir())
     if paths:
         text = "was started before, and stopped before anything was trained; starting anew"
-        print(f"metarl: {run_dir} {text}", file=sys.stderr)
+        notify(f"{run_dir} {text}")
     for path in paths:
         remove(path)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metarl.config.trust import FLAG, names_code
 from metarl.core.errors import CheckpointError, ConfigError, ResourceError, require_package
-from metarl.core.files import split_robot_file
 from metarl.core.yaml_files import load_yaml
 from metarl.runs import published
 from metarl.runs.progress import heartbeat
@@ -118,8 +118,8 @@ def _refuse_code(address: Address, folder: Path) -> None:
     settings = load_yaml(folder / "config.yaml")
     for key in ("env", "algo"):
         value = str(settings.get(key))
-        if ":" in value and split_robot_file(value) is None:
-            hint = f"if you trust that code and have it, load the folder {folder}"
+        if names_code(value):
+            hint = f"if you trust that code and have it, load the folder {folder} with {FLAG}"
             raise ConfigError(f"{address}: its {key} is the code {value!r}; {hint}")
 
 

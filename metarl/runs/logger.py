@@ -21,11 +21,12 @@ import numpy as np
 
 from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import Unreadable, parse_json, read_file, write_atomically
+from metarl.core.messages import warn
 from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
 from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
 
-TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
+TIME_FIELDS = frozenset({"seconds", "steps_per_second", "workers/restarts"})
 """Keys that differ between two runs that are otherwise equal bit for bit; so do `time/...`."""
 
 _FILE = "metrics.jsonl"
@@ -262,6 +263,6 @@ def _cut_back(path: Path, start_iteration: int) -> list[dict[str, Any]]:
         kept.append(record)
     if len(kept) != start_iteration:
         lost = f"{path} has {len(kept)} of the {start_iteration} records before the checkpoint"
-        print(f"metarl: warning: {lost}", file=sys.stderr)
+        warn(lost)
     write_atomically(path, "".join(line + "\n" for line in lines))
     return kept

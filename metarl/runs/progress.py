@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TextIO
 
 from metarl.config.schema import TrainConfig
+from metarl.core.messages import printable, show
 
 _LINE_EVERY = 2.0
 """Least time between two lines of finished iterations where there is no terminal [s]."""
@@ -46,11 +47,11 @@ def heartbeat(text: str, *, stream: TextIO | None = None, every: float = 5.0) ->
         every: Time between two lines where there is no terminal [s].
     """
     out = stream or sys.stdout
-    terminal, began = is_terminal(out), time.monotonic()
+    terminal, began, shown = is_terminal(out), time.monotonic(), printable(text)
     start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
 
     def beat() -> None:
-        out.write(f"{start}{text} ... {time.monotonic() - began:.0f} s{end}")
+        out.write(f"{start}{shown} ... {time.monotonic() - began:.0f} s{end}")
         out.flush()
 
     pulse = _Pulse(beat, 1.0 if terminal else every)
@@ -201,7 +202,7 @@ class ProgressLines:
 
     def _print(self, line: str) -> None:
         self._heard_at = time.monotonic()
-        print(line, file=self._stream, flush=True)
+        show(line, stream=self._stream)
 
 
 class ProgressTable:

@@ -48,6 +48,7 @@ def write_run_json(
     threads: int,
     is_deterministic: bool = False,
     init_from: Mapping[str, Any] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Writes run.json; for a resumed run, adds this start under "resumed".
 
@@ -59,16 +60,18 @@ def write_run_json(
         is_deterministic: torch refuses operations that do not repeat bit for bit. Only a GPU has
             such ones, and without it a run on a GPU is promised nothing.
         init_from: The run and the checkpoint that a fine-tuned run starts from.
+        sources: Hash of the source of each plug-in by its module.
 
     Returns:
-        One line for each version, commit, device or processor that differs from the first start,
-        so that the bit-for-bit contract does not hold; empty for a new run.
+        One line for each version, commit, source, device or processor that differs from the first
+        start, so that the bit-for-bit contract does not hold; empty for a new run.
 
     Raises:
         CheckpointError: The file exists and is not a run.json.
     """
     is_repeatable = is_deterministic or device.partition(":")[0] == "cpu"
     facts = _collect_facts(device, threads) | {"is_repeatable": is_repeatable}
+    facts["sources"] = dict(sources or {})
     path = run_dir / "run.json"
     if not path.exists():
         contract = _CONTRACT + (_PROMISE if is_repeatable else _NO_PROMISE)
@@ -85,7 +88,34 @@ def write_run_json(
     write_atomically(path, json.dumps(record, indent=1))
     after = _select_fixed_facts(facts)
     names = [name for name in after if before.get(name) != after[name]]
-    return [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
+    lines = [f"{name}: {before.get(name)} at the start, {after[name]} now" for name in names]
+    return lines + _find_edits(record, facts["sources"])
+
+
+def _find_edits(record: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+    """Returns a line for each plug-in whose source was another one at the start of a run."""
+    before = record.get("sources")
+    before = before if isinstance(before, dict) else {}
+    return [
+        f"the source of {module} has been edited since the start"
+        for module, digest in sources.items()
+        if before.get(module, digest) != digest
+    ]
+
+
+def describe_edits(run_dir: Path, sources: Mapping[str, str]) -> list[str]:
+    """Returns a line for each plug-in whose source is not the one that a run was trained with.
+
+    Args:
+        run_dir: Folder of the run.
+        sources: Hash of the source of each plug-in by its module.
+    """
+    try:
+        record = load_json(run_dir / "run.json")
+    except (OSError, ValueError):
+        return []
+    edited = _find_edits(record, sources) if isinstance(record, dict) else []
+    return [f"{run_dir}: {line}, so that returns may not be comparable" for line in edited]
 
 
 def describe_version_change(run_dir: Path, spec: Any) -> str | None:

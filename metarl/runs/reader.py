@@ -15,6 +15,7 @@ import numpy as np
 
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.files import load_json
+from metarl.core.messages import printable, printable_tree
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import results
@@ -114,7 +115,9 @@ def load_all(paths: Sequence[Path]) -> list[RunData]:
     """
     runs = [load(path) for path in paths]
     names = [run.name for run in runs]
-    return [replace(run, name=str(run.path)) if names.count(run.name) > 1 else run for run in runs]
+    return [
+        replace(run, name=printable(run.path)) if names.count(run.name) > 1 else run for run in runs
+    ]
 
 
 def load(path: Path) -> RunData:
@@ -124,7 +127,7 @@ def load(path: Path) -> RunData:
         CheckpointError: It is no run folder or has an unreadable file; names file and cause.
     """
     try:
-        config = flatten(load_yaml(path / "config.yaml"))
+        config = printable_tree(flatten(load_yaml(path / "config.yaml")))
         if "env" not in config or "algo" not in config:
             raise ConfigError(f"{path / 'config.yaml'}: has no env and algo")
     except ConfigError as error:
@@ -136,7 +139,7 @@ def load(path: Path) -> RunData:
     videos = sorted(p for p in folder.glob("*") if p.suffix in _VIDEOS and p.name[0] != ".")
     return RunData(
         path=path,
-        name=name_of(path),
+        name=printable(name_of(path)),
         config=config,
         metrics=_read_columns(path / "metrics.jsonl"),
         record=_read_record(path / "run.json"),
@@ -159,7 +162,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = load_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
-    return record if isinstance(record, dict) else {}
+    return printable_tree(record) if isinstance(record, dict) else {}
 
 
 def _read_explanation(run: Path) -> dict[str, Any] | None:

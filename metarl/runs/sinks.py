@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from metarl.config.schema import TrainerConfig
 from metarl.core.errors import CheckpointError, ResourceError, require_package
 from metarl.core.files import load_json, write_atomically
+from metarl.core.messages import warn
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
 from metarl.evaluation.table import table
@@ -150,7 +151,11 @@ class TensorBoardSink:
             purge = start_step + 1 if start_step else 0
         with ExitStack() as silence, name_disk_failures(self._path):
             silence.enter_context(_SILENCE)
-            self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
+            try:
+                self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
+            except UnicodeError:  # TensorBoard's own writer of files
+                warn(f"{run_dir}: TensorBoard cannot write to a path that is no UTF-8")
+                return False
             if start_step == 0 or not is_known:
                 self._write_settings(settings)
             self._silence = silence.pop_all()
@@ -174,12 +179,16 @@ class TensorBoardSink:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds scalars."""
+        if self._events is None:
+            return
         with name_disk_failures(self._path):
             for tag, value in metrics.items():
                 self._events.add_scalar(tag, value, step)
 
     def write_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
         """Adds the mean returns as scalars and the table as text."""
+        if self._events is None:
+            return
         self.write(step, evaluation_metrics(result))
         text = "\n".join(f"    {line}" for line in table(result).splitlines())
         with name_disk_failures(self._path):
@@ -188,7 +197,8 @@ class TensorBoardSink:
     def flush(self) -> None:
         """Brings the events to the disk; a failure is raised by the next write."""
         with suppress(OSError):
-            self._events.flush()
+            if self._events is not None:
+                self._events.flush()
 
     def close(self) -> None:
         """Closes the event file."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from metarl.core.errors import CheckpointError, MetarlError, Preempted, handle_signals
+from metarl.core.messages import notify, show
 from metarl.runs import folder
 from metarl.runs.progress import estimate_finish, is_terminal
 from metarl.suites.plan import Declared, Failure, Plan
@@ -206,7 +207,7 @@ class _Runner:
             self._send(number)
             name = signal.Signals(number).name
             text = "the runs finish their iterations and are saved; once more stops them at once"
-            print(f"metarl: {name}: {text}", file=sys.stderr, flush=True)
+            notify(f"{name}: {text}")
 
     def _send(self, number: int) -> None:
         for process in self._active:
@@ -216,7 +217,7 @@ class _Runner:
 
     def _print(self, line: str) -> None:
         start = _CLEAR_LINE if is_terminal(self._stream) else ""
-        print(f"{start}{line}", file=self._stream, flush=True)
+        show(line, start=start, stream=self._stream)
 
     def _beat(self) -> None:
         terminal, now = is_terminal(self._stream), time.monotonic()
@@ -224,7 +225,7 @@ class _Runner:
             return
         self._shown_at = now
         start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
-        print(f"{start}{self._describe()}", end=end, file=self._stream, flush=True)
+        show(self._describe(), start=start, end=end, stream=self._stream)
 
     def _describe(self) -> str:
         running = [process.run for process in self._active]

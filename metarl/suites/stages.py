@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.config.schema import to_yaml
+from metarl.config.trust import names_code
 from metarl.core.errors import CheckpointError
 from metarl.core.files import load_json, parse_json, write_atomically
 from metarl.evaluation import results
@@ -27,6 +28,9 @@ def next_command(run: Run) -> list[str] | None:
     is_evaluated = not trainer.evaluate_tasks or find_evaluation(run) is not None
     if done < run.config.iterations or not is_evaluated:
         words = ["train", "--resume", path, "--iterations", str(run.config.iterations)]
+        # the file of the suite names them, so the user trusts them, and no others
+        words += ["--env", run.config.env] if names_code(run.config.env) else []
+        words += ["--algo", run.config.algo] if names_code(run.config.algo) else []
         words += ["--trainer.evaluate-tasks", str(trainer.evaluate_tasks)]
         return [*words, "--trainer.video" if trainer.video else "--trainer.no-video"]
     return None

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl import builders
+from metarl.config.changes import find_changes
 from metarl.config.parser import merge
 from metarl.config.schema import (
     IN_FILE,
     PRESETS,
     TrainConfig,
     build_config,
-    find_changes,
     from_yaml,
 )
 from metarl.config.shipped import find_shipped, list_shipped

@@ -15,7 +15,7 @@ import torch
 from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig
 from metarl.core.allocation import keep_freed_memory
-from metarl.core.env import BatchEnv, supports
+from metarl.core.env import BatchEnv, HasWorkers, NoAnswer, supports
 from metarl.core.errors import (
     CheckpointError,
     MetarlError,
@@ -124,6 +124,7 @@ class Trainer:
         self.env, self.learner, self.distribution = env, learner, distribution
         self.config, self.log = config, log
         self._collector = Collector(env)
+        self._workers = env if supports(env, HasWorkers) else None
         self.checkpoints = run_dir / "checkpoints"
         self.progress = progress or Progress()
         if config.curriculum.success is not None and self.progress.level is None:
@@ -151,7 +152,8 @@ class Trainer:
         with handle_signals(self._note_signal), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
-                with self._save_on_failure(), name_failures(f"iteration {iteration + 1}"):
+                place = f"iteration {iteration + 1}"
+                with self._save_on_failure(), self._stop_on_silence(), name_failures(place):
                     done = self._iterate(iteration)
                 ended = time.monotonic()
                 self.progress = replace(
@@ -269,11 +271,24 @@ class Trainer:
             self.save()
             raise
 
+    @contextmanager
+    def _stop_on_silence(self) -> Generator[None]:
+        """Stops before the end of an iteration in which an environment hangs, if asked to stop."""
+        try:
+            yield
+        except MetarlError as error:
+            if not (self._stop and isinstance(error.__cause__, NoAnswer)):
+                raise
+            done = f"stopped by {self._stop} after iteration {self.progress.iteration}"
+            raise Preempted(f"{done}, as the next one hangs: {error}") from error
+
     def _note_signal(self, number: int, frame: object) -> None:
         """Stops after the iteration at the first signal, and at once at the second."""
         if self._stop:
             interrupt(number, frame)
         self._stop = signal.Signals(number).name
+        if self._workers is not None:
+            self._workers.hurry()
         text = f"metarl: {self._stop}: stopping after this iteration; once more stops at once"
         with suppress(OSError):  # SIGHUP says that the terminal is closed
             self.log.notify(text)
@@ -292,6 +307,7 @@ class Trainer:
             "rollout/length": done.length,
             "rollout/terminated": done.terminated,
             "rollout/faults": done.faults,
+            **({"workers/restarts": self._workers.restarts} if self._workers else {}),
             **done.metrics,
         }
 

@@ -68,7 +68,7 @@ def test_another_version_of_the_environment_gives_a_warning(command, run_copy, c
 
 
 def copy_as_seed_1(run):
-    """Copies a run beside itself and sets the seed of its config to 1; returns the folder."""
+    """Copies a run beside itself as if it had been trained with seed 1; returns the folder."""
     path = run.with_name("seed1")
     shutil.copytree(run, path)
     change_settings(path, "seed: 0\n", "seed: 1\n")

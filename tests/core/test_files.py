@@ -144,3 +144,13 @@ def test_write_removes_what_killed_ones_left(tmp_path):
         os.utime(tmp_path / name, (0, 0))
     write_atomically(tmp_path / "a.json", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "a.json"])
+
+
+def test_full_disk_names_the_file(tmp_path, monkeypatch):
+    def refuse(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=r"No space left on device: '.*first.json'"):
+        write_atomically(tmp_path / "first.json", "content")
+    assert list(tmp_path.iterdir()) == []

@@ -153,6 +153,15 @@ def test_standardise_turns_rounding_differences_into_zeros():
     assert standardise(1e6 * (1.0 + 1e-3 * noise), valid).std() > 0.99
 
 
+def test_standardise_of_tiny_constants_is_zero():
+    valid = torch.ones(1, 2, 3, dtype=torch.bool)
+    for constant in (0.0, 1e-9, 3e-30):
+        tiny = torch.full((1, 2, 3), constant, dtype=torch.float64)
+        assert not standardise(tiny, valid, abs(constant)).any()
+    rising = torch.arange(6.0, dtype=torch.float64).reshape(1, 2, 3)
+    assert standardise(1e-20 * rising, valid, 1e-20).std() > 0.9
+
+
 def test_standardise_of_a_constant_task_keeps_the_others():
     advantage = torch.tensor([[[5.0, 5.0]], [[1.0, 3.0]]])
     result = standardise(advantage, torch.ones(2, 1, 2, dtype=torch.bool))

@@ -242,3 +242,13 @@ def test_advantages_of_double_observations_are_double():
     rollout = make_rollout([[6, 6]], 6)
     double = dataclasses.replace(rollout, obs=rollout.obs.double())
     assert advantages(double, 0.99, 0.95)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-8, 1e-3, 1e3, 1e12])
+def test_advantages_do_not_depend_on_the_unit_of_the_reward(factor):
+    rollout = make_rollout([[8, 5, 3], [8, 1, 8]], 8)
+    plain, explained = advantages(rollout, 0.99, 0.95)
+    other = dataclasses.replace(rollout, reward=factor * rollout.reward.double())
+    scaled, again = advantages(other, 0.99, 0.95)
+    assert plain.abs().max() > 1.0 and again == pytest.approx(explained)
+    np.testing.assert_allclose(scaled.numpy(), plain.numpy(), rtol=0, atol=1e-4)

@@ -1,6 +1,7 @@
 """The page of a replay holds the recorded numbers, loads nothing, and runs in a browser."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -136,6 +137,26 @@ def test_replay_escapes_texts(tmp_path):
     assert page.title == evil and text.count("<script") == 2
     row = json.loads(page.data)["tasks"][0]
     assert row["words"] == evil and row["episodes"][0]["label"] == evil
+
+
+def test_title_may_be_a_placeholder(tmp_path):
+    page = Page(write(tmp_path, [[episode(2, text="@TITLE@")]], title="@DATA@ @POLICY@\x1b"))
+    assert page.title == "@DATA@ @POLICY@\\x1b"
+    assert json.loads(page.data)["tasks"][0]["words"] == "@TITLE@"
+
+
+def test_policy_of_the_page_allows_its_own_script_only(tmp_path):
+    text = write(tmp_path, [[episode(2)]])
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    code = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{digest}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
 
 
 def test_slow_env_is_played_at_20_steps_a_second(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.errors import require_package
+from metarl.core.messages import printable
 from metarl.deployment.export.graph import Graph, Port
 from metarl.deployment.onnx_file import CHECKSUM, NO_CHECKSUM, checksum
 
@@ -44,7 +45,8 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
     imports = [helper.make_opsetid("", OPERATORS)]
     model = helper.make_model(made, opset_imports=imports, ir_version=FORMAT)
     model.producer_name = "metarl"
-    helper.set_model_props(model, {**metadata, CHECKSUM: NO_CHECKSUM})
+    texts = {name: printable(text, keeps_lines=True) for name, text in metadata.items()}
+    helper.set_model_props(model, {**texts, CHECKSUM: NO_CHECKSUM})
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
     return content.replace(NO_CHECKSUM.encode(), checksum(content).encode())

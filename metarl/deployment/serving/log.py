@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+from metarl.core.messages import warn
 
 SHORTEST, LONGEST = 1e-6, 100.0
 """Range of the latencies that have bins of their own [s]."""
@@ -78,7 +79,7 @@ class Log:
         except OSError as error:
             self.close()
             reason = error.strerror or error
-            print(f"metarl: warning: {self._path}: {reason}; no more records", file=sys.stderr)
+            warn(f"{self._path}: {reason}; no more records")
 
     def refuse(self, reason: str) -> bool:
         """Counts a message that was refused; returns whether it is the first for this reason."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import sys
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from metarl.core.env import EnvSpec
 from metarl.core.errors import MetarlError
+from metarl.core.messages import notify
 from metarl.deployment.serving import json_lines
 from metarl.deployment.serving.limits import Limits, Watchdog
 from metarl.deployment.serving.log import Latencies, Log
@@ -58,7 +58,7 @@ class ServedPolicy(Protocol):
 
 def say(text: str) -> None:
     """Prints a line for people; the standard output may hold replies."""
-    print(f"metarl: {text}", file=sys.stderr, flush=True)
+    notify(text)
 
 
 def wire_format(spec: EnvSpec) -> WireFormat:

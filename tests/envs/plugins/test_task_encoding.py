@@ -53,4 +53,24 @@ def test_tasks_of_different_forms_have_no_common_form():
     assert infer_common_form([1.0, 2.0]) == infer_form(3.0)
     assert infer_common_form([1.0, (1.0, 2.0)]) is None and infer_common_form(["a", 1.0]) is None
     with pytest.raises(ValueError, match="not all of one form: 2"):
-        infer_form(1.0).encode(2)
+        infer_form((1.0, 1.0)).encode(2)
+
+
+@pytest.mark.parametrize("task", [(3, 0.86), [True, 2], (np.int8(3), 0.5, False), [1, 2.0]])
+def test_numbers_of_a_sequence_keep_their_types(task):
+    form = infer_form(task)
+    back = form.decode(form.encode(task))
+    assert back == task and type(back) is type(task)
+    assert list(map(type, back)) == list(map(type, task))
+
+
+def test_whole_numbers_and_fractions_may_mix():
+    tasks = [{"spot": 1, "k": 0.25}, {"spot": 0.5, "k": 0.75}]
+    form = infer_common_form(tasks)
+    for task in [*tasks, {"spot": 2, "k": 0.5}]:
+        back = form.decode(form.encode(task))
+        assert back == task and list(map(type, back.values())) == list(map(type, task.values()))
+    late = infer_common_form([{"spot": 1}, {"spot": 2}])  # the first fraction comes later
+    assert late.decode(late.encode({"spot": 0.5})) == {"spot": 0.5}
+    with pytest.raises(ValueError, match="not all of one form"):
+        form.encode({"spot": True, "k": 0.5})

@@ -90,11 +90,14 @@ def test_message_after_an_unrepeatable_episode_is_answered():
         play(env)
 
 
+WAIT = "; --trainer.env-timeout waits longer"
+
+
 def test_worker_that_hangs_in_reset_is_replaced():
     with closing(SubprocEnv("hangs", plugin_envs.HangsInReset, 1, timeout=2.0)) as env:
         env.set_tasks(TASKS, EPISODES)
         text = message(lambda: env.reset(streams()))
-        assert text == "hangs, task 2 (spot 0.70), episode 0, reset: no answer for 2 s"
+        assert text == f"hangs, task 2 (spot 0.70), episode 0, reset: no answer for 2 s{WAIT}"
         assert env.task_words(TASKS[0]) == "spot -0.90"
         with pytest.raises(RuntimeError, match="call reset before step"):
             env.step(np.zeros((ROWS, 1)), np.ones(ROWS, dtype=bool))
@@ -140,7 +143,7 @@ def test_step_that_hangs_is_reported_and_env_stays_usable():
         started = time.monotonic()
         text = message(lambda: play(env))
         assert time.monotonic() - started < 30.0
-        assert text == "hangs, task 2 (spot 0.70), episode 0, step 2: no answer for 2 s"
+        assert text == f"hangs, task 2 (spot 0.70), episode 0, step 2: no answer for 2 s{WAIT}"
         env.set_tasks(np.minimum(TASKS, 0.5), EPISODES)
         assert play(env)[0].shape == (STEPS + 1, ROWS, 2)
 
@@ -183,7 +186,7 @@ def test_close_ends_workers_and_frees_shared_memory():
     env = SubprocEnv("spots", plugin_envs.Spot, 2)
     env.set_tasks(TASKS, EPISODES)
     memory, ids = Path("/dev/shm") / env._block.name, process_ids(env)
-    assert memory.exists() and all(map(running, ids))
+    assert not memory.exists() and all(map(running, ids))  # nobody can take it away
     env.close()
     assert gone(ids) and not memory.exists()
     env.set_tasks(TASKS, EPISODES)
@@ -235,8 +238,9 @@ def make(**options):
     re.match("(a+)+b", "a" * 60)  # takes years, and holds Python's lock
 
 if __name__ == "__main__":
-    from metarl.envs.plugins.worker_pool import Worker
-    Worker(make, None, 60.0)
+    from metarl.envs.plugins.output import Output
+    from metarl.envs.plugins.worker_pool import Patience, Worker
+    Worker(make, None, Patience(60.0), Output("hanging"))
 """
 
 
