@@ -11,6 +11,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     GradedEnv,
+    HasFingerprint,
     HasRewardTerms,
     HasServos,
     MovableCamera,
@@ -51,6 +52,7 @@ class ObserveTask(Wrapper):
         HasRewardTerms,
         GradedEnv,
         HasServos,
+        HasFingerprint,
     )
 
     def __init__(self, env: BatchEnv):

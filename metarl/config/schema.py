@@ -55,6 +55,21 @@ class SamplerConfig:
     threads: int = 0
     """Physics threads; 0 uses all cores. Results do not depend on it."""
 
+    slices: int = 0
+    """Slices in which tasks are played; 0 is two halves. The last bits of a policy with a memory
+    depend on it, and so many workers of a cluster can play it; those of MAML do not."""
+
+    backend: Literal["local", "ray"] = "local"
+    """Where tasks are played: in this process, or by workers on a cluster of Ray. Results do not
+    depend on it."""
+
+    address: str = "local"
+    """Cluster of Ray: local starts one of this machine, auto takes the one that runs here or that
+    RAY_ADDRESS names, or host:port of its head."""
+
+    workers: int = 0
+    """Workers on the cluster, one processor each; 0 is one for each processor."""
+
     mirror: bool = False
     """Play every second training task in a mirror, left and right of the robot exchanged."""
 
@@ -62,7 +77,10 @@ class SamplerConfig:
         """Refuses values outside the ranges above, naming the field."""
         ranges = {"num_tasks": (1, 10**6), "num_episodes": (1, 10**6), "num_adaptations": (0, 1000)}
         require_between("sampler.", self, {**ranges, "train_tasks": (0, 10**6)})
-        require_between("sampler.", self, {"threads": (0, 4096)})
+        counts = {"threads": (0, 4096), "slices": (0, 10**6), "workers": (0, 10**6)}
+        require_between("sampler.", self, counts)
+        address = re.fullmatch(r"local|auto|[^\s:/]+:\d+", self.address)
+        require(address is not None, "sampler.address", self.address, "local, auto or host:port")
 
 
 @dataclass(frozen=True)
@@ -178,7 +196,8 @@ _IN_PRESET = {"iterations", "sampler", "trainer", "curriculum", "learner"}
 IN_FILE = {f.name for f in fields(TrainConfig)} - _COMMANDS
 """Fields that a file of settings may have."""
 
-FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | _COMMANDS
+_PLACE = {f"sampler.{name}" for name in ("threads", "backend", "address", "workers")}
+FREE_ON_RESUME = {"device", "iterations", "trainer"} | _PLACE | _COMMANDS
 """Fields that a resumed run may change; any other one would make it a different run."""
 
 
