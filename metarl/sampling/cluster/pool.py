@@ -22,9 +22,9 @@ from metarl.sampling.cluster.requests import (
     Workers,
 )
 
-START_LIMIT = 180.0
+START_LIMIT = 600.0
 """Time in which a first worker must answer, also when all others are lost [s]. Ray starts and
-imports torch in 10 s on an idle machine."""
+imports torch in a few seconds, but took 150 s on two busy cores."""
 
 MOST_FAILED_STARTS = 3
 """Workers in a row that end before they have answered; then the next would too."""

@@ -97,10 +97,14 @@ class RayWorkers:
 
     Raises:
         ResourceError: Ray is not installed, or nothing answers at the address.
+
+    Attributes:
+        actors: Those that were started and not stopped.
     """
 
     def __init__(self, address: str, build: Build):
         self._ray, self._build = connect(address), build
+        self.actors: list[Any] = []
         # an actor that is started again by Ray would not have been compared
         self._actor = self._ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Worker)
 
@@ -116,7 +120,8 @@ class RayWorkers:
 
     def start(self) -> Any:
         """Begins to start an actor."""
-        return self._actor.remote(self._build)
+        self.actors.append(self._actor.remote(self._build))
+        return self.actors[-1]
 
     def greet(self, worker: Any) -> Any:
         """Asks an actor for its facts."""
@@ -160,6 +165,7 @@ class RayWorkers:
 
     def stop(self, worker: Any) -> None:
         """Ends an actor."""
+        self.actors.remove(worker)
         self._ray.kill(worker)
 
     def close(self) -> None:
