@@ -1,4 +1,4 @@
-"""Collection on a cluster: what Ray costs on one machine, what is sent, and workers that are killed.
+"""Collection on a cluster: the cost of Ray on one machine, bytes sent, and killed workers.
 
     local           an iteration of MAML-TRPO on ant-dir with the collector of this process
     ray             the same with Ray's actors on the same cores
@@ -6,8 +6,8 @@
                     of it that the update reads, from the operations of torch
     kills           trainings in which actors are killed at random instants, against one without
 
-The first two take turns in one process. `--plan` prints what the measured shares give for more
-cores, over a simulated network.
+The first two take turns in one process. The measured shares of an iteration then give a prediction
+for more cores, over a simulated network.
 """
 
 from __future__ import annotations
@@ -27,13 +27,21 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.side_by_side import describe, machine, parser, table, take_turns, write_json
+from benchmarks.side_by_side import (
+    RATIO_HEADER,
+    Ratio,
+    describe,
+    machine,
+    parser,
+    table,
+    take_turns,
+    write_json,
+)
 from metarl import collecting
 from metarl.builders import build_env, build_learner
 from metarl.config.schema import build_config, to_yaml
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rng import stream
-from metarl.sampling.cluster.packing import pack
 from metarl.sampling.cluster.ray_workers import RayWorkers
 from metarl.sampling.sampler import Collector
 from metarl.sampling.trials import Key
@@ -107,7 +115,8 @@ def measure_bytes(config: Any) -> dict[str, float]:
         storages: dict[int, int] = {}
         for leaf in _list_tensors((rollouts, context)):
             size = leaf.untyped_storage().nbytes()
-            storages[leaf.untyped_storage().data_ptr()] = min(size, leaf.nbytes)
+            place = leaf.untyped_storage().data_ptr()
+            storages[place] = max(storages.get(place, 0), min(size, leaf.nbytes))
         with Reads() as reads:
             side.learner.update(context, rollouts, tasks)
         read = sum(size for place, size in storages.items() if place in reads.places)
@@ -167,33 +176,111 @@ def measure_kills(config: Any, number: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Measured costs of an iteration.
+
+    Attributes:
+        collect: Time of a core for the trial of a task, adaptation included [s].
+        update: Time of a core for a task of an update [s].
+        bytes: Sent for a task.
+        params: Bytes sent to every worker.
+    """
+
+    collect: float
+    update: float
+    bytes: float
+    params: float
+
+
+@dataclass(frozen=True)
 class Network:
     """A simulated network.
 
     Attributes:
         latency: Of a message [s].
-        bandwidth: Of the machine of the update [bytes/s].
+        bandwidth: Of every machine [bytes/s].
+        machine: Cores of a machine.
     """
 
-    latency: float
-    bandwidth: float
+    latency: float = 1e-4
+    bandwidth: float = 10e9 / 8
+    machine: int = 64
 
 
-def predict(shares: dict[str, float], cores: int, network: Network) -> dict[str, float]:
-    """Predicts an iteration whose tasks grow with the cores (N tasks for each core).
+def simulate(shares: Shares, cores: int, tasks: int, network: Network, updaters: int) -> float:
+    """Simulates an iteration; returns its time [s].
 
-    Args:
-        shares: Seconds of collection of a task on one core, seconds of update of a task on one
-            core, bytes of a task, bytes of the parameters, tasks for each core.
-        cores: Number of cores, for the workers and the update alike.
-        network: The network.
+    The parameters go to the machines in turn, and results come back in the order in which they are
+    ready, through the one network interface of the machine of the update. Every core plays
+    `tasks` tasks. The update has `updaters` cores.
     """
-    tasks = shares["tasks"] * cores
-    collect = shares["collect"] * shares["tasks"]
-    # messages of all workers pass one after another through the machine of the update
-    transfer = network.latency * 2 + (shares["bytes"] * tasks) / network.bandwidth
-    update = shares["update"] * tasks / min(cores, shares["update_cores"])
-    total = collect + transfer + update
-    ideal = collect + shares["update"] * shares["tasks"]
-    parts = {"collect": collect, "transfer": transfer, "update": update}
-    return {**parts, "total": total, "efficiency": ideal / total}
+    machines = -(-cores // network.machine)
+    free, arrivals = 0.0, []
+    for _ in range(machines):
+        free += shares.params / network.bandwidth
+        arrivals.append(free + network.latency)
+    ends = []
+    for core in range(cores):
+        # tasks differ by a tenth in length, drawn evenly: the slowest core is waited for
+        factor = 1.0 + 0.1 * (core + 0.5) / cores - 0.05
+        ends.append(arrivals[core // network.machine] + factor * tasks * shares.collect)
+    free = 0.0
+    for end in sorted(ends):
+        free = max(free, end + network.latency) + tasks * shares.bytes / network.bandwidth
+    return free + shares.update * tasks * cores / updaters
+
+
+def plan(shares: Shares, network: Network) -> list[list[str]]:
+    """Returns rows of the predicted efficiency for numbers of cores; 1 is as one core alone."""
+    rows = []
+    for cores in (2, 16, 256, 4096):
+        row = [str(cores)]
+        for tasks, updaters in ((4, 4), (4, cores), (40, cores)):
+            ideal = tasks * (shares.collect + shares.update)
+            spent = simulate(shares, cores, tasks, network, min(updaters, cores))
+            row.append(f"{ideal / spent:.2f}")
+        rows.append(row)
+    return rows
+
+
+def measure(quick: bool, kills: int) -> dict[str, Any]:
+    """Measures everything, and prints it as it comes."""
+    sizes = {"num_tasks": 4, "num_episodes": 2} if quick else {}
+    config = build_config("ant-dir", "maml-trpo", {"sampler": sizes})
+    sides = {name: Side(config, is_remote=name == "ray") for name in ("local", "ray")}
+    timings = take_turns({name: side.round for name, side in sides.items()}, 2 if quick else 7)
+    ratio = Ratio.of("ray / local", timings["ray"], timings["local"], target=0.9)
+    print(table(RATIO_HEADER, [ratio.row()]))
+    collect, update = sides["local"].seconds
+    print(f"local: collect {collect:.2f} s, update {update:.2f} s")
+    for side in sides.values():
+        side.close()
+    num_tasks = config.sampler.num_tasks
+    wide = build_config("ant-dir", "maml-trpo", {"sampler": sizes or {"num_tasks": 40}})
+    moved = measure_bytes(wide)
+    print(
+        f"MB moved {moved['moved'] / 1e6:.1f}, read {moved['read'] / 1e6:.1f}: {moved['ratio']:.2f}"
+    )
+    tasks = wide.sampler.num_tasks
+    scale = CORES / num_tasks
+    shares = Shares(collect * scale, update * scale, moved["moved"] / tasks, 1e5)
+    rows = plan(shares, Network())
+    print(table(("cores", "4 tasks, update on 4", "4, on all", "40, on all"), rows))
+    small = build_config("navigation-2d", "maml-trpo", {})
+    killed = measure_kills(small, kills) if kills else {}
+    print(f"kills: {killed}")
+    timed = {name: timing.record() for name, timing in timings.items()}
+    return {"timings": timed, "bytes": moved, "plan": rows, "kills": killed}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=50, help="actors to kill; 0 kills none")
+    chosen = options.parse_args()
+    about = machine(("ray", "mujoco", "torch", "numpy"))
+    print(describe(about))
+    write_json(chosen.json, {"machine": about, **measure(chosen.quick, chosen.kills)})
+
+
+if __name__ == "__main__":
+    main()

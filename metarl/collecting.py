@@ -139,4 +139,5 @@ def collect_facts(env: Any) -> Any:
         env=hashlib.sha256(text.encode()).hexdigest(),
         processor=provenance.read_processor(),
         place=platform.node(),
+        process=os.getpid(),
     )

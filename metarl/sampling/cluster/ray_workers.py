@@ -105,6 +105,8 @@ class RayWorkers:
     def __init__(self, address: str, build: Build):
         self._ray, self._build = connect(address), build
         self.actors: list[Any] = []
+        self._greeted: dict[Any, Any] = {}
+        self._processes: dict[Any, int] = {}
         # an actor that is started again by Ray would not have been compared
         self._actor = self._ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Worker)
 
@@ -118,6 +120,10 @@ class RayWorkers:
         sizes = (node["Resources"].get("object_store_memory", 0) for node in alive)
         return int(min(sizes, default=0))
 
+    def list_processes(self) -> list[int]:
+        """Returns the process ids of the actors that have answered, on whatever machines."""
+        return [self._processes[actor] for actor in list(self.actors) if actor in self._processes]
+
     def start(self) -> Any:
         """Begins to start an actor."""
         self.actors.append(self._actor.remote(self._build))
@@ -125,7 +131,9 @@ class RayWorkers:
 
     def greet(self, worker: Any) -> Any:
         """Asks an actor for its facts."""
-        return worker.facts.remote()
+        call = worker.facts.remote()
+        self._greeted[call] = worker
+        return call
 
     def put(self, state: Mapping[str, np.ndarray]) -> Any:
         """Puts the state of the learner into the object store."""
@@ -152,9 +160,12 @@ class RayWorkers:
             WorkerLost: The actor, its machine or the answer is gone.
             StoreTooSmall: The answer does not fit into the object store.
         """
-        errors = self._ray.exceptions
+        errors, greeted = self._ray.exceptions, self._greeted.pop(call, None)
         try:
-            return self._ray.get(call)
+            answer = self._ray.get(call)
+            if greeted is not None:
+                self._processes[greeted] = answer.process
+            return answer
         except (errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
             hint = "start Ray with a larger --object-store-memory"
             raise StoreTooSmall(hint) from error

@@ -77,12 +77,14 @@ class Facts:
         env: Hash of the environment's description and model.
         processor: Kind of processor; the last bits of results may depend on it.
         place: Name of the machine, for messages; not compared.
+        process: Id of the process; not compared.
     """
 
     versions: Mapping[str, str | None]
     env: str
     processor: str
     place: str
+    process: int = 0
 
     def describe_difference(self, other: Facts) -> str:
         """Returns in a few words what another worker has otherwise, "" if nothing."""

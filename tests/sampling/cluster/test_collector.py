@@ -1,72 +1,20 @@
 """Trials on workers, bit for bit those of one machine."""
 
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from cluster_cases import CASES, config_of, iterate, parts, trained_here
 from thread_workers import ThreadWorkers
 
 from metarl import collecting
-from metarl.builders import build_env, build_learner, collecting_env, training_tasks
+from metarl.builders import build_env, training_tasks
 from metarl.config.schema import build_config, to_yaml
 from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
-from metarl.sampling.cluster.requests import WorkerLost
 from metarl.sampling.sampler import Collector
 from metarl.sampling.trials import Key
-
-SMALL = {"hidden_sizes": [8]}
-MEMORY = {"memory_size": 16, "hidden_size": 16}
-CASES = {
-    "maml": ("maml-trpo", "navigation-2d", SMALL),
-    "cavia": ("cavia", "navigation-2d", SMALL),
-    "anil": ("anil", "navigation-2d", SMALL),
-    "meta-sgd": ("meta-sgd", "navigation-2d", SMALL),
-    "maml-ppo": ("maml-ppo", "navigation-2d", SMALL),
-    "normalized": ("maml-trpo", "navigation-2d", {**SMALL, "normalize_obs": True}),
-    "rl2": ("rl2", "navigation-2d", MEMORY),
-    "teacher": ("teacher-student", "navigation-2d", {**MEMORY, "teacher_updates": 1}),
-    "robot": ("maml-trpo", "half-cheetah-dir", SMALL),
-    "robot rl2": ("rl2", "half-cheetah-dir", MEMORY),
-    "mirror": ("maml-trpo", "quadruped-dir", SMALL),
-    "odd mirror": ("rl2", "quadruped-dir", MEMORY),
-}
-
-
-def config_of(case, **sampler):
-    algo, env, learner = CASES[case]
-    sizes = {"num_tasks": 5, "num_episodes": 3, "num_adaptations": 1, "threads": 1}
-    if env != "navigation-2d":
-        sizes["slices"] = 2
-    sizes["mirror"] = "mirror" in case
-    settings = {"sampler": sizes | sampler, "learner": learner, "iterations": 5}
-    return build_config(env, algo, settings)
-
-
-def parts(config):
-    env = collecting_env(config, build_env(config))
-    return env, build_learner(config, env, "cpu")
-
-
-def iterate(config, collector, learner, env, iterations=3):
-    """Trains; returns the state and the metrics of every iteration."""
-    found, sampler = [], config.sampler
-    distribution = training_tasks(env, config)
-    for iteration in range(iterations):
-        tasks = distribution.sample(stream(0, "tasks", iteration), sampler.num_tasks)
-        key, sizes = Key(0, "train", iteration), (sampler.num_episodes, sampler.num_adaptations)
-        rollouts, context = collector.trial(learner, tasks, *sizes, key, is_training=True)
-        terms = collector.take_reward_terms()
-        found.append(({**learner.update(context, rollouts, tasks), **terms}, learner.state_dict()))
-    return found
-
-
-def trained_here(config):
-    env, learner = parts(config)
-    with closing(env), closing(Collector(env, config.sampler.slices)) as collector:
-        return iterate(config, collector, learner, env)
 
 
 @contextmanager
@@ -142,10 +90,6 @@ def test_own_loops_and_given_environments_are_refused():
     config = build_config("navigation-2d", "sb3-ppo", {"sampler.backend": "ray"})
     with pytest.raises(ConfigError, match="--sampler.backend ray with --algo sb3-ppo: it collects"):
         collecting.build_collector(config, build_env(config), None)
-    config = replace(config_of("maml", backend="ray"))
+    config = config_of("maml", backend="ray")
     with pytest.raises(ConfigError, match="workers cannot build navigation-2d again"):
         collecting.build_collector(config, build_env(config), None, is_given=True)
-
-
-def test_worker_lost_is_an_error_of_its_own():
-    assert issubclass(WorkerLost, Exception)
