@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -89,11 +89,10 @@ class ClusterCollector:
         del learner
         if not explore:
             raise ValueError("a cluster collects with exploration only")
-        cuts, held = self._cut(), context
+        cuts, held = self._cut(), cast(Any, context)
         is_one = len(cuts) == 1
         before: list[Any] = [
-            held if is_one else held.slice_tasks(own.start, own.stop)  # ty: ignore[unresolved-attribute]
-            for own, _ in cuts
+            held if is_one else held.slice_tasks(own.start, own.stop) for own, _ in cuts
         ]
         shards = [
             self._shard(*cut, key, k=k, context=pack(part))
@@ -108,7 +107,7 @@ class ClusterCollector:
         if not supports(context, JoinableContext):
             hint = "give it `join`, or leave out `slice_tasks` (metarl/core/learner.py)"
             raise ConfigError(f"{type(context).__name__} was changed by `act`; {hint}")
-        return rollout, type(context).join(after)
+        return rollout, type(held).join(after)
 
     def require_memory(self, num_tasks: int, num_episodes: int, num_adaptations: int) -> None:
         """Checks that the shared memory of every machine can hold a shard of a trial.

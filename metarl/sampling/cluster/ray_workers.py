@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -54,10 +55,10 @@ def _find_address(address: str) -> str:
 
     Ray itself waits for minutes, and then ends the process.
     """
-    from ray._private import services  # `ray.init(address="auto")` finds it in the same way
-
     flag, found = f"--sampler.address {address}", address
     if address == "auto":
+        # `ray.init(address="auto")` finds it in the same way
+        services = importlib.import_module("ray._private.services")
         try:
             found = services.get_ray_address_from_environment("auto", None)
         except ConnectionError as error:
