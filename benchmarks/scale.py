@@ -109,6 +109,7 @@ class Reads(TorchDispatchMode):
 def measure_bytes(config: Any) -> dict[str, float]:
     """Measures an iteration: bytes sent by and to the workers, and those that the update reads."""
     with closing(Side(config, is_remote=True)) as side, one_torch_thread():
+        side.round()  # a first update only measures the scale of observations
         side.collector.take_counts()
         rollouts, context, tasks = side.collect()
         moved = side.collector.take_counts()["workers/megabytes"] * 1e6
