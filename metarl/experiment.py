@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from metarl.builders import (
     require_phases,
     training_tasks,
 )
+from metarl.collecting import build_collector
 from metarl.config.schema import TrainConfig, to_yaml
 from metarl.config.trust import resume_command, trust
 from metarl.core.errors import (
@@ -91,7 +92,9 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)
-        policy = _train_in_folder(config, (env, collecting), learner, device, source)
+        collector = build_collector(config, collecting, learner, is_given=is_given)
+        with closing(collector):
+            policy = _train_in_folder(config, (env, collector), learner, device, source)
         on_failure.pop_all()
     policy.is_env_owned = not is_given
     return policy
@@ -99,15 +102,15 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
 
 def _train_in_folder(
     config: TrainConfig[Any],
-    envs: tuple[Any, Any],
+    places: tuple[Any, Any],
     learner: Any,
     device: Any,
     source: dict[str, Any] | None,
 ) -> TrainedPolicy:
-    """Trains in the run folder; envs are the environment and that in which it is trained."""
+    """Trains in the run folder; places are the environment and the collector of the training."""
     from metarl.training.trainer import Trainer
 
-    env, collecting = envs
+    env, collector = places
     with open_folder(config) as path:
         if config.resume:
             refuse_other_version(path, env.spec)
@@ -122,7 +125,7 @@ def _train_in_folder(
             with open_log(policy) as log:
                 tasks = training_tasks(env, config)
                 start = progress if config.resume else None
-                trainer = Trainer(collecting, learner, tasks, config, path, log, start)
+                trainer = Trainer(env, learner, tasks, config, path, log, start, collector)
                 trainer.run()
     policy.num_trained = trainer.progress.iteration - progress.iteration
     policy.progress = trainer.progress

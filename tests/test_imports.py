@@ -25,6 +25,7 @@ metarl.training
 metarl.reporting
 metarl.deployment
 metarl.builders
+metarl.collecting
 metarl.environments
 metarl.trained_policy
 metarl.restoring

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
@@ -151,6 +152,7 @@ class MujocoBatchEnv:
         """
         check_streams(self.spec, None if self._batch is None else self._batch.nsim, rngs)
         states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
+        self._tally.start()
         self._start_streams(np.arange(len(rngs)), rngs)
         return self.restore(*map(np.array, zip(*states, strict=True)))
 
@@ -318,9 +320,15 @@ class MujocoBatchEnv:
             parts["contact"] = -terms.contact_costs(self._forces.reshape(len(effort), -1))
         return parts
 
-    def take_reward_sums(self) -> tuple[dict[str, float], int]:
+    def take_reward_sums(self) -> tuple[dict[str, np.ndarray], int]:
         """See `HasRewardTerms`."""
         return self._tally.take()
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the compiled model; see `HasFingerprint`."""
+        data = np.empty(mujoco.mj_sizeModel(self.model), dtype=np.uint8)
+        mujoco.mj_saveModel(self.model, None, data)
+        return hashlib.sha256(data).hexdigest()
 
     def _find_diverged(self) -> np.ndarray:
         """Returns the mask (M,) of rows with new warnings of MuJoCo or a speed beyond MAX_SPEED."""

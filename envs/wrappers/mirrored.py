@@ -16,6 +16,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     GradedEnv,
+    HasFingerprint,
     HasRewardTerms,
     RestartableEnv,
     SplittableEnv,
@@ -68,7 +69,14 @@ class Mirrored(Wrapper):
         UnsupportedHere: The robot or its observation has no mirror image; the message names what.
     """
 
-    forwarded = (BatchEnv, RestartableEnv, SplittableEnv, HasRewardTerms, GradedEnv)
+    forwarded = (
+        BatchEnv,
+        RestartableEnv,
+        SplittableEnv,
+        HasRewardTerms,
+        GradedEnv,
+        HasFingerprint,
+    )
 
     def __init__(self, env: BatchEnv):
         if not isinstance(env, MujocoBatchEnv):

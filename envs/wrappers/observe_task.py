@@ -11,6 +11,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     GradedEnv,
+    HasFingerprint,
     HasRewardTerms,
     HasServos,
     HasWorkers,
@@ -52,6 +53,7 @@ class ObserveTask(Wrapper):
         HasRewardTerms,
         GradedEnv,
         HasServos,
+        HasFingerprint,
         HasWorkers,
     )
 

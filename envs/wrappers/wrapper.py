@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 from metarl.core.env import supports
 
 
@@ -47,9 +49,13 @@ class Wrapper:
         """See `HasWorkers`."""
         self._env.hurry()
 
-    def take_reward_sums(self) -> tuple[dict[str, float], int]:
+    def take_reward_sums(self) -> tuple[dict[str, np.ndarray], int]:
         """See `HasRewardTerms`."""
         return self._env.take_reward_sums()
+
+    def fingerprint(self) -> str:
+        """See `HasFingerprint`."""
+        return self._env.fingerprint()
 
     @property
     def graded(self) -> tuple[str, ...]:

@@ -14,7 +14,9 @@ COMMANDS = {
 }
 """Fields that say where and how to start; config.yaml leaves them out, so a folder can be moved."""
 
-FREE_ON_RESUME = {"device", "iterations", "trainer", "sampler.threads"} | COMMANDS
+_PLACE = {f"sampler.{name}" for name in ("threads", "backend", "address", "workers")}
+
+FREE_ON_RESUME = {"device", "iterations", "trainer"} | _PLACE | COMMANDS
 """Fields that a resumed run may change; any other one would make it a different run."""
 
 

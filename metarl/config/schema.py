@@ -21,6 +21,7 @@ from metarl.config.changes import COMMANDS, refuse_changes
 from metarl.config.curriculum import CurriculumConfig
 from metarl.config.parser import flag, merge, nest, plain, read_flags
 from metarl.config.presets import find_preset
+from metarl.config.sampler import SamplerConfig
 from metarl.config.trust import (
     FLAG,
     Untrusted,
@@ -42,36 +43,6 @@ PRESETS = Path(metarl.__file__).resolve().parent / "configs"
 
 L = TypeVar("L")
 """The config class of a learner."""
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """Amount of experience that one iteration collects."""
-
-    num_tasks: int = 20
-    """Tasks in a meta-batch (N), >= 1 (Finn et al. 2017 use 20 to 40)."""
-
-    num_episodes: int = 10
-    """Episodes of each task in each rollout (E), >= 1."""
-
-    num_adaptations: int = 1
-    """Adaptation steps in a trial (K), >= 0; a trial is K + 1 rollouts."""
-
-    train_tasks: int = 0
-    """Size of a fixed set of training tasks; 0 uses that of the environment's definition, or draws
-    fresh tasks."""
-
-    threads: int = 0
-    """Physics threads; 0 uses all cores. Results do not depend on it."""
-
-    mirror: bool = False
-    """Play every second training task in a mirror, left and right of the robot exchanged."""
-
-    def __post_init__(self) -> None:
-        """Refuses values outside the ranges above, naming the field."""
-        ranges = {"num_tasks": (1, 10**6), "num_episodes": (1, 10**6), "num_adaptations": (0, 1000)}
-        require_between("sampler.", self, {**ranges, "train_tasks": (0, 10**6)})
-        require_between("sampler.", self, {"threads": (0, 4096)})
 
 
 @dataclass(frozen=True)

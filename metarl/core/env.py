@@ -203,10 +203,11 @@ class SceneEnv(RenderableEnv, Protocol):
 class HasRewardTerms(Protocol):
     """An environment that knows the parts of its rewards."""
 
-    def take_reward_sums(self) -> tuple[dict[str, float], int]:
-        """Returns the sum of each part over all valid steps since the last call, and their number.
+    def take_reward_sums(self) -> tuple[dict[str, np.ndarray], int]:
+        """Returns the sums of each part (L,) over the valid steps of episodes, and all their steps.
 
-        The parts have their weights and signs, so that they add up to the rewards.
+        The L episodes are those since the last call. The parts have their weights and signs, so
+        that they add up to the rewards.
         """
 
 
@@ -219,6 +220,13 @@ class GradedEnv(Protocol):
 
     def set_level(self, level: float) -> None:
         """Limits the difficulty of episodes from the next reset on: 0 is easiest, 1 no limit."""
+
+
+class HasFingerprint(Protocol):
+    """Can identify its physics, to be compared with those of another machine."""
+
+    def fingerprint(self) -> str:
+        """Returns a text that is the same for the same physics only."""
 
 
 class HasServos(Protocol):

@@ -132,6 +132,20 @@ class JoinableContext(SplittableContext, Protocol):
         """Returns the context of all tasks from those of neighbouring slices."""
 
 
+class TreatsTasksApart(Protocol[C]):
+    """A learner whose begin, act and adapt treat each task apart from the others of a trial.
+
+    Not a bit of what they give for a task depends on the other tasks, as it does where several
+    tasks go through one matrix product. So whole trials of some tasks can be run on other machines.
+    """
+
+    def join_trials(self, parts: Sequence[C]) -> C:
+        """Returns the context of all tasks from those after trials of neighbouring tasks.
+
+        The contexts are on the CPU, the result is on the learner's device.
+        """
+
+
 class HasMemory(Protocol):
     """A learner whose policy has a memory over the steps of a trial, which can be read."""
 

@@ -136,10 +136,54 @@ def standardise(advantage: Tensor, valid: Tensor, size: Tensor | float = 1.0) ->
     return torch.where(flat, torch.zeros_like(centred), centred / torch.where(flat, 1.0, std))
 
 
+def measure_spread(values: Tensor, valid: Tensor) -> Tensor:
+    """Returns number, mean and squared deviations from it (N, 3) of each task's valid values.
+
+    Args:
+        values: (N, E, T).
+        valid: (N, E, T).
+    """
+    values, count = torch.where(valid, values.double(), 0.0), valid.sum(dim=(1, 2)).double()
+    mean = values.sum(dim=(1, 2)) / count.clamp(min=1.0)
+    centred = torch.where(valid, values - mean[:, None, None], 0.0)
+    return torch.stack([count, mean, centred.square().sum(dim=(1, 2))], dim=1)
+
+
+def explained_by_tasks(spreads: Tensor) -> float:
+    """Returns the fraction of a variance over all tasks that a prediction explains.
+
+        sum of squares = sum_i (S_i + n_i (m_i - m)^2),  m = sum_i n_i m_i / sum_i n_i
+
+    It is 0 for a constant target.
+
+    Args:
+        spreads: (N, 2, 3) as `measure_spread` gives them, of the target and of target - prediction.
+
+    Source: Chan, Golub and LeVeque 1979, Updating formulae and a pairwise algorithm.
+    """
+    count, mean, squares = spreads.double().unbind(dim=2)
+    number = count.sum(dim=0)
+    centre = (count * mean).sum(dim=0) / number.clamp(min=1.0)
+    sums = (squares + count * (mean - centre).square()).sum(dim=0)
+    total, rest, size = torch.stack([*sums, number[0]]).tolist()  # the one wait for a GPU
+    return 1.0 - rest / total if size >= 2 and total / (size - 1) > 1e-12 else 0.0
+
+
 def advantages(
     rollout: Rollout, discount: float, lam: float, *, num_threads: int = 1
 ) -> tuple[Tensor, float]:
-    """Fits the baseline on a rollout and estimates its advantages.
+    """Fits the baseline on a rollout; returns advantages and the fraction that it explains.
+
+    As `estimate`, but with the fraction of the returns' variance over all tasks.
+    """
+    advantage, spreads = estimate(rollout, discount, lam, num_threads=num_threads)
+    return advantage, explained_by_tasks(spreads)
+
+
+def estimate(
+    rollout: Rollout, discount: float, lam: float, *, num_threads: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Fits the baseline on a rollout and estimates its advantages, each task apart.
 
     Args:
         rollout: Any rollout.
@@ -149,7 +193,7 @@ def advantages(
 
     Returns:
         Advantages (N, E, T) [task's standard deviations], the dtype of obs, zero at invalid steps;
-        and the fraction of the returns' variance that the baseline explains.
+        and the spreads (N, 2, 3) of returns and residuals, for `explained_by_tasks`.
     """
     valid = rollout.valid
     reward = torch.where(valid, rollout.reward, 0.0).double()
@@ -161,6 +205,6 @@ def advantages(
     next_value = value.gather(2, length).squeeze(2)
     last_value = torch.where(rollout.truncated, next_value, 0.0)
     advantage = gae(reward, value, last_value, valid, discount, lam)
-    explained = explained_variance(target, value, fitted)
+    spreads = torch.stack([measure_spread(x, fitted) for x in (target, target - value)], dim=1)
     size = reward.abs().amax(dim=(1, 2), keepdim=True)
-    return standardise(advantage, valid, size).to(rollout.obs.dtype), explained
+    return standardise(advantage, valid, size).to(rollout.obs.dtype), spreads

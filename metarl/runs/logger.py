@@ -26,15 +26,18 @@ from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
 from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
 
-TIME_FIELDS = frozenset({"seconds", "steps_per_second", "workers/restarts"})
-"""Keys that differ between two runs that are otherwise equal bit for bit; so do `time/...`."""
+TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
+"""Keys that differ between two runs that are otherwise equal bit for bit, as do those below."""
+
+_TIME_GROUPS = ("time/", "workers/")
+"""Begins of such keys: times, and numbers of the workers of a cluster."""
 
 _FILE = "metrics.jsonl"
 
 
 def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a record that a resumed run repeats bit for bit."""
-    kept = (key for key in record if key not in TIME_FIELDS and not key.startswith("time/"))
+    kept = (key for key in record if key not in TIME_FIELDS and not key.startswith(_TIME_GROUPS))
     return {key: record[key] for key in kept}
 
 

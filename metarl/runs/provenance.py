@@ -144,18 +144,20 @@ def _collect_facts(device: str, threads: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "versions": {
-            "metarl": __version__,
-            "python": platform.python_version(),
-            **{name: _find_version(name) for name in _PACKAGES},
-        },
+        "versions": list_versions(),
         "git": _read_git_revision(),
         "device": device,
         "threads": threads,
         "platform": platform.platform(),
-        "processor": _read_processor(),
+        "processor": read_processor(),
         "num_processors": os.cpu_count(),
     }
+
+
+def list_versions() -> dict[str, str | None]:
+    """Returns the versions, by name, that a run's bits depend on."""
+    own = {"metarl": __version__, "python": platform.python_version()}
+    return own | {name: _find_version(name) for name in _PACKAGES}
 
 
 _SPEC_FIELDS = ("name", "version", "horizon", "dt", "action_scale", "obs_size", "action_size")
@@ -229,7 +231,8 @@ def _read_git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _read_processor() -> str:
+def read_processor() -> str:
+    """Returns the kind of processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

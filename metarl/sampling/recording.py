@@ -85,29 +85,40 @@ class Recording:
         np.copyto(arrays["log_prob"], 0.0, where=~arrays["valid"])
 
 
-def allocate(spec: Any, rows: int) -> Arrays:
-    """Returns the arrays of a rollout, all zero."""
+def allocate(spec: Any, rows: int, first_row: int = 0) -> Arrays:
+    """Returns the arrays of a rollout, all zero.
+
+    Args:
+        spec: Sizes.
+        rows: M.
+        first_row: Number of the first row in the whole rollout, where these are a slice of it.
+    """
     steps = (rows, spec.horizon)
-    return {
-        "obs": _zeros((*steps, spec.obs_size), np.float32),
-        "action": _zeros((*steps, spec.action_size), np.float32),
-        "log_prob": _zeros(steps, np.float32),
-        "reward": _zeros(steps, np.float32),
-        "valid": _zeros(steps, np.bool_),
-        "terminated": _zeros((rows,), np.bool_),
-        "truncated": _zeros((rows,), np.bool_),
-        "last_obs": _zeros((rows, spec.obs_size), np.float32),
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "obs": ((*steps, spec.obs_size), np.float32),
+        "action": ((*steps, spec.action_size), np.float32),
+        "log_prob": (steps, np.float32),
+        "reward": (steps, np.float32),
+        "valid": (steps, np.bool_),
+        "terminated": ((rows,), np.bool_),
+        "truncated": ((rows,), np.bool_),
+        "last_obs": ((rows, spec.obs_size), np.float32),
     }
+    arrays = {}
+    for name, (shape, dtype) in shapes.items():
+        row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
+        arrays[name] = aligned_zeros(shape, dtype, first_row * row_bytes)
+    return arrays
 
 
-def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Returns zeros that begin at a multiple of 64 bytes, as those of torch do.
+def aligned_zeros(shape: tuple[int, ...], dtype: Any, offset: int = 0) -> np.ndarray:
+    """Returns zeros that begin `offset` bytes after a multiple of 64, where those of torch begin.
 
     The last bit of a product of few rows depends on where its memory begins.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
+    raw = np.zeros(size + 128, dtype=np.uint8)
+    start = -raw.ctypes.data % 64 + offset % 64
     return raw[start : start + size].view(dtype).reshape(shape)
 
 

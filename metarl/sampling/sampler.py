@@ -1,4 +1,4 @@
-"""Rollouts and trials: all tasks and episodes in lock-step."""
+"""Rollouts and trials on this machine: all tasks and episodes in lock-step."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from metarl.core.env import BatchEnv, GradedEnv, HasRewardTerms, SplittableEnv, supports
+from metarl.core.env import BatchEnv, GradedEnv, SplittableEnv, supports
 from metarl.core.errors import ConfigError
-from metarl.core.learner import C, JoinableContext, Learner, SeesTasks, SplittableContext
+from metarl.core.learner import C, JoinableContext, Learner
 from metarl.core.parallel import one_torch_thread
-from metarl.core.rng import stream
-from metarl.core.rollout import Rollout
+from metarl.core.rollout import Metrics, Rollout
 from metarl.sampling.recording import Arrays, Recording, allocate, to_rollout
+from metarl.sampling.trials import Key, average_terms, cut_tasks, run_trial, take_reward_sums
 
 Observer = Callable[[int, np.ndarray], None]
 """Called after every step with (rollout k, valid (M,)), for videos."""
@@ -27,42 +26,6 @@ Observer = Callable[[int, np.ndarray], None]
 MIN_ROWS_TO_SPLIT = 64
 """Rows from which the tasks are played in two halves: the interpreter's time for a step of fewer
 rows exceeds that of their physics, and each half costs it again."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """Names the streams of a trial.
-
-    Every episode draws from the stream (seed, stream, iteration, k, task, episode).
-
-    Attributes:
-        seed: Seed of the run.
-        stream: Purpose of the trial: "train", "evaluate", "video".
-        iteration: Number of the trial.
-    """
-
-    seed: int
-    stream: str
-    iteration: int
-
-    def episodes(self, k: int, num_tasks: int, num_episodes: int) -> list[np.random.Generator]:
-        """Returns the generators of rollout k, row by row (N * E)."""
-        return [
-            stream(self.seed, self.stream, self.iteration, k, task, episode)
-            for task in range(num_tasks)
-            for episode in range(num_episodes)
-        ]
-
-    def tasks(self, purpose: str, k: int, num_tasks: int) -> list[np.random.Generator]:
-        """Returns the streams that a learner draws from, one for each task.
-
-        Args:
-            purpose: "begin" or "adapt".
-            k: Rollouts collected so far in the trial.
-            num_tasks: N.
-        """
-        name = f"{self.stream}/{purpose}"
-        return [stream(self.seed, name, self.iteration, k, task) for task in range(num_tasks)]
 
 
 def _play(
@@ -149,15 +112,17 @@ class Collector:
 
     Args:
         env: The environment.
+        slices: Slices of the tasks in place of halves, also of few rows; 0 is halves, as above. The
+            last bits of what a policy computes may depend on them, see `--sampler.slices`.
     """
 
-    def __init__(self, env: BatchEnv):
-        self.env = env
-        self._halves: Sequence[BatchEnv] = []
-        self._concurrent = False
-        if supports(env, SplittableEnv):
-            self._halves, self._concurrent = env.split(2), env.threads > 1
-        self._memory: dict[int, Arrays] = {}
+    def __init__(self, env: BatchEnv, slices: int = 0):
+        self.env, self._min_rows = env, 0 if slices else MIN_ROWS_TO_SPLIT
+        self._parts: Sequence[BatchEnv] = []
+        self._threads = 1
+        if slices != 1 and supports(env, SplittableEnv):
+            self._parts, self._threads = env.split(slices or 2), env.threads
+        self._memory: dict[int, tuple[int, Arrays]] = {}
         self._stop = threading.Event()
 
     def trial(
@@ -170,37 +135,18 @@ class Collector:
         *,
         is_training: bool = False,
     ) -> tuple[list[Rollout], C]:
-        """Runs K + 1 rollouts of the same tasks with `adapt` between them.
+        """Runs K + 1 rollouts of tasks (N, D); see `run_trial`."""
+        size = num_episodes, num_adaptations
+        return run_trial(self, learner, tasks, size, key, is_training=is_training)
 
-        Args:
-            learner: The learner; it is not changed.
-            tasks: (N, D).
-            num_episodes: E.
-            num_adaptations: K.
-            key: The streams.
-            is_training: The learner may see the tasks, if it wants to (`SeesTasks`).
+    def count_slices(self, num_tasks: int, num_episodes: int, *, whole: bool = False) -> int:
+        """Returns the number of slices in which tasks are played; see `set_tasks`."""
+        is_small = num_tasks < 2 or num_tasks * num_episodes < self._min_rows
+        return 1 if whole or is_small or not self._parts else min(len(self._parts), num_tasks)
 
-        Returns:
-            The rollouts and the context after the last one.
-
-        Raises:
-            FloatingPointError: The policy chose an action that is not finite.
-            EnvironmentContractError: An observation or a reward is not finite, without a fault.
-        """
-        size = (len(tasks), num_episodes)
-        rngs = key.tasks("begin", 0, len(tasks))
-        if is_training and supports(learner, SeesTasks):
-            context = learner.begin_training(tasks, num_episodes, rngs)
-        else:
-            context = learner.begin(*size, rngs)
-        self.set_tasks(tasks, num_episodes, whole=not supports(context, SplittableContext))
-        rollouts: list[Rollout] = []
-        for k in range(num_adaptations + 1):
-            if k > 0:
-                context = learner.adapt(context, rollouts[-1], key.tasks("adapt", k, len(tasks)))
-            collected, context = self.rollout(learner, context, key, k)
-            rollouts.append(collected)
-        return rollouts, context
+    def list_parts(self, count: int) -> Sequence[BatchEnv]:
+        """Returns the environments that play `count` slices of tasks."""
+        return [self.env] if count == 1 else self._parts[:count]
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int, *, whole: bool = False) -> None:
         """Gives tasks (N, D) to the environment, each to num_episodes neighbouring rows.
@@ -210,12 +156,10 @@ class Collector:
             num_episodes: E.
             whole: Do not split it, because the contexts of the learner cannot be split.
         """
-        is_small = len(tasks) < 2 or len(tasks) * num_episodes < MIN_ROWS_TO_SPLIT
-        envs = [self.env] if whole or is_small or not self._halves else self._halves
-        cuts = [len(tasks) * i // len(envs) for i in range(len(envs) + 1)]
+        count = self.count_slices(len(tasks), num_episodes, whole=whole)
         self._size = (len(tasks), num_episodes)
-        pairs = zip(envs, cuts, cuts[1:], strict=False)
-        self._slices = [(env, slice(*cut)) for env, *cut in pairs]
+        cuts = cut_tasks(len(tasks), count)
+        self._slices = list(zip(self.list_parts(count), cuts, strict=True))
         for env, own in self._slices:
             env.set_tasks(tasks[own], num_episodes)
 
@@ -238,8 +182,8 @@ class Collector:
             FloatingPointError: The policy chose an action that is not finite.
             EnvironmentContractError: An observation or a reward is not finite, without a fault.
         """
-        arrays, rngs = self._arrays(k), key.episodes(k, *self._size)
-        episodes = self._size[1]
+        episodes, rngs = self._size[1], key.episodes(k, *self._size)
+        arrays = self._arrays(k, key.first_task * episodes)
         self._stop.clear()
 
         def play(env: BatchEnv, own: slice, context: Any) -> Any:
@@ -248,7 +192,7 @@ class Collector:
             options: dict[str, Any] = {"after_step": lambda valid: self._stop.is_set()}
             options["explore"] = explore
             after = _play(env, learner, context, recording, rngs[rows], **options)
-            recording.finish(k, own.start)
+            recording.finish(k, key.first_task + own.start)
             return after
 
         if len(self._slices) == 1:
@@ -266,7 +210,8 @@ class Collector:
         before = [context.slice_tasks(own.start, own.stop) for _, own in self._slices]
         work = [(*pair, start) for pair, start in zip(self._slices, before, strict=True)]
         with one_torch_thread():  # threads started inside inherit the number
-            after = self._run_threads(play, work) if self._concurrent else [play(*w) for w in work]
+            is_alone = self._threads == 1
+            after = [play(*w) for w in work] if is_alone else self._run_threads(play, work)
         if all(new is old for new, old in zip(after, before, strict=True)):
             return context
         if not supports(context, JoinableContext):
@@ -275,7 +220,7 @@ class Collector:
         return type(context).join(after)
 
     def _run_threads(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
-        with ThreadPoolExecutor(len(work)) as pool:
+        with ThreadPoolExecutor(min(len(work), self._threads)) as pool:
             try:
                 running = [pool.submit(play, *each) for each in work]
                 return [each.result() for each in running]
@@ -283,11 +228,12 @@ class Collector:
                 self._stop.set()
                 raise
 
-    def _arrays(self, k: int) -> Arrays:
+    def _arrays(self, k: int, first_row: int) -> Arrays:
         spec, rows = self.env.spec, math.prod(self._size)
-        arrays = self._memory.get(k)
-        if arrays is None or arrays["obs"].shape[:2] != (rows, spec.horizon):
-            arrays = self._memory[k] = allocate(spec, rows)
+        place, arrays = self._memory.get(k, (0, None))
+        if arrays is None or place != first_row or arrays["valid"].shape != (rows, spec.horizon):
+            arrays = allocate(spec, rows, first_row)
+            self._memory[k] = first_row, arrays
         else:  # clearing costs less than new memory, which the system pages in
             for array in arrays.values():
                 array.fill(0)
@@ -300,7 +246,7 @@ class Collector:
 
     def set_level(self, level: float) -> None:
         """Sets the level of difficulty of the episodes from now on, see `GradedEnv`."""
-        for env in (self.env, *self._halves):
+        for env in (self.env, *self._parts):
             if supports(env, GradedEnv):
                 env.set_level(level)
 
@@ -309,18 +255,14 @@ class Collector:
 
         It is {} for an environment that does not tell them, and before any step.
         """
-        sums: dict[str, float] = {}
-        steps = 0
-        for env in (self.env, *self._halves):
-            if supports(env, HasRewardTerms):
-                own, count = env.take_reward_sums()
-                steps += count
-                for name, value in own.items():
-                    sums[name] = sums.get(name, 0.0) + value
-        return {name: value / steps for name, value in sums.items()} if steps else {}
+        return average_terms(take_reward_sums((self.env, *self._parts)))
+
+    def take_counts(self) -> Metrics:
+        """Returns nothing: there is nothing to count."""
+        return {}
 
     def close(self) -> None:
-        """Releases the halves and the memory; the environment stays open."""
-        for half in self._halves:
-            half.close()
+        """Releases the slices and the memory; the environment stays open."""
+        for part in self._parts:
+            part.close()
         self._memory.clear()

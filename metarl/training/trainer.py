@@ -35,7 +35,8 @@ from metarl.runs import checkpoint
 from metarl.runs.folder import list_checkpoints
 from metarl.runs.logger import RunLog
 from metarl.runs.storage import Segment, append_entries
-from metarl.sampling.sampler import Collector, Key
+from metarl.sampling.sampler import Collector
+from metarl.sampling.trials import Key, TrialCollector
 from metarl.training.curriculum import ease, next_level
 
 LEVEL, SHARE = "curriculum/level", "curriculum/success"
@@ -109,6 +110,7 @@ class Trainer:
         run_dir: The run folder, which exists.
         log: Receives the metrics.
         progress: Position of a resumed run, as `restore` returned it; by default the start.
+        collector: Runs the trials; by default in this process. It is closed after the training.
     """
 
     def __init__(
@@ -120,10 +122,11 @@ class Trainer:
         run_dir: Path,
         log: RunLog,
         progress: Progress | None = None,
+        collector: TrialCollector | None = None,
     ):
-        self.env, self.learner, self.distribution = env, learner, distribution
+        self.learner, self.distribution = learner, distribution
         self.config, self.log = config, log
-        self._collector = Collector(env)
+        self._collector = collector or Collector(env, config.sampler.slices)
         self._workers = env if supports(env, HasWorkers) else None
         self.checkpoints = run_dir / "checkpoints"
         self.progress = progress or Progress()
@@ -192,7 +195,8 @@ class Trainer:
             )
         terms = {f"reward/{n}": v for n, v in self._collector.take_reward_terms().items()}
         collected = time.monotonic()
-        metrics = {**self.learner.update(context, rollouts, tasks), **terms}
+        counts = self._collector.take_counts()
+        metrics = {**self.learner.update(context, rollouts, tasks), **terms, **counts}
         metrics |= self._describe_level(rollouts[-1])
         return _summarize(rollouts, metrics, collected - began, time.monotonic() - collected)
 

@@ -204,7 +204,7 @@ def test_levels_do_not_depend_on_threads_and_end_at_the_end(tmp_path):
     for threads in (1, 2):
         env = make("quadruped-command-push", threads)
         trainer = run(trainer_in(tmp_path / str(threads), env, config))
-        halves = trainer._collector._halves
+        halves = trainer._collector._parts
         assert [each._level for each in (env, *halves)] == [1.0, 1.0, 1.0]
         env.close()
     assert_same_runs(tmp_path / "1", tmp_path / "2")

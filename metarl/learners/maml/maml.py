@@ -13,7 +13,7 @@ from metarl.core.learner import TaskRngs
 from metarl.core.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
-from metarl.functional.advantages import advantages
+from metarl.functional.advantages import estimate, explained_by_tasks
 from metarl.functional.params import (
     check_finite,
     check_gradient,
@@ -34,7 +34,7 @@ from metarl.learners.maml.meta_gradient import old_log_prob
 from metarl.learners.maml.outer_ppo import AdamSteps
 from metarl.learners.maml.outer_reptile import reptile_step
 from metarl.learners.maml.outer_trpo import TrpoStep, describe_step
-from metarl.learners.maml.records import Chunk, MamlContext, OuterStep, Trial
+from metarl.learners.maml.records import Chunk, MamlContext, OuterStep, Trial, join_contexts
 from metarl.learners.maml.surrogates import Batch, check_tasks
 from metarl.networks.distributions import build_distribution, clamp_
 from metarl.networks.latent import LatentNetwork
@@ -143,7 +143,7 @@ class Maml:
             ValueError: A task has no valid step.
         """
         del rngs
-        batch, explained = self._batch(rollout)
+        batch, spreads = self._batch(rollout)
         points, batches = (*context.points, context.params), (*context.batches, batch)
 
         def step(bounds: tuple[int, int]) -> Linearised:
@@ -163,7 +163,7 @@ class Maml:
             adapted,
             points=points,
             batches=batches,
-            explained=(*context.explained, explained),
+            spreads=(*context.spreads, spreads),
         )
 
     def update(
@@ -189,7 +189,7 @@ class Maml:
             raise
 
     def _improve(self, context: MamlContext, rollouts: Sequence[Rollout]) -> Metrics:
-        final, explained = self._batch(rollouts[-1])
+        final, spreads = self._batch(rollouts[-1])
         trial = self._trial(context, rollouts[-1], final)
         error = self._check_ratio(trial.chunks, final)
         if self._moments and not self._moments.count:
@@ -207,8 +207,8 @@ class Maml:
             **step.metrics,
             "update/ratio_error": error,
             **self._distribution_metrics(step.params, context.params),
-            "baseline/explained_pre": context.explained[0] if context.explained else explained,
-            "baseline/explained_post": explained,
+            "baseline/explained_pre": explained_by_tasks((*context.spreads, spreads)[0]),
+            "baseline/explained_post": explained_by_tasks(spreads),
         }
         scale = moments.scale() if moments else None
         self.params, self.updates = step.params, self.updates + 1
@@ -298,6 +298,17 @@ class Maml:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")
 
+    def join_trials(self, parts: Sequence[MamlContext]) -> MamlContext:
+        """Returns the context of all tasks from those of neighbouring tasks."""
+        num_tasks = sum(len(part.acting[next(iter(part.acting))]) for part in parts)
+        start = self.adaptation.start(self.params, num_tasks)
+        if not parts[0].batches:
+            return self._context(start)
+        joined = join_contexts(parts, self.device)
+        points = (start, *joined.points[1:])  # views of one theta, as in a trial here
+        rest = {"points": points, "batches": joined.batches, "spreads": joined.spreads}
+        return self._context(joined.params, **rest)
+
     # --- pieces of the update, in the order of use -----------------------------------------------
 
     def _context(self, params: Params, **rest: tuple) -> MamlContext:
@@ -305,13 +316,13 @@ class Maml:
         acting.update(self.policy.distribution.precompute(acting))
         return MamlContext(params, acting, **rest)
 
-    def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
+    def _batch(self, rollout: Rollout) -> tuple[Batch, Tensor]:
         check_tasks(rollout.valid)  # on the CPU, because it would wait for a GPU
         rollout = rollout.to(self.device)
         settings = self.config.discount, self.config.gae_lambda
-        advantage, explained = advantages(rollout, *settings, num_threads=self._num_threads)
+        advantage, spreads = estimate(rollout, *settings, num_threads=self._num_threads)
         rollout = replace(rollout, obs=normalize(rollout.obs, self._scale))
-        return Batch.of(rollout, advantage), explained
+        return Batch.of(rollout, advantage), spreads
 
     def _merge_obs(self, rollouts: Sequence[Rollout]) -> Moments | None:
         """Returns the observation moments for the next iteration."""

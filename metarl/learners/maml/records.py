@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from metarl.core.rollout import Params
@@ -20,18 +21,39 @@ class MamlContext:
         acting: The same on the CPU, and values precomputed for sampling.
         points: theta_0 .. theta_{k-1}.
         batches: The k rollouts that the tasks were adapted to.
-        explained: Fraction of the returns' variance that the baseline explains, for each of them.
+        spreads: Of the returns and of the baseline's residuals (N, 2, 3), for each of them.
     """
 
     params: Params
     acting: Params
     points: tuple[Params, ...] = ()
     batches: tuple[Batch, ...] = ()
-    explained: tuple[float, ...] = ()
+    spreads: tuple[Tensor, ...] = ()
 
     def slice_tasks(self, start: int, stop: int) -> MamlContext:
         """Returns what acting in the tasks start..stop needs, as views."""
         return MamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
+
+
+def join_contexts(parts: Sequence[MamlContext], device: torch.device) -> MamlContext:
+    """Returns the context of all tasks but `acting`, on a device, from neighbouring tasks."""
+
+    def join(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(tensors)).to(device)
+
+    def join_params(params: Sequence[Params]) -> Params:
+        return {n: join([each[n] for each in params]) for n in params[0]}
+
+    def join_batches(batches: Sequence[Batch]) -> Batch:
+        return Batch(**{n: join([vars(each)[n] for each in batches]) for n in vars(batches[0])})
+
+    return MamlContext(
+        join_params([part.params for part in parts]),
+        {},
+        tuple(map(join_params, zip(*(part.points for part in parts), strict=True))),
+        tuple(map(join_batches, zip(*(part.batches for part in parts), strict=True))),
+        tuple(map(join, zip(*(part.spreads for part in parts), strict=True))),
+    )
 
 
 @dataclass(frozen=True)

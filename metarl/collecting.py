@@ -1,0 +1,143 @@
+"""Builds what runs the trials of a training: this process, or workers on a cluster.
+
+Nothing heavy is imported at module level, so that --help and --list-envs answer without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from metarl.builders import build_env, build_learner, collecting_env
+from metarl.config.schema import TrainConfig, from_yaml, to_yaml
+from metarl.core.env import HasFingerprint, supports
+from metarl.core.errors import ConfigError
+from metarl.learners import registry
+from metarl.runs import provenance
+from metarl.runs.progress import heartbeat
+
+
+def build_collector(
+    config: TrainConfig[Any], env: Any, learner: Any, *, is_given: bool = False
+) -> Any:
+    """Builds the collector that a config selects; workers of a cluster are started and compared.
+
+    Args:
+        config: The settings.
+        env: The environment of the training.
+        learner: The learner.
+        is_given: The environment was given as an object, which workers cannot build again.
+
+    Raises:
+        ConfigError: The learner or the environment cannot be used by workers.
+        ResourceError: Ray is not installed, no worker answers, one has another version or model, or
+            the shared memory is too small.
+    """
+    from metarl.sampling.sampler import Collector
+
+    local = Collector(env, config.sampler.slices)
+    if config.sampler.backend == "local":
+        return local
+    _refuse_unsuitable(config, is_given)
+    from metarl.sampling.cluster.ray_workers import RayWorkers
+
+    build = partial(build_worker, to_yaml(config), os.getcwd())
+    with heartbeat("starting the workers"):
+        workers = RayWorkers(config.sampler.address, build)
+        try:
+            return join_cluster(config, local, workers, learner)
+        except BaseException:
+            workers.close()
+            raise
+
+
+def join_cluster(config: TrainConfig[Any], local: Any, workers: Any, learner: Any) -> Any:
+    """Starts workers and compares them; returns the collector that gives them the tasks.
+
+    Args:
+        config: The settings.
+        local: The collector of this machine.
+        workers: See `metarl.sampling.cluster.requests.Workers`.
+        learner: The learner.
+
+    Raises:
+        ResourceError: As `build_collector`.
+    """
+    from metarl.core.learner import TreatsTasksApart
+    from metarl.sampling.cluster.collector import ClusterCollector
+    from metarl.sampling.cluster.pool import Pool
+
+    sampler = config.sampler
+    sizes = sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations
+    pool = Pool(workers, collect_facts(local.env), sampler.workers, _report)
+    collector = ClusterCollector(local, workers, pool, keeps_slices=sampler.mirror)
+    collector.require_memory(*sizes)
+    pool.start()
+    most = local.count_slices(*sizes[:2])
+    is_limited = sampler.mirror or not supports(learner, TreatsTasksApart)
+    if is_limited and pool.target() > most:
+        hint = f"--sampler.slices {pool.target()} in a new run uses all"
+        _report(f"{config.algo} is played in {most} slices, by as many workers; {hint}")
+    return collector
+
+
+def _report(line: str) -> None:
+    print(f"metarl: {line}", file=sys.stderr, flush=True)
+
+
+def _refuse_unsuitable(config: TrainConfig[Any], is_given: bool) -> None:
+    flag = "--sampler.backend ray"
+    if registry.find_algorithm(config.algo).has_own_loop:
+        reason = "it collects its own experience; leave the flag out"
+        raise ConfigError(f"{flag} with --algo {config.algo}: {reason}")
+    if is_given or config.env.startswith("__main__:"):
+        hint = "give a name, or a class or function of a module that they can import"
+        raise ConfigError(f"{flag}: workers cannot build {config.env} again; {hint}")
+
+
+def build_worker(settings: str, folder: str) -> tuple[Any, Any, int, Any]:
+    """Builds, in the process of a worker, what it works with.
+
+    Args:
+        settings: The config of the run as YAML.
+        folder: Where the run was started; modules and files of the user are searched for there.
+
+    Returns:
+        The environment, the learner, the number of slices, and the facts to be compared.
+
+    Raises:
+        ConfigError: The environment or the learner is unknown in this process.
+    """
+    if folder not in sys.path:
+        sys.path.append(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "config.yaml"
+        path.write_text(settings, encoding="utf-8")
+        config = from_yaml(path)
+    config = replace(config, sampler=replace(config.sampler, threads=1))
+    env = collecting_env(config, build_env(config))
+    learner = build_learner(config, env, "cpu")
+    return env, learner, config.sampler.slices, collect_facts(env)
+
+
+def collect_facts(env: Any) -> Any:
+    """Returns what must be the same for all workers."""
+    from metarl.sampling.cluster.requests import Facts
+
+    model = env.fingerprint() if supports(env, HasFingerprint) else ""
+    text = json.dumps([provenance.describe_env(env.spec), model], sort_keys=True)
+    return Facts(
+        versions=provenance.list_versions(),
+        env=hashlib.sha256(text.encode()).hexdigest(),
+        processor=provenance.read_processor(),
+        place=platform.node(),
+        process=os.getpid(),
+    )

@@ -1,0 +1,1 @@
+"""Collection by workers in other processes and on other machines; nothing here knows a learner."""

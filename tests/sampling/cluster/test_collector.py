@@ -1,0 +1,95 @@
+"""Trials on workers, bit for bit those of one machine."""
+
+from contextlib import closing, contextmanager
+from functools import partial
+
+import pytest
+import torch
+from cluster_cases import CASES, config_of, iterate, parts, trained_here
+from thread_workers import ThreadWorkers
+
+from metarl import collecting
+from metarl.builders import build_env, training_tasks
+from metarl.config.schema import build_config, to_yaml
+from metarl.core.errors import ConfigError
+from metarl.core.rng import stream
+from metarl.sampling.sampler import Collector
+from metarl.sampling.trials import Key
+
+
+@contextmanager
+def on_workers(config, capacity=2, disturb=lambda seat, call: None, **options):
+    env, learner = parts(config)
+    build = partial(collecting.build_worker, to_yaml(config), ".")
+    workers = ThreadWorkers(build, capacity, disturb, **options)
+    local = Collector(env, config.sampler.slices)
+    with closing(env), closing(collecting.join_cluster(config, local, workers, learner)) as made:
+        yield made, learner, env, workers
+
+
+def trained_on_workers(config, **options):
+    with on_workers(config, **options) as (collector, learner, env, _):
+        return iterate(config, collector, learner, env)
+
+
+def assert_same(found, expected):
+    for (metrics, state), (other, before) in zip(found, expected, strict=True):
+        assert metrics == other
+        assert state.keys() == before.keys()
+        assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_on_workers_has_the_bits_of_one_machine(case):
+    config = config_of(case)
+    expected = trained_here(config)
+    assert len(expected[0][0]) > 5
+    assert_same(trained_on_workers(config, capacity=3), expected)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 5, 9])
+def test_number_of_workers_does_not_matter(capacity):
+    config = config_of("maml")
+    assert_same(trained_on_workers(config, capacity=capacity), trained_here(config))
+
+
+def test_slices_are_a_setting_of_the_run_and_used_by_as_many_workers():
+    config = config_of("robot rl2", slices=4)
+    used = set()
+    expected = trained_here(config)
+    disturb = lambda seat, call: used.add(seat.number)  # noqa: E731
+    assert_same(trained_on_workers(config, capacity=4, disturb=disturb), expected)
+    assert len(used) == 4
+
+
+@pytest.mark.parametrize("case", ["maml", "rl2", "robot"])
+def test_lost_workers_have_their_tasks_played_again(case):
+    def lose(seat, call):
+        if seat.number in (0, 2, 3) and call == 2:
+            seat.is_lost = True
+
+    config = config_of(case)
+    with on_workers(config, disturb=lose) as (collector, learner, env, workers):
+        assert_same(iterate(config, collector, learner, env), trained_here(config))
+        counts = collector.take_counts()
+        assert counts["workers/lost"] == counts["workers/redone"] == len(workers.stopped) >= 1
+        assert len(workers.seats) == 2 + counts["workers/lost"]
+        assert collector.take_counts()["workers/lost"] == 0
+
+
+def test_tasks_of_a_failed_shard_are_counted_from_the_first_of_the_trial(monkeypatch):
+    config = config_of("maml", num_tasks=4)
+    with on_workers(config) as (collector, learner, env, _):
+        tasks = training_tasks(env, config).sample(stream(0, "tasks"), 4)
+        learner.params["log_std"].fill_(200.0)
+        with pytest.raises(FloatingPointError, match="task 0, episode ., step 0 of rollout 0"):
+            collector.trial(learner, tasks, 3, 1, Key(0, "train", 0))
+
+
+def test_own_loops_and_given_environments_are_refused():
+    config = build_config("navigation-2d", "sb3-ppo", {"sampler.backend": "ray"})
+    with pytest.raises(ConfigError, match="--sampler.backend ray with --algo sb3-ppo: it collects"):
+        collecting.build_collector(config, build_env(config), None)
+    config = config_of("maml", backend="ray")
+    with pytest.raises(ConfigError, match="workers cannot build navigation-2d again"):
+        collecting.build_collector(config, build_env(config), None, is_given=True)

@@ -1,0 +1,87 @@
+"""Trials on actors of Ray, with several nodes in one machine; skipped where Ray is missing."""
+
+import os
+import random
+import signal
+import socket
+import threading
+from contextlib import closing
+from functools import partial
+
+import pytest
+import torch
+from cluster_cases import config_of, iterate, parts, trained_here
+
+from metarl import collecting
+from metarl.config.schema import to_yaml
+from metarl.core.errors import ResourceError
+from metarl.sampling.sampler import Collector
+
+pytest.importorskip("ray", reason="Ray is an optional package: the extra [ray]")
+pytestmark = pytest.mark.filterwarnings("default")  # Ray leaves sockets and files open
+
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two nodes with a processor each, and a head without any."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()
+
+
+def join(cluster, config):
+    from metarl.sampling.cluster.ray_workers import RayWorkers
+
+    env, learner = parts(config)
+    build = partial(collecting.build_worker, to_yaml(config), os.getcwd())
+    workers = RayWorkers(cluster.address, build)
+    made = collecting.join_cluster(config, Collector(env, config.sampler.slices), workers, learner)
+    return made, learner, env, workers
+
+
+def assert_same(found, expected):
+    for (metrics, state), (other, before) in zip(found, expected, strict=True):
+        assert metrics == other
+        assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+def test_killed_actors_and_nodes_that_come_and_go_change_no_bit(cluster):
+    config, rng = config_of("maml", num_tasks=6, num_episodes=20), random.Random(0)
+    expected = trained_here(config)
+    collector, learner, env, workers = join(cluster, config)
+    with closing(env), closing(collector):
+        second = cluster.add_node(num_cpus=1)
+        killed, stop = [], threading.Event()
+
+        def kill():
+            while len(killed) < KILLS and not stop.wait(rng.uniform(0.1, 1.0)):
+                found = workers.list_processes()
+                if found:
+                    killed.append(rng.choice(found))
+                    os.kill(killed[-1], signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        found = iterate(config, collector, learner, env, range(1))
+        cluster.remove_node(second)
+        found += iterate(config, collector, learner, env, range(1, 3))
+        stop.set()
+        thread.join()
+        counts = collector.take_counts()
+    assert_same(found, expected)
+    assert killed and counts["workers/lost"] >= 1
+
+
+def test_address_that_does_not_answer_is_named():
+    from metarl.sampling.cluster.ray_workers import connect
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ResourceError, match=f"127.0.0.1:{port} does not answer"):
+        connect(f"127.0.0.1:{port}")
