@@ -41,7 +41,7 @@ def test_algorithms_are_in_their_list_and_in_the_help(capsys):
     [
         (["ant-dir"], "a value without a flag: ant-dir; an environment is given as --env ant-dir"),
         (["--env", "ant-dir", "--total-timesteps", "5"], "unknown flag --total-timesteps (--help"),
-        (["--env", "ant-dir", "--algo", "pearl"], "--algo pearl: no such learner"),
+        (["--env", "ant-dir", "--algo", "dreamer"], "--algo dreamer: no such learner"),
         (["--env", "ant-dir", "--seeds", "1,1"], "must be distinct numbers >= 0"),
         (["--env", "ant-dir", "--seeds", "a"], "--seeds = ['a']: must be a whole number"),
         (["--env", "ant-dir", "--config", "no.yaml"], "no.yaml: No such file"),
