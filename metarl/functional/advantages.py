@@ -165,8 +165,10 @@ def explained_by_tasks(spreads: Tensor) -> float:
     number = count.sum(dim=0)
     centre = (count * mean).sum(dim=0) / number.clamp(min=1.0)
     sums = (squares + count * (mean - centre).square()).sum(dim=0)
-    total, rest, size = torch.stack([*sums, number[0]]).tolist()  # the one wait for a GPU
-    return 1.0 - rest / total if size >= 2 and total / (size - 1) > 1e-12 else 0.0
+    raw = (squares + count * mean.square()).sum(dim=0)[0]
+    found = torch.stack([*sums, raw, number[0]])
+    total, rest, size, entries = found.tolist()  # the one wait for a GPU
+    return 1.0 - rest / total if entries >= 2 and total > 1e-12 * size else 0.0
 
 
 def advantages(
