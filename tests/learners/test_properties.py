@@ -42,7 +42,7 @@ class Case:
     num_adaptations: int
     iterations: int
     gain: float = 12.0  # of the last rollout over the first; RL^2 adapts within the first as well
-    least: float = -100.0  # return of the last rollout
+    least: float = float("-inf")  # return of the last rollout
 
 
 MAML = MamlConfig(hidden_sizes=(32, 32), initial_log_std=-1.0, max_kl=0.05)
