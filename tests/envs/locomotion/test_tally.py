@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from metarl.core.env import HasRewardTerms, supports
+from metarl.envs.locomotion.tally import Tally
 from metarl.envs.registry import make
 
 PARTS = {
@@ -49,3 +50,17 @@ def test_halves_of_an_environment_have_sums_of_their_own():
         assert env.take_reward_sums() == ({}, 0)
         for half in halves:
             half.close()
+
+
+def test_sums_that_nobody_takes_are_forgotten(monkeypatch):
+    monkeypatch.setattr("metarl.envs.locomotion.tally.MOST_ROLLOUTS", 3)
+    tally, every = Tally(), np.ones(2, dtype=bool)
+    for rollout in range(6):
+        tally.start()
+        for _ in range(2):
+            tally.add(every, {"goal": np.full(2, float(rollout))})
+    sums, steps = tally.take()
+    assert sums["goal"].tolist() == [4.0, 4.0, 6.0, 6.0, 8.0, 8.0, 10.0, 10.0] and steps == 16
+    tally.add(every, {"goal": np.ones(2)})
+    tally.add(every[:1], {"goal": np.ones(1)})  # another number of rows, without a start
+    assert tally.take()[0]["goal"].tolist() == [1.0, 1.0, 1.0]
