@@ -108,8 +108,8 @@ class MannMemory(nn.Module):
     def _zeros(self, num_rows: int, device: torch.device | str) -> State:
         heads, slots, width = self.num_heads, self.num_slots, self.width
         sizes = (self.size, self.size, slots * width, slots, heads * slots, heads * width)
-        options = {"dtype": torch.float64, "device": device}
-        return tuple(torch.zeros(num_rows, size, **options) for size in sizes)
+        wide = torch.float64
+        return tuple(torch.zeros(num_rows, size, dtype=wide, device=device) for size in sizes)
 
     def _doubles(self) -> list[Tensor]:
         """Returns the weights of the LSTM, the heads' and that of reading, in double precision."""
