@@ -137,7 +137,7 @@ class _SlotUnroll(torch.autograd.Function):
         total = flat.sum(axis=0)
         found = (
             (flat @ w_in[:, :size]).reshape(inputs.shape),
-            *(entered, times(flat, hiddens[:-1]), total, total),
+            *(entered, times(flat, hiddens[:-1]), total, total.copy()),
             *(times(heads, hiddens[1:]), heads.sum(axis=0)),
             times(own.reshape(length * rows, -1), reads[1:]),
         )

@@ -119,6 +119,12 @@ def test_gradients_reach_the_first_step(memory, inputs):
     assert inputs.grad[0].abs().max() > 0
 
 
+def test_gradients_share_no_memory(memory, inputs):
+    """Clipping scales them in place, and would scale a shared one twice."""
+    found = torch.autograd.grad(memory.unroll(inputs).sum(), list(memory.parameters()))
+    assert len({each.data_ptr() for each in found}) == len(found)
+
+
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_truncation_cuts_gradients_and_keeps_values(name, inputs):
     torch.manual_seed(0)
