@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import BatchEnv, BoundedEnv, EnvSpec, supports
+from metarl.core.errors import ResourceError
 from metarl.core.messages import printable
 from metarl.envs.env_checker_play import (
     NUM_EPISODES,
@@ -109,6 +110,8 @@ class _Checks:
             return
         try:
             yield True
+        except ResourceError:  # the machine's fault
+            raise
         except Exception as error:
             message = printable(" ".join(str(error).split()), longest=_LONGEST)
             if not isinstance(error, (Violation, ValueError)):

@@ -174,7 +174,7 @@ def _limit() -> None:
     def run_if_small(trainer):
         sampler, config = trainer.config.sampler, trainer.config
         steps = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
-        if steps * trainer.env.spec.horizon * config.iterations <= _STEPS:
+        if steps * trainer._collector.env.spec.horizon * config.iterations <= _STEPS:
             run(trainer)
         else:
             trainer.save()
