@@ -22,6 +22,7 @@ class Good(gymnasium.Env):
     observation_space = Box(-100.0, 100.0, (2,), dtype=np.float64)
     action_space = Box(-1.0, 1.0, (1,))
     horizon = 8
+    task_variables = [("spot", "m", -1.0, 1.0)]
 
     def sample_tasks(self, rng, n):
         return [{"spot": float(x)} for x in rng.uniform(-1.0, 1.0, n)]

@@ -80,8 +80,8 @@ def test_maml_update_waits_ten_times_and_once_a_try(gpu):
         with gpu.traffic.record() as counts, gpu.synchronisations() as reported:
             metrics = learner.update(context, rollouts, None)
     assert len(begun.waits) <= 1 and len(adapted.waits) <= 3
-    # the baselines of both rollouts, the ratio, two checks of the gradient, the start of the line search, the norm,
-    # two metrics, the check of the new parameters
+    # the baselines of both rollouts, the ratio, two checks of the gradient, the start of the line
+    # search, the norm, two metrics, the check of the new parameters
     most = 10 + metrics["update/line_search_tries"]
     assert len(counts.waits) <= most, counts.waits
     assert len(reported) <= most, [str(warning.message) for warning in reported]
