@@ -80,8 +80,8 @@ KINDS = {
         "a run folder that names a module beside it: its code does not run",
         files.open_strangers,
         16,
-        0,
-        files.trust_every_byte,
+        2,
+        files.trust_everybody,
     ),
     "settings": Kind(
         "a config or flags changed at random: one line or a training, never a traceback",

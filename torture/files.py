@@ -283,3 +283,10 @@ def write_through_links() -> None:
 
     for module in (experiment, logger, provenance, report):
         module.write_atomically = write
+
+
+def trust_everybody() -> None:
+    """Runs the code that any folder names."""
+    from metarl.config import trust
+
+    trust.is_trusted = lambda name: True

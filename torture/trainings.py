@@ -119,7 +119,7 @@ def resume(words: Sequence[str], folder: Path, broken: Break = None) -> Outcome:
     """Goes on with a run that was stopped; starts it anew if nothing was trained."""
     if newest_step(folder / "run") is None:
         return call(words, folder, prepare=[broken])
-    return call(["train", "--resume", "run"], folder, prepare=[broken])
+    return call(["train", "--resume", "run", "--trust-env"], folder, prepare=[broken])
 
 
 def fresh(folder: Path) -> Path:

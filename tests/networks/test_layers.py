@@ -1,5 +1,8 @@
 """Dense layers against torch's own in double precision."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
@@ -77,3 +80,22 @@ def test_tanh_has_value_and_gradient_of_torch():
     x = numbers(40, 6, dtype=torch.float64).t().requires_grad_()
     torch.testing.assert_close(layers.tanh(x), torch.tanh(x), rtol=1e-14, atol=0)
     assert torch.autograd.gradcheck(layers.tanh, x)
+
+
+def test_products_of_many_shapes_keep_no_kernel_each():
+    """Trials of different lengths have other shapes in every minibatch."""
+    code = """
+import torch
+from metarl.networks.layers import linear
+weight, bias = torch.randn(256, 64), torch.randn(256)
+def size():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+for rows in range(100, 2000):
+    linear(torch.randn(rows, 64), weight, bias)
+    if rows == 400:
+        before = size()
+print(size() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60.0  # [MB]
