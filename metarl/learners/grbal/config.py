@@ -73,7 +73,7 @@ class GrbalConfig:
     """Share of the candidates that cem keeps, in (0, 1]."""
 
     action_bound: float = 1.0
-    """Actions are clipped to [-action_bound, action_bound] [policy output units], > 0; the bound at
+    """Largest absolute value of an action, > 0 [policy output units]; the bound at
     which the environment clips them too."""
 
     exploration_std: float = 0.1
