@@ -1,4 +1,4 @@
-"""What the collector of a cluster and its workers tell each other."""
+"""Messages between the collector of a cluster and its workers."""
 
 from __future__ import annotations
 

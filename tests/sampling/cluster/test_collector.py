@@ -53,7 +53,7 @@ def test_number_of_workers_does_not_matter(capacity):
     assert_same(trained_on_workers(config, capacity=capacity), trained_here(config))
 
 
-def test_slices_are_a_setting_of_the_run_and_used_by_as_many_workers():
+def test_slices_are_a_setting_and_used_by_as_many_workers():
     config = config_of("robot rl2", slices=4)
     used = set()
     expected = trained_here(config)
@@ -77,7 +77,7 @@ def test_lost_workers_have_their_tasks_played_again(case):
         assert collector.take_counts()["workers/lost"] == 0
 
 
-def test_tasks_of_a_failed_shard_are_counted_from_the_first_of_the_trial(monkeypatch):
+def test_tasks_of_a_failed_shard_are_counted_in_the_trial(monkeypatch):
     config = config_of("maml", num_tasks=4)
     with on_workers(config) as (collector, learner, env, _):
         tasks = training_tasks(env, config).sample(stream(0, "tasks"), 4)
