@@ -20,7 +20,7 @@ SLICE_STEPS = 1024
 
 
 @dataclass(frozen=True)
-class Batch:
+class Steps:
     """P valid steps.
 
     Attributes:
@@ -37,13 +37,13 @@ class Batch:
     advantage: Tensor
     target: Tensor
 
-    def rows(self, index: Tensor) -> Batch:
-        """Returns the steps index (B,)."""
-        return Batch(*(part[index] for part in vars(self).values()))
+    def rows(self, index: Tensor | slice) -> Steps:
+        """Returns the steps index (B,), or those of a slice, as views."""
+        return Steps(*(part[index] for part in vars(self).values()))
 
 
 def ppo_loss(
-    own: Batch,
+    own: Steps,
     output: Tensor,
     value: Tensor,
     count: int,
@@ -79,7 +79,7 @@ def ppo_loss(
 
 
 def ppo_gradient(
-    own: Batch,
+    own: Steps,
     heads: Callable[[Tensor], tuple[Tensor, Tensor]],
     parameters: Sequence[Tensor],
     distribution: Distribution,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.parallel import map_chunks
-from metarl.functional.ppo import approximate_kl, clip_indicator, clipped_loss
+from metarl.learners.ppo_passes import Steps, ppo_loss
 from metarl.learners.rl2.config import Rl2Config
 from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.sampling.sequences import Sequences
@@ -85,42 +85,19 @@ class Batch:
         return order[: int(self.counts.sum())]
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The P valid steps of some trials, in any order.
+def _select_steps(batch: Batch) -> Steps:
+    """Returns the P valid steps of a batch."""
+    obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
+    steps = batch.steps
+    own = (obs, steps.action, steps.log_prob, batch.advantage, batch.target)
+    return Steps(*map(batch.select, own))
 
-    Attributes:
-        obs: Scaled (P, S).
-        action: (P, A).
-        log_prob: Of the sampling policy (P,) [nats].
-        advantage: (P,) [standard deviations of the batch].
-        target: Of the value (P,) [scaled].
-    """
 
-    obs: Tensor
-    action: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-    target: Tensor
-
-    @staticmethod
-    def of(batch: Batch) -> _Steps:
-        """Returns the valid steps of a batch."""
-        obs = batch.inputs[..., : batch.steps.obs.shape[-1]]
-        steps = batch.steps
-        own = (obs, steps.action, steps.log_prob, batch.advantage, batch.target)
-        return _Steps(*map(batch.select, own))
-
-    @staticmethod
-    def join(parts: Sequence[_Steps]) -> _Steps:
-        """Returns the steps of all parts."""
-        if len(parts) == 1:
-            return parts[0]
-        return _Steps(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
-
-    def between(self, own: slice) -> _Steps:
-        """Returns some of the steps, as views."""
-        return _Steps(*(part[own] for part in vars(self).values()))
+def _join(parts: Sequence[Steps]) -> Steps:
+    """Returns the steps of all parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return Steps(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 class MinibatchGradient:
@@ -171,10 +148,10 @@ class MinibatchGradient:
         return self._finish([self._unroll(batch)])
 
     def _finish(
-        self, unrolled: Sequence[tuple[_Steps, tuple[Tensor, ...]]]
+        self, unrolled: Sequence[tuple[Steps, tuple[Tensor, ...]]]
     ) -> tuple[list[Tensor], Tensor]:
         """Returns the gradients and the STATISTICS of the shards that `_unroll` returned."""
-        steps = _Steps.join([own for own, _ in unrolled])
+        steps = _join([own for own, _ in unrolled])
         kept = [features for _, features in unrolled]
         joined = [torch.cat([f.detach() for f in each]) for each in zip(*kept, strict=True)]
         cotangents, heads, statistics = self._differentiate_heads(steps, joined)
@@ -192,13 +169,13 @@ class MinibatchGradient:
         memory = map_chunks(go_back, range(len(kept)), self._num_threads)
         return [*_sum(memory), *heads], statistics
 
-    def _unroll(self, batch: Batch) -> tuple[_Steps, tuple[Tensor, ...]]:
+    def _unroll(self, batch: Batch) -> tuple[Steps, tuple[Tensor, ...]]:
         """Returns the valid steps, and the features (P, H) of the memories there."""
         features = self._policy.unroll_memories(batch.inputs, self._config.truncation)
-        return _Steps.of(batch), tuple(map(batch.select, features))
+        return _select_steps(batch), tuple(map(batch.select, features))
 
     def _differentiate_heads(
-        self, steps: _Steps, features: Sequence[Tensor]
+        self, steps: Steps, features: Sequence[Tensor]
     ) -> tuple[list[Tensor], Sequence[Tensor], Tensor]:
         """Returns the gradients of the features (P, H) and of the heads, and the STATISTICS."""
         count = len(steps.log_prob)
@@ -208,7 +185,7 @@ class MinibatchGradient:
 
         def differentiate(own: slice) -> tuple[Sequence[Tensor], Tensor]:
             leaves = [each[own].requires_grad_() for each in features]
-            loss, statistics = self._loss(steps.between(own), leaves, count)
+            loss, statistics = self._loss(steps.rows(own), leaves, count)
             found = torch.autograd.grad(loss, [*leaves, *self._heads])
             for cotangent, value in zip(cotangents, found, strict=False):
                 cotangent[own] = value
@@ -219,23 +196,12 @@ class MinibatchGradient:
         heads, statistics = zip(*results, strict=True)
         return cotangents, _sum(heads), torch.stack(statistics).sum(dim=0)
 
-    def _loss(self, steps: _Steps, features: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    def _loss(self, steps: Steps, features: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
         """Returns a slice's contribution to the loss and to the STATISTICS, means over count."""
-        config, policy = self._config, self._policy
+        policy = self._policy
         output, value = policy.heads(features, steps.obs)
-        params = policy.distribution_params()
-        log_ratio = policy.distribution.log_prob(params, output, steps.action) - steps.log_prob
-        policy_loss = clipped_loss(log_ratio, steps.advantage, config.clip).sum()
-        value_loss = (value - steps.target).square().sum()
-        loss = policy_loss + config.value_weight * value_loss
-        if config.entropy_weight:
-            entropy = policy.distribution.entropy(params, output).sum()
-            loss = loss - config.entropy_weight * entropy
-        with torch.no_grad():
-            kl = approximate_kl(log_ratio).sum()
-            clipped = clip_indicator(log_ratio, config.clip).sum()
-            found = torch.stack([kl, clipped, policy_loss, value_loss]).double()
-        return loss / count, found / count
+        own = policy.distribution, policy.distribution_params(), self._config
+        return ppo_loss(steps, output, value, count, *own)
 
 
 def _sum(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:

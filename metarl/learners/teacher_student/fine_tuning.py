@@ -13,7 +13,7 @@ from metarl.core.rollout import Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
-from metarl.learners.ppo_passes import Batch
+from metarl.learners.ppo_passes import Steps
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
 from metarl.learners.teacher_student.ppo import Ppo
@@ -139,11 +139,11 @@ class FineTuning:
         steps, network = trials.steps, self._network
         obs = trials.inputs[..., : steps.obs.shape[-1]]
 
-        def select(rows: Tensor) -> tuple[Batch, Tensor]:
+        def select(rows: Tensor) -> tuple[Steps, Tensor]:
             rows = rows.to(obs.device)
             mask = steps.valid[:, rows]
             own = obs, steps.action, steps.log_prob, trials.advantage, trials.target
             latent = network.guess(network.memory.unroll(trials.inputs[:, rows]))
-            return Batch(*(part[:, rows][mask] for part in own)), latent[mask]
+            return Steps(*(part[:, rows][mask] for part in own)), latent[mask]
 
         return self._ppo.train(orders, select)

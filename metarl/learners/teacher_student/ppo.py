@@ -13,7 +13,7 @@ from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae, standardise
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
-from metarl.learners.ppo_passes import Batch, make_passes, ppo_loss, take_step
+from metarl.learners.ppo_passes import Steps, make_passes, ppo_loss, take_step
 from metarl.learners.ppo_settings import PpoSettings
 from metarl.networks.distributions import Distribution, clamp_
 
@@ -50,7 +50,7 @@ def descend(adam: torch.optim.Optimizer, loss: Tensor, max_gradient: float) -> T
     return take_step(adam, gradient, max_gradient)
 
 
-Select = Callable[[Tensor], tuple[Batch, Tensor]]
+Select = Callable[[Tensor], tuple[Steps, Tensor]]
 """Maps a minibatch of rows (B,) to its P steps and their latent numbers (P, Z), differentiable."""
 
 
@@ -78,7 +78,7 @@ class Ppo:
         """Makes a pass for each order of the rows, in minibatches."""
         return make_passes(orders, lambda rows: self.step(*select(rows)), self._adam, self._config)
 
-    def step(self, own: Batch, latent: Tensor) -> Tensor:
+    def step(self, own: Steps, latent: Tensor) -> Tensor:
         """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""
         config, network = self._config, self._network
         params, output = network.distribution_params(), network.output(own.obs, latent)
@@ -134,7 +134,7 @@ class ConditionedPpo:
         codes: Sequence[Tensor],
         obs_moments: Moments,
         value_moments: Moments,
-    ) -> tuple[Batch, Tensor, Moments, float]:
+    ) -> tuple[Steps, Tensor, Moments, float]:
         """Collects the valid steps of all rollouts.
 
         After an episode that reaches the horizon comes the value of its last observation, after one
@@ -176,13 +176,13 @@ class ConditionedPpo:
         mean, factor = merged.scale(device)
         whole = torch.ones_like(advantage, dtype=torch.bool)
         shaped = standardise(advantage[None, None], whole[None, None])[0, 0]
-        batch = Batch(obs, *rest, shaped, (target - mean) * factor)
+        batch = Steps(obs, *rest, shaped, (target - mean) * factor)
         return batch, inputs, merged, explained
 
-    def train(self, batch: Batch, code: Tensor, orders: Iterable[np.ndarray]) -> Metrics:
+    def train(self, batch: Steps, code: Tensor, orders: Iterable[np.ndarray]) -> Metrics:
         """Makes a pass of PPO for each order (P,) of the steps, with inputs code (P, C)."""
 
-        def select(rows: Tensor) -> tuple[Batch, Tensor]:
+        def select(rows: Tensor) -> tuple[Steps, Tensor]:
             rows = rows.to(code.device)
             return batch.rows(rows), self._network.encoder(code[rows])
 

@@ -19,7 +19,7 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
-from metarl.learners.ppo_passes import Batch, make_passes, ppo_gradient, take_step
+from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
 from metarl.learners.trial_memory import TrialContext
 from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
@@ -283,7 +283,7 @@ class Varibad:
     @torch.no_grad()
     def _estimate(
         self, rollouts: Sequence[Rollout], steps: Sequences, known: Tensor
-    ) -> tuple[Batch, float]:
+    ) -> tuple[Steps, float]:
         """Returns the valid steps, and the fraction of their returns that the value explains.
 
         The critic does not see the time left, so after the horizon comes the value of the last
@@ -315,14 +315,14 @@ class Varibad:
         mean, factor = self._value_moments.scale(self.device)
         shaped = standardise(advantage[None], steps.valid[None])[0]
         own = (each[steps.valid] for each in (known, steps.action, steps.log_prob, shaped))
-        return Batch(*own, (target - mean) * factor), explained
+        return Steps(*own, (target - mean) * factor), explained
 
     def _orders(self, count: int) -> Iterator[np.ndarray]:
         """Yields the order of the steps in each pass of the next update."""
         for epoch in range(self.config.epochs):
             yield stream(self._seed, "minibatches", self._updates, epoch).permutation(count)
 
-    def _step(self, batch: Batch, rows: Tensor) -> Tensor:
+    def _step(self, batch: Steps, rows: Tensor) -> Tensor:
         """Takes a step of PPO on the rows (B,); returns its statistics, see `make_passes`."""
         network, optimiser = self.network, self._ppo_adam
         parameters, params = optimiser.param_groups[0]["params"], network.distribution_params()

@@ -7,7 +7,7 @@ import torch
 from sign_tasks import ChoiceBatch, SignBatch, collect, signs
 
 from metarl.core.errors import ConfigError
-from metarl.learners.rl2 import gradient
+from metarl.learners import ppo_passes
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.networks.actor_critic import MEMORIES
@@ -169,7 +169,7 @@ def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):
         calls.append(1)
         return log_ratio * (float("nan") if len(calls) > 5 else 1.0)
 
-    monkeypatch.setattr(gradient, "clipped_loss", clipped_loss)
+    monkeypatch.setattr(ppo_passes, "clipped_loss", clipped_loss)
     with pytest.raises(FloatingPointError, match="norm is not finite.*nan"):
         learner.update(context, rollouts, None)
     assert len(calls) > 6  # some steps of Adam came before
