@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 from metarl.core.errors import require
+from metarl.learners.ppo_settings import check_noise
 
 
 class MemorySettings(Protocol):
@@ -39,6 +39,4 @@ def check_memory(config: MemorySettings) -> None:
     if config.memory == "transformer":
         size = config.memory_size
         require(size % 4 == 0, "learner.memory_size", size, "a multiple of 4 heads")
-    low, value = config.min_log_std, config.initial_log_std
-    hint = f"finite and >= learner.min_log_std = {low}"
-    require(low <= value < math.inf, "learner.initial_log_std", value, hint)
+    check_noise(config)

@@ -8,6 +8,7 @@ from typing import Literal
 from metarl.core.errors import require
 from metarl.core.ranges import require_range
 from metarl.learners.memory_settings import check_memory
+from metarl.learners.ppo_settings import check_ppo
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,12 @@ class Rl2Config:
         known = self.falls in ("continue", "end")
         require(known, "learner.falls", self.falls, "continue or end")
         for hint, names in (
-            ("at least 1", ("memory_size", "hidden_size", "epochs", "minibatches")),
+            ("at least 1", ("memory_size", "hidden_size")),
             ("at least 0", ("truncation", "attention_window")),
-            ("a finite number > 0", ("lr", "clip", "max_gradient")),
-            ("a finite number >= 0", ("max_kl", "target_kl", "value_weight", "entropy_weight")),
-            ("in [0, 1]", ("discount", "gae_lambda")),
-            ("a finite number", ("min_log_std",)),
+            ("a finite number >= 0", ("max_kl",)),
         ):
             require_range(self, "learner", names, hint)
+        check_ppo(self)
         if self.memory == "transformer":
             steps = self.truncation
             require(steps == 0, "learner.truncation", steps, "0: attention is never truncated")

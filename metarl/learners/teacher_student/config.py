@@ -8,6 +8,7 @@ from typing import Literal
 from metarl.core.errors import require
 from metarl.core.ranges import require_range
 from metarl.learners.memory_settings import check_memory
+from metarl.learners.ppo_settings import check_ppo
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,12 @@ class TeacherStudentConfig:
         """
         known = self.mode in ("student", "oracle")
         require(known, "learner.mode", self.mode, "student or oracle")
-        sizes = ("latent_size", "hidden_size", "memory_size", "epochs")
         for hint, names in (
-            ("at least 1", (*sizes, "minibatches", "student_epochs")),
+            ("at least 1", ("latent_size", "hidden_size", "memory_size", "student_epochs")),
             ("at least 0", ("teacher_updates", "student_updates")),
-            ("a finite number > 0", ("lr", "clip", "max_gradient", "student_lr")),
-            (
-                "a finite number >= 0",
-                ("target_kl", "value_weight", "entropy_weight", "latent_weight"),
-            ),
-            ("in [0, 1]", ("discount", "gae_lambda")),
-            ("a finite number", ("min_log_std",)),
+            ("a finite number > 0", ("student_lr",)),
+            ("a finite number >= 0", ("latent_weight",)),
         ):
             require_range(self, "learner", names, hint)
+        check_ppo(self)
         check_memory(self)

@@ -8,6 +8,7 @@ from typing import Literal
 from metarl.core.errors import require
 from metarl.core.ranges import LARGEST_SIZE, require_range
 from metarl.learners.memory_settings import check_memory
+from metarl.learners.ppo_settings import check_ppo
 
 
 @dataclass(frozen=True)
@@ -116,17 +117,13 @@ class VaribadConfig:
         require(known, "learner.falls", self.falls, "continue or end")
         sizes = ("memory_size", "latent_size", "hidden_size", "decoder_size", "buffer_trials")
         for hint, names in (
-            ("at least 1", (*sizes, "epochs", "minibatches", "encoder_updates", "elbo_trials")),
+            ("at least 1", (*sizes, "encoder_updates", "elbo_trials")),
             ("at least 0", ("elbo_steps", "decoded_steps")),
-            ("a finite number > 0", ("lr", "clip", "max_gradient", "encoder_lr")),
-            (
-                "a finite number >= 0",
-                ("target_kl", "value_weight", "entropy_weight", "kl_weight", "transition_weight"),
-            ),
-            ("in [0, 1]", ("discount", "gae_lambda")),
-            ("a finite number", ("min_log_std",)),
+            ("a finite number > 0", ("encoder_lr",)),
+            ("a finite number >= 0", ("kl_weight", "transition_weight")),
         ):
             require_range(self, "learner", names, hint)
+        check_ppo(self)
         number = self.buffer_trials  # memory for all of them is taken at once
         require(
             number <= LARGEST_SIZE, "learner.buffer_trials", number, f"at most {LARGEST_SIZE:,}"
