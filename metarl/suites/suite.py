@@ -108,7 +108,7 @@ class _Head:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds)
+        check_seeds(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,15 @@ class _EntryHead:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds)
+        check_seeds(self.seeds)
 
 
-def _check_seeds(seeds: tuple[int, ...]) -> None:
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Requires distinct numbers >= 0, at least one.
+
+    Raises:
+        ConfigError: They are not.
+    """
     distinct = len(set(seeds)) == len(seeds) and min(seeds, default=-1) >= 0
     require(distinct, "seeds", list(seeds), "distinct numbers >= 0")
 

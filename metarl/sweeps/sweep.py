@@ -28,7 +28,7 @@ from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, require
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
-from metarl.suites.suite import Run
+from metarl.suites.suite import Run, check_seeds
 
 FOLDER = PRESETS / "sweeps"
 """Folder of the sweeps that metarl brings along."""
@@ -163,8 +163,7 @@ class _Head:
     sampler_seed: int = 0
 
     def __post_init__(self) -> None:
-        distinct = len(set(self.seeds)) == len(self.seeds) and min(self.seeds, default=-1) >= 0
-        require(distinct, "seeds", list(self.seeds), "distinct numbers >= 0")
+        check_seeds(self.seeds)
         require(self.trials >= 1, "trials", self.trials, "at least 1")
         require(0 <= self.sampler_seed < 2**32, "sampler_seed", self.sampler_seed, "0..2^32 - 1")
         require(bool(self.env), "env", self.env, "the name of an environment")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from metarl.core.rollout import Rollout
@@ -165,3 +166,26 @@ def double_trial(learner, num_tasks=3, num_adaptations=1):
         if k < num_adaptations:
             context = learner.adapt(context, rollouts[-1], ())
     return context, rollouts
+
+
+def played(learner, num_tasks=3, num_adaptations=1):
+    """The record of a trial of a MAML learner in double precision, as its update makes it."""
+    context, rollouts = double_trial(learner, num_tasks, num_adaptations)
+    final, _ = learner._batch(rollouts[-1])
+    return learner._trial(context, rollouts[-1], final)
+
+
+def assert_tangents_transpose_cotangents(learner):
+    """<J d, w> = <d, J^T w> for the derivative J of two adaptations, at random d and w."""
+    trial, rng = played(learner, num_adaptations=2), torch.Generator().manual_seed(6)
+    chunk = trial.chunks[0]
+    tape = learner.adaptation.tape(learner.params, chunk.points, trial.batches_of(chunk)[:-1])
+
+    def draw(values):
+        return {n: torch.randn(v.shape, generator=rng, dtype=v.dtype) for n, v in values.items()}
+
+    meta = {n: v.unsqueeze(0) for n, v in draw(learner.params).items()}
+    own = draw(chunk.points[0])
+    forward = sum(float((v * own[n]).sum()) for n, v in tape.jvp(meta).items())
+    back = tape.pull_back(own, learner.params)
+    assert forward == pytest.approx(sum(float((v * meta[n]).sum()) for n, v in back.items()))

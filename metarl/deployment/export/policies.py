@@ -94,10 +94,11 @@ def build_policy(
     moments = Moments.of(learner.state_dict(), "obs")
     if isinstance(learner, Rl2):
         memory, head = learner.policy.memory, _rl2_head(learner)
-    elif isinstance(learner, Varibad):
-        memory, head = learner.network.memory, _varibad_head(learner)
     else:
-        memory, head = learner.network.memory, _student_head(learner)
+        network = learner.network
+        is_belief = isinstance(learner, Varibad)
+        guess = network.belief if is_belief else network.guess
+        memory, head = network.memory, _guessing_head(guess, network.actor)
     return _with_memory(spec, memory, moments, head, max_steps)
 
 
@@ -116,22 +117,12 @@ def _rl2_head(learner: Rl2) -> Head:
     return add
 
 
-def _student_head(learner: TeacherStudent) -> Head:
-    network = learner.network
+def _guessing_head(guess: Any, actor: Any) -> Head:
+    """Adds an actor on the observation and on what a layer guesses from the memory."""
 
     def add(graph: Graph, features: Value, obs: Value) -> Value:
-        latent = sequential(graph, [network.guess], features)
-        return sequential(graph, [network.actor], graph.concat([obs, latent]))
-
-    return add
-
-
-def _varibad_head(learner: Varibad) -> Head:
-    network = learner.network
-
-    def add(graph: Graph, features: Value, obs: Value) -> Value:
-        belief = sequential(graph, [network.belief], features)
-        return sequential(graph, [network.actor], graph.concat([obs, belief]))
+        latent = sequential(graph, [guess], features)
+        return sequential(graph, [actor], graph.concat([obs, latent]))
 
     return add
 

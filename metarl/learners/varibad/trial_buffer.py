@@ -71,9 +71,13 @@ class TrialBuffer:
         more = length - self.acted.shape[1]
         if more == 0:
             return self
-        own = {name: getattr(self, name) for name in _NAMES}
+        own = self._parts()
         pads = {n: (0,) * 2 * (v.dim() - 2) + (0, more) for n, v in own.items()}
         return TrialBuffer(**{name: functional.pad(v, pads[name]) for name, v in own.items()})
+
+    def _parts(self) -> Params:
+        """Returns the tensors by name, without what is computed from them."""
+        return {name: vars(self)[name] for name in _NAMES}
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -89,11 +93,11 @@ class TrialBuffer:
         """Returns the trials index (B,), counted from the oldest, up to the end of the longest."""
         index = index + (len(self.acted) - self.count)
         length = int(self.lengths[index].max())
-        return TrialBuffer(**{n: getattr(self, n)[index, :length] for n in _NAMES})
+        return TrialBuffer(**{n: v[index, :length] for n, v in self._parts().items()})
 
     def to(self, device: torch.device | str) -> TrialBuffer:
         """Returns the trials on a device."""
-        return TrialBuffer(**{n: getattr(self, n).to(device) for n in _NAMES})
+        return TrialBuffer(**{n: v.to(device) for n, v in self._parts().items()})
 
     def previous(self) -> Tensor:
         """Returns previous action and raw reward, and done (L, C, A + 2), as `Sequences` does."""
@@ -104,7 +108,7 @@ class TrialBuffer:
 
     def state(self) -> Params:
         """Returns the entries `buffer/...` of a state_dict."""
-        return {f"buffer/{name}": getattr(self, name) for name in _NAMES}
+        return {f"buffer/{name}": value for name, value in self._parts().items()}
 
     @staticmethod
     def of_state(state: Mapping[str, Tensor]) -> TrialBuffer:

@@ -70,7 +70,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Facts:
-    """What must be the same for all workers.
+    """Facts that must be the same for all workers.
 
     Attributes:
         versions: Of Python and the packages, by name.

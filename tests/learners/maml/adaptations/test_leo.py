@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from meta_objective import double_trial
+from meta_objective import assert_tangents_transpose_cotangents, played
 
 from metarl.core.errors import ConfigError
 from metarl.learners.maml.adaptations.leo import READ, READ_BIAS, WRITE
@@ -25,12 +25,6 @@ def leo(encoder_size=0, **settings):
         shape = learner.params[WRITE].shape
         learner.params[WRITE] = 0.5 * torch.randn(shape, generator=rng)
     return learner
-
-
-def played(learner, num_adaptations=1):
-    context, rollouts = double_trial(learner, NUM_TASKS, num_adaptations)
-    final, _ = learner._batch(rollouts[-1])
-    return learner._trial(context, rollouts[-1], final)
 
 
 def steps_of(batch, task):
@@ -101,7 +95,7 @@ def test_meta_gradient_is_that_of_maml_in_the_latent_space(kind, num_adaptations
 @pytest.mark.parametrize("kind", KINDS)
 def test_meta_gradient_equals_finite_differences(kind):
     learner = leo(KINDS[kind])
-    trial, rng = played(learner, 2), torch.Generator().manual_seed(5)
+    trial, rng = played(learner, num_adaptations=2), torch.Generator().manual_seed(5)
     found = meta_gradient(learner.adaptation, learner.params, trial)
 
     def gain(shift):
@@ -119,20 +113,7 @@ def test_meta_gradient_equals_finite_differences(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tangents_are_the_transpose_of_cotangents(kind):
-    learner = leo(KINDS[kind])
-    trial, rng = played(learner, 2), torch.Generator().manual_seed(6)
-    chunk = trial.chunks[0]
-    inputs = learner.params, chunk.points, trial.batches_of(chunk)[:-1]
-    tape = learner.adaptation.tape(*inputs)
-
-    def draw(values):
-        return {n: torch.randn(v.shape, generator=rng, dtype=v.dtype) for n, v in values.items()}
-
-    meta = {n: v.unsqueeze(0) for n, v in draw(learner.params).items()}
-    own = draw(chunk.points[0])
-    forward = sum(float((v * own[n]).sum()) for n, v in tape.jvp(meta).items())
-    back = tape.pull_back(own, learner.params)
-    assert forward == pytest.approx(sum(float((v * meta[n]).sum()) for n, v in back.items()))
+    assert_tangents_transpose_cotangents(leo(KINDS[kind]))
 
 
 def test_training_starts_as_maml_in_the_latent_space():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from meta_objective import double_trial, log_prob
+from meta_objective import assert_tangents_transpose_cotangents, log_prob, played
 
 from metarl.core.errors import ConfigError
 from metarl.learners.maml.adaptations.meta_lstm import OWN
@@ -28,12 +28,6 @@ def learner_of(**settings):
 
 def meta_lstm(**settings):
     return learner_of(inner="lstm", optimiser_size=SIZE, **settings)
-
-
-def played(learner, num_adaptations=1):
-    context, rollouts = double_trial(learner, NUM_TASKS, num_adaptations)
-    final, _ = learner._batch(rollouts[-1])
-    return learner._trial(context, rollouts[-1], final)
 
 
 def describe(number):
@@ -130,26 +124,14 @@ def test_gradient_of_the_optimiser_equals_finite_differences():
 
 
 def test_tangents_are_the_transpose_of_cotangents():
-    learner = meta_lstm()
-    trial, rng = played(learner, 2), torch.Generator().manual_seed(6)
-    chunk = trial.chunks[0]
-    tape = learner.adaptation.tape(learner.params, chunk.points, trial.batches_of(chunk)[:-1])
-
-    def draw(values):
-        return {n: torch.randn(v.shape, generator=rng, dtype=v.dtype) for n, v in values.items()}
-
-    meta = {n: v.unsqueeze(0) for n, v in draw(learner.params).items()}
-    own = draw(chunk.points[0])
-    forward = sum(float((v * own[n]).sum()) for n, v in tape.jvp(meta).items())
-    back = tape.pull_back(own, learner.params)
-    assert forward == pytest.approx(sum(float((v * meta[n]).sum()) for n, v in back.items()))
+    assert_tangents_transpose_cotangents(meta_lstm())
 
 
 def test_constant_gates_are_first_order_maml():
     learner, other = meta_lstm(), learner_of(first_order=True, later_lr=1.0)
     learner.params[OWN + "gates"] *= 0.0
     learner.params[OWN + "gates_bias"] = torch.tensor([60.0, math.log(RATE / (1.0 - RATE))])
-    trials = [played(each, 2) for each in (learner, other)]
+    trials = [played(each, num_adaptations=2) for each in (learner, other)]
     for own, theirs in zip(*(trial.chunks for trial in trials), strict=True):
         for name, value in theirs.points[-1].items():
             torch.testing.assert_close(own.points[-1][name], value, rtol=1e-6, atol=1e-7)
@@ -161,7 +143,7 @@ def test_constant_gates_are_first_order_maml():
 def test_steps_of_a_trial_keep_the_state_of_the_optimiser():
     """Adapting rollout by rollout is adapting to all of them at once."""
     learner = meta_lstm()
-    trial = played(learner, 2)
+    trial = played(learner, num_adaptations=2)
     chunk = trial.chunks[1]
     start = learner.adaptation.start(learner.params, 1)
     again = learner.adaptation.steps(learner.params, start, trial.batches_of(chunk)[:-1])
