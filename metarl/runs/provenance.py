@@ -46,6 +46,7 @@ def write_run_json(
     *,
     device: str,
     threads: int,
+    processes: int = 1,
     is_deterministic: bool = False,
     init_from: Mapping[str, Any] | None = None,
 ) -> list[str]:
@@ -56,6 +57,7 @@ def write_run_json(
         spec: Spec of the environment; written at the first start only, as it must not change.
         device: Device of the update, with the name of a GPU.
         threads: Threads of the physics and of the update; not compared.
+        processes: Processes that train together.
         is_deterministic: torch refuses operations that do not repeat bit for bit. Only a GPU has
             such ones, and without it a run on a GPU is promised nothing.
         init_from: The run and the checkpoint that a fine-tuned run starts from.
@@ -69,6 +71,7 @@ def write_run_json(
     """
     is_repeatable = is_deterministic or device.partition(":")[0] == "cpu"
     facts = _collect_facts(device, threads) | {"is_repeatable": is_repeatable}
+    facts["processes"] = processes
     path = run_dir / "run.json"
     if not path.exists():
         contract = _CONTRACT + (_PROMISE if is_repeatable else _NO_PROMISE)
@@ -114,11 +117,7 @@ def _collect_facts(device: str, threads: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "versions": {
-            "metarl": __version__,
-            "python": platform.python_version(),
-            **{name: _find_version(name) for name in _PACKAGES},
-        },
+        "versions": list_versions(),
         "git": _read_git_revision(),
         "device": device,
         "threads": threads,
@@ -126,6 +125,12 @@ def _collect_facts(device: str, threads: int) -> dict[str, Any]:
         "processor": _read_processor(),
         "num_processors": os.cpu_count(),
     }
+
+
+def list_versions() -> dict[str, str | None]:
+    """Returns the versions, by name, that a run's bits depend on."""
+    own = {"metarl": __version__, "python": platform.python_version()}
+    return own | {name: _find_version(name) for name in _PACKAGES}
 
 
 _SPEC_FIELDS = ("name", "version", "horizon", "dt", "action_scale", "obs_size", "action_size")
@@ -174,7 +179,8 @@ def to_json(value: Any) -> Any:
 
 def _select_fixed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: facts[name] for name in ("git", "device", "processor")}
-    return {**facts["versions"], **kept}
+    # older versions trained in one process, and said nothing of it
+    return {**facts["versions"], **kept, "processes": facts.get("processes", 1)}
 
 
 def _find_version(package: str) -> str | None:

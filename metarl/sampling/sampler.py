@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from metarl.core.env import BatchEnv, GradedEnv, HasRewardTerms, SplittableEnv, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import C, JoinableContext, Learner, SeesTasks, SplittableContext
-from metarl.core.parallel import one_torch_thread
+from metarl.core.parallel import ALONE, Group, one_torch_thread, own_slice
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
 from metarl.sampling.recording import Arrays, Recording, allocate, to_rollout
@@ -145,14 +146,16 @@ class Collector:
     An environment that can be split plays its tasks in two halves at the same time: while the
     policy chooses actions for one half, the physics of the other go on. The halves do not depend on
     the number of threads, so the results do not either. Few rows are not split. Each trial
-    overwrites the rollouts of the previous one.
+    overwrites the rollouts of the previous one. The processes of a group each play a slice of the
+    tasks, as one process would play them alone, and give each other the rollouts.
 
     Args:
         env: The environment.
+        group: The processes.
     """
 
-    def __init__(self, env: BatchEnv):
-        self.env = env
+    def __init__(self, env: BatchEnv, group: Group = ALONE):
+        self.env, self.group = env, group
         self._halves: Sequence[BatchEnv] = []
         self._concurrent = False
         if supports(env, SplittableEnv):
@@ -208,12 +211,15 @@ class Collector:
         Args:
             tasks: (N, D).
             num_episodes: E.
-            whole: Do not split it, because the contexts of the learner cannot be split.
+            whole: Do not split it, because the contexts of the learner cannot be split. All
+                processes of a group then play all tasks.
         """
-        is_small = len(tasks) < 2 or len(tasks) * num_episodes < MIN_ROWS_TO_SPLIT
+        played = own_slice(len(tasks), ALONE if whole else self.group)
+        count = played.stop - played.start
+        is_small = count < 2 or count * num_episodes < MIN_ROWS_TO_SPLIT
         envs = [self.env] if whole or is_small or not self._halves else self._halves
-        cuts = [len(tasks) * i // len(envs) for i in range(len(envs) + 1)]
-        self._size = (len(tasks), num_episodes)
+        cuts = [played.start + count * i // len(envs) for i in range(len(envs) + 1)]
+        self._size, self._played = (len(tasks), num_episodes), played
         pairs = zip(envs, cuts, cuts[1:], strict=False)
         self._slices = [(env, slice(*cut)) for env, *cut in pairs]
         for env, own in self._slices:
@@ -251,11 +257,41 @@ class Collector:
             recording.finish(k, own.start)
             return after
 
-        if len(self._slices) == 1:
+        if len(self._slices) == 1 and self._plays_all:
             context = play(*self._slices[0], context)
         else:
-            context = self._play_slices(play, context)
+            context = self._share(arrays, lambda: self._play_slices(play, context))
         return to_rollout(arrays, self._size), context
+
+    @property
+    def _plays_all(self) -> bool:
+        """This process plays the tasks of the whole group."""
+        return self._played.stop - self._played.start == self._size[0]
+
+    def _share(self, arrays: Arrays, play: Callable[[], Any]) -> Any:
+        """Plays the slices of this process, and takes the episodes of the others from them.
+
+        Returns:
+            The context after the last action; in the tasks of other processes it is that before.
+        """
+        if self._plays_all:
+            return play()
+        tasks, episodes = self._size
+        after: list[Any] = []
+
+        def make() -> dict[str, torch.Tensor]:
+            after.append(play())
+            rows = slice(self._played.start * episodes, self._played.stop * episodes)
+            return {name: torch.from_numpy(array[rows]) for name, array in arrays.items()}
+
+        gathered, first = self.group.gather(make), 0
+        for rank, found in enumerate(gathered):
+            rows = len(found["valid"])
+            if rank != self.group.rank:
+                for name, value in found.items():
+                    arrays[name][first : first + rows] = value.numpy()
+            first += rows
+        return after[0]
 
     def _play_slices(self, play: Callable[..., Any], context: Any) -> Any:
         """Plays every slice of the tasks, concurrently if there are threads; joins the contexts.
@@ -272,7 +308,9 @@ class Collector:
         if not supports(context, JoinableContext):
             hint = "give it `join`, or leave out `slice_tasks` (metarl/core/learner.py)"
             raise ConfigError(f"{type(context).__name__} was changed by `act`; {hint}")
-        return type(context).join(after)
+        head, tail = (0, self._played.start), (self._played.stop, self._size[0])
+        rest = [[context.slice_tasks(*cut)] if cut[0] < cut[1] else [] for cut in (head, tail)]
+        return type(context).join([*rest[0], *after, *rest[1]])
 
     def _run_threads(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
         with ThreadPoolExecutor(len(work)) as pool:
@@ -311,13 +349,15 @@ class Collector:
         """
         sums: dict[str, float] = {}
         steps = 0
-        for env in (self.env, *self._halves):
-            if supports(env, HasRewardTerms):
-                own, count = env.take_reward_sums()
-                steps += count
-                for name, value in own.items():
-                    sums[name] = sums.get(name, 0.0) + value
+        for own, count in chain(*self.group.gather(self._take_reward_sums)):
+            steps += count
+            for name, value in own.items():
+                sums[name] = sums.get(name, 0.0) + value
         return {name: value / steps for name, value in sums.items()} if steps else {}
+
+    def _take_reward_sums(self) -> list[tuple[dict[str, float], int]]:
+        envs = (self.env, *self._halves)
+        return [env.take_reward_sums() for env in envs if supports(env, HasRewardTerms)]
 
     def close(self) -> None:
         """Releases the halves and the memory; the environment stays open."""
