@@ -101,7 +101,7 @@ def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any)
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)
         facts = {"source": source, "group": group}
-        with _joined(learner, group):
+        with _join(learner, group):
             policy = _train_in_folder(config, (env, collecting), learner, device, **facts)
         on_failure.pop_all()
     policy.is_env_owned = not is_given
@@ -171,7 +171,7 @@ def _require_support(config: TrainConfig[Any], learner: Any, group: Any) -> None
 
 
 @contextmanager
-def _joined(learner: Any, group: Any) -> Generator[None]:
+def _join(learner: Any, group: Any) -> Generator[None]:
     """Makes a learner compute its updates with those of the other processes, if there are any."""
     from metarl.core.parallel import ALONE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ Differentiate = Callable[[Tensor], tuple[Gradient, Tensor]]
 
 def split_gradient(
     differentiate: Differentiate, count: Callable[[Tensor], int], rows: Tensor, group: Group
-) -> tuple[list[Tensor | None], Tensor]:
+) -> tuple[list[Any], Tensor]:
     """Returns the gradient of a mean over the steps of a minibatch, and further means.
 
         g = sum_p n_p / n g_p,    n = sum_p n_p
@@ -37,7 +38,7 @@ def split_gradient(
         gradient, means = differentiate(rows)
         return list(gradient), means
 
-    def compute() -> tuple[list[Tensor | None], Tensor, int] | None:
+    def compute() -> tuple[list[Any], Tensor, int] | None:
         own = rows[group.rank :: group.size]
         if not (number := count(own)):
             return None
@@ -46,10 +47,10 @@ def split_gradient(
 
     parts = [part for part in group.gather(compute) if part is not None]
     total = sum(number for *_, number in parts)
-    gradients, means = ([part[i] for part in parts] for i in range(2))
     weights = [number / total for *_, number in parts]
-    summed = [_add(own, weights) for own in zip(*gradients, strict=True)]
-    return summed, torch.stack([w * m for w, m in zip(weights, means, strict=True)]).sum(dim=0)
+    gradients = zip(*(gradient for gradient, *_ in parts), strict=True)
+    means = [w * means for w, (_, means, _) in zip(weights, parts, strict=True)]
+    return [_add(own, weights) for own in gradients], torch.stack(means).sum(dim=0)
 
 
 def _add(values: Gradient, weights: Sequence[float]) -> Tensor | None:

@@ -38,7 +38,7 @@ def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TrainingLog(Protocol):
-    """What a training tells of itself; see `RunLog`."""
+    """Receiver of what a training tells of itself; see `RunLog`."""
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Receives the record of an iteration."""

@@ -1,4 +1,4 @@
-"""How this process was started: alone, or as one of several by torchrun. Imports no torch."""
+"""Place of this process among those that torchrun has started. Imports no torch."""
 
 from __future__ import annotations
 
