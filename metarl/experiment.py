@@ -121,16 +121,20 @@ def _train_in_folder(
     from metarl.training.trainer import Trainer
 
     env, collecting = envs
+    facts = {"device": device.type, "version of the environment": env.spec.version}
+    if not config.resume:  # the folder of a new run is created after all checks
+        _require_same_start(config, learner, group, facts)
     with open_folder(config, group) as path:
         if config.resume:
             refuse_other_version(path, env.spec)
         progress = restore_progress(config, learner)
         policy = TrainedPolicy(path, config, learner, progress, _env=env)
+        if config.resume:
+            _require_same_start(config, learner, group, facts)
         if progress.iteration >= config.iterations:
             hint = "raise --iterations to train longer"
             print(f"{path} is finished: {progress.iteration} iterations are done; {hint}")
             return policy
-        _require_same_start(policy, device, group)
         with resume_hint_on_failure(policy):
             if not group.rank:
                 record_start(policy, device, source)
@@ -185,7 +189,9 @@ def _join(learner: Any, group: Any) -> Generator[None]:
         learner.join_group(ALONE)
 
 
-def _require_same_start(policy: TrainedPolicy, device: Any, group: Any) -> None:
+def _require_same_start(
+    config: TrainConfig[Any], learner: Any, group: Any, facts: dict[str, Any]
+) -> None:
     """Requires that all processes train the same from the same state.
 
     Raises:
@@ -196,11 +202,9 @@ def _require_same_start(policy: TrainedPolicy, device: Any, group: Any) -> None:
 
     if group.size == 1:
         return
-    state = {"state of the learner": digest(policy.learner.state_dict())}
-    facts = provenance.list_versions() | {"device": device.type, "env": policy.env.spec.version}
-    facts |= {"iteration": policy.progress.iteration, "iterations": policy.config.iterations}
-    facts = describe_identity(policy.config) | {n: str(v) for n, v in facts.items()} | state
-    require_same(group, facts)
+    facts = provenance.list_versions() | facts | {"iterations": config.iterations}
+    facts |= {"state of the learner": digest(learner.state_dict())}
+    require_same(group, describe_identity(config) | {n: str(v) for n, v in facts.items()})
 
 
 @contextmanager

@@ -146,8 +146,11 @@ class Collector:
     An environment that can be split plays its tasks in two halves at the same time: while the
     policy chooses actions for one half, the physics of the other go on. The halves do not depend on
     the number of threads, so the results do not either. Few rows are not split. Each trial
-    overwrites the rollouts of the previous one. The processes of a group each play a slice of the
-    tasks, as one process would play them alone, and give each other the rollouts.
+    overwrites the rollouts of the previous one.
+
+    The processes of a group each play a slice of the tasks, and give each other the episodes. Few
+    rows are played by all of them. Two processes play the halves of one, so the results are the
+    same; other slices may change the last bits of what a policy computes.
 
     Args:
         env: The environment.
@@ -160,6 +163,7 @@ class Collector:
         self._concurrent = False
         if supports(env, SplittableEnv):
             self._halves, self._concurrent = env.split(2), env.threads > 1
+        self._size, self._played = (0, 0), slice(0, 0)
         self._memory: dict[int, Arrays] = {}
         self._stop = threading.Event()
 
@@ -211,13 +215,13 @@ class Collector:
         Args:
             tasks: (N, D).
             num_episodes: E.
-            whole: Do not split it, because the contexts of the learner cannot be split. All
-                processes of a group then play all tasks.
+            whole: Do not split it, because the contexts of the learner cannot be split.
         """
-        played = own_slice(len(tasks), ALONE if whole else self.group)
+        is_small = len(tasks) < 2 or len(tasks) * num_episodes < MIN_ROWS_TO_SPLIT
+        played = own_slice(len(tasks), ALONE if whole or is_small else self.group)
         count = played.stop - played.start
-        is_small = count < 2 or count * num_episodes < MIN_ROWS_TO_SPLIT
-        envs = [self.env] if whole or is_small or not self._halves else self._halves
+        is_slice = count < len(tasks)
+        envs = [self.env] if whole or is_small or is_slice or not self._halves else self._halves
         cuts = [played.start + count * i // len(envs) for i in range(len(envs) + 1)]
         self._size, self._played = (len(tasks), num_episodes), played
         pairs = zip(envs, cuts, cuts[1:], strict=False)
@@ -349,7 +353,8 @@ class Collector:
         """
         sums: dict[str, float] = {}
         steps = 0
-        for own, count in chain(*self.group.gather(self._take_reward_sums)):
+        group = ALONE if self._plays_all else self.group
+        for own, count in chain(*group.gather(self._take_reward_sums)):
             steps += count
             for name, value in own.items():
                 sums[name] = sums.get(name, 0.0) + value
