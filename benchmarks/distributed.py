@@ -38,13 +38,13 @@ class Sizes:
 
     Attributes:
         tasks: N.
-        episodes: E of MAML; RL^2 has a quarter of them.
+        episodes: E.
         iterations: Timed ones; one more before them is not.
     """
 
     tasks: int = 20
-    episodes: int = 8
-    iterations: int = 3
+    episodes: int = 10
+    iterations: int = 2
 
 
 QUICK = Sizes(tasks=2, episodes=4, iterations=1)
@@ -76,11 +76,12 @@ def measure(algo: str, sizes: Sizes, group: Group | Counting) -> dict[str, Any]:
     if group.size > 1:
         learner.join_group(group)
     collector, times = Collector(env, group), []
-    episodes = sizes.episodes if algo != "rl2" else max(1, sizes.episodes // 4)
     for iteration in range(sizes.iterations + 1):
         tasks = env.spec.tasks.sample(stream(0, "tasks", iteration), sizes.tasks)
         key, began = Key(0, "train", iteration), time.process_time()
-        rollouts, context = collector.trial(learner, tasks, episodes, 1, key, is_training=True)
+        rollouts, context = collector.trial(
+            learner, tasks, sizes.episodes, 1, key, is_training=True
+        )
         collected = time.process_time()
         learner.update(context, rollouts, tasks)
         times.append((collected - began, time.process_time() - collected))
