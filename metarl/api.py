@@ -39,6 +39,7 @@ from metarl.runs.published import name_of, output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
+from metarl.training.launch import read_launch
 
 VIDEO = "videos/adaptation.mp4"
 NUM_ADAPTATIONS = 3
@@ -77,6 +78,8 @@ def train(
 def finish(policy: TrainedPolicy, *, again: bool) -> None:
     """Evaluates and films a policy as its trainer settings say, and prints the results.
 
+    Of several processes that have trained together only the first one does.
+
     Args:
         policy: The trained policy.
         again: Make existing files again; otherwise only missing and outdated ones.
@@ -85,6 +88,8 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
         Preempted: Ctrl-C or SIGTERM; the training is saved.
     """
     trainer = policy.config.trainer
+    if not read_launch().is_first:
+        return
     try:
         settings = results.EvaluationSettings(trainer.evaluate_tasks, NUM_ADAPTATIONS)
         if trainer.evaluate_tasks and (again or _is_stale(policy, _choose_path(policy, settings))):

@@ -26,14 +26,18 @@ from metarl.learners import registry
 from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs.published import is_published
+from metarl.training.launch import share_cores
 
 TIMEOUT = 120.0
 """Time that a plug-in may take for its start, a step or a reset, by default [s]."""
 
 
 def num_threads(config: TrainConfig[Any]) -> int:
-    """Returns the threads of physics and update: those of the config, or all usable cores."""
-    return config.sampler.threads or len(os.sched_getaffinity(0))
+    """Returns the threads of physics and update: those of the config, or all usable cores.
+
+    Several processes on this machine that train together divide the cores among themselves.
+    """
+    return config.sampler.threads or share_cores()
 
 
 def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = None) -> Any:
@@ -58,12 +62,12 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
     copied = _find_copy(config.env, run) if run and env is None else None
     if copied is None or run is None:
         options["timeout"] = config.trainer.env_timeout
-        return make_env(config.env if env is None else env, config.sampler.threads, **options)
+        return make_env(config.env if env is None else env, num_threads(config), **options)
     if not is_published(run):
         text = f"the robot of {config.env} has changed; the copy in {run} is used"
         notify(text)
     name, definition = copied
-    built = make_env(name, config.sampler.threads, **options)
+    built = make_env(name, num_threads(config), **options)
     version = built.spec.version - (_robot_definition(name) or 0) + definition
     built.spec = replace(built.spec, name=config.env, version=version)
     return built

@@ -26,7 +26,7 @@ from metarl.runs.progress import heartbeat
 
 
 def build_collector(
-    config: TrainConfig[Any], env: Any, learner: Any, *, is_given: bool = False
+    config: TrainConfig[Any], env: Any, learner: Any, group: Any, *, is_given: bool = False
 ) -> Any:
     """Builds the collector that a config selects; workers of a cluster are started and compared.
 
@@ -34,19 +34,20 @@ def build_collector(
         config: The settings.
         env: The environment of the training.
         learner: The learner.
+        group: The processes that train together.
         is_given: The environment was given as an object, which workers cannot build again.
 
     Raises:
-        ConfigError: The learner or the environment cannot be used by workers.
+        ConfigError: The learner, the environment or several processes cannot use workers.
         ResourceError: Ray is not installed, no worker answers, one has another version or model, or
             the shared memory is too small.
     """
     from metarl.sampling.sampler import Collector
 
-    local = Collector(env, config.sampler.slices)
+    local = Collector(env, config.sampler.slices, group)
     if config.sampler.backend == "local":
         return local
-    _refuse_unsuitable(config, is_given)
+    _refuse_unsuitable(config, group, is_given)
     from metarl.sampling.cluster.ray_workers import RayWorkers
 
     build = partial(build_worker, to_yaml(config), os.getcwd())
@@ -93,11 +94,14 @@ def _report(line: str) -> None:
     print(f"metarl: {line}", file=sys.stderr, flush=True)
 
 
-def _refuse_unsuitable(config: TrainConfig[Any], is_given: bool) -> None:
+def _refuse_unsuitable(config: TrainConfig[Any], group: Any, is_given: bool) -> None:
     flag = "--sampler.backend ray"
     if registry.find_algorithm(config.algo).has_own_loop:
         reason = "it collects its own experience; leave the flag out"
         raise ConfigError(f"{flag} with --algo {config.algo}: {reason}")
+    if group.size > 1:
+        hint = "the processes play the tasks themselves; leave it out, or start one process"
+        raise ConfigError(f"{flag} with {group.size} processes: {hint}")
     if is_given or config.env.startswith("__main__:"):
         hint = "give a name, or a class or function of a module that they can import"
         raise ConfigError(f"{flag}: workers cannot build {config.env} again; {hint}")

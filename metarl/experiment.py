@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from metarl.builders import (
     training_tasks,
 )
 from metarl.collecting import build_collector
+from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, to_yaml
 from metarl.config.trust import resume_command, trust
+from metarl.core.env import supports
 from metarl.core.errors import (
     CheckpointError,
     ConfigError,
@@ -50,6 +52,7 @@ from metarl.runs.recorded import RecordedEnv
 from metarl.runs.sources import hash_sources
 from metarl.trained_policy import TrainedPolicy
 from metarl.training import curriculum
+from metarl.training.launch import Launch, read_launch
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -62,20 +65,29 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
         env: The environment that the config names, where it is given as an object (see `make_env`).
 
     Returns:
-        The trained policy.
+        The trained policy; of several processes that torchrun has started, it is the same in all.
 
     Raises:
         MetarlError: Settings, environment, numbers or machine do not allow the training; the
             message says how to resume.
     """
+    from metarl.training.distributed import open_group, pick_own_device
+
+    launch = read_launch()
+    _require_tasks(config, launch)
+    device = pick_own_device(config.device, launch)
+    with open_group(launch, device) as group:
+        return _train_in_group(config, env, device, group)
+
+
+def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any) -> TrainedPolicy:
     from metarl.runs.sinks import make_sink
-    from metarl.training.trainer import pick_device
 
     # all checks that can fail come before anything is written
     if config.resume:
         published.refuse_resume(config.resume)
     make_sink(config.trainer)
-    device, is_given = pick_device(config.device), is_batch_env(env)
+    is_given = is_batch_env(env)
     with ExitStack() as on_failure:
         with heartbeat("building the environment and the learner"):
             env = build_env(config, env)
@@ -85,6 +97,7 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
                 check_plugin(config.env, env)
             collecting = collecting_env(config, env)
             learner = build_learner(config, collecting, device)
+        _require_support(config, learner, group)
         require_phases(config)
         has_own_loop = registry.find_algorithm(config.algo).has_own_loop
         tasks = training_tasks(env, config)
@@ -92,9 +105,10 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
         source = None
         if config.init_from and not config.resume:
             source = initialise_from(config.init_from, config, learner)
-        collector = build_collector(config, collecting, learner, is_given=is_given)
-        with closing(collector):
-            policy = _train_in_folder(config, (env, collector), learner, device, source)
+        collector = build_collector(config, collecting, learner, group, is_given=is_given)
+        facts = {"source": source, "group": group}
+        with closing(collector), _join(learner, group):
+            policy = _train_in_folder(config, (env, collector), learner, device, **facts)
         on_failure.pop_all()
     policy.is_env_owned = not is_given
     return policy
@@ -106,52 +120,127 @@ def _train_in_folder(
     learner: Any,
     device: Any,
     source: dict[str, Any] | None,
+    group: Any,
 ) -> TrainedPolicy:
     """Trains in the run folder; places are the environment and the collector of the training."""
+    from metarl.runs.logger import NoLog
     from metarl.training.trainer import Trainer
 
     env, collector = places
-    with open_folder(config) as path:
+    facts = {"device": device.type, "version of the environment": env.spec.version}
+    if not config.resume:  # the folder of a new run is created after all checks
+        _require_same_start(config, learner, group, facts)
+    with open_folder(config, group) as path:
         if config.resume:
             refuse_other_version(path, env.spec)
         progress = restore_progress(config, learner)
         policy = TrainedPolicy(path, config, learner, progress, _env=env)
+        if config.resume:
+            _require_same_start(config, learner, group, facts)
         if progress.iteration >= config.iterations:
             hint = "raise --iterations to train longer"
             show(f"{path} is finished: {progress.iteration} iterations are done; {hint}")
             return policy
         with resume_hint_on_failure(policy):
-            record_start(policy, device, source)
-            with open_log(policy) as log:
+            if not group.rank:
+                record_start(policy, device, source)
+            with nullcontext(NoLog()) if group.rank else open_log(policy) as log:
                 tasks = training_tasks(env, config)
                 start = progress if config.resume else None
                 trainer = Trainer(env, learner, tasks, config, path, log, start, collector)
-                trainer.run()
+                trainer.run(group)
     policy.num_trained = trainer.progress.iteration - progress.iteration
     policy.progress = trainer.progress
     return policy
 
 
+def _require_tasks(config: TrainConfig[Any], launch: Launch) -> None:
+    """Requires a task for each of the processes that divide them.
+
+    Raises:
+        ConfigError: There are fewer.
+    """
+    count = config.sampler.num_tasks
+    if count < launch.size:
+        hint = "they divide the tasks, so start fewer"
+        raise ConfigError(f"--sampler.num-tasks {count}: and {launch.size} processes; {hint}")
+
+
+def _require_support(config: TrainConfig[Any], learner: Any, group: Any) -> None:
+    """Requires a learner whose update the processes of a group can divide.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    from metarl.core.learner import SplitsUpdate
+
+    if group.size > 1 and not supports(learner, SplitsUpdate):
+        hint = "maml-trpo and its relatives, rl2, teacher-student and varibad can; start one"
+        text = f"--algo {config.algo} with {group.size} processes: its update cannot be split"
+        raise ConfigError(f"{text}; {hint}")
+
+
 @contextmanager
-def open_folder(config: TrainConfig[Any]) -> Generator[Path]:
+def _join(learner: Any, group: Any) -> Generator[None]:
+    """Makes a learner compute its updates with those of the other processes, if there are any."""
+    from metarl.core.parallel import ALONE
+
+    if group.size == 1:
+        yield
+        return
+    learner.join_group(group)
+    try:
+        yield
+    finally:
+        learner.join_group(ALONE)
+
+
+def _require_same_start(
+    config: TrainConfig[Any], learner: Any, group: Any, facts: dict[str, Any]
+) -> None:
+    """Requires that all processes train the same from the same state.
+
+    Raises:
+        ConfigError: One of them does not; names the difference.
+    """
+    from metarl.training.alignment import digest
+    from metarl.training.distributed import require_same
+
+    if group.size == 1:
+        return
+    facts = provenance.list_versions() | facts | {"iterations": config.iterations}
+    facts |= {"state of the learner": digest(learner.state_dict())}
+    require_same(group, describe_identity(config) | {n: str(v) for n, v in facts.items()})
+
+
+@contextmanager
+def open_folder(config: TrainConfig[Any], group: Any) -> Generator[Path]:
     """Creates the run folder, or takes that of a resumed run, and locks it.
 
-    The folder of a run that was stopped before its first checkpoint is emptied and taken.
+    The first process of a group does it for all. The folder of a run that was stopped before its
+    first checkpoint is emptied and taken.
 
     Raises:
         RunExists: It exists, and something was trained in it.
         ConfigError: Another process works there.
         ResourceError: It cannot be created.
     """
-    name = label(config.algo, config.learner)
-    path = config.run_dir or folder.choose_run_dir(config.env, name, config.seed)
-    settings = to_yaml(config)
-    if not config.resume:
-        folder.create(path, settings)
-    with folder.lock(path):
-        if not config.resume:
-            folder.clear(path, settings)
-        yield path
+    with ExitStack() as held:
+
+        def open_it() -> str:
+            if group.rank:
+                return ""
+            name = label(config.algo, config.learner)
+            path = config.run_dir or folder.choose_run_dir(config.env, name, config.seed)
+            settings = to_yaml(config)
+            if not config.resume:
+                folder.create(path, settings)
+            held.enter_context(folder.lock(path))
+            if not config.resume:
+                folder.clear(path, settings)
+            return str(path)
+
+        yield Path(group.gather(open_it)[0])
 
 
 def refuse_other_version(path: Path, spec: Any) -> None:
@@ -178,6 +267,7 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
     write_atomically(path / "config.yaml", to_yaml(config))
     keep_robot(config, path)
     facts = {"device": _device_name(device), "threads": num_threads(config)}
+    facts["processes"] = read_launch().size
     facts["is_deterministic"] = _is_deterministic()
     facts["sources"] = hash_sources(config.env, config.algo)
     for line in provenance.write_run_json(path, spec, **facts, init_from=source):

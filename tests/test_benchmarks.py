@@ -53,6 +53,13 @@ def test_rl2_is_compared_with_the_obvious_way(tmp_path):
         assert ratio["name"] in output
 
 
+def test_two_processes_are_compared_with_one(tmp_path):
+    record, output = run(tmp_path, "distributed")
+    for algo, found in record["found"].items():
+        assert min(found["ratio"].values()) > 0.0 and found["bytes"] > 0.0
+        assert algo in output
+
+
 def test_latency_of_exported_policies_is_measured(tmp_path):
     record, output = run(tmp_path, "deploy")
     for result in record["results"]:

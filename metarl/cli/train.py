@@ -10,19 +10,26 @@ from typing import Any
 
 from metarl import __version__, builders, experiment
 from metarl.config.schema import TrainConfig, parse, to_yaml
-from metarl.core.errors import run_command
+from metarl.core.errors import ConfigError, run_command
 from metarl.core.messages import show
 from metarl.learners.registry import list_algorithms
 from metarl.runs import folder
+from metarl.training.launch import Launch, read_launch, speak_once
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Runs the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run_command(lambda: _run(arguments, prog))
+
+    def command() -> None:
+        launch = read_launch()
+        with speak_once(launch):
+            _run(arguments, prog, launch)
+
+    return run_command(command)
 
 
-def _run(arguments: list[str], prog: str) -> None:
+def _run(arguments: list[str], prog: str, launch: Launch) -> None:
     if "--version" in arguments:
         show(f"metarl {__version__}")
         return
@@ -32,6 +39,9 @@ def _run(arguments: list[str], prog: str) -> None:
     elif config.list_envs:
         show(_describe_env(config) if config.env else list_envs())
     elif config.seeds:
+        if launch.size > 1:
+            hint = "start one training for each seed"
+            raise ConfigError(f"--seeds with {launch.size} processes: {hint}")
         _print_together([train(each) for each in _one_config_per_seed(config)])
     else:
         train(config)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from metarl.core.env import BatchEnv
+from metarl.core.parallel import Group
 from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Params, Rollout
 from metarl.core.tasks import TaskDistribution
 
@@ -144,6 +145,20 @@ class TreatsTasksApart(Protocol[C]):
 
         The contexts are on the CPU, the result is on the learner's device.
         """
+
+
+class SplitsUpdate(Protocol):
+    """A learner whose adaptations and updates a group of processes computes together.
+
+    Every process has the same learner, and gives it the same rollouts, which the processes
+    have collected together. Of what acting changes in a context, a process knows that of its own
+    tasks only, so neither `adapt` nor `update` may use it for other tasks. The results of all
+    processes are the same, and equal to those of a single one up to rounding. Its contexts are
+    `SplittableContext`.
+    """
+
+    def join_group(self, group: Group) -> None:
+        """Makes this process compute its slice of all later adaptations and updates."""
 
 
 class HasMemory(Protocol):

@@ -19,6 +19,9 @@ LONGEST = 500
 _LONGEST_MESSAGE = 4000
 """Characters of a message; a command that it quotes may be long."""
 
+_LONG_WORD = re.compile(r"\S{401,}")
+"""A value or a path that would push the hint behind it out of a message."""
+
 _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -46,6 +49,10 @@ def _escape(character: str, keeps_lines: bool) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _shorten(match: re.Match[str]) -> str:
+    return f"{match[0][:100]}... ({len(match[0]):,} characters)"
 
 
 def describe_error(error: BaseException) -> str:
@@ -89,9 +96,13 @@ def show(text: object, *, start: str = "", end: str = "\n", stream: TextIO | Non
 
 
 def notify(text: object) -> None:
-    """Writes a message of one line to the standard error, which may be closed or full."""
+    """Writes a message of one line to the standard error, which may be closed or full.
+
+    Of a value without spaces that is very long its start is shown, so that what the message says
+    about it is still read.
+    """
     with suppress(OSError, ValueError):
-        line = printable(text, longest=_LONGEST_MESSAGE)
+        line = printable(_LONG_WORD.sub(_shorten, str(text)), longest=_LONGEST_MESSAGE)
         print(f"metarl: {line}", file=sys.stderr, flush=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.core.parallel import ALONE, Group
 from metarl.core.rollout import Rollout
 from metarl.functional.linear_baseline import fit_predict
 from metarl.functional.scan import reverse_scan
@@ -183,7 +184,7 @@ def advantages(
 
 
 def estimate(
-    rollout: Rollout, discount: float, lam: float, *, num_threads: int = 1
+    rollout: Rollout, discount: float, lam: float, *, num_threads: int = 1, group: Group = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Fits the baseline on a rollout and estimates its advantages, each task apart.
 
@@ -192,6 +193,7 @@ def estimate(
         discount: gamma in [0, 1].
         lam: lambda in [0, 1].
         num_threads: Threads over tasks on a CPU; the result does not depend on it.
+        group: Processes that divide the tasks on a CPU; neither does it depend on them.
 
     Returns:
         Advantages (N, E, T) [task's standard deviations], the dtype of obs, zero at invalid steps;
@@ -202,7 +204,7 @@ def estimate(
     # the return after a failed simulation is unknown, so these episodes are left out of the fit
     fitted = valid & ~rollout.truncated.unsqueeze(-1)
     target = discounted_sum(reward, discount)
-    value = fit_predict(rollout.obs, target, fitted, num_threads=num_threads)
+    value = fit_predict(rollout.obs, target, fitted, num_threads=num_threads, group=group)
     length = valid.sum(dim=2, keepdim=True).clamp(max=valid.shape[2] - 1)
     next_value = value.gather(2, length).squeeze(2)
     last_value = torch.where(rollout.truncated, next_value, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
+from metarl.core.parallel import ALONE, Group, map_in_group
 
 
 def features(obs: Tensor) -> Tensor:
@@ -30,7 +30,13 @@ def features(obs: Tensor) -> Tensor:
 
 
 def fit_predict(
-    obs: Tensor, target: Tensor, valid: Tensor, ridge: float = 1e-5, *, num_threads: int = 1
+    obs: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    ridge: float = 1e-5,
+    *,
+    num_threads: int = 1,
+    group: Group = ALONE,
 ) -> Tensor:
     """Fits a ridge regression to each task and predicts every step.
 
@@ -40,18 +46,21 @@ def fit_predict(
         valid: (N, E, T).
         ridge: Regularisation, relative to the mean diagonal of the normal matrix.
         num_threads: Threads over tasks on a CPU; the result does not depend on it.
+        group: Processes that divide the tasks on a CPU; neither does it depend on them.
 
     Returns:
         Predictions (N, E, T), float64, also where not valid.
     """
     # the features of all tasks would be the largest array of an update on a CPU
-    size = 1 if obs.device.type == "cpu" else len(obs)
+    on_cpu = obs.device.type == "cpu"
+    size = 1 if on_cpu else len(obs)
 
     def fit(start: int) -> Tensor:
         own = slice(start, start + size)
         return _fit_predict(obs[own], target[own], valid[own], ridge)
 
-    return torch.cat(map_chunks(fit, range(0, len(obs), size), num_threads))
+    starts = range(0, len(obs), size)
+    return torch.cat(map_in_group(fit, starts, num_threads, group if on_cpu else ALONE))
 
 
 def _fit_predict(obs: Tensor, target: Tensor, valid: Tensor, ridge: float) -> Tensor:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 import numpy as np
 
@@ -39,6 +39,32 @@ def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a record that a resumed run repeats bit for bit."""
     kept = (key for key in record if key not in TIME_FIELDS and not key.startswith(_TIME_GROUPS))
     return {key: record[key] for key in kept}
+
+
+class TrainingLog(Protocol):
+    """Receiver of what a training tells of itself; see `RunLog`."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Receives the record of an iteration."""
+
+    def notify(self, text: str) -> None:
+        """Receives a message, also in a signal handler."""
+
+    def sync(self) -> None:
+        """Brings every record to the disk."""
+
+
+class NoLog:
+    """The log of a process that neither writes nor speaks, because another one does."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def notify(self, text: str) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
 
 
 class RunLog:

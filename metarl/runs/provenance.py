@@ -46,6 +46,7 @@ def write_run_json(
     *,
     device: str,
     threads: int,
+    processes: int = 1,
     is_deterministic: bool = False,
     init_from: Mapping[str, Any] | None = None,
     sources: Mapping[str, str] | None = None,
@@ -57,6 +58,7 @@ def write_run_json(
         spec: Spec of the environment; written at the first start only, as it must not change.
         device: Device of the update, with the name of a GPU.
         threads: Threads of the physics and of the update; not compared.
+        processes: Processes that train together.
         is_deterministic: torch refuses operations that do not repeat bit for bit. Only a GPU has
             such ones, and without it a run on a GPU is promised nothing.
         init_from: The run and the checkpoint that a fine-tuned run starts from.
@@ -71,6 +73,7 @@ def write_run_json(
     """
     is_repeatable = is_deterministic or device.partition(":")[0] == "cpu"
     facts = _collect_facts(device, threads) | {"is_repeatable": is_repeatable}
+    facts["processes"] = processes
     facts["sources"] = dict(sources or {})
     path = run_dir / "run.json"
     if not path.exists():
@@ -206,7 +209,8 @@ def to_json(value: Any) -> Any:
 
 def _select_fixed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: facts[name] for name in ("git", "device", "processor")}
-    return {**facts["versions"], **kept}
+    # older versions trained in one process, and said nothing of it
+    return {**facts["versions"], **kept, "processes": facts.get("processes", 1)}
 
 
 def _find_version(package: str) -> str | None:

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,17 @@ import torch
 from metarl.core.env import BatchEnv, GradedEnv, SplittableEnv, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import C, JoinableContext, Learner
-from metarl.core.parallel import one_torch_thread
+from metarl.core.parallel import ALONE, Group, one_torch_thread, own_slice
 from metarl.core.rollout import Metrics, Rollout
 from metarl.sampling.recording import Arrays, Recording, allocate, to_rollout
-from metarl.sampling.trials import Key, average_terms, cut_tasks, run_trial, take_reward_sums
+from metarl.sampling.trials import (
+    Key,
+    RewardSums,
+    average_terms,
+    cut_tasks,
+    run_trial,
+    take_reward_sums,
+)
 
 Observer = Callable[[int, np.ndarray], None]
 """Called after every step with (rollout k, valid (M,)), for videos."""
@@ -110,18 +118,25 @@ class Collector:
     the number of threads, so the results do not either. Few rows are not split. Each trial
     overwrites the rollouts of the previous one.
 
+    The processes of a group each play a share of the slices, at least one, and give each other the
+    episodes. Few rows are played by all of them. Two processes play the halves of one, so the
+    results are the same; more slices may change the last bits of what a policy computes.
+
     Args:
         env: The environment.
         slices: Slices of the tasks in place of halves, also of few rows; 0 is halves, as above. The
             last bits of what a policy computes may depend on them, see `--sampler.slices`.
+        group: The processes.
     """
 
-    def __init__(self, env: BatchEnv, slices: int = 0):
+    def __init__(self, env: BatchEnv, slices: int = 0, group: Group = ALONE):
         self.env, self._min_rows = env, 0 if slices else MIN_ROWS_TO_SPLIT
+        self._group = group
         self._parts: Sequence[BatchEnv] = []
         self._threads = 1
         if slices != 1 and supports(env, SplittableEnv):
             self._parts, self._threads = env.split(slices or 2), env.threads
+        self._size, self._played = (0, 0), slice(0, 0)
         self._memory: dict[int, tuple[int, Arrays]] = {}
         self._stop = threading.Event()
 
@@ -142,7 +157,8 @@ class Collector:
     def count_slices(self, num_tasks: int, num_episodes: int, *, whole: bool = False) -> int:
         """Returns the number of slices in which tasks are played; see `set_tasks`."""
         is_small = num_tasks < 2 or num_tasks * num_episodes < self._min_rows
-        return 1 if whole or is_small or not self._parts else min(len(self._parts), num_tasks)
+        count = 1 if whole or is_small else max(len(self._parts), self._group.size)
+        return min(count, num_tasks)
 
     def list_parts(self, count: int) -> Sequence[BatchEnv]:
         """Returns the environments that play `count` slices of tasks."""
@@ -159,7 +175,9 @@ class Collector:
         count = self.count_slices(len(tasks), num_episodes, whole=whole)
         self._size = (len(tasks), num_episodes)
         cuts = cut_tasks(len(tasks), count)
-        self._slices = list(zip(self.list_parts(count), cuts, strict=True))
+        own = cuts[own_slice(count, self._group)] if count > 1 else cuts
+        self._played = slice(own[0].start, own[-1].stop)
+        self._slices = list(zip(self.list_parts(len(own)), own, strict=True))
         for env, own in self._slices:
             env.set_tasks(tasks[own], num_episodes)
 
@@ -195,11 +213,41 @@ class Collector:
             recording.finish(k, key.first_task + own.start)
             return after
 
-        if len(self._slices) == 1:
+        if len(self._slices) == 1 and self._plays_all:
             context = play(*self._slices[0], context)
         else:
-            context = self._play_slices(play, context)
+            context = self._share(arrays, lambda: self._play_slices(play, context))
         return to_rollout(arrays, self._size), context
+
+    @property
+    def _plays_all(self) -> bool:
+        """This process plays the tasks of the whole group."""
+        return self._played.stop - self._played.start == self._size[0]
+
+    def _share(self, arrays: Arrays, play: Callable[[], Any]) -> Any:
+        """Plays the slices of this process, and takes the episodes of the others from them.
+
+        Returns:
+            The context after the last action; in the tasks of other processes it is that before.
+        """
+        if self._plays_all:
+            return play()
+        tasks, episodes = self._size
+        after: list[Any] = []
+
+        def make() -> dict[str, torch.Tensor]:
+            after.append(play())
+            rows = slice(self._played.start * episodes, self._played.stop * episodes)
+            return {name: torch.from_numpy(array[rows]) for name, array in arrays.items()}
+
+        gathered, first = self._group.gather(make), 0
+        for rank, found in enumerate(gathered):
+            rows = len(found["valid"])
+            if rank != self._group.rank:
+                for name, value in found.items():
+                    arrays[name][first : first + rows] = value.numpy()
+            first += rows
+        return after[0]
 
     def _play_slices(self, play: Callable[..., Any], context: Any) -> Any:
         """Plays every slice of the tasks, concurrently if there are threads; joins the contexts.
@@ -217,7 +265,9 @@ class Collector:
         if not supports(context, JoinableContext):
             hint = "give it `join`, or leave out `slice_tasks` (metarl/core/learner.py)"
             raise ConfigError(f"{type(context).__name__} was changed by `act`; {hint}")
-        return type(context).join(after)
+        head, tail = (0, self._played.start), (self._played.stop, self._size[0])
+        rest = [[context.slice_tasks(*cut)] if cut[0] < cut[1] else [] for cut in (head, tail)]
+        return type(context).join([*rest[0], *after, *rest[1]])
 
     def _run_threads(self, play: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
         with ThreadPoolExecutor(min(len(work), self._threads)) as pool:
@@ -255,11 +305,17 @@ class Collector:
 
         It is {} for an environment that does not tell them, and before any step.
         """
-        return average_terms(take_reward_sums((self.env, *self._parts)))
+        group = ALONE if self._plays_all else self._group
+        return average_terms(chain(*group.gather(self._take_reward_sums)))
 
     def take_counts(self) -> Metrics:
         """Returns nothing: there is nothing to count."""
         return {}
+
+    def _take_reward_sums(self) -> list[RewardSums]:
+        """Returns the sums of the tasks that this process has played, as tensors for the others."""
+        taken = take_reward_sums((self.env, *self._parts))
+        return [({n: torch.from_numpy(v) for n, v in sums.items()}, count) for sums, count in taken]
 
     def close(self) -> None:
         """Releases the slices and the memory; the environment stays open."""

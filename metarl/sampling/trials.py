@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from metarl.core.env import BatchEnv, HasRewardTerms, supports
 from metarl.core.learner import C, Learner, SeesTasks, SplittableContext
@@ -142,7 +143,7 @@ def cut_tasks(num_tasks: int, count: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(cuts)]
 
 
-RewardSums = tuple[dict[str, np.ndarray], int]
+RewardSums = tuple[Mapping[str, np.ndarray | Tensor], int]
 """Sums of the parts of the reward (L,) of L episodes, and their steps; see `HasRewardTerms`."""
 
 

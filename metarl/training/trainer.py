@@ -27,16 +27,17 @@ from metarl.core.errors import (
     name_failures,
 )
 from metarl.core.learner import HasOwnLoop, HasReplay, Learner
-from metarl.core.parallel import one_torch_thread
+from metarl.core.parallel import ALONE, Group, one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration, Metrics, Rollout
 from metarl.functional.params import find_non_finite
 from metarl.runs import checkpoint
 from metarl.runs.folder import list_checkpoints
-from metarl.runs.logger import RunLog
+from metarl.runs.logger import TrainingLog
 from metarl.runs.storage import Segment, append_entries
 from metarl.sampling.sampler import Collector
 from metarl.sampling.trials import Key, TrialCollector
+from metarl.training.alignment import align
 from metarl.training.curriculum import ease, next_level
 
 LEVEL, SHARE = "curriculum/level", "curriculum/success"
@@ -120,13 +121,14 @@ class Trainer:
         distribution: Any,
         config: TrainConfig[Any],
         run_dir: Path,
-        log: RunLog,
+        log: TrainingLog,
         progress: Progress | None = None,
         collector: TrialCollector | None = None,
     ):
         self.learner, self.distribution = learner, distribution
         self.config, self.log = config, log
         self._collector = collector or Collector(env, config.sampler.slices)
+        self._group = ALONE
         self._workers = env if supports(env, HasWorkers) else None
         self.checkpoints = run_dir / "checkpoints"
         self.progress = progress or Progress()
@@ -134,11 +136,15 @@ class Trainer:
             self.progress = replace(self.progress, level=config.curriculum.start)
         self._saved = progress.iteration if progress else None
         self._stop: str | None = None
+        self._is_warned = False
 
-    def run(self) -> None:
+    def run(self, group: Group = ALONE) -> None:
         """Trains until config.iterations are done.
 
         SIGINT, SIGTERM and SIGHUP are handled in the main thread only.
+
+        Args:
+            group: Processes that train together, with equal learners. Only the first one writes.
 
         Raises:
             Preempted: SIGINT, SIGTERM or SIGHUP arrived; the iteration was finished and saved.
@@ -149,8 +155,9 @@ class Trainer:
                 that is not finite without a fault; the state before the iteration was saved.
         """
         keep_freed_memory()
+        self._group = group
         started = last_save = time.monotonic()
-        before = self.progress.seconds
+        before, stop = self.progress.seconds, None
         # sums in the main thread depend on torch's number of threads, and results must not
         with handle_signals(self._note_signal), one_torch_thread(), closing(self._collector):
             self.save()  # a run that is killed in its first minutes can be resumed too
@@ -171,11 +178,21 @@ class Trainer:
                 if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
                     self.save()
                     last_save = ended
-                if self._stop:
+                if stop := self._agree():
                     break
             self.save()
-        if self._stop:  # also if the signal arrived while the last checkpoint was written
-            raise Preempted(f"stopped by {self._stop} after iteration {self.progress.iteration}")
+            # also if the signal arrived while the last checkpoint was written; the others wait here
+            stop = self._agree() or stop
+        if stop:
+            raise Preempted(f"stopped by {stop} after iteration {self.progress.iteration}")
+
+    def _agree(self) -> str | None:
+        """Returns the signal that has stopped one of the processes, and aligns their learners."""
+        if align(self.learner, self._group) and not self._is_warned:
+            self._is_warned = True
+            text = "the processes round in different ways, and take the numbers of the first one"
+            self.log.notify(f"metarl: warning: {text}; the run does not repeat on other machines")
+        return next(filter(None, self._group.gather(lambda: self._stop)), None)
 
     def _iterate(self, iteration: int) -> Iteration:
         """Collects one trial and learns from it; a learner with its own loop does both itself."""
@@ -232,6 +249,9 @@ class Trainer:
             NumericalError: The state is not finite; names the tensor and the last checkpoint.
         """
         if self._saved == self.progress.iteration:
+            return
+        if self._group.rank:  # the first process writes for all
+            self._saved = self.progress.iteration
             return
         state = self.learner.state_dict()
         if name := find_non_finite(state):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from commands import REPOSITORY
 
-from metarl.cli import commands
+from metarl.cli import commands, train
 from metarl.core.errors import run_command
 from metarl.core.messages import describe_error, notify, printable, printable_tree, show
 
@@ -146,3 +146,10 @@ def test_stream_that_is_closed_is_no_error(monkeypatch):
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
     notify("nobody reads this")
+
+
+@pytest.mark.parametrize("flag", ["--env", "--seed", "--trainer.logger", "--device"])
+def test_very_long_value_leaves_its_message_readable(flag, capsys):
+    assert train.main(["--env", "navigation-2d", flag, "a" * 20000]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "aaa... (20," in err and len(err) < 400

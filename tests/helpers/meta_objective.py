@@ -168,9 +168,9 @@ def double_trial(learner, num_tasks=3, num_adaptations=1):
     return context, rollouts
 
 
-def played(learner, num_tasks=3, num_adaptations=1):
+def played(learner, num_adaptations=1):
     """The record of a trial of a MAML learner in double precision, as its update makes it."""
-    context, rollouts = double_trial(learner, num_tasks, num_adaptations)
+    context, rollouts = double_trial(learner, num_adaptations=num_adaptations)
     final, _ = learner._batch(rollouts[-1])
     return learner._trial(context, rollouts[-1], final)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
+from metarl.core.parallel import ALONE, Group, map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import flatten, repeat, total, unflatten
 from metarl.learners.maml.inner_loop import Linearised
@@ -56,7 +56,13 @@ class AdaptedTasks:
 
 
 def gauss_newton(
-    policy: MLPPolicy, params: Params, chunks: Sequence[AdaptedTasks], *, num_threads: int = 1
+    policy: MLPPolicy,
+    params: Params,
+    chunks: Sequence[AdaptedTasks],
+    num_tasks: int,
+    *,
+    num_threads: int = 1,
+    group: Group = ALONE,
 ) -> Callable[[Tensor], Tensor]:
     """Returns the product v -> G v of flat vectors (P,), a mean over the tasks of all chunks.
 
@@ -66,10 +72,11 @@ def gauss_newton(
     Args:
         policy: The policy.
         params: theta; gives the order and the shapes of the flat vectors.
-        chunks: The tasks.
+        chunks: The tasks of this process.
+        num_tasks: Tasks of all processes.
         num_threads: Threads over the chunks; the product does not depend on it.
+        group: The processes that have the chunks of all tasks.
     """
-    num_tasks = sum(_num_tasks(chunk) for chunk in chunks)
 
     def product(vector: Tensor) -> Tensor:
         direction = unflatten(vector, params)
@@ -77,7 +84,9 @@ def gauss_newton(
         def sum_chunk(chunk: AdaptedTasks) -> Tensor:
             return flatten(_sum_products(policy, chunk, direction))
 
-        return torch.stack(map_chunks(sum_chunk, chunks, num_threads)).sum(dim=0) / num_tasks
+        gathered = group.gather(lambda: map_chunks(sum_chunk, chunks, num_threads))
+        sums = [each for own in gathered for each in own]
+        return torch.stack(sums).sum(dim=0) / num_tasks
 
     return product
 

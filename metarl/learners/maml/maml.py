@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import map_chunks
+from metarl.core.parallel import ALONE, Group, map_chunks, map_in_group, own_slice
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import estimate, explained_by_tasks
@@ -29,7 +29,6 @@ from metarl.learners.maml.adaptation import Adaptation, GradientSteps
 from metarl.learners.maml.adaptations.leo import EncodedSteps
 from metarl.learners.maml.adaptations.meta_lstm import LearnedSteps
 from metarl.learners.maml.config import MamlConfig
-from metarl.learners.maml.inner_loop import Linearised
 from metarl.learners.maml.meta_gradient import old_log_prob
 from metarl.learners.maml.outer_ppo import AdamSteps
 from metarl.learners.maml.outer_reptile import reptile_step
@@ -99,6 +98,7 @@ class Maml:
         self.updates = 0
         self._moments = Moments.initial(obs_size) if config.normalize_obs else None
         self._scale = self._moments.scale() if self._moments else None
+        self._group = ALONE
         self._adam: AdamSteps | None = None
         if config.outer == "ppo":
             self._adam = AdamSteps(config, self.params)
@@ -112,6 +112,10 @@ class Maml:
         if self.config.adapts == "latent" and self.config.encoder_size:
             return EncodedSteps(self.policy, self.config)
         return GradientSteps(self.policy, self.config)
+
+    def join_group(self, group: Group) -> None:
+        """Makes this process compute its slice of the tasks; see `SplitsUpdate`."""
+        self._group = group
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MamlContext:
         """Returns the context before any experience: theta for every task."""
@@ -146,18 +150,17 @@ class Maml:
         batch, spreads = self._batch(rollout)
         points, batches = (*context.points, context.params), (*context.batches, batch)
 
-        def step(bounds: tuple[int, int]) -> Linearised:
+        def step(bounds: tuple[int, int]) -> Params:
             own = [{n: v[slice(*bounds)] for n, v in point.items()} for point in points]
             tasks = [each.slice_tasks(*bounds) for each in batches]
             tape = self.adaptation.step(self.params, own, tasks)
             for step_gradient in tape.gradients:
                 check_gradient(step_gradient, bounds[0])
-            return tape
+            return {n: v.detach() for n, v in tape.points[-1].items()}
 
-        tapes = map_chunks(step, self._bounds(len(batch.obs)), self._num_threads)
-        last = [tape.points[-1] for tape in tapes]
-        adapted = {n: torch.cat([point[n].detach() for point in last]) for n in context.params}
-        k = len(context.batches)
+        bounds, k = self._bounds(len(batch.obs)), len(context.batches)
+        last = map_in_group(step, bounds, self._num_threads, self._group)
+        adapted = {n: torch.cat([point[n] for point in last]) for n in context.params}
         check_finite(adapted, 0, f"{{}} is not finite after adapting to rollout {k}")
         return self._context(
             adapted,
@@ -191,7 +194,7 @@ class Maml:
     def _improve(self, context: MamlContext, rollouts: Sequence[Rollout]) -> Metrics:
         final, spreads = self._batch(rollouts[-1])
         trial = self._trial(context, rollouts[-1], final)
-        error = self._check_ratio(trial.chunks, final)
+        error = max(self._group.gather(lambda: self._check_ratio(trial.chunks, final)))
         if self._moments and not self._moments.count:
             # a step now would be one of a policy on another scale
             none = describe_step(SearchResult(0.0, 0.0, 0.0, 0), self.max_kl())
@@ -320,7 +323,8 @@ class Maml:
         check_tasks(rollout.valid)  # on the CPU, because it would wait for a GPU
         rollout = rollout.to(self.device)
         settings = self.config.discount, self.config.gae_lambda
-        advantage, spreads = estimate(rollout, *settings, num_threads=self._num_threads)
+        options = {"num_threads": self._num_threads, "group": self._group}
+        advantage, spreads = estimate(rollout, *settings, **options)
         rollout = replace(rollout, obs=normalize(rollout.obs, self._scale))
         return Batch.of(rollout, advantage), spreads
 
@@ -335,7 +339,7 @@ class Maml:
     def _bounds(self, num_tasks: int) -> list[tuple[int, int]]:
         size = self.config.task_chunk
         if size == 0:  # one task's activations fit into a CPU's cache; a GPU is faster with all
-            size = 1 if self.device.type == "cpu" else num_tasks
+            size = 1 if self.device.type == "cpu" else -(-num_tasks // self._group.size)
         return [(i, min(i + size, num_tasks)) for i in range(0, num_tasks, size)]
 
     def _trial(self, context: MamlContext, last: Rollout, final: Batch) -> Trial:
@@ -346,8 +350,11 @@ class Maml:
             obs = final.slice_tasks(*bounds).obs.flatten(1, 2)
             return Chunk(*bounds, own, self.policy.network.outputs(own[-1], obs))
 
-        chunks = map_chunks(chunk, self._bounds(len(final.obs)), self._num_threads)
-        return Trial(chunks, (*context.batches, final), last.returns().mean(dim=1))
+        bounds = self._bounds(len(final.obs))
+        own = bounds[own_slice(len(bounds), self._group)]
+        chunks = map_chunks(chunk, own, self._num_threads)
+        batches = *context.batches, final
+        return Trial(chunks, batches, last.returns().mean(dim=1), self._group)
 
     def _check_ratio(self, chunks: Sequence[Chunk], final: Batch) -> float:
         def compare(chunk: Chunk) -> float:
@@ -357,7 +364,7 @@ class Maml:
             rounding = self.policy.distribution.log_prob_rounding(*policy)
             return check_ratio(log_ratio, rounding, own.valid.flatten(1).bool())
 
-        return max(map(compare, chunks))
+        return max(map(compare, chunks), default=0.0)
 
     def _distribution_metrics(self, params: Params, adapted: Params) -> Metrics:
         """Returns means of the distribution's own parameters before and after adaptation."""

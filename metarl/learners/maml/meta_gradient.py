@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import check_gradient, flatten
 from metarl.learners.maml.adaptation import Adaptation
@@ -58,7 +57,7 @@ def meta_gradient(
             return torch.cat([ascent[n].flatten(1) for n in params], dim=1)
         return flatten({n: ascent[n].sum(dim=0) for n in params})
 
-    sums = map_chunks(sum_chunk, trial.chunks, num_threads)
+    sums = trial.map(sum_chunk, num_threads)
     if is_split:
         return resolve_conflicts(torch.cat(sums), order).mean(dim=0)
     return torch.stack(sums).sum(dim=0) / trial.num_tasks
@@ -93,7 +92,7 @@ def measure(adaptation: Adaptation, params: Params, trial: Trial, num_threads: i
             inner = (kl * first.weight.flatten(1)).sum()
         return torch.cat([objective(adaptation, params, trial, chunk), inner.unsqueeze(0)])
 
-    sums = torch.stack(map_chunks(sum_chunk, trial.chunks, num_threads)).sum(dim=0)
+    sums = torch.stack(trial.map(sum_chunk, num_threads)).sum(dim=0)
     gain, kl, inner = (sums / trial.num_tasks).tolist()
     final = trial.batches[-1]
     before = float((final.advantage * final.weight).sum()) / trial.num_tasks

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import check_gradient, total
 from metarl.functional.ppo import clipped_loss
@@ -76,8 +75,7 @@ def ppo_gradient(
         check_gradient(found, chunk.start)
         return {n: v.sum(dim=0) for n, v in found.items()}
 
-    sums = map_chunks(differentiate, trial.chunks, num_threads)
-    summed = total(sums)
+    summed = total(trial.map(differentiate, num_threads))
     return {n: v / trial.num_tasks * float(adaptation.learns(n)) for n, v in summed.items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from metarl.core.parallel import map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import total
 from metarl.learners.maml.adaptation import Adaptation
@@ -29,7 +28,7 @@ def reptile_step(
         start = adaptation.start(params, chunk.stop - chunk.start)
         return {n: (last[n].detach() - v).sum(dim=0) for n, v in start.items()}
 
-    sums = map_chunks(move, trial.chunks, num_threads)
+    sums = trial.map(move, num_threads)
     mean = {n: v / trial.num_tasks for n, v in total(sums).items()}
     learned = {n: v + config.outer_lr * mean[n] for n, v in params.items() if n in mean}
     moved = {**params, **{n: v for n, v in learned.items() if adaptation.learns(n)}}

@@ -89,18 +89,23 @@ class TrpoStep:
             tape = self._adaptation.tape(self._params, chunk.points, own[:-1])
             return AdaptedTasks.of(self._policy, tape, own[-1])
 
-        adapted = map_chunks(prepare, self._trial.chunks, self._num_threads)
-        return gauss_newton(self._policy, self._params, adapted, num_threads=self._num_threads)
+        trial, threads = self._trial, self._num_threads
+        adapted: list[AdaptedTasks] = []
+
+        def prepare_all() -> None:
+            adapted.extend(map_chunks(prepare, trial.chunks, threads))
+
+        trial.group.gather(prepare_all)  # a failure in one process is one in all
+        options = {"num_threads": threads, "group": trial.group}
+        return gauss_newton(self._policy, self._params, adapted, trial.num_tasks, **options)
 
     def _search(self, step: Tensor) -> SearchResult:
         trial = self._trial
 
         def evaluate(scale: float) -> tuple[float, float]:
             params = self._add_step(step, scale)
-            sums = map_chunks(
-                lambda chunk: objective(self._adaptation, params, trial, chunk),
-                trial.chunks,
-                self._num_threads,
+            sums = trial.map(
+                lambda chunk: objective(self._adaptation, params, trial, chunk), self._num_threads
             )
             parts = zip(*torch.stack(sums).tolist(), strict=True)
             return tuple(sum(c) / trial.num_tasks for c in parts)

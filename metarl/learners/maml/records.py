@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from metarl.core.parallel import ALONE, Group, Result, map_chunks
 from metarl.core.rollout import Params
 from metarl.learners.maml.surrogates import Batch
 
@@ -78,19 +79,26 @@ class Trial:
     """Rollouts of a trial and the policies that sampled them.
 
     Attributes:
-        chunks: Slices of the tasks.
+        chunks: Slices of the tasks, those of this process.
         batches: The K + 1 rollouts of all tasks.
         returns: Mean return of each task in the last rollout (N,), float64, on the CPU.
+        group: The processes that have the chunks of all tasks.
     """
 
     chunks: Sequence[Chunk]
     batches: Sequence[Batch]
     returns: Tensor
+    group: Group = ALONE
 
     @property
     def num_tasks(self) -> int:
         """N."""
         return len(self.batches[0].obs)
+
+    def map(self, function: Callable[[Chunk], Result], num_threads: int) -> list[Result]:
+        """Applies a function to the chunks of all processes; returns the results in order."""
+        gathered = self.group.gather(lambda: map_chunks(function, self.chunks, num_threads))
+        return [result for results in gathered for result in results]
 
     def batches_of(self, chunk: Chunk) -> list[Batch]:
         """Returns the rollouts of the chunk's tasks."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import map_chunks
+from metarl.core.parallel import ALONE, Group, map_in_group
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
@@ -22,6 +22,7 @@ from metarl.learners import adam
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
+from metarl.learners.split_gradient import split_gradient
 from metarl.learners.trial_memory import TrialContext
 from metarl.networks.actor_critic import Architecture, MemoryActorCritic
 from metarl.networks.distributions import build_distribution, choose, clamp_
@@ -88,7 +89,11 @@ class Rl2:
         adam.begin(self._adam, self.device if is_fused else "cpu")
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
-        self._updates = 0
+        self._updates, self._group = 0, ALONE
+
+    def join_group(self, group: Group) -> None:
+        """Makes this process compute its slice of the trials; see `SplitsUpdate`."""
+        self._group = group
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> TrialContext:
         """Returns the context before any experience: an empty memory for every row."""
@@ -267,16 +272,17 @@ class Rl2:
         parts = rows.tensor_split(min(self.config.minibatches, len(rows)))  # bounds the memory
 
         @torch.no_grad()  # the setting is local to a thread
-        def evaluate(rows: Tensor) -> None:
+        def evaluate(rows: Tensor) -> tuple[Tensor, Tensor]:
             own = batch.rows(rows)
             obs = own.inputs[..., : own.steps.obs.shape[-1]]
-            found = self.policy.unroll(own.inputs, obs, self.config.truncation)
+            return self.policy.unroll(own.inputs, obs, self.config.truncation)
+
+        shards = [shard for part in parts for shard in self._gradient.shards(part)]
+        evaluated = map_in_group(evaluate, shards, self._num_threads, self._group)
+        for rows, found in zip(shards, evaluated, strict=True):
             rows = rows.to(self.device, non_blocking=True)
             for whole, part in zip((output, value), found, strict=True):
                 whole[: len(part), rows] = part
-
-        shards = [shard for part in parts for shard in self._gradient.shards(part)]
-        map_chunks(evaluate, shards, self._num_threads)
         return output, value
 
     @torch.no_grad()  # a graph of this stream that is alive would make recording on a GPU fail
@@ -322,7 +328,12 @@ class Rl2:
 
     def _step(self, batch: Batch, rows: Tensor) -> Tensor:
         """Takes one step of Adam on the rows of a minibatch; returns the _STATISTICS."""
-        gradient, statistics = self._gradient(batch, rows)
+        gradient, statistics = split_gradient(
+            lambda own: self._gradient(batch, own),
+            lambda own: int(batch.counts[own].sum()),
+            rows,
+            self._group,
+        )
         parameters = self._gradient.parameters
         for parameter, value in zip(parameters, gradient, strict=True):
             parameter.grad = value

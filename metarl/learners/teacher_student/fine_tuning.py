@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.parallel import ALONE, Group
 from metarl.core.rollout import Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.ppo import check_ratio, nudge
@@ -46,6 +47,7 @@ class FineTuning:
         distribution: Over actions.
         adam: Of all parameters but the encoder's.
         config: Settings.
+        group: Processes that divide the trials of every minibatch.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class FineTuning:
         distribution: Distribution,
         adam: torch.optim.Optimizer,
         config: TeacherStudentConfig,
+        group: Group = ALONE,
     ):
         self._network, self._distribution, self._config = network, distribution, config
-        self._ppo = Ppo(network, distribution, adam, config)
+        self._ppo = Ppo(network, distribution, adam, config, group)
 
     @torch.no_grad()
     def guess(self, inputs: Tensor) -> Tensor:
@@ -146,4 +149,4 @@ class FineTuning:
             latent = network.guess(network.memory.unroll(trials.inputs[:, rows]))
             return Steps(*(part[:, rows][mask] for part in own)), latent[mask]
 
-        return self._ppo.train(orders, select)
+        return self._ppo.train(orders, select, lambda rows: int(steps.valid[:, rows].sum()))

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.parallel import ALONE, Group
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae, standardise
 from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_loss, take_step
 from metarl.learners.ppo_settings import PpoSettings
+from metarl.learners.split_gradient import Gradient, split_gradient
 from metarl.networks.distributions import Distribution, clamp_
 
 
@@ -62,6 +64,7 @@ class Ppo:
         distribution: Over actions.
         adam: Of the parameters that learn.
         config: Settings.
+        group: Processes that divide the rows of every minibatch.
     """
 
     def __init__(
@@ -70,22 +73,42 @@ class Ppo:
         distribution: Distribution,
         adam: torch.optim.Optimizer,
         config: PpoSettings,
+        group: Group = ALONE,
     ):
         self._network, self._distribution = network, distribution
-        self._adam, self._config = adam, config
+        self._adam, self._config, self._group = adam, config, group
 
-    def train(self, orders: Iterable[np.ndarray], select: Select) -> Metrics:
-        """Makes a pass for each order of the rows, in minibatches."""
-        return make_passes(orders, lambda rows: self.step(*select(rows)), self._adam, self._config)
+    def train(
+        self,
+        orders: Iterable[np.ndarray],
+        select: Select,
+        count: Callable[[Tensor], int] = len,
+    ) -> Metrics:
+        """Makes a pass for each order of the rows, in minibatches.
 
-    def step(self, own: Steps, latent: Tensor) -> Tensor:
+        Args:
+            orders: Of the rows.
+            select: Chooses the steps of rows.
+            count: Returns the number of the steps of rows (B,); by default one each.
+        """
+        return make_passes(
+            orders, lambda rows: self._step(rows, select, count), self._adam, self._config
+        )
+
+    def _step(self, rows: Tensor, select: Select, count: Callable[[Tensor], int]) -> Tensor:
         """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""
         config, network = self._config, self._network
-        params, output = network.distribution_params(), network.output(own.obs, latent)
-        value = network.value(own.obs, latent)
-        shared = self._distribution, params, config
-        loss, found = ppo_loss(own, output, value, len(value), *shared)
-        norm = descend(self._adam, loss, config.max_gradient)
+        parameters, params = self._adam.param_groups[0]["params"], network.distribution_params()
+
+        def differentiate(rows: Tensor) -> tuple[Gradient, Tensor]:
+            own, latent = select(rows)
+            output, value = network.output(own.obs, latent), network.value(own.obs, latent)
+            shared = self._distribution, params, config
+            loss, found = ppo_loss(own, output, value, len(value), *shared)
+            return torch.autograd.grad(loss, parameters, allow_unused=True), found
+
+        gradient, found = split_gradient(differentiate, count, rows, self._group)
+        norm = take_step(self._adam, gradient, config.max_gradient)
         clamp_(self._distribution, params)
         return torch.cat([found, norm.double().unsqueeze(0)])
 
@@ -98,6 +121,7 @@ class ConditionedPpo:
         distribution: Over actions.
         adam: Of the parameters that learn.
         config: Settings.
+        group: Processes that divide the steps of every minibatch.
     """
 
     def __init__(
@@ -106,9 +130,10 @@ class ConditionedPpo:
         distribution: Distribution,
         adam: torch.optim.Optimizer,
         config: PpoSettings,
+        group: Group = ALONE,
     ):
         self._network, self._distribution, self._config = network, distribution, config
-        self._ppo = Ppo(network, distribution, adam, config)
+        self._ppo = Ppo(network, distribution, adam, config, group)
 
     @torch.no_grad()
     def check(

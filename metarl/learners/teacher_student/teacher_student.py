@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
+from metarl.core.parallel import ALONE, Group
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.task_code import TaskCode
@@ -19,6 +20,8 @@ from metarl.core.tasks import TaskDistribution
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
+from metarl.learners.ppo_passes import take_step
+from metarl.learners.split_gradient import Gradient, split_gradient
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.fine_tuning import FineTuning
@@ -118,7 +121,11 @@ class TeacherStudent:
         for each in self._adams.values():
             adam.begin(each)
         self._obs_moments, self._value_moments = Moments.initial(self._obs_size), Moments.initial(1)
-        self._updates = 0
+        self._updates, self._group = 0, ALONE
+
+    def join_group(self, group: Group) -> None:
+        """Makes this process compute its slice of every minibatch; see `SplitsUpdate`."""
+        self._group = group
 
     @property
     def phase(self) -> Phase:
@@ -318,7 +325,7 @@ class TeacherStudent:
         seen = torch.cat([r.obs[mask] for r, mask in zip(rollouts, valid, strict=True)])
         code = self._encode(tasks).to(self.device)
         parts = self.network, self._distribution, self._adams["teacher"]
-        teacher = ppo.ConditionedPpo(*parts, self.config)
+        teacher = ppo.ConditionedPpo(*parts, self.config, self._group)
         codes = [code.unsqueeze(1)] * len(rollouts)
         own = [rollout.to(self.device) for rollout in rollouts]
         error = teacher.check(own, codes, self._obs_moments)
@@ -333,27 +340,36 @@ class TeacherStudent:
         return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
 
     def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
-        config, network = self.config, self.network
+        config, network, adam = self.config, self.network, self._adams["student"]
         inputs, rows = self._inputs(steps), steps.obs.shape[1]
         obs = inputs[..., : steps.obs.shape[-1]]
         with torch.no_grad():
             known = network.encoder(self._encode(tasks).to(self.device))
             known = known.repeat_interleave(rows // len(tasks), dim=0).expand(len(obs), -1, -1)
             wanted = network.output(obs, known)
+        parameters = adam.param_groups[0]["params"]
+
+        def differentiate(part: Tensor) -> tuple[Gradient, Tensor]:
+            latent = network.guess(network.memory.unroll(inputs[:, part]))
+            mask, params = steps.valid[:, part], network.distribution_params()
+            kl = self._distribution.kl_divergence(
+                params, wanted[:, part], params, network.output(obs[:, part], latent)
+            )[mask].mean()
+            error = (latent - known[:, part]).square().mean(dim=-1)[mask].mean()
+            loss = kl + config.latent_weight * error
+            gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
+            return gradient, torch.stack([kl.detach(), error.detach()])
+
         totals, count = np.zeros(2), 0
         for order in self._orders(rows, config.student_epochs):
             for part in torch.from_numpy(order).to(self.device).tensor_split(config.minibatches):
                 if not len(part):
                     continue
-                latent = network.guess(network.memory.unroll(inputs[:, part]))
-                mask, params = steps.valid[:, part], network.distribution_params()
-                kl = self._distribution.kl_divergence(
-                    params, wanted[:, part], params, network.output(obs[:, part], latent)
-                )[mask].mean()
-                error = (latent - known[:, part]).square().mean(dim=-1)[mask].mean()
-                loss = kl + config.latent_weight * error
-                ppo.descend(self._adams["student"], loss, config.max_gradient)
-                totals += [float(kl.detach()), float(error.detach())]
+                gradient, means = split_gradient(
+                    differentiate, lambda own: int(steps.valid[:, own].sum()), part, self._group
+                )
+                take_step(adam, gradient, config.max_gradient)
+                totals += means.tolist()
                 count += 1
         kl_mean, error_mean = totals / count
         return {"kl": kl_mean, "update/latent_error": error_mean}
@@ -362,7 +378,8 @@ class TeacherStudent:
         steps = Sequences.of(rollouts, self.device)
         inputs, own = self._inputs(steps), [rollout.to(self.device) for rollout in rollouts]
         whole = self._adams["fine-tuning"]
-        tuning = FineTuning(self.network, self._distribution, whole, self.config)
+        parts = self.network, self._distribution, whole, self.config
+        tuning = FineTuning(*parts, self._group)
         latent = tuning.guess(inputs)
         error = tuning.check(steps, inputs, latent)
         moments = self._obs_moments, self._value_moments

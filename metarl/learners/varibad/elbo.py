@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
+from metarl.core.parallel import ALONE, Group, map_in_group
 from metarl.functional.gaussian import kl_divergence
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.varibad.config import VaribadConfig
@@ -178,15 +178,20 @@ def elbo_loss(
 
 
 def elbo_gradient(
-    network: VaribadNetwork, batch: ElboBatch, config: VaribadConfig, num_threads: int
+    network: VaribadNetwork,
+    batch: ElboBatch,
+    config: VaribadConfig,
+    num_threads: int,
+    group: Group = ALONE,
 ) -> tuple[list[Tensor], Tensor]:
     """Returns the gradient of the mean loss of the trials, and means of what `elbo_loss` returns.
 
-    The trials are computed in shards that do not depend on the number of threads, and summed in
-    order.
+    The trials are computed in shards, which the processes of a group divide among themselves, and
+    summed in order. On a CPU the shards depend neither on threads nor on processes.
     """
     parameters, number = network.encoder_parameters(), len(batch.reward)
-    count = -(-number // SHARD_TRIALS) if batch.reward.device.type == "cpu" else 1
+    on_cpu = batch.reward.device.type == "cpu"
+    count = -(-number // SHARD_TRIALS) if on_cpu else min(group.size, number)
 
     def differentiate(own: slice) -> tuple[Sequence[Tensor], Tensor]:
         loss, parts = elbo_loss(network, batch.rows(own), config)
@@ -194,7 +199,7 @@ def elbo_gradient(
 
     cuts = [number * i // count for i in range(count + 1)]
     slices = [slice(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
-    gradients, parts = zip(*map_chunks(differentiate, slices, num_threads), strict=True)
+    gradients, parts = zip(*map_in_group(differentiate, slices, num_threads, group), strict=True)
     summed = [torch.stack(each).sum(dim=0) for each in zip(*gradients, strict=True)]
     return summed, torch.stack(parts).sum(dim=0)
 

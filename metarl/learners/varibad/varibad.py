@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import map_chunks
+from metarl.core.parallel import ALONE, Group, map_in_group
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.tasks import TaskDistribution
@@ -20,6 +20,7 @@ from metarl.functional.ppo import check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
+from metarl.learners.split_gradient import split_gradient
 from metarl.learners.trial_memory import TrialContext
 from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
@@ -92,7 +93,11 @@ class Varibad:
         self._reward_moments = Moments.initial(1)
         self._buffer = TrialBuffer.empty(config.buffer_trials, obs_size, action_size)
         self._obs_scale = self._obs_moments.scale()
-        self._updates = 0
+        self._updates, self._group = 0, ALONE
+
+    def join_group(self, group: Group) -> None:
+        """Makes this process compute its slice of every minibatch; see `SplitsUpdate`."""
+        self._group = group
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> TrialContext:
         """Returns the context before any experience: an empty memory for every row."""
@@ -248,7 +253,7 @@ class Varibad:
             return policy_inputs(own[..., : steps.obs.shape[-1]], belief)
 
         parts = inputs.split(size or inputs.shape[1], dim=1)
-        return torch.cat(map_chunks(read, parts, self._num_threads), dim=1)
+        return torch.cat(map_in_group(read, parts, self._num_threads, self._group), dim=1)
 
     def _train_policy(self, rollouts: Sequence[Rollout]) -> Metrics:
         on_cpu = Sequences.of(rollouts)
@@ -327,7 +332,12 @@ class Varibad:
         network, optimiser = self.network, self._ppo_adam
         parameters, params = optimiser.param_groups[0]["params"], network.distribution_params()
         shared = self._distribution, params, self.config, self._num_threads
-        gradient, found = ppo_gradient(batch.rows(rows), network.heads, parameters, *shared)
+        gradient, found = split_gradient(
+            lambda own: ppo_gradient(batch.rows(own), network.heads, parameters, *shared),
+            len,
+            rows,
+            self._group,
+        )
         norm = take_step(optimiser, gradient, self.config.max_gradient)
         clamp_(self._distribution, params)
         return torch.cat([found, norm.double().unsqueeze(0)])
@@ -340,7 +350,8 @@ class Varibad:
             chosen = rng.permutation(buffer.count)[: config.elbo_trials]
             trials = buffer.rows(torch.from_numpy(chosen)).to(self.device)
             batch = draw_batch(trials, self._obs_moments, self._reward_moments, config, rng)
-            gradient, parts = elbo_gradient(self.network, batch, config, self._num_threads)
+            shared = self._num_threads, self._group
+            gradient, parts = elbo_gradient(self.network, batch, config, *shared)
             norm = take_step(self._elbo_adam, gradient, config.max_gradient)
             totals += [*parts.tolist(), float(norm)]
         means = (totals / config.encoder_updates).tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from meta_objective import double_trial, log_prob
+from meta_objective import double_trial, log_prob, played
 
 from metarl.functional.ppo import clipped_loss
 from metarl.learners.maml import surrogates
@@ -33,12 +33,6 @@ def learner_of(**settings):
     if CONTEXT in learner.params:  # zero is a special point, so the tests use another
         learner.params[CONTEXT] = torch.tensor([0.3, -0.7])
     return learner
-
-
-def played(learner, num_adaptations=1):
-    context, rollouts = double_trial(learner, NUM_TASKS, num_adaptations)
-    final, _ = learner._batch(rollouts[-1])
-    return learner._trial(context, rollouts[-1], final)
 
 
 def slow_adapted(learner, params, batches, task):

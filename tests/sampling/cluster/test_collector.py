@@ -2,6 +2,7 @@
 
 from contextlib import closing, contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from metarl import collecting
 from metarl.builders import build_env, training_tasks
 from metarl.config.schema import build_config, to_yaml
 from metarl.core.errors import ConfigError
+from metarl.core.parallel import ALONE
 from metarl.core.rng import stream
 from metarl.sampling.sampler import Collector
 from metarl.sampling.trials import Key
@@ -86,10 +88,12 @@ def test_tasks_of_a_failed_shard_are_counted_in_the_trial(monkeypatch):
             collector.trial(learner, tasks, 3, 1, Key(0, "train", 0))
 
 
-def test_own_loops_and_given_environments_are_refused():
+def test_own_loops_given_environments_and_groups_are_refused():
     config = build_config("navigation-2d", "sb3-ppo", {"sampler.backend": "ray"})
     with pytest.raises(ConfigError, match="--sampler.backend ray with --algo sb3-ppo: it collects"):
-        collecting.build_collector(config, build_env(config), None)
+        collecting.build_collector(config, build_env(config), None, ALONE)
     config = config_of("maml", backend="ray")
     with pytest.raises(ConfigError, match="workers cannot build navigation-2d again"):
-        collecting.build_collector(config, build_env(config), None, is_given=True)
+        collecting.build_collector(config, build_env(config), None, ALONE, is_given=True)
+    with pytest.raises(ConfigError, match="--sampler.backend ray with 2 processes: the processes"):
+        collecting.build_collector(config, build_env(config), None, SimpleNamespace(size=2))

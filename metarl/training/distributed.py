@@ -1,0 +1,266 @@
+"""Processes that train together, by torch.distributed: gloo between CPUs, nccl between GPUs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from metarl.core import errors
+from metarl.core.errors import ConfigError, MetarlError, ResourceError
+from metarl.core.parallel import ALONE, Group
+from metarl.training.launch import Launch
+from metarl.training.packing import from_bytes, list_forms, pack, to_bytes, unpack
+from metarl.training.trainer import pick_device
+
+Value = TypeVar("Value")
+
+PATIENCE = timedelta(minutes=10)
+"""Longest time that a process waits for another one; their work is the same, so it is short."""
+
+_FRAME = 4096
+"""Bytes of the first message of an exchange, which holds all of a short one."""
+
+_CPU = torch.device("cpu")
+
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        FloatingPointError,
+        ValueError,
+        MemoryError,
+        torch.OutOfMemoryError,
+        *(c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, MetarlError)),
+    )
+}
+"""Exceptions that are raised alike in all processes; others become a RuntimeError."""
+
+
+class ProcessGroup:
+    """The processes that torchrun has started; see `metarl.core.parallel.Group`.
+
+    Every exchange begins with a message of fixed size that tells how long the rest is and whether a
+    process has failed. So a failure in one process ends the next exchange of all others, wherever
+    they are, instead of leaving them to wait.
+
+    Args:
+        launch: Place of this process.
+        device: Of its updates. A GPU of its own exchanges tensors by nccl, everything else by gloo.
+        patience: Longest time to wait for another process.
+
+    Raises:
+        ResourceError: The processes do not meet; names the address.
+    """
+
+    def __init__(self, launch: Launch, device: torch.device = _CPU, patience: timedelta = PATIENCE):
+        self.rank, self.size, self._patience = launch.rank, launch.size, patience
+        self._device = device
+        has_own_gpu = device.type == "cuda" and device.index == launch.local_rank
+        self._wire = device if has_own_gpu else _CPU
+        self._is_failed = False
+        if has_own_gpu:
+            torch.cuda.set_device(device)
+        options: dict[str, Any] = {"rank": launch.rank, "world_size": launch.size}
+        try:
+            backend = "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo"
+            dist.init_process_group(backend, timeout=patience, **options)
+        except (RuntimeError, ValueError) as error:
+            place = f"process {launch.rank} of {launch.size} at {launch.address}"
+            reason = str(error).partition("\n")[0]
+            raise ResourceError(f"{place}: the processes did not meet ({reason})") from error
+
+    def gather(self, make: Callable[[], Value]) -> list[Value]:
+        """Computes a value in every process; returns those of all, by rank; see `Group`."""
+        try:
+            mine = make()
+            text, tensors = pack(mine)
+        except Exception as error:
+            self._announce(error)
+            raise
+        found = self._exchange({"tree": text}, tensors)
+        values = [unpack(message["tree"], own) for message, own in found]
+        values[self.rank] = mine
+        return values
+
+    @contextmanager
+    def share_failures(self) -> Generator[None]:
+        """Makes an exception of this process one of all others, in their next exchange."""
+        try:
+            yield
+        except Exception as error:
+            if not self._is_failed:
+                with suppress(Exception):  # that of another process, or nobody is left
+                    self._announce(error)
+            raise
+
+    def wait_for_first(self) -> None:
+        """Waits until process 0 has ended: torchrun stops all others as soon as one has failed."""
+        if self.rank:
+            with suppress(RuntimeError):  # the connection closes
+                dist.recv(torch.zeros(1), src=0)
+
+    def leave(self) -> None:
+        """Leaves the group, which must not be used any more."""
+        dist.destroy_process_group()
+
+    def _announce(self, error: Exception) -> None:
+        """Tells the others of a failure.
+
+        Raises:
+            Exception: That of a process of lower rank, if there is one.
+        """
+        failure = {"kind": type(error).__name__, "text": str(error)}
+        self._exchange({"failure": failure}, [])
+
+    def _exchange(
+        self, message: Mapping[str, Any], tensors: Sequence[Tensor]
+    ) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Sends a message and tensors to all; returns those of all by rank.
+
+        Raises:
+            Exception: That of the first other process that has failed.
+            ResourceError: A process has ended, or has not answered.
+        """
+        is_far = [self._wire.type != "cpu" and t.device.type == "cuda" for t in tensors]
+        near = [t for t, far in zip(tensors, is_far, strict=True) if not far]
+        away = [t for t, far in zip(tensors, is_far, strict=True) if far]
+        on_gpu = [t.device.type == "cuda" for t in near]
+        forms = {"near": list_forms(near), "on_gpu": on_gpu, "far": list_forms(away)}
+        text = json.dumps({**message, **forms, "is_far": is_far}).encode()
+        try:
+            frames = self._send_frames(text, to_bytes(near, _CPU))
+            messages = [json.loads(raw) for raw, _ in frames]
+            self._raise_failure(messages)
+            pieces: list[Tensor] = []
+            if any(each["far"] for each in messages):
+                pieces = self._send(to_bytes(away, self._wire))
+        except RuntimeError as error:
+            if self._is_failed:
+                raise
+            self._is_failed = True
+            reason = str(error).partition("\n")[0]
+            limit = f"has ended, or has not answered for {self._patience}"
+            raise ResourceError(f"one of the {self.size} processes {limit} ({reason})") from error
+        return [
+            (each, self._restore(each, raw, pieces[rank] if pieces else raw))
+            for rank, (each, (_, raw)) in enumerate(zip(messages, frames, strict=True))
+        ]
+
+    def _restore(self, message: Mapping[str, Any], near: Tensor, far: Tensor) -> list[Tensor]:
+        """Returns the tensors of a process, where those of this process would be."""
+        raw = zip(from_bytes(near, message["near"]), message["on_gpu"], strict=True)
+        own = iter([tensor.to(self._device) if gpu else tensor for tensor, gpu in raw])
+        others = iter(from_bytes(far, message["far"]))
+        return [next(others if is_far else own) for is_far in message["is_far"]]
+
+    def _send_frames(self, text: bytes, body: Tensor) -> list[tuple[bytes, Tensor]]:
+        """Sends a text and bytes (B,), in one message if they are few."""
+        filled = text + bytes(-len(text) % 8)
+        whole = torch.cat([torch.frombuffer(bytearray(filled), dtype=torch.uint8), body])
+        first = torch.zeros(_FRAME, dtype=torch.uint8)
+        first[:16].view(torch.int64)[:] = torch.tensor([len(text), len(whole)])
+        if len(whole) <= _FRAME - 16:
+            first[16 : 16 + len(whole)] = whole
+        firsts = self._all_gather(first)
+        lengths = [each[:16].view(torch.int64).tolist() for each in firsts]
+        longest = max(length for _, length in lengths)
+        raws = [each[16:] for each in firsts]
+        if longest > _FRAME - 16:
+            raws = self._all_gather(torch.cat([whole, whole.new_zeros(longest - len(whole))]))
+        frames = []
+        for raw, (count, length) in zip(raws, lengths, strict=True):
+            start = count + -count % 8
+            frames.append((bytes(raw[:count].numpy()), raw[start:length]))
+        return frames
+
+    def _send(self, own: Tensor) -> list[Tensor]:
+        """Sends bytes (B,) of different lengths."""
+        lengths = self._all_gather(torch.tensor([len(own)]))
+        longest = max(int(length) for length in lengths)
+        return self._all_gather(torch.cat([own, own.new_zeros(longest - len(own))]))
+
+    def _all_gather(self, own: Tensor) -> list[Tensor]:
+        """Returns the tensors of all processes, of the same shape, by rank."""
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own)
+        return found
+
+    def _raise_failure(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raises the exception of the first process that has failed, unless it is this one."""
+        failed = [rank for rank, each in enumerate(messages) if "failure" in each]
+        if not failed:
+            return
+        self._is_failed = True
+        if failed[0] == self.rank:
+            return
+        failure = messages[failed[0]]["failure"]
+        if kind := _KINDS.get(failure["kind"]):
+            raise kind(failure["text"])
+        raise RuntimeError(f"process {failed[0]}: {failure['kind']}: {failure['text']}")
+
+
+@contextmanager
+def open_group(launch: Launch, device: torch.device) -> Generator[Group]:
+    """Yields the processes that train together; a failure in one of them is one of all.
+
+    Raises:
+        ResourceError: The processes do not meet.
+    """
+    if launch.size == 1:
+        yield ALONE
+        return
+    group = ProcessGroup(launch, device)
+    try:
+        with group.share_failures():
+            yield group
+    except Exception:
+        group.wait_for_first()  # which keeps its connections until it has ended
+        raise
+    group.leave()
+
+
+def pick_own_device(name: str, launch: Launch) -> torch.device:
+    """Returns the device of this process's updates.
+
+    Args:
+        name: "auto" or "cuda" for a GPU for each process of a machine, "cpu", or "cuda:N" for one
+            that all processes of a machine use.
+        launch: Place of this process.
+
+    Raises:
+        ResourceError: The machine has fewer GPUs.
+    """
+    count = torch.cuda.device_count()
+    is_shared = name not in ("auto", "cuda") or (name == "auto" and not count)
+    if launch.size == 1 or is_shared:
+        return pick_device(name)
+    if count < launch.local_size:
+        hint = "start as many as GPUs, or give --device cuda:0 for one that they share, or cpu"
+        place = f"{launch.local_size} processes of this machine and {count} GPUs"
+        raise ResourceError(f"--device {name}: {place}; {hint}")
+    return torch.device("cuda", launch.local_rank)
+
+
+def require_same(group: Group, facts: Mapping[str, str]) -> None:
+    """Requires that all processes start alike.
+
+    Args:
+        group: The processes.
+        facts: Settings, versions and the like by name.
+
+    Raises:
+        ConfigError: One of them differs; names the process, the fact and both values.
+    """
+    first, *others = group.gather(lambda: dict(facts))
+    for rank, own in enumerate(others, start=1):
+        for name in {**first, **own}:
+            before, now = first.get(name), own.get(name)
+            if before != now:
+                text = f"{name} is {now} in process {rank}, and {before} in process 0"
+                raise ConfigError(f"{text}; start all with the same code, flags and files")
