@@ -330,26 +330,6 @@ def require_phases(config: TrainConfig[Any]) -> None:
         raise ConfigError(f"--iterations = {config.iterations}: must be {hint}")
 
 
-def collecting_env(config: TrainConfig[Any], env: Any) -> Any:
-    """Returns the environment in which the learner is trained: itself, or a mirror of it.
-
-    Raises:
-        ConfigError: The robot cannot be mirrored, or the learner sees the task.
-    """
-    if not config.sampler.mirror:
-        return env
-    from metarl.core.env import UnsupportedHere
-    from metarl.envs.wrappers.mirrored import Mirrored
-
-    if registry.find_algorithm(config.algo).sees_tasks:
-        hint = "it sees the task, which has no mirror image; leave the flag out"
-        raise ConfigError(f"--sampler.mirror with --algo {config.algo}: {hint}")
-    try:
-        return Mirrored(env)
-    except UnsupportedHere as error:
-        raise ConfigError(f"--sampler.mirror: {error}") from error
-
-
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
     algorithm = registry.find_algorithm(config.algo)

@@ -1,4 +1,4 @@
-"""Builds what runs the trials of a training: this process, or workers on a cluster.
+"""Builds what runs the trials of a training, and the environment in which they are run.
 
 Nothing heavy is imported at module level, so that --help and --list-envs answer without torch.
 """
@@ -16,13 +16,67 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metarl.builders import build_env, build_learner, collecting_env
+from metarl.builders import build_env, build_learner
 from metarl.config.schema import TrainConfig, from_yaml, to_yaml
 from metarl.core.env import HasFingerprint, supports
 from metarl.core.errors import ConfigError
 from metarl.learners import registry
 from metarl.runs import provenance
 from metarl.runs.progress import heartbeat
+
+
+def collecting_env(config: TrainConfig[Any], env: Any) -> Any:
+    """Returns the environment in which the learner is trained: itself, or it with other physics.
+
+    Raises:
+        ConfigError: The robot cannot be mirrored, or the learner sees the task; or Warp cannot
+            simulate it, or the learner collects its own experience.
+        ResourceError: Warp is not installed.
+    """
+    if config.sampler.physics == "warp":
+        env = _on_warp(config, env)
+    return _mirrored(config, env) if config.sampler.mirror else env
+
+
+def describe_physics(config: TrainConfig[Any]) -> str:
+    """Returns what computes the physics of a training, with version and device."""
+    if config.sampler.physics == "mujoco":
+        return "mujoco"
+    from metarl.envs.physics.warp_batch import describe_engine
+
+    return describe_engine()
+
+
+def _on_warp(config: TrainConfig[Any], env: Any) -> Any:
+    from metarl.core.env import RunsOnWarp, UnsupportedHere
+
+    flag = "--sampler.physics warp"
+    if registry.find_algorithm(config.algo).has_own_loop:
+        hint = "it collects its own experience; leave the flag out"
+        raise ConfigError(f"{flag} with --algo {config.algo}: {hint}")
+    if config.sampler.slices > 1:
+        hint = "Warp steps all tasks at once; leave it out"
+        raise ConfigError(f"{flag} with --sampler.slices {config.sampler.slices}: {hint}")
+    name = env.spec.name
+    if not supports(env, RunsOnWarp):
+        raise ConfigError(f"{flag}: {name} is no robot of MuJoCo; leave the flag out")
+    try:
+        return env.on_warp()
+    except UnsupportedHere as error:
+        raise ConfigError(f"{flag}: {name}: {error}; leave the flag out") from error
+
+
+def _mirrored(config: TrainConfig[Any], env: Any) -> Any:
+    from metarl.core.env import UnsupportedHere
+    from metarl.envs.wrappers.mirrored import Mirrored
+
+    if registry.find_algorithm(config.algo).sees_tasks:
+        hint = "it sees the task, which has no mirror image; leave the flag out"
+        raise ConfigError(f"--sampler.mirror with --algo {config.algo}: {hint}")
+    try:
+        return Mirrored(env)
+    except UnsupportedHere as error:
+        raise ConfigError(f"--sampler.mirror: {error}") from error
 
 
 def build_collector(
@@ -44,7 +98,11 @@ def build_collector(
     """
     from metarl.sampling.sampler import Collector
 
-    local = Collector(env, config.sampler.slices, group)
+    on_warp = config.sampler.physics == "warp"
+    if on_warp and group.size > 1:
+        hint = "each process would need a GPU of its own; start one"
+        raise ConfigError(f"--sampler.physics warp with {group.size} processes: {hint}")
+    local = Collector(env, 1 if on_warp else config.sampler.slices, group)
     if config.sampler.backend == "local":
         return local
     _refuse_unsuitable(config, group, is_given)
@@ -102,6 +160,8 @@ def _refuse_unsuitable(config: TrainConfig[Any], group: Any, is_given: bool) -> 
     if group.size > 1:
         hint = "the processes play the tasks themselves; leave it out, or start one process"
         raise ConfigError(f"{flag} with {group.size} processes: {hint}")
+    if config.sampler.physics == "warp":
+        raise ConfigError(f"{flag} with --sampler.physics warp: workers have no GPU; take one")
     if is_given or config.env.startswith("__main__:"):
         hint = "give a name, or a class or function of a module that they can import"
         raise ConfigError(f"{flag}: workers cannot build {config.env} again; {hint}")

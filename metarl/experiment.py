@@ -16,7 +16,6 @@ from metarl.builders import (
     build_env,
     build_learner,
     check_plugin,
-    collecting_env,
     is_baseline,
     is_batch_env,
     keep_robot,
@@ -24,7 +23,7 @@ from metarl.builders import (
     require_phases,
     training_tasks,
 )
-from metarl.collecting import build_collector
+from metarl.collecting import build_collector, collecting_env, describe_physics
 from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, to_yaml
 from metarl.config.trust import resume_command, trust
@@ -266,11 +265,11 @@ def record_start(policy: TrainedPolicy, device: Any, source: dict[str, Any] | No
     # a resumed run may have other iterations or threads than before; the next resume keeps them
     write_atomically(path / "config.yaml", to_yaml(config))
     keep_robot(config, path)
-    facts = {"device": _device_name(device), "threads": num_threads(config)}
-    facts["processes"] = read_launch().size
-    facts["is_deterministic"] = _is_deterministic()
+    facts: dict[str, Any] = {"device": _device_name(device), "threads": num_threads(config)}
+    facts |= {"processes": read_launch().size, "physics": describe_physics(config)}
+    facts |= {"is_deterministic": _is_deterministic(), "init_from": source}
     facts["sources"] = hash_sources(config.env, config.algo)
-    for line in provenance.write_run_json(path, spec, **facts, init_from=source):
+    for line in provenance.write_run_json(path, spec, **facts):
         notify(f"the run no longer repeats bit for bit: {line}")
     sampler, start = config.sampler, policy.progress.iteration
     rollouts = sampler.num_adaptations + 1

@@ -55,10 +55,10 @@ class Poison(TorchDispatchMode):
 
         run = Trainer.run
 
-        def poisoned(trainer):
+        def poisoned(trainer, *args):
             try:
                 with self:
-                    run(trainer)
+                    run(trainer, *args)
             finally:
                 self.count_file.write_text(str(self.count), encoding="utf-8")
 

@@ -171,11 +171,11 @@ def _limit() -> None:
 
     run = Trainer.run
 
-    def run_if_small(trainer):
+    def run_if_small(trainer, *args):
         sampler, config = trainer.config.sampler, trainer.config
         steps = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
         if steps * trainer._collector.env.spec.horizon * config.iterations <= _STEPS:
-            run(trainer)
+            run(trainer, *args)
         else:
             trainer.save()
 

@@ -55,6 +55,7 @@ class MujocoBatchEnv:
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
         self._tally, self._level = Tally(), 1.0
         self._parts, self._scan = recipe.observation(), recipe.scan()
+        self._make_batch: Any = Batch
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
         self._unit = np.array(self.robot.action_scale)
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T - self._centre_ctrl
@@ -92,6 +93,15 @@ class MujocoBatchEnv:
             each._batch, each._tally = None, Tally()  # halves step at the same time
         return copies
 
+    def on_warp(self) -> Self:
+        """See `RunsOnWarp`."""
+        from metarl.envs.physics.warp_batch import WarpBatch
+
+        other = copy.copy(self)
+        other._make_batch, other._batch, other._tally = WarpBatch, None, Tally()
+        other.set_tasks(self.spec.tasks.sample(np.random.default_rng(0), 1), 1)
+        return other
+
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Sets tasks (N, D), each for num_episodes neighbouring rows.
 
@@ -106,8 +116,7 @@ class MujocoBatchEnv:
         self._world.write(rows[:, goals:])
 
     def _build(self, num_rows: int) -> None:
-        batch = Batch(self.model, num_rows, self._threads)
-        self._batch = batch
+        self._batch = batch = self._make_batch(self.model, num_rows, self._threads)
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._ctrl = batch.bind("ctrl")
         self._action = np.empty(self._ctrl.shape)  # contiguous, unlike the array of the batch

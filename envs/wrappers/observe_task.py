@@ -19,6 +19,7 @@ from metarl.core.env import (
     Quantity,
     RenderableEnv,
     RestartableEnv,
+    RunsOnWarp,
     SceneEnv,
     SplittableEnv,
     Step,
@@ -55,6 +56,7 @@ class ObserveTask(Wrapper):
         HasServos,
         HasFingerprint,
         HasWorkers,
+        RunsOnWarp,
     )
 
     def __init__(self, env: BatchEnv):
@@ -75,6 +77,10 @@ class ObserveTask(Wrapper):
     def split(self, parts: int) -> list[ObserveTask]:
         """Returns copies of this environment, for slices of the tasks."""
         return [ObserveTask(env) for env in self._env.split(parts)]
+
+    def on_warp(self) -> ObserveTask:
+        """See `RunsOnWarp`."""
+        return ObserveTask(self._env.on_warp())
 
     def snapshot(self) -> np.ndarray:
         """See `RenderableEnv`."""

@@ -45,6 +45,10 @@ class SamplerConfig:
     workers: int = 0
     """Workers on the cluster, one processor each; 0 is one for each processor."""
 
+    physics: Literal["mujoco", "warp"] = "mujoco"
+    """What computes the physics of the training: MuJoCo on the CPU, or MuJoCo Warp on a GPU, whose
+    results differ. Evaluations and videos always use MuJoCo."""
+
     mirror: bool = False
     """Play every second training task in a mirror, left and right of the robot exchanged."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -227,6 +227,13 @@ class HasFingerprint(Protocol):
 
     def fingerprint(self) -> str:
         """Returns a text that is the same for the same physics only."""
+
+
+class RunsOnWarp(Protocol):
+    """Its physics can be computed by MuJoCo Warp."""
+
+    def on_warp(self) -> Self:
+        """Returns an environment like this one with physics by Warp, or raises UnsupportedHere."""
 
 
 class HasServos(Protocol):

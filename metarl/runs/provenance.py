@@ -47,6 +47,7 @@ def write_run_json(
     device: str,
     threads: int,
     processes: int = 1,
+    physics: str = "mujoco",
     is_deterministic: bool = False,
     init_from: Mapping[str, Any] | None = None,
     sources: Mapping[str, str] | None = None,
@@ -59,6 +60,7 @@ def write_run_json(
         device: Device of the update, with the name of a GPU.
         threads: Threads of the physics and of the update; not compared.
         processes: Processes that train together.
+        physics: What computes the physics of the training.
         is_deterministic: torch refuses operations that do not repeat bit for bit. Only a GPU has
             such ones, and without it a run on a GPU is promised nothing.
         init_from: The run and the checkpoint that a fine-tuned run starts from.
@@ -73,7 +75,7 @@ def write_run_json(
     """
     is_repeatable = is_deterministic or device.partition(":")[0] == "cpu"
     facts = _collect_facts(device, threads) | {"is_repeatable": is_repeatable}
-    facts["processes"] = processes
+    facts |= {"processes": processes, "physics": physics}
     facts["sources"] = dict(sources or {})
     path = run_dir / "run.json"
     if not path.exists():
@@ -209,8 +211,9 @@ def to_json(value: Any) -> Any:
 
 def _select_fixed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: facts[name] for name in ("git", "device", "processor")}
-    # older versions trained in one process, and said nothing of it
-    return {**facts["versions"], **kept, "processes": facts.get("processes", 1)}
+    # older versions trained in one process, by MuJoCo, and said nothing of it
+    later = {"processes": 1, "physics": "mujoco"}
+    return {**facts["versions"], **kept, **{n: facts.get(n, v) for n, v in later.items()}}
 
 
 def _find_version(package: str) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from metarl.core import errors
 from metarl.core.errors import ConfigError, MetarlError, ResourceError
@@ -42,6 +44,23 @@ _KINDS: dict[str, type[Exception]] = {
 """Exceptions that are raised alike in all processes; others become a RuntimeError."""
 
 
+_stores: dict[str, tuple[Any, Iterator[int]]] = {}
+"""The store in which processes meet, and the numbers of their groups, by address."""
+
+
+def _next_store(launch: Launch, patience: timedelta) -> Any:
+    """Returns the part of the store in which the next group of this process meets.
+
+    The store stays open between groups. If it were closed with each of them, a process that is
+    early for the next group would enter the one that is about to be closed.
+    """
+    if launch.address not in _stores:
+        found, *_ = next(rendezvous("env://", launch.rank, launch.size, timeout=patience))
+        _stores[launch.address] = found, itertools.count()
+    store, numbers = _stores[launch.address]
+    return dist.PrefixStore(f"group {next(numbers)}", store)
+
+
 class ProcessGroup:
     """The processes that torchrun has started; see `metarl.core.parallel.Group`.
 
@@ -69,7 +88,8 @@ class ProcessGroup:
         options: dict[str, Any] = {"rank": launch.rank, "world_size": launch.size}
         try:
             backend = "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo"
-            dist.init_process_group(backend, timeout=patience, **options)
+            store = _next_store(launch, patience)
+            dist.init_process_group(backend, store=store, timeout=patience, **options)
         except (RuntimeError, ValueError) as error:
             place = f"process {launch.rank} of {launch.size} at {launch.address}"
             reason = str(error).partition("\n")[0]

@@ -2,7 +2,8 @@
 
 from contextlib import closing
 
-from metarl.builders import build_env, build_learner, collecting_env, training_tasks
+from metarl.builders import build_env, build_learner, training_tasks
+from metarl.collecting import collecting_env
 from metarl.config.schema import build_config
 from metarl.core.rng import stream
 from metarl.sampling.sampler import Collector

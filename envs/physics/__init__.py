@@ -1,0 +1,1 @@
+"""Engines of the physics beside MuJoCo's own batch."""
