@@ -330,6 +330,15 @@ def require_phases(config: TrainConfig[Any]) -> None:
         raise ConfigError(f"--iterations = {config.iterations}: must be {hint}")
 
 
+def describe_physics(config: TrainConfig[Any]) -> str:
+    """Returns what computes the physics of a training, with version and device."""
+    if config.sampler.physics == "mujoco":
+        return "mujoco"
+    from metarl.envs.physics.warp_batch import describe_engine
+
+    return describe_engine()
+
+
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
     algorithm = registry.find_algorithm(config.algo)

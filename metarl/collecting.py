@@ -38,15 +38,6 @@ def collecting_env(config: TrainConfig[Any], env: Any) -> Any:
     return _mirrored(config, env) if config.sampler.mirror else env
 
 
-def describe_physics(config: TrainConfig[Any]) -> str:
-    """Returns what computes the physics of a training, with version and device."""
-    if config.sampler.physics == "mujoco":
-        return "mujoco"
-    from metarl.envs.physics.warp_batch import describe_engine
-
-    return describe_engine()
-
-
 def _on_warp(config: TrainConfig[Any], env: Any) -> Any:
     from metarl.core.env import RunsOnWarp, UnsupportedHere
 

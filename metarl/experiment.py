@@ -16,6 +16,7 @@ from metarl.builders import (
     build_env,
     build_learner,
     check_plugin,
+    describe_physics,
     is_baseline,
     is_batch_env,
     keep_robot,
@@ -23,7 +24,7 @@ from metarl.builders import (
     require_phases,
     training_tasks,
 )
-from metarl.collecting import build_collector, collecting_env, describe_physics
+from metarl.collecting import build_collector, collecting_env
 from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, to_yaml
 from metarl.config.trust import resume_command, trust
