@@ -330,6 +330,24 @@ def require_phases(config: TrainConfig[Any]) -> None:
         raise ConfigError(f"--iterations = {config.iterations}: must be {hint}")
 
 
+def mirror(config: TrainConfig[Any], env: Any) -> Any:
+    """Returns an environment that shows every second task in a mirror.
+
+    Raises:
+        ConfigError: The robot cannot be mirrored, or the learner sees the task.
+    """
+    from metarl.core.env import UnsupportedHere
+    from metarl.envs.wrappers.mirrored import Mirrored
+
+    if registry.find_algorithm(config.algo).sees_tasks:
+        hint = "it sees the task, which has no mirror image; leave the flag out"
+        raise ConfigError(f"--sampler.mirror with --algo {config.algo}: {hint}")
+    try:
+        return Mirrored(env)
+    except UnsupportedHere as error:
+        raise ConfigError(f"--sampler.mirror: {error}") from error
+
+
 def describe_physics(config: TrainConfig[Any]) -> str:
     """Returns what computes the physics of a training, with version and device."""
     if config.sampler.physics == "mujoco":

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metarl.builders import build_env, build_learner
+from metarl.builders import build_env, build_learner, mirror
 from metarl.config.schema import TrainConfig, from_yaml, to_yaml
 from metarl.core.env import HasFingerprint, supports
 from metarl.core.errors import ConfigError
@@ -35,7 +35,7 @@ def collecting_env(config: TrainConfig[Any], env: Any) -> Any:
     """
     if config.sampler.physics == "warp":
         env = _on_warp(config, env)
-    return _mirrored(config, env) if config.sampler.mirror else env
+    return mirror(config, env) if config.sampler.mirror else env
 
 
 def _on_warp(config: TrainConfig[Any], env: Any) -> Any:
@@ -55,19 +55,6 @@ def _on_warp(config: TrainConfig[Any], env: Any) -> Any:
         return env.on_warp()
     except UnsupportedHere as error:
         raise ConfigError(f"{flag}: {name}: {error}; leave the flag out") from error
-
-
-def _mirrored(config: TrainConfig[Any], env: Any) -> Any:
-    from metarl.core.env import UnsupportedHere
-    from metarl.envs.wrappers.mirrored import Mirrored
-
-    if registry.find_algorithm(config.algo).sees_tasks:
-        hint = "it sees the task, which has no mirror image; leave the flag out"
-        raise ConfigError(f"--sampler.mirror with --algo {config.algo}: {hint}")
-    try:
-        return Mirrored(env)
-    except UnsupportedHere as error:
-        raise ConfigError(f"--sampler.mirror: {error}") from error
 
 
 def build_collector(
