@@ -24,7 +24,6 @@ from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
 from metarl.learners.modes import find_mode
-from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs.published import is_published
 from metarl.training.launch import share_cores
 
@@ -307,27 +306,6 @@ def _observe_task(env: Any, name: str) -> Any:
         return ObserveTask(env)
     except UnsupportedHere as error:
         raise ConfigError(f"--observe-task: {name}: {error}") from error
-
-
-def require_phases(config: TrainConfig[Any]) -> None:
-    """Requires that a training of teacher and student reaches its last phase, and has a teacher.
-
-    Raises:
-        ConfigError: It has too few iterations, or a student and nobody who teaches it.
-    """
-    learner = config.learner
-    if not isinstance(learner, TeacherStudentConfig) or learner.mode == "oracle":
-        return
-    if learner.teacher_updates == 0 and config.init_from is None:
-        hint = "at least 1: the student imitates it; 0 goes with --init-from"
-        raise ConfigError(f"--learner.teacher-updates = 0: must be {hint}")
-    names, last = "learner.teacher_updates", "the student"
-    if learner.student_updates:
-        names, last = f"{names} + learner.student_updates", "fine-tuning"
-    updates = learner.teacher_updates + learner.student_updates
-    if config.iterations <= updates:
-        hint = f"more than {names} = {updates}: {last} is last"
-        raise ConfigError(f"--iterations = {config.iterations}: must be {hint}")
 
 
 def mirror(config: TrainConfig[Any], env: Any) -> Any:

@@ -21,7 +21,6 @@ from metarl.builders import (
     is_batch_env,
     keep_robot,
     num_threads,
-    require_phases,
     training_tasks,
 )
 from metarl.collecting import build_collector, collecting_env
@@ -98,7 +97,9 @@ def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any)
             collecting = collecting_env(config, env)
             learner = build_learner(config, collecting, device)
         _require_support(config, learner, group)
-        require_phases(config)
+        if isinstance(config.learner, TeacherStudentConfig):
+            starts_from_run = config.init_from is not None
+            config.learner.require_phases(config.iterations, starts_from_run=starts_from_run)
         has_own_loop = registry.find_algorithm(config.algo).has_own_loop
         tasks = training_tasks(env, config)
         curriculum.require_levels(config, env, tasks, has_own_loop=has_own_loop)

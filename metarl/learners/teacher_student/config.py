@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from metarl.core.errors import require
+from metarl.core.errors import ConfigError, require
 from metarl.core.ranges import require_range
 from metarl.learners.memory_settings import check_memory
 from metarl.learners.ppo_settings import check_ppo
@@ -102,3 +102,26 @@ class TeacherStudentConfig:
             require_range(self, "learner", names, hint)
         check_ppo(self)
         check_memory(self)
+
+    def require_phases(self, iterations: int, *, starts_from_run: bool) -> None:
+        """Requires that a training reaches its last phase, and that its student has a teacher.
+
+        Args:
+            iterations: Of the training.
+            starts_from_run: Another run's parameters are taken at the start.
+
+        Raises:
+            ConfigError: It has too few iterations, or a student and nobody who teaches it.
+        """
+        if self.mode == "oracle":
+            return
+        if self.teacher_updates == 0 and not starts_from_run:
+            hint = "at least 1: the student imitates it; 0 goes with --init-from"
+            raise ConfigError(f"--learner.teacher-updates = 0: must be {hint}")
+        names, last = "learner.teacher_updates", "the student"
+        if self.student_updates:
+            names, last = f"{names} + learner.student_updates", "fine-tuning"
+        updates = self.teacher_updates + self.student_updates
+        if iterations <= updates:
+            hint = f"more than {names} = {updates}: {last} is last"
+            raise ConfigError(f"--iterations = {iterations}: must be {hint}")
