@@ -237,7 +237,9 @@ def open_folder(config: TrainConfig[Any], group: Any) -> Generator[Path]:
             if not config.resume:
                 folder.create(path, settings)
             held.enter_context(folder.lock(path))
-            if not config.resume:
+            if config.resume:
+                folder.sweep(path / "checkpoints")
+            else:
                 folder.clear(path, settings)
             return str(path)
 

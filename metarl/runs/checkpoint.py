@@ -26,7 +26,7 @@ from torch import Tensor
 from metarl.core.errors import CheckpointError, ResourceError
 from metarl.core.files import parse_json
 from metarl.functional.params import find_non_finite
-from metarl.runs.folder import ASIDE, list_checkpoints, list_names, remove
+from metarl.runs.folder import ASIDE, list_checkpoints, list_names, sweep
 from metarl.runs.storage import (
     Damaged,
     Segment,
@@ -250,7 +250,7 @@ def _parse(content: bytes, name: str) -> dict[str, Any]:
 
 def _write(directory: Path, step: int, files: Mapping[str, bytes], keep: int) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
+    sweep(directory)
     versions = [version for old, version, _ in list_names(directory) if old == step]
     # A full folder cannot be renamed onto another in one step: the newer of two gets a number.
     suffix = f"_{max(versions) + 1}" if versions else ""
@@ -286,12 +286,6 @@ def _refuse_what_json_changes(value: Any, name: str) -> None:
         raise ValueError(f"{name} is a {type(value).__name__}, which JSON cannot give back")
 
 
-def _sweep(directory: Path) -> None:
-    """Removes the leftovers of killed saves."""
-    for path in directory.glob(f"{ASIDE}*"):
-        remove(path)
-
-
 def _remove_old(directory: Path, step: int, newest: Path, keep: int) -> None:
     """Removes all checkpoints but the newest `keep`, and the segments that only those needed.
 
@@ -305,7 +299,7 @@ def _remove_old(directory: Path, step: int, newest: Path, keep: int) -> None:
         if path not in kept:
             # Renamed first: a kill in mid-removal must not leave half a checkpoint under its name.
             os.rename(path, directory / f"{ASIDE}old-{path.name}")
-    _sweep(directory)
+    sweep(directory)
     fsync_directory(directory)  # a segment may go only after the last checkpoint that needs it
     remove_segments(directory / REPLAY, [s for path in kept for s in _read_segments(path)])
 

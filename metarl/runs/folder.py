@@ -133,6 +133,14 @@ def remove(path: Path) -> None:
 ASIDE = ".saving-"
 """Start of the name of a file or folder that is being written or removed; no reader opens it."""
 
+
+def sweep(directory: Path) -> None:
+    """Removes what killed saves have left in a folder and in its folders, if there is one."""
+    for path in [*directory.glob(f"{ASIDE}*"), *directory.glob(f"*/{ASIDE}*")]:
+        if os.path.lexists(path):  # the folder that it is in may have gone
+            remove(path)
+
+
 _CHECKPOINT = re.compile(r"it_(\d{8,})(?:_(\d+))?")
 
 

@@ -173,6 +173,19 @@ def test_resume_is_recorded_and_keeps_reproducibility(interrupted_run):
     assert outcomes[3].err == "" and "from iteration" in outcomes[3].out
 
 
+def test_resume_of_a_finished_run_removes_what_a_kill_left(run_copy, capsys):
+    """A kill after the last checkpoint became visible, while an older one was removed."""
+    checkpoints = run_copy / "checkpoints"
+    kept = sorted(path.name for path in checkpoints.iterdir())
+    for left in (checkpoints / ".saving-old-it_00000002", checkpoints / "replay" / ".saving-x"):
+        left.mkdir(parents=True)
+        (left / "state.json").write_text("{}")
+    assert cli.main(["--resume", str(run_copy)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert not list(checkpoints.rglob(".saving*"))
+    assert sorted(path.name for path in checkpoints.iterdir()) == sorted([*kept, "replay"])
+
+
 def test_resume_of_a_finished_run_changes_nothing(run_copy, capsys):
     before = read_files(run_copy)
     assert cli.main(["--resume", str(run_copy)]) == 0
