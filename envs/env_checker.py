@@ -150,7 +150,8 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     tasks, first = _check_first_episodes(checks, env)
     with checks.check("horizon", "episode") as made:
         if made:
-            _check_horizon(first)
+            problem = _find_early_end(first, env.spec.horizon)
+            require(not problem, problem)
     with checks.check("replay", "episode") as made:
         if made:
             problem = "the same task, stream and actions gave other results in a new environment"
@@ -191,6 +192,9 @@ def quick_check(env: BatchEnv) -> list[Finding]:
         return []
     checks = _Checks()
     tasks, first = _check_first_episodes(checks, env, QUICK_STEPS, QUICK_SECONDS)
+    with checks.check("horizon", "episode") as made:
+        if made:
+            checks.warning = _find_early_end(first, env.spec.horizon)
     began, steps = time.monotonic(), 0 if first is None else len(first.reward)
     with checks.check("replay", "episode") as made:
         if made:
@@ -318,14 +322,14 @@ def _check_bounds(env: BatchEnv, play: Play) -> None:
             raise Violation(f"obs[{i}] is {obs[row, i]:g}, outside of observation_space {space}")
 
 
-def _check_horizon(play: Play) -> None:
-    horizon, length = len(play.reward), play.length
+def _find_early_end(play: Play, horizon: int) -> str:
+    """Returns what is odd about the lengths of the episodes, "" if nothing is."""
+    steps, length = len(play.reward), play.length
     all_alike = (length == length[0]).all() and not play.faults.any()
-    require(
-        length[0] == horizon or not all_alike,
-        f"every episode ended after {length[0]} of {horizon} steps; if this is the environment's "
-        f"own time limit, the horizon must be {length[0]}",
-    )
+    if length[0] == steps or not all_alike:
+        return ""
+    hint = f"if this is the environment's own time limit, the horizon must be {length[0]}"
+    return f"every episode ended after {length[0]} of {horizon} steps; {hint}"
 
 
 def _check_alone(env: BatchEnv, tasks: np.ndarray, first: Play, steps: int) -> None:

@@ -14,6 +14,12 @@ from torture.records import Break, Row, run_trials
 
 _WHERE = "torture.plugin_kinds:"
 
+_MARKS = ("metarl: warning", f"metarl: {_WHERE}Floods prints: ... (more is not shown)")
+"""Words that name a plug-in in a training that goes on."""
+
+_TIMEOUT = 15.0
+"""Time after which a plug-in that hangs is given up; by default the product waits longer [s]."""
+
 
 def misbehave(seed: int, count: int, broken: Break = None) -> Row:
     """Trains the first `count` kinds, and as many of those that training does not name checks."""
@@ -21,11 +27,12 @@ def misbehave(seed: int, count: int, broken: Break = None) -> Row:
 
         def trial(name: str) -> str:
             place = trainings.fresh(Path(folder, "x"))
-            words = trainings.command("maml-trpo", "--seed", seed, env=_WHERE + name, iterations=2)
-            done = call(words, place, prepare=[_wait_less, broken])
+            more = "--seed", seed, "--trainer.env-timeout", _TIMEOUT
+            words = trainings.command("maml-trpo", *more, env=_WHERE + name, iterations=2)
+            done = call(words, place, prepare=[broken])
             if fault := done.find_fault():
                 return fault
-            is_named = done.code != 0 or "metarl: warning" in done.err
+            is_named = done.code != 0 or any(mark in done.err for mark in _MARKS)
             if name == "Good":
                 return "a good environment is blamed: " + done.err if is_named else ""
             if is_named:
@@ -44,7 +51,7 @@ def _wait_less() -> None:
     """Gives up sooner a plug-in that hangs; the product waits for two minutes."""
     defaults = SubprocEnv.__init__.__kwdefaults__
     assert defaults is not None
-    defaults["timeout"] = 15.0
+    defaults["timeout"] = _TIMEOUT
 
 
 def _find_flaw(done: Outcome) -> str:

@@ -55,6 +55,7 @@ def test_quick_check_passes_correct_plug_ins(kind):
         ("StartsThreads", "set_task survives reset", "warning: threads grow from"),
         ("LeaksFiles", "set_task survives reset", "warning: files grow from"),
         ("HalfLine", "sizes", "warning: action 0 goes from 0 to inf: outputs beyond"),
+        ("EndsAtOnce", "horizon", "warning: every episode ended after 1 of 8 steps"),
         ("RareReward", "tasks differ", "warning: 8 tasks gave the same observations and rewards"),
     ],
 )

@@ -106,6 +106,14 @@ class RareReward(Spot):
         return obs, float(abs(self.x - self.spot) < 1e-9), *rest
 
 
+class EndsAtOnce(Spot):
+    """Ends every episode in its first step."""
+
+    def step(self, action):
+        obs, reward, *_ = super().step(action)
+        return obs, reward, True, False, {}
+
+
 class ClosesLate(Spot):
     """Notes that it was closed, and owns two processes."""
 
