@@ -29,6 +29,9 @@ _ITERATIONS = 3
 class Poison(TorchDispatchMode):
     """Counts operations whose result is of floating point, and spoils the result of one.
 
+    Views are left out: to spoil one would change the tensor behind it, perhaps long after it was
+    computed and checked.
+
     Args:
         count_file: Gets the number of operations at the end.
         number: The operation, from 1 on; 0 for none.
@@ -42,7 +45,8 @@ class Poison(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         first = result[0] if isinstance(result, (tuple, list)) and result else result
-        if isinstance(first, torch.Tensor) and first.is_floating_point() and first.numel():
+        is_number = isinstance(first, torch.Tensor) and first.is_floating_point() and first.numel()
+        if is_number and not _is_view(func):
             self.count += 1
             if self.count == self.number:
                 with suppress(RuntimeError):  # expanded views cannot be written to
@@ -63,6 +67,12 @@ class Poison(TorchDispatchMode):
                 self.count_file.write_text(str(self.count), encoding="utf-8")
 
         Trainer.run = poisoned
+
+
+def _is_view(func: torch._ops.OpOverload) -> bool:
+    """Returns whether the result of an operation shares memory that it does not write."""
+    kinds = [result.alias_info for result in func._schema.returns]
+    return any(kind is not None and not kind.is_write for kind in kinds)
 
 
 class _Bench:

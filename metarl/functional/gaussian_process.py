@@ -34,10 +34,20 @@ def factor(params: Params, inputs: Tensor, more_noise: Tensor | float = 0.0) -> 
         params: Of the kernel.
         inputs: (N, M, S).
         more_noise: Variance of further noise, one number or that of each target (N, M).
+
+    Raises:
+        FloatingPointError: A covariance is not positive definite, or not finite.
     """
     noise = (2.0 * params["log_noise"]).exp() + torch.as_tensor(more_noise, dtype=inputs.dtype)
     own = kernel(params, inputs, inputs)
-    return torch.linalg.cholesky(own + torch.diag_embed(noise.expand(own.shape[:-1])))
+    return _cholesky(own + torch.diag_embed(noise.expand(own.shape[:-1])))
+
+
+def _cholesky(covariance: Tensor) -> Tensor:
+    try:
+        return torch.linalg.cholesky(covariance)
+    except torch.linalg.LinAlgError as error:
+        raise FloatingPointError("a covariance is not positive definite, or not finite") from error
 
 
 def log_likelihood(
@@ -71,7 +81,7 @@ class Posterior:
             jitter: Added to the variances, > 0, because inputs may repeat.
         """
         eye = torch.eye(self.mean.shape[1], dtype=self.mean.dtype)
-        root = torch.linalg.cholesky(self.covariance + jitter * eye)
+        root = _cholesky(self.covariance + jitter * eye)
         return self.mean.unsqueeze(1) + noise @ root.mT
 
 

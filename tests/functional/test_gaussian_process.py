@@ -72,3 +72,9 @@ def test_samples_have_the_mean_and_the_covariance():
     assert torch.allclose(samples.mean(dim=1), found.mean, atol=0.03)
     for n in range(3):
         assert torch.allclose(torch.cov(samples[n].mT), found.covariance[n], atol=0.05)
+
+
+def test_covariance_that_is_not_finite_is_an_error_of_numbers():
+    inputs = torch.full((1, 3, 2), float("nan"), dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match="a covariance is not positive definite, or not"):
+        gaussian_process.factor(PARAMS, inputs)
