@@ -80,6 +80,9 @@ def build_collector(
     if on_warp and group.size > 1:
         hint = "each process would need a GPU of its own; start one"
         raise ConfigError(f"--sampler.physics warp with {group.size} processes: {hint}")
+    if config.sampler.mirror and group.size > 1:
+        hint = "which tasks are mirrored would depend on them; start one"
+        raise ConfigError(f"--sampler.mirror with {group.size} processes: {hint}")
     local = Collector(env, 1 if on_warp else config.sampler.slices, group)
     if config.sampler.backend == "local":
         return local

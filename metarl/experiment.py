@@ -75,7 +75,7 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
     launch = read_launch()
     _require_tasks(config, launch)
     device = pick_own_device(config.device, launch)
-    with open_group(launch, device) as group:
+    with open_group(launch, device, config.device) as group:
         return _train_in_group(config, env, device, group)
 
 

@@ -67,6 +67,8 @@ class WarpBatch:
         self._state = {name: self._allocate(name) for name in _STATE}
         self._device_model: Any = None
         self._has_own_constants = False
+        kinds = self._engine.OverflowType  # a solver that stops at its limit is none of MuJoCo's
+        self._faults = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
         self.warning = np.zeros((nsim, 1, 2), dtype=np.int64)
         self._put_model()  # a model that is not supported is refused here
         self._data = self._engine.make_data(self._source, nworld=nsim)
@@ -157,6 +159,8 @@ class WarpBatch:
 
     def _put_model(self) -> None:
         """Copies the model to the device, with the fields of which each simulation has its own."""
+        if self.model.nhistory:
+            raise UnsupportedHere("delays of its actuators or sensors are not kept for each row")
         names = {name for name in self._fields if not name.startswith(_OPTION)}
         if self._has_own_constants:
             names |= {name for name in _DERIVED if len(getattr(self.model, name))}
@@ -198,7 +202,7 @@ class WarpBatch:
             if values.size:
                 found = getattr(self._data, name).numpy().reshape(values.shape)
                 values[rows] = found[rows]
-        self.warning[rows, 0, 1] += self._data.overflow.numpy()[rows] != 0
+        self.warning[rows, 0, 1] += self._data.overflow.numpy()[rows] & self._faults != 0
 
 
 def load_engine() -> tuple[Any, Any]:
@@ -209,7 +213,7 @@ def load_engine() -> tuple[Any, Any]:
     """
     try:
         warp = importlib.import_module("warp")
-        warp.config.quiet = True  # it reports every kernel that it compiles
+        warp.config.log_level = warp.LOG_ERROR  # it reports every kernel that it compiles
         return warp, importlib.import_module("mujoco_warp")
     except ModuleNotFoundError as error:
         hint = "pip install 'metarl-robots[warp]'"

@@ -94,7 +94,7 @@ def interrupt(number: int, frame: object) -> None:
 
 @contextmanager
 def handle_signals(
-    handler: Callable[[int, Any], None],
+    handler: Callable[[int, Any], None] | signal.Handlers,
     numbers: Sequence[int] = STOPPING,
 ) -> Generator[None]:
     """Gives signals to a handler inside the block, and to those before it afterwards.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from metarl.core import errors
-from metarl.core.errors import ConfigError, MetarlError, ResourceError
+from metarl.core.errors import ConfigError, MetarlError, ResourceError, handle_signals
 from metarl.core.parallel import ALONE, Group
 from metarl.training.launch import Launch
 from metarl.training.packing import from_bytes, list_forms, pack, to_bytes, unpack
@@ -70,26 +71,37 @@ class ProcessGroup:
 
     Args:
         launch: Place of this process.
-        device: Of its updates. A GPU of its own exchanges tensors by nccl, everything else by gloo.
+        device: Of its updates.
         patience: Longest time to wait for another process.
+        has_own_gpu: No other process uses the GPU. It exchanges tensors by nccl; everything else is
+            exchanged by gloo.
 
     Raises:
         ResourceError: The processes do not meet; names the address.
     """
 
-    def __init__(self, launch: Launch, device: torch.device = _CPU, patience: timedelta = PATIENCE):
+    def __init__(
+        self,
+        launch: Launch,
+        device: torch.device = _CPU,
+        patience: timedelta = PATIENCE,
+        *,
+        has_own_gpu: bool = False,
+    ):
         self.rank, self.size, self._patience = launch.rank, launch.size, patience
         self._device = device
-        has_own_gpu = device.type == "cuda" and device.index == launch.local_rank
         self._wire = device if has_own_gpu else _CPU
         self._is_failed = False
         if has_own_gpu:
             torch.cuda.set_device(device)
+        if dist.is_initialized():  # the training before has failed
+            dist.destroy_process_group()
         options: dict[str, Any] = {"rank": launch.rank, "world_size": launch.size}
         try:
             backend = "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo"
-            store = _next_store(launch, patience)
-            dist.init_process_group(backend, store=store, timeout=patience, **options)
+            with _die_of_signals():
+                store = _next_store(launch, patience)
+                dist.init_process_group(backend, store=store, timeout=patience, **options)
         except (RuntimeError, ValueError) as error:
             place = f"process {launch.rank} of {launch.size} at {launch.address}"
             reason = str(error).partition("\n")[0]
@@ -103,7 +115,8 @@ class ProcessGroup:
         except Exception as error:
             self._announce(error)
             raise
-        found = self._exchange({"tree": text}, tensors)
+        name = f"{make!r}".partition(" at ")[0]  # without the place in memory
+        found = self._exchange({"tree": text, "call": name}, tensors)
         values = [unpack(message["tree"], own) for message, own in found]
         values[self.rank] = mine
         return values
@@ -122,7 +135,7 @@ class ProcessGroup:
     def wait_for_first(self) -> None:
         """Waits until process 0 has ended: torchrun stops all others as soon as one has failed."""
         if self.rank:
-            with suppress(RuntimeError):  # the connection closes
+            with suppress(RuntimeError), _die_of_signals():  # the connection closes
                 dist.recv(torch.zeros(1), src=0)
 
     def leave(self) -> None:
@@ -130,12 +143,22 @@ class ProcessGroup:
         dist.destroy_process_group()
 
     def _announce(self, error: Exception) -> None:
-        """Tells the others of a failure.
+        """Tells the others of a failure, by its first cause that they can raise too.
+
+        What this process has added to the message about places, they add themselves.
 
         Raises:
             Exception: That of a process of lower rank, if there is one.
         """
-        failure = {"kind": type(error).__name__, "text": str(error)}
+        kind, text = type(error).__name__, str(error)
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and not isinstance(cause, MetarlError):
+                kind, text = ResourceError.__name__, " ".join(str(cause).split())
+            elif type(cause).__name__ in _KINDS:
+                kind, text = type(cause).__name__, str(cause)
+            cause = cause.__cause__
+        failure = {"kind": kind, "text": text}
         self._exchange({"failure": failure}, [])
 
     def _exchange(
@@ -153,13 +176,15 @@ class ProcessGroup:
         on_gpu = [t.device.type == "cuda" for t in near]
         forms = {"near": list_forms(near), "on_gpu": on_gpu, "far": list_forms(away)}
         text = json.dumps({**message, **forms, "is_far": is_far}).encode()
+        body, far_body = to_bytes(near, _CPU), to_bytes(away, self._wire)
         try:
-            frames = self._send_frames(text, to_bytes(near, _CPU))
+            frames = self._send_frames(text, body)
             messages = [json.loads(raw) for raw, _ in frames]
             self._raise_failure(messages)
+            self._require_same_call(messages)
             pieces: list[Tensor] = []
             if any(each["far"] for each in messages):
-                pieces = self._send(to_bytes(away, self._wire))
+                pieces = self._send(far_body)
         except RuntimeError as error:
             if self._is_failed:
                 raise
@@ -171,6 +196,18 @@ class ProcessGroup:
             (each, self._restore(each, raw, pieces[rank] if pieces else raw))
             for rank, (each, (_, raw)) in enumerate(zip(messages, frames, strict=True))
         ]
+
+    def _require_same_call(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Requires that all processes have come to the same exchange.
+
+        Raises:
+            ResourceError: They have not: a search of one took another number of steps, say.
+        """
+        calls = {each["call"] for each in messages if "call" in each}  # not of one that failed
+        if len(calls) > 1:
+            self._is_failed = True
+            hint = "they round in different ways; take processors of one kind"
+            raise ResourceError(f"the processes do different work ({', '.join(calls)}): {hint}")
 
     def _restore(self, message: Mapping[str, Any], near: Tensor, far: Tensor) -> list[Tensor]:
         """Returns the tensors of a process, where those of this process would be."""
@@ -225,9 +262,19 @@ class ProcessGroup:
         raise RuntimeError(f"process {failed[0]}: {failure['kind']}: {failure['text']}")
 
 
+def _die_of_signals() -> AbstractContextManager[None]:
+    """Lets signals end the process: Python's handlers do not run while it waits for others."""
+    return handle_signals(signal.SIG_DFL)
+
+
 @contextmanager
-def open_group(launch: Launch, device: torch.device) -> Generator[Group]:
+def open_group(launch: Launch, device: torch.device, name: str) -> Generator[Group]:
     """Yields the processes that train together; a failure in one of them is one of all.
+
+    Args:
+        launch: Place of this process.
+        device: Of its updates.
+        name: Of the device, as in `pick_own_device`.
 
     Raises:
         ResourceError: The processes do not meet.
@@ -235,7 +282,8 @@ def open_group(launch: Launch, device: torch.device) -> Generator[Group]:
     if launch.size == 1:
         yield ALONE
         return
-    group = ProcessGroup(launch, device)
+    has_own_gpu = device.type == "cuda" and name in _OWN
+    group = ProcessGroup(launch, device, has_own_gpu=has_own_gpu)
     try:
         with group.share_failures():
             yield group
@@ -243,6 +291,10 @@ def open_group(launch: Launch, device: torch.device) -> Generator[Group]:
         group.wait_for_first()  # which keeps its connections until it has ended
         raise
     group.leave()
+
+
+_OWN = ("auto", "cuda")
+"""Names of devices of which every process has its own."""
 
 
 def pick_own_device(name: str, launch: Launch) -> torch.device:
@@ -257,7 +309,7 @@ def pick_own_device(name: str, launch: Launch) -> torch.device:
         ResourceError: The machine has fewer GPUs.
     """
     count = torch.cuda.device_count()
-    is_shared = name not in ("auto", "cuda") or (name == "auto" and not count)
+    is_shared = name not in _OWN or (name == "auto" and not count)
     if launch.size == 1 or is_shared:
         return pick_device(name)
     if count < launch.local_size:

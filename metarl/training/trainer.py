@@ -178,7 +178,9 @@ class Trainer:
                 if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
                     self.save()
                     last_save = ended
-                if stop := self._agree():
+                with self._save_on_failure(), name_failures(place):
+                    stop = self._agree()
+                if stop:
                     break
             self.save()
             # also if the signal arrived while the last checkpoint was written; the others wait here

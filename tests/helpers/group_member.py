@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 
 from metarl.cli import train
-from metarl.core.errors import MetarlError, NumericalError
+from metarl.core.errors import MetarlError, NumericalError, ResourceError
 from metarl.envs.navigation import NavigationEnv
 from metarl.training.distributed import ProcessGroup, require_same
 from metarl.training.launch import read_launch
@@ -34,6 +34,15 @@ def exchange():
     except (KeyError, RuntimeError) as error:
         assert str(error) == ("0" if rank == 0 else "process 0: KeyError: 0")
     try:
+        group.gather(lambda: fail(OSError, 28, "No space left") if rank == 1 else 0)
+    except (OSError, ResourceError) as error:
+        assert type(error) is (OSError if rank == 1 else ResourceError)
+        assert str(error) == "[Errno 28] No space left"
+    try:
+        group.gather(do_this if rank == 1 else do_that)
+    except ResourceError as error:
+        assert "do different work" in str(error) and "<function do_this" in str(error)
+    try:
         require_same(group, {"same": "1", "seed": str(rank // 2)})
     except MetarlError as error:
         assert "seed is 1 in process 2, and 0 in process 0" in str(error)
@@ -50,8 +59,16 @@ def exchange():
     print("done")
 
 
-def fail(kind, text):
-    raise kind(text)
+def fail(kind, *words):
+    raise kind(*words)
+
+
+def do_this():
+    return 1
+
+
+def do_that():
+    return 1
 
 
 def misbehave(words):

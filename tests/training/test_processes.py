@@ -86,6 +86,7 @@ def test_failure_of_one_process_ends_all_with_one_line(kind, code, text, tmp_pat
     command = sys.executable, MEMBER, "misbehave", kind, *arguments
     first, other = run_processes(2, *command, cwd=tmp_path)
     assert first.code == code and is_one_line(first.err) and text in first.err
+    assert first.err.count("iteration 3") == first.err.count("is saved in") == 1
     assert other.code == (-signal.SIGKILL if kind == "kill" else code)
     assert other.out == other.err == ""
     assert checkpoint.load_newest(run / "checkpoints").step == 2

@@ -12,6 +12,7 @@ from metarl.cli import train
 from metarl.core.env import UnsupportedHere
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.recipe import Recipe
+from metarl.envs.physics.warp_batch import WarpBatch
 from metarl.envs.registry import make
 from metarl.runs import checkpoint
 from metarl.runs.logger import without_time
@@ -127,6 +128,36 @@ def test_more_constraints_than_memory_are_a_fault_of_the_simulation():
         env.reset(streams(2))
         steps = [env.step(np.zeros((2, 12)), np.ones(2, dtype=bool)) for _ in range(3)]
     assert any(step.fault.all() for step in steps)
+
+
+def test_solver_that_stops_at_its_limit_is_no_fault(monkeypatch):
+    compile_model = Recipe.compile_model
+
+    def compile_hasty(recipe):
+        model = compile_model(recipe)
+        model.opt.iterations, model.opt.ls_iterations = 1, 5
+        return model
+
+    monkeypatch.setattr(Recipe, "compile_model", compile_hasty)
+    with closing(make("half-cheetah-dir", 1).on_warp()) as env:
+        play(env, 20)
+
+
+def test_model_with_delays_of_its_own_is_refused():
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body><joint name='j'/><geom size='1'/></body></worldbody><actuator>"
+        "<motor joint='j' delay='0.01' nsample='8'/></actuator></mujoco>"
+    )
+    assert model.nhistory
+    with pytest.raises(UnsupportedHere, match="delays of its actuators or sensors are not kept"):
+        WarpBatch(model, 2)
+
+
+def test_kernels_are_compiled_in_silence(capfd):
+    with closing(make("hopper-dir", 1).on_warp()) as env:
+        play(env, 2)
+    out, err = capfd.readouterr()
+    assert out == "" and "Module" not in err
 
 
 @pytest.mark.parametrize(

@@ -95,5 +95,8 @@ def test_own_loops_given_environments_and_groups_are_refused():
     config = config_of("maml", backend="ray")
     with pytest.raises(ConfigError, match="workers cannot build navigation-2d again"):
         collecting.build_collector(config, build_env(config), None, ALONE, is_given=True)
+    mirrored = config_of("maml", mirror=True)
+    with pytest.raises(ConfigError, match="--sampler.mirror with 2 processes: which tasks are"):
+        collecting.build_collector(mirrored, build_env(mirrored), None, SimpleNamespace(size=2))
     with pytest.raises(ConfigError, match="--sampler.backend ray with 2 processes: the processes"):
         collecting.build_collector(config, build_env(config), None, SimpleNamespace(size=2))
