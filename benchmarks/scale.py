@@ -257,7 +257,10 @@ def measure(quick: bool, kills: int) -> dict[str, Any]:
     for side in sides.values():
         side.close()
     num_tasks = config.sampler.num_tasks
-    wide = build_config("ant-dir", "maml-trpo", {"sampler": sizes or {"num_tasks": 40}})
+    # on one thread, the only one of which the reads are noted
+    wide = build_config(
+        "ant-dir", "maml-trpo", {"sampler": {"num_tasks": 40, **sizes, "threads": 1}}
+    )
     moved = measure_bytes(wide)
     print(
         f"MB moved {moved['moved'] / 1e6:.1f}, read {moved['read'] / 1e6:.1f}: {moved['ratio']:.2f}"
