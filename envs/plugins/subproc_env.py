@@ -27,11 +27,11 @@ from metarl.core.messages import warn
 from metarl.core.tasks import describe_task
 from metarl.envs.plugins import main_module
 from metarl.envs.plugins.interface import Facts, make_spec
-from metarl.envs.plugins.output import Output
+from metarl.envs.plugins.processes.block import Block
+from metarl.envs.plugins.processes.output import Output
+from metarl.envs.plugins.processes.usage import Usage
 from metarl.envs.plugins.recording import Recording, render_frames
-from metarl.envs.plugins.usage import Usage
 from metarl.envs.plugins.values import PluginFailure, SilentPlugin
-from metarl.envs.plugins.worker import Block
 from metarl.envs.plugins.worker_pool import Died, Failed, Patience, Resources, Worker
 
 TIMEOUT = 120.0
