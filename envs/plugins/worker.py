@@ -109,6 +109,7 @@ class Shard:
             self.assign,
             self.reset,
             self.step,
+            self.replay,
             self.film,
             self.frame,
             self.loses_task,
@@ -149,8 +150,9 @@ class Shard:
         if self._block is None or self._block.name != name:
             self.attach(name, num_rows)
         self._start, self._num_rows = start, len(tasks)
-        for i, row in enumerate(tasks):
-            self._run(i, "set_task", lambda i=i, row=row: self._set_task(self._environment(i), row))
+        self._steps = [0] * len(tasks)
+        for i, task in enumerate(tasks):
+            self._assign_row(i, task)
 
     def attach(self, name: str, num_rows: int) -> None:
         """Opens a block, in place of the one before."""
@@ -159,19 +161,26 @@ class Shard:
         sizes = len(self._facts.obs_low), len(self._facts.actions.low)
         self._block = Block(num_rows, *sizes, name=name)
 
-    def reset(self, seeds: list[int]) -> None:
-        """Starts an episode in every row."""
-        self._steps = 0
-        for i, seed in enumerate(seeds):
-            self._run(i, "reset", lambda i=i, seed=seed: self._reset(i, seed))
+    def reset(self, starts: list[tuple[int, int, np.ndarray | None]]) -> None:
+        """Starts an episode in some rows, given as (row of the shard, seed, new task or None)."""
+        for i, seed, task in starts:
+            if task is not None:
+                self._assign_row(i, task)
+            self._reset_row(i, seed)
 
     def step(self) -> None:
         """Steps the rows that the block marks."""
         assert self._block is not None
-        self._steps += 1
         for i in range(self._num_rows):
-            if self._block.stepped[self._start + i]:
-                self._run(i, "step", lambda i=i: self._step(i))
+            row = self._start + i
+            if self._block.stepped[row]:
+                self._step_row(i, self._block.action[row])
+
+    def replay(self, i: int, seed: int, actions: np.ndarray) -> None:
+        """Starts an episode in row i of the shard and takes actions (L, A)."""
+        self._reset_row(i, seed)
+        for action in actions:
+            self._step_row(i, action)
 
     def film(self, task: np.ndarray, seed: int) -> None:
         """Starts an episode in an environment that renders."""
@@ -223,6 +232,15 @@ class Shard:
             raise RowFailed(row, prefix + _describe(error)) from error
         self._progress[0] += 1
 
+    def _assign_row(self, i: int, task: np.ndarray) -> None:
+        self._run(i, "set_task", lambda: self._set_task(self._environment(i), task))
+
+    def _reset_row(self, i: int, seed: int) -> None:
+        self._run(i, "reset", lambda: self._reset(i, seed))
+
+    def _step_row(self, i: int, action: np.ndarray) -> None:
+        self._run(i, "step", lambda: self._step(i, action))
+
     def _environment(self, i: int) -> Any:
         assert self._make is not None
         while len(self._envs) <= i:
@@ -251,15 +269,17 @@ class Shard:
         env.get_wrapper_attr("set_task")(self._decode(row))
 
     def _reset(self, i: int, seed: int) -> None:
+        self._steps[i] = 0
         answer = self._environment(i).reset(seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise InvalidPlugin(f"reset must return (observation, info), not {answer!r:.80}")
         self._store_obs(i, answer[0])
 
-    def _step(self, i: int) -> None:
+    def _step(self, i: int, action: np.ndarray) -> None:
         assert self._block is not None
         row = self._start + i
-        answer = self._environment(i).step(self._to_action(self._block.action[row]))
+        self._steps[i] += 1
+        answer = self._environment(i).step(self._to_action(action))
         if not (isinstance(answer, tuple) and len(answer) == 5):
             raise InvalidPlugin(
                 "step must return (observation, reward, terminated, truncated, info), "
@@ -269,7 +289,7 @@ class Shard:
         self._store_obs(i, obs)
         self._block.reward[row] = read_reward(reward)
         # the horizon is part of the task: reaching it is not an end
-        is_cut = read_flag("truncated", truncated) and self._steps < self._facts.horizon
+        is_cut = read_flag("truncated", truncated) and self._steps[i] < self._facts.horizon
         self._block.ended[row] = read_flag("terminated", terminated) or is_cut
 
     def _to_action(self, action: np.ndarray) -> Any:
