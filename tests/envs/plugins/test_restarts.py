@@ -125,13 +125,15 @@ def test_horizon_counts_from_the_reset_of_the_row():
 
 def test_early_truncation_ends_a_restarted_row():
     with closing(SubprocEnv("cut", plugin_envs.CutShort, 1)) as env:
-        env.set_tasks(np.array([[-0.5], [0.5]]), 1)
+        env.set_tasks(np.array([[-0.5], [0.5]]), 1)  # the first is cut in its third step
         env.reset([stream_of(0, row) for row in range(2)])
-        for _ in range(7):
-            env.step(np.zeros((2, 1)), np.array([False, True]))
-        env.reset_rows(np.array([True, False]), [stream_of(1, 0)])
-        ended = [env.step(np.zeros((2, 1)), np.array([True, False])).terminated[0] for _ in "123"]
-    assert ended == [False, False, True]
+        ended = []
+        for t in range(12):
+            step = env.step(np.zeros((2, 1)), np.array([True, t < 8]))
+            ended.append(bool(step.terminated[0]))
+            if ended[-1]:
+                env.reset_rows(np.array([True, False]), [stream_of(t, 0)])
+    assert ended == 4 * [False, False, True]
 
 
 def test_wrong_calls_of_reset_rows_change_nothing(spots):
