@@ -33,8 +33,8 @@ from metarl.envs.listing import describe_actions
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import describe_mirror
 from metarl.envs.navigation import NavigationEnv
+from metarl.envs.plugins.processes.usage import Usage, find_growth
 from metarl.envs.plugins.subproc_env import SubprocEnv
-from metarl.envs.plugins.usage import Usage, find_growth
 from metarl.envs.plugins.values import UNBOUNDED
 from metarl.envs.robots.inspection import inspect_robot
 from metarl.envs.wrappers.wrapper import Wrapper

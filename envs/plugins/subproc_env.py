@@ -4,7 +4,8 @@ Each row of the batch is an environment of its own; each worker steps one shard 
 Observations, actions and rewards lie in shared memory, and a step costs one short message per
 worker. The results do not depend on the number of workers, because the episode of a row is a
 function of its task, its seed (drawn from the row's stream) and its actions. For the same reason a
-worker that dies is replaced, and the new worker replays the shard up to the current step.
+worker that dies is replaced, and the new worker replays the current episodes of its shard, which
+may have begun at different steps.
 
 If an environment sets `truncated` before the horizon, the episode ends as if `terminated`: no
 reward can follow, and the time features of the baseline contain the time. `truncated` at the
@@ -22,16 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import NoPictures, Step, check_streams, check_tasks
+from metarl.core.env import NoPictures, Step, check_rows, check_streams, check_tasks
 from metarl.core.messages import warn
 from metarl.core.tasks import describe_task
 from metarl.envs.plugins import main_module
+from metarl.envs.plugins.batch import Batch
 from metarl.envs.plugins.interface import Facts, make_spec
-from metarl.envs.plugins.output import Output
-from metarl.envs.plugins.recording import Recording, render_frames
-from metarl.envs.plugins.usage import Usage
+from metarl.envs.plugins.processes.block import Block
+from metarl.envs.plugins.processes.output import Output
+from metarl.envs.plugins.processes.usage import Usage
+from metarl.envs.plugins.recording import Episode, render_frames, take_snapshot
 from metarl.envs.plugins.values import PluginFailure, SilentPlugin
-from metarl.envs.plugins.worker import Block
 from metarl.envs.plugins.worker_pool import Died, Failed, Patience, Resources, Worker
 
 TIMEOUT = 120.0
@@ -43,6 +45,8 @@ MAX_STARTS = 3
 
 class SubprocEnv:
     """M Gymnasium environments in worker processes.
+
+    Implements `RestartableEnv`, `RenderableEnv`, `TaskDescriber`, `BoundedEnv` and `HasWorkers`.
 
     Args:
         name: Registry name.
@@ -74,9 +78,8 @@ class SubprocEnv:
         self._resources = Resources()
         self._finalizer = weakref.finalize(self, self._resources.release)
         self._facts: Facts | None = None
-        self._tasks: np.ndarray | None = None
-        self._episode: Recording | None = None
-        self._films: list[Recording] = []
+        self._batch: Batch | None = None
+        self._films: list[Episode] = []
         self._start_up_to(1)
         self._facts = self._resources.workers[0].facts
         self.spec = make_spec(name, self._facts, self._draw)
@@ -99,8 +102,7 @@ class SubprocEnv:
             if block is not None:
                 block.release()
             self._resources.block = Block(num_rows, self.spec.obs_size, self.spec.action_size)
-        self._tasks, self._num_episodes, self._episode = rows, num_episodes, None
-        self._bounds = [num_rows * i // num_shards for i in range(num_shards + 1)]
+        self._batch = Batch(rows, num_episodes, num_shards)
         self._exchange("assign", range(num_shards))
         self._block.unlink()
 
@@ -112,11 +114,35 @@ class SubprocEnv:
             ValueError: The number of streams is not M.
             PluginFailure: An environment broke the contract.
         """
-        check_streams(self.spec, None if self._tasks is None else len(self._tasks), rngs)
-        assert self._tasks is not None
-        self._episode = Recording([int(rng.integers(2**31)) for rng in rngs], self._tasks)
-        self._filmed: int | None = None
-        self._exchange("reset", range(len(self._bounds) - 1))
+        check_streams(self.spec, None if self._batch is None else len(self._batch.tasks), rngs)
+        assert self._batch is not None
+        self._batch.reset(rngs)
+        self._exchange("reset", range(self._batch.num_shards))
+        self._obs = self._block.obs.copy()
+        return self._obs
+
+    def reset_rows(
+        self,
+        rows: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        tasks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Starts an episode in the m-th row of the mask rows (M,) with a seed from rngs[m].
+
+        With tasks (rows.sum(), D), sets the tasks of those rows first. The other rows keep their
+        state. Returns obs (M, S). After a failure tasks must be set anew.
+
+        Raises:
+            RuntimeError: No tasks were set, or there was no reset.
+            ValueError: The number of streams or of tasks is not that of the rows.
+            PluginFailure: An environment broke the contract; names the row.
+        """
+        batch = self._batch
+        tasks = check_rows(self.spec, batch is not None, rows, rngs, tasks)
+        if batch is None or batch.recording is None:
+            raise RuntimeError(f"{self._name}: call reset before reset_rows")
+        batch.restart(batch.recording, rows, rngs, tasks)
+        self._exchange("reset", batch.shards_of(rows))
         self._obs = self._block.obs.copy()
         return self._obs
 
@@ -129,26 +155,23 @@ class SubprocEnv:
             RuntimeError: There was no reset.
             PluginFailure: An environment broke the contract; names task, episode and step.
         """
-        episode, facts = self._episode, self._facts
-        if episode is None or facts is None:
+        batch, facts = self._batch, self._facts
+        if batch is None or batch.recording is None or facts is None:
             raise RuntimeError(f"{self._name}: call reset before step")
         fault = alive & ~np.isfinite(action).all(axis=1)
-        stepped = alive & ~fault
-        episode.actions.append(facts.actions.convert(action))
-        episode.stepped.append(stepped)
-        self._load(slice(None), -1)
-        bounds = zip(self._bounds, self._bounds[1:], strict=False)
-        self._exchange("step", [i for i, (a, b) in enumerate(bounds) if stepped[a:b].any()])
+        stepped, actions = alive & ~fault, facts.actions.convert(action)
+        self._block.action[:], self._block.stepped[:] = actions, stepped
+        self._exchange("step", batch.shards_of(stepped))
         block = self._block
         self._obs = block.obs.copy()
         reward = np.where(stepped, block.reward, 0.0)
-        episode.rewards.append(reward)
+        batch.recording.append(actions, reward, stepped)
         return Step(self._obs, reward, stepped & block.ended, fault)
 
     def snapshot(self) -> np.ndarray:
-        """Returns states (M, 3): index of the recording, row, steps taken.
+        """Returns states (M, 2): index of each row's recorded episode, steps taken.
 
-        The environment keeps the recording, from which `render` replays the episode.
+        The environment keeps these episodes, and `render` replays them.
 
         Raises:
             NoPictures: The plug-in cannot be rendered.
@@ -156,31 +179,24 @@ class SubprocEnv:
         """
         if self._facts is not None and self._facts.why_no_pictures:
             raise NoPictures(f"{self._name} draws no pictures: {self._facts.why_no_pictures}")
-        if self._episode is None:
+        if self._batch is None or self._batch.recording is None:
             raise RuntimeError(f"{self._name}: call reset before snapshot")
-        if self._filmed is None:
-            self._filmed = len(self._films)
-            self._films.append(self._episode)
-        steps = len(self._episode.actions)
-        return np.array([(self._filmed, row, steps) for row in range(len(self._obs))], dtype=float)
+        return take_snapshot(self._batch.recording, self._films)
 
     def render(
         self, states: np.ndarray, task: np.ndarray, *, width: int, height: int
     ) -> Iterator[np.ndarray]:
-        """Replays the episode of snapshots (L, 3): L frames (height, width, 3) uint8.
+        """Replays the episodes of snapshots (L, 2) of a row: L frames (height, width, 3) uint8.
 
         Raises:
             NoPictures: Rendering failed, or the replay gave other rewards than were recorded.
         """
         del task  # the recording has it
-        index, row = (int(value) for value in states[0, :2])
-        steps = states[:, 2].astype(int).tolist()
         try:
             worker = self._start()
             try:
-                yield from render_frames(
-                    self._name, worker, self._films[index], row, steps, (width, height)
-                )
+                size = width, height
+                yield from render_frames(self._name, worker, self._films, states, size)
             finally:
                 worker.kill()
         except (Failed, Died) as error:
@@ -200,7 +216,7 @@ class SubprocEnv:
         """Kills the workers, releases the memory and deletes the recordings."""
         self._resources.release()
         self._films.clear()
-        self._tasks = self._episode = None
+        self._batch = None
 
     @property
     def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +282,7 @@ class SubprocEnv:
                 return self._replace(0, error, verb, lambda: (verb, *arguments))
         except Failed as error:
             self._resources.release()
-            self._tasks = self._episode = None
+            self._batch = None
             kind = SilentPlugin if error.is_silent else PluginFailure
             raise kind(f"{self._name}: {verb}: {error}") from error
 
@@ -302,20 +318,22 @@ class SubprocEnv:
         if failures:
             first = min(failures, key=lambda failure: -1 if failure.row is None else failure.row)
             place = self._place(first.row, verb)
-            if verb != "step":  # there is nothing to replay
-                self._tasks, self._episode = None if verb == "assign" else self._tasks, None
+            self._forget(verb)
             kind = SilentPlugin if first.is_silent else PluginFailure
             raise kind(f"{self._name}, {place}: {first}") from first
 
+    def _forget(self, verb: str) -> None:
+        """Forgets what is unknown after a message that failed: episodes, or tasks too."""
+        batch = self._batch
+        if batch is None or verb == "step":
+            return
+        batch.recording = None
+        if verb == "assign" or batch.is_task_new:
+            self._batch = None
+
     def _message(self, verb: str, shard: int) -> tuple[Any, ...]:
-        start, stop = self._bounds[shard : shard + 2]
-        if verb == "assign":
-            assert self._tasks is not None
-            return verb, self._block.name, len(self._tasks), start, self._tasks[start:stop]
-        if verb == "reset":
-            assert self._episode is not None
-            return verb, self._episode.seeds[start:stop]
-        return (verb,)
+        assert self._batch is not None
+        return self._batch.message(verb, shard, self._block.name)
 
     def _replace(
         self, shard: int, error: Died, verb: str, make_message: Callable[[], tuple[Any, ...]]
@@ -330,9 +348,8 @@ class SubprocEnv:
         workers = self._resources.workers
         for _ in range(MAX_STARTS - 1):
             row = workers[shard].row
-            place = self._place(row if self._tasks is not None else None, verb)
             text = f"the process died ({error}); a new one plays its episodes again"
-            warn(f"{self._name}, {place}: {text}")
+            warn(f"{self._name}, {self._place(row, verb)}: {text}")
             self.restarts += 1
             workers[shard].kill()
             try:
@@ -352,8 +369,12 @@ class SubprocEnv:
         before = self._resources.block
         if before is None:
             return
+        if self._batch is None:  # nothing in it is needed, and set_tasks makes another
+            self._resources.block = None
+            before.release()
+            return
         block = self._resources.block = before.copy()
-        for number, worker in enumerate(self._resources.workers[: len(self._bounds) - 1]):
+        for number, worker in enumerate(self._resources.workers[: self._batch.num_shards]):
             if number != shard:
                 with suppress(Died):  # it will be replaced too
                     worker.ask("attach", block.name, block.num_rows)
@@ -361,39 +382,18 @@ class SubprocEnv:
 
     def _replay(self, verb: str, shard: int) -> None:
         """Brings a new worker to the state of its shard before a message."""
-        worker, episode = self._resources.workers[shard], self._episode
-        if verb == "assign" or self._tasks is None:
+        worker, batch = self._resources.workers[shard], self._batch
+        if verb == "assign" or batch is None:
             return
         worker.ask(*self._message("assign", shard))
-        if verb == "reset" or episode is None:
-            return
-        if verb != "step" and len(episode.rewards) >= self.spec.horizon:
-            return  # a reset follows
-        worker.ask(*self._message("reset", shard))
-        rows = slice(*self._bounds[shard : shard + 2])
-        for step in range(len(episode.rewards)):
-            self._load(rows, step)
-            worker.ask("step")
-        differs = (self._block.obs[rows] != self._obs[rows]).any(axis=1)
-        if differs.any():
-            row = rows.start + int(np.argmax(differs))
-            raise Failed(row, "its process died, and the replay gave other observations")
-        if verb == "step":
-            self._load(rows, -1)
-
-    def _load(self, rows: slice, step: int) -> None:
-        """Writes a recorded step into some rows of the shared memory."""
-        assert self._episode is not None
-        self._block.action[rows] = self._episode.actions[step][rows]
-        self._block.stepped[rows] = self._episode.stepped[step][rows]
-        self._block.ended[rows] = False
+        for i, episode in batch.replays(verb, shard, self.spec.horizon):
+            worker.ask("replay", i, episode.seed, episode.actions())
+            row = episode.row
+            if (self._block.obs[row] != self._obs[row]).any():
+                raise Failed(row, "its process died, and the replay gave other observations")
 
     def _place(self, row: int | None, verb: str) -> str:
         """Names task, episode and step of a row."""
-        if row is None or self._tasks is None:
+        if row is None or self._batch is None:
             return verb
-        task, episode = divmod(row, self._num_episodes)
-        place = f"task {task} ({self._describe_numbers(self._tasks[row])}), episode {episode}"
-        if verb == "step" and self._episode is not None:
-            return f"{place}, step {len(self._episode.actions) - 1}"
-        return f"{place}, {'set_task' if verb == 'assign' else verb}"
+        return self._batch.place(row, verb, self._describe_numbers)

@@ -7,20 +7,13 @@ observations and rewards go, through the shared memory.
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
 
-from metarl.core.errors import ResourceError
 from metarl.core.messages import LONGEST, describe_error, printable
-from metarl.envs.plugins import process
 from metarl.envs.plugins.interface import (
     Facts,
     draw_tasks,
@@ -29,7 +22,9 @@ from metarl.envs.plugins.interface import (
     to_action,
     to_bytes,
 )
-from metarl.envs.plugins.usage import Usage, read_usage
+from metarl.envs.plugins.processes import process
+from metarl.envs.plugins.processes.block import Block
+from metarl.envs.plugins.processes.usage import Usage, read_usage
 from metarl.envs.plugins.values import InvalidPlugin, read_array, read_flag, read_reward
 
 MAX_CACHED_DRAWS = 5
@@ -38,101 +33,6 @@ MAX_CACHED_DRAWS = 5
 
 CLOSE = "close"
 """Message after which a worker closes its environments and exits."""
-
-_ARRAYS = ("obs", "action", "reward", "ended", "stepped")
-
-
-class Block:
-    """Arrays of M rows in shared memory.
-
-    Attributes:
-        obs: (M, S) float64.
-        action: (M, A) float64, as sent.
-        reward: (M,) float64.
-        ended: (M,) bool, the episode ended in this step.
-        stepped: (M,) bool, the row is to be stepped.
-
-    Args:
-        num_rows: M.
-        obs_size: S.
-        action_size: A.
-        name: Name of an existing block; None creates one.
-    """
-
-    def __init__(self, num_rows: int, obs_size: int, action_size: int, name: str | None = None):
-        shapes = {
-            "obs": ((num_rows, obs_size), float),
-            "action": ((num_rows, action_size), float),
-            "reward": ((num_rows,), float),
-            "ended": ((num_rows,), bool),
-            "stepped": ((num_rows,), bool),
-        }
-        sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values()]
-        fresh = f"metarl-{os.getpid()}-{secrets.token_hex(4)}"  # tells users whose memory it is
-        self._memory = SharedMemory(name=name or fresh, create=name is None, size=sum(sizes))
-        self.name = self._memory.name
-        self._is_creator, self._is_unlinked = name is None, False
-        if name is None:
-            self._reserve(sum(sizes))
-        self.num_rows = num_rows
-        offset = 0
-        for (key, (shape, kind)), size in zip(shapes.items(), sizes, strict=True):
-            setattr(self, key, np.ndarray(shape, kind, self._memory.buf, offset))
-            offset += size
-
-    obs: np.ndarray
-    action: np.ndarray
-    reward: np.ndarray
-    ended: np.ndarray
-    stepped: np.ndarray
-
-    def _reserve(self, size: int) -> None:
-        """Reserves the memory, because a page that is missing later would kill the process.
-
-        Raises:
-            ResourceError: There is too little; the memory is released.
-        """
-        path = f"/dev/shm/{self.name}"
-        if not os.path.exists(path):
-            return  # not Linux
-        handle = os.open(path, os.O_RDWR)
-        try:
-            os.posix_fallocate(handle, 0, size)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                return  # this file system cannot reserve
-            self._memory.close()
-            self.unlink()
-            hint = "enlarge it (docker run --shm-size=1g), or take fewer --sampler.num-tasks"
-            text = f"/dev/shm has no room for {size:,} bytes of observations"
-            raise ResourceError(f"{text}; {hint}") from error
-        finally:
-            os.close(handle)
-
-    def unlink(self) -> None:
-        """Deletes the name of the memory, which lives on in the processes that have opened it.
-
-        So no other program can take it away, and nothing is left of a trainer that is killed.
-        """
-        if not self._is_unlinked:
-            self._is_unlinked = True
-            with suppress(FileNotFoundError):
-                self._memory.unlink()
-
-    def copy(self) -> Block:
-        """Returns a block of its own name with the same contents."""
-        other = Block(self.num_rows, self.obs.shape[1], self.action.shape[1])
-        for key in _ARRAYS:
-            vars(other)[key][:] = vars(self)[key]
-        return other
-
-    def release(self) -> None:
-        """Closes the memory; its creator also deletes its name."""
-        for key in _ARRAYS:
-            setattr(self, key, None)  # a view keeps the memory open
-        self._memory.close()
-        if self._is_creator:
-            self.unlink()
 
 
 class RowFailed(Exception):
@@ -209,6 +109,7 @@ class Shard:
             self.assign,
             self.reset,
             self.step,
+            self.replay,
             self.film,
             self.frame,
             self.loses_task,
@@ -249,8 +150,9 @@ class Shard:
         if self._block is None or self._block.name != name:
             self.attach(name, num_rows)
         self._start, self._num_rows = start, len(tasks)
-        for i, row in enumerate(tasks):
-            self._run(i, "set_task", lambda i=i, row=row: self._set_task(self._environment(i), row))
+        self._steps = [0] * len(tasks)
+        for i, task in enumerate(tasks):
+            self._assign_row(i, task)
 
     def attach(self, name: str, num_rows: int) -> None:
         """Opens a block, in place of the one before."""
@@ -259,19 +161,26 @@ class Shard:
         sizes = len(self._facts.obs_low), len(self._facts.actions.low)
         self._block = Block(num_rows, *sizes, name=name)
 
-    def reset(self, seeds: list[int]) -> None:
-        """Starts an episode in every row."""
-        self._steps = 0
-        for i, seed in enumerate(seeds):
-            self._run(i, "reset", lambda i=i, seed=seed: self._reset(i, seed))
+    def reset(self, starts: list[tuple[int, int, np.ndarray | None]]) -> None:
+        """Starts an episode in some rows, given as (row of the shard, seed, new task or None)."""
+        for i, seed, task in starts:
+            if task is not None:
+                self._assign_row(i, task)
+            self._reset_row(i, seed)
 
     def step(self) -> None:
         """Steps the rows that the block marks."""
         assert self._block is not None
-        self._steps += 1
         for i in range(self._num_rows):
-            if self._block.stepped[self._start + i]:
-                self._run(i, "step", lambda i=i: self._step(i))
+            row = self._start + i
+            if self._block.stepped[row]:
+                self._step_row(i, self._block.action[row])
+
+    def replay(self, i: int, seed: int, actions: np.ndarray) -> None:
+        """Starts an episode in row i of the shard and takes actions (L, A)."""
+        self._reset_row(i, seed)
+        for action in actions:
+            self._step_row(i, action)
 
     def film(self, task: np.ndarray, seed: int) -> None:
         """Starts an episode in an environment that renders."""
@@ -323,6 +232,15 @@ class Shard:
             raise RowFailed(row, prefix + _describe(error)) from error
         self._progress[0] += 1
 
+    def _assign_row(self, i: int, task: np.ndarray) -> None:
+        self._run(i, "set_task", lambda: self._set_task(self._environment(i), task))
+
+    def _reset_row(self, i: int, seed: int) -> None:
+        self._run(i, "reset", lambda: self._reset(i, seed))
+
+    def _step_row(self, i: int, action: np.ndarray) -> None:
+        self._run(i, "step", lambda: self._step(i, action))
+
     def _environment(self, i: int) -> Any:
         assert self._make is not None
         while len(self._envs) <= i:
@@ -351,15 +269,17 @@ class Shard:
         env.get_wrapper_attr("set_task")(self._decode(row))
 
     def _reset(self, i: int, seed: int) -> None:
+        self._steps[i] = 0
         answer = self._environment(i).reset(seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise InvalidPlugin(f"reset must return (observation, info), not {answer!r:.80}")
         self._store_obs(i, answer[0])
 
-    def _step(self, i: int) -> None:
+    def _step(self, i: int, action: np.ndarray) -> None:
         assert self._block is not None
         row = self._start + i
-        answer = self._environment(i).step(self._to_action(self._block.action[row]))
+        self._steps[i] += 1
+        answer = self._environment(i).step(self._to_action(action))
         if not (isinstance(answer, tuple) and len(answer) == 5):
             raise InvalidPlugin(
                 "step must return (observation, reward, terminated, truncated, info), "
@@ -369,7 +289,7 @@ class Shard:
         self._store_obs(i, obs)
         self._block.reward[row] = read_reward(reward)
         # the horizon is part of the task: reaching it is not an end
-        is_cut = read_flag("truncated", truncated) and self._steps < self._facts.horizon
+        is_cut = read_flag("truncated", truncated) and self._steps[i] < self._facts.horizon
         self._block.ended[row] = read_flag("terminated", terminated) or is_cut
 
     def _to_action(self, action: np.ndarray) -> Any:

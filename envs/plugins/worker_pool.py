@@ -15,8 +15,9 @@ from typing import Any
 
 from metarl.envs.plugins import main_module
 from metarl.envs.plugins.interface import Facts
-from metarl.envs.plugins.output import Output
-from metarl.envs.plugins.worker import CLOSE, Block, serve
+from metarl.envs.plugins.processes.block import Block
+from metarl.envs.plugins.processes.output import Output
+from metarl.envs.plugins.worker import CLOSE, serve
 
 CLOSING = 3.0
 """Time that the environments of all workers have for closing [s]."""

@@ -31,7 +31,7 @@ ENVIRONMENTS = {
     "half-cheetah-vel-wind": DRAWABLE | {SplittableEnv},
     "navigation-2d": DRAWABLE,
     "navigation-2d-sparse": DRAWABLE,
-    "plugin_envs:TwoWays": {BatchEnv, RenderableEnv, TaskDescriber, BoundedEnv},
+    "plugin_envs:TwoWays": {BatchEnv, RestartableEnv, RenderableEnv, TaskDescriber, BoundedEnv},
 }
 
 

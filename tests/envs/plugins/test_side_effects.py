@@ -14,7 +14,7 @@ import pytest
 from commands import METARL, QUIET, REPOSITORY, TINY, call, start
 from plugin_episodes import EPISODES, TASKS, play, play_episode, process_ids
 
-from metarl.envs.plugins.output import MAX_LINES
+from metarl.envs.plugins.processes.output import MAX_LINES
 from metarl.envs.plugins.subproc_env import SilentPlugin, SubprocEnv
 
 

@@ -24,8 +24,8 @@ from plugin_episodes import (
 )
 
 from metarl.core.errors import ResourceError
+from metarl.envs.plugins.processes.block import Block
 from metarl.envs.plugins.subproc_env import SubprocEnv
-from metarl.envs.plugins.worker import Block
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -238,7 +238,7 @@ def make(**options):
     re.match("(a+)+b", "a" * 60)  # takes years, and holds Python's lock
 
 if __name__ == "__main__":
-    from metarl.envs.plugins.output import Output
+    from metarl.envs.plugins.processes.output import Output
     from metarl.envs.plugins.worker_pool import Patience, Worker
     Worker(make, None, Patience(60.0), Output("hanging"))
 """
