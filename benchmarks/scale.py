@@ -17,7 +17,7 @@ import random
 import signal
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -144,9 +144,10 @@ def killing(side: Side, number: int, rng: random.Random, kills: list[float]):
         while len(kills) < number and not stop.wait(rng.uniform(0.2, 2.5)):
             # one of those that have answered, at a random instant of its work
             found = side.workers.list_processes()
-            if found:
-                os.kill(rng.choice(found), signal.SIGKILL)
-                kills.append(time.monotonic())
+            with suppress(ProcessLookupError):  # it has just been found dead
+                if found:
+                    os.kill(rng.choice(found), signal.SIGKILL)
+                    kills.append(time.monotonic())
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -268,8 +269,11 @@ def measure(quick: bool, kills: int) -> dict[str, Any]:
     tasks = wide.sampler.num_tasks
     scale = CORES / num_tasks
     shares = Shares(collect * scale, update * scale, moved["moved"] / tasks, 1e5)
-    rows = plan(shares, Network())
-    print(table(("cores", "4 tasks, update on 4", "4, on all", "40, on all"), rows))
+    rows = {}
+    for gigabits in (10, 25, 100):
+        rows[gigabits] = plan(shares, Network(bandwidth=gigabits * 1e9 / 8))
+        heads = "4 tasks, update on 4", "4, on all", "40, on all"
+        print(table((f"cores, {gigabits} Gbit/s", *heads), rows[gigabits]))
     small = build_config("navigation-2d", "maml-trpo", {})
     killed = measure_kills(small, kills) if kills else {}
     print(f"kills: {killed}")

@@ -48,14 +48,8 @@ def compare_runs(seed: int, count: int, broken: Break = None) -> Row:
             done = trainings.resume(words, place, broken)
             return done.find_fault(frozenset({0})) or trainings.compare(result, place / "run")
 
-        choices = [
-            choice
-            for choice in itertools.product(
-                ALGORITHMS, ENVS, (2, 3), (None, signal.SIGKILL, signal.SIGTERM)
-            )
-            # learners with their own loop need environments whose rows start one by one
-            if not (ALGORITHMS[choice[0]].has_own_loop and choice[1] == ENVS[-1])
-        ]
+        signals = None, signal.SIGKILL, signal.SIGTERM
+        choices = list(itertools.product(ALGORITHMS, ENVS, (2, 3), signals))
         random.Random(seed).shuffle(choices)
 
         def trials() -> Iterator[tuple[str, Callable[[], str]]]:
