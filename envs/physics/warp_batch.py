@@ -85,7 +85,7 @@ class WarpBatch:
         if name in self._state:
             return self._state[name]
         if name not in self._bound:
-            if getattr(self._data, name, None) is None:
+            if name not in vars(self._data):
                 raise UnsupportedHere(f"Warp does not compute {name}")
             self._bound[name] = self._allocate(name)
         return self._bound[name]

@@ -82,7 +82,7 @@ def test_limb_that_locks_in_mid_episode_does_so():
     assert obs <= 5e-3 and reward <= 2e-4
 
 
-def test_rows_at_rest_keep_their_state_and_restarts_do_not_touch_others():
+def test_rows_at_rest_keep_their_state_as_others_restart():
     with closing(make("half-cheetah-dir", 1).on_warp()) as env:
         env.set_tasks(env.spec.tasks.sample(np.random.default_rng(0), 2), 2)
         env.reset(streams(4))
@@ -120,7 +120,7 @@ def test_contact_forces_are_those_of_mujoco():
         assert np.abs(mine - others).max() <= 1e-3 * np.abs(mine).max()
 
 
-def test_more_constraints_than_memory_are_a_fault_of_the_simulation():
+def test_more_constraints_than_memory_are_a_fault():
     with closing(make("quadruped-command", 1).on_warp()) as env:
         env.set_tasks(np.zeros((1, 0)), 2)
         batch = env._batch
