@@ -8,6 +8,7 @@ import threading
 from contextlib import closing
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from cluster_cases import config_of, iterate, parts, trained_here
@@ -75,6 +76,28 @@ def test_killed_actors_and_nodes_that_come_and_go_change_no_bit(cluster):
         counts = collector.take_counts()
     assert_same(found, expected)
     assert killed and counts["workers/lost"] >= 1
+
+
+def test_slow_network_and_full_store_change_no_bit(monkeypatch):
+    """Every message waits for 2 to 20 ms, and most of the store of 80 MB is taken by others."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_testing_asio_delay_us", "*=2000:20000")
+    config = config_of("maml", num_tasks=6, num_episodes=20)
+    expected = trained_here(config)
+    memory = {"object_store_memory": 80_000_000}
+    slow = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    try:
+        slow.add_node(num_cpus=1, **memory)
+        collector, learner, env, _ = join(slow, config)
+        with closing(env), closing(collector):
+            taken = [ray.put(np.zeros(24_000_000, dtype=np.uint8)) for _ in range(3)]
+            found = iterate(config, collector, learner, env, range(3))
+            assert len(taken) == 3
+    finally:
+        slow.shutdown()
+    assert_same(found, expected)
 
 
 def test_address_that_does_not_answer_is_named():
