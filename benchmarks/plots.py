@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,30 +26,42 @@ from metarl.suites.tables import combine, group_rows
 
 
 def draw_suite(path: Path) -> Figure:
-    """Draws return against learners, best last rollout first, and against minutes of training."""
-    found = []
+    """Draws a row for each environment; in it return by learner, and against time of training.
+
+    The learner with the best last rollout is at the top.
+    """
+    found: dict[str, list[tuple]] = {}
     for experiment in group_rows([read_rows(path)]):
         last = max(row.rollout for row in experiment.rows)
         before, after = (combine(experiment.at(rollout)) for rollout in (0, last))
         minutes = 60.0 * np.mean([row.hours for row in experiment.at(0)])
-        found.append((experiment.first.label, before, after, minutes))
-    found.sort(key=lambda each: each[2][0])
+        own = found.setdefault(experiment.first.env, [])
+        own.append((experiment.first.label, before, after, minutes))
+    heights = [0.26 * len(own) + 1.2 for own in found.values()]
     with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(9.6, 0.26 * len(found) + 1.2), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.1))
-        for place, (label, before, after, minutes) in enumerate(found):
-            for (mean, low, high), color in ((before, "#9aa4b2"), (after, plots.COLORS[0])):
-                left.plot([low, high], [place, place], color=color, lw=1.6)
-                left.plot(mean, place, "o", ms=4, color=color)
-            right.plot(minutes, after[0], "o", ms=4, color=plots.COLORS[0])
-            right.annotate(label, (minutes, after[0]), (4, 2), textcoords="offset points", size=7)
-        means = np.array([mean for _, *returns, _ in found for mean, _, _ in returns])
-        margin = 0.1 * np.ptp(means)  # an interval may leave the plot
-        left.set_xlim(means.min() - margin, means.max() + margin)
-        left.set_yticks(range(len(found)), [each[0] for each in found])
+        figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
+        ratios = {"width_ratios": (1.0, 1.1), "height_ratios": heights}
+        axes = figure.subplots(len(found), 2, squeeze=False, **ratios)
+        for (left, right), (env, own) in zip(axes, found.items(), strict=True):
+            left.set_title(env)
+            _draw_env(left, right, sorted(own, key=lambda each: each[2][0]))
         left.set(xlabel="return: first episode (grey), after adaptation (blue)")
-        right.set(xlabel="training [min]", ylabel="return after adaptation", xscale="log")
+        right.set(xlabel="training [min]")
     return figure
+
+
+def _draw_env(left: Any, right: Any, found: list[tuple]) -> None:
+    for place, (label, before, after, minutes) in enumerate(found):
+        for (mean, low, high), color in ((before, "#9aa4b2"), (after, plots.COLORS[0])):
+            left.plot([low, high], [place, place], color=color, lw=1.6)
+            left.plot(mean, place, "o", ms=4, color=color)
+        right.plot(minutes, after[0], "o", ms=4, color=plots.COLORS[0])
+        right.annotate(label, (minutes, after[0]), (4, 2), textcoords="offset points", size=7)
+    means = np.array([mean for _, *returns, _ in found for mean, _, _ in returns])
+    margin = 0.1 * np.ptp(means)  # an interval may leave the plot
+    left.set_xlim(means.min() - margin, means.max() + margin)
+    left.set_yticks(range(len(found)), [each[0] for each in found])
+    right.set(ylabel="return after adaptation", xscale="log")
 
 
 def main() -> None:
