@@ -2,6 +2,7 @@
 
     local           an iteration of MAML-TRPO on ant-dir with the collector of this process
     ray             the same with Ray's actors on the same cores
+    speed-up        an iteration with 1 and 2 actors, and with one for each core
     bytes           what the workers send and receive in an iteration of 40 Ant tasks, and the bytes
                     of it that the update reads, from the operations of torch
     kills           trainings in which actors are killed at random instants, against one without
@@ -18,7 +19,7 @@ import signal
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -245,6 +246,19 @@ def plan(shares: Shares, network: Network) -> list[list[str]]:
     return rows
 
 
+def measure_speedup(config: Any, rounds: int) -> dict[int, float]:
+    """Measures iterations with 1 and 2 actors and one for each core; returns steps/s by number."""
+    rates = {}
+    for number in sorted({1, 2, CORES}):
+        sampler = replace(config.sampler, workers=number)
+        with closing(Side(replace(config, sampler=sampler), is_remote=True)) as side:
+            side.round()
+            began = time.perf_counter()
+            steps = sum(side.round() for _ in range(rounds))
+            rates[number] = steps / (time.perf_counter() - began)
+    return rates
+
+
 def measure(quick: bool, kills: int) -> dict[str, Any]:
     """Measures everything, and prints it as it comes."""
     sizes = {"num_tasks": 4, "num_episodes": 2} if quick else {}
@@ -257,6 +271,9 @@ def measure(quick: bool, kills: int) -> dict[str, Any]:
     print(f"local: collect {collect:.2f} s, update {update:.2f} s")
     for side in sides.values():
         side.close()
+    rates = measure_speedup(config, 1 if quick else 4)
+    rows = [[str(n), f"{rate:,.0f}", f"{rate / rates[1]:.2f}"] for n, rate in rates.items()]
+    print(table(("actors", "steps/s", "speed-up"), rows))
     num_tasks = config.sampler.num_tasks
     # on one thread, the only one of which the reads are noted
     wide = build_config(
@@ -269,16 +286,16 @@ def measure(quick: bool, kills: int) -> dict[str, Any]:
     tasks = wide.sampler.num_tasks
     scale = CORES / num_tasks
     shares = Shares(collect * scale, update * scale, moved["moved"] / tasks, 1e5)
-    rows = {}
+    plans = {}
     for gigabits in (10, 25, 100):
-        rows[gigabits] = plan(shares, Network(bandwidth=gigabits * 1e9 / 8))
+        plans[gigabits] = plan(shares, Network(bandwidth=gigabits * 1e9 / 8))
         heads = "4 tasks, update on 4", "4, on all", "40, on all"
-        print(table((f"cores, {gigabits} Gbit/s", *heads), rows[gigabits]))
+        print(table((f"cores, {gigabits} Gbit/s", *heads), plans[gigabits]))
     small = build_config("navigation-2d", "maml-trpo", {})
     killed = measure_kills(small, kills) if kills else {}
     print(f"kills: {killed}")
     timed = {name: timing.record() for name, timing in timings.items()}
-    return {"timings": timed, "bytes": moved, "plan": rows, "kills": killed}
+    return {"timings": timed, "speedup": rates, "bytes": moved, "plan": plans, "kills": killed}
 
 
 def main() -> None:
