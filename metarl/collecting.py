@@ -26,7 +26,7 @@ from metarl.runs.progress import heartbeat
 
 
 def collecting_env(config: TrainConfig[Any], env: Any) -> Any:
-    """Returns the environment in which the learner is trained: itself, or it with other physics.
+    """Returns the environment of the training: itself, with other physics, or in a mirror.
 
     Raises:
         ConfigError: The robot cannot be mirrored, or the learner sees the task; or Warp cannot

@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.tasks import TaskDistribution
+from metarl.envs.physics import fields
 from metarl.envs.robots.robot import Edit, Robot
 
 
@@ -219,9 +220,8 @@ class World:
             self.batch.set_const(np.flatnonzero(~others))
 
     def nominal(self, name: str) -> np.ndarray:
-        """Returns a field of the common model; "opt." is the prefix of options."""
-        option = name.removeprefix("opt.")
-        return getattr(self.model.opt if option != name else self.model, option)
+        """Returns a field of the common model, see `fields.locate`."""
+        return fields.read(self.model, name)
 
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from metarl.core.env import UnsupportedHere
 from metarl.core.errors import ResourceError
+from metarl.envs.physics.fields import OPTION, locate, read
 
 _STATE = ("time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied")
 """Fields that the next step depends on. Warp steps all simulations, so the state of those that rest
@@ -28,9 +29,6 @@ _UNKNOWN_FLAGS = int(mujoco.mjtDisableBit.mjDSBL_AUTORESET | mujoco.mjtDisableBi
 
 _SHAPE = "geom_dataid"
 """Field of meshes and heightfields. Robots hung above heightfields that were chosen by it."""
-
-_OPTION = "opt."
-"""Beginning of the names of options among the model fields."""
 
 
 class WarpBatch:
@@ -101,8 +99,7 @@ class WarpBatch:
         if name == _SHAPE:
             raise UnsupportedHere("Warp gives no simulation a ground of its own shape (terrain)")
         if name not in self._fields:
-            option = name.removeprefix(_OPTION)
-            value = getattr(self.model.opt if option != name else self.model, option)
+            value = read(self.model, name)
             self._fields[name] = np.tile(value, (self.nsim, *[1] * np.ndim(value)))
             self._device_model = None
         return self._fields[name]
@@ -161,7 +158,7 @@ class WarpBatch:
         """Copies the model to the device, with the fields of which each simulation has its own."""
         if self.model.nhistory:
             raise UnsupportedHere("delays of its actuators or sensors are not kept for each row")
-        names = {name for name in self._fields if not name.startswith(_OPTION)}
+        names = {name for name in self._fields if not name.startswith(OPTION)}
         if self._has_own_constants:
             names |= {name for name in _DERIVED if len(getattr(self.model, name))}
         try:
@@ -170,10 +167,9 @@ class WarpBatch:
         except (NotImplementedError, ValueError) as error:
             raise UnsupportedHere(f"Warp cannot simulate it: {error}") from error
         for name, values in self._fields.items():
-            if name.startswith(_OPTION):
-                option = name.removeprefix(_OPTION)
-                kind = getattr(model.opt, option).dtype
-                setattr(model.opt, option, self._warp.array(values, dtype=kind))
+            if name.startswith(OPTION):
+                array = self._warp.array(values, dtype=read(model, name).dtype)
+                setattr(*locate(model, name), array)
         model.opt.deterministic = int(self._engine.DeterminismType.ALL)
         model.opt.warn_overflow = 0
         self._device_model, self._sent = model, {}
@@ -186,8 +182,7 @@ class WarpBatch:
         for name, values in self._fields.items():
             if name in self._sent and np.array_equal(self._sent[name], values):
                 continue
-            option = name.removeprefix(_OPTION)
-            target = getattr(model.opt if option != name else model, option)
+            target = read(model, name)
             target.assign(values.astype(target.numpy().dtype))
             self._sent[name] = values.copy()
         for name, values in self._state.items():
