@@ -196,6 +196,13 @@ def add_report_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the argument of verbs that can run trainings on a cluster."""
+    text = "train on the machines of a cluster of Ray, which share the folder of the runs: auto, "
+    text += "host:port of its head, or local (docs/scaling.md)"
+    command.add_argument("--ray", metavar="ADDRESS", help=text)
+
+
 def add_suite_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `suite`."""
     text = "file of a suite, or name of one that metarl brings along (--list shows them)"
@@ -204,6 +211,7 @@ def add_suite_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=parse_at_least(1), metavar="N", help=text)
     text = "folder of the run folders; by default runs/suites/NAME"
     command.add_argument("--run-dir", type=Path, metavar="DIR", help=text)
+    add_ray_argument(command)
     text = "file of the results; by default results/NAME.csv"
     command.add_argument("--csv", type=Path, metavar="FILE", help=text)
     text = "print the known suites, or with FILE its runs and how far they are, and exit"

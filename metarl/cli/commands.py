@@ -32,10 +32,12 @@ from metarl.learners.modes import label
 from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
+from metarl.suites.processes import end_with_parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `metarl`; returns the exit code."""
+    end_with_parent()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"]:
         return train.main(words[1:], prog="metarl train")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, MetarlError
 from metarl.core.messages import show
+from metarl.suites.machines import open_machines
 from metarl.suites.plan import Failure
 from metarl.suites.runner import run_suite
 from metarl.suites.stages import next_command, read_progress
@@ -31,9 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.csv and not csv.absolute().parent.is_dir():
         raise ConfigError(f"--csv {csv}: there is no folder {csv.parent}")
     check_suite(suite)
-    jobs = arguments.jobs or len(os.sched_getaffinity(0))
-    show(f"{suite.name}: {len(suite.runs)} runs, {jobs} at a time, in {suite.root}")
-    failures = run_suite(suite, jobs, _make_command(arguments))
+    with open_machines(arguments.ray) as machines:
+        jobs = arguments.jobs or machines.capacity()
+        show(f"{suite.name}: {len(suite.runs)} runs, {jobs} at a time, in {suite.root}")
+        failures = run_suite(suite, jobs, _make_command(arguments), machines=machines)
     finish(suite, csv)
     if failures:
         raise _SuiteFailed(suite, failures)
@@ -56,6 +57,7 @@ def _make_command(arguments: argparse.Namespace) -> str:
         ("--jobs", arguments.jobs),
         ("--run-dir", arguments.run_dir),
         ("--csv", arguments.csv),
+        ("--ray", arguments.ray),
     ):
         words += [flag, str(value)] if value else []
     return shlex.join(words)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from pathlib import Path
 
-from metarl.cli.arguments import parse_at_least
+from metarl.cli.arguments import add_ray_argument, parse_at_least
 from metarl.core.errors import ConfigError
 from metarl.core.messages import show
 
@@ -18,6 +17,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", nargs="?", metavar="FILE", help=text)
     text = "runs at a time, each on one thread; by default as many as cores"
     command.add_argument("--jobs", type=parse_at_least(1), metavar="N", help=text)
+    add_ray_argument(command)
     text = "folder of the results; by default runs/sweeps/NAME"
     command.add_argument("--run-dir", type=Path, metavar="DIR", help=text)
     text = "trials in all, in place of those of the file; more of them continue a finished sweep"
@@ -40,16 +40,18 @@ def run(arguments: argparse.Namespace) -> None:
         return
     sweep = read_sweep(find_sweep(arguments.file), arguments.run_dir)
     sweep = replace(sweep, trials=arguments.trials or sweep.trials)
-    jobs = arguments.jobs or len(os.sched_getaffinity(0))
 
+    from metarl.suites.machines import open_machines
     from metarl.suites.runner import run_plan
     from metarl.sweeps.page import write_results
     from metarl.sweeps.search import Search, check_sweep
 
     check_sweep(sweep)
-    show(f"{sweep.name}: {sweep.trials} trials, {jobs} runs at a time, in {sweep.root}")
     search = Search(sweep)
-    run_plan(search, jobs, _make_command(arguments))
+    with open_machines(arguments.ray) as machines:
+        jobs = arguments.jobs or machines.capacity()
+        show(f"{sweep.name}: {sweep.trials} trials, {jobs} runs at a time, in {sweep.root}")
+        run_plan(search, jobs, _make_command(arguments), machines=machines)
     for path in write_results(sweep, search.study):
         show(str(path))
 
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _make_command(arguments: argparse.Namespace) -> str:
     """Returns the command that continues a sweep."""
     words = ["metarl", "sweep", arguments.file]
-    for flag in ("jobs", "run_dir", "trials"):
+    for flag in ("jobs", "run_dir", "trials", "ray"):
         value = vars(arguments)[flag]
         words += [f"--{flag.replace('_', '-')}", str(value)] if value else []
     return shlex.join(words)

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import heapq
 import math
-import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 from metarl.core.errors import CheckpointError, MetarlError, Preempted, handle_signals
 from metarl.core.messages import notify, show
 from metarl.runs import folder
 from metarl.runs.progress import estimate_finish, is_terminal
 from metarl.suites.plan import Declared, Failure, Plan
+from metarl.suites.processes import Machines, Process, ThisMachine
 from metarl.suites.stages import next_command, prepare, read_progress
 from metarl.suites.suite import Run, Suite
 
@@ -38,10 +38,13 @@ _CLEAR_LINE = "\r\x1b[2K"
 _RESOURCES = 6
 """Exit code of a run that was killed: by the kernel, for want of memory."""
 
+_MOST_LOSSES = 5
+"""Times that a run is started again because its machine was lost."""
+
 
 @dataclass
-class _Process:
-    """A child process of a run.
+class _Active:
+    """A run that has a process.
 
     Attributes:
         run: The run.
@@ -53,29 +56,44 @@ class _Process:
 
     run: Run
     command: list[str]
-    child: subprocess.Popen[bytes]
+    child: Process
     log_start: int
     is_lost: bool = False
 
 
+THIS_MACHINE = ThisMachine()
+
+
 def run_suite(
-    suite: Suite, jobs: int, resume_hint: str, *, stream: TextIO | None = None
+    suite: Suite,
+    jobs: int,
+    resume_hint: str,
+    *,
+    machines: Machines = THIS_MACHINE,
+    stream: TextIO | None = None,
 ) -> list[Failure]:
     """Does what is missing of every run of a suite, which is checked; see `run_plan`."""
-    return run_plan(Declared(suite), jobs, resume_hint, stream=stream)
+    return run_plan(Declared(suite), jobs, resume_hint, machines=machines, stream=stream)
 
 
 def run_plan(
-    plan: Plan, jobs: int, resume_hint: str, *, stream: TextIO | None = None
+    plan: Plan,
+    jobs: int,
+    resume_hint: str,
+    *,
+    machines: Machines = THIS_MACHINE,
+    stream: TextIO | None = None,
 ) -> list[Failure]:
     """Does what is missing of every run.
 
-    Finished runs are skipped, interrupted ones resumed. A run that fails does not stop the others.
+    Finished runs are skipped, interrupted ones resumed, also those whose machine was lost. A run
+    that fails does not stop the others.
 
     Args:
         plan: The runs.
         jobs: Most processes at a time, >= 1.
         resume_hint: Command that continues, for the message of an interrupt.
+        machines: Where the processes run.
         stream: Destination of the progress, by default the standard output.
 
     Returns:
@@ -88,7 +106,7 @@ def run_plan(
     plan.root.mkdir(parents=True, exist_ok=True)
     with folder.lock(plan.root):
         plan.begin()
-        runner = _Runner(plan, jobs, stream or sys.stdout)
+        runner = _Runner(plan, jobs, machines, stream or sys.stdout)
         with handle_signals(runner.note_signal):
             runner.loop()
     if runner.stop:
@@ -100,9 +118,11 @@ def run_plan(
 class _Runner:
     """The processes of a plan."""
 
-    def __init__(self, plan: Plan, jobs: int, stream: TextIO):
+    def __init__(self, plan: Plan, jobs: int, machines: Machines, stream: TextIO):
         self._plan, self._jobs, self._stream = plan, jobs, stream
-        self._active: list[_Process] = []
+        self._machines = machines
+        self._losses: Counter[Path] = Counter()
+        self._active: list[_Active] = []
         self.num_done = 0
         self.failures: list[Failure] = []
         self.stop: signal.Signals | None = None
@@ -114,9 +134,11 @@ class _Runner:
         try:
             while self._fill() or self._active:
                 self._pass_on()
-                for process in [each for each in self._active if each.child.poll() is not None]:
-                    self._active.remove(process)
-                    self._end(process)
+                for process in list(self._active):
+                    code = process.child.poll()
+                    if code is not None:
+                        self._active.remove(process)
+                        self._end(process, code)
                 self._stop_lost()
                 self._beat()
                 time.sleep(_POLL if self._active else 0)
@@ -165,20 +187,22 @@ class _Runner:
         with open(run.log, "ab") as log:
             log.write(f"$ {shlex.join(['metarl', *command])}\n".encode())
             log.flush()
-            begin = log.tell()  # the child moves the position of the file too
-            self._active.append(_Process(run, command, _spawn(command, log), begin))
+            begin = log.tell()
+        self._active.append(_Active(run, command, self._machines.spawn(command, run.log), begin))
 
     def _finish(self, run: Run, how: str) -> None:
         self.num_done += 1
         self._print(f"{how} {run.name}")
         self._plan.note_end(run, None)
 
-    def _end(self, process: _Process) -> None:
-        code, run = process.child.returncode, process.run
+    def _end(self, process: _Active, code: int) -> None:
+        run = process.run
         if process.is_lost and code in (0, Preempted.exit_code):
             self._finish(run, "stopped early")
         elif self.stop:
             self.num_done += code == 0 and next_command(run) is None
+        elif process.child.loss:
+            self._note_loss(process)
         elif code == 0:
             self._start(run, process.command)
         elif code < 0:
@@ -187,6 +211,17 @@ class _Runner:
         else:
             reason = _read_reason(run.log, process.log_start)
             self._fail(Failure(run, reason or "no message", code))
+
+    def _note_loss(self, process: _Active) -> None:
+        """Starts a run again whose machine was lost."""
+        run, reason = process.run, process.child.loss
+        self._losses[run.folder] += 1
+        if self._losses[run.folder] > _MOST_LOSSES:
+            text = f"its machine was lost {_MOST_LOSSES + 1} times ({reason})"
+            self._fail(Failure(run, text, _RESOURCES))
+            return
+        self._print(f"lost {run.name} with its machine ({reason}): it is started again")
+        self._start(run)
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -241,19 +276,6 @@ class _Runner:
 def _describe_state(run: Run) -> str:
     done, total = read_progress(run.folder)[0], run.config.iterations
     return f"{run.name} {'evaluating' if done >= total else f'{done}/{total}'}"
-
-
-def _spawn(command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "metarl", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        # libraries of linear algebra would start a thread for each core in each process
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # a terminal sends Ctrl-C to its whole group; a second signal would stop a run at once
-        process_group=0,
-    )
 
 
 def _read_reason(log: Path, start: int) -> str:

@@ -13,8 +13,13 @@ import pytest
 from metarl.core.errors import ConfigError, Preempted
 from metarl.runs import folder
 from metarl.suites import runner
+from metarl.suites.processes import ThisMachine
 from metarl.suites.runner import estimate_time_left, run_suite
 from metarl.suites.suite import read_suite
+
+
+class Shell(subprocess.Popen):
+    loss = ""
 
 
 @pytest.fixture
@@ -38,15 +43,16 @@ def shell(monkeypatch, tmp_path):
         script = scripts.get(run.name, scripts[""])
         return [f"cd {run.folder}; {script}"]
 
-    def spawn(command, log):
-        streams = {"stdout": log, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(["sh", "-c", *command], process_group=0, **streams)
+    def spawn(machine, command, log):
+        with open(log, "ab") as output:
+            streams = {"stdout": output, "stderr": subprocess.STDOUT}
+            return Shell(["sh", "-c", *command], process_group=0, **streams)
 
     monkeypatch.setattr(runner, "next_command", next_command)
     monkeypatch.setattr(
         runner, "prepare", lambda run: run.folder.mkdir(parents=True, exist_ok=True)
     )
-    monkeypatch.setattr(runner, "_spawn", spawn)
+    monkeypatch.setattr(ThisMachine, "spawn", spawn)
     return scripts
 
 
@@ -152,3 +158,34 @@ def test_time_left_follows_the_pace_of_the_entry(suite):
 
 def test_time_left_is_unknown_at_first(suite):
     assert estimate_time_left(suite.runs, suite.runs[:1], suite.runs[1:], 2) == float("inf")
+
+
+class Losing(ThisMachine):
+    """Loses the processes of a run so many times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def spawn(self, command, log):
+        process = super().spawn(command, log)
+        if "seed-1" in command[0] and self.left:
+            self.left -= 1
+            process.loss = "its node died"
+            process.kill()
+        return process
+
+
+def test_run_is_started_again_where_its_machine_was_lost(suite, shell):
+    shell[""] = "sleep 0.3; echo x >> starts; touch done"
+    out = io.StringIO()
+    assert run_suite(suite, 2, "again", machines=Losing(2), stream=out) == []
+    assert all((run.folder / "done").exists() for run in suite.runs)
+    text = "lost navigation-2d_maml-trpo/seed-1 with its machine (its node died)"
+    assert out.getvalue().count(text) == 2
+
+
+def test_run_whose_machines_are_always_lost_fails(suite, shell):
+    shell[""] = "sleep 0.3; touch done"
+    failures = run_suite(suite, 2, "again", machines=Losing(100), stream=io.StringIO())
+    assert [failure.run.config.seed for failure in failures] == [1]
+    assert failures[0].exit_code == 6 and "lost 6 times (its node died)" in failures[0].reason

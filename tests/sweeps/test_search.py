@@ -14,6 +14,7 @@ from metarl.config.schema import build_config, from_yaml
 from metarl.core.errors import ConfigError
 from metarl.suites import runner
 from metarl.suites.plan import Failure
+from metarl.suites.processes import ThisMachine
 from metarl.suites.runner import run_plan
 from metarl.sweeps import search as search_module
 from metarl.sweeps.page import describe_best, draw_page, find_importances, write_results
@@ -216,11 +217,14 @@ def test_lost_run_is_stopped_and_saved(sweep, monkeypatch, tmp_path):
         "trap 'echo stopped > stopped; exit 75' TERM; touch ready; while :; do sleep 0.02; done"
     )
 
-    def spawn(command, log):
-        folder = plan.list_runs()[0].folder
-        return subprocess.Popen(["sh", "-c", f"cd {folder}; {script}"], process_group=0)
+    class Shell(subprocess.Popen):
+        loss = ""
 
-    monkeypatch.setattr(runner, "_spawn", spawn)
+    def spawn(machine, command, log):
+        folder = plan.list_runs()[0].folder
+        return Shell(["sh", "-c", f"cd {folder}; {script}"], process_group=0)
+
+    monkeypatch.setattr(ThisMachine, "spawn", spawn)
     monkeypatch.setattr(runner, "prepare", lambda run: run.folder.mkdir(parents=True))
     out = io.StringIO()
     assert run_plan(plan, 1, "again", stream=out) == []

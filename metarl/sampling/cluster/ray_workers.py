@@ -2,91 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import signal
-import socket
 import threading
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from metarl.core.errors import ConfigError, ResourceError, require_package
+from metarl.sampling.cluster.connection import connect, keep_signals, one_line
 from metarl.sampling.cluster.requests import Result, Shard, StoreTooSmall, WorkerLost
 from metarl.sampling.cluster.worker import Build, Worker
-
-CONNECT_LIMIT = 10.0
-"""Time in which an address must accept a connection [s]."""
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-def connect(address: str) -> Any:
-    """Connects to a cluster, or starts one of this machine; returns the package.
-
-    Args:
-        address: "local" starts one of this machine; "auto" is that of RAY_ADDRESS or one that
-            `ray start` has started here; or host:port of the head of a cluster.
-
-    Raises:
-        ResourceError: Ray is not installed, or nothing answers at the address.
-    """
-    try:
-        ray = require_package("ray", "ray", "--sampler.backend ray")
-    except ConfigError as error:
-        raise ResourceError(str(error)) from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    options = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
-    if address != "local":
-        options = {"address": _find_address(address)}
-    with _keep_signals():
-        try:
-            ray.init(**options, **quiet, configure_logging=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise ResourceError(f"--sampler.address {address}: {_one_line(error)}") from error
-    return ray
-
-
-def _find_address(address: str) -> str:
-    """Returns the address of a cluster that accepts connections.
-
-    Ray itself waits for minutes, and then ends the process.
-    """
-    flag, found = f"--sampler.address {address}", address
-    if address == "auto":
-        # `ray.init(address="auto")` finds it in the same way
-        services = importlib.import_module("ray._private.services")
-        try:
-            found = services.get_ray_address_from_environment("auto", None)
-        except ConnectionError as error:
-            hint = "start one with `ray start --head`, or take --sampler.address local"
-            reason = "no cluster of Ray runs on this machine"
-            raise ResourceError(f"{flag}: {reason}; {hint}") from error
-    host, _, port = found.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_LIMIT).close()
-    except (OSError, ValueError) as error:
-        hint = "give host:port of the head of a running cluster"
-        raise ResourceError(f"{flag}: {found} does not answer ({error}); {hint}") from error
-    return found
-
-
-@contextmanager
-def _keep_signals() -> Generator[None]:
-    """Restores the handlers of signals, which ray.init replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 class RayWorkers:
@@ -173,7 +97,7 @@ class RayWorkers:
         except errors.RayError as error:
             if any(name in str(error) for name in ("ObjectStoreFullError", "OutOfDiskError")):
                 raise StoreTooSmall("start Ray with a larger --object-store-memory") from error
-            raise WorkerLost(_one_line(error)) from error
+            raise WorkerLost(one_line(error)) from error
 
     def stop(self, worker: Any) -> None:
         """Ends an actor."""
@@ -182,11 +106,5 @@ class RayWorkers:
 
     def close(self) -> None:
         """Ends all actors and leaves the cluster; ends it if it was started here."""
-        with _keep_signals():
+        with keep_signals():
             self._ray.shutdown()
-
-
-def _one_line(error: BaseException) -> str:
-    """Returns the last line of a message: that of the error itself in those of Ray."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:200]}" if lines else type(error).__name__

@@ -1,0 +1,154 @@
+"""Processes of runs on the machines of a cluster of Ray, which share a file system."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl.core.errors import Preempted, ResourceError
+from metarl.runs import provenance
+from metarl.sampling.cluster.connection import connect, keep_signals, one_line
+from metarl.suites.processes import Child, Process
+
+FLAG = "--ray"
+"""What has the address of the cluster as its value."""
+
+PASSED = ("PYTHONPATH",)
+"""Variables of the environment that the processes get from this one."""
+
+
+class Host:
+    """An actor that runs one process, on a processor of any machine of the cluster.
+
+    Args:
+        versions: Of Python and the packages, which must be those of this machine.
+    """
+
+    def __init__(self, versions: Mapping[str, str | None]):
+        self._versions = versions
+        self._lock, self._is_stopped = threading.Lock(), False
+        self._child: Child | None = None
+
+    def run(
+        self, command: Sequence[str], log: Path, folder: str, environment: Mapping[str, str]
+    ) -> tuple[int, str]:
+        """Runs `metarl` with some arguments in a folder.
+
+        Returns:
+            Exit code, and why the process was not started, "" if it was.
+        """
+        if problem := self._find_problem(log):
+            return ResourceError.exit_code, f"machine {platform.node()} {problem}"
+        with self._lock:
+            if self._is_stopped:
+                return Preempted.exit_code, ""
+            self._child = Child(command, log, folder, environment)
+        return self._child.wait(), ""
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to the process; before it has started, it never does."""
+        with self._lock:
+            self._is_stopped = True
+            if self._child is not None:
+                self._child.send_signal(number)
+
+    def _find_problem(self, log: Path) -> str:
+        own = provenance.list_versions()
+        for name, version in self._versions.items():
+            if own.get(name) != version:
+                hint = "install the same versions on all"
+                return f"has {name} {own.get(name)}, and this one {version}; {hint}"
+        if not log.exists():
+            return f"has no {log.parent}; give a --run-dir on a file system that all share"
+        return ""
+
+
+class RayProcess:
+    """A process of a run, seen from here; see `Process`.
+
+    Args:
+        ray: The package, connected.
+        host: The actor.
+        call: Its running call.
+        log: File for why the process was not started.
+    """
+
+    def __init__(self, ray: Any, host: Any, call: Any, log: Path):
+        self._ray, self._host, self._call, self._log = ray, host, call, log
+        self._code: int | None = None
+        self.loss = ""
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        if self._code is None and self._ray.wait([self._call], timeout=0)[0]:
+            self._code = self._find_code()
+            self._ray.kill(self._host)  # its processor is for the next one
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        """See `Process`; an actor that has no processor yet is ended."""
+        if self.poll() is not None:
+            return
+        sent = self._host.send_signal.remote(int(number))
+        if not self._ray.wait([sent], timeout=_PATIENCE)[0]:
+            self._ray.kill(self._host)
+            self._code = Preempted.exit_code
+
+    def wait(self) -> object:
+        """See `Process`."""
+        if self._code is None:
+            self._ray.wait([self._call])
+        return self.poll()
+
+    def _find_code(self) -> int:
+        try:
+            code, problem = self._ray.get(self._call)
+        except self._ray.exceptions.RayError as error:
+            self.loss = one_line(error)
+            return -signal.SIGKILL
+        if problem:
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write(f"metarl: error: {FLAG}: {problem}\n")
+        return code
+
+
+_PATIENCE = 10.0
+"""Time in which an actor takes a signal, if it runs [s]."""
+
+
+class RayMachines:
+    """The machines of a cluster; see `metarl.suites.processes.Machines`.
+
+    Args:
+        address: See `metarl.sampling.cluster.connection.connect`.
+
+    Raises:
+        ResourceError: Ray is not installed, or nothing answers at the address.
+    """
+
+    def __init__(self, address: str):
+        self._ray = connect(address, FLAG, FLAG)
+        options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
+        self._host = self._ray.remote(**options)(Host)
+        self._versions = provenance.list_versions()
+        self._environment = {name: os.environ[name] for name in PASSED if name in os.environ}
+
+    def capacity(self) -> int:
+        """Returns the number of processors of the cluster."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 0)))
+
+    def spawn(self, command: Sequence[str], log: Path) -> Process:
+        """See `Machines`."""
+        host = self._host.remote(self._versions)
+        call = host.run.remote(list(command), log.absolute(), os.getcwd(), self._environment)
+        return RayProcess(self._ray, host, call, log)
+
+    def close(self) -> None:
+        """Leaves the cluster; ends it if it was started here."""
+        with keep_signals():
+            self._ray.shutdown()
