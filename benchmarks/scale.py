@@ -41,7 +41,7 @@ from benchmarks.side_by_side import (
 from metarl import collecting
 from metarl.builders import build_env, build_learner
 from metarl.config.schema import build_config, to_yaml
-from metarl.core.parallel import one_torch_thread
+from metarl.core.parallel import ALONE, one_torch_thread
 from metarl.core.rng import stream
 from metarl.sampling.cluster.ray_workers import RayWorkers
 from metarl.sampling.sampler import Collector
@@ -65,7 +65,7 @@ class Side:
         if is_remote:
             build = partial(collecting.build_worker, to_yaml(config), os.getcwd())
             self.workers = RayWorkers("local", build)
-            parts = config, self.collector, self.workers, self.learner
+            parts = config, self.collector, self.workers, self.learner, ALONE
             self.collector = collecting.join_cluster(*parts)
         self.iteration, self.seconds = 0, [0.0, 0.0]
 

@@ -93,13 +93,15 @@ def build_collector(
     with heartbeat("starting the workers"):
         workers = RayWorkers(config.sampler.address, build)
         try:
-            return join_cluster(config, local, workers, learner)
+            return join_cluster(config, local, workers, learner, group)
         except BaseException:
             workers.close()
             raise
 
 
-def join_cluster(config: TrainConfig[Any], local: Any, workers: Any, learner: Any) -> Any:
+def join_cluster(
+    config: TrainConfig[Any], local: Any, workers: Any, learner: Any, group: Any
+) -> Any:
     """Starts workers and compares them; returns the collector that gives them the tasks.
 
     Args:
@@ -107,6 +109,7 @@ def join_cluster(config: TrainConfig[Any], local: Any, workers: Any, learner: An
         local: The collector of this machine.
         workers: See `metarl.sampling.cluster.requests.Workers`.
         learner: The learner.
+        group: The processes that train together, each with workers of its own.
 
     Raises:
         ResourceError: As `build_collector`.
@@ -117,14 +120,15 @@ def join_cluster(config: TrainConfig[Any], local: Any, workers: Any, learner: An
 
     sampler = config.sampler
     sizes = sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations
-    pool = Pool(workers, collect_facts(local.env), sampler.workers, _report)
-    collector = ClusterCollector(local, workers, pool, keeps_slices=sampler.mirror)
+    pool = Pool(workers, collect_facts(local.env), sampler.workers, _report, group)
+    collector = ClusterCollector(local, workers, pool, group=group, keeps_slices=sampler.mirror)
     collector.require_memory(*sizes)
     pool.start()
     most = local.count_slices(*sizes[:2])
     is_limited = sampler.mirror or not supports(learner, TreatsTasksApart)
-    if is_limited and pool.target() > most:
-        hint = f"--sampler.slices {pool.target()} in a new run uses all"
+    num_workers = pool.target() * group.size
+    if is_limited and num_workers > most and group.rank == 0:
+        hint = f"--sampler.slices {num_workers} in a new run uses all"
         _report(f"{config.algo} is played in {most} slices, by as many workers; {hint}")
     return collector
 
@@ -138,8 +142,8 @@ def _refuse_unsuitable(config: TrainConfig[Any], group: Any, is_given: bool) -> 
     if registry.find_algorithm(config.algo).has_own_loop:
         reason = "it collects its own experience; leave the flag out"
         raise ConfigError(f"{flag} with --algo {config.algo}: {reason}")
-    if group.size > 1:
-        hint = "the processes play the tasks themselves; leave it out, or start one process"
+    if group.size > 1 and config.sampler.address == "local":
+        hint = "each would start a cluster of its own; start one, and give --sampler.address auto"
         raise ConfigError(f"{flag} with {group.size} processes: {hint}")
     if config.sampler.physics == "warp":
         raise ConfigError(f"{flag} with --sampler.physics warp: workers have no GPU; take one")

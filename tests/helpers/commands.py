@@ -2,11 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+import torch
+
+from metarl.runs import checkpoint
+from metarl.runs.logger import without_time
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TRAIN = (sys.executable, str(REPOSITORY / "train.py"))
@@ -68,3 +74,24 @@ def damage(path):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
+
+
+def run_processes(size, *command, cwd):
+    """Starts a command in several processes, with the variables of torchrun; waits for all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"PYTHONPATH": str(REPOSITORY)}
+    running = [start(*command, cwd=cwd, RANK=str(rank), **shared) for rank in range(size)]
+    return [finish(process) for process in running]
+
+
+def assert_same_runs(one, other):
+    """Compares the metrics of two runs, but for times, and their last checkpoints."""
+    expected, found = (read_records(run) for run in (one, other))
+    assert [without_time(r) for r in found] == [without_time(r) for r in expected]
+    left, right = (checkpoint.load_newest(run / "checkpoints") for run in (one, other))
+    assert left.step == right.step and left.state["env_steps"] == right.state["env_steps"]
+    for name, value in left.tensors.items():
+        assert torch.equal(value, right.tensors[name]), name

@@ -1,23 +1,21 @@
 """Trainings of several processes, as torchrun starts them."""
 
 import signal
-import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from commands import (
     ITERATIONS,
     QUIET,
-    REPOSITORY,
     TINY,
     TRAIN,
+    assert_same_runs,
     call,
     finish,
     is_one_line,
-    read_records,
+    run_processes,
     start,
     wait_for_records,
 )
@@ -26,29 +24,8 @@ from metarl import experiment
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError
 from metarl.runs import checkpoint
-from metarl.runs.logger import without_time
 
 MEMBER = Path(__file__).parent.parent / "helpers" / "group_member.py"
-
-
-def run_processes(size, *command, cwd):
-    """Starts a command in several processes, with the variables of torchrun; waits for all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"PYTHONPATH": str(REPOSITORY)}
-    running = [start(*command, cwd=cwd, RANK=str(rank), **shared) for rank in range(size)]
-    return [finish(process) for process in running]
-
-
-def assert_same_runs(one, other):
-    expected, found = (read_records(run) for run in (one, other))
-    assert [without_time(r) for r in found] == [without_time(r) for r in expected]
-    left, right = (checkpoint.load_newest(run / "checkpoints") for run in (one, other))
-    assert left.step == right.step and left.state["env_steps"] == right.state["env_steps"]
-    for name, value in left.tensors.items():
-        assert torch.equal(value, right.tensors[name]), name
 
 
 def test_processes_exchange_values_and_failures(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,8 +12,16 @@ import torch
 from metarl.core.env import supports
 from metarl.core.errors import ConfigError, ResourceError
 from metarl.core.learner import C, JoinableContext, Learner, TreatsTasksApart
+from metarl.core.parallel import ALONE, Group, own_slice
 from metarl.core.rollout import Metrics, Rollout
-from metarl.sampling.cluster.packing import Packed, pack, unpack
+from metarl.sampling.cluster.packing import (
+    Packed,
+    from_tree,
+    list_kinds,
+    pack,
+    to_tree,
+    unpack,
+)
 from metarl.sampling.cluster.pool import Pool
 from metarl.sampling.cluster.requests import Place, Result, Shard, Workers
 from metarl.sampling.cluster.worker import read_state
@@ -30,15 +38,27 @@ class ClusterCollector:
     many workers, and adapt here, because the last bits of a product of matrices depend on the
     number of its rows.
 
+    The processes of a group each have workers of their own, which play a share of the shards, and
+    give each other the results. Fewer shards than processes are played by all of them.
+
     Args:
         local: The collector of this machine, which is not played.
-        workers: Starts and calls the workers.
+        workers: Starts and calls the workers of this process.
         pool: Gives them shards.
+        group: The processes.
         keeps_slices: The environment treats a task by its place in its slice.
     """
 
-    def __init__(self, local: Collector, workers: Workers, pool: Pool, keeps_slices: bool = False):
-        self._local, self._workers, self._pool = local, workers, pool
+    def __init__(
+        self,
+        local: Collector,
+        workers: Workers,
+        pool: Pool,
+        *,
+        group: Group = ALONE,
+        keeps_slices: bool = False,
+    ):
+        self._local, self._workers, self._pool, self._group = local, workers, pool, group
         self._keeps_slices, self._level, self._version = keeps_slices, 1.0, 0
         self._memory: dict[int, Arrays] = {}
         self._sums: list[RewardSums] = []
@@ -117,7 +137,7 @@ class ClusterCollector:
         """
         count = self._local.count_slices(num_tasks, num_episodes)
         if not self._keeps_slices:
-            count = max(count, min(num_tasks, self._pool.target()))
+            count = max(count, min(num_tasks, self._pool.target() * self._group.size))
         row = sum(array.nbytes for array in allocate(self._local.env.spec, 1).values())
         rows = -(-num_tasks // count) * num_episodes
         # once as rollouts, and once at most as what the learner made of them
@@ -138,7 +158,8 @@ class ClusterCollector:
 
     def take_counts(self) -> Metrics:
         """Returns the number of workers, and what happened to them since the last call."""
-        return self._pool.take_counts()
+        found = self._group.gather(self._pool.take_counts)
+        return {name: sum(own[name] for own in found) for name in found[0]}
 
     def close(self) -> None:
         """Ends the workers."""
@@ -157,8 +178,8 @@ class ClusterCollector:
         """Returns as many slices of the tasks as there are workers."""
         if self._keeps_slices:
             return self._cut()
-        num_tasks = len(self._tasks)
-        return [(own, Place()) for own in cut_tasks(num_tasks, min(num_tasks, self._pool.target()))]
+        num_tasks, num_workers = len(self._tasks), sum(self._group.gather(self._pool.target))
+        return [(own, Place()) for own in cut_tasks(num_tasks, min(num_tasks, num_workers))]
 
     def _shard(self, own: slice, place: Place, key: Key, **options: Any) -> Shard:
         key = replace(key, first_task=own.start)
@@ -175,14 +196,43 @@ class ClusterCollector:
             contexts[index] = _take_in(result.packed, shards[index], arrays)
             self._sums += result.sums
 
-        self._pool.run(shards, self._state, take)
+        if len(shards) < self._group.size or self._group.size == 1:
+            self._pool.run(shards, self._state, take)
+        else:
+            self._share(shards, take)
         return [to_rollout(each, size) for each in arrays], contexts
+
+    def _share(self, shards: Sequence[Shard], take: Callable[[int, Result], None]) -> None:
+        """Has this process's share of the shards played, and takes the results of the others."""
+        cut, kinds = own_slice(len(shards), self._group), {}
+
+        def play() -> list[Any]:
+            played: list[Any] = []
+
+            def note(number: int, result: Result) -> None:
+                index = cut.start + number
+                take(index, result)
+                kinds.update(list_kinds(result.packed.form))
+                played.append((index, to_tree(result.packed), _to_tensors(result.sums)))
+
+            self._pool.run(shards[cut], self._state, note)
+            return played
+
+        for rank, found in enumerate(self._group.gather(play)):
+            if rank != self._group.rank:
+                for index, tree, sums in found:
+                    take(index, Result(from_tree(tree, kinds), sums))
 
     def _arrays(self, k: int) -> Arrays:
         spec, rows = self._local.env.spec, len(self._tasks) * self._num_episodes
         if k not in self._memory or len(self._memory[k]["valid"]) != rows:
             self._memory[k] = allocate(spec, rows)
         return self._memory[k]
+
+
+def _to_tensors(sums: Sequence[RewardSums]) -> list[RewardSums]:
+    """Returns sums that the processes of a group can gather."""
+    return [({n: torch.as_tensor(v) for n, v in own.items()}, count) for own, count in sums]
 
 
 def _take_in(packed: Packed, shard: Shard, arrays: Sequence[Arrays]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -115,3 +115,76 @@ def _unpack(form: Any, arrays: Sequence[np.ndarray], tensors: dict[int, Tensor])
     if type(form) in (list, tuple):
         return type(form)(_unpack(each, arrays, tensors) for each in form)
     return form
+
+
+def to_tree(packed: Packed) -> dict[str, Any]:
+    """Returns a packed value as one that the processes of a group can gather, see `Group`.
+
+    Raises:
+        TypeError: A part of it is neither a tensor nor a number or text.
+    """
+    # torch warns of arrays that Ray shares between processes, which cannot be written
+    owned = (array if array.flags.writeable else array.copy() for array in packed.arrays)
+    arrays = [torch.from_numpy(array) for array in owned]
+    return {"form": _describe(packed.form), "arrays": arrays}
+
+
+def _describe(form: Any) -> dict[str, Any]:
+    if isinstance(form, Slot):
+        return {"slot": [form.index, form.copies, form.offset]}
+    if isinstance(form, Record):
+        values = {name: _describe(each) for name, each in form.values.items()}
+        return {"record": _name(form.kind), "values": values}
+    if type(form) is dict:
+        return {"dict": {name: _describe(each) for name, each in form.items()}}
+    if type(form) in (list, tuple):
+        return {type(form).__name__: [_describe(each) for each in form]}
+    if form is None or isinstance(form, bool | int | float | str):
+        return {"value": form}
+    raise TypeError(f"a {type(form).__name__} cannot be exchanged between processes")
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def list_kinds(form: Any) -> dict[str, type]:
+    """Returns the dataclasses of a packed value by name."""
+    if isinstance(form, Record):
+        return _join_kinds(form.values.values()) | {_name(form.kind): form.kind}
+    if type(form) is dict:
+        return _join_kinds(form.values())
+    return _join_kinds(form) if type(form) in (list, tuple) else {}
+
+
+def _join_kinds(forms: Iterable[Any]) -> dict[str, type]:
+    return {name: kind for each in forms for name, kind in list_kinds(each).items()}
+
+
+def from_tree(tree: Mapping[str, Any], kinds: Mapping[str, type]) -> Packed:
+    """Returns a packed value of another process.
+
+    Args:
+        tree: Its `to_tree`.
+        kinds: The dataclasses that it may have, see `list_kinds`.
+
+    Raises:
+        ValueError: It has another dataclass.
+    """
+    return Packed(_restore(tree["form"], kinds), [array.numpy() for array in tree["arrays"]])
+
+
+def _restore(tree: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
+    if "slot" in tree:
+        return Slot(*tree["slot"])
+    if "record" in tree:
+        if tree["record"] not in kinds:
+            raise ValueError(f"a result of another process has a {tree['record']}, and none here")
+        values = {name: _restore(each, kinds) for name, each in tree["values"].items()}
+        return Record(kinds[tree["record"]], values)
+    if "dict" in tree:
+        return {name: _restore(each, kinds) for name, each in tree["dict"].items()}
+    if "value" in tree:
+        return tree["value"]
+    own = [_restore(each, kinds) for each in tree.get("list", tree.get("tuple"))]
+    return own if "list" in tree else tuple(own)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metarl.core.errors import ResourceError
+from metarl.core.parallel import ALONE, Group, own_slice
 from metarl.core.rollout import Metrics
 from metarl.sampling.cluster.requests import (
     Call,
@@ -82,14 +83,21 @@ class Pool:
     Args:
         workers: Starts and calls them.
         facts: What must be the same for all workers, of this process.
-        wanted: Number of workers; 0 takes as many as the machines can run.
+        wanted: Number of workers of the group; 0 takes as many as the machines can run.
         report: Receives a line for people about each loss.
+        group: Processes that have workers; this one has its share of them, at least one.
     """
 
     def __init__(
-        self, workers: Workers, facts: Facts, wanted: int = 0, report: Callable[[str], None] = print
+        self,
+        workers: Workers,
+        facts: Facts,
+        wanted: int = 0,
+        report: Callable[[str], None] = print,
+        group: Group = ALONE,
     ):
         self._workers, self._facts, self._wanted, self._report = workers, facts, wanted, report
+        self._group = group
         self._starting: dict[Call, Handle] = {}
         self._idle: list[Handle] = []
         self._running: dict[Call, _Running] = {}
@@ -100,8 +108,9 @@ class Pool:
         self.counts = Counts()
 
     def target(self) -> int:
-        """Returns the number of workers to have now."""
-        return max(1, (self._wanted or self._workers.capacity()) - self._num_refused)
+        """Returns the number of workers that this process should have now."""
+        share = own_slice(self._wanted or self._workers.capacity(), self._group)
+        return max(1, share.stop - share.start - self._num_refused)
 
     @property
     def size(self) -> int:

@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cluster_cases import CASES, config_of, iterate, parts, trained_here
+from thread_group import run_together
 from thread_workers import ThreadWorkers
 
 from metarl import collecting
 from metarl.builders import build_env, training_tasks
 from metarl.config.schema import build_config, to_yaml
+from metarl.core.env import supports
 from metarl.core.errors import ConfigError
+from metarl.core.learner import SplitsUpdate
 from metarl.core.parallel import ALONE
 from metarl.core.rng import stream
 from metarl.sampling.sampler import Collector
@@ -20,12 +23,15 @@ from metarl.sampling.trials import Key
 
 
 @contextmanager
-def on_workers(config, capacity=2, disturb=lambda seat, call: None, **options):
+def on_workers(config, capacity=2, disturb=lambda seat, call: None, group=ALONE, **options):
     env, learner = parts(config)
     build = partial(collecting.build_worker, to_yaml(config), ".")
     workers = ThreadWorkers(build, capacity, disturb, **options)
-    local = Collector(env, config.sampler.slices)
-    with closing(env), closing(collecting.join_cluster(config, local, workers, learner)) as made:
+    if supports(learner, SplitsUpdate):
+        learner.join_group(group)
+    local = Collector(env, config.sampler.slices, group)
+    made = collecting.join_cluster(config, local, workers, learner, group)
+    with closing(env), closing(made):
         yield made, learner, env, workers
 
 
@@ -98,5 +104,63 @@ def test_own_loops_given_environments_and_groups_are_refused():
     mirrored = config_of("maml", mirror=True)
     with pytest.raises(ConfigError, match="--sampler.mirror with 2 processes: which tasks are"):
         collecting.build_collector(mirrored, build_env(mirrored), None, SimpleNamespace(size=2))
-    with pytest.raises(ConfigError, match="--sampler.backend ray with 2 processes: the processes"):
+    with pytest.raises(ConfigError, match="--sampler.backend ray with 2 processes: each would"):
         collecting.build_collector(config, build_env(config), None, SimpleNamespace(size=2))
+
+
+def lose_some(seat, call):
+    if seat.number in (0, 2) and call == 2:
+        seat.is_lost = True
+
+
+@pytest.mark.parametrize("case", ["maml", "meta-sgd", "normalized", "maml-ppo", "robot"])
+@pytest.mark.parametrize("capacity", [2, 5])
+def test_processes_with_workers_have_the_bits_of_one_machine(case, capacity):
+    config = config_of(case)
+    options = {"capacity": capacity, "disturb": lose_some}
+    found = run_together(2, lambda group: trained_on_workers(config, group=group, **options))
+    for own in found:
+        assert_same(own, trained_here(config))
+
+
+def trained_in_group(config, group):
+    env, learner = parts(config)
+    learner.join_group(group)
+    with closing(env), closing(Collector(env, config.sampler.slices, group)) as collector:
+        return iterate(config, collector, learner, env)
+
+
+@pytest.mark.parametrize(
+    ("case", "episodes"), [("rl2", 3), ("robot rl2", 3), ("robot rl2", 16), ("teacher", 3)]
+)
+def test_processes_with_workers_have_the_bits_of_those_without(case, episodes):
+    config = config_of(case, num_episodes=episodes)
+    expected = run_together(2, lambda group: trained_in_group(config, group))
+    found = run_together(2, lambda group: trained_on_workers(config, group=group))
+    for own, other in zip(found, expected, strict=True):
+        assert_same(own, other)
+
+
+def test_processes_share_the_workers_and_their_counts():
+    config = config_of("maml")
+
+    def play(group):
+        with on_workers(config, capacity=5, group=group) as (collector, learner, env, workers):
+            iterate(config, collector, learner, env, range(1))
+            return len(workers.seats), collector.take_counts()["workers/number"]
+
+    assert run_together(2, play) == [(2, 5.0), (3, 5.0)]
+
+
+def test_failure_of_a_worker_is_one_of_all_processes():
+    config = config_of("maml", num_tasks=4)
+
+    def fail(group):
+        with on_workers(config, group=group) as (collector, learner, env, _):
+            tasks = training_tasks(env, config).sample(stream(0, "tasks"), 4)
+            if group.rank == 1:
+                learner.params["log_std"].fill_(200.0)
+            with pytest.raises(FloatingPointError, match="task 2, episode ., step 0 of rollout 0"):
+                collector.trial(learner, tasks, 3, 1, Key(0, "train", 0))
+
+    run_together(2, fail)

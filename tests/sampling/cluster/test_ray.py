@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 import torch
 from cluster_cases import config_of, iterate, parts, trained_here
+from commands import (
+    QUIET,
+    TINY,
+    TRAIN,
+    assert_same_runs,
+    finish,
+    read_records,
+    run_processes,
+    start,
+)
 
 from metarl import collecting
 from metarl.config.schema import to_yaml
 from metarl.core.errors import ResourceError
+from metarl.core.parallel import ALONE
 from metarl.sampling.sampler import Collector
 
 pytest.importorskip("ray", reason="Ray is an optional package: the extra [ray]")
@@ -41,7 +52,8 @@ def join(cluster, config):
     env, learner = parts(config)
     build = partial(collecting.build_worker, to_yaml(config), os.getcwd())
     workers = RayWorkers(cluster.address, build)
-    made = collecting.join_cluster(config, Collector(env, config.sampler.slices), workers, learner)
+    local = Collector(env, config.sampler.slices)
+    made = collecting.join_cluster(config, local, workers, learner, ALONE)
     return made, learner, env, workers
 
 
@@ -101,10 +113,23 @@ def test_slow_network_and_full_store_change_no_bit(monkeypatch):
 
 
 def test_address_that_does_not_answer_is_named():
-    from metarl.sampling.cluster.ray_workers import connect
+    from metarl.sampling.cluster.connection import connect
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ResourceError, match=f"127.0.0.1:{port} does not answer"):
         connect(f"127.0.0.1:{port}")
+
+
+def test_run_of_two_processes_with_actors_is_that_of_one_without(cluster, tmp_path):
+    train = [*TINY, *QUIET, "--iterations", "6"]
+    assert finish(start(*TRAIN, *train, "--run-dir", tmp_path / "one", cwd=tmp_path)).code == 0
+    extra = cluster.add_node(num_cpus=1)
+    ray_flags = ["--sampler.backend", "ray", "--sampler.address", cluster.address]
+    command = [*TRAIN, *train, *ray_flags, "--run-dir", tmp_path / "two"]
+    first, other = run_processes(2, *command, cwd=tmp_path)
+    cluster.remove_node(extra)
+    assert (first.code, other.code, other.out) == (0, 0, "")
+    assert read_records(tmp_path / "two")[-1]["workers/number"] == 2.0
+    assert_same_runs(tmp_path / "one", tmp_path / "two")
