@@ -192,25 +192,28 @@ class TransitionSampler:
 
     Args:
         buffer: Not empty.
-        before_last: Draw from the rollouts of each trial before its last one. A trial with a single
-            rollout gives that.
+
+    Attributes:
+        counts: Valid steps of each task.
+        first_counts: Those of its first rollout.
     """
 
-    def __init__(self, buffer: ReplayBuffer, *, before_last: bool = False):
+    def __init__(self, buffer: ReplayBuffer):
         self._buffer = buffer
-        task, length = (buffer.read_one(name).numpy() for name in ("task", "length"))
+        read = (buffer.read_one(name).numpy() for name in ("task", "length", "rollout"))
+        task, length, rollout = read
         # the first entry of every task, and the number of entries as the last
         self._first = np.flatnonzero(np.diff(task, prepend=task[0] - 1, append=task[-1] + 1))
-        if before_last:
-            length = np.where(self._is_last(buffer.read_one("rollout").numpy()), 0, length)
+        self._num_rollouts = np.maximum.reduceat(rollout, self._first[:-1]) + 1
         self._ends = np.concatenate([[0], np.cumsum(length)])
         self.counts = np.diff(self._ends[self._first])
+        self.first_counts = self._count_steps(np.arange(len(self.counts)), 1)
 
-    def _is_last(self, rollout: np.ndarray) -> np.ndarray:
-        """Returns the mask (L,) of episodes of the last of several rollouts of a trial."""
-        last = np.maximum.reduceat(rollout, self._first[:-1])
-        per_entry = np.repeat(last, np.diff(self._first))
-        return (rollout == per_entry) & (per_entry > 0)
+    def _count_steps(self, tasks: np.ndarray, num_rollouts: np.ndarray | int) -> np.ndarray:
+        """Returns the valid steps (B,) of the first rollouts of tasks (B,)."""
+        first = self._first[tasks]
+        entries = (self._first[tasks + 1] - first) // self._num_rollouts[tasks]  # of a rollout
+        return self._ends[first + entries * num_rollouts] - self._ends[first]
 
     def sample(self, rng: np.random.Generator, tasks: np.ndarray, count: int) -> Transitions:
         """Draws transitions with replacement.
@@ -220,7 +223,30 @@ class TransitionSampler:
             tasks: (B,), counted from the oldest task; each has `counts` > 0.
             count: C.
         """
-        start, number = self._ends[self._first[tasks]], self.counts[tasks]
+        return self._draw(rng, tasks, count, self.counts[tasks])
+
+    def sample_context(
+        self, rng: np.random.Generator, tasks: np.ndarray, count: int
+    ) -> Transitions:
+        """Draws transitions of the first rollouts of a trial, as a learner meets them in it.
+
+        The number of rollouts is drawn for each task, equally often from 1 to K: those before the
+        last one. A trial with a single rollout gives that.
+
+        Args:
+            rng: The stream.
+            tasks: (B,), counted from the oldest task; each has `first_counts` > 0.
+            count: C.
+        """
+        most = np.maximum(self._num_rollouts[tasks] - 1, 1)
+        number = 1 + (rng.random(len(tasks)) * most).astype(np.int64)
+        return self._draw(rng, tasks, count, self._count_steps(tasks, number))
+
+    def _draw(
+        self, rng: np.random.Generator, tasks: np.ndarray, count: int, number: np.ndarray
+    ) -> Transitions:
+        """Draws from the first `number` (B,) valid steps of each task."""
+        start = self._ends[self._first[tasks]]
         drawn = (rng.random((len(tasks), count)) * number[:, None]).astype(np.int64)
         place = start[:, None] + drawn
         entry = np.searchsorted(self._ends, place, side="right") - 1

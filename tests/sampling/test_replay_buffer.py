@@ -97,14 +97,33 @@ def test_horizon_is_not_the_end_of_a_task():
     assert 1004.0 in drawn.next_obs[0, ~drawn.terminal[0], 0].tolist()
 
 
-def test_context_is_drawn_before_the_last_rollout():
-    sampler = TransitionSampler(filled(10, 3), before_last=True)
-    assert sampler.counts.tolist() == [6, 3] * 3
-    drawn = sampler.sample(np.random.default_rng(3), np.arange(6), 200)
+def test_context_is_drawn_from_the_first_rollout_of_two():
+    sampler = TransitionSampler(filled(10, 3))
+    assert sampler.first_counts.tolist() == [6, 3] * 3
+    drawn = sampler.sample_context(np.random.default_rng(3), np.arange(6), 200)
     assert ((drawn.obs % 1e4 >= 1000.0) & (drawn.obs % 1e4 < 2000.0)).all()
     assert torch.equal(drawn.obs[:, 0, 0].div(1e4).floor(), torch.tensor([0, 0, 1, 1, 2, 2.0]))
-    single = ReplayBuffer(5).append(to_entries(trial()[:1]))
-    assert TransitionSampler(single, before_last=True).counts.tolist() == [6, 3]
+
+
+def test_context_is_drawn_from_all_rollouts_of_one():
+    sampler = TransitionSampler(ReplayBuffer(5).append(to_entries(trial()[:1])))
+    assert sampler.first_counts.tolist() == sampler.counts.tolist() == [6, 3]
+    drawn = sampler.sample_context(np.random.default_rng(3), np.array([0]), 300)
+    assert len(drawn.obs[0, :, 0].unique()) == 6
+
+
+def test_contexts_have_one_to_all_but_the_last_rollouts():
+    """Of four rollouts, as many contexts have the first alone as the first two and three."""
+    rollouts = [make_rollout(1, 1, [T], 1000.0 * (k + 1)) for k in range(4)]
+    sampler = TransitionSampler(ReplayBuffer(5).append(to_entries(rollouts)))
+    assert sampler.first_counts.tolist() == [T]
+    drawn = sampler.sample_context(np.random.default_rng(4), np.zeros(3000, dtype=int), 60)
+    last = drawn.obs[..., 0].div(1000.0).floor().amax(dim=1)
+    counts = [int((last == k).sum()) for k in (1, 2, 3, 4)]
+    assert counts[3] == 0 and all(abs(count - 1000) < 130 for count in counts[:3])
+    steps = drawn.obs[last == 3, :, 0]  # equally often from all of its steps
+    _, found = steps.unique(return_counts=True)
+    assert len(found) == 3 * T and (found.double() / steps.numel() * 3 * T - 1).abs().max() < 0.05
 
 
 def test_tasks_never_mix():

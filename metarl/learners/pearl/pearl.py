@@ -66,8 +66,9 @@ class Pearl:
     posterior from all transitions before it. Without exploration the mean takes the place of the
     sample, and the mode that of the action. The trainer draws fresh tasks in every iteration, so
     the replay buffer holds those of the last `task_memory` trials' tasks, each with its own
-    episodes. The context of a task is drawn from its rollouts before the last one, which are those
-    that `adapt` meets.
+    episodes. The context of a task is drawn from its first rollouts, one or more but not the last,
+    as `adapt` meets them. Drawn from all of those alike, transitions of a guess that was right tell
+    the task by what the robot does, and the encoder stops reading what earns rewards.
 
     Args:
         config: Settings.
@@ -159,7 +160,7 @@ class Pearl:
         """Puts a trial into the replay buffer and takes `update_ratio` gradient steps per step.
 
         Raises:
-            ValueError: No task in the buffer has a valid step.
+            ValueError: No task in the buffer has a valid step in its first rollout.
             FloatingPointError: A parameter is not finite afterwards. Like any exception, it leaves
                 the learner unchanged.
         """
@@ -240,16 +241,15 @@ class Pearl:
     def _train(self, replay: ReplayBuffer, count: int) -> Metrics:
         """Takes gradient steps; returns the means of their losses."""
         sampler = TransitionSampler(replay)
-        contexts = TransitionSampler(replay, before_last=True)
-        usable = np.flatnonzero((sampler.counts > 0) & (contexts.counts > 0))
+        usable = np.flatnonzero(sampler.first_counts > 0)
         if not len(usable):
-            raise ValueError("no task in the replay buffer has a valid step")
+            raise ValueError("no task in the replay buffer has a valid step in its first rollout")
         oldest = len(sampler.counts) - self.config.recent_tasks
         rng = stream(self._seed, "batches", self._updates)
         totals = torch.zeros(len(METRICS), device=self.device)
         for _ in range(count):
             tasks = _choose_tasks(rng, usable, oldest, self.config.tasks_per_step)
-            batch = self._batch(rng, sampler, contexts, tasks, tasks >= oldest)
+            batch = self._batch(rng, sampler, tasks, tasks >= oldest)
             found = losses.compute(self.networks, self.params, self.target, batch)
             self._descend(found.critic + found.actor + found.temperature)
             numbers = vars(found)
@@ -263,12 +263,11 @@ class Pearl:
         self,
         rng: np.random.Generator,
         sampler: TransitionSampler,
-        contexts: TransitionSampler,
         tasks: np.ndarray,
         recent: np.ndarray,
     ) -> losses.Batch:
         config, action_size = self.config, self.networks.action_size
-        context = contexts.sample(rng, tasks, config.context_size)
+        context = sampler.sample_context(rng, tasks, config.context_size)
         steps = sampler.sample(rng, tasks, config.steps_per_task)
         size = len(tasks), config.latent_size
         own = [
