@@ -120,6 +120,10 @@ def join_cluster(
 
     sampler = config.sampler
     sizes = sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations
+    capacity = sampler.workers or workers.capacity()
+    if group.size > max(1, capacity):
+        hint = "each needs one: start fewer processes, or more workers"
+        raise ConfigError(f"{capacity} workers for {group.size} processes: {hint}")
     pool = Pool(workers, collect_facts(local.env), sampler.workers, _report, group)
     collector = ClusterCollector(local, workers, pool, group=group, keeps_slices=sampler.mirror)
     collector.require_memory(*sizes)

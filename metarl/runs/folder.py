@@ -168,6 +168,17 @@ def newest_step(run_dir: Path) -> int | None:
     return checkpoints[-1][0] if checkpoints else None
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Returns whether a process works in a folder, if it exists."""
+    if not run_dir.exists():
+        return False
+    try:
+        with lock(run_dir):
+            return False
+    except ConfigError:
+        return True
+
+
 @contextmanager
 def lock(run_dir: Path, use: str = "trained") -> Generator[None]:
     """Locks a folder, so that only this process works in it; the lock ends with the process.

@@ -28,6 +28,13 @@ class Process(Protocol):
     def loss(self) -> str:
         """Why the process was lost with its machine, "" if it was not."""
 
+    @property
+    def refusal(self) -> str:
+        """Why its machine cannot run it, "" if it can; another one may."""
+
+    def is_waiting(self) -> bool:
+        """Returns whether it waits for a free processor."""
+
     def poll(self) -> int | None:
         """Returns the exit code, minus the number of the signal if one ended it; None before."""
 
@@ -64,7 +71,7 @@ class Child(subprocess.Popen[bytes]):
         environment: Variables that replace those of this process.
     """
 
-    loss = ""
+    loss = refusal = ""
 
     def __init__(
         self,
@@ -85,6 +92,10 @@ class Child(subprocess.Popen[bytes]):
                 cwd=folder,
                 process_group=0,
             )
+
+    def is_waiting(self) -> bool:
+        """See `Process`."""
+        return False
 
     def poll(self) -> int | None:
         """See `Process`."""
@@ -119,9 +130,11 @@ class ThisMachine:
 def end_with_parent() -> None:
     """Makes this process get SIGTERM when the one that has started it ends, if that has said so.
 
-    So a training is saved and ends where its suite was killed.
+    So a training is saved and ends where its suite was killed. Signals that the other has blocked,
+    as Ray does with SIGINT, are let through.
     """
     if os.environ.pop(ENDS_WITH_STDIN, ""):  # not for the children of this process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         threading.Thread(target=_await_end, daemon=True).start()
 
 

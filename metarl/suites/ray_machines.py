@@ -34,15 +34,18 @@ class Host:
         self._lock, self._is_stopped = threading.Lock(), False
         self._child: Child | None = None
 
+    def begin(self) -> None:
+        """Does nothing: it answers as soon as the actor has a processor."""
+
     def run(
         self, command: Sequence[str], log: Path, folder: str, environment: Mapping[str, str]
     ) -> tuple[int, str]:
         """Runs `metarl` with some arguments in a folder.
 
         Returns:
-            Exit code, and why the process was not started, "" if it was.
+            Exit code, and why this machine cannot run it, "" if it can.
         """
-        if problem := self._find_problem(log):
+        if problem := self._find_problem(log, Path(folder)):
             return ResourceError.exit_code, f"machine {platform.node()} {problem}"
         with self._lock:
             if self._is_stopped:
@@ -57,14 +60,16 @@ class Host:
             if self._child is not None:
                 self._child.send_signal(number)
 
-    def _find_problem(self, log: Path) -> str:
+    def _find_problem(self, log: Path, folder: Path) -> str:
         own = provenance.list_versions()
         for name, version in self._versions.items():
             if own.get(name) != version:
                 hint = "install the same versions on all"
                 return f"has {name} {own.get(name)}, and this one {version}; {hint}"
         if not log.exists():
-            return f"has no {log.parent}; give a --run-dir on a file system that all share"
+            return f"has no {log}; give a --run-dir on a file system that all share"
+        if not folder.is_dir():
+            return f"has no {folder}; start in a folder that all share"
         return ""
 
 
@@ -74,30 +79,36 @@ class RayProcess:
     Args:
         ray: The package, connected.
         host: The actor.
-        call: Its running call.
-        log: File for why the process was not started.
+        words: Arguments of `Host.run`.
     """
 
-    def __init__(self, ray: Any, host: Any, call: Any, log: Path):
-        self._ray, self._host, self._call, self._log = ray, host, call, log
+    def __init__(self, ray: Any, host: Any, *words: Any):
+        self._ray, self.host = ray, host
+        self._begun, self._call = host.begin.remote(), host.run.remote(*words)
         self._code: int | None = None
-        self.loss = ""
+        self.loss = self.refusal = ""
 
     def poll(self) -> int | None:
         """See `Process`."""
-        if self._code is None and self._ray.wait([self._call], timeout=0)[0]:
+        if self._code is None and self._is_answered(self._call):
             self._code = self._find_code()
-            self._ray.kill(self._host)  # its processor is for the next one
+            if not self.refusal:
+                self._ray.kill(self.host)  # its processor is for the next one
         return self._code
+
+    def is_waiting(self) -> bool:
+        """See `Process`."""
+        return not self._is_answered(self._begun)
 
     def send_signal(self, number: int) -> None:
         """See `Process`; an actor that has no processor yet is ended."""
         if self.poll() is not None:
             return
-        sent = self._host.send_signal.remote(int(number))
-        if not self._ray.wait([sent], timeout=_PATIENCE)[0]:
-            self._ray.kill(self._host)
+        if self.is_waiting():
+            self._ray.kill(self.host)
             self._code = Preempted.exit_code
+        else:
+            self.host.send_signal.remote(int(number))
 
     def wait(self) -> object:
         """See `Process`."""
@@ -105,20 +116,19 @@ class RayProcess:
             self._ray.wait([self._call])
         return self.poll()
 
+    def _is_answered(self, call: Any) -> bool:
+        return bool(self._ray.wait([call], timeout=0)[0])
+
     def _find_code(self) -> int:
         try:
-            code, problem = self._ray.get(self._call)
+            code, self.refusal = self._ray.get(self._call)
+        except self._ray.exceptions.RayTaskError as error:
+            self.refusal = f"a machine cannot start it: {one_line(error)}"
+            return ResourceError.exit_code
         except self._ray.exceptions.RayError as error:
             self.loss = one_line(error)
             return -signal.SIGKILL
-        if problem:
-            with open(self._log, "a", encoding="utf-8") as file:
-                file.write(f"metarl: error: {FLAG}: {problem}\n")
         return code
-
-
-_PATIENCE = 10.0
-"""Time in which an actor takes a signal, if it runs [s]."""
 
 
 class RayMachines:
@@ -136,17 +146,37 @@ class RayMachines:
         options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
         self._host = self._ray.remote(**options)(Host)
         self._versions = provenance.list_versions()
+        self._processes: list[RayProcess] = []
         self._environment = {name: os.environ[name] for name in PASSED if name in os.environ}
 
     def capacity(self) -> int:
-        """Returns the number of processors of the cluster."""
-        return max(1, int(self._ray.cluster_resources().get("CPU", 0)))
+        """Returns the number of processors of the cluster.
+
+        Raises:
+            ResourceError: It has none.
+        """
+        found = int(self._ray.cluster_resources().get("CPU", 0))
+        if not found:
+            hint = "start machines with `ray start --address`"
+            raise ResourceError(f"{FLAG}: the cluster has no processor; {hint}")
+        return found
 
     def spawn(self, command: Sequence[str], log: Path) -> Process:
-        """See `Machines`."""
+        """See `Machines`.
+
+        Raises:
+            ResourceError: All processors of the cluster are of machines that cannot run it.
+        """
+        refused = [each.refusal for each in self._processes if each.refusal]
+        if refused and len(refused) >= self.capacity():
+            raise ResourceError(f"{FLAG}: no machine can run metarl: {refused[-1]}")
         host = self._host.remote(self._versions)
-        call = host.run.remote(list(command), log.absolute(), os.getcwd(), self._environment)
-        return RayProcess(self._ray, host, call, log)
+        words = list(command), log.absolute(), os.getcwd(), self._environment
+        process = RayProcess(self._ray, host, *words)
+        # an actor that has refused keeps its processor, so that nothing else is started there
+        self._processes = [each for each in self._processes if each.refusal or each.poll() is None]
+        self._processes.append(process)
+        return process
 
     def close(self) -> None:
         """Leaves the cluster; ends it if it was started here."""

@@ -41,6 +41,9 @@ _RESOURCES = 6
 _MOST_LOSSES = 5
 """Times that a run is started again because its machine was lost."""
 
+_LOCK_LIMIT = 300.0
+"""Time in which a training whose suite or machine was lost ends and frees its folder [s]."""
+
 
 @dataclass
 class _Active:
@@ -122,6 +125,7 @@ class _Runner:
         self._plan, self._jobs, self._stream = plan, jobs, stream
         self._machines = machines
         self._losses: Counter[Path] = Counter()
+        self._locked: list[tuple[Run, float]] = []  # and since when they wait [s]
         self._active: list[_Active] = []
         self.num_done = 0
         self.failures: list[Failure] = []
@@ -132,8 +136,9 @@ class _Runner:
     def loop(self) -> None:
         """Starts and watches processes until all are done, or until all have stopped."""
         try:
-            while self._fill() or self._active:
+            while self._fill() or self._active or self._locked:
                 self._pass_on()
+                self._start_unlocked()
                 for process in list(self._active):
                     code = process.child.poll()
                     if code is not None:
@@ -141,7 +146,7 @@ class _Runner:
                         self._end(process, code)
                 self._stop_lost()
                 self._beat()
-                time.sleep(_POLL if self._active else 0)
+                time.sleep(_POLL if self._active or self._locked else 0)
         finally:  # of a failure of this process, such as that of a closed output
             self._send(signal.SIGTERM)
             for process in self._active:
@@ -152,7 +157,7 @@ class _Runner:
     def _fill(self) -> bool:
         """Starts runs while there is room; returns whether it took one."""
         has_taken = False
-        while len(self._active) < self._jobs and not self.stop:
+        while len(self._active) + len(self._locked) < self._jobs and not self.stop:
             run = self._plan.take()
             if run is None:
                 break
@@ -166,8 +171,22 @@ class _Runner:
                 process.is_lost = True
                 process.child.send_signal(signal.SIGTERM)
 
-    def _start(self, run: Run, last: list[str] | None = None) -> None:
-        """Starts the next stage of a run, if one is missing."""
+    def _start_unlocked(self) -> None:
+        """Starts the runs whose folders are free again, or are not after a long time."""
+        waiting, self._locked = self._locked, []
+        for run, since in () if self.stop else waiting:
+            is_late = time.monotonic() - since > _LOCK_LIMIT
+            if is_late or not folder.is_locked(run.folder):
+                self._start(run, waits=not is_late)
+            else:
+                self._locked.append((run, since))
+
+    def _start(self, run: Run, last: list[str] | None = None, *, waits: bool = True) -> None:
+        """Starts the next stage of a run, if one is missing, or once its folder is free."""
+        if waits and folder.is_locked(run.folder):
+            self._print(f"waiting for the process that still works in {run.folder}")
+            self._locked.append((run, time.monotonic()))
+            return
         try:
             command = next_command(run)
             if command is not None and command == last:
@@ -201,6 +220,9 @@ class _Runner:
             self._finish(run, "stopped early")
         elif self.stop:
             self.num_done += code == 0 and next_command(run) is None
+        elif process.child.refusal:
+            self._print(f"warning: {process.child.refusal}; its processor is not used")
+            self._start(run)
         elif process.child.loss:
             self._note_loss(process)
         elif code == 0:
@@ -264,7 +286,7 @@ class _Runner:
 
     def _describe(self) -> str:
         running = [process.run for process in self._active]
-        states = map(_describe_state, running)
+        states = map(_describe_state, self._active)
         plan = self._plan
         left = estimate_time_left(plan.list_runs(), running, plan.waiting(), self._jobs)
         ends = f"about {timedelta(seconds=round(left))} left" if math.isfinite(left) else ""
@@ -273,7 +295,10 @@ class _Runner:
         return "; ".join(filter(None, [done, f"running {', '.join(states)}", ends]))
 
 
-def _describe_state(run: Run) -> str:
+def _describe_state(process: _Active) -> str:
+    run = process.run
+    if process.child.is_waiting():
+        return f"{run.name} waiting for a processor"
     done, total = read_progress(run.folder)[0], run.config.iterations
     return f"{run.name} {'evaluating' if done >= total else f'{done}/{total}'}"
 

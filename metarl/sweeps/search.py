@@ -104,6 +104,7 @@ class Trial:
         reports: Times at which its learning was compared.
         looked_at: Time of the last look at its metrics [s].
         is_lost: It was stopped.
+        twins: Optuna's handles of trials with the same values, which are worth the same.
     """
 
     handle: Any
@@ -113,6 +114,11 @@ class Trial:
     reports: int = 0
     looked_at: float = 0.0
     is_lost: bool = False
+    twins: list[Any] = field(default_factory=list)
+
+    def handles(self) -> list[Any]:
+        """Returns Optuna's handles of this trial and of its twins."""
+        return [self.handle, *self.twins]
 
 
 class Search:
@@ -156,7 +162,8 @@ class Search:
         return queued + [self._template] * self._num_left() * len(self._sweep.seeds)
 
     def _num_left(self) -> int:
-        return max(0, self._sweep.trials - len(finished_trials(self.study)) - len(self._active))
+        active = sum(len(trial.handles()) for trial in self._active.values())
+        return max(0, self._sweep.trials - len(finished_trials(self.study)) - active)
 
     def take(self) -> Run | None:
         """Returns a run of another seed of a trial whose first has finished, or of a new trial."""
@@ -169,7 +176,11 @@ class Search:
         return None
 
     def _ask(self) -> Trial | None:
-        """Begins a trial; returns None if its values do not fit each other."""
+        """Begins a trial.
+
+        Returns:
+            None if its values do not fit each other, or are those of a trial that is running.
+        """
         from optuna.samplers import TPESampler
 
         number = len(self.study.get_trials(deepcopy=False))
@@ -184,15 +195,21 @@ class Search:
             handle.set_user_attr("reason", str(error))
             self.study.tell(handle, state=self._states.FAIL)
             return None
-        handle.set_user_attr("folder", runs[0].folder.parent.name)
+        name = runs[0].folder.parent.name
+        handle.set_user_attr("folder", name)
+        if name in self._active:
+            self._active[name].twins.append(handle)
+            return None
         trial = Trial(handle, runs, deque(runs))
-        self._active[runs[0].folder.parent.name] = trial
+        self._active[name] = trial
         self._known += runs
         return trial
 
     def is_lost(self, run: Run) -> bool:
         """Reports how the first seed learns; returns whether the trial is to be stopped."""
-        trial = self._active[run.folder.parent.name]
+        trial = self._active.get(run.folder.parent.name)
+        if trial is None:  # another seed of it has failed
+            return True
         now = time.monotonic()
         if self._sweep.prune and run == trial.runs[0] and now - trial.looked_at >= _LOOK:
             trial.looked_at = now
@@ -221,16 +238,21 @@ class Search:
             return
         trial.num_done += 1
         if failure:
-            trial.handle.set_user_attr("reason", failure.reason)
-            self.study.tell(trial.handle, state=self._states.FAIL)
+            for handle in trial.handles():
+                handle.set_user_attr("reason", failure.reason)
+            self._tell(trial, state=self._states.FAIL)
         elif trial.is_lost:
-            self.study.tell(trial.handle, state=self._states.PRUNED)
+            self._tell(trial, state=self._states.PRUNED)
         elif trial.num_done < len(trial.runs):
             return
         else:
             self._report(trial, read_returns(trial.runs[0]))
-            self.study.tell(trial.handle, float(np.mean([find_value(r) for r in trial.runs])))
+            self._tell(trial, float(np.mean([find_value(r) for r in trial.runs])))
         del self._active[name]
+
+    def _tell(self, trial: Trial, value: float | None = None, state: Any = None) -> None:
+        for handle in trial.handles():
+            self.study.tell(handle, value, state=state)
 
 
 def finished_trials(study: Any) -> list[Any]:

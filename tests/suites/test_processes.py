@@ -64,3 +64,19 @@ def test_signal_after_the_end_does_nothing(tmp_path):
     assert child.wait() == 0 and child.poll() == 0 and child.loss == ""
     child.send_signal(signal.SIGTERM)
     assert (tmp_path / "log").read_text().startswith("metarl ")
+
+
+def test_blocked_signals_reach_the_process(tmp_path):
+    """Ray blocks SIGINT in its processes, and children inherit that."""
+    arguments = ["train", "--env", "navigation-2d", "--run-dir", str(tmp_path / "run")]
+    arguments += ["--iterations", "100000", "--sampler.num-tasks", "2", "--trainer.no-video"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        child = Child(arguments, tmp_path / "log")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0)
+    child.send_signal(signal.SIGINT)
+    assert child.wait() == 75
+    assert "stopped by SIGINT" in (tmp_path / "log").read_text()

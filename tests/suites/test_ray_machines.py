@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 
 import pytest
+from commands import METARL, REPOSITORY, finish, start, wait_for_records
 
 from metarl.core.errors import Preempted, ResourceError
 from metarl.runs import provenance
@@ -23,13 +24,17 @@ SUITE = (
 
 
 @pytest.mark.parametrize(
-    ("versions", "parent", "problem"),
-    [({"torch": "0.1"}, "", "0.1; install the same"), ({}, "none", "file system that all")],
+    ("versions", "parent", "folder", "problem"),
+    [
+        ({"torch": "0.1"}, "", "", "0.1; install the same"),
+        ({}, "none", "", "file system that all"),
+        ({}, "", "none", "none; start in a folder that all share"),
+    ],
 )
-def test_machine_that_does_not_fit_is_refused(tmp_path, versions, parent, problem):
+def test_machine_that_does_not_fit_is_refused(tmp_path, versions, parent, folder, problem):
     (tmp_path / "log").touch()
     host = Host({**provenance.list_versions(), **versions})
-    code, found = host.run(["--version"], tmp_path / parent / "log", str(tmp_path), {})
+    code, found = host.run(["--version"], tmp_path / parent / "log", str(tmp_path / folder), {})
     assert code == ResourceError.exit_code and problem in found
 
 
@@ -102,7 +107,8 @@ def test_runs_whose_machines_are_killed_have_the_same_bits(cluster, suite, tmp_p
 
 
 @pytest.mark.filterwarnings("default")
-def test_signal_reaches_the_runs_and_those_that_wait_for_a_machine(cluster, suite):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_reaches_the_runs_and_those_that_wait_for_a_machine(cluster, suite, number):
     from metarl.suites.ray_machines import RayMachines
 
     first = suite.runs[0].folder / "metrics.jsonl"
@@ -110,12 +116,39 @@ def test_signal_reaches_the_runs_and_those_that_wait_for_a_machine(cluster, suit
     def send():
         while not first.exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=send)
+    thread, out = threading.Thread(target=send), io.StringIO()
     with closing(RayMachines(cluster.address)) as machines:
         thread.start()
         with pytest.raises(Preempted, match="0 of 3 runs are done"):
-            run_suite(suite, 3, "again", machines=machines, stream=io.StringIO())
+            run_suite(suite, 3, "again", machines=machines, stream=out)
         thread.join()
-    assert "stopped by SIGTERM" in suite.runs[0].log.read_text()
+    assert f"stopped by {number.name}" in suite.runs[0].log.read_text()
+
+
+@pytest.mark.filterwarnings("default")
+def test_machines_that_cannot_run_it_end_the_suite(cluster, suite, monkeypatch):
+    from metarl.suites.ray_machines import RayMachines
+
+    out = io.StringIO()
+    with closing(RayMachines(cluster.address)) as machines:
+        monkeypatch.setattr(machines, "_versions", {"torch": "0.1"})
+        with pytest.raises(ResourceError, match="no machine can run metarl: machine .* has torch"):
+            run_suite(suite, 1, "again", machines=machines, stream=out)
+    assert out.getvalue().count("its processor is not used") == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_runs_are_resumed_where_the_command_was_killed(cluster, suite, tmp_path):
+    """Ray kills the runs with their actors; the same command resumes them."""
+    words = ["suite", str(tmp_path / "s.yaml"), "--run-dir", str(tmp_path / "runs")]
+    command = [*METARL, *words, "--ray", cluster.address]
+    process = start(*command, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    wait_for_records(process, suite.runs[0].folder, 2)
+    process.kill()
+    finish(process)
+    again = finish(start(*command, cwd=tmp_path, PYTHONPATH=str(REPOSITORY)))
+    assert again.code == 0, again.err
+    assert f"train --resume {suite.runs[0].folder}" in suite.runs[0].log.read_text()
+    assert all((run.folder / "evaluation.json").exists() for run in suite.runs)

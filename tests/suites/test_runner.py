@@ -15,11 +15,15 @@ from metarl.runs import folder
 from metarl.suites import runner
 from metarl.suites.processes import ThisMachine
 from metarl.suites.runner import estimate_time_left, run_suite
+from metarl.suites.stages import prepare
 from metarl.suites.suite import read_suite
 
 
 class Shell(subprocess.Popen):
-    loss = ""
+    loss = refusal = ""
+
+    def is_waiting(self):
+        return False
 
 
 @pytest.fixture
@@ -189,3 +193,53 @@ def test_run_whose_machines_are_always_lost_fails(suite, shell):
     failures = run_suite(suite, 2, "again", machines=Losing(100), stream=io.StringIO())
     assert [failure.run.config.seed for failure in failures] == [1]
     assert failures[0].exit_code == 6 and "lost 6 times (its node died)" in failures[0].reason
+
+
+def test_run_is_started_elsewhere_where_a_machine_cannot_run_it(suite, shell):
+    class Refusing(Losing):
+        def spawn(self, command, log):
+            process = super().spawn(command, log)
+            process.refusal, process.loss = process.loss and "node 3 has torch 2.8", ""
+            return process
+
+    shell[""] = "sleep 0.3; touch done"
+    out = io.StringIO()
+    assert run_suite(suite, 2, "again", machines=Refusing(9), stream=out) == []
+    assert all((run.folder / "done").exists() for run in suite.runs)
+    text = "warning: node 3 has torch 2.8; its processor is not used"
+    assert out.getvalue().count(text) == 9
+
+
+def test_run_waits_for_the_training_that_still_saves_in_its_folder(suite, shell):
+    """As after a suite that was killed: its trainings finish their iteration first."""
+    shell[""] = "touch done"
+    busy, out = suite.runs[1], io.StringIO()
+    busy.folder.mkdir(parents=True)
+    free = threading.Event()
+
+    def hold():
+        with folder.lock(busy.folder):
+            free.wait(60)
+            assert not (busy.folder / "done").exists()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    runner_thread = threading.Timer(1.0, free.set)
+    runner_thread.start()
+    assert run_suite(suite, 2, "again", stream=out) == []
+    holder.join()
+    assert (busy.folder / "done").exists()
+    assert out.getvalue().count("waiting for the process that still works in") == 1
+
+
+def test_folder_that_stays_locked_is_a_failure(suite, shell, monkeypatch):
+    monkeypatch.setattr(runner, "_LOCK_LIMIT", 0.3)
+    make = runner.prepare
+    monkeypatch.setattr(runner, "prepare", lambda run: (prepare(run), make(run)))
+    shell[""] = "touch done"
+    busy = suite.runs[1]
+    busy.folder.mkdir(parents=True)
+    with folder.lock(busy.folder):
+        failures = run_suite(suite, 1, "again", stream=io.StringIO())
+    assert [failure.run for failure in failures] == [busy]
+    assert "is being trained by another process" in failures[0].reason

@@ -208,6 +208,32 @@ def from_yaml_of(config):
     return replace(config, sampler=replace(config.sampler, threads=0))
 
 
+def test_other_seeds_of_a_trial_that_failed_are_stopped(sweep):
+    plan = opened(replace(sweep, seeds=(0, 1, 2), trials=1))
+    first = plan.take()
+    record(first, 40)
+    plan.note_end(first, None)
+    second, third = plan.take(), plan.take()
+    plan.note_end(second, Failure(second, "out of memory", 6))
+    assert plan.is_lost(third)
+    plan.note_end(third, None)
+    assert plan.take() is None and len(finished_trials(plan.study)) == 1
+
+
+def test_running_trials_with_equal_values_are_one(sweep):
+    choices = {"learner.activation": Choices(("tanh", "relu"))}
+    plan = opened(replace(sweep, search=choices, trials=6))
+    runs = [run for _ in range(6) if (run := plan.take())]
+    assert len(runs) == len({run.folder for run in runs}) == 2
+    for run in runs:
+        record(run, 40)
+        plan.note_end(run, None)
+    done = finished_trials(plan.study)
+    assert len(done) == 6 and plan.take() is None
+    for folder in {trial.user_attrs["folder"] for trial in done}:
+        assert len({t.value for t in done if t.user_attrs["folder"] == folder}) == 1
+
+
 def test_lost_run_is_stopped_and_saved(sweep, monkeypatch, tmp_path):
     """A process that trains badly gets a SIGTERM, saves and ends with 75."""
     sweep = replace(sweep, trials=1)
@@ -218,7 +244,10 @@ def test_lost_run_is_stopped_and_saved(sweep, monkeypatch, tmp_path):
     )
 
     class Shell(subprocess.Popen):
-        loss = ""
+        loss = refusal = ""
+
+        def is_waiting(self):
+            return False
 
     def spawn(machine, command, log):
         folder = plan.list_runs()[0].folder

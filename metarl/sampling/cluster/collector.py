@@ -204,7 +204,9 @@ class ClusterCollector:
 
     def _share(self, shards: Sequence[Shard], take: Callable[[int, Result], None]) -> None:
         """Has this process's share of the shards played, and takes the results of the others."""
-        cut, kinds = own_slice(len(shards), self._group), {}
+        cut = own_slice(len(shards), self._group)
+        # acting may have changed contexts only where other processes played
+        kinds = list_kinds([shard.context.form for shard in shards if shard.context])
 
         def play() -> list[Any]:
             played: list[Any] = []
@@ -213,7 +215,7 @@ class ClusterCollector:
                 index = cut.start + number
                 take(index, result)
                 kinds.update(list_kinds(result.packed.form))
-                played.append((index, to_tree(result.packed), _to_tensors(result.sums)))
+                played.append((index, _to_tree(result.packed), _to_tensors(result.sums)))
 
             self._pool.run(shards[cut], self._state, note)
             return played
@@ -228,6 +230,19 @@ class ClusterCollector:
         if k not in self._memory or len(self._memory[k]["valid"]) != rows:
             self._memory[k] = allocate(spec, rows)
         return self._memory[k]
+
+
+def _to_tree(packed: Packed) -> dict[str, Any]:
+    """Returns a packed result that the processes of a group can gather.
+
+    Raises:
+        ConfigError: The context of the learner has something that they cannot exchange.
+    """
+    try:
+        return to_tree(packed)
+    except TypeError as error:
+        hint = "keep tensors and numbers in it, or start one process"
+        raise ConfigError(f"the learner's context: {error}; {hint}") from error
 
 
 def _to_tensors(sums: Sequence[RewardSums]) -> list[RewardSums]:

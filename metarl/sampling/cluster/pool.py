@@ -23,9 +23,10 @@ from metarl.sampling.cluster.requests import (
     Workers,
 )
 
-START_LIMIT = 600.0
+START_LIMIT = 540.0
 """Time in which a first worker must answer, also when all others are lost [s]. Ray starts and
-imports torch in a few seconds, but took 150 s on two busy cores."""
+imports torch in a few seconds, but took 150 s on two busy cores. Other processes of a group wait
+for 600 s, so that the one without a worker says what is wrong."""
 
 MOST_FAILED_STARTS = 3
 """Workers in a row that end before they have answered; then the next would too."""
@@ -164,7 +165,10 @@ class Pool:
     # --- workers ----------------------------------------------------------------------------------
 
     def _restock(self) -> None:
-        """Starts workers that are missing."""
+        """Starts workers that are missing, and ends idle ones that others should have."""
+        for _ in range(self.size + len(self._starting) - self.target()):
+            if self._idle:
+                self._workers.stop(self._idle.pop())
         for _ in range(self.target() - self.size - len(self._starting)):
             worker = self._workers.start()
             self._starting[self._workers.greet(worker)] = worker

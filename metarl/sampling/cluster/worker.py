@@ -73,8 +73,10 @@ class Worker:
 
     def _find_player(self, place: Place) -> Collector:
         if place not in self._players:
-            env = self._whole.list_parts(place.count)[place.number]
-            self._players[place] = Collector(env, 1)
+            # processes of a group may cut more slices than the environment has parts here; each of
+            # them plays its own in its first parts too
+            parts = self._whole.list_parts(place.count) or [self._env]
+            self._players[place] = Collector(parts[place.number % len(parts)], 1)
         return self._players[place]
 
 

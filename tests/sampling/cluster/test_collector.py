@@ -131,12 +131,14 @@ def trained_in_group(config, group):
 
 
 @pytest.mark.parametrize(
-    ("case", "episodes"), [("rl2", 3), ("robot rl2", 3), ("robot rl2", 16), ("teacher", 3)]
+    ("case", "episodes", "size"),
+    [("rl2", 3, 2), ("rl2", 16, 2), ("robot rl2", 3, 2), ("robot rl2", 16, 3), ("teacher", 3, 2)],
 )
-def test_processes_with_workers_have_the_bits_of_those_without(case, episodes):
+def test_processes_with_workers_have_the_bits_of_those_without(case, episodes, size):
+    """Also of more processes than the environment has parts."""
     config = config_of(case, num_episodes=episodes)
-    expected = run_together(2, lambda group: trained_in_group(config, group))
-    found = run_together(2, lambda group: trained_on_workers(config, group=group))
+    expected = run_together(size, lambda group: trained_in_group(config, group))
+    found = run_together(size, lambda group: trained_on_workers(config, group=group, capacity=3))
     for own, other in zip(found, expected, strict=True):
         assert_same(own, other)
 
@@ -164,3 +166,8 @@ def test_failure_of_a_worker_is_one_of_all_processes():
                 collector.trial(learner, tasks, 3, 1, Key(0, "train", 0))
 
     run_together(2, fail)
+
+
+def test_fewer_workers_than_processes_are_refused():
+    with pytest.raises(ConfigError, match="1 workers for 2 processes: each needs one"):
+        run_together(2, lambda group: trained_on_workers(config_of("maml", workers=1), group=group))
