@@ -33,7 +33,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 @pytest.mark.cuda
 @needs_cuda
 def test_first_minibatch_of_a_process_is_recorded():
-    helpers = Path(__file__).parents[1] / "helpers"
+    helpers = Path(__file__).parents[1] / "helpers" / "sampling"
     path = os.pathsep.join([str(helpers), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", FIRST_UPDATES, *MEMORIES]
     environment = {**os.environ, "PYTHONPATH": path}

@@ -224,7 +224,7 @@ print("reached", step)
 
 def test_kill_at_any_moment_leaves_all_entries_readable(tmp_path):
     command = [sys.executable, "-c", KILLS, str(tmp_path / "checkpoints")]
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers" / "learners")])
     done = subprocess.run(
         command,
         cwd=REPOSITORY,

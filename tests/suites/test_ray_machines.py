@@ -108,7 +108,7 @@ def test_runs_whose_machines_are_killed_have_the_same_bits(cluster, suite, tmp_p
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_reaches_the_runs_and_those_that_wait_for_a_machine(cluster, suite, number):
+def test_signal_reaches_running_and_waiting_runs(cluster, suite, number):
     from metarl.suites.ray_machines import RayMachines
 
     first = suite.runs[0].folder / "metrics.jsonl"

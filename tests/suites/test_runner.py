@@ -210,7 +210,7 @@ def test_run_is_started_elsewhere_where_a_machine_cannot_run_it(suite, shell):
     assert out.getvalue().count(text) == 9
 
 
-def test_run_waits_for_the_training_that_still_saves_in_its_folder(suite, shell):
+def test_run_waits_for_a_training_that_still_saves(suite, shell):
     """As after a suite that was killed: its trainings finish their iteration first."""
     shell[""] = "touch done"
     busy, out = suite.runs[1], io.StringIO()

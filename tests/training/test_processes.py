@@ -25,7 +25,7 @@ from metarl.cli import train as cli
 from metarl.core.errors import ConfigError
 from metarl.runs import checkpoint
 
-MEMBER = Path(__file__).parent.parent / "helpers" / "group_member.py"
+MEMBER = Path(__file__).parent.parent / "helpers" / "sampling" / "group_member.py"
 
 
 def test_processes_exchange_values_and_failures(tmp_path):

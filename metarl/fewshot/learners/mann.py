@@ -12,7 +12,7 @@ from metarl.core.rollout import Params
 from metarl.fewshot.learner import Outer
 from metarl.fewshot.network import draw_matrix
 from metarl.fewshot.tasks import Problem, Tasks, loss
-from metarl.functional.external_memory import Slots, access, squash
+from metarl.networks.memories.external_memory import Slots, access, squash
 
 
 @dataclass(frozen=True)

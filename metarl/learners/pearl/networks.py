@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarl.core.rollout import Params
-from metarl.functional import squashed_gaussian
+from metarl.learners.pearl import squashed_gaussian
 from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.pearl.posterior import Posterior
 from metarl.networks.layers import linear

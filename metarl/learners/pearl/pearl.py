@@ -13,10 +13,9 @@ from metarl.core.env import UnsupportedHere
 from metarl.core.learner import TaskRngs
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
-from metarl.functional import squashed_gaussian
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.learners import adam
-from metarl.learners.pearl import losses
+from metarl.learners.pearl import losses, squashed_gaussian
 from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.pearl.networks import CRITICS, Networks
 from metarl.learners.pearl.posterior import Posterior

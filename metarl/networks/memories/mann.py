@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.functional.external_memory import Slots, access, squash
 from metarl.networks.layers import Linear
+from metarl.networks.memories.external_memory import Slots, access, squash
 from metarl.networks.memories.memory import State, keep_rows
 from metarl.networks.memories.slot_recurrence import unroll_slots
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 LEAST_SLOT, LEAST_KEY = 1e-6, 1e-12
-"""Shortest lengths by which a slot and a key are divided, as in `functional.external_memory`."""
+"""Shortest lengths by which a slot and a key are divided, as in `external_memory`."""
 
 
 def unroll_slots(
@@ -179,7 +179,7 @@ def _lstm_back(
 def _access(
     heads: np.ndarray, slots: np.ndarray, usage: np.ndarray, previous: np.ndarray, decay: float
 ) -> tuple[np.ndarray, list[np.ndarray], tuple[np.ndarray, ...]]:
-    """Writes and reads, see `functional.external_memory.access`.
+    """Writes and reads, see `external_memory.access`.
 
     Returns:
         What was read (M, R W); slots, usage and weights after it; and what the gradient needs.

@@ -14,7 +14,7 @@ import torch
 from metarl.runs import checkpoint
 from metarl.runs.logger import without_time
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parents[3]
 TRAIN = (sys.executable, str(REPOSITORY / "train.py"))
 METARL = (sys.executable, "-m", "metarl")
 ITERATIONS = 24

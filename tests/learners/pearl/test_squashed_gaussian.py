@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from metarl.functional import squashed_gaussian
+from metarl.learners.pearl import squashed_gaussian
 
 
 @pytest.fixture
