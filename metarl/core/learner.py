@@ -161,6 +161,12 @@ class SplitsUpdate(Protocol):
         """Makes this process compute its slice of all later adaptations and updates."""
 
 
+class AdaptsWithoutNoise(Protocol):
+    """A learner that pools episodes, and adapts to those of its mode too: it reads transitions."""
+
+    adapts_without_noise: bool
+
+
 class HasMemory(Protocol):
     """A learner whose policy has a memory over the steps of a trial, which can be read."""
 

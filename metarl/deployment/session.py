@@ -11,7 +11,7 @@ import torch
 
 from metarl.core.env import EnvSpec, Step, supports
 from metarl.core.errors import ConfigError, name_failures
-from metarl.core.learner import AdaptsParams, Learner
+from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
@@ -158,7 +158,7 @@ class Session:
         rollout = to_rollout(self._recording.arrays, self._size)
         if not self._learner.pools_episodes:
             self._adapt(rollout)
-        elif not self.deterministic:  # nothing can be learned from others, so they are not kept
+        elif self._can_learn:  # others are not kept
             self._pending = [*self._pending, rollout][-MAX_PENDING:]
         self.num_episodes += 1
         self._steps, self._recording = 0, self._new_recording()
@@ -170,13 +170,13 @@ class Session:
         It is the last 100 of them (`MAX_PENDING`). Memories have adapted already while they acted.
 
         Raises:
-            ConfigError: There is no episode, or one without action noise, from which no gradient
-                can be taken.
+            ConfigError: There is no episode, or those of a learner that adapts by gradient steps
+                have no action noise.
             NumericalError: The gradient is not finite; the session is unchanged.
         """
         if not self._learner.pools_episodes:
             return
-        if self.deterministic:
+        if not self._can_learn:
             hint = "start the session with deterministic=False"
             raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
         if not self._pending:
@@ -185,7 +185,7 @@ class Session:
         self._adapt(Rollout(*(torch.cat(each, dim=1) for each in parts)))
         self.num_adaptations += 1
         self._pending = []
-        self.deterministic = not self._is_chosen
+        self.deterministic = self.deterministic or not self._is_chosen
 
     def export(self, path: str | Path, *, format: str = "onnx") -> list[Path]:  # noqa: A002
         """Exports the policy with the weights that this session has adapted; returns the files.
@@ -211,6 +211,11 @@ class Session:
         count = self.num_adaptations
         origin, file = self.origin(), Path(path)
         return export_policy(origin, file, form=format, params=params, adaptations=count)
+
+    @property
+    def _can_learn(self) -> bool:
+        """The learner can adapt to episodes that are played as now."""
+        return not self.deterministic or supports(self._learner, AdaptsWithoutNoise)
 
     # --- steps of an episode ----------------------------------------------------------------------
 

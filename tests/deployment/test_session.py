@@ -11,7 +11,9 @@ import torch
 from small_runs import MORE_RUNS, RUNS, WITHOUT_GRAPH
 
 import metarl
+from metarl.core.env import supports
 from metarl.core.errors import ConfigError
+from metarl.core.learner import AdaptsWithoutNoise
 from metarl.core.rollout import Action
 from metarl.core.task_code import TaskCode
 from metarl.deployment.session import Session
@@ -73,7 +75,8 @@ def play(policy, session, env, task, rng):
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_session_repeats_the_sampler_bit_for_bit(policy, deterministic):
-    if policy.learner.pools_episodes and deterministic:
+    learner = policy.learner
+    if deterministic and learner.pools_episodes and not supports(learner, AdaptsWithoutNoise):
         pytest.skip("it adapts to actions with noise")
     rollouts, task = sampled(policy, 1, explore=not deterministic)
     env = gymnasium.make(f"metarl/{policy.config.env}", disable_env_checker=True)
@@ -89,7 +92,7 @@ def test_session_repeats_the_sampler_bit_for_bit(policy, deterministic):
     env.close()
 
 
-@pytest.mark.parametrize("name", ["maml-trpo", "rl2, gru", *WITHOUT_GRAPH])
+@pytest.mark.parametrize("name", ["maml-trpo", "rl2, gru", "pearl", "metric", *WITHOUT_GRAPH])
 def test_session_of_several_robots_repeats_the_sampler(run_of, name):
     with metarl.load(run_of(name), threads=1) as policy:
         rollouts, task = sampled(policy, 2)

@@ -15,7 +15,7 @@ import numpy as np
 from metarl import __version__
 from metarl.config.schema import TrainConfig
 from metarl.core.env import EnvSpec
-from metarl.deployment.export.policies import PolicyGraph
+from metarl.deployment.export.step import PolicyGraph
 from metarl.deployment.policy_facts import FORMAT, KEY
 from metarl.learners.maml.maml import Maml
 from metarl.learners.modes import find_mode, label

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError
 from metarl.core.rollout import Params
+from metarl.deployment.export import step
+from metarl.deployment.export.contexts import metric_policy, pearl_policy
 from metarl.deployment.export.graph import Graph, Value
 from metarl.deployment.export.layers import (
     State,
@@ -21,8 +22,10 @@ from metarl.deployment.export.layers import (
     memory_step,
     sequential,
 )
-from metarl.functional.running_moments import MAX_SCALED, Moments
+from metarl.functional.running_moments import Moments
 from metarl.learners.maml.maml import Maml
+from metarl.learners.metric.metric import Metric
+from metarl.learners.pearl.pearl import Pearl
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
 from metarl.learners.varibad.varibad import Varibad
@@ -33,41 +36,13 @@ from metarl.networks.memories.transformer import AttentionMemory
 from metarl.networks.mlp import ContextNetwork, TanhMLP, fold_context
 from metarl.networks.module_network import ModuleNetwork
 
-DOUBLE, INTEGER = 11, 7
-"""Numbers of the types float64 and int64 in ONNX."""
-
-ACTION = "previous_action"
-"""State with the previous output of the policy, an input of its memory."""
-
-Adapts = Literal["memory", "gradient", "no"]
-
-
-@dataclass(frozen=True)
-class PolicyGraph:
-    """One step of a policy as a graph.
-
-    Inputs `obs` (rows, S), with a memory `reward` (rows, 1) and `done` (rows, 1), and the states;
-    outputs `controls` (rows, A) in the robot's units, `actions` (rows, A), the outputs of the
-    policy, and the next states.
-
-    Attributes:
-        graph: The graph.
-        states: What is kept from step to step.
-        adapts: How the policy adapts.
-        max_steps: Steps that the memory keeps, 0 for no limit.
-        facts: More for the metadata.
-    """
-
-    graph: Graph
-    states: tuple[State, ...]
-    adapts: Adapts
-    max_steps: int = 0
-    facts: dict[str, Any] | None = None
+DOUBLE = 11
+"""Number of the type float64 in ONNX."""
 
 
 def build_policy(
     learner: Any, spec: EnvSpec, *, max_steps: int, params: Params | None = None
-) -> PolicyGraph:
+) -> step.PolicyGraph:
     """Builds the graph of a learner's policy, which sends its mode.
 
     Args:
@@ -88,8 +63,12 @@ def build_policy(
         return _maml(learner, spec, params)
     if isinstance(learner, Sb3Baseline):
         return _sb3(learner, spec)
+    if isinstance(learner, Pearl):
+        return pearl_policy(learner, spec)
+    if isinstance(learner, Metric):
+        return metric_policy(learner, spec)
     if not isinstance(learner, (Rl2, TeacherStudent, Varibad)):
-        hint = "those of maml-trpo, rl2, teacher-student, varibad and sb3-... can be"
+        hint = "those of maml-trpo, rl2, teacher-student, varibad, pearl, metric and sb3-... can be"
         raise ConfigError(f"export: a learner {type(learner).__name__} has no graph; {hint}")
     moments = Moments.of(learner.state_dict(), "obs")
     if isinstance(learner, Rl2):
@@ -129,73 +108,24 @@ def _guessing_head(guess: Any, actor: Any) -> Head:
 
 def _with_memory(
     spec: EnvSpec, memory: Memory, moments: Moments, head: Head, max_steps: int
-) -> PolicyGraph:
+) -> step.PolicyGraph:
     """Builds the graph of a policy whose memory reads previous action, reward and done."""
-    graph, states = Graph(), [State(ACTION, (spec.action_size,))]
+    graph, states = Graph(), [State(step.ACTION, (spec.action_size,))]
     own = memory_states(memory, max_steps)
     states += own
-    obs, previous = _inputs(graph, spec, states)
-    scaled = _normalize(graph, obs, moments)
+    obs, previous = step.inputs(graph, spec, states)
+    scaled = step.normalize(graph, obs, moments)
     features, after = memory_step(graph, memory, graph.concat([scaled, *previous]), own)
-    action = _finish(graph, spec, head(graph, features, scaled))
-    _output_states(graph, states, [action, *after])
+    action = step.finish(graph, spec, head(graph, features, scaled))
+    step.output_states(graph, states, [action, *after])
     has_limit = isinstance(memory, AttentionMemory) and not memory.window
-    return PolicyGraph(graph, tuple(states), "memory", max_steps if has_limit else 0)
-
-
-def _inputs(graph: Graph, spec: EnvSpec, states: list[State]) -> tuple[Value, list[Value]]:
-    """Declares the inputs; returns the observation, and the previous action, reward and done."""
-    obs = graph.input("obs", [spec.obs_size])
-    rest = [graph.input(name, [1]) for name in ("reward", "done")]
-    for state in states:
-        graph.input(state.name, state.shape)
-    return obs, [ACTION, *rest]
-
-
-def _output_states(graph: Graph, states: list[State], values: list[Value]) -> None:
-    for state, value in zip(states, values, strict=True):
-        graph.output(f"next_{state.name}", value, ("rows", *state.shape), np.float32)
-
-
-def _normalize(graph: Graph, obs: Value, moments: Moments) -> Value:
-    """Scales observations as `functional.running_moments.normalize`."""
-    mean, factor = (array(part) for part in moments.scale())
-    scaled = graph.op("Mul", graph.op("Sub", obs, mean), factor)
-    return graph.op("Clip", scaled, -MAX_SCALED, MAX_SCALED)
-
-
-def _finish(graph: Graph, spec: EnvSpec, output: Value) -> Value:
-    """Adds the outputs `actions` and `controls`; returns the action.
-
-    The controls are those of `deployment.signals.to_controls`.
-    """
-    if spec.discrete:
-        index = graph.op("ArgMax", output, axis=-1, keepdims=1)
-        same = graph.op("Equal", index, np.arange(spec.action_size))
-        output = graph.op("Cast", same, to=1)
-        graph.output("controls", graph.reshape(index, -1), ("rows",), np.int64)
-    else:
-        size = spec.action_size
-        scale, centre = (
-            np.broadcast_to(np.asarray(each, np.float32), size)
-            for each in (spec.action_scale, spec.action_centre)
-        )
-        controls = graph.op("Add", graph.op("Mul", output, scale), centre)
-        ends = spec.action_range or (
-            None if centre.any() else (np.full(size, -1), np.full(size, 1))
-        )
-        if ends is not None:
-            low, high = (np.array(each, dtype=np.float32) for each in ends)
-            controls = graph.op("Max", graph.op("Min", controls, high), low)
-        graph.output("controls", controls, ("rows", size), np.float32)
-    graph.output("actions", output, ("rows", spec.action_size), np.float32)
-    return output
+    return step.PolicyGraph(graph, tuple(states), "memory", max_steps if has_limit else 0)
 
 
 # --- MAML -----------------------------------------------------------------------------------------
 
 
-def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> PolicyGraph:
+def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> step.PolicyGraph:
     graph, network = Graph(), learner.policy.network
     params = params or learner.params
     if isinstance(network, (ContextNetwork, LatentNetwork)):
@@ -218,15 +148,15 @@ def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> PolicyGraph:
         x = sequential(graph, [network.with_params(params)], x)
     else:
         raise ConfigError(f"export: a network {type(network).__name__} has no graph")
-    _finish(graph, spec, x)
-    return PolicyGraph(graph, (), "gradient", facts=facts)
+    step.finish(graph, spec, x)
+    return step.PolicyGraph(graph, (), "gradient", facts=facts)
 
 
 def scale_obs(graph: Graph, learner: Maml, obs: Value) -> Value:
     """Scales observations as MAML does, if it does."""
     if not learner.config.normalize_obs:
         return obs
-    return _normalize(graph, obs, Moments.of(learner.state_dict(), "obs"))
+    return step.normalize(graph, obs, Moments.of(learner.state_dict(), "obs"))
 
 
 def declare_weights(
@@ -242,7 +172,7 @@ def declare_weights(
 # --- Stable-Baselines3 ----------------------------------------------------------------------------
 
 
-def _sb3(learner: Any, spec: EnvSpec) -> PolicyGraph:
+def _sb3(learner: Any, spec: EnvSpec) -> step.PolicyGraph:
     from metarl.learners.sb3.config import Sb3Rl2Config
 
     member, graph = learner.members[0], Graph()
@@ -250,18 +180,22 @@ def _sb3(learner: Any, spec: EnvSpec) -> PolicyGraph:
     if not isinstance(learner.config, Sb3Rl2Config):
         x = _sb3_scale(graph, member.normalizer, graph.input("obs", [spec.obs_size]))
         x = sequential(graph, [policy.mlp_extractor.policy_net, policy.action_net], x)
-        _finish(graph, spec, x)
-        return PolicyGraph(graph, (), "no")
+        step.finish(graph, spec, x)
+        return step.PolicyGraph(graph, (), "no")
     size = policy.lstm_actor.hidden_size
-    states = [State(ACTION, (spec.action_size,)), State("hidden", (size,)), State("cell", (size,))]
-    obs, previous = _inputs(graph, spec, states)
+    states = [
+        State(step.ACTION, (spec.action_size,)),
+        State("hidden", (size,)),
+        State("cell", (size,)),
+    ]
+    obs, previous = step.inputs(graph, spec, states)
     parts = tuple(array(value) for value in policy.lstm_actor.parameters())
     hidden, cell = lstm_cell(graph, parts, graph.concat([obs, *previous]), "hidden", "cell")
     x = sequential(graph, [policy.mlp_extractor.policy_net, policy.action_net], hidden)
-    action, space = _finish(graph, spec, x), member.model.action_space
+    action, space = step.finish(graph, spec, x), member.model.action_space
     sent = graph.op("Max", graph.op("Min", action, space.high), space.low)
-    _output_states(graph, states, [sent, hidden, cell])
-    return PolicyGraph(graph, tuple(states), "memory")
+    step.output_states(graph, states, [sent, hidden, cell])
+    return step.PolicyGraph(graph, tuple(states), "memory")
 
 
 def _sb3_scale(graph: Graph, normalizer: Any, obs: Value) -> Value:

@@ -98,6 +98,9 @@ class Metric:
     pools_episodes = True
     """An embedding is that of all E episodes of a task."""
 
+    adapts_without_noise = True
+    """It reads transitions, and takes no gradient of the actions' probabilities."""
+
     def __init__(
         self,
         config: MetricConfig,
@@ -133,6 +136,11 @@ class Metric:
                 "embedding": Moments.initial(config.embedding_size),
             },
         )
+
+    @property
+    def network(self) -> MetricNetwork:
+        """Policy and encoder."""
+        return self._state.network
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> MetricContext:
         """Returns the context before any experience: embeddings of zero."""

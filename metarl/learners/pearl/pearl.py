@@ -87,6 +87,9 @@ class Pearl:
     pools_episodes = True
     """The E episodes of a task give one posterior."""
 
+    adapts_without_noise = True
+    """It reads transitions, and takes no gradient of the actions' probabilities."""
+
     def __init__(
         self,
         config: PearlConfig,

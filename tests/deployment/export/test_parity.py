@@ -57,7 +57,9 @@ def test_onnx_policy_repeats_its_learner_for_1000_steps(exported, name):
     one, other = (
         each.start(num_robots=rows or 1, deterministic=True) for each in (policy, OnnxPolicy(path))
     )
-    assert largest_difference(one, other, policy.spec.obs_size, episodes, rows) < 1e-5
+    adapts = name.startswith(("pearl", "metric"))
+    size = policy.spec.obs_size
+    assert largest_difference(one, other, size, episodes, rows, adapts) < 1e-5
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRAPH)

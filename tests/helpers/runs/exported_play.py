@@ -17,10 +17,10 @@ def made_up(size, episodes=EPISODES, seed=0):
             yield obs.astype(np.float32), float(rng.standard_normal()), t == 0, t == length - 1
 
 
-def largest_difference(one, other, size, episodes=EPISODES, rows=0):
+def largest_difference(one, other, size, episodes=EPISODES, rows=0, adapts=False):
     """Returns max |difference| of the controls of two sessions that see the same.
 
-    With rows, of so many robots.
+    With rows, of so many robots. Both adapt after every episode, if that is asked for.
     """
     largest, last = 0.0, None
     for numbers, reward, is_first, is_last in made_up((rows or 1) * size, episodes):
@@ -28,7 +28,10 @@ def largest_difference(one, other, size, episodes=EPISODES, rows=0):
         controls = [each.act(obs, None if is_first else last) for each in (one, other)]
         largest, last = max(largest, float(np.abs(controls[0] - controls[1]).max())), reward
         if is_last:
-            one.end_episode(reward), other.end_episode(reward)
+            for each in (one, other):
+                each.end_episode(reward)
+                if adapts:
+                    each.adapt()
     return largest
 
 
@@ -36,7 +39,7 @@ def roughen(learner, size=0.3):
     """Adds noise to the weights: those of a new policy are so small that all actions are near 0."""
     rng, state = np.random.default_rng(0), learner.state_dict()
     for name, value in state.items():
-        if "policy/" in name and value.is_floating_point():
+        if {"policy", "encoder"} & set(name.split("/")) and value.is_floating_point():
             noise = torch.from_numpy(rng.standard_normal(value.shape)).float()
             state[name] = value + size * noise / (value.shape or (1,))[-1] ** 0.5
     learner.load_state_dict(state)

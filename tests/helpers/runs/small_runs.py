@@ -12,6 +12,8 @@ RUNS = {
     "rl2, hypernetwork": {"learner": {"actor": "hypernetwork", "memory_size": 8}},
     "teacher-student": {"learner": {"memory_size": 8, "teacher_updates": 1}},
     "varibad": {"learner": {"memory_size": 8, "encoder_updates": 1}},
+    "metric": {"learner": {"hidden_size": 8, "encoder_steps": 2}},
+    "pearl": {"learner": {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 0.005}},
     "sb3-ppo": {},
     "sb3-ppo, oracle": {"learner": {"mode": "oracle"}},
     "sb3-trpo": {},
@@ -30,6 +32,16 @@ MORE_RUNS = {
         "learner": {"memory": "transformer", "memory_size": 8, "transition_weight": 1.0}
     },
     "maml-trpo, silu": {"learner": {"hidden_sizes": [8], "activation": "silu", "layer_norm": True}},
+    "pearl, narrow": {
+        "learner": {
+            "hidden_sizes": [8],
+            "encoder_sizes": [8],
+            "update_ratio": 0.005,
+            "encode_next_obs": False,
+            "action_limit": 0.5,
+            "reward_scale": 2.0,
+        }
+    },
     "sb3-ppo, normalized": {"learner": {"normalize": True}},
     **{
         name: {"learner": {"hidden_sizes": [8]}}
@@ -43,7 +55,5 @@ WITHOUT_GRAPH = {
     "grbal": {
         "learner": {"hidden_sizes": [8], "gradient_steps": 2, "candidates": 8, "plan_steps": 3}
     },
-    "metric": {"learner": {"hidden_size": 8, "encoder_steps": 2}},
-    "pearl": {"learner": {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 0.005}},
 }
 """Learners that play sessions and cannot be exported."""
