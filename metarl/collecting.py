@@ -112,6 +112,7 @@ def join_cluster(
         group: The processes that train together, each with workers of its own.
 
     Raises:
+        ConfigError: There are fewer workers than processes.
         ResourceError: As `build_collector`.
     """
     from metarl.core.learner import TreatsTasksApart

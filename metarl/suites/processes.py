@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 ENDS_WITH_STDIN = "METARL_ENDS_WITH_STDIN"
-"""Variable of the environment that makes a process stop at the end of its standard input."""
+"""Variable of the environment that makes a process stop at the end of its standard input: with
+the value "kill" at once, with another one as by SIGTERM."""
 
 
 Code = TypeVar("Code", int, int | None)
@@ -81,14 +82,14 @@ class Child(subprocess.Popen[bytes]):
         environment: Mapping[str, str] = NOTHING,
     ):
         # libraries of linear algebra would start a thread for each core in each process
-        own = {"OMP_NUM_THREADS": "1", ENDS_WITH_STDIN: "1"}
+        own = {"OMP_NUM_THREADS": "1", ENDS_WITH_STDIN: "save"}
         with open(log, "ab") as output:
             super().__init__(
                 [sys.executable, "-m", "metarl", *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment, **own},
+                env={**os.environ, **own, **environment},
                 cwd=folder,
                 process_group=0,
             )
@@ -128,17 +129,19 @@ class ThisMachine:
 
 
 def end_with_parent() -> None:
-    """Makes this process get SIGTERM when the one that has started it ends, if that has said so.
+    """Makes this process end when the one that has started it ends, if that has said so.
 
-    So a training is saved and ends where its suite was killed. Signals that the other has blocked,
+    So a training is saved and ends where its suite was killed. Where another machine goes on with
+    it, it ends at once. Signals that the other has blocked,
     as Ray does with SIGINT, are let through.
     """
-    if os.environ.pop(ENDS_WITH_STDIN, ""):  # not for the children of this process
+    if how := os.environ.pop(ENDS_WITH_STDIN, ""):  # not for the children of this process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        threading.Thread(target=_await_end, daemon=True).start()
+        number = signal.SIGKILL if how == "kill" else signal.SIGTERM
+        threading.Thread(target=_await_end, args=(number,), daemon=True).start()
 
 
-def _await_end() -> None:
+def _await_end(number: int) -> None:
     while os.read(0, 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 from metarl.core.errors import Preempted, ResourceError
 from metarl.runs import provenance
 from metarl.sampling.cluster.connection import connect, keep_signals, one_line
-from metarl.suites.processes import Child, Process
+from metarl.suites.processes import ENDS_WITH_STDIN, Child, Process
 
 FLAG = "--ray"
 """What has the address of the cluster as its value."""
@@ -34,8 +35,10 @@ class Host:
         self._lock, self._is_stopped = threading.Lock(), False
         self._child: Child | None = None
 
-    def begin(self) -> None:
-        """Does nothing: it answers as soon as the actor has a processor."""
+    def begin(self) -> str:
+        """Returns the id of its node, as soon as the actor has a processor."""
+        ray = importlib.import_module("ray")
+        return ray.get_runtime_context().get_node_id()
 
     def run(
         self, command: Sequence[str], log: Path, folder: str, environment: Mapping[str, str]
@@ -50,7 +53,8 @@ class Host:
         with self._lock:
             if self._is_stopped:
                 return Preempted.exit_code, ""
-            self._child = Child(command, log, folder, environment)
+            # another machine goes on with the run if this actor dies, so the process must not
+            self._child = Child(command, log, folder, {**environment, ENDS_WITH_STDIN: "kill"})
         return self._child.wait(), ""
 
     def send_signal(self, number: int) -> None:
@@ -95,6 +99,10 @@ class RayProcess:
             if not self.refusal:
                 self._ray.kill(self.host)  # its processor is for the next one
         return self._code
+
+    def find_node(self) -> str:
+        """Returns the id of the node of a process that is not waiting."""
+        return self._ray.get(self._begun)
 
     def is_waiting(self) -> bool:
         """See `Process`."""
@@ -165,18 +173,23 @@ class RayMachines:
         """See `Machines`.
 
         Raises:
-            ResourceError: All processors of the cluster are of machines that cannot run it.
+            ResourceError: No machine of the cluster can run it.
         """
-        refused = [each.refusal for each in self._processes if each.refusal]
-        if refused and len(refused) >= self.capacity():
-            raise ResourceError(f"{FLAG}: no machine can run metarl: {refused[-1]}")
+        refused = {each.find_node(): each.refusal for each in self._processes if each.refusal}
+        if refused and self._list_nodes() <= refused.keys():
+            raise ResourceError(f"{FLAG}: no machine can run metarl: {[*refused.values()][-1]}")
         host = self._host.remote(self._versions)
         words = list(command), log.absolute(), os.getcwd(), self._environment
         process = RayProcess(self._ray, host, *words)
         # an actor that has refused keeps its processor, so that nothing else is started there
-        self._processes = [each for each in self._processes if each.refusal or each.poll() is None]
+        self._processes = [each for each in self._processes if each.poll() is None or each.refusal]
         self._processes.append(process)
         return process
+
+    def _list_nodes(self) -> set[str]:
+        """Returns the ids of the living nodes that have a processor."""
+        nodes = (node for node in self._ray.nodes() if node["Alive"])
+        return {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0)}
 
     def close(self) -> None:
         """Leaves the cluster; ends it if it was started here."""

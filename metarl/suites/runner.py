@@ -41,7 +41,7 @@ _RESOURCES = 6
 _MOST_LOSSES = 5
 """Times that a run is started again because its machine was lost."""
 
-_LOCK_LIMIT = 300.0
+_LOCK_LIMIT = 600.0
 """Time in which a training whose suite or machine was lost ends and frees its folder [s]."""
 
 
@@ -278,7 +278,8 @@ class _Runner:
 
     def _beat(self) -> None:
         terminal, now = is_terminal(self._stream), time.monotonic()
-        if not self._active or now - self._shown_at < (1.0 if terminal else _SILENCE):
+        is_idle = not self._active and not self._locked
+        if is_idle or now - self._shown_at < (1.0 if terminal else _SILENCE):
             return
         self._shown_at = now
         start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
@@ -286,7 +287,8 @@ class _Runner:
 
     def _describe(self) -> str:
         running = [process.run for process in self._active]
-        states = map(_describe_state, self._active)
+        states = [_describe_state(process) for process in self._active]
+        states += [f"{run.name} waiting for its folder" for run, _ in self._locked]
         plan = self._plan
         left = estimate_time_left(plan.list_runs(), running, plan.waiting(), self._jobs)
         ends = f"about {timedelta(seconds=round(left))} left" if math.isfinite(left) else ""

@@ -137,6 +137,7 @@ class Search:
         self.root, self._sweep, self._states = sweep.root, sweep, TrialState
         self.study: Any = None
         self._active: dict[str, Trial] = {}
+        self._failed: dict[str, str] = {}  # folder of a trial -> why it failed in this search
         self._known: list[Run] = []
         self._template = sweep.runs({n: d.ends()[0] for n, d in sweep.search.items()})[0]
 
@@ -179,7 +180,8 @@ class Search:
         """Begins a trial.
 
         Returns:
-            None if its values do not fit each other, or are those of a trial that is running.
+            None if its values do not fit each other, or are those of a trial that is running or
+            has failed.
         """
         from optuna.samplers import TPESampler
 
@@ -197,6 +199,10 @@ class Search:
             return None
         name = runs[0].folder.parent.name
         handle.set_user_attr("folder", name)
+        if name in self._failed:  # its other seeds may still be running
+            handle.set_user_attr("reason", self._failed[name])
+            self.study.tell(handle, state=self._states.FAIL)
+            return None
         if name in self._active:
             self._active[name].twins.append(handle)
             return None
@@ -240,6 +246,7 @@ class Search:
         if failure:
             for handle in trial.handles():
                 handle.set_user_attr("reason", failure.reason)
+            self._failed[name] = failure.reason
             self._tell(trial, state=self._states.FAIL)
         elif trial.is_lost:
             self._tell(trial, state=self._states.PRUNED)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from metarl.suites.processes import Child, ThisMachine
+from metarl.suites.processes import ENDS_WITH_STDIN, Child, ThisMachine
 
 PARENT = """
 import sys, time
@@ -47,6 +47,16 @@ def test_training_is_saved_and_ends_where_its_parent_is_killed(tmp_path):
     log = (tmp_path / "log").read_text()
     assert "stopped by SIGTERM" in log and "--resume run" in log
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_process_ends_at_once_where_another_machine_goes_on(tmp_path):
+    arguments = ["train", "--env", "navigation-2d", "--run-dir", str(tmp_path / "run")]
+    arguments += ["--iterations", "100000", "--sampler.num-tasks", "2", "--trainer.no-video"]
+    child = Child(arguments, tmp_path / "log", environment={ENDS_WITH_STDIN: "kill"})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0)
+    child.stdin.close()
+    assert child.wait() == -signal.SIGKILL
 
 
 def test_process_works_in_its_folder_with_its_environment(tmp_path):

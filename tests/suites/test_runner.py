@@ -45,7 +45,7 @@ def shell(monkeypatch, tmp_path):
         if (run.folder / "done").exists():
             return None
         script = scripts.get(run.name, scripts[""])
-        return [f"cd {run.folder}; {script}"]
+        return [f"cd {run.folder} && {{ {script}; }}"]
 
     def spawn(machine, command, log):
         with open(log, "ab") as output:

@@ -220,6 +220,25 @@ def test_other_seeds_of_a_trial_that_failed_are_stopped(sweep):
     assert plan.take() is None and len(finished_trials(plan.study)) == 1
 
 
+def test_values_that_failed_are_not_tried_again_while_seeds_of_them_run(sweep):
+    """Else a seed that was stopped early would count for the new trial."""
+    choices = {"learner.activation": Choices(("tanh", "relu"))}
+    plan = opened(replace(sweep, search=choices, seeds=(0, 1, 2), trials=6))
+    first = plan.take()
+    record(first, 40)
+    plan.note_end(first, None)
+    second, third = (run for _ in range(2) if (run := plan.take()))
+    assert second.folder.parent == third.folder.parent == first.folder.parent
+    plan.note_end(second, Failure(second, "out of memory", 6))
+    others = [run for _ in range(6) if (run := plan.take())]
+    assert first.folder.parent not in {run.folder.parent for run in others}
+    record(third, 10, -100.0)
+    plan.note_end(third, None)
+    for trial in finished_trials(plan.study):
+        if trial.user_attrs["folder"] == first.folder.parent.name:
+            assert trial.user_attrs["reason"] == "out of memory" and trial.value is None
+
+
 def test_running_trials_with_equal_values_are_one(sweep):
     choices = {"learner.activation": Choices(("tanh", "relu"))}
     plan = opened(replace(sweep, search=choices, trials=6))

@@ -165,10 +165,9 @@ class Pool:
     # --- workers ----------------------------------------------------------------------------------
 
     def _restock(self) -> None:
-        """Starts workers that are missing, and ends idle ones that others should have."""
-        for _ in range(self.size + len(self._starting) - self.target()):
-            if self._idle:
-                self._workers.stop(self._idle.pop())
+        """Starts workers that are missing."""
+        if self._group.size > 1:
+            self._end_surplus()
         for _ in range(self.target() - self.size - len(self._starting)):
             worker = self._workers.start()
             self._starting[self._workers.greet(worker)] = worker
@@ -177,6 +176,18 @@ class Pool:
         elif time.monotonic() - self._alone_since > START_LIMIT:
             hint = "check that machines of the cluster have a free processor, and metarl"
             raise ResourceError(f"no worker has answered for {START_LIMIT:.0f} s; {hint}")
+
+    def _end_surplus(self) -> None:
+        """Ends workers that another process of the group should have, unless they are at work.
+
+        A process alone keeps them: some may be of a machine that was lost, and which of them is
+        not known before they are called.
+        """
+        for _ in range(self.size + len(self._starting) - self.target()):
+            if self._starting:
+                self._workers.stop(self._starting.popitem()[1])
+            elif self._idle:
+                self._workers.stop(self._idle.pop())
 
     def _welcome(self, call: Call) -> None:
         """Compares a worker that has answered, and uses it."""

@@ -114,6 +114,17 @@ def test_cluster_may_grow_and_shrink(play):
     assert pool.size == 1 and len(taken) == 11 and desk.started == 3
 
 
+def test_process_of_a_group_gives_workers_to_the_others(play):
+    """Where the cluster has shrunk: else another process may wait for one for ever."""
+    desk = Desk(4)
+    pool = Pool(desk, FACTS, group=SimpleNamespace(rank=0, size=2))
+    pool, taken, _ = play(desk, range(4), pool=pool)
+    assert pool.size == 2
+    desk.size = 2
+    pool.run(range(2), None, lambda index, result: taken.append(index))
+    assert pool.size == 1 and len(taken) == 6 and len(desk.stopped) == 1
+
+
 def test_first_failing_shard_is_named_whatever_the_order(play):
     desk = Desk(2, lambda worker, shard: (3.0 - shard, ValueError(f"shard {shard}")))
     with pytest.raises(ValueError, match="shard 0"):
@@ -145,7 +156,7 @@ def test_later_worker_of_another_version_is_left_out(play):
 def test_workers_that_never_answer_end_the_wait(play):
     desk = Desk()
     desk.greet = lambda worker: desk._call(1e6, FACTS)
-    with pytest.raises(ResourceError, match="no worker has answered for 600 s"):
+    with pytest.raises(ResourceError, match="no worker has answered for 540 s"):
         play(desk, range(1))
     desk = Desk(facts=lambda worker: WorkerLost("no module"))
     with pytest.raises(ResourceError, match="workers end when they are started: no module"):
