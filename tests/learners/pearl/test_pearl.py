@@ -230,14 +230,13 @@ def test_checkpoint_of_another_environment_is_refused(tmp_path):
         assert all(torch.equal(state[n], v) for n, v in one.state_dict().items())
 
 
-def test_export_is_refused_in_one_line(tmp_path):
+def test_session_explores_until_it_has_adapted(tmp_path):
     settings = {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 1e-3}
     size = {"num_tasks": 2, "num_episodes": 1, "threads": 1}
     options = {"learner": settings, "sampler": size, "iterations": 1, "run_dir": tmp_path / "run"}
     with metarl.train("navigation-2d", "pearl", evaluate=False, **options) as policy:
-        with pytest.raises(ConfigError, match="export: a learner Pearl has no graph"):
-            metarl.export(policy, tmp_path / "policy.onnx")
-        session = policy.start()  # sessions are supported
+        session = policy.start()
+        assert not session.deterministic
         for t in range(3):
             session.act(np.zeros(2), 0.5 if t else None)
         session.end_episode(0.5, obs=np.ones(2))
