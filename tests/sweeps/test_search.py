@@ -220,7 +220,7 @@ def test_other_seeds_of_a_trial_that_failed_are_stopped(sweep):
     assert plan.take() is None and len(finished_trials(plan.study)) == 1
 
 
-def test_values_that_failed_are_not_tried_again_while_seeds_of_them_run(sweep):
+def test_values_that_failed_are_not_tried_again(sweep):
     """Else a seed that was stopped early would count for the new trial."""
     choices = {"learner.activation": Choices(("tanh", "relu"))}
     plan = opened(replace(sweep, search=choices, seeds=(0, 1, 2), trials=6))
