@@ -132,8 +132,8 @@ def end_with_parent() -> None:
     """Makes this process end when the one that has started it ends, if that has said so.
 
     So a training is saved and ends where its suite was killed. Where another machine goes on with
-    it, it ends at once. Signals that the other has blocked,
-    as Ray does with SIGINT, are let through.
+    it, it ends at once. Signals that the other has blocked, as Ray does with SIGINT, are let
+    through.
     """
     if how := os.environ.pop(ENDS_WITH_STDIN, ""):  # not for the children of this process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

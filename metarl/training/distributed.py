@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import signal
@@ -94,8 +95,9 @@ class ProcessGroup:
         self._is_failed = False
         if has_own_gpu:
             torch.cuda.set_device(device)
-        if dist.is_initialized():  # the training before has failed
-            dist.destroy_process_group()
+        _leave()  # the group of a training that has failed
+        atexit.unregister(_leave)
+        atexit.register(_leave)
         options: dict[str, Any] = {"rank": launch.rank, "world_size": launch.size}
         try:
             backend = "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo"
@@ -140,7 +142,7 @@ class ProcessGroup:
 
     def leave(self) -> None:
         """Leaves the group, which must not be used any more."""
-        dist.destroy_process_group()
+        _leave()
 
     def _announce(self, error: Exception) -> None:
         """Tells the others of a failure, by its first cause that they can raise too.
@@ -260,6 +262,16 @@ class ProcessGroup:
         if kind := _KINDS.get(failure["kind"]):
             raise kind(failure["text"])
         raise RuntimeError(f"process {failed[0]}: {failure['kind']}: {failure['text']}")
+
+
+def _leave() -> None:
+    """Ends the threads of torch's group, if there is one.
+
+    At the end of the interpreter it would be too late: a thread that then waits for Python's lock
+    ends the process with SIGABRT.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _die_of_signals() -> AbstractContextManager[None]:
