@@ -300,7 +300,7 @@ def open_group(launch: Launch, device: torch.device, name: str) -> Generator[Gro
         with group.share_failures():
             yield group
     except Exception:
-        group.wait_for_first()  # which keeps its connections until it has ended
+        group.wait_for_first()  # which keeps its connections until its program is over
         raise
     group.leave()
 

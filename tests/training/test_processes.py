@@ -33,6 +33,12 @@ def test_processes_exchange_values_and_failures(tmp_path):
         assert (done.code, done.out, done.err) == (0, "done\n", "")
 
 
+def test_group_is_left_before_the_interpreter_ends(tmp_path):
+    """Else a thread of torch that needs Python's lock then aborts the process, now and then."""
+    for done in run_processes(2, sys.executable, MEMBER, "stay", cwd=tmp_path):
+        assert (done.code, done.out, done.err) == (0, "left\n", "")
+
+
 def test_run_of_torchrun_that_was_stopped_is_that_of_one_process(tmp_path, finished_run):
     run = tmp_path / "run"
     torchrun = sys.executable, "-m", "torch.distributed.run", "--standalone"

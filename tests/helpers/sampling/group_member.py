@@ -1,11 +1,13 @@
 """A process of a group, started with the variables of torchrun: `group_member.py CASE [WORDS]`."""
 
+import atexit
 import os
 import signal
 import sys
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 from metarl.cli import train
 from metarl.core.errors import MetarlError, NumericalError, ResourceError
@@ -59,6 +61,13 @@ def exchange():
     print("done")
 
 
+def stay():
+    """Ends without leaving the group; prints whether it is left before the interpreter ends."""
+    atexit.register(lambda: print("left" if not dist.is_initialized() else "not left"))
+    group = ProcessGroup(read_launch(), patience=timedelta(seconds=60))
+    assert group.gather(lambda: group.rank) == list(range(group.size))
+
+
 def fail(kind, *words):
     raise kind(*words)
 
@@ -90,4 +99,4 @@ def misbehave(words):
 
 if __name__ == "__main__":
     case, *rest = sys.argv[1:]
-    exchange() if case == "exchange" else misbehave(rest)
+    {"exchange": exchange, "stay": stay}.get(case, lambda: misbehave(rest))()
