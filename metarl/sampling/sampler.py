@@ -25,6 +25,7 @@ from metarl.sampling.trials import (
     cut_tasks,
     run_trial,
     take_reward_sums,
+    to_tensors,
 )
 
 Observer = Callable[[int, np.ndarray], None]
@@ -314,8 +315,7 @@ class Collector:
 
     def _take_reward_sums(self) -> list[RewardSums]:
         """Returns the sums of the tasks that this process has played, as tensors for the others."""
-        taken = take_reward_sums((self.env, *self._parts))
-        return [({n: torch.from_numpy(v) for n, v in sums.items()}, count) for sums, count in taken]
+        return to_tensors(take_reward_sums((self.env, *self._parts)))
 
     def close(self) -> None:
         """Releases the slices and the memory; the environment stays open."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metarl.core.env import BatchEnv, HasRewardTerms, supports
@@ -150,6 +151,11 @@ RewardSums = tuple[Mapping[str, np.ndarray | Tensor], int]
 def take_reward_sums(envs: Iterable[BatchEnv]) -> list[RewardSums]:
     """Takes the sums of those environments that have them."""
     return [env.take_reward_sums() for env in envs if supports(env, HasRewardTerms)]
+
+
+def to_tensors(taken: Iterable[RewardSums]) -> list[RewardSums]:
+    """Returns sums that the processes of a group can gather."""
+    return [({n: torch.as_tensor(v) for n, v in sums.items()}, count) for sums, count in taken]
 
 
 def average_terms(taken: Iterable[RewardSums]) -> dict[str, float]:

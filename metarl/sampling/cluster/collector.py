@@ -27,7 +27,14 @@ from metarl.sampling.cluster.requests import Place, Result, Shard, Workers
 from metarl.sampling.cluster.worker import read_state
 from metarl.sampling.recording import Arrays, allocate, to_rollout
 from metarl.sampling.sampler import Collector
-from metarl.sampling.trials import Key, RewardSums, average_terms, cut_tasks, run_trial
+from metarl.sampling.trials import (
+    Key,
+    RewardSums,
+    average_terms,
+    cut_tasks,
+    run_trial,
+    to_tensors,
+)
 
 
 class ClusterCollector:
@@ -215,7 +222,7 @@ class ClusterCollector:
                 index = cut.start + number
                 take(index, result)
                 kinds.update(list_kinds(result.packed.form))
-                played.append((index, _to_tree(result.packed), _to_tensors(result.sums)))
+                played.append((index, _to_tree(result.packed), to_tensors(result.sums)))
 
             self._pool.run(shards[cut], self._state, note)
             return played
@@ -243,11 +250,6 @@ def _to_tree(packed: Packed) -> dict[str, Any]:
     except TypeError as error:
         hint = "keep tensors and numbers in it, or start one process"
         raise ConfigError(f"the learner's context: {error}; {hint}") from error
-
-
-def _to_tensors(sums: Sequence[RewardSums]) -> list[RewardSums]:
-    """Returns sums that the processes of a group can gather."""
-    return [({n: torch.as_tensor(v) for n, v in own.items()}, count) for own, count in sums]
 
 
 def _take_in(packed: Packed, shard: Shard, arrays: Sequence[Arrays]) -> Any:
