@@ -140,6 +140,24 @@ def test_model_of_a_scene_can_be_copied(folder, tmp_path, capsys):
     assert "keeps no copy" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["{folder}/more.xml", "../robot/more.xml", "shapes/../more.xml"])
+def test_copy_never_touches_an_included_file(name, folder, tmp_path, capsys):
+    named = MODEL.replace("more.xml", name.format(folder=folder))
+    # a mesh beside an included file, which an unresolved copy does not find
+    (folder / "dog.xml").write_text(named.replace('"shapes"', '"."'))
+    (folder / "shapes" / "roof.obj").rename(folder / "roof.obj")
+    before = read_files(folder)
+    run = tmp_path / "run"
+    metarl.train(f"{folder}/dog.yaml:dir", "rl2", run_dir=run, **SMALL, **OFF).close()
+    assert read_files(folder) == before
+    assert "keeps no copy" not in capsys.readouterr().err
+    expected = returns(run)
+    remove(folder)
+    (run / "evaluation.json").unlink()
+    assert returns(run) == pytest.approx(expected, rel=1e-4)
+    assert str(folder / "more.xml") not in (run / "robot" / "dog.xml").read_text()
+
+
 def publish_elsewhere(run, folder, tmp_path):
     """Publishes a run, removes its robot, and moves the published policy."""
     metarl.publish(run, tmp_path / "small")

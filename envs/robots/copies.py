@@ -61,19 +61,10 @@ def copy_robot(file: Path, folder: Path) -> None:
     spec = read_spec(source)
     spec.meshdir = str((source.parent / spec.meshdir).resolve())
     spec.texturedir = str((source.parent / spec.texturedir).resolve())
-    files = _read_with_includes(source.name, source.parent)
-    for name, content in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
     hashes = {str(path): _hash(path) for path in _list_assets(spec) if path.is_file()}
     record = {"meshdir": spec.meshdir, "texturedir": spec.texturedir, "files": hashes}
     (folder / ASSETS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    try:
-        read_spec(folder / source.name).compile()
-    except ValueError:  # meshes of an included file are sought beside the copy, say
-        for name in files:
-            (folder / name).unlink()
+    if not _copy_model(source, folder):
         (folder / source.name).write_text(spec.to_xml(), encoding="utf-8")
         read_spec(folder / source.name).compile()
     text = yaml.safe_dump({**tree, "model": source.name}, sort_keys=False)
@@ -145,15 +136,43 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _read_with_includes(name: str, folder: Path) -> dict[str, bytes]:
-    """Returns the contents of a model and of what it includes from its folder, by relative name."""
+def _copy_model(source: Path, folder: Path) -> bool:
+    """Writes a model and what it includes, as they are, into a folder that has no model yet.
+
+    Returns:
+        Whether the copy compiles by itself; otherwise the folder is as before. It does not where
+        an included file is not within the model's folder, or names meshes beside itself.
+    """
+    files = _read_with_includes(source.name, source.parent)
+    if files is None:
+        return False
+    for name, content in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    try:
+        read_spec(folder / source.name).compile()
+    except ValueError:
+        for name in files:
+            (folder / name).unlink()
+        return False
+    return True
+
+
+def _read_with_includes(name: str, folder: Path) -> dict[str, bytes] | None:
+    """Returns the contents of a model and of what it includes, by names within its folder.
+
+    Returns:
+        None where an included file has an absolute name, or one that goes through "..": a copy
+        in another folder would read, or overwrite, the file itself.
+    """
     found, names = {}, [name]
     while names:
         name = names.pop()
-        path = (folder / name).resolve()
-        is_inside = path.is_relative_to(folder.resolve()) and path.is_file()
-        if is_inside and name not in found:
-            found[name] = path.read_bytes()
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return None
+        if name not in found and (folder / name).is_file():
+            found[name] = (folder / name).read_bytes()
             names += [file.decode("utf-8", "replace") for file in _INCLUDE.findall(found[name])]
     return found
 
