@@ -66,6 +66,19 @@ def test_environments_and_their_processes_end(end, tmp_path):
     assert len(ids) == 2 * len(closed) == 4
 
 
+def test_environment_that_draws_a_film_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setenv("STARTED", str(tmp_path / "ids"))
+    with closing(SubprocEnv("mine", odd_envs.ClosesLate, 1)) as env:
+        env.set_tasks(TASKS, EPISODES)
+        play(env)
+        before = len((tmp_path / "ids").read_text().split())
+        assert len(list(env.render(env.snapshot()[:1], TASKS[0], width=40, height=30))) == 1
+        ids = [int(line) for line in (tmp_path / "ids").read_text().split()]
+        filmed = ids[before:]
+        assert filmed and len(filmed) == 2 * len(list(tmp_path.glob("ids.*")))
+        wait_until(lambda: not any(map(is_running, filmed)))
+
+
 def test_interrupt_of_a_hanging_worker_is_answered_soon():
     with closing(SubprocEnv("hangs", plugin_envs.Hangs, 1, timeout=60.0)) as env:
         env.set_tasks(TASKS, EPISODES)
