@@ -239,13 +239,15 @@ def read_action_map(env: Any) -> ActionMap:
 def to_action(space: Any, action: np.ndarray) -> Any:
     """Converts an action (A,) to the type of an action space.
 
-    For a Discrete space it is the alternative with the largest entry.
+    For a Discrete space it is the alternative with the largest entry; for a Box of whole numbers
+    the nearest of them.
     """
     from gymnasium.spaces import Discrete
 
     if isinstance(space, Discrete):
         return space.dtype.type(space.start + np.argmax(action))
-    return action.astype(space.dtype)
+    is_whole = np.issubdtype(space.dtype, np.integer)
+    return (np.rint(action) if is_whole else action).astype(space.dtype)
 
 
 def read_horizon(env: Any) -> int:

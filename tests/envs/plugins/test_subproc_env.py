@@ -110,6 +110,12 @@ def test_action_scale_takes_precedence_over_the_box():
     assert (spec.action_scale, spec.action_centre, spec.version) == (2.0, 0.0, 1)
 
 
+def test_box_of_whole_numbers_gets_the_nearest():
+    outputs = [[-2.0, -0.8, -0.95], [-0.4, -0.2, 0.0], [0.1, 0.4, 0.2], [0.6, 0.6, 0.98]]
+    sent, _ = send(action_envs.Whole, outputs)
+    np.testing.assert_array_equal(sent, [[0, -1, 2], [1, 0, 6], [2, 0, 6], [2, 1, 9]])
+
+
 def test_discrete_action_is_the_largest_entry():
     with closing(SubprocEnv("levers", plugin_envs.Levers, 1)) as env:
         assert (env.spec.discrete, env.spec.action_size, env.spec.action_scale) == (True, 3, 1.0)

@@ -34,3 +34,7 @@ class HugeBox(Newtons):
 
 class NewtonsScaled(Newtons):
     action_scale = 2.0
+
+
+class Whole(Newtons):
+    action_space = Box(np.array([0, -1, 2]), np.array([3, 1, 9]), dtype=np.int64)

@@ -321,7 +321,7 @@ class Sends(Spot):
     action_scale = 2.0
 
     def step(self, action):
-        assert action.dtype == np.float32
+        assert action.dtype == self.action_space.dtype
         self.t += 1
         return action, 0.0, False, False, {}
 
