@@ -151,8 +151,10 @@ def sort_rays(rays: np.ndarray) -> Fan:
 class Relief:
     """Heightfield of a model, endless along periodic axes; a track, of two rows, also to its sides.
 
+    Around it, and above it, is the model's first plane, if it has one.
+
     Args:
-        model: A model with a fixed heightfield; the first is taken.
+        model: A model with a fixed heightfield; the first is taken, and drawn as if not turned.
     """
 
     def __init__(self, model: mujoco.MjModel):
@@ -162,7 +164,13 @@ class Relief:
         start = int(model.hfield_adr[field])
         data = model.hfield_data[start : start + rows * columns].reshape(rows, columns)
         self._half = model.hfield_size[field, :2].copy()
-        heights = model.geom_pos[geom, 2] + data.astype(float) * model.hfield_size[field, 2]
+        placed = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, placed)
+        self._centre = placed.geom_xpos[geom, :2].copy()
+        heights = placed.geom_xpos[geom, 2] + data.astype(float) * model.hfield_size[field, 2]
+        planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
+        self._around = float(placed.geom_xpos[planes[0], 2]) if len(planes) else _OUTSIDE
+        heights = np.maximum(heights, self._around)
         self._period = read_period(model)
         self._endless = self._period[0] > 0, self._period[1] > 0 or rows == 2
         cells = 2.0 * self._half / (columns - 1, rows - 1)
@@ -174,6 +182,7 @@ class Relief:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns lower left corners of cells [flat index], and fractions to the right and up."""
         rows, columns = self._heights.shape
+        x, y = x - self._centre[0], y - self._centre[1]
         x, y = (
             axis - period * np.rint(axis / period) if period else axis
             for axis, period in zip((x, y), self._period, strict=True)
@@ -197,16 +206,21 @@ class Relief:
         return lower
 
     def height(self, x: float, y: float) -> float:
-        """Returns the height at a position [m]."""
-        return float(
-            self._interpolate(self._heights, self._find_cells(np.array([x]), np.array([y])))[0]
-        )
+        """Returns the height at a position [m]; beyond an edge in the void, that of the edge."""
+        place = np.array([x]), np.array([y])
+        if self._is_on_plane(*place)[0]:
+            return self._around
+        return float(self._interpolate(self._heights, self._find_cells(*place))[0])
+
+    def _is_on_plane(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self._is_outside(x, y) & (self._around > _OUTSIDE)
 
     def _is_outside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         outside = np.zeros(x.shape, dtype=bool)
-        for axis, half, endless in zip((x, y), self._half, self._endless, strict=True):
+        axes = zip((x, y), self._centre, self._half, self._endless, strict=True)
+        for axis, centre, half, endless in axes:
             if not endless:
-                outside |= np.abs(axis) > half
+                outside |= np.abs(axis - centre) > half
         return outside
 
     def view(self, eye: np.ndarray, fan: Fan) -> Iterator[VisibleGround]:
@@ -226,10 +240,14 @@ class Relief:
             depth = distance[hit] / fan.level[some][hit]
             point = eye[:, None] + depth * rays
             cells = self._find_cells(point[0], point[1])
-            along_x, along_y = (self._interpolate(table, cells) for table in self._gradients)
+            is_flat = self._is_on_plane(point[0], point[1])
+            along_x, along_y = (
+                np.where(is_flat, 0.0, self._interpolate(table, cells)) for table in self._gradients
+            )
             upright = 1.0 / np.sqrt(1.0 + along_x**2 + along_y**2)
             normal = np.stack([-along_x * upright, -along_y * upright, upright])
-            cut = point[2] < self._interpolate(self._heights, cells) - 0.2
+            is_below = point[2] < self._interpolate(self._heights, cells) - 0.2
+            cut = is_below & ~is_flat
             yield VisibleGround(
                 fan.pixel[some][hit], depth, point, normal, cut, fan.sine[some][hit]
             )
@@ -242,7 +260,7 @@ class Relief:
         x = eye[0] + np.cos(azimuth)[:, None] * _RANGES
         y = eye[1] + np.sin(azimuth)[:, None] * _RANGES
         height = self._interpolate(self._heights, self._find_cells(x, y))
-        height[self._is_outside(x, y)] = _OUTSIDE
+        height[self._is_outside(x, y)] = self._around
         return np.clip((height - eye[2]) / _RANGES, -_STEEPEST, _STEEPEST)
 
 

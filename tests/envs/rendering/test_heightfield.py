@@ -115,6 +115,37 @@ def test_find_relief_returns_the_heights():
             assert relief.height(x, y) == pytest.approx(ground, abs=1e-6)
 
 
+PLANE = '<geom type="plane" size="0 0 1" pos="0 0 -0.1"/>'
+
+
+@pytest.mark.parametrize("more", ["", PLANE])
+def test_heightfield_elsewhere_is_drawn_there(more):
+    moved = 'type="hfield" hfield="h" pos="3 -2 0.2"/>'
+    model = mujoco.MjModel.from_xml_string(
+        HILL.replace('type="hfield" hfield="h" pos="0 0 0"/>', moved + more)
+    )
+    model.hfield_data[:] = np.random.default_rng(0).uniform(size=81 * 81)
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    data.geom_xpos[-1] = 1e3  # the ball out of sight
+    relief = find_relief(model)
+    for x, y in [(3.0, -2.0), (0.0, 0.0), (10.4, 5.3), (-4.3, -9.4), (11.5, 0.0), (-9.0, 7.0)]:
+        start, down = np.array([x, y, 10.0]), np.array([0.0, 0.0, -1.0])
+        ground = mujoco.mj_ray(model, data, start, down, None, 1, -1, np.zeros(1, np.int32))
+        if ground >= 0:
+            assert relief.height(x, y) == pytest.approx(10.0 - ground, abs=1e-6)
+        else:
+            assert not more
+    eye = np.array([3.0, -30.0, 4.0])
+    axes = np.array([[1.0, 0.0, 0.0], [0.0, 0.1, 1.0], [0.0, 1.0, -0.1]])
+    depth, point, _ = view_ground(relief, eye, pixel_rays(axes))
+    assert np.isfinite(depth).any()
+    # the ranges at which the ground is looked up differ by up to 0.8 m there
+    is_outside = np.abs(point[..., :2] - [3.0, -2.0]).max(axis=-1) > 10.0
+    assert is_outside.any() == bool(more)
+    np.testing.assert_allclose(point[is_outside][:, 2], -0.1, atol=1e-2)
+
+
 def test_view_is_the_same_in_every_period():
     for name, shift in (
         ("ant-terrain", (-80.0, 40.0, 0.0)),
