@@ -118,7 +118,7 @@ def train_policy(
     obs = torch.cat([rollout.obs[rollout.valid] for rollout in rollouts])
     own = [rollout.to(device) for rollout in rollouts]
     learner = ConditionedPpo(policy, distribution, state.adams["policy"], config)
-    error = learner.check(own, latents, moments["obs"])
+    checked = learner.check(own, latents, moments["obs"])
     is_first = not moments["obs"].count
     if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
         moments["obs"] = moments["obs"].merge(obs)
@@ -129,7 +129,7 @@ def train_policy(
     metrics = learner.train(batch, inputs, orders)
     if not is_first:
         moments["obs"] = moments["obs"].merge(obs)
-    return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+    return {**metrics, **checked, "baseline/explained": explained}
 
 
 def _orders(seed: int, update: int, rows: int, epochs: int) -> Iterator[np.ndarray]:

@@ -290,6 +290,11 @@ class Categorical:
         return {}
 
 
+def own_metrics(distribution: Distribution, params: Params) -> Metrics:
+    """Returns a policy's `Distribution.metrics` by the names of the log, "policy/log_std" say."""
+    return {f"policy/{name}": value for name, value in distribution.metrics(params).items()}
+
+
 def build_distribution(discrete: bool, initial_log_std: float, min_log_std: float) -> Distribution:
     """Chooses the distribution for one-hot actions of A alternatives, or for real ones."""
     if discrete:

@@ -144,6 +144,15 @@ def test_update_changes_the_learner(algo):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_noise_of_the_actions_is_logged(algo):
+    bench = Bench(algo)
+    config = bench.learner.config
+    if not hasattr(config, "initial_log_std"):
+        return  # grbal plans, pearl has another noise in every state
+    (metrics,) = bench.iterate(range(1))
+    assert metrics["policy/log_std"] == pytest.approx(config.initial_log_std, abs=0.3)
+
+
 def test_resumed_learner_equals_the_uninterrupted_one(algo, tmp_path):
     whole, first, second = Bench(algo), Bench(algo), Bench(algo, seed=0)
     expected = whole.iterate(range(4))

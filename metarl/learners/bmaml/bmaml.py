@@ -27,7 +27,7 @@ from metarl.learners.bmaml.particles import (
 )
 from metarl.learners.maml.surrogates import Batch, check_tasks
 from metarl.learners.training_state import TrainingState
-from metarl.networks.distributions import build_distribution, clamp_
+from metarl.networks.distributions import build_distribution, clamp_, own_metrics
 from metarl.networks.mlp import TanhMLP
 from metarl.networks.policies import MLPPolicy
 
@@ -182,7 +182,7 @@ class Bmaml:
             last, explained = self._batch(rollouts[-1])
             batches = (*context.batches, last)
             point = {n: v.flatten(0, 1) for n, v in context.params.items()}
-            error = self._check(point, last)
+            checked = self._check(point, last)
             norm = 0.0
             if not state.moments or bool(state.moments["obs"].count):
                 norm = self._improve(batches)
@@ -193,7 +193,7 @@ class Bmaml:
             return {
                 "kl": self._divergence(batches),
                 "update/gradient_norm": norm,
-                "update/ratio_error": error,
+                **checked,
                 "update/spread": self._spread(),
                 "baseline/explained": explained,
             }
@@ -260,10 +260,15 @@ class Bmaml:
         distribution = policy.distribution
         return distribution.log_prob(*parts), distribution.log_prob_rounding(*parts)
 
-    def _check(self, point: Params, batch: Batch) -> float:
+    def _check(self, point: Params, batch: Batch) -> Metrics:
+        """Returns the error of the recomputed log-probabilities, and the particles' own numbers."""
         log_prob, rounding = self._log_prob(point, batch)
         log_ratio = log_prob - batch.log_prob.flatten(1)
-        return check_ratio(log_ratio, rounding, batch.valid.flatten(1).bool())
+        error = check_ratio(log_ratio, rounding, batch.valid.flatten(1).bool())
+        return {
+            "update/ratio_error": error,
+            **own_metrics(self._particles.policy.distribution, point),
+        }
 
     def _divergence(self, batches: Sequence[Batch]) -> float:
         """Returns the estimated KL of the new adapted particles from those that acted [nats]."""

@@ -35,7 +35,7 @@ from metarl.learners.maml.outer_reptile import reptile_step
 from metarl.learners.maml.outer_trpo import TrpoStep, describe_step
 from metarl.learners.maml.records import Chunk, MamlContext, OuterStep, Trial, join_contexts
 from metarl.learners.maml.surrogates import Batch, check_tasks
-from metarl.networks.distributions import build_distribution, clamp_
+from metarl.networks.distributions import build_distribution, clamp_, own_metrics
 from metarl.networks.latent import LatentNetwork
 from metarl.networks.mlp import ContextNetwork, TanhMLP
 from metarl.networks.module_network import build_network
@@ -368,9 +368,9 @@ class Maml:
 
     def _distribution_metrics(self, params: Params, adapted: Params) -> Metrics:
         """Returns means of the distribution's own parameters before and after adaptation."""
-        metrics = self.policy.distribution.metrics
-        before = {f"policy/{n}": v for n, v in metrics(params).items()}
-        return before | {f"policy/{n}_adapted": v for n, v in metrics(adapted).items()}
+        distribution = self.policy.distribution
+        after = {f"{n}_adapted": v for n, v in own_metrics(distribution, adapted).items()}
+        return own_metrics(distribution, params) | after
 
 
 def _build_network(config: MamlConfig, obs_size: int, action_size: int) -> Network:

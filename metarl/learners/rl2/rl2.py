@@ -25,7 +25,7 @@ from metarl.learners.rl2.recorded import RecordedGradient
 from metarl.learners.split_gradient import split_gradient
 from metarl.learners.trial_memory import TrialContext
 from metarl.networks.actor_critic import Architecture, MemoryActorCritic
-from metarl.networks.distributions import build_distribution, choose, clamp_
+from metarl.networks.distributions import build_distribution, choose, clamp_, own_metrics
 from metarl.sampling.sequences import Sequences
 
 
@@ -257,8 +257,7 @@ class Rl2:
         """Returns the sampling policy's entropy and its distribution's own parameters."""
         distribution, params = self.policy.distribution, self.policy.distribution_params()
         entropy = batch.select(distribution.entropy(params, output)).contiguous().mean()
-        own = distribution.metrics(distribution.clamp(params))
-        return {"policy/entropy": float(entropy)} | {f"policy/{n}": v for n, v in own.items()}
+        return {"policy/entropy": float(entropy), **own_metrics(distribution, params)}
 
     def _inputs(self, steps: Sequences) -> Tensor:
         """Returns the memory's inputs (L, M, S + A + 2)."""

@@ -18,7 +18,7 @@ from metarl.learners.ppo_passes import Steps
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
 from metarl.learners.teacher_student.ppo import Ppo
-from metarl.networks.distributions import Distribution
+from metarl.networks.distributions import Distribution, own_metrics
 from metarl.sampling.sequences import Sequences
 
 
@@ -70,8 +70,11 @@ class FineTuning:
         return torch.cat(found, dim=1)
 
     @torch.no_grad()
-    def check(self, steps: Sequences, inputs: Tensor, latent: Tensor) -> float:
-        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
+    def check(self, steps: Sequences, inputs: Tensor, latent: Tensor) -> Metrics:
+        """Returns the error of the recomputed log-probabilities, and the policy's own numbers.
+
+        See `check_ratio` and `own_metrics`.
+        """
         params, size = self._network.distribution_params(), steps.obs.shape[-1]
 
         def log_ratio(output: Tensor) -> Tensor:
@@ -83,7 +86,8 @@ class FineTuning:
 
         output = self._network.output(inputs[..., :size], latent)
         rounding = self._distribution.log_prob_rounding(params, output, steps.action)
-        return check_ratio(log_ratio(output), rounding, steps.valid, nudged)
+        error = check_ratio(log_ratio(output), rounding, steps.valid, nudged)
+        return {"update/ratio_error": error, **own_metrics(self._distribution, params)}
 
     @torch.no_grad()
     def estimate(

@@ -17,7 +17,7 @@ from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_loss, take_step
 from metarl.learners.ppo_settings import PpoSettings
 from metarl.learners.split_gradient import Gradient, split_gradient
-from metarl.networks.distributions import Distribution, clamp_
+from metarl.networks.distributions import Distribution, clamp_, own_metrics
 
 
 class ConditionedNetwork(Protocol):
@@ -138,8 +138,11 @@ class ConditionedPpo:
     @torch.no_grad()
     def check(
         self, rollouts: Sequence[Rollout], codes: Sequence[Tensor], moments: Moments
-    ) -> float:
-        """Returns the error of the recomputed log-probabilities; see `batch` and `check_ratio`."""
+    ) -> Metrics:
+        """Returns the error of the recomputed log-probabilities, and the policy's own numbers.
+
+        See `batch`, `check_ratio` and `own_metrics`.
+        """
         params, worst = self._network.distribution_params(), 0.0
         scale = moments.scale(codes[0].device)
         for rollout, code in zip(rollouts, codes, strict=True):
@@ -150,7 +153,7 @@ class ConditionedPpo:
             rounding = self._distribution.log_prob_rounding(params, output, rollout.action)
             error = check_ratio(log_prob - rollout.log_prob, rounding, rollout.valid)
             worst = max(worst, error)
-        return worst
+        return {"update/ratio_error": worst, **own_metrics(self._distribution, params)}
 
     @torch.no_grad()
     def batch(

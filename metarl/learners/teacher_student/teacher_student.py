@@ -328,7 +328,7 @@ class TeacherStudent:
         teacher = ppo.ConditionedPpo(*parts, self.config, self._group)
         codes = [code.unsqueeze(1)] * len(rollouts)
         own = [rollout.to(self.device) for rollout in rollouts]
-        error = teacher.check(own, codes, self._obs_moments)
+        checked = teacher.check(own, codes, self._obs_moments)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._obs_moments = self._obs_moments.merge(seen)
@@ -337,7 +337,7 @@ class TeacherStudent:
         metrics = teacher.train(batch, inputs, self._orders(len(inputs), self.config.epochs))
         if not is_first:
             self._obs_moments = self._obs_moments.merge(seen)
-        return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+        return {**metrics, **checked, "baseline/explained": explained}
 
     def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
         config, network, adam = self.config, self.network, self._adams["student"]
@@ -381,14 +381,14 @@ class TeacherStudent:
         parts = self.network, self._distribution, whole, self.config
         tuning = FineTuning(*parts, self._group)
         latent = tuning.guess(inputs)
-        error = tuning.check(steps, inputs, latent)
+        checked = tuning.check(steps, inputs, latent)
         moments = self._obs_moments, self._value_moments
         trials, self._value_moments, explained = tuning.estimate(
             own, steps, inputs, latent, *moments
         )
         metrics = tuning.train(trials, self._orders(inputs.shape[1], self.config.epochs))
         self._obs_moments = self._obs_moments.merge(steps.obs[steps.valid].cpu())
-        return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+        return {**metrics, **checked, "baseline/explained": explained}
 
 
 def _without_task(rollout: Rollout, size: int) -> Rollout:

@@ -16,7 +16,7 @@ from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.tasks import TaskDistribution
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
-from metarl.functional.ppo import check_ratio
+from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
@@ -26,7 +26,7 @@ from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
 from metarl.learners.varibad.networks import VaribadNetwork, policy_inputs
 from metarl.learners.varibad.trial_buffer import TrialBuffer
-from metarl.networks.distributions import build_distribution, choose, clamp_
+from metarl.networks.distributions import build_distribution, choose, clamp_, own_metrics
 from metarl.sampling.sequences import Sequences, last_steps
 
 _NAMES = "reward_error", "transition_error", "belief_kl", "elbo_gradient_norm"
@@ -89,6 +89,7 @@ class Varibad:
         )
         for each in (self._ppo_adam, self._elbo_adam):
             adam.begin(each)
+        self._obs_size = obs_size
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._reward_moments = Moments.initial(1)
         self._buffer = TrialBuffer.empty(config.buffer_trials, obs_size, action_size)
@@ -242,15 +243,15 @@ class Varibad:
         obs = normalize(steps.obs, self._obs_moments.scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
-    def _read(self, steps: Sequences) -> Tensor:
-        """Returns the inputs (L, M, S + 2 Z) of actor and critic, without gradients."""
-        inputs, network = self._inputs(steps), self.network
+    def _read(self, inputs: Tensor) -> Tensor:
+        """Maps the memory's inputs to those of actor and critic (L, M, S + 2 Z), no gradients."""
+        network = self.network
         size = network.memory.rows_per_shard if self.device.type == "cpu" else 0
 
         @torch.no_grad()  # the setting is local to a thread
         def read(own: Tensor) -> Tensor:
             belief = network.belief(network.memory.unroll(own))
-            return policy_inputs(own[..., : steps.obs.shape[-1]], belief)
+            return policy_inputs(own[..., : self._obs_size], belief)
 
         parts = inputs.split(size or inputs.shape[1], dim=1)
         return torch.cat(map_in_group(read, parts, self._num_threads, self._group), dim=1)
@@ -258,12 +259,13 @@ class Varibad:
     def _train_policy(self, rollouts: Sequence[Rollout]) -> Metrics:
         on_cpu = Sequences.of(rollouts)
         steps, seen = on_cpu.to(self.device), on_cpu.obs[on_cpu.acted]
-        known = self._read(steps)
-        error = self._check_sampling(known, steps)
+        inputs = self._inputs(steps)
+        known = self._read(inputs)
+        checked = self._check_sampling(inputs, known, steps)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._obs_moments = self._obs_moments.merge(seen)
-            known = self._read(steps)
+            known = self._read(self._inputs(steps))
         batch, explained = self._estimate(rollouts, steps, known)
         metrics = make_passes(
             self._orders(len(batch.target)),
@@ -275,15 +277,26 @@ class Varibad:
             self._obs_moments = self._obs_moments.merge(seen)
         rewards = on_cpu.reward[on_cpu.valid].unsqueeze(-1)
         self._reward_moments = self._reward_moments.merge(rewards)
-        return {**metrics, "update/ratio_error": error, "baseline/explained": explained}
+        return {**metrics, **checked, "baseline/explained": explained}
 
     @torch.no_grad()
-    def _check_sampling(self, known: Tensor, steps: Sequences) -> float:
-        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
-        params, output = self.network.distribution_params(), self.network.output(known)
-        log_prob = self._distribution.log_prob(params, output, steps.action)
-        rounding = self._distribution.log_prob_rounding(params, output, steps.action)
-        return check_ratio(log_prob - steps.log_prob, rounding, steps.valid)
+    def _check_sampling(self, inputs: Tensor, known: Tensor, steps: Sequences) -> Metrics:
+        """Returns the error of the recomputed log-probabilities, and the policy's own numbers.
+
+        See `check_ratio` and `own_metrics`.
+        """
+        distribution, params = self._distribution, self.network.distribution_params()
+
+        def log_ratio(output: Tensor) -> Tensor:
+            return distribution.log_prob(params, output, steps.action) - steps.log_prob
+
+        def nudged() -> Tensor:
+            return log_ratio(self.network.output(self._read(nudge(inputs))))
+
+        output = self.network.output(known)
+        rounding = distribution.log_prob_rounding(params, output, steps.action)
+        error = check_ratio(log_ratio(output), rounding, steps.valid, nudged)
+        return {"update/ratio_error": error, **own_metrics(distribution, params)}
 
     @torch.no_grad()
     def _estimate(

@@ -27,9 +27,9 @@ def build(config=CONFIG, seed=0):
     return Varibad(config, 2, 1, seed=seed)
 
 
-def collect(learner, iteration=0, *, eventful=False, num_tasks=6, num_adaptations=1):
+def collect(learner, iteration=0, *, eventful=False, num_tasks=6, num_adaptations=1, horizon=4):
     tasks, key = signs(num_tasks, iteration), Key(0, "train", iteration)
-    env = SignBatch(eventful=eventful)
+    env = SignBatch(horizon, eventful=eventful)
     return *trial(env, learner, tasks, 2, num_adaptations, key, is_training=True), tasks
 
 

@@ -76,6 +76,25 @@ def test_beliefs_of_acting_equal_those_of_learning(memory):
     assert seen.tolist() == steps.acted.sum(dim=0).tolist()
 
 
+def test_memory_that_multiplies_roundings_is_no_other_policy(monkeypatch):
+    """As RL^2's test of this name."""
+    learner = build(replace(CONFIG, memory="gru", epochs=1, initial_log_std=-2.0))
+    network = learner.network
+    network.memory.cell.weight_hh_l0.data *= 3.2
+    network.actor[2].weight.data *= 100.0
+    rollouts, context, tasks = collect(learner, 0, horizon=200)
+    before = learner.state_dict()
+    with monkeypatch.context() as patch:
+        patch.setattr("metarl.functional.ppo.NUDGE_FACTOR", 0.0)
+        with pytest.raises(FloatingPointError, match="not the policy that acted"):
+            learner.update(context, rollouts, tasks)
+    assert learner.update(context, rollouts, tasks)["update/ratio_error"] > 1e-4
+    learner.load_state_dict(before)
+    network.actor[2].bias.data += 0.01
+    with pytest.raises(FloatingPointError, match="not the policy that acted"):
+        learner.update(context, rollouts, tasks)
+
+
 def obvious_advantages(learner, rollouts, config):
     """Raw advantages of the valid steps, one trial after the other."""
     scale, (mean, factor) = learner._obs_moments.scale(), learner._value_moments.scale()
@@ -125,7 +144,7 @@ def test_advantages_equal_a_loop_over_trials(credit, falls):
     assert any(bool(r.terminated.any()) for r in rollouts)
     advantage = obvious_advantages(learner, rollouts, config)
     steps = Sequences.of(rollouts)
-    batch, _ = learner._estimate(rollouts, steps, learner._read(steps))
+    batch, _ = learner._estimate(rollouts, steps, learner._read(learner._inputs(steps)))
     order = torch.arange(steps.valid.numel()).view_as(steps.valid)[steps.valid].argsort()
     by_trial = torch.arange(steps.valid.numel()).view(steps.valid.shape[::-1]).T[steps.valid]
     found = batch.advantage[order][by_trial.argsort()]
