@@ -77,9 +77,16 @@ class Rl2Config:
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation over the trial, in [0, 1]."""
 
+    credit: Literal["trial", "episode"] = "trial"
+    """How far the consequences of an action reach: through the later episodes of its trial, whose
+    end nothing follows (trial), or to the end of its episode, after which the value of the last
+    observation stands for the rest (episode). With trial a policy can learn to search in an episode
+    for what helps in the next one. Where the first steps tell the task, episode learns faster."""
+
     falls: Literal["continue", "end"] = "continue"
     """What a fall costs: an episode that the task ends early is followed by the next one, whose
-    rewards count as consequences (continue, the return of the trial), or by nothing (end)."""
+    rewards count as consequences (continue, the return of the trial), or by nothing (end, and with
+    credit episode in any case)."""
 
     truncation: int = 0
     """Steps that gradients go back in time, >= 0; 0 means the whole trial."""
@@ -107,6 +114,8 @@ class Rl2Config:
             self.actor,
             "mlp or hypernetwork",
         )
+        known = self.credit in ("trial", "episode")
+        require(known, "learner.credit", self.credit, "trial or episode")
         known = self.falls in ("continue", "end")
         require(known, "learner.falls", self.falls, "continue or end")
         for hint, names in (

@@ -19,6 +19,7 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import adapt_lr, check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
+from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
@@ -139,7 +140,7 @@ class Rl2:
         del context, tasks
         before = self.state_dict()
         try:
-            return self._optimise(Sequences.of(rollouts))
+            return self._optimise(rollouts)
         except BaseException:  # also Ctrl-C
             self._restore(before)
             raise
@@ -208,22 +209,21 @@ class Rl2:
             for name, value in self._acting.named_parameters():
                 value.data.copy_(params[name])
 
-    def _optimise(self, on_cpu: Sequences) -> Metrics:
+    def _optimise(self, rollouts: Sequence[Rollout]) -> Metrics:
+        on_cpu = Sequences.of(rollouts)
         steps = on_cpu.to(self.device)
         batch = Batch.of(steps, self._inputs(steps), on_cpu)
-        output, scaled_value = self._evaluate(batch)
+        output, scaled_value = self._evaluate(batch.inputs, batch.lengths)
         error = self._check_sampling(output, batch)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._merge_obs(on_cpu)
             batch = replace(batch, inputs=self._inputs(steps))
-            output, scaled_value = self._evaluate(batch)
-        value_mean, value_factor = self._value_moments.scale(self.device)
-        value = scaled_value / value_factor + value_mean
+            output, scaled_value = self._evaluate(batch.inputs, batch.lengths)
+        value = self._unscale(scaled_value)
         settings = self.config.discount, self.config.gae_lambda
-        ends = steps.terminal if self.config.falls == "end" else None
-        masks = steps.valid, steps.acted
-        advantage = gae_over_trial(steps.reward, value, *masks, *settings, ends=ends)
+        reward, ends = self._assign_credit(rollouts, batch)
+        advantage = gae_over_trial(reward, value, steps.valid, steps.acted, *settings, ends=ends)
         target = advantage + value
         # moments are computed on the CPU, where a mask costs no wait
         targets, values = (v[on_cpu.valid] for v in torch.stack([target, value]).cpu())
@@ -249,6 +249,35 @@ class Rl2:
             "baseline/explained": explained,
         }
 
+    def _unscale(self, value: Tensor) -> Tensor:
+        """Maps outputs of the value's network to values [discounted rewards]."""
+        mean, factor = self._value_moments.scale(self.device)
+        return value / factor + mean
+
+    def _assign_credit(
+        self, rollouts: Sequence[Rollout], batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns rewards and ends (L, M) for `gae_over_trial`, as of `credit` and `falls`."""
+        config, steps = self.config, batch.steps
+        ends = steps.terminal if config.falls == "end" else None
+        if config.credit == "trial":
+            return steps.reward, ends
+        columns = torch.arange(batch.inputs.shape[1], device=self.device)
+        scale, zero = self._obs_moments.scale(self.device), torch.zeros_like(batch.inputs[:1])
+
+        def value_after(rollout: Rollout, last: Tensor) -> Tensor:
+            obs = normalize(rollout.last_obs.flatten(0, 1), scale)
+            done = zero[0, :, :2].clone()  # reward and done
+            done[:, 0] = steps.reward[last, columns]
+            inputs = torch.cat([batch.inputs, zero])
+            inputs[last + 1, columns] = torch.cat([obs, steps.action[last, columns], done], dim=-1)
+            _, value = self._evaluate(inputs, last.cpu() + 2)
+            return self._unscale(value[last + 1, columns])
+
+        closed = place_episodes(rollouts, self.device)
+        none = torch.zeros_like(steps.valid)
+        return close_episodes(steps.reward, none, closed, config.discount, value_after)
+
     def _merge_obs(self, on_cpu: Sequences) -> None:
         self._obs_moments = self._obs_moments.merge(on_cpu.obs[on_cpu.acted])
 
@@ -264,17 +293,26 @@ class Rl2:
         obs = normalize(steps.obs, self._obs_moments.scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
-    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns the actor's outputs (L, M, A) and scaled values (L, M), without gradients."""
-        output, value = torch.zeros_like(batch.steps.action), torch.zeros_like(batch.target)
-        rows = torch.arange(batch.inputs.shape[1])
+    def _evaluate(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the actor's outputs (L, M, A) and scaled values (L, M), without gradients.
+
+        Args:
+            inputs: Of the memory (L, M, S + A + 2).
+            lengths: Steps of each trial that are needed (M,), on the CPU.
+        """
+        size = inputs.shape[-1] - self._action_size - 2
+        output, value = (
+            torch.zeros_like(inputs[..., : self._action_size]),
+            torch.zeros_like(inputs[..., 0]),
+        )
+        rows = torch.arange(inputs.shape[1])
         parts = rows.tensor_split(min(self.config.minibatches, len(rows)))  # bounds the memory
 
         @torch.no_grad()  # the setting is local to a thread
         def evaluate(rows: Tensor) -> tuple[Tensor, Tensor]:
-            own = batch.rows(rows)
-            obs = own.inputs[..., : own.steps.obs.shape[-1]]
-            return self.policy.unroll(own.inputs, obs, self.config.truncation)
+            length, index = int(lengths[rows].max()), rows.to(self.device, non_blocking=True)
+            own = inputs[:length, index]
+            return self.policy.unroll(own, own[..., :size], self.config.truncation)
 
         shards = [shard for part in parts for shard in self._gradient.shards(part)]
         evaluated = map_in_group(evaluate, shards, self._num_threads, self._group)
@@ -294,7 +332,7 @@ class Rl2:
             return distribution.log_prob(params, output, steps.action) - steps.log_prob
 
         def nudged() -> Tensor:
-            return log_ratio(self._evaluate(replace(batch, inputs=nudge(batch.inputs)))[0])
+            return log_ratio(self._evaluate(nudge(batch.inputs), batch.lengths)[0])
 
         rounding = distribution.log_prob_rounding(params, output, steps.action)
         return check_ratio(log_ratio(output), rounding, steps.valid, nudged)

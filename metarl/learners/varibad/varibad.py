@@ -19,6 +19,7 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
+from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
 from metarl.learners.split_gradient import split_gradient
 from metarl.learners.trial_memory import TrialContext
@@ -27,7 +28,7 @@ from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
 from metarl.learners.varibad.networks import VaribadNetwork, policy_inputs
 from metarl.learners.varibad.trial_buffer import TrialBuffer
 from metarl.networks.distributions import build_distribution, choose, clamp_, own_metrics
-from metarl.sampling.sequences import Sequences, last_steps
+from metarl.sampling.sequences import Sequences
 
 _NAMES = "reward_error", "transition_error", "belief_kl", "elbo_gradient_norm"
 
@@ -310,21 +311,18 @@ class Varibad:
         config, network = self.config, self.network
         mean, factor = self._value_moments.scale(self.device)
         value = network.value(known) / factor + mean
-        reward = steps.reward.clone()
-        ends = steps.terminal.clone() if config.falls == "end" else torch.zeros_like(steps.valid)
-        size, columns = steps.obs.shape[-1], torch.arange(value.shape[1], device=self.device)
         scale = self._obs_moments.scale(self.device)
-        closed = list(zip(rollouts, last_steps(rollouts), strict=True))
-        for rollout, last in closed if config.credit == "episode" else closed[-1:]:
-            rollout, last = rollout.to(self.device), last.to(self.device)
-            belief = known[last + rollout.truncated.flatten(), columns, size:]
+        columns = torch.arange(value.shape[1], device=self.device)
+
+        def value_after(rollout: Rollout, last: Tensor) -> Tensor:
+            belief = known[last + rollout.truncated.flatten(), columns, self._obs_size :]
             obs = normalize(rollout.last_obs.flatten(0, 1), scale)
-            after = network.value(policy_inputs(obs, belief)) / factor + mean
-            after = torch.where(rollout.terminated.flatten(), 0.0, after)
-            some = rollout.valid[:, :, 0].flatten()  # a simulation may fail in the first step
-            own = last[some], columns[some]
-            reward[own] += config.discount * after[some]
-            ends[own] = True
+            return network.value(policy_inputs(obs, belief)) / factor + mean
+
+        ends = steps.terminal if config.falls == "end" else torch.zeros_like(steps.valid)
+        closed = place_episodes(rollouts, self.device)
+        closed = closed if config.credit == "episode" else closed[-1:]
+        reward, ends = close_episodes(steps.reward, ends, closed, config.discount, value_after)
         settings = config.discount, config.gae_lambda
         advantage = gae_over_trial(reward, value, steps.valid, steps.acted, *settings, ends=ends)
         target = (advantage + value)[steps.valid]
