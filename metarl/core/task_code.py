@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from metarl.core.tasks import TaskDistribution, full_range
 class TaskCode:
     """Maps tasks to network inputs: kinds to one-hot rows, other numbers to [-1, 1].
 
-    These are scaled from their range over training and test tasks; one with a single value is 0.
+    These are scaled from their range over training and test tasks; one with a single value is 0. An
+    angle that goes all the way round is its cosine and its sine: neighbours stay neighbours.
 
     Args:
         tasks: The distribution.
@@ -30,18 +32,25 @@ class TaskCode:
         self._middle, self._half = 0.5 * (low + high), np.maximum(0.5 * (high - low), 1e-300)
         self._variables = tasks.variables
         self._kinds = [len(variable.labels) for variable in tasks.variables]
+        is_round = np.isclose(high - low, 2.0 * math.pi, rtol=1e-6)
+        units = np.array([variable.unit == "rad" for variable in tasks.variables], dtype=bool)
+        self._is_angle = (is_round & units).tolist()
 
     @property
     def size(self) -> int:
         """Count of inputs C."""
-        return sum(kinds or 1 for kinds in self._kinds)
+        own = zip(self._kinds, self._is_angle, strict=True)
+        return sum(kinds or 1 + is_angle for kinds, is_angle in own)
 
     @property
     def meanings(self) -> list[tuple[Any, ...]]:
         """Name, and label or unit and scale, of each of the C inputs; equal ones mean the same."""
         found: list[tuple[Any, ...]] = []
-        for variable, *scale in zip(self._variables, self._middle, self._half, strict=True):
+        parts = self._variables, self._is_angle, self._middle, self._half
+        for variable, is_angle, *scale in zip(*parts, strict=True):
             numbers = [(variable.name, variable.unit, *map(float, scale))]
+            if is_angle:
+                numbers = [(variable.name, "cosine"), (variable.name, "sine")]
             kinds = [(variable.name, label) for label in variable.labels]
             found += kinds or numbers
         return found
@@ -56,9 +65,12 @@ class TaskCode:
 
     def encode_numbers(self, scaled: np.ndarray) -> np.ndarray:
         """Maps tasks (N, D) that are scaled as `scale` does it to inputs (N, C)."""
-        kind = np.rint(scaled * self._half + self._middle).astype(int)
-        columns = [
-            np.eye(kinds)[kind[:, i]] if kinds else scaled[:, i : i + 1]
-            for i, kinds in enumerate(self._kinds)
-        ]
-        return np.concatenate([np.empty((len(scaled), 0)), *columns], axis=1)
+        numbers, columns = scaled * self._half + self._middle, [np.empty((len(scaled), 0))]
+        for i, (kinds, is_angle) in enumerate(zip(self._kinds, self._is_angle, strict=True)):
+            if kinds:
+                columns.append(np.eye(kinds)[np.rint(numbers[:, i]).astype(int)])
+            elif is_angle:
+                columns.append(np.stack([np.cos(numbers[:, i]), np.sin(numbers[:, i])], axis=1))
+            else:
+                columns.append(scaled[:, i : i + 1])
+        return np.concatenate(columns, axis=1)

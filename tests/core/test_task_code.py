@@ -46,6 +46,22 @@ def test_inputs_of_the_same_meaning_are_equal():
     assert other.meanings == code.meanings[3:4]
 
 
+def test_angle_of_a_full_turn_is_a_point_on_a_circle():
+    """Neighbours across the end of its range are neighbours; half a turn stays a number."""
+    turn = Uniform((Variable("angle", "rad", 0.0, 2.0 * np.pi),))
+    code = TaskCode(turn)
+    assert code.size == 2 and code.meanings == [("angle", "cosine"), ("angle", "sine")]
+    tasks = np.array([[0.01], [2.0 * np.pi - 0.01], [np.pi / 2.0]])
+    found = code.encode(tasks)
+    np.testing.assert_allclose(found, np.concatenate([np.cos(tasks), np.sin(tasks)], axis=1))
+    assert np.abs(found[0] - found[1]).max() < 0.03
+    np.testing.assert_allclose(code.encode_numbers(code.scale(tasks)), found, atol=1e-12)
+    half = TaskCode(Uniform((Variable("angle", "rad", 0.0, np.pi),)))
+    assert half.size == 1 and half.encode(np.array([[np.pi]])).tolist() == [[1.0]]
+    length = TaskCode(Uniform((Variable("length", "m", 0.0, 2.0 * np.pi),)))
+    assert length.size == 1
+
+
 def test_task_without_a_range_is_refused():
     tasks = Uniform((Variable("speed", "m/s", 0.0, np.inf),))
     with pytest.raises(UnsupportedHere, match="the task numbers have no range"):
