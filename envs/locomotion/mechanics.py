@@ -10,6 +10,7 @@ import numpy as np
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import Bands, Choice, Product, Split, TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation, World
+from metarl.envs.robots.bodies import extent
 from metarl.envs.robots.robot import Robot, bare_model
 
 
@@ -63,22 +64,6 @@ class Com(Variation):
         axes = (0, 2) if world.robot.planar else (0, 1, 2)
         place = world.fields["body_ipos"][:, world.robot.torso()]
         place[:, axes] += tasks
-
-
-def extent(robot: Robot) -> np.ndarray:
-    """Returns the robot's length, width and height (3,) at rest [m], of its geoms' bounds."""
-    model = bare_model(robot)
-    data = mujoco.MjData(model)
-    data.qpos[:] = robot.rest()
-    mujoco.mj_kinematics(model, data)
-    own = model.geom_bodyid != 0
-    if not own.any():
-        return np.ptp(data.xpos[1:], axis=0)
-    rotation = data.geom_xmat[own].reshape(-1, 3, 3)
-    box = model.geom_aabb[own]
-    centre = data.geom_xpos[own] + np.einsum("gij,gj->gi", rotation, box[:, :3])
-    half = np.einsum("gij,gj->gi", np.abs(rotation), box[:, 3:])
-    return (centre + half).max(axis=0) - (centre - half).min(axis=0)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, W
 from metarl.envs.locomotion.mechanics import Com, Delay, Joint, Servo
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.arms.effector import find_effector
+from metarl.envs.robots.bodies import carrier, moving_mass
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 GRAVITY = 9.81
@@ -140,7 +141,7 @@ class Payload(Variation):
 
         def edit(spec: mujoco.MjSpec) -> None:
             # not at the parent's origin: MuJoCo flags such a body and never moves it
-            ball = spec.bodies[_carrier(robot)].add_body(name=self.name, pos=[0.1, 0.1, 0.1])
+            ball = spec.bodies[carrier(robot)].add_body(name=self.name, pos=[0.1, 0.1, 0.1])
             ball.add_geom(
                 name=self.name,
                 type=mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -172,7 +173,7 @@ class Payload(Variation):
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets mass, inertia (of a solid ball) and position."""
         body = world.model.body(self.name).id
-        full = _arm_mass(world.robot) if world.robot.fixed else self._full_mass(world)
+        full = moving_mass(world.robot) if world.robot.fixed else self._full_mass(world)
         mass = tasks[:, 0] * full
         world.fields["body_mass"][:, body] = mass
         world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
@@ -218,21 +219,7 @@ class Load(Payload):
         return Product((Split(train, test), *place))
 
     def _full_mass(self, world: World) -> float:
-        return float(bare_model(world.robot).body_mass.sum())
-
-
-def _carrier(robot: Robot) -> int:
-    """Returns the body that carries a payload: the torso, or that of an arm's end effector."""
-    effector = find_effector(bare_model(robot), robot.effector)
-    return effector.body if effector else robot.torso()
-
-
-def _arm_mass(robot: Robot) -> float:
-    """Returns the mass of the bodies that the joints of an arm move [kg]."""
-    model = bare_model(robot)
-    root = model.body_rootid[_carrier(robot)]
-    moving = (model.body_weldid > 0) & (model.body_rootid == root)
-    return float(model.body_mass[moving].sum())
+        return moving_mass(world.robot)
 
 
 def _top(robot: Robot) -> float:
@@ -309,7 +296,7 @@ class Wind(Variation):
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the force along x and, unless the robot is planar, y."""
         # rounded to three digits, so that the printed range is exact
-        force = float(f"{self.share * GRAVITY * bare_model(robot).body_mass.sum():.3g}")
+        force = float(f"{self.share * GRAVITY * moving_mass(robot):.3g}")
         if robot.planar:
             return Uniform((Variable("wind_x", "N", -force, force),))
         return Disc(force, names=("wind_x", "wind_y"), unit="N")
