@@ -21,6 +21,7 @@ from metarl.core.tasks import (
 )
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
 from metarl.envs.locomotion.mechanics import Com, Delay, Joint, Servo
+from metarl.envs.locomotion.standing import refuse_other_ground
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.bodies import carrier, moving_mass
@@ -98,7 +99,12 @@ class Friction(Variation):
     unfit = "a fixed base does not stand on the ground"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Gives the ground contact priority."""
+        """Gives the ground contact priority.
+
+        Raises:
+            ConfigError: The robot stands on something else, too.
+        """
+        refuse_other_ground(self.name, robot)
 
         def edit(spec: mujoco.MjSpec) -> None:
             spec.geom(robot.ground).priority = 1
