@@ -8,6 +8,9 @@ import numpy as np
 from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.robot import Robot, bare_model
 
+LEAST_SHARE = 0.01
+"""Share of the mass welded to a base below which the base is a mere frame, as in URDF."""
+
 
 def carrier(robot: Robot) -> int:
     """Returns the body that carries a payload: the torso, or that of an arm's end effector."""
@@ -22,6 +25,23 @@ def moving_bodies(robot: Robot) -> np.ndarray:
         root = model.body_rootid[carrier(robot)]
         return (model.body_weldid > 0) & (model.body_rootid == root)
     return model.body_treeid == model.body_treeid[robot.torso()]
+
+
+def torso_mass(robot: Robot) -> float:
+    """Returns the mass of the torso [kg], with the bodies welded to it if it has hardly any."""
+    model, torso = bare_model(robot), robot.torso()
+    if heaviest_of_torso(robot) == torso:
+        return float(model.body_mass[torso])
+    return float(model.body_mass[model.body_weldid == model.body_weldid[torso]].sum())
+
+
+def heaviest_of_torso(robot: Robot) -> int:
+    """Returns the torso, or the heaviest body welded to one that has hardly any mass."""
+    model, torso = bare_model(robot), robot.torso()
+    welded = np.flatnonzero(model.body_weldid == model.body_weldid[torso])
+    mass = model.body_mass[welded]
+    is_frame = model.body_mass[torso] <= LEAST_SHARE * mass.sum()
+    return int(welded[mass.argmax()]) if is_frame else torso
 
 
 def moving_mass(robot: Robot) -> float:

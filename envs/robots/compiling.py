@@ -60,6 +60,7 @@ def compile_own(
         raise failure(f"{path}: there is no such model")
     try:
         spec = read_spec(path)
+        spec.compiler.fusestatic = False  # bodies keep their names and their order
         if spec.geom(ground) is None:
             floor = _find_plane(spec) or add_plane(spec)
             floor.name = floor.name or ground
