@@ -43,7 +43,7 @@ class Params(Variation):
     """
 
     name = "params"
-    fields = ("body_mass", "body_inertia", "geom_friction", "dof_damping")
+    fields = ("body_mass", "body_inertia", "geom_friction", "pair_friction", "dof_damping")
     derives = True
     task_split = (40, 10)
     formula = "mass, inertia, friction x 1.5^U(-3,3), damping x 1.3^U(-3,3), each element by itself"
@@ -70,6 +70,10 @@ class Params(Variation):
         fields["body_mass"][:, own] *= 1.5**mass
         fields["body_inertia"][:, own] *= 1.5 ** inertia.reshape(-1, bodies, 3)
         fields["geom_friction"][:, own_geoms(world), 0] *= 1.5**friction
+        if model.npair:
+            # the larger friction of two geoms counts; here both have that of their pair
+            larger = np.maximum(friction[:, model.pair_geom1], friction[:, model.pair_geom2])
+            fields["pair_friction"][..., :2] *= 1.5 ** larger[..., None]
         fields["dof_damping"][:, _damped_dofs(model)] *= 1.3**damping
 
 
@@ -82,7 +86,8 @@ class Friction(Variation):
     """Sliding friction of the ground, from ice to rubber.
 
     MuJoCo uses the larger friction of two surfaces, which on ice would be the robot's. The ground
-    therefore gets priority, so that every contact with it has its friction.
+    therefore gets priority, so that every contact with it has its friction; so has every <pair> of
+    the model with the ground.
 
     Attributes:
         train: Bands of the training tasks.
@@ -93,7 +98,7 @@ class Friction(Variation):
     test: tuple[tuple[float, float], ...] = ((0.08, 0.2), (1.5, 2.5))
 
     name = "friction"
-    fields = ("geom_friction",)
+    fields = ("geom_friction", "pair_friction")
     sets = True
     formula = "sliding friction of the ground, uniform in log"
     unfit = "a fixed base does not stand on the ground"
@@ -118,7 +123,11 @@ class Friction(Variation):
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets the coefficient."""
-        world.fields["geom_friction"][:, world.model.geom(world.robot.ground).id, 0] = tasks[:, 0]
+        model, ground = world.model, world.model.geom(world.robot.ground).id
+        world.fields["geom_friction"][:, ground, 0] = tasks[:, 0]
+        if model.npair:
+            pairs = (model.pair_geom1 == ground) | (model.pair_geom2 == ground)
+            world.fields["pair_friction"][:, pairs, :2] = tasks[:, :1, None]
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,49 @@ def test_friction_is_that_of_the_ground(write, ground):
             assert data.ncon and (data.contact.friction[:, 0] == friction).all()
 
 
+@pytest.fixture
+def pairs(write):
+    """Writes a robot that meets the ground by pairs, one of them with less friction."""
+    path = write(PLANE.format('contype="0" conaffinity="0"'))
+    more = '<pair geom1="lawn" geom2="base 1" friction="0.5 0.5 0.01 0.0001 0.0001"/>'
+    more += '<pair geom1="lawn" geom2="toe"/><pair geom1="base 1" geom2="toe"/>'
+    text = path.read_text().replace("</actuator>", f"</actuator><contact>{more}</contact>")
+    text = text.replace('type="box"', 'type="box" name="base 1"')
+    path.write_text(text.replace('type="capsule"', 'type="capsule" name="toe"', 1))
+    return path
+
+
+def pair_friction(env, tasks):
+    env.set_tasks(tasks, 1)
+    return np.array([env._batch.get_model(row).pair_friction for row in range(len(tasks))])
+
+
+def test_friction_is_that_of_pairs_with_the_ground(pairs):
+    with make(pairs, "friction") as env:
+        tasks = env.spec.tasks.sample(np.random.default_rng(0), 2)
+        tasks[:, [v.name for v in env.spec.tasks.variables].index("friction")] = [0.1, 2.0]
+        found = pair_friction(env, tasks)
+        np.testing.assert_array_equal(found[0, :, :2], [[0.1, 0.1], [0.1, 0.1], [1.0, 1.0]])
+        np.testing.assert_array_equal(found[1, :, :2], [[2.0, 2.0], [2.0, 2.0], [1.0, 1.0]])
+        np.testing.assert_array_equal(found[:, 0, 2:], 2 * [[0.01, 0.0001, 0.0001]])
+        other = tasks[:1].copy()
+        other[:, -1] = 0.7
+        env.reset_rows(np.array([False, True]), [np.random.default_rng(0)], other)
+        friction = [env._batch.get_model(row).pair_friction[0, 0] for row in (0, 1)]
+        assert friction == [0.1, 0.7]
+
+
+def test_params_change_the_friction_of_pairs(pairs):
+    with make(pairs, "params") as env:
+        names = [v.name for v in env.spec.tasks.variables]
+        tasks = np.zeros((2, len(names)))
+        tasks[1, names.index("friction toe")] = 2.0
+        tasks[1, names.index("friction lawn")] = -3.0
+        found = pair_friction(env, tasks)[:, :, 0]
+        # the larger of 1.5^0, 1.5^2 and 1.5^-3 of the two geoms
+        np.testing.assert_allclose(found, [[0.5, 1.0, 1.0], [0.5, 1.5**2, 1.5**2]])
+
+
 OTHERS = {
     "box": '<geom name="slab" type="box" size="9 9 .5" pos="0 0 -.5"/>',
     "body": '<body><geom name="slab" type="box" size="9 9 .5" pos="0 0 -.5"/></body>',
