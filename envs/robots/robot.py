@@ -252,9 +252,13 @@ def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping:
     Its torque is stiffness (target - position) - damping speed, of which a gear makes the force of
     the actuator, and its length of the position.
     """
-    if model.actuator_ctrllimited[actuator] and not model.actuator_forcelimited[actuator]:
-        limits = model.actuator_ctrlrange[actuator] * model.actuator_gainprm[actuator, 0]
-        model.actuator_forcerange[actuator] = limits
+    if model.actuator_ctrllimited[actuator]:
+        gain = model.actuator_gainprm[actuator, 0]
+        low, high = sorted(model.actuator_ctrlrange[actuator] * gain)
+        if model.actuator_forcelimited[actuator]:
+            least, most = model.actuator_forcerange[actuator]
+            low, high = np.clip([low, high], least, most)
+        model.actuator_forcerange[actuator] = low, high
         model.actuator_forcelimited[actuator] = 1
     model.actuator_biastype[actuator] = mujoco.mjtBias.mjBIAS_AFFINE
     gear = model.actuator_gear[actuator, 0]
