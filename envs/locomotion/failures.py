@@ -51,7 +51,8 @@ class Cripple(Variation):
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Lets the limbs fail whose step has come."""
-        rows = np.flatnonzero(tasks[:, 1] == step)
+        # a row that pauses meets its step again
+        rows = np.flatnonzero((tasks[:, 1] == step) & world.alive)
         if len(rows):
             self._fail(world, tasks[rows], rows, _limbs(world.robot)[tasks[rows, 0].astype(int)])
 
