@@ -177,8 +177,10 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
             raise ConfigError(f"{path}: unknown key {key}{nearest(key, tree)}")
     tree |= keys
     if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
-        timestep = keys["physics"].get("timestep") or CONTROL_PERIOD
-        tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
+        timestep = keys["physics"].get("timestep")
+        # another value is refused below
+        if isinstance(timestep, int | float) and timestep > 0.0:
+            tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
     # values that a file may leave out are no part, so that a new key changes no version
     given = {key: value for key, value in tree.items() if OPTIONAL.get(key, None) != value}
     definition = repr(sorted(given.items())).encode()

@@ -266,7 +266,7 @@ class _Reader:
         if not isinstance(value, dict) or set(value) != set(names):
             raise self._refuse("physics", value, "a mapping with timestep [s], cone, integrator")
         for key, known in (("cone", CONES), ("integrator", INTEGRATORS)):
-            if value[key] not in known:
+            if value[key] not in tuple(known):  # a list has no hash
                 raise self._refuse(f"physics.{key}", value[key], f"one of {', '.join(known)}")
         timestep = self._number("physics.timestep", value["timestep"], 1e-5, 0.1)
         return Physics(timestep, value["cone"], value["integrator"])
