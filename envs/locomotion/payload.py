@@ -78,7 +78,9 @@ class Payload(Variation):
             return Uniform((Variable("payload", "1", 0.0, self.of_arm),))
         mass = Variable("payload", "1", 0.0, 1.0)
         axes = ("x",) if robot.planar else ("x", "y")
-        position = tuple(Variable(f"payload_{axis}", "m", -self.reach, self.reach) for axis in axes)
+        position = tuple(
+            Variable(f"{self.name}_{axis}", "m", -self.reach, self.reach) for axis in axes
+        )
         return Uniform((mass, *position))
 
     def write(self, world: World, tasks: np.ndarray) -> None:

@@ -53,7 +53,8 @@ class Params(Variation):
         model = bare_model(robot)
         bodies = [model.body(i).name or f"body {i}" for i in range(1, model.nbody)]
         geoms = [model.geom(i).name or f"geom {i}" for i in range(model.ngeom)]
-        damped = [model.joint(model.dof_jntid[i]).name for i in _damped_dofs(model)]
+        joints = [int(model.dof_jntid[dof]) for dof in _damped_dofs(model)]
+        damped = [model.joint(joint).name or f"joint {joint}" for joint in joints]
         names = [f"mass {name}" for name in bodies]
         names += [f"inertia {name} {axis}" for name in bodies for axis in "xyz"]
         names += [f"friction {name}" for name in geoms] + [f"damping {name}" for name in damped]
