@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from metarl.envs.robots.robot import Robot, collect_warnings
+from metarl.envs.robots.compiling import collect_warnings
+from metarl.envs.robots.robot import Robot
 
 NEAR = 0.02
 """Largest distance between a place and the mirrored one, as a share of the robot's size."""

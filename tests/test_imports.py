@@ -47,7 +47,9 @@ train
 # `envs` needs no torch, so it may import only these modules of the product.
 SHARED_WITH_ENVS = {
     f"metarl.core.{name}"
-    for name in "env tasks task_code rng errors messages files trees yaml_files".split()
+    for name in (
+        "env tasks joined_tasks task_code rng errors messages files trees yaml_files"
+    ).split()
 }
 
 # `metarl` itself imports the functions of its public face when they are first used.

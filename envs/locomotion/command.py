@@ -156,11 +156,12 @@ class Commands:
         velocity = np.einsum("mij,mi->mj", rotation(self._qpos[:, 3:7]), self._qvel[:, :3])
         return np.column_stack([velocity[:, :2], self._qvel[:, 5]])
 
-    def rewards(self, action: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parts (M,) of a step's reward by name; advances.
+    def rewards(self, action: np.ndarray, alive: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the parts (M,) of a step's reward by name; advances the rows that took it.
 
         Args:
             action: The policy's outputs (M, A), clipped.
+            alive: Mask (M,) of those rows.
         """
         goal = self._goal
         rolling = np.square(self._qvel[:, 3:5]).sum(axis=1)
@@ -173,6 +174,6 @@ class Commands:
             "jerk": -goal.jerk * jerk,
             "torque": -goal.torque * torque,
         }
-        self._action[...] = action
-        self._step += 1
+        self._action[alive] = action[alive]
+        self._step += alive
         return parts

@@ -286,7 +286,7 @@ class MujocoBatchEnv:
         healthy = self._find_healthy()
         with np.errstate(invalid="ignore", over="ignore"):
             if self._commands:
-                parts = self._commands.rewards(scaled)
+                parts = self._commands.rewards(scaled, alive)
             else:
                 velocity = (after - before) / self.spec.dt
                 parts = {"goal": self.goal.reward(self._goal_tasks, velocity, after)}

@@ -51,7 +51,8 @@ class Cripple(Variation):
 
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Lets the limbs fail whose step has come."""
-        rows = np.flatnonzero(tasks[:, 1] == step)
+        # a row that pauses meets its step again
+        rows = np.flatnonzero((tasks[:, 1] == step) & world.alive)
         if len(rows):
             self._fail(world, tasks[rows], rows, _limbs(world.robot)[tasks[rows, 0].astype(int)])
 
@@ -203,8 +204,9 @@ def limb_names(robot: Robot) -> tuple[str, ...]:
 def _target_name(model: mujoco.MjModel, actuator: int) -> str:
     """Returns the name of an actuator's joint, or of the actuator if it drives no single joint."""
     if model.actuator_trntype[actuator] == mujoco.mjtTrn.mjTRN_JOINT:
-        return model.joint(int(model.actuator_trnid[actuator, 0])).name
-    return model.actuator(actuator).name
+        joint = int(model.actuator_trnid[actuator, 0])
+        return model.joint(joint).name or f"joint {joint}"
+    return model.actuator(actuator).name or f"actuator {actuator}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import Bands, Choice, Product, Split, TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation, World
+from metarl.envs.robots.bodies import extent, heaviest_of_torso
 from metarl.envs.robots.robot import Robot, bare_model
 
 
@@ -18,7 +19,8 @@ class Com(Variation):
     """The torso's centre of mass lies elsewhere, as with another battery or a tool.
 
     The shift is along the axes of the torso, in proportion to the robot's length, width and height
-    at rest. Mass and inertia about the centre stay.
+    at rest. Mass and inertia about the centre stay. Of a torso with hardly any mass, it is
+    the centre of the heaviest body welded to it.
 
     Attributes:
         train: Largest shift of training tasks along an axis, as a share of the robot's size.
@@ -35,19 +37,13 @@ class Com(Variation):
 
     def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
         """Clears the marks of frames that coincide; MuJoCo would leave these at their place."""
-        torso, none = robot.torso(), int(mujoco.mjtSameFrame.mjSAMEFRAME_NONE)
-        model.body_sameframe[torso] = none
-        model.geom_sameframe[model.geom_bodyid == torso] = none
-        model.site_sameframe[model.site_bodyid == torso] = none
+        body, none = heaviest_of_torso(robot), int(mujoco.mjtSameFrame.mjSAMEFRAME_NONE)
+        model.body_sameframe[body] = none
+        model.geom_sameframe[model.geom_bodyid == body] = none
+        model.site_sameframe[model.site_bodyid == body] = none
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """Returns the distribution of the shift along x, y and z; planar robots have no y.
-
-        Raises:
-            ConfigError: The torso has no mass.
-        """
-        if bare_model(robot).body_mass[robot.torso()] <= 0.0:
-            raise ConfigError(f"com: the torso of {robot.name} has no mass; try payload")
+        """Returns the distribution of the shift along x, y and z; planar robots have no y."""
         axes = (0, 2) if robot.planar else (0, 1, 2)
         size = extent(robot)
         return Product(tuple(self._axis(f"com_{'xyz'[axis]}", size[axis]) for axis in axes))
@@ -61,24 +57,15 @@ class Com(Variation):
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Shifts the centre of mass."""
         axes = (0, 2) if world.robot.planar else (0, 1, 2)
-        place = world.fields["body_ipos"][:, world.robot.torso()]
-        place[:, axes] += tasks
-
-
-def extent(robot: Robot) -> np.ndarray:
-    """Returns the robot's length, width and height (3,) at rest [m], of its geoms' bounds."""
-    model = bare_model(robot)
-    data = mujoco.MjData(model)
-    data.qpos[:] = robot.rest()
-    mujoco.mj_kinematics(model, data)
-    own = model.geom_bodyid != 0
-    if not own.any():
-        return np.ptp(data.xpos[1:], axis=0)
-    rotation = data.geom_xmat[own].reshape(-1, 3, 3)
-    box = model.geom_aabb[own]
-    centre = data.geom_xpos[own] + np.einsum("gij,gj->gi", rotation, box[:, :3])
-    half = np.einsum("gij,gj->gi", np.abs(rotation), box[:, 3:])
-    return (centre + half).max(axis=0) - (centre - half).min(axis=0)
+        body = heaviest_of_torso(world.robot)
+        shift = np.zeros((len(tasks), 3))
+        shift[:, axes] = tasks
+        if body != world.robot.torso():
+            data = mujoco.MjData(world.model)
+            mujoco.mj_kinematics(world.model, data)
+            torso, own = (data.xmat[each].reshape(3, 3) for each in (world.robot.torso(), body))
+            shift = shift @ torso.T @ own  # from the axes of the torso to those of the body
+        world.fields["body_ipos"][:, body] += shift
 
 
 @dataclass(frozen=True)

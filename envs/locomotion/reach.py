@@ -12,6 +12,7 @@ from metarl.core.errors import ConfigError
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.robots.arms.effector import Effector, find_effector
+from metarl.envs.robots.ground import height_of
 from metarl.envs.robots.robot import Robot, bare_model
 
 _SAMPLES = 1000
@@ -108,7 +109,7 @@ def _draw(
     data, joints = mujoco.MjData(model), effector.joints(model)
     data.qpos[:] = robot.rest()
     places, ranges = model.jnt_qposadr[joints], joint_ranges(model)[joints]
-    ground = float(model.geom(robot.ground).pos[2])
+    ground = height_of(model, model.geom(robot.ground).id)
     points: list[np.ndarray] = []
     for _ in range(_MOST_POSES * count):
         if len(points) == count:

@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
-from metarl.core.tasks import join_tasks
+from metarl.core.joined_tasks import join_tasks
 from metarl.envs.locomotion import command
 from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.goals import Goal, RewardTerms
@@ -74,7 +74,8 @@ class Recipe:
         """Returns the spec of the environment under a name."""
         model = bare_model(self.robot)
         worlds = (variation.tasks(self.robot) for variation in self.variations)
-        tasks = join_tasks(self.goal.tasks, *worlds)
+        owners = ["", *(variation.name for variation in self.variations)]
+        tasks = join_tasks(self.goal.tasks, *worlds, owners=owners)
         splits = [each.task_split for each in self.variations if each.task_split]
         split_note = "" if tasks.held_out else "test tasks are the training tasks"
         notes = (self.note, self._control_note(), split_note)

@@ -20,9 +20,11 @@ import numpy as np
 
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import Choice, Grades, Product, Split, TaskDistribution, Variable
+from metarl.envs.locomotion.standing import move_to_world, refuse_other_ground
 from metarl.envs.locomotion.world import Ground, Variation, World
 from metarl.envs.rendering.heightfield import PERIOD
-from metarl.envs.robots.robot import Edit, Robot
+from metarl.envs.robots.ground import height_of, slope_of
+from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 TRAIN_KINDS = ("slopes", "rough", "waves")
 TEST_KINDS = ("stairs", "basin", "hill", "steep", "gaps")
@@ -97,7 +99,9 @@ def size_of(robot: Robot) -> float:
     A smaller robot with a free base meets the same landscape in proportion to its height. One whose
     base is at the ground, like a frame between the feet, does not tell its height.
     """
-    height = float(robot.rest()[robot.height_index])
+    model = bare_model(robot)
+    level = height_of(model, model.geom(robot.ground).id)
+    height = float(robot.rest()[robot.height_index]) - level
     if robot.planar or height < LEAST_HEIGHT:
         return 1.0
     return min(1.0, round(height / ANT_HEIGHT, 2))
@@ -288,8 +292,17 @@ class Terrain(Variation):
         return self.revisions + (size_of(robot) != 1.0)
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Adds the atlas to the model and replaces the plane by its first map."""
-        grid, scale = grid_of(robot), size_of(robot)
+        """Adds the atlas to the model and replaces the plane by its first map.
+
+        Raises:
+            ConfigError: The ground is a slope, or the robot stands on something else.
+        """
+        refuse_other_ground(self.name, robot)
+        grid, scale, bare = grid_of(robot), size_of(robot), bare_model(robot)
+        level = height_of(bare, bare.geom(robot.ground).id)
+        if slope_of(bare, bare.geom(robot.ground).id):
+            hint = "it would replace a slope; gravity tilts level ground"
+            raise ConfigError(f"terrain: the ground {robot.ground} of {robot.name}: {hint}")
 
         def edit(spec: mujoco.MjSpec) -> None:
             if spec.hfields:
@@ -301,10 +314,12 @@ class Terrain(Variation):
                 # all of one size, so that the geom's bounds do not depend on the map
                 size = np.array([grid.half_x, grid.half_y, 2.0 * CEILING, BASE])
                 field.size = (scale * size).tolist()
-            ground = spec.geom(robot.ground)
+            ground = move_to_world(spec, robot.ground)
             ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
             ground.hfieldname = "terrain 0"
-            ground.pos = [0.0, 0.0, -scale * CEILING]
+            ground.pos = [0.0, 0.0, level - scale * CEILING]
+            ground.quat = [1.0, 0.0, 0.0, 0.0]
+            ground.alt.type = mujoco.mjtOrientation.mjORIENTATION_QUAT
             # the bounding volumes that this phase uses do not follow a geom that moves
             spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
             spec.add_numeric(name=PERIOD, data=[scale * period for period in grid.period])

@@ -21,8 +21,10 @@ from metarl.core.tasks import (
 )
 from metarl.envs.locomotion.failures import Actuator, Cripple, Damage, Locked, Weak
 from metarl.envs.locomotion.mechanics import Com, Delay, Joint, Servo
+from metarl.envs.locomotion.payload import Load, Payload, own_bodies, own_geoms
+from metarl.envs.locomotion.standing import refuse_other_ground
 from metarl.envs.locomotion.world import Variation, World
-from metarl.envs.robots.arms.effector import find_effector
+from metarl.envs.robots.bodies import moving_mass
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 GRAVITY = 9.81
@@ -41,7 +43,7 @@ class Params(Variation):
     """
 
     name = "params"
-    fields = ("body_mass", "body_inertia", "geom_friction", "dof_damping")
+    fields = ("body_mass", "body_inertia", "geom_friction", "pair_friction", "dof_damping")
     derives = True
     task_split = (40, 10)
     formula = "mass, inertia, friction x 1.5^U(-3,3), damping x 1.3^U(-3,3), each element by itself"
@@ -51,23 +53,28 @@ class Params(Variation):
         model = bare_model(robot)
         bodies = [model.body(i).name or f"body {i}" for i in range(1, model.nbody)]
         geoms = [model.geom(i).name or f"geom {i}" for i in range(model.ngeom)]
-        damped = [model.joint(model.dof_jntid[i]).name for i in _damped_dofs(model)]
+        joints = [int(model.dof_jntid[dof]) for dof in _damped_dofs(model)]
+        damped = [model.joint(joint).name or f"joint {joint}" for joint in joints]
         names = [f"mass {name}" for name in bodies]
         names += [f"inertia {name} {axis}" for name in bodies for axis in "xyz"]
         names += [f"friction {name}" for name in geoms] + [f"damping {name}" for name in damped]
         return Uniform(tuple(Variable(name, "1", -3.0, 3.0) for name in names))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
-        """Multiplies the fields of the robot; bodies and geoms of other variations come last."""
-        model = bare_model(world.robot)
+        """Multiplies the fields of the robot, and not those of balls."""
+        model, own = bare_model(world.robot), own_bodies(world)[1:]
         bodies, geoms = model.nbody - 1, model.ngeom
         mass, inertia, friction, damping = np.split(
             tasks, np.cumsum([bodies, 3 * bodies, geoms]), axis=1
         )
         fields = world.fields
-        fields["body_mass"][:, 1 : bodies + 1] *= 1.5**mass
-        fields["body_inertia"][:, 1 : bodies + 1] *= 1.5 ** inertia.reshape(-1, bodies, 3)
-        fields["geom_friction"][:, :geoms, 0] *= 1.5**friction
+        fields["body_mass"][:, own] *= 1.5**mass
+        fields["body_inertia"][:, own] *= 1.5 ** inertia.reshape(-1, bodies, 3)
+        fields["geom_friction"][:, own_geoms(world), 0] *= 1.5**friction
+        if model.npair:
+            # the larger friction of two geoms counts; here both have that of their pair
+            larger = np.maximum(friction[:, model.pair_geom1], friction[:, model.pair_geom2])
+            fields["pair_friction"][..., :2] *= 1.5 ** larger[..., None]
         fields["dof_damping"][:, _damped_dofs(model)] *= 1.3**damping
 
 
@@ -80,7 +87,8 @@ class Friction(Variation):
     """Sliding friction of the ground, from ice to rubber.
 
     MuJoCo uses the larger friction of two surfaces, which on ice would be the robot's. The ground
-    therefore gets priority, so that every contact with it has its friction.
+    therefore gets priority, so that every contact with it has its friction; so has every <pair> of
+    the model with the ground.
 
     Attributes:
         train: Bands of the training tasks.
@@ -91,13 +99,18 @@ class Friction(Variation):
     test: tuple[tuple[float, float], ...] = ((0.08, 0.2), (1.5, 2.5))
 
     name = "friction"
-    fields = ("geom_friction",)
+    fields = ("geom_friction", "pair_friction")
     sets = True
     formula = "sliding friction of the ground, uniform in log"
     unfit = "a fixed base does not stand on the ground"
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Gives the ground contact priority."""
+        """Gives the ground contact priority.
+
+        Raises:
+            ConfigError: The robot stands on something else, too.
+        """
+        refuse_other_ground(self.name, robot)
 
         def edit(spec: mujoco.MjSpec) -> None:
             spec.geom(robot.ground).priority = 1
@@ -111,144 +124,11 @@ class Friction(Variation):
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Sets the coefficient."""
-        world.fields["geom_friction"][:, world.model.geom(world.robot.ground).id, 0] = tasks[:, 0]
-
-
-@dataclass(frozen=True)
-class Payload(Variation):
-    """A ball on top of the torso, off centre, with up to the torso's mass; on arms see below.
-
-    An arm has it at its end effector, with up to a share of the mass that its joints move.
-
-    Attributes:
-        reach: Largest distance from the torso's centre along x and y [m].
-        radius: Radius of the ball [m]; it has no contacts.
-        of_arm: That share; the joints of a UR5e move 17 kg, and it is rated for 5 kg.
-    """
-
-    reach: float = 0.2
-    radius: float = 0.06
-    of_arm: float = 0.25
-
-    name = "payload"
-    fields = ("body_mass", "body_inertia", "body_pos")
-    derives = True
-    formula = "a ball of a share of the torso's mass, on top of it (arms: of the arm, at its end)"
-
-    def edits(self, robot: Robot) -> Sequence[Edit]:
-        """Adds the ball, without mass, as the last body, so that other bodies keep their index."""
-
-        def edit(spec: mujoco.MjSpec) -> None:
-            # not at the parent's origin: MuJoCo flags such a body and never moves it
-            ball = spec.bodies[_carrier(robot)].add_body(name=self.name, pos=[0.1, 0.1, 0.1])
-            ball.add_geom(
-                name=self.name,
-                type=mujoco.mjtGeom.mjGEOM_SPHERE,
-                size=[self.radius, 0.0, 0.0],
-                mass=0.0,
-                contype=0,
-                conaffinity=0,
-                rgba=[0.25, 0.3, 0.4, 1.0],
-            )
-
-        return (edit,)
-
-    def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
-        """Moves the centre of mass to the ball; the compiler leaves it undefined without a mass."""
-        model.body_ipos[model.body(self.name).id] = 0.0
-
-    def tasks(self, robot: Robot) -> TaskDistribution:
-        """Returns the distribution of the fraction of the torso's mass, and x (and y) of the ball.
-
-        Planar robots have no y. For arms, it is the distribution of the share of the arm's mass.
-        """
-        if robot.fixed:
-            return Uniform((Variable("payload", "1", 0.0, self.of_arm),))
-        mass = Variable("payload", "1", 0.0, 1.0)
-        axes = ("x",) if robot.planar else ("x", "y")
-        position = tuple(Variable(f"payload_{axis}", "m", -self.reach, self.reach) for axis in axes)
-        return Uniform((mass, *position))
-
-    def write(self, world: World, tasks: np.ndarray) -> None:
-        """Sets mass, inertia (of a solid ball) and position."""
-        body = world.model.body(self.name).id
-        full = _arm_mass(world.robot) if world.robot.fixed else self._full_mass(world)
-        mass = tasks[:, 0] * full
-        world.fields["body_mass"][:, body] = mass
-        world.fields["body_inertia"][:, body] = (0.4 * self.radius**2 * mass)[:, None]
-        position = world.fields["body_pos"][:, body]
-        if effector := find_effector(world.model, world.robot.effector):
-            position[:] = effector.offset
-            return
-        position[:] = 0.0
-        position[:, : tasks.shape[1] - 1] = tasks[:, 1:]
-        position[:, 2] = _top(world.robot) + self.radius
-
-    def _full_mass(self, world: World) -> float:
-        """Returns the mass of a ball whose task number is 1 [kg]."""
-        return float(world.model.body_mass[world.robot.torso()])
-
-
-@dataclass(frozen=True)
-class Load(Payload):
-    """A ball on top of the torso with a share of the whole robot's mass, heavier in test tasks.
-
-    An arm has half of these shares of its mass at its end effector.
-
-    Attributes:
-        train: Range of the share in training tasks.
-        test: Range of the share in held-out tasks.
-    """
-
-    reach: float = 0.1
-    train: tuple[float, float] = (0.0, 0.3)
-    test: tuple[float, float] = (0.3, 0.5)
-
-    name = "load"
-    formula = "a ball of a share of the robot's mass, on top of its torso (arms: at its end)"
-
-    def tasks(self, robot: Robot) -> TaskDistribution:
-        """Returns the distribution of the share, and of x (and y) of the ball."""
-        factor = 0.5 if robot.fixed else 1.0
-        train, test = (
-            Uniform((Variable("load", "1", factor * low, factor * high),))
-            for low, high in (self.train, self.test)
-        )
-        place = () if robot.fixed else (Uniform(super().tasks(robot).variables[1:]),)
-        return Product((Split(train, test), *place))
-
-    def _full_mass(self, world: World) -> float:
-        return float(bare_model(world.robot).body_mass.sum())
-
-
-def _carrier(robot: Robot) -> int:
-    """Returns the body that carries a payload: the torso, or that of an arm's end effector."""
-    effector = find_effector(bare_model(robot), robot.effector)
-    return effector.body if effector else robot.torso()
-
-
-def _arm_mass(robot: Robot) -> float:
-    """Returns the mass of the bodies that the joints of an arm move [kg]."""
-    model = bare_model(robot)
-    root = model.body_rootid[_carrier(robot)]
-    moving = (model.body_weldid > 0) & (model.body_rootid == root)
-    return float(model.body_mass[moving].sum())
-
-
-def _top(robot: Robot) -> float:
-    """Returns the height of the torso's first geom above the torso's origin, at rest [m].
-
-    It is 0 for a torso without a geom.
-    """
-    model, torso = bare_model(robot), robot.torso()
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    geom = int(model.body_geomadr[torso])
-    if geom < 0:
-        return 0.0
-    up = np.abs(data.geom_xmat[geom].reshape(3, 3)[2])
-    centre = data.geom_xpos[geom, 2] - data.xpos[torso, 2]
-    return float(centre + up @ model.geom_aabb[geom, 3:])
+        model, ground = world.model, world.model.geom(world.robot.ground).id
+        world.fields["geom_friction"][:, ground, 0] = tasks[:, 0]
+        if model.npair:
+            pairs = (model.pair_geom1 == ground) | (model.pair_geom2 == ground)
+            world.fields["pair_friction"][:, pairs, :2] = tasks[:, :1, None]
 
 
 @dataclass(frozen=True)
@@ -309,7 +189,7 @@ class Wind(Variation):
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the force along x and, unless the robot is planar, y."""
         # rounded to three digits, so that the printed range is exact
-        force = float(f"{self.share * GRAVITY * bare_model(robot).body_mass.sum():.3g}")
+        force = float(f"{self.share * GRAVITY * moving_mass(robot):.3g}")
         if robot.planar:
             return Uniform((Variable("wind_x", "N", -force, force),))
         return Disc(force, names=("wind_x", "wind_y"), unit="N")

@@ -171,7 +171,8 @@ class World:
         alive: Mask (M,) of the simulations that take the present control step.
         ctrl: Clipped controls (M, A), which `drive` delays and filters; a variation may change them
             before a step.
-        fields: Per-simulation model fields (M, ...) that the variations write, by name.
+        fields: Per-simulation model fields (M, ...) that the variations write, by name; those of
+            which the model has no element are left out.
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
             the home pose before the first step.
         ground: Heights of the ground; None for a plane of height zero.
@@ -182,6 +183,7 @@ class World:
         self.qpos, self.qvel = batch.bind("qpos"), batch.bind("qvel")
         self.ctrl = batch.bind("ctrl")
         names = {name for variation in variations for name in variation.fields}
+        names = {name for name in names if np.size(self.nominal(name))}
         self.fields = {name: batch.expand(name) for name in sorted(names)}
         longest = robot.delay + sum(variation.past_steps for variation in variations)
         num_rows, num_controls = self.ctrl.shape

@@ -13,31 +13,28 @@ import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
 from metarl.envs.robots.arms.effector import pose_of, require_arm, terms_of_arm
+from metarl.envs.robots.compiling import compile_own
+from metarl.envs.robots.copies import read_spec
+from metarl.envs.robots.ground import box_of, can_carry, find_ground, height_of
+from metarl.envs.robots.guess_actuators import guess_actuators, joints_of
 from metarl.envs.robots.observation import OPTIONAL_TERMS, SENSOR, sensors_of, terms_of
 from metarl.envs.robots.own import (
-    COLUMNS,
     MOST_STEPS,
     OPTIONAL,
     build_robot,
     refuse_unsupported,
     require_base,
 )
-from metarl.envs.robots.robot import Physics, Robot, compile_own
+from metarl.envs.robots.robot import Physics, Robot
 
-GROUND = "floor"
-"""Name of the ground's geom."""
+GROUNDS = ("floor", "ground", "metarl ground")
+"""Names of a ground without one; the first that is free is taken."""
+
+LOW_BASE = 0.25
+"""Share of a robot's height below which the height of its base tells nothing of a fall."""
 
 CONTROL_PERIOD = 0.02
 """Duration of a control step that is aimed at [s]."""
-
-SERVO_SCALE = 0.4
-"""Largest change of a servo's target for a policy output of one [rad or m]."""
-
-ARM_SCALE = 1.0
-"""That of a servo of an arm, which has further to go [rad or m]."""
-
-SERVO_ERROR = 0.6
-"""Distance from its target at which the servo made of a motor has its largest torque [rad]."""
 
 SAME_HEIGHT = 1e-3
 """Difference of height up to which shapes of a foot stand on the ground together [m]."""
@@ -47,9 +44,6 @@ IN_ONE_LINE = ("health", "physics")
 
 MOST_LISTED = 6
 """Terms that are listed as further parts of the observation."""
-
-SERVO_DAMPING = 0.025
-"""Damping of such a servo, as a share of its stiffness [s]."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +78,26 @@ def guess_robot(path: Path) -> list[Guess]:
     Raises:
         ConfigError: The model cannot be compiled or is not supported; the message gives the reason.
     """
-    model = compile_own(path, GROUND, ConfigError)
+    ground, why_ground = _guess_ground(path)
+    model = compile_own(path, ground, ConfigError)
     refuse_unsupported(model, path)
     base, reason = _guess_base(model, path)
+    where = Guess("ground", ground, why_ground)
     if base == "fixed":
-        return _guess_arm(model, path, reason)
-    planar = base == "planar"
-    home = _guess_home(model, planar)
+        return _guess_arm(model, path, reason, where)
+    planar, level = base == "planar", height_of(model, model.geom(ground).id)
+    home = _guess_home(model, planar, level)
     qpos = np.array(home.value)
     return [
-        *_guess_model(model, path, Guess("base", base, reason)),
+        *_guess_model(model, path, Guess("base", base, reason), where),
         home,
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
-        _guess_health(model, qpos, planar),
+        _guess_health(model, qpos, planar, level),
         _list_observation(model, terms_of(tuple(home.value), model, planar), OPTIONAL_TERMS),
         _guess_feet(model),
         Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
         _guess_limbs(model),
-        Guess("actuators", *_guess_actuators(model, qpos, path)),
+        Guess("actuators", *guess_actuators(model, qpos, path)),
         Guess("lowpass", 0.0, "time constant of a filter of the controls [s]; 0 is none"),
         Guess("delay", 0, "control steps by which the controls come late"),
         Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
@@ -110,13 +106,13 @@ def guess_robot(path: Path) -> list[Guess]:
     ]
 
 
-def _guess_model(model: mujoco.MjModel, path: Path, base: Guess) -> list[Guess]:
+def _guess_model(model: mujoco.MjModel, path: Path, base: Guess, ground: Guess) -> list[Guess]:
     """Returns the keys of the model and its simulation."""
     skip = min(max(1, round(CONTROL_PERIOD / model.opt.timestep)), MOST_STEPS)
     return [
         Guess("model", path.name, "relative to this file"),
         base,
-        Guess("ground", GROUND, _describe_ground(path)),
+        ground,
         Guess("physics", vars(Physics.of(model)), "those of the model"),
         Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
     ]
@@ -138,7 +134,7 @@ def _guess_base(model: mujoco.MjModel, path: Path) -> tuple[str, str]:
     return "fixed", "no free joint, and no slides along x and z with a hinge around y"
 
 
-def _guess_arm(model: mujoco.MjModel, path: Path, reason: str) -> list[Guess]:
+def _guess_arm(model: mujoco.MjModel, path: Path, reason: str, ground: Guess) -> list[Guess]:
     """Returns the keys of the file of a robot with a fixed base.
 
     Raises:
@@ -146,10 +142,10 @@ def _guess_arm(model: mujoco.MjModel, path: Path, reason: str) -> list[Guess]:
     """
     effector = Guess("effector", *require_arm(model, f"{path}: {reason}"))
     why = "no keyframe: the model's pose, in the ranges of its joints"
-    home = _guess_home(model, False) if model.nkey else Guess("home", pose_of(model), why)
-    actuators, kinds = _guess_actuators(model, np.array(home.value), path, is_arm=True)
+    home = _guess_home(model, False, 0.0) if model.nkey else Guess("home", pose_of(model), why)
+    actuators, kinds = guess_actuators(model, np.array(home.value), path, is_arm=True)
     return [
-        *_guess_model(model, path, Guess("base", "fixed", reason)),
+        *_guess_model(model, path, Guess("base", "fixed", reason), ground),
         home,
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
         effector,
@@ -181,24 +177,45 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
             raise ConfigError(f"{path}: unknown key {key}{nearest(key, tree)}")
     tree |= keys
     if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
-        timestep = keys["physics"].get("timestep") or CONTROL_PERIOD
-        tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
+        timestep = keys["physics"].get("timestep")
+        # another value is refused below
+        if isinstance(timestep, int | float) and timestep > 0.0:
+            tree["frame_skip"] = max(1, round(CONTROL_PERIOD / timestep))
     # values that a file may leave out are no part, so that a new key changes no version
     given = {key: value for key, value in tree.items() if OPTIONAL.get(key, None) != value}
     definition = repr(sorted(given.items())).encode()
     return build_robot(name or path.stem, path, tree, path.absolute(), definition)
 
 
-def _describe_ground(path: Path) -> str:
-    spec = mujoco.MjSpec.from_file(str(path))
-    planes = [g.name for g in spec.worldbody.geoms if g.type == mujoco.mjtGeom.mjGEOM_PLANE]
-    if spec.geom(GROUND) is not None:
-        return "the geom of this name"
-    return "the plane of the model gets this name" if planes else "the model has none: one is added"
+def _guess_ground(path: Path) -> tuple[str, str]:
+    """Returns the name of the ground's geom, and the reason.
+
+    Raises:
+        ConfigError: The model cannot be compiled.
+    """
+    plane, last = int(mujoco.mjtGeom.mjGEOM_PLANE), GROUNDS[-1]
+    # under a name that no geom has, so that a ground without a name is told from one with it
+    model = compile_own(path, last, ConfigError)
+    names = [model.geom(i).name for i in range(model.ngeom)]
+    if GROUNDS[0] in names and can_carry(model, names.index(GROUNDS[0])):
+        return GROUNDS[0], "the geom of this name"
+    if last not in names:
+        return names[find_ground(model)], "the plane of the model"
+    free = next(each for each in GROUNDS if each == last or each not in names)
+    planes = [geom for geom in read_spec(path).geoms if geom.type == plane]
+    if len(planes) < (model.geom_type == plane).sum():
+        return free, "the model has none: one is added"
+    return free, "the plane of the model gets this name"
 
 
-def _guess_home(model: mujoco.MjModel, planar: bool) -> Guess:
-    """Returns the keyframe `home`, the first keyframe, or the model's pose put on the ground."""
+def _guess_home(model: mujoco.MjModel, planar: bool, level: float) -> Guess:
+    """Returns the keyframe `home`, the first keyframe, or the model's pose put on the ground.
+
+    Args:
+        model: The model.
+        planar: It has a planar base.
+        level: Height of the ground [m].
+    """
     names = [model.key(i).name for i in range(model.nkey)]
     if names:
         name = "home" if "home" in names else names[0]
@@ -206,33 +223,44 @@ def _guess_home(model: mujoco.MjModel, planar: bool) -> Guess:
         return Guess("home", qpos.round(6).tolist(), f"qpos of the keyframe {name or 0}")
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    root = model.body_rootid[model.jnt_bodyid[0]]
-    own = np.flatnonzero(model.body_rootid[model.geom_bodyid] == root)
-    can_collide = (model.geom_contype[own] | model.geom_conaffinity[own]) > 0
-    own = own[can_collide] if can_collide.any() else own
-    lowest = min((_lowest(model, data, int(geom)) for geom in own), default=0.0)
+    lowest = min((_lowest(model, data, geom) for geom in _own_geoms(model)), default=level)
     qpos = model.qpos0.copy()
-    qpos[1 if planar else 2] -= lowest
+    qpos[1 if planar else 2] -= lowest - level
     reason = "no keyframe: the model's pose, with its lowest shape on the ground"
     return Guess("home", qpos.round(6).tolist(), reason)
 
 
+def _own_geoms(model: mujoco.MjModel) -> list[int]:
+    """Returns the robot's geoms that can collide, or all if none can."""
+    root = model.body_rootid[model.jnt_bodyid[0]]
+    is_own = model.body_rootid[model.geom_bodyid] == root
+    own = np.flatnonzero(is_own & (model.body_weldid[model.geom_bodyid] > 0))
+    can_collide = (model.geom_contype[own] | model.geom_conaffinity[own]) > 0
+    return (own[can_collide] if can_collide.any() else own).tolist()
+
+
 def _lowest(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> float:
     """Returns the height of the lowest point of a geom's bounding box [m]."""
-    rotation = data.geom_xmat[geom].reshape(3, 3)
-    centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
-    return float(data.geom_xpos[geom, 2] + rotation[2] @ centre - np.abs(rotation[2]) @ half)
+    return float(box_of(model, data, geom)[0, 2])
 
 
-def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool) -> Guess:
-    """Takes half and twice the base's height at home, as numbers of the coordinate of height."""
+def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool, level: float) -> Guess:
+    """Takes half and twice the base's height at home, as numbers of the coordinate of height.
+
+    A base near the ground takes the robot's height in place of its own.
+    """
     data = mujoco.MjData(model)
     data.qpos[:] = home
     mujoco.mj_kinematics(model, data)
-    coordinate, height = home[1 if planar else 2], data.xpos[model.jnt_bodyid[0], 2]
+    coordinate = home[1 if planar else 2]
+    height, why = data.xpos[model.jnt_bodyid[0], 2] - level, "half and twice the height at home"
+    ends = [box_of(model, data, geom)[:, 2] for geom in _own_geoms(model)]
+    size = float(np.ptp(ends)) if ends else 0.0
+    if height <= LOW_BASE * size:
+        height, why = size or 1.0, "half the robot's height below its base, and that above"
     low, high = coordinate - 0.5 * height, coordinate + height
     value = {"low": round(float(low), 4), "high": round(float(high), 4), "tilt": 1.0}
-    return Guess("health", value, "half and twice the height at home [m]; tilt in rad")
+    return Guess("health", value, f"{why} [m]; tilt in rad")
 
 
 def _list_observation(
@@ -274,7 +302,7 @@ def _guess_feet(model: mujoco.MjModel) -> Guess:
 def _guess_limbs(model: mujoco.MjModel) -> Guess:
     """Groups actuators by the branch of the base that their joint is in."""
     names = [model.actuator(i).name for i in range(model.nu)]
-    joints = _joints(model)
+    joints = joints_of(model)
     if any(joint is None for joint in joints):
         alone = {name: [name] for name in names}
         return Guess("limbs", alone, "an actuator drives no single joint: each is a limb")
@@ -288,85 +316,6 @@ def _guess_limbs(model: mujoco.MjModel) -> Guess:
     if len(limbs) < 2:
         return Guess("limbs", {name: [name] for name in names}, "one branch: each is a limb")
     return Guess("limbs", limbs, "the actuators of each branch of the base")
-
-
-def _joints(model: mujoco.MjModel) -> list[int | None]:
-    """Returns the joint that each actuator drives, or None for tendons and sites."""
-    kinds = [int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT)]
-    return [
-        int(joint) if kind in kinds else None
-        for kind, joint in zip(model.actuator_trntype, model.actuator_trnid[:, 0], strict=True)
-    ]
-
-
-def _guess_actuators(
-    model: mujoco.MjModel, home: np.ndarray, path: Path, *, is_arm: bool = False
-) -> tuple[dict[str, dict[str, float]], str]:
-    """Returns centre, scale and range of every actuator, and how many are of which kind."""
-    kinds: dict[str, int] = {}
-    table = {}
-    joints = _joints(model)
-    stand = _guess_servos(model, joints, is_arm=is_arm)
-    holds = "arm holds its pose" if is_arm else "robot can stand"
-    for i, joint in enumerate(joints):
-        is_servo = model.actuator_biasprm[i, 1] < 0.0
-        is_speed = not is_servo and model.actuator_biasprm[i, 2] < 0.0
-        kind = "position servos" if is_servo else "speed servos" if is_speed else "motors"
-        low, high = _control_range(model, i, joint, is_servo, path)
-        stiffness = stand[i] if stand else 0.0
-        if stiffness:
-            low, high = model.jnt_range[joint] if model.jnt_limited[joint] else (-np.pi, np.pi)
-            is_servo, kind = True, f"motors made servos, so that the {holds}"
-        kinds[kind] = kinds.get(kind, 0) + 1
-        half = 0.5 * (high - low)
-        if is_servo and joint is not None:
-            # the length of a servo of the model is the position times its gear
-            gear = 1.0 if stiffness else model.actuator_gear[i, 0]
-            centre = float(np.clip(gear * home[model.jnt_qposadr[joint]], low, high))
-            scale = min((ARM_SCALE if is_arm else SERVO_SCALE) * abs(gear), half)
-        else:
-            centre, scale = float(np.clip(0.0, low, high)), half
-        row = (centre, scale, low, high, stiffness, SERVO_DAMPING * stiffness)
-        values = [round(float(value), 6) for value in row]
-        table[model.actuator(i).name] = dict(zip(COLUMNS, values, strict=True))
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return table, f"{counts}; control = centre + scale x output, within low and high"
-
-
-def _guess_servos(
-    model: mujoco.MjModel, joints: Sequence[int | None], *, is_arm: bool
-) -> list[float]:
-    """Returns the stiffness of servos made of motors, if all are motors of a robot with a pose.
-
-    An arm has one, and a robot with a free base and a keyframe.
-    """
-    has_pose = is_arm or (model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE and model.nkey > 0)
-    is_motor = (model.actuator_biasprm == 0.0).all() and model.actuator_ctrllimited.all()
-    if not has_pose or not is_motor or None in joints:
-        return []
-    hinges = [model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE for joint in joints]
-    force = np.abs(model.actuator_ctrlrange).max(axis=1) * np.abs(model.actuator_gainprm[:, 0])
-    torque = force * np.abs(model.actuator_gear[:, 0])
-    if not all(hinges) or not (torque > 0.0).all():
-        return []
-    return [float(f"{value / SERVO_ERROR:.3g}") for value in torque]
-
-
-def _control_range(
-    model: mujoco.MjModel, actuator: int, joint: int | None, is_servo: bool, path: Path
-) -> tuple[float, float]:
-    """Returns the range of an actuator's control: its own, or of its joint or force."""
-    if model.actuator_ctrllimited[actuator]:
-        low, high = model.actuator_ctrlrange[actuator]
-    elif is_servo and joint is not None and model.jnt_limited[joint]:
-        low, high = sorted(model.jnt_range[joint] * model.actuator_gear[actuator, 0])
-    elif not is_servo and model.actuator_forcelimited[actuator]:
-        gain = model.actuator_gainprm[actuator, 0] or 1.0
-        low, high = sorted(model.actuator_forcerange[actuator] / gain)
-    else:
-        name = model.actuator(actuator).name
-        raise ConfigError(f"{path}: actuator {name} has no ctrlrange; add one to the model")
-    return float(low), float(high)
 
 
 def to_yaml(guesses: Sequence[Guess], source: str) -> str:

@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 
 from metarl.envs.robots.arms.effector import find_effector
-from metarl.envs.robots.robot import Robot, collect_warnings
+from metarl.envs.robots.compiling import collect_warnings
+from metarl.envs.robots.robot import Robot
 
 MAX_SPEED = 1e4
 """Bound of qvel [m/s or rad/s], as in the environment."""

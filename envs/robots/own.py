@@ -14,10 +14,12 @@ import numpy as np
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.yaml_files import load_yaml
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
+from metarl.envs.robots.compiling import compile_own
 from metarl.envs.robots.copies import check_assets, read_spec
+from metarl.envs.robots.ground import find_ground
 from metarl.envs.robots.health import Standing, Upright
 from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
-from metarl.envs.robots.robot import CONES, INTEGRATORS, Observed, Physics, Robot, compile_own
+from metarl.envs.robots.robot import CONES, INTEGRATORS, Observed, Physics, Robot
 
 LARGEST_FILE = 100_000
 """Size of a robot's file beyond which it is not read [bytes]."""
@@ -94,6 +96,8 @@ def build_robot(
     read = _Reader(path, {**OPTIONAL, **tree})
     ground = read.text("ground")
     model = compile_own(source, ground, ConfigError)
+    if ground not in [model.geom(i).name for i in range(model.ngeom)]:
+        ground = model.geom(find_ground(model)).name  # one with a name keeps it
     base = read.choice("base", BASES)
     planar, fixed = base == "planar", base == "fixed"
     refuse_unsupported(model, source)
@@ -262,7 +266,7 @@ class _Reader:
         if not isinstance(value, dict) or set(value) != set(names):
             raise self._refuse("physics", value, "a mapping with timestep [s], cone, integrator")
         for key, known in (("cone", CONES), ("integrator", INTEGRATORS)):
-            if value[key] not in known:
+            if value[key] not in tuple(known):  # a list has no hash
                 raise self._refuse(f"physics.{key}", value[key], f"one of {', '.join(known)}")
         timestep = self._number("physics.timestep", value["timestep"], 1e-5, 0.1)
         return Physics(timestep, value["cone"], value["integrator"])

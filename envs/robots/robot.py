@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,16 +13,10 @@ import mujoco
 import numpy as np
 
 from metarl.core.env import Quantity
-from metarl.envs.robots.copies import read_spec
-
-DEPRECATED = "settotalmass"
-"""Part of MuJoCo's warning about half_cheetah.xml, a file of Gymnasium's."""
+from metarl.envs.robots.compiling import Edit, compile_own, compiler_warnings
 
 HealthCheck = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Maps the torso's height (M,) [m, above the ground], qpos (M, nq), qvel (M, nv) to a mask (M,)."""
-
-Edit = Callable[[mujoco.MjSpec], None]
-"""Changes a model before it is compiled."""
 
 Reader = Callable[[np.ndarray], None]
 """Writes the present values of M robots to an array (M, size)."""
@@ -187,9 +179,9 @@ class Robot:
         assets = Path(str(files("gymnasium"))) / "envs" / "mujoco" / "assets"
         path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
-        edits = [_only_feet_collide(self.feet), *edits] if self.feet_only else edits
+        edits = [_only_feet_collide(self.feet, self.ground), *edits] if self.feet_only else edits
         edits = [*(edit for part in self.observation for edit in part.edits()), *edits]
-        with _compiler_warnings():
+        with compiler_warnings():
             if self.is_own:
                 model = compile_own(Path(path), self.ground, ValueError, edits)
             elif edits:
@@ -254,38 +246,19 @@ def bare_model(robot: Robot) -> mujoco.MjModel:
     return robot.model()
 
 
-@contextmanager
-def collect_warnings() -> Generator[list[str]]:
-    """Collects MuJoCo's warnings, which it writes to MUJOCO_LOG.TXT and the screen otherwise."""
-    messages: list[str] = []
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(messages.append)
-    try:
-        yield messages
-    finally:
-        mujoco.set_mju_user_warning(before)
-
-
-@contextmanager
-def _compiler_warnings() -> Generator[None]:
-    """Turns the compiler's messages into Python warnings."""
-    with collect_warnings() as messages, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=f".*{DEPRECATED}")
-        yield
-    for message in messages:
-        if DEPRECATED not in message:
-            warnings.warn(message, stacklevel=4)
-
-
 def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping: float) -> None:
     """Turns a motor into a servo of its joint.
 
     Its torque is stiffness (target - position) - damping speed, of which a gear makes the force of
     the actuator, and its length of the position.
     """
-    if model.actuator_ctrllimited[actuator] and not model.actuator_forcelimited[actuator]:
-        limits = model.actuator_ctrlrange[actuator] * model.actuator_gainprm[actuator, 0]
-        model.actuator_forcerange[actuator] = limits
+    if model.actuator_ctrllimited[actuator]:
+        gain = model.actuator_gainprm[actuator, 0]
+        low, high = sorted(model.actuator_ctrlrange[actuator] * gain)
+        if model.actuator_forcelimited[actuator]:
+            least, most = model.actuator_forcerange[actuator]
+            low, high = np.clip([low, high], least, most)
+        model.actuator_forcerange[actuator] = low, high
         model.actuator_forcelimited[actuator] = 1
     model.actuator_biastype[actuator] = mujoco.mjtBias.mjBIAS_AFFINE
     gear = model.actuator_gear[actuator, 0]
@@ -293,68 +266,13 @@ def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping:
     model.actuator_biasprm[actuator, :3] = 0.0, -stiffness / gear**2, -damping / gear**2
 
 
-def compile_own(
-    path: Path, ground: str, failure: type[Exception], edits: Sequence[Edit] = ()
-) -> mujoco.MjModel:
-    """Compiles a model of the user.
-
-    A ground is added where the world has no plane; a plane without a name gets that of the ground,
-    an actuator without a name that of its joint, and a geom without one that of its body.
-
-    Args:
-        path: The model.
-        ground: Name of the ground's geom.
-        failure: Raised if the model cannot be read or compiled, with MuJoCo's message in one line.
-        edits: Changes before the compilation.
-    """
-    if not path.is_file():
-        raise failure(f"{path}: there is no such model")
-    try:
-        spec = read_spec(path)
-        if spec.geom(ground) is None:
-            plane = mujoco.mjtGeom.mjGEOM_PLANE
-            planes = [geom for geom in spec.worldbody.geoms if geom.type == plane]
-            floor = planes[0] if planes else spec.worldbody.add_geom(type=plane, size=[40, 40, 40])
-            floor.name = ground
-        _name_actuators(spec)
-        _name_geoms(spec)
-        for edit in edits:
-            edit(spec)
-        with _compiler_warnings():
-            return spec.compile()
-    except ValueError as error:
-        raise failure(f"{path}: {' '.join(str(error).split())}") from error
-
-
-def _name_actuators(spec: mujoco.MjSpec) -> None:
-    """Gives actuators without a name that of their target, with a number if it is taken."""
-    taken = {actuator.name for actuator in spec.actuators}
-    for actuator in spec.actuators:
-        number = 1
-        while not actuator.name:
-            name = f"{actuator.target} {number}" if number > 1 else actuator.target
-            actuator.name = "" if name in taken else name
-            number += 1
-        taken.add(actuator.name)
-
-
-def _name_geoms(spec: mujoco.MjSpec) -> None:
-    """Gives geoms of bodies without a name that of the body, with a number."""
-    taken = {geom.name for geom in spec.geoms}
-    for body in spec.bodies[1:]:
-        for number, geom in enumerate(body.geoms, start=1):
-            name = f"{body.name} {number}"
-            if not geom.name and body.name and name not in taken:
-                geom.name = name
-
-
-def _only_feet_collide(feet: Sequence[str]) -> Edit:
+def _only_feet_collide(feet: Sequence[str], ground: str) -> Edit:
     """Returns an edit that switches off the contacts of the robot's other geoms."""
 
     def edit(spec: mujoco.MjSpec) -> None:
         for body in spec.bodies[1:]:
             for geom in body.geoms:
-                if geom.name not in feet:
+                if geom.name not in (*feet, ground):
                     geom.contype = geom.conaffinity = 0
 
     return edit

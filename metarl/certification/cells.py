@@ -149,7 +149,10 @@ def _read_levels(axis: Axis, env: str, spec_of: SpecOf) -> list[_Level]:
 
     def find(pattern: str) -> list[int]:
         names = [each.name for each in variables[start:]]
-        found = [start + i for i, name in enumerate(names) if fnmatchcase(name, pattern)]
+        # a name that two variations have begins with that of its owner for one of them
+        wholes = f"{axis.variation} {pattern}", pattern
+        matches = ([i for i, each in enumerate(names) if fnmatchcase(each, w)] for w in wholes)
+        found = [start + i for i in next(filter(None, matches), [])]
         if not found:
             hint = nearest(pattern, names) or f"; it has {', '.join(names) or 'none'}"
             raise ConfigError(f"{spec.name} has no number {pattern!r}{hint}")

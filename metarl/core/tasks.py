@@ -346,12 +346,6 @@ class Product:
         return np.concatenate([np.empty((num_tasks, 0)), *columns], axis=1)
 
 
-def join_tasks(*parts: TaskDistribution) -> TaskDistribution:
-    """Returns the product of the parts that have numbers; a single such part as it is."""
-    parts = tuple(part for part in parts if part.variables)
-    return parts[0] if len(parts) == 1 else Product(parts)
-
-
 def full_range(distribution: TaskDistribution) -> tuple[np.ndarray, np.ndarray]:
     """Returns the smallest and largest value (D,) of each number over training and test tasks."""
     train_and_test = (distribution.variables, distribution.test.variables)

@@ -161,3 +161,33 @@ def test_world_without_a_variation_that_can_be_absent_is_inside():
         ("quadruped-dir", ["training had no command", "training always had dir"]),
     ):
         assert describe_outside(nominal, spec, tasks, training_of(trained_on)) == reasons
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quadruped-payload-load",
+        "quadruped-delay-actuator",
+        "quadruped-cripple-weak-damage",
+        "quadruped-gravity-push",
+    ],
+)
+def test_training_tasks_of_combined_variations_are_inside(name):
+    spec = spec_of(name)
+    names = [variable.name for variable in spec.tasks.variables]
+    assert len(set(names)) == len(names)
+    cell = make_cells(grid_of(axis("gravity", "tilt", 0.1)), name, spec_of)[0]
+    tasks = spec.tasks.sample(np.random.default_rng(0), 200)
+    assert describe_outside(cell, spec, tasks, training_of(name)) == []
+    test = spec.tasks.test.sample(np.random.default_rng(0), 20)
+    has_reasons = bool(describe_outside(cell, spec, test, training_of(name)))
+    assert has_reasons
+
+
+@pytest.mark.parametrize("env", ["quadruped-dir", "quadruped-delay", "quadruped-actuator-delay"])
+def test_axis_finds_the_number_of_its_variation(env):
+    own = Axis("late", "actuator", "delay", (2.0,), {"gear *": 1.0})
+    _, cell = make_cells(grid_of(own), env, spec_of)
+    variables = spec_of(cell.env).tasks.variables
+    found = [variables[c].name for c, value in cell.fixed.items() if value.values == (2.0,)]
+    assert found == ["delay" if env == "quadruped-dir" else "actuator delay"]

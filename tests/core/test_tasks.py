@@ -16,7 +16,6 @@ from metarl.core.tasks import (
     describe_task,
     fixed_set,
     full_range,
-    join_tasks,
 )
 from metarl.envs.locomotion.goals import Direction, ForwardBackward, Position, Velocity
 from metarl.envs.navigation import DenseGoal, SparseGoal
@@ -238,14 +237,6 @@ def test_product_joins_the_numbers_of_its_parts_in_order():
     assert ((test <= 0.2) | (test >= 1.5)).all()
     # one part with held-out tasks is enough
     assert product.held_out and not Product((SIGNS, SIGNS)).held_out
-
-
-def test_join_tasks_drops_parts_without_numbers():
-    nothing = Uniform((), held_out=False)
-    assert join_tasks(ANGLES) is ANGLES and join_tasks(nothing, SIGNS) is SIGNS
-    assert join_tasks(nothing, ANGLES, SIGNS) == Product((ANGLES, SIGNS))
-    empty = join_tasks(nothing, nothing)
-    assert empty.sample(np.random.default_rng(0), 4).shape == (4, 0) and not empty.held_out
 
 
 def test_full_range_covers_training_and_test_tasks():

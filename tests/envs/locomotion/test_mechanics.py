@@ -10,10 +10,11 @@ from mujoco_runs import streams
 from metarl.core.errors import ConfigError
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals import Forward, RewardTerms
-from metarl.envs.locomotion.mechanics import Com, Joint, Servo, extent
+from metarl.envs.locomotion.mechanics import Com, Joint, Servo
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.variations import Params
 from metarl.envs.registry import make
+from metarl.envs.robots.bodies import extent
 from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HUMANOID
 from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import bare_model

@@ -10,10 +10,12 @@ from own_robots import MOTORS, PLANE, values
 
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import UnknownEnvironment, make, own_recipe
-from metarl.envs.robots.guess import guess_robot, to_yaml
+from metarl.envs.robots.guess import guess_robot, robot_from_mjcf, to_yaml
 from metarl.envs.robots.inspection import inspect_robot
 from metarl.envs.robots.own import read_robot
 from metarl.envs.robots.quadruped import QUADRUPED
+
+PHYSICS = {"timestep": 0.01, "cone": "elliptic", "integrator": "Euler"}
 
 # --- guesses --------------------------------------------------------------------------------------
 
@@ -143,6 +145,38 @@ def test_second_free_body_is_refused(write):
             {"physics": {"timestep": 0.01, "cone": "flat", "integrator": "Euler"}},
             "physics.cone = 'flat': must be one of pyramidal, elliptic",
         ),
+        *(
+            (
+                {
+                    "physics": {
+                        "timestep": 0.01,
+                        "cone": "elliptic",
+                        "integrator": "Euler",
+                        key: odd,
+                    }
+                },
+                f"physics.{key} = {odd!r}: must be ",
+            )
+            for key in ("timestep", "cone", "integrator")
+            for odd in (["pyramidal"], {"a": 1}, None, "x", True)
+        ),
+        *(
+            ({key: odd}, f"{key} = {odd!r}: must be ")
+            for key in (
+                "base",
+                "contacts",
+                "ground",
+                "frame_skip",
+                "delay",
+                "home",
+                "feet",
+                "limbs",
+            )
+            for odd in ([["a"]], {"a": {"b": 1}}, True)
+            if (key, odd) not in (("feet", [["a"]]), ("limbs", {"a": {"b": 1}}))
+        ),
+        ({"feet": [["a"]]}, "feet = [['a']]: must be geoms of the model"),
+        ({"limbs": {"a": [["two"]]}}, "limbs.a = [['two']]: must be actuators of the model"),
         ({"reset_noise": float("nan")}, "reset_noise = nan: must be a number from 0 to 10"),
     ],
 )
@@ -150,6 +184,13 @@ def test_file_with_a_wrong_value_is_refused_by_name(robot_file, changes, message
     with pytest.raises(ConfigError) as error:
         read_robot(robot_file(**changes))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("timestep", [["a"], "fast", None, 0, -0.01, float("nan"), True])
+def test_robot_from_mjcf_refuses_a_wrong_timestep(write, timestep):
+    physics = PHYSICS | {"timestep": timestep}
+    with pytest.raises(ConfigError, match="physics.timestep = .*: must be a number from"):
+        robot_from_mjcf(write(), physics=physics)
 
 
 def test_older_file_without_delay_and_filter_is_read(robot_file):

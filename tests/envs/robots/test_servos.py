@@ -85,3 +85,21 @@ def test_servo_with_euler_is_an_explicit_one(tmp_path, actuators):
 def test_servo_with_implicitfast_damps_implicitly(tmp_path):
     found, expected = measure(build(tmp_path, SERVOS, "implicitfast"))
     assert np.abs(found - expected).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("motor", "limits"),
+    [
+        ('ctrlrange="-1 1" forcerange="-20 20"', [-1.0, 1.0]),
+        ('ctrlrange="-30 30" forcerange="-20 10"', [-20.0, 10.0]),
+        ('ctrlrange="-5 40" forcerange="-20 10"', [-5.0, 10.0]),
+        ('ctrlrange="-2 3"', [-2.0, 3.0]),
+    ],
+)
+def test_servo_of_a_motor_has_at_most_its_force(tmp_path, motor, limits):
+    path = tmp_path / "arm.xml"
+    motors = f'<motor joint="a" gear="2" {motor}/><motor joint="b" ctrlrange="-6 6"/>'
+    path.write_text(ARM.format(actuators=motors))
+    robot = robot_from_mjcf(path)
+    assert robot.servos[0][0] > 0.0
+    np.testing.assert_array_equal(robot.model().actuator_forcerange[0], limits)

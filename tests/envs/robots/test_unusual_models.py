@@ -5,6 +5,7 @@ from contextlib import closing
 import mujoco
 import numpy as np
 import pytest
+import yaml
 from own_robots import MOTORS, edit_model, values
 
 from metarl.core.errors import ConfigError
@@ -94,3 +95,23 @@ def test_payload_is_on_the_robot_and_not_on_a_thing_before_it(write, robot_file)
     with closing(make(f"{file}:payload", threads=1)) as env:
         parent = env.model.body_parentid[env.model.body("payload").id]
         assert env.model.body(parent).name == "base"
+
+
+def test_joints_without_a_name_are_numbered(write, robot_file):
+    file = robot_file()
+    door = '<body pos="{} 0 1"><joint damping="0.1"/><geom size="0.1"/></body>'
+    doors = door.format(3) + door.format(4)
+    edit_model(file, "</worldbody>", f"{doors}</worldbody>")
+    names = [v.name for v in own_recipe(f"{write_home(file, 2)}:params").spec("x").tasks.variables]
+    assert [name for name in names if name.startswith("damping")] == [
+        "damping joint 3",
+        "damping joint 4",
+    ]
+
+
+def write_home(file, count):
+    """Adds positions of further joints to the home pose of a file; returns its path."""
+    tree = yaml.safe_load(file.read_text())
+    tree["home"] += [0.0] * count
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return file

@@ -74,7 +74,7 @@ def test_teacher_starts_from_one_of_other_tasks(tmp_path, capsys):
     with metarl.train("quadruped-vel-load", "teacher-student", run_dir=second, **more):
         pass
     line = f"from iteration 2 of {first} on quadruped-vel: the teacher's phase begins; "
-    line += "its encoder learns load, payload_x, payload_y anew\n"
+    line += "its encoder learns load, load_x, load_y anew\n"
     assert line in capsys.readouterr().out
     assert json.loads((second / "run.json").read_text())["init_from"]["iteration"] == 2
     assert [r["update/phase"] for r in read_records(second)] == [1.0, 2.0]
