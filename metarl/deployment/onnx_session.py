@@ -122,7 +122,7 @@ class OnnxSession:
         Raises:
             ConfigError: There is no episode, or one without action noise, or the policy was
                 adapted before its export.
-            CheckpointError: The graph of the adaptation is missing or damaged.
+            CheckpointError: The graph of the adaptation is missing, damaged, or another policy's.
             NumericalError: The gradient is not finite; the session is unchanged.
         """
         if self._policy.facts.adapts != "gradient":
