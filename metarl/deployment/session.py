@@ -15,6 +15,7 @@ from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
+    MAX_PENDING,
     Observation,
     Outcome,
     read_outcome,
@@ -32,9 +33,6 @@ Streams = Callable[[int], Sequence[np.random.Generator]]
 
 TIMED = ("obs", "action", "log_prob", "reward", "valid")
 """Arrays of a recording with an axis of time."""
-
-MAX_PENDING = 100
-"""Episodes that wait for `adapt`; older ones are forgotten, so that memory stays bounded."""
 
 
 class Session:

@@ -14,6 +14,9 @@ from metarl.core.errors import ConfigError, nearest
 Observation = np.ndarray | Mapping[str, Any]
 """(S,) or (M, S); or the numbers by name, each one number or (M,)."""
 
+MAX_PENDING = 100
+"""Episodes that wait for `adapt`; older ones are forgotten, so that memory stays bounded."""
+
 
 def to_controls(spec: EnvSpec, output: np.ndarray) -> np.ndarray:
     """Maps outputs of the policy (M, A) to what its environment sends to the robot.
