@@ -11,6 +11,7 @@ from metarl.core.rng import stream
 from metarl.deployment.onnx_model import OnnxModel, Weights
 from metarl.deployment.signals import (
     MAX_PENDING,
+    NoActionNoise,
     Observation,
     Outcome,
     read_outcome,
@@ -134,8 +135,7 @@ class OnnxSession:
             reason = "was adapted before its export" if has_adapted else "has no adaptation graph"
             raise ConfigError(f"adapt: the policy {reason}")
         if self.deterministic:
-            hint = "start the session with deterministic=False"
-            raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
+            raise NoActionNoise
         if not self._pending:
             raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         arrays = {

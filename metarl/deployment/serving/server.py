@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,42 +16,16 @@ from metarl.deployment.serving import json_lines
 from metarl.deployment.serving.limits import Limits, SentControls, Watchdog
 from metarl.deployment.serving.log import Latencies, Log
 from metarl.deployment.serving.messages import Counters, Flag, Refused, Reply, Request, Verb
+from metarl.deployment.serving.policies import ServedPolicy
 from metarl.deployment.serving.transports import Transport
 from metarl.deployment.serving.wire import SEQUENCES, WireFormat
+from metarl.deployment.signals import NoActionNoise
 
 RELEASE = 10.0
 """Silence after which another peer may take the place of the robot [s]."""
 
 _POLL = 0.2
 """Largest wait for a message, after which the server checks whether to end [s]."""
-
-
-class RobotSession(Protocol):
-    """A policy on one robot, as `metarl.deployment.session.Session` is."""
-
-    @property
-    def num_unusable(self) -> int:
-        """Numbers that were not finite."""
-
-    def act(self, obs: Any, reward: Any = None, done: Any = False) -> np.ndarray:
-        """Returns the controls (A,) for an observation."""
-
-    def end_episode(self, reward: Any = None, done: Any = False, obs: Any = None) -> None:
-        """Ends the episode; a memory keeps what it knows."""
-
-    def adapt(self) -> None:
-        """Takes a gradient step, where the policy adapts by them."""
-
-
-class ServedPolicy(Protocol):
-    """Policy that can be served, as `metarl.TrainedPolicy` is."""
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Of the environment of training."""
-
-    def start(self) -> RobotSession:
-        """Starts a session of one robot on a new task."""
 
 
 def say(text: str) -> None:
@@ -64,19 +36,6 @@ def say(text: str) -> None:
 def wire_format(spec: EnvSpec) -> WireFormat:
     """Returns the binary form of the messages of a policy."""
     return WireFormat(spec.obs_size, 1 if spec.discrete else spec.action_size)
-
-
-def warm_up(policy: ServedPolicy) -> None:
-    """Acts a few times in a session of its own, because the first calls take longest.
-
-    Also exempts all present objects from the collection of garbage (`gc.unfreeze` ends this): with
-    torch there are 330,000, and a look at them held a robot for 0.4 s on a busy machine.
-    """
-    session, obs = policy.start(), np.zeros(policy.spec.obs_size)
-    for reward in (None, 0.0, 0.0):
-        session.act(obs, reward)
-    gc.collect()
-    gc.freeze()
 
 
 @dataclass
@@ -331,7 +290,10 @@ class Server:
             self._done += 1
             self._new_episode()
         elif request.verb == Verb.ADAPT:
-            self._session.adapt()
+            try:
+                self._session.adapt()
+            except NoActionNoise as error:
+                raise NoActionNoise("metarl serve --explore draws it in all episodes") from error
             self._adaptations += 1
             self._log.write("adapt", number=self._adaptations)
 
