@@ -47,7 +47,7 @@ class Entry:
         kind: Python or NumPy type of the entry.
         kinds: Types of its numbers: of each for a list or tuple, which may mix them.
         dtype: Type of the numbers of an array.
-        size: Count of its numbers; None for a single number.
+        size: Count of its numbers; None for a single number or an array () of one.
     """
 
     kind: type
@@ -58,7 +58,7 @@ class Entry:
     def restore(self, numbers: np.ndarray) -> Any:
         """Returns the entry with float64 numbers (size,), in its original type."""
         if self.kind is np.ndarray:
-            return numbers.astype(self.dtype)
+            return numbers.astype(self.dtype).reshape(() if self.size is None else self.size)
         found = [_restore_number(*pair) for pair in zip(self.kinds, numbers.tolist(), strict=True)]
         return found[0] if self.size is None else self.kind(found)
 

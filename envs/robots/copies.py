@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import mujoco
-import yaml
 
 from metarl.core.errors import ConfigError
 from metarl.core.files import load_json
 from metarl.core.trees import check_form
-from metarl.core.yaml_files import load_yaml
+from metarl.core.yaml_files import dump_yaml, load_yaml
 
 ASSETS = "metarl-assets.json"
 """Of a copy: folders of meshes and textures, and the SHA-256 of each file in them.
@@ -67,7 +66,7 @@ def copy_robot(file: Path, folder: Path) -> None:
     if not _copy_model(source, folder):
         (folder / source.name).write_text(spec.to_xml(), encoding="utf-8")
         read_spec(folder / source.name).compile()
-    text = yaml.safe_dump({**tree, "model": source.name}, sort_keys=False)
+    text = dump_yaml({**tree, "model": source.name})
     (folder / file.name).write_text(f"# a copy of {file.name}\n{text}", encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.yaml_files import dump_yaml
 from metarl.envs.robots.arms.effector import pose_of, require_arm, terms_of_arm
 from metarl.envs.robots.compiling import compile_own
 from metarl.envs.robots.copies import read_spec
@@ -340,7 +341,5 @@ def goal_of(guesses: Sequence[Guess]) -> str:
 
 def _flow(value: Any) -> str:
     """Writes a value in one line of YAML."""
-    import yaml
-
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False)
+    text = dump_yaml(value, default_flow_style=True, width=10**9)
     return text.removesuffix("...\n").strip()

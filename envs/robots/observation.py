@@ -127,7 +127,11 @@ class BaseVelocity(StatePart):
 
 @dataclass(frozen=True)
 class Gravity(StatePart):
-    """Direction (3,) of gravity in the axes of a free base; (0, 0, -1) when it is level."""
+    """Direction (3,) of the world's vertical, downwards, in the axes of a free base.
+
+    It is (0, 0, -1) when the base is level. It comes from the orientation alone, so the tilt of the
+    variation `gravity` does not show in it, as it would in an accelerometer.
+    """
 
     size: int = 3
 

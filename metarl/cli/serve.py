@@ -41,6 +41,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--range", type=_numbers, dest="ends", metavar="LOW,HIGH", help=text)
     text = "largest change of the controls, one number for all or one for each [units/s]"
     command.add_argument("--rate-limit", type=_numbers, metavar="RATE", help=text)
+    text = "draw the actions with noise in all episodes, so that MAML can adapt more than once"
+    command.add_argument("--explore", action="store_true", help=text)
     text = "append latencies, episodes and incidents here, as lines of JSON"
     command.add_argument("--log", type=Path, metavar="FILE", help=text)
 
@@ -50,11 +52,12 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     from metarl.deployment.serving.limits import read_limits
     from metarl.deployment.serving.log import Log
-    from metarl.deployment.serving.server import Server, say, warm_up, wire_format
+    from metarl.deployment.serving.policies import warm_up
+    from metarl.deployment.serving.server import Server, say, wire_format
 
     with ExitStack() as stack:
         with redirect_stdout(sys.stderr):  # the standard output may hold replies
-            policy = _load(arguments.run, arguments.trust_env, stack)
+            policy = _load(arguments, stack)
         spec = policy.spec
         limits = read_limits(spec, arguments.ends, arguments.rate_limit)
         size = wire_format(spec).request_size
@@ -71,23 +74,32 @@ def run(arguments: argparse.Namespace) -> None:
             say(server.finish())
 
 
-def _load(run: str, trusts_env: bool, stack: ExitStack) -> Any:
+def _load(arguments: argparse.Namespace, stack: ExitStack) -> Any:
     """Returns the policy of a run folder, or of a file of `metarl export`.
 
     Raises:
-        ConfigError: The file is of others, so that the time of a control step is not known.
+        ConfigError: The file is of others, so that the time of a control step is not known, or it
+            cannot explore.
     """
+    from metarl.deployment.serving.policies import ExploringPolicy
+
+    run = arguments.run
     if run.lower().endswith(".onnx"):
         from metarl.deployment.onnx_policy import OnnxPolicy
 
-        policy = OnnxPolicy(run)
+        policy: Any = OnnxPolicy(run)
         if policy.facts.is_foreign:
             hint = "serve takes run folders and files of metarl export"
             raise ConfigError(f"{run}: was not written by metarl; {hint}")
-        return policy
-    from metarl import api
+        if arguments.explore and not policy.can_adapt:
+            hint = "leave it out, or serve the run folder"
+            raise ConfigError(f"--explore: {run} has the mode of its policy alone; {hint}")
+    else:
+        from metarl import api
 
-    return stack.enter_context(api.load(find_run(run), threads=1, trust_env=trusts_env))
+        trusts_env = arguments.trust_env
+        policy = stack.enter_context(api.load(find_run(run), threads=1, trust_env=trusts_env))
+    return ExploringPolicy(policy) if arguments.explore else policy
 
 
 def _check(arguments: argparse.Namespace) -> None:

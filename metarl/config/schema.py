@@ -14,8 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import yaml
-
 import metarl
 from metarl.config.changes import COMMANDS, refuse_changes
 from metarl.config.curriculum import CurriculumConfig
@@ -34,7 +32,7 @@ from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.files import split_robot_file
 from metarl.core.messages import printable
 from metarl.core.ranges import LARGEST_COUNT, require_between
-from metarl.core.yaml_files import load_yaml
+from metarl.core.yaml_files import dump_yaml, load_yaml
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import find_algorithm
 
@@ -265,7 +263,7 @@ def to_yaml(config: TrainConfig[Any]) -> str:
     """Returns the settings that define a run as YAML, without `run_dir`, `resume` and the like."""
     tree = plain(asdict(config))
     kept = {name: value for name, value in tree.items() if name not in COMMANDS}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    return dump_yaml(kept, allow_unicode=True)
 
 
 def from_yaml(path: Path, *, trusts: bool = False, hint: str = "") -> TrainConfig[Any]:

@@ -1,7 +1,8 @@
-"""YAML files, read within limits."""
+"""YAML files: read within limits, and written."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ MOST_NODES = 50_000
 
 MOST_DIGITS = 100
 """Digits of a whole number in a YAML file."""
+
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+"""Numbers such as 1e-3, which YAML 1.2 and Python's messages have, and PyYAML takes for texts."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -44,7 +48,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_yaml_int(node)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the texts that `_StrictLoader` would read as numbers."""
+
+
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+for _kind in (_StrictLoader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 _PYYAML_ERRORS = (
     yaml.YAMLError,
@@ -99,6 +109,16 @@ def parse_yaml(content: str | bytes, where: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}must hold a group of keys")
     return tree
+
+
+def dump_yaml(tree: Any, **options: Any) -> str:
+    """Returns YAML that `parse_yaml` reads as it was, with the keys in their order.
+
+    Args:
+        tree: Mappings, lists, texts and numbers.
+        options: Those of `yaml.dump`.
+    """
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, **options)
 
 
 def _check_nodes(text: str) -> None:

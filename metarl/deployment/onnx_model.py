@@ -11,7 +11,7 @@ from metarl.core.env import EnvSpec
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.deployment.advantages import advantages
 from metarl.deployment.onnx_file import OnnxFile
-from metarl.deployment.policy_facts import PolicyFacts, read_facts
+from metarl.deployment.policy_facts import KEY, PolicyFacts, read_facts
 
 Weights = Mapping[str, np.ndarray]
 """Weights of one task by name; {} stands for those in the file."""
@@ -141,7 +141,7 @@ class OnnxModel:
             The weights after the step.
 
         Raises:
-            CheckpointError: The graph of the adaptation is missing or damaged.
+            CheckpointError: The graph of the adaptation is missing, damaged, or another policy's.
             FloatingPointError: A weight is not finite; names it.
         """
         graph, settings = self._open_adaptation(), self.facts.adaptation
@@ -174,5 +174,9 @@ class OnnxModel:
             path = self.path.with_name(self.facts.adaptation["graph"])
             if not path.exists():
                 raise CheckpointError(f"{self.path} cannot adapt: {path.name} is not beside it")
-            self._adaptation = OnnxFile(path)
+            graph = OnnxFile(path)
+            if graph.metadata.get(KEY) != self._file.metadata[KEY]:
+                hint = "the two files of one metarl export belong together; export it again"
+                raise CheckpointError(f"{path} adapts another policy than {self.path}: {hint}")
+            self._adaptation = graph
         return self._adaptation

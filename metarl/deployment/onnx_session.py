@@ -10,6 +10,8 @@ from metarl.core.errors import ConfigError, NumericalError
 from metarl.core.rng import stream
 from metarl.deployment.onnx_model import OnnxModel, Weights
 from metarl.deployment.signals import (
+    MAX_PENDING,
+    NoActionNoise,
     Observation,
     Outcome,
     read_outcome,
@@ -110,19 +112,20 @@ class OnnxSession:
             self._record_outcome(self._read_outcome(reward, done))
         # nothing can be learned from episodes without noise, so they are not kept
         if self._policy.can_adapt and not self.deterministic:
-            self._pending.append({name: self._stack(name) for name in TIMED})
+            episode = {name: self._stack(name) for name in TIMED}
+            self._pending = [*self._pending, episode][-MAX_PENDING:]
         self.num_episodes += 1
         self._begin_episode()
 
     def adapt(self) -> None:
         """Adapts to the episodes since the last call, where the policy does so between episodes.
 
-        Memories have adapted already while they acted.
+        It is the last 100 of them (`MAX_PENDING`). Memories have adapted already while they acted.
 
         Raises:
             ConfigError: There is no episode, or one without action noise, or the policy was
                 adapted before its export.
-            CheckpointError: The graph of the adaptation is missing or damaged.
+            CheckpointError: The graph of the adaptation is missing, damaged, or another policy's.
             NumericalError: The gradient is not finite; the session is unchanged.
         """
         if self._policy.facts.adapts != "gradient":
@@ -132,8 +135,7 @@ class OnnxSession:
             reason = "was adapted before its export" if has_adapted else "has no adaptation graph"
             raise ConfigError(f"adapt: the policy {reason}")
         if self.deterministic:
-            hint = "start the session with deterministic=False"
-            raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
+            raise NoActionNoise
         if not self._pending:
             raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         arrays = {

@@ -15,6 +15,8 @@ from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner
 from metarl.core.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
+    MAX_PENDING,
+    NoActionNoise,
     Observation,
     Outcome,
     read_outcome,
@@ -32,9 +34,6 @@ Streams = Callable[[int], Sequence[np.random.Generator]]
 
 TIMED = ("obs", "action", "log_prob", "reward", "valid")
 """Arrays of a recording with an axis of time."""
-
-MAX_PENDING = 100
-"""Episodes that wait for `adapt`; older ones are forgotten, so that memory stays bounded."""
 
 
 class Session:
@@ -177,8 +176,7 @@ class Session:
         if not self._learner.pools_episodes:
             return
         if not self._can_learn:
-            hint = "start the session with deterministic=False"
-            raise ConfigError(f"adapt: the episodes have no action noise to learn from; {hint}")
+            raise NoActionNoise
         if not self._pending:
             raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         parts = zip(*(vars(rollout).values() for rollout in self._pending), strict=True)

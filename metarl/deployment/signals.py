@@ -14,6 +14,20 @@ from metarl.core.errors import ConfigError, nearest
 Observation = np.ndarray | Mapping[str, Any]
 """(S,) or (M, S); or the numbers by name, each one number or (M,)."""
 
+MAX_PENDING = 100
+"""Episodes that wait for `adapt`; older ones are forgotten, so that memory stays bounded."""
+
+
+class NoActionNoise(ConfigError):
+    """A gradient step has no episodes with action noise.
+
+    Args:
+        hint: Advice.
+    """
+
+    def __init__(self, hint: str = "start the session with deterministic=False"):
+        super().__init__(f"adapt: the episodes have no action noise to learn from; {hint}")
+
 
 def to_controls(spec: EnvSpec, output: np.ndarray) -> np.ndarray:
     """Maps outputs of the policy (M, A) to what its environment sends to the robot.

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import yaml
 from matplotlib.ticker import NullFormatter
 
 from metarl.core.files import write_atomically
+from metarl.core.yaml_files import dump_yaml
 from metarl.evaluation.table import format_number
 from metarl.reporting import markup, plots
 from metarl.reporting.markup import escape, note, row_head
@@ -47,7 +47,7 @@ def describe_best(sweep: Sweep, study: Any, values: Mapping[str, Any]) -> str:
     found = ", ".join(sweep.search)
     head = f"# Best of {count} trials of the sweep {sweep.name}, which searched for {found}:\n"
     head += f"# mean return {study.best_value:.2f} with the seeds {list(sweep.seeds)}.\n"
-    return head + yaml.safe_dump(tree, sort_keys=False)
+    return head + dump_yaml(tree)
 
 
 def find_importances(study: Any) -> dict[str, float]:

@@ -102,6 +102,38 @@ def test_lines_of_json_are_answered(tmp_path, monkeypatch, capfd):
     assert "metarl: refused a message: no JSON" in err and "served 1 steps" in err
 
 
+def adapt_twice(run, *flags, folder, monkeypatch):
+    """Plays two episodes with a step and adapts after each; returns the exit code."""
+    lines = ['{"verb": "act", "obs": [0, 0]}', '{"verb": "end", "reward": 1}', '{"verb": "adapt"}']
+    (folder / "in").write_text("\n".join(2 * lines))
+    with open(folder / "in") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        return commands.main(["serve", str(run), "--transport", "stdin", *flags])
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_robot_that_explores_adapts_again(is_file, tmp_path, monkeypatch, capfd):
+    run, options = NAVIGATION, {"folder": tmp_path, "monkeypatch": monkeypatch}
+    if is_file:
+        run = tmp_path / "p.onnx"
+        metarl.export(NAVIGATION, run)
+    assert adapt_twice(run, **options) == 0
+    last = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert last["adaptations"] == 1
+    message = "adapt: the episodes have no action noise to learn from; metarl serve --explore draws"
+    assert last["error"].startswith(message)
+    assert adapt_twice(run, "--explore", **options) == 0
+    last = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert last["adaptations"] == 2 and "error" not in last
+
+
+def test_file_without_noise_cannot_explore(tmp_path, capsys):
+    metarl.export(NAVIGATION, tmp_path / "p.onnx", adapt=[1.0, 0.0])
+    assert commands.main(["serve", str(tmp_path / "p.onnx"), "--explore"]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "--explore: " in err and "has the mode of its policy alone; leave it out" in err
+
+
 def test_progress_is_not_among_the_replies(tmp_path, monkeypatch, capfd):
     """Loading a policy prints lines if it takes more than some seconds."""
     load = metarl.load

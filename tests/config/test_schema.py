@@ -91,6 +91,15 @@ def test_preset_outside_the_folder_is_not_read(tmp_path, env):
     assert read("--env", env, presets=tmp_path).iterations == TrainConfig().iterations
 
 
+def test_file_of_settings_has_numbers_with_exponents(tmp_path):
+    """Where a field may also be None; a name that looks like one remains a text."""
+    (tmp_path / "s.yaml").write_text("env: '1e5'\niterations: 2E1\ncurriculum: {success: 1e-1}\n")
+    config = read("--config", str(tmp_path / "s.yaml"), presets=tmp_path)
+    assert (config.env, config.iterations, config.curriculum.success) == ("1e5", 20, 0.1)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(tmp_path / "config.yaml").env == "1e5"
+
+
 def test_preset_number_has_the_type_of_its_field(tmp_path):
     write_preset(tmp_path, "iterations: 1e3\nlearner: {cg_damping: 3e-4, initial_log_std: -1}\n")
     config = read("--env", "ant-dir", presets=tmp_path)

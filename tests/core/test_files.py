@@ -7,7 +7,7 @@ import pytest
 from metarl.core import files
 from metarl.core.errors import ConfigError
 from metarl.core.files import Unreadable, clean_name, load_json, parse_json, write_atomically
-from metarl.core.yaml_files import load_yaml
+from metarl.core.yaml_files import dump_yaml, load_yaml, parse_yaml
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -67,6 +67,19 @@ def test_odd_yaml_is_refused_in_one_line(text, message, tmp_path):
         load_yaml(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["1e-3", "-2.5e4", "+1.E5", ".5e+2", "1e-05", "3E0"])
+def test_yaml_number_with_exponent_is_a_float(text):
+    tree = parse_yaml(f"x: {text}\ny: '{text}'\nz: [{text}, {text}m]", "")
+    assert tree == {"x": float(text), "y": text, "z": [float(text), f"{text}m"]}
+    assert type(tree["x"]) is float
+
+
+def test_written_yaml_is_read_as_it_was():
+    tree = {"b": "1e5", "a": [1e-5, 1e300, "-1E-3", "e5", 3], "1e2": None}
+    assert parse_yaml(dump_yaml(tree), "") == tree
+    assert parse_yaml(dump_yaml(tree, default_flow_style=True), "") == tree
 
 
 def test_yaml_with_anchors_is_read(tmp_path):

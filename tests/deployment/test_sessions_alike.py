@@ -6,6 +6,7 @@ import pytest
 import metarl
 from metarl.core.errors import ConfigError
 from metarl.deployment.onnx_policy import OnnxPolicy
+from metarl.deployment.signals import MAX_PENDING
 
 
 @pytest.fixture(params=["torch", "onnx"])
@@ -89,6 +90,18 @@ def test_episodes_without_noise_are_not_kept(load):
     assert not session._pending
     with pytest.raises(ConfigError, match="no action noise to learn from"):
         session.adapt()
+
+
+def test_session_that_never_adapts_keeps_the_newest_episodes(load):
+    session = load("maml-trpo").start()
+    for _ in range(MAX_PENDING):
+        episode(session, length=2)
+    third = session._pending[2]
+    for _ in range(2):
+        episode(session, length=2)
+    assert len(session._pending) == MAX_PENDING and session._pending[0] is third
+    session.adapt()
+    assert not session._pending
 
 
 @pytest.mark.parametrize("obs", [[[1.0, 2.0], [3.0]], [1.0, "x"]])

@@ -36,6 +36,11 @@ def test_file_says_what_is_searched_for(tmp_path):
     assert not sweep.search["learner.lr"].is_whole and sweep.search["learner.memory_size"].is_whole
 
 
+def test_choices_with_exponents_are_numbers(tmp_path):
+    text = "env: ant-dir\nalgo: rl2\nsearch: {learner.lr: {choices: [1e-3, 3e-4]}}"
+    assert read(tmp_path, text).search == {"learner.lr": Choices((1e-3, 3e-4))}
+
+
 def test_runs_of_a_trial_differ_in_their_seed_alone(tmp_path):
     sweep = read(tmp_path, GOOD)
     values = {"learner.lr": 1e-3, "learner.memory": "mingru", "learner.memory_size": 32}

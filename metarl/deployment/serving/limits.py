@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError
+from metarl.deployment.serving.messages import Flag
 from metarl.deployment.signals import to_controls
 
 
@@ -53,7 +54,8 @@ class Limits:
         reach = self.rate * seconds
         limited = np.clip(controls, self.low, self.high)
         limited = np.clip(limited, previous - reach, previous + reach)
-        return limited, bool((limited != controls).any())
+        is_limited = bool((limited != controls).any())
+        return (limited if is_limited else controls), is_limited
 
 
 def read_limits(
@@ -91,6 +93,33 @@ def read_limits(
     return Limits(home, low, high, np.broadcast_to(rates, size))
 
 
+class SentControls:
+    """Controls that a robot is sent one after another, each limited by the one before.
+
+    Args:
+        limits: Limits on the controls.
+        dt: Time of a control step, which bounds the change between two messages [s].
+    """
+
+    def __init__(self, limits: Limits, dt: float):
+        self.home, self._limits, self._dt = limits.home, limits, dt
+        self._last = limits.home
+
+    def restart(self) -> None:
+        """Assumes the safe control as the last one, because another robot comes."""
+        self._last = self.home
+
+    def send(self, controls: np.ndarray) -> tuple[np.ndarray, Flag]:
+        """Returns controls (A,) after the limits, with the flag LIMITED if these changed them."""
+        self._last, is_limited = self._limits.apply(controls, self._last, self._dt)
+        return self._last, Flag(Flag.LIMITED * is_limited)
+
+    def send_home(self) -> tuple[np.ndarray, Flag]:
+        """Returns the safe control (A,), or as much of the way there as the rate allows."""
+        controls, limited = self.send(self.home)
+        return controls, Flag.SAFE | limited
+
+
 class Watchdog:
     """Tells when a robot is silent in mid-episode. Times are of one monotonic clock [s].
 
@@ -124,3 +153,7 @@ class Watchdog:
             return False
         self._next, self.is_silent = now + self.limit, True
         return True
+
+    def hasten(self, now: float, seconds: float) -> None:
+        """Makes the next safe control due after a time, unless it is due before [s]."""
+        self._next = min(self._next, now + seconds)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,45 +13,19 @@ from metarl.core.env import EnvSpec
 from metarl.core.errors import MetarlError
 from metarl.core.messages import notify
 from metarl.deployment.serving import json_lines
-from metarl.deployment.serving.limits import Limits, Watchdog
+from metarl.deployment.serving.limits import Limits, SentControls, Watchdog
 from metarl.deployment.serving.log import Latencies, Log
 from metarl.deployment.serving.messages import Counters, Flag, Refused, Reply, Request, Verb
+from metarl.deployment.serving.policies import ServedPolicy
 from metarl.deployment.serving.transports import Transport
 from metarl.deployment.serving.wire import SEQUENCES, WireFormat
+from metarl.deployment.signals import NoActionNoise
 
 RELEASE = 10.0
 """Silence after which another peer may take the place of the robot [s]."""
 
 _POLL = 0.2
 """Largest wait for a message, after which the server checks whether to end [s]."""
-
-
-class RobotSession(Protocol):
-    """A policy on one robot, as `metarl.deployment.session.Session` is."""
-
-    @property
-    def num_unusable(self) -> int:
-        """Numbers that were not finite."""
-
-    def act(self, obs: Any, reward: Any = None, done: Any = False) -> np.ndarray:
-        """Returns the controls (A,) for an observation."""
-
-    def end_episode(self, reward: Any = None, done: Any = False, obs: Any = None) -> None:
-        """Ends the episode; a memory keeps what it knows."""
-
-    def adapt(self) -> None:
-        """Takes a gradient step, where the policy adapts by them."""
-
-
-class ServedPolicy(Protocol):
-    """Policy that can be served, as `metarl.TrainedPolicy` is."""
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Of the environment of training."""
-
-    def start(self) -> RobotSession:
-        """Starts a session of one robot on a new task."""
 
 
 def say(text: str) -> None:
@@ -64,19 +36,6 @@ def say(text: str) -> None:
 def wire_format(spec: EnvSpec) -> WireFormat:
     """Returns the binary form of the messages of a policy."""
     return WireFormat(spec.obs_size, 1 if spec.discrete else spec.action_size)
-
-
-def warm_up(policy: ServedPolicy) -> None:
-    """Acts a few times in a session of its own, because the first calls take longest.
-
-    Also exempts all present objects from the collection of garbage (`gc.unfreeze` ends this): with
-    torch there are 330,000, and a look at them held a robot for 0.4 s on a busy machine.
-    """
-    session, obs = policy.start(), np.zeros(policy.spec.obs_size)
-    for reward in (None, 0.0, 0.0):
-        session.act(obs, reward)
-    gc.collect()
-    gc.freeze()
 
 
 @dataclass
@@ -120,15 +79,16 @@ class Server:
         log: Log,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._policy, self._transport, self._limits, self._log = policy, transport, limits, log
+        self._policy, self._transport, self._log = policy, transport, log
         self._format, self._clock = wire_format(policy.spec), clock
         self._dt = policy.spec.dt
+        self._controls = SentControls(limits, self._dt)
         self.latencies, self._watchdog = Latencies(), Watchdog(watchdog)
         self.steps = self.episodes = self.silences = 0
         self._is_stopped = False
         self._peer: Hashable | None = None
         self._heard, self._is_json = -math.inf, False
-        self._last: tuple[int, Verb, bytes] | None = None
+        self._last: Reply | None = None
         self._begin()
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -156,7 +116,7 @@ class Server:
                 self.poll()
         finally:
             if self._watchdog.wait(self._clock()) < math.inf:
-                self._send_safe(Flag.CLOSED, self._dt)
+                self._send_safe(Flag.CLOSED)
 
     def poll(self) -> None:
         """Waits for a message, for a short time, and answers it; guards the silence."""
@@ -168,8 +128,8 @@ class Server:
 
     def _guard(self) -> None:
         """Sends the safe control if the robot is silent in mid-episode."""
-        was_silent = self._watchdog.is_silent
-        if not self._watchdog.expire(self._clock()):
+        was_silent, now = self._watchdog.is_silent, self._clock()
+        if not self._watchdog.expire(now):
             return
         if not was_silent:
             self.silences += 1
@@ -177,16 +137,22 @@ class Server:
             seconds = self._watchdog.limit
             self._log.write("silence", episode=self._done, step=self._episode.steps)
             say(f"no observation for {seconds:g} s in step {self._episode.steps}: safe control")
-        self._send_safe(Flag.WATCHDOG, self._watchdog.limit)
+        if not self._send_safe(Flag.WATCHDOG):
+            self._watchdog.hasten(now, self._dt)
 
-    def _send_safe(self, mark: Flag, seconds: float) -> None:
-        """Sends the safe control, or as much of the way there as the rate allows."""
+    def _send_safe(self, mark: Flag) -> bool:
+        """Sends the safe control, or as much of the way there as the rate allows.
+
+        Returns:
+            The safe control is reached, or there is no robot.
+        """
         if self._peer is None:
-            return
-        controls = self._to_home(seconds)
-        sequence = self._last[0] if self._last else 0
-        reply = Reply(Verb.ACT, sequence, controls, Flag.SAFE | mark, self._count())
+            return True
+        controls, flags = self._controls.send_home()
+        sequence = self._last.sequence if self._last else 0
+        reply = Reply(Verb.ACT, sequence, controls, flags | mark, self._count())
         self._transport.send(self._encode(reply), self._peer)
+        return Flag.LIMITED not in flags
 
     def _receive(self, message: bytes, peer: Hashable) -> None:
         """Answers a message, or refuses it: it gets no answer and changes nothing but a counter."""
@@ -208,12 +174,18 @@ class Server:
                 self._transport.drop(peer)
             return
         self._heard = arrived
-        if self._last is not None and self._last[:2] == (sequence, request.verb):
-            if request.verb == Verb.ACT and self._episode.steps:
-                self._feed(arrived)
-            self._transport.send(self._last[2], peer)
-            return
-        self._answer(request, sequence, arrived)
+        if self._last and (self._last.sequence, self._last.verb) == (sequence, request.verb):
+            self._repeat(self._last, arrived)
+        else:
+            self._answer(request, sequence, arrived)
+
+    def _repeat(self, reply: Reply, arrived: float) -> None:
+        """Sends a reply again; limits its controls anew, as the watchdog may have sent others."""
+        if reply.verb == Verb.ACT and self._episode.steps:
+            self._feed(arrived)
+        controls, limited = self._controls.send(reply.controls)
+        again = replace(reply, controls=controls, flags=reply.flags | limited)
+        self._transport.send(self._encode(again), self._peer)
 
     def _admit(self, peer: Hashable, now: float) -> None:
         """Accepts the first peer, and another one after a long silence.
@@ -234,7 +206,7 @@ class Server:
             Refused: A later request was answered before. BEGIN may have any number, because the
                 robot's program may have been restarted.
         """
-        last = self._last[0] if self._last else 0
+        last = self._last.sequence if self._last else 0
         if request.sequence is None:
             return (last + 1) % SEQUENCES
         ahead = (request.sequence - last) % SEQUENCES
@@ -249,23 +221,22 @@ class Server:
 
     def _answer(self, request: Request, sequence: int, arrived: float) -> None:
         """Carries a request out, and sends and keeps the reply."""
-        controls, flags, error = self._home, Flag.SAFE, ""
+        acted, error = None, ""
         try:
             if request.verb == Verb.ACT:
-                controls, flags = self._act(request)
+                acted = self._act(request)
             else:
                 self._carry_out(request)
         except Exception as problem:  # whatever a policy does, its robot must get a safe answer
             error = " ".join(f"{problem}".split()) or type(problem).__name__
             if not isinstance(problem, MetarlError):
                 error = f"{type(problem).__name__}: {error}"
-            controls, flags = self._to_home(self._dt), Flag.SAFE | Flag.ERROR
             if self._log.refuse(f"{request.verb.name.lower()} failed"):
                 say(f"{request.verb.name.lower()}: {error}")
-        reply = Reply(request.verb, sequence, controls, flags, self._count(), error)
-        message = self._encode(reply)
-        self._transport.send(message, self._peer)
-        self._last = sequence, request.verb, message
+        controls, flags = acted or self._controls.send_home()
+        flags |= Flag.ERROR * bool(error)
+        self._last = Reply(request.verb, sequence, controls, flags, self._count(), error)
+        self._transport.send(self._encode(self._last), self._peer)
         if request.verb == Verb.ACT:
             self.latencies.add(self._clock() - arrived)
             if self._episode.steps:
@@ -273,6 +244,7 @@ class Server:
         if request.verb == Verb.STOP:
             self._record_episode("stopped")
             self._begin()
+            self._controls.restart()
             self._peer = self._last = None
 
     def _encode(self, reply: Reply) -> bytes:
@@ -283,12 +255,10 @@ class Server:
     def _begin(self) -> None:
         self._session = self._policy.start()
         self._adaptations = self._done = 0
-        self._home = self._sent = self._limits.home
         self._new_episode()
 
     def _new_episode(self) -> None:
         self._episode = _Episode(unusable=self._session.num_unusable)
-        self._sent = self._home
         self._watchdog.pause()
 
     def _act(self, request: Request) -> tuple[np.ndarray, Flag]:
@@ -297,16 +267,15 @@ class Server:
         chosen = self._session.act(request.obs, request.reward, request.done)
         controls = np.atleast_1d(chosen)
         may_wait = request.done or self._session.num_unusable > before
-        is_safe = may_wait and bool((controls == self._home).all())
+        is_safe = may_wait and bool((controls == self._controls.home).all())
         if not np.isfinite(controls).all():
             raise FloatingPointError("the policy's controls are not finite")
-        controls, is_limited = self._limits.apply(controls, self._sent, self._dt)
-        self._sent = controls
+        controls, limited = self._controls.send(controls)
         self._episode.steps += 1
         self.steps += 1
-        self._episode.limited += is_limited
+        self._episode.limited += bool(limited)
         self._add_reward(request.reward)
-        return controls, Flag(Flag.SAFE * is_safe | Flag.LIMITED * is_limited)
+        return controls, Flag(Flag.SAFE * is_safe) | limited
 
     def _carry_out(self, request: Request) -> None:
         """Carries out a verb that returns no controls of the policy."""
@@ -321,7 +290,10 @@ class Server:
             self._done += 1
             self._new_episode()
         elif request.verb == Verb.ADAPT:
-            self._session.adapt()
+            try:
+                self._session.adapt()
+            except NoActionNoise as error:
+                raise NoActionNoise("metarl serve --explore draws it in all episodes") from error
             self._adaptations += 1
             self._log.write("adapt", number=self._adaptations)
 
@@ -330,10 +302,6 @@ class Server:
         if silence is not None:
             self._log.write("heard", silence=round(silence, 4))
             say(f"heard again after {silence:.2f} s")
-
-    def _to_home(self, seconds: float) -> np.ndarray:
-        self._sent = self._limits.apply(self._home, self._sent, seconds)[0]
-        return self._sent
 
     def _add_reward(self, reward: float | None) -> None:
         if reward is not None and math.isfinite(reward):

@@ -14,6 +14,7 @@ from metarl.core.rollout import Rollout
 from metarl.deployment.advantages import advantages
 from metarl.deployment.export.adaptation import build_adaptation
 from metarl.deployment.export.onnx_graph import to_onnx
+from metarl.deployment.export.write import export_policy
 from metarl.deployment.onnx_file import OnnxFile
 from metarl.deployment.onnx_policy import OnnxPolicy
 from metarl.functional import advantages as with_torch
@@ -153,6 +154,21 @@ def test_session_adapts_like_that_of_the_learner(maml):
             one.end_episode(reward), other.end_episode(reward)
         one.adapt(), other.adapt()
         assert other.num_adaptations == k + 1
+
+
+def test_adaptation_graph_of_another_policy_is_refused(maml, tmp_path):
+    """Of the same sizes, after other training; the session is unchanged."""
+    policy, exported = maml
+    (tmp_path / "other").mkdir()
+    export_policy(replace(policy.origin(), iteration=99), tmp_path / "other" / "p.onnx")
+    name = "p.adaptation.onnx"
+    (tmp_path / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    session = exported.start()
+    session.act(np.zeros(11)), session.end_episode(0.0)
+    message = r"p.adaptation.onnx adapts another policy than .*p.onnx: the two files of one"
+    with pytest.raises(CheckpointError, match=message):
+        session.adapt()
+    assert session.num_adaptations == 0
 
 
 def test_session_sends_the_mode_once_adapted(maml):

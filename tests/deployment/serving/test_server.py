@@ -192,11 +192,60 @@ def test_rate_limit_holds_from_the_home_pose_and_back():
     np.testing.assert_allclose(first.controls, [0.7, -0.8, 0.0], rtol=1e-6)
     np.testing.assert_allclose(second.controls, [0.9, -0.6, 0.0], rtol=1e-6)
     assert first.flags == Flag.LIMITED
-    (safe,) = robot.wait(0.11)  # in 0.1 s by 1.0 at most
-    assert safe.controls.tolist() == HOME
-    robot.act(5.0, 0.0), robot.act(5.0, 0.0)
+    robot.act(5.0, 0.0)
     failed = robot.act(666.0, 0.0)
-    np.testing.assert_allclose(failed.controls, [0.7, -0.8, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(failed.controls, [0.9, -0.6, 0.0], rtol=1e-6)
+    assert failed.flags == Flag.SAFE | Flag.LIMITED | Flag.ERROR
+
+
+def test_watchdog_approaches_the_safe_control_at_the_rate():
+    robot = Robot(rate=[10.0], watchdog=1.0)  # 0.2 in a step of 0.02 s
+    robot.act(5.0, 0.0), robot.act(5.0, 0.0)
+    assert robot.wait(0.99) == []
+    found = [robot.wait(seconds) for seconds in (0.02, 0.01, 0.02, 0.02, 0.9, 0.2)]
+    assert [len(each) for each in found] == [1, 0, 1, 0, 0, 1]
+    np.testing.assert_allclose(found[0][0].controls, [0.7, -0.8, 0.0], rtol=1e-6)
+    assert found[0][0].flags == Flag.SAFE | Flag.WATCHDOG | Flag.LIMITED
+    assert found[2][0].controls.tolist() == found[5][0].controls.tolist() == HOME
+    assert found[2][0].flags == Flag.SAFE | Flag.WATCHDOG
+
+
+@pytest.mark.parametrize("verb", [Verb.STATUS, Verb.END, Verb.BEGIN, Verb.ADAPT, Verb.STOP])
+def test_rate_limit_holds_for_every_verb(verb):
+    robot = Robot(rate=[10.0])
+    for _ in range(4):
+        robot.act(5.0, 5.0)  # 0.8 from the home pose
+    (reply,) = robot.ask(verb)
+    np.testing.assert_allclose(reply.controls, [1.1, -0.4, 0.6], rtol=1e-6)
+    assert reply.flags == Flag.SAFE | Flag.LIMITED
+    expected = [1.3, -0.2, 0.8] if verb != Verb.STOP else [0.7, -0.8, 0.2]  # another robot
+    np.testing.assert_allclose(robot.act(5.0, 5.0).controls, expected, rtol=1e-6)
+
+
+def test_rate_limit_holds_for_a_repeated_request_after_a_silence():
+    robot = Robot(rate=[10.0])
+    robot.act(5.0, 0.0), robot.act(5.0, 0.0, number=2)
+    robot.wait(0.11), robot.wait(0.03)
+    again = robot.act(5.0, 0.0, number=2)
+    np.testing.assert_allclose(again.controls, [0.7, -0.8, 0.0], rtol=1e-6)
+    assert again.flags == Flag.LIMITED and len(robot.calls) == 2
+
+
+def test_rate_limit_holds_in_any_order_of_messages():
+    """Of verbs, repetitions, faults, silences and a new connection after a long silence."""
+    robot, rng = Robot(rate=[10.0], watchdog=0.05), np.random.default_rng(0)
+    last, peer, number = np.array(HOME), "robot", 0
+    for _ in range(2000):
+        replies = robot.wait(rng.choice([0.0, 0.02, 0.06]))
+        if rng.random() < 0.02:
+            robot.wire.now, peer = robot.wire.now + RELEASE, f"robot {number}"
+        number += rng.random() < 0.8
+        verb = rng.choice([Verb.ACT] * 6 + [Verb.BEGIN, Verb.END, Verb.ADAPT, Verb.STATUS])
+        first = rng.choice([-5.0, 5.0, 666.0, np.nan])
+        replies += robot.ask(Verb(verb), (first, rng.normal()), peer=peer, number=number)
+        for reply in replies:
+            assert np.abs(reply.controls - last).max() <= 0.2 + 1e-5
+            last = reply.controls
 
 
 def test_unusable_observation_gets_the_safe_control():

@@ -12,6 +12,9 @@ NUMBERS = [
     ((0.5, -2.0), ["task_0", "task_1"]),
     ([1, 2, 3], ["task_0", "task_1", "task_2"]),
     (np.array([0.1, 0.2], dtype=np.float32), ["task_0", "task_1"]),
+    (np.array([0.1]), ["task_0"]),
+    (np.array(0.1), ["task"]),
+    ({"speed": np.array(3, dtype=np.int32)}, ["speed"]),
     ({"direction": -1.0}, ["direction"]),
     ({"goal": np.array([0.3, 4.0]), "leg": 2}, ["goal_0", "goal_1", "leg"]),
 ]
@@ -29,6 +32,7 @@ def test_task_of_numbers_survives_encoding(task, names):
     for key, entry in task.items():
         assert type(back[key]) is type(entry) and np.array_equal(back[key], entry)
         assert np.asarray(back[key]).dtype == np.asarray(entry).dtype
+        assert np.shape(back[key]) == np.shape(entry)
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,14 @@ def test_file_names_the_terms_without_noise(robot_file):
     tree = yaml.safe_load(robot_file().read_text())
     names = ["base velocity", "base turn", "gravity", "joint positions", "joint speeds"]
     assert tree["observation"] == {name: PLAIN for name in names}
+
+
+def test_observed_vertical_does_not_show_the_tilt_of_gravity():
+    with closing(make("quadruped-dir-gravity", 1)) as env:
+        tasks = np.array([[0.0, 9.81, 0.0, 0.0], [0.0, 9.81, 0.3, 0.0]])  # angle, size, tilt
+        env.set_tasks(tasks, 1)
+        level, tilted = env.reset([np.random.default_rng(0), np.random.default_rng(0)])
+        names = [each.name for each in env.spec.observed]
+    vertical = [i for i, name in enumerate(names) if name.startswith("direction of gravity")]
+    np.testing.assert_array_equal(level[vertical], tilted[vertical])
+    assert len(vertical) == 3 and level[vertical[2]] < -0.99

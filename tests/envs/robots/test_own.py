@@ -205,6 +205,12 @@ def test_file_that_is_no_mapping_is_refused(robot_file, text):
         read_robot(robot_file(text))
 
 
+def test_numbers_may_have_an_exponent_without_a_point(robot_file):
+    path = robot_file(reset_noise=0.125)
+    path.write_text(path.read_text().replace("reset_noise: 0.125", "reset_noise: 1e-3"))
+    assert read_robot(path).reset_noise == 0.001
+
+
 def test_range_and_centre_of_an_actuator_fit(robot_file):
     row = {"centre": 1, "scale": 1, "low": 2, "high": 3, "stiffness": 0, "damping": 0}
     with pytest.raises(ConfigError, match="must be low <= centre <= high"):
