@@ -195,7 +195,7 @@ def _guess_ground(path: Path) -> tuple[str, str]:
         ConfigError: The model cannot be compiled.
     """
     plane, last = int(mujoco.mjtGeom.mjGEOM_PLANE), GROUNDS[-1]
-    # under a name that no geom has, so that a ground without a name is told from one with it
+    # under a name that no geom has, so that a ground without a name differs from one with it
     model = compile_own(path, last, ConfigError)
     names = [model.geom(i).name for i in range(model.ngeom)]
     if GROUNDS[0] in names and can_carry(model, names.index(GROUNDS[0])):
