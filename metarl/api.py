@@ -167,9 +167,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures returns after 0..K adaptation steps on held-out tasks, and writes them to a file.
 
-    The file is evaluation.json of the run folder if there is none yet, or one with as many tasks
-    and adaptation steps. Evaluations with other settings, of chosen tasks, of another environment
-    and without exploration noise are kept in evaluations/, under a name made from their settings.
+    The file is evaluation.json of the run folder, unless that is of the same checkpoint and other
+    settings. Such evaluations, those of chosen tasks, of another environment and without
+    exploration noise are kept in evaluations/, under a name made from their settings.
 
     Args:
         policy: The trained policy, its run folder, or its address on the hub.
@@ -274,16 +274,18 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
     if builders.is_baseline(policy.config, "scratch"):
         return main
     is_plain = not (settings.deterministic or settings.env or settings.tasks or settings.is_teacher)
-    if is_plain and _read_settings(policy.output) in (None, settings):
+    if is_plain and _read_settings(policy) in (None, settings):
         return main
     return results.evaluation_path(policy.output, settings)
 
 
-def _read_settings(run: Path) -> results.EvaluationSettings | None:
-    """Returns the settings of evaluation.json, None if there is none that can be read."""
+def _read_settings(policy: TrainedPolicy) -> results.EvaluationSettings | None:
+    """Returns the settings of evaluation.json, None if it cannot be read or is of other weights."""
     try:
-        recorded = results.read(run)
+        recorded = results.read(policy.output)
     except CheckpointError:
+        return None
+    if recorded.get("checkpoint", {}).get("iteration") != policy.progress.iteration:
         return None
     num_adaptations = len(recorded["returns"]["mean"]) - 1
     return results.EvaluationSettings(recorded["num_tasks"], num_adaptations)
