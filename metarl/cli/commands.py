@@ -25,10 +25,10 @@ from metarl.cli.arguments import (
     add_video_arguments,
     read_command,
 )
+from metarl.config.identity import label_config
 from metarl.config.trust import trust
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.core.messages import notify, show, warn
-from metarl.learners.modes import label
 from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
@@ -99,7 +99,7 @@ def _check_seeds(runs: Sequence[Path], *, trusts: bool) -> str:
     configs = [experiment.read_config(path, trusts=trusts) for path in runs]
     columns = {
         "env": [config.env for config in configs],
-        "algo": [label(config.algo, config.learner) for config in configs],
+        "algo": [label_config(config) for config in configs],
     }
     for name, values in columns.items():
         for path, value in zip(runs, values, strict=True):

@@ -19,6 +19,7 @@ from metarl.core.messages import printable, printable_tree
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import results
+from metarl.learners.modes import label_settings
 from metarl.runs.logger import read_records
 from metarl.runs.published import name_of
 
@@ -66,6 +67,11 @@ class RunData:
     def algo(self) -> str:
         """Name of the learner."""
         return str(self.config["algo"])
+
+    @property
+    def label(self) -> str:
+        """Name of the learner, with the mode of a baseline and additional observations."""
+        return label_settings(self.config)
 
     @property
     def seed(self) -> Any:
@@ -219,6 +225,8 @@ def _select_settings(run: RunData) -> dict[str, Any]:
 def _belongs(run: RunData, group: Sequence[RunData]) -> bool:
     for other in group:
         mine, theirs = _select_settings(run), _select_settings(other)
+        if run.label != other.label:
+            return False
         if run.seed == other.seed or any(mine[k] != theirs[k] for k in mine.keys() & theirs):
             return False
         if run.evaluation and other.evaluation:
@@ -238,16 +246,16 @@ def _make_label(group: Sequence[RunData], groups: Sequence[Sequence[RunData]]) -
     """
     first = group[0]
     others = [
-        other[0] for other in groups if other[0].env == first.env and other[0].algo == first.algo
+        other[0] for other in groups if other[0].env == first.env and other[0].label == first.label
     ]
     if len(others) == 1:
-        return first.algo
+        return first.label
     keys = [key for key in differences(others) if key in _select_settings(first)]
     if not keys or len(keys) > 3:
-        return f"{first.algo} ({first.name})"
+        return f"{first.label} ({first.name})"
     settings = ", ".join(f"{key.rpartition('.')[2]} {first.config[key]}" for key in keys)
     alike = [other for other in others if all(other.config.get(k) == first.config[k] for k in keys)]
-    return f"{first.algo} ({settings})" if len(alike) == 1 else f"{first.algo} ({first.name})"
+    return f"{first.label} ({settings if len(alike) == 1 else first.name})"
 
 
 def differences(runs: Sequence[RunData]) -> list[str]:

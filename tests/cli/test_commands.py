@@ -114,6 +114,10 @@ def test_evaluate_refuses_runs_that_are_not_seeds(run_copy, capsys):
     for text, message in (
         (config.replace("env: navigation-2d", "env: ant-dir"), f"{other}: env is ant-dir"),
         (
+            config.replace("observe_task: false", "observe_task: true"),
+            f"{other}: algo is maml-trpo-observe-task, of {run_copy} maml-trpo; give runs",
+        ),
+        (
             config.replace("seed: 1", "seed: 0"),
             f"{other}: seed 0 is also that of {run_copy}; two samples",
         ),
