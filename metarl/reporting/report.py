@@ -168,9 +168,13 @@ def _comparison(groups: Sequence[Group]) -> str:
             for label, count in zip(pair.labels, pair.num_seeds, strict=True)
         ]
         verdicts = [{None: "-", "": "intervals overlap"}.get(b, b) for b in pair.better.values()]
-        rows.append([row_head(pair.env), *map(escape, [*names, *verdicts])])
+        env = pair.env
+        if pair.versions[0] != pair.versions[1]:
+            env += " (versions {} and {})".format(*(v or "unknown" for v in pair.versions))
+        rows.append([row_head(env), *map(escape, [*names, *verdicts])])
     text = (
         "The better of two learners, where its 95 % interval lies wholly above that of the other. "
+        "Returns on two versions of an environment are not compared. "
         "First episode: before adaptation. The intervals of one seed lack the spread between "
         "trainings, so a difference to it can be one of the seed alone."
     )
