@@ -9,9 +9,11 @@ import struct
 import pytest
 from commands import ITERATIONS, METARL, REPOSITORY, call, damage, is_one_line, read_files
 
-from metarl.cli import commands
+from metarl import api
+from metarl.cli import commands, train
 from metarl.config.identity import describe_identity
 from metarl.config.schema import from_yaml
+from metarl.core.errors import ConfigError
 from metarl.reporting import video
 from metarl.runs import checkpoint
 
@@ -127,6 +129,23 @@ def test_evaluate_refuses_runs_that_are_not_seeds(run_copy, capsys):
         out, err = capsys.readouterr()
         assert out == "" and is_one_line(err) and message in err
     assert read_files(run_copy) == before
+
+
+def test_evaluations_of_two_lengths_are_one_line(run_copy, monkeypatch, capsys):
+    """As of policies from scratch, whose learning curves may differ in length."""
+    other = copy_as_seed_1(run_copy)
+    lengths = iter((1, 2))
+    evaluate = api.evaluate
+
+    def shorten(policy, *arguments, **options):
+        return evaluate(policy, *arguments, **options | {"num_adaptations": next(lengths)})
+
+    monkeypatch.setattr(api, "evaluate", shorten)
+    assert commands.main(["evaluate", str(run_copy), str(other), "--num-tasks", "2"]) == 2
+    err = capsys.readouterr().err
+    assert is_one_line(err) and "the runs differ in number of adaptations: 1 and 2; give" in err
+    with pytest.raises(ConfigError, match="differ in number of adaptations"):
+        train._print_together([run_copy, other])
 
 
 def test_oracle_without_evaluation_has_exit_code_5(run_copy, tmp_path, capsys):
