@@ -11,7 +11,8 @@ import numpy as np
 
 from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
-from metarl.core.errors import ConfigError, require
+from metarl.core.errors import ConfigError
+from metarl.core.files import check_output
 from metarl.learners.modes import find_mode, label
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
@@ -56,7 +57,7 @@ def film_together(
     from metarl.reporting.film import write_films
 
     first, output = policies[0], Path(output)
-    require(output.parent.is_dir(), "--output", str(output), "in a folder that exists")
+    check_output("--output", output)
     names = {policy.config.env for policy in policies}
     if len(names) > 1:
         raise ConfigError(f"runs of different environments: {', '.join(sorted(names))}")

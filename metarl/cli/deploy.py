@@ -8,6 +8,7 @@ from typing import Any
 
 from metarl.cli.arguments import RUN, add_trust_argument, parse_at_least, parse_run, parse_task
 from metarl.core.errors import ConfigError, EnvironmentContractError
+from metarl.core.files import check_output
 from metarl.core.messages import show
 
 
@@ -126,8 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
     from metarl.core.env import NoPictures
     from metarl.evaluation import results, table
 
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    check_output("--json", arguments.json)
     try:
         result = api.run_policy(
             arguments.policy,

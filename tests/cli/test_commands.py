@@ -244,6 +244,8 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ("video runs/x --size 64 -90,-20", "a value without a flag: -90,-20 (metarl"),
         ("video runs/x --format avi", "invalid choice: 'avi'"),
         ("evaluate runs/x --json no/folder/out.json", "there is no folder no/folder"),
+        ("evaluate runs/x --json .", "--json .: is a folder; name a file"),
+        ("explain runs/x --json .", "--json .: is a folder; name a file"),
     ],
 )
 def test_wrong_arguments_have_exit_code_2(arguments, message, capsys):
@@ -267,7 +269,7 @@ def test_video_of_several_runs_shows_the_same_task_side_by_side(run_copy, tmp_pa
     ("flags", "message"),
     [
         ([], "--output: which file the runs are filmed in"),
-        (["-o", "no/race.mp4"], "--output = 'no/race.mp4': must be in a folder that exists"),
+        (["-o", "no/race.mp4"], "--output no/race.mp4: there is no folder no"),
         (["-o", "race.mp4", "--episodes", "2"], "--episodes: for one run only"),
     ],
 )

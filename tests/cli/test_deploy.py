@@ -56,6 +56,8 @@ def test_torchscript_and_adapted_policies_are_one_file(run_copy, tmp_path, capsy
         ),
         ("export {run} -o {tmp}/p.onnx --adapt 1", 2, "is 2 finite numbers"),
         ("export {tmp}/none -o {tmp}/p.onnx", 5, "is not a run folder"),
+        ("export {run} -o {tmp} --adapt 0.3,-0.2", 2, "is a folder; name a file"),
+        ("run {file} --json {tmp}", 2, "is a folder; name a file"),
         ("run {tmp}/none.onnx", 5, "No such file"),
         ("run {run}/config.yaml", 5, "is no ONNX file"),
         ("run {file} --env ant-dir", 2, "obs_size is 2; the environment ant-dir has 27"),
