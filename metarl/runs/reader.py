@@ -21,7 +21,7 @@ from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import results
 from metarl.learners.modes import label_settings
 from metarl.runs.logger import read_records
-from metarl.runs.published import name_of
+from metarl.runs.published import name_of, output_path
 
 EXPLANATION = "explain.json"
 """File of an explanation, as `metarl explain` writes it."""
@@ -34,7 +34,7 @@ _VIDEOS = {".mp4", ".gif", ".html"}
 
 @dataclass(frozen=True)
 class RunData:
-    """Contents of a run folder.
+    """Contents of a run folder, for a published policy with what was made of it in `runs/`.
 
     Attributes:
         path: The folder.
@@ -44,7 +44,8 @@ class RunData:
         record: run.json, empty if there is none.
         evaluation: evaluation.json, None if there is none.
         videos: Paths of films and replays.
-        other_evaluations: Paths of the evaluations with other settings, in evaluations/.
+        other_evaluations: Paths of the evaluations with other settings, in evaluations/, and of a
+            published policy also those that were made of it.
         explanation: explain.json, None if there is none.
     """
 
@@ -141,8 +142,14 @@ def load(path: Path) -> RunData:
     evaluation = None
     if (path / results.FILE).exists():
         evaluation = {"seed": config.get("seed"), **results.read(path)}
-    folder = path / "videos"
-    videos = sorted(p for p in folder.glob("*") if p.suffix in _VIDEOS and p.name[0] != ".")
+    folders = list(dict.fromkeys((path, output_path(path))))  # a published policy has two
+    files = [file for folder in folders for file in sorted((folder / "videos").glob("*"))]
+    videos = [file for file in files if file.suffix in _VIDEOS and file.name[0] != "."]
+    others = [
+        file for folder in folders for file in sorted((folder / "evaluations").glob("*.json"))
+    ]
+    others += [folder / results.FILE for folder in folders[1:] if (folder / results.FILE).exists()]
+    explanations = [_read_explanation(folder / EXPLANATION, path) for folder in reversed(folders)]
     return RunData(
         path=path,
         name=printable(name_of(path)),
@@ -151,8 +158,8 @@ def load(path: Path) -> RunData:
         record=_read_record(path / "run.json"),
         evaluation=evaluation,
         videos=tuple(videos),
-        other_evaluations=tuple(sorted((path / "evaluations").glob("*.json"))),
-        explanation=_read_explanation(path),
+        other_evaluations=tuple(others),
+        explanation=next(filter(None, explanations), None),
     )
 
 
@@ -171,8 +178,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     return printable_tree(record) if isinstance(record, dict) else {}
 
 
-def _read_explanation(run: Path) -> dict[str, Any] | None:
-    path = run / EXPLANATION
+def _read_explanation(path: Path, run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     explanation = _read_record(path)

@@ -8,6 +8,7 @@ import yaml
 from run_files import evaluation, write_run
 
 from metarl.core.errors import CheckpointError
+from metarl.runs import published
 from metarl.runs.reader import differences, group_runs, load, load_all
 
 
@@ -47,6 +48,22 @@ def test_run_that_has_just_begun_has_no_records(tmp_path):
         (path / name).unlink()
     run = load(path)
     assert len(run.column("return_post")) == 0 and run.record == {} and run.evaluation is None
+
+
+def test_published_policy_has_what_was_made_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_run(tmp_path / "small")
+    published.write(path, source="a", iteration=1, env_steps=1, omitted=[])
+    folder = published.output_folder(path)
+    for name in ("videos/a.mp4", "evaluations/tasks-3.json", "evaluation.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "explain.json").write_text('{"kind": "memory"}')
+    run = load(path)
+    assert run.videos == (folder / "videos" / "a.mp4",)
+    made = (folder / "evaluations" / "tasks-3.json", folder / "evaluation.json")
+    assert run.other_evaluations == made and run.explanation == {"kind": "memory"}
+    assert run.evaluation["num_tasks"] == 6  # of the published folder
 
 
 @pytest.mark.parametrize(
