@@ -69,6 +69,7 @@ def export(arguments: argparse.Namespace) -> None:
     from metarl import api
 
     _refuse_flags_of_others(arguments)
+    adaptations = arguments.num_adaptations
     options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     with api.load(arguments.run, **options) as policy:
         if arguments.format == "minari":
@@ -79,7 +80,7 @@ def export(arguments: argparse.Namespace) -> None:
                 arguments.output,
                 format=arguments.format,
                 adapt=arguments.adapt,
-                num_adaptations=arguments.num_adaptations or 1,
+                num_adaptations=1 if adaptations is None else adaptations,
                 max_steps=arguments.max_steps,
             )
     for path in paths:

@@ -55,6 +55,11 @@ def test_torchscript_and_adapted_policies_are_one_file(run_copy, tmp_path, capsy
             "for --adapt and --format minari only",
         ),
         ("export {run} -o {tmp}/p.onnx --adapt 1", 2, "is 2 finite numbers"),
+        (
+            "export {run} -o {tmp}/p.onnx --adapt 0.3,-0.2 --num-adaptations 0",
+            2,
+            "--num-adaptations = 0: must be at least 1",
+        ),
         ("export {tmp}/none -o {tmp}/p.onnx", 5, "is not a run folder"),
         ("export {run} -o {tmp} --adapt 0.3,-0.2", 2, "is a folder; name a file"),
         ("run {file} --json {tmp}", 2, "is a folder; name a file"),
