@@ -17,7 +17,7 @@ from metarl import builders, experiment
 from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
 from metarl.config.trust import trust
-from metarl.core.env import BatchEnv, NoPictures, RenderableEnv, SceneEnv, missing_members, supports
+from metarl.core.env import BatchEnv, NoPictures, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
 from metarl.core.messages import show, warn
 from metarl.environments import check_env as check_env
@@ -28,6 +28,8 @@ from metarl.evaluation import results, table
 from metarl.explanation import explain as explain
 from metarl.exporting import export as export
 from metarl.exporting import run_policy as run_policy
+from metarl.filming import VIDEO
+from metarl.filming import film as film
 from metarl.filming import film_together as film_together
 from metarl.histories import export_minari as export_minari
 from metarl.learners.modes import label
@@ -35,13 +37,12 @@ from metarl.publishing import publish as publish
 from metarl.publishing import push as push
 from metarl.runs.hub import find_run
 from metarl.runs.progress import heartbeat
-from metarl.runs.published import name_of, output_folder
+from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
 from metarl.training.launch import read_launch
 
-VIDEO = "videos/adaptation.mp4"
 NUM_ADAPTATIONS = 3
 """Adaptation steps of an evaluation, by default."""
 
@@ -167,9 +168,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures returns after 0..K adaptation steps on held-out tasks, and writes them to a file.
 
-    The file is evaluation.json of the run folder if there is none yet, or one with as many tasks
-    and adaptation steps. Evaluations with other settings, of chosen tasks, of another environment
-    and without exploration noise are kept in evaluations/, under a name made from their settings.
+    The file is evaluation.json of the run folder, unless that is of the same checkpoint and other
+    settings. Such evaluations, those of chosen tasks, of another environment and without
+    exploration noise are kept in evaluations/, under a name made from their settings.
 
     Args:
         policy: The trained policy, its run folder, or its address on the hub.
@@ -274,16 +275,18 @@ def _choose_path(policy: TrainedPolicy, settings: results.EvaluationSettings) ->
     if builders.is_baseline(policy.config, "scratch"):
         return main
     is_plain = not (settings.deterministic or settings.env or settings.tasks or settings.is_teacher)
-    if is_plain and _read_settings(policy.output) in (None, settings):
+    if is_plain and _read_settings(policy) in (None, settings):
         return main
     return results.evaluation_path(policy.output, settings)
 
 
-def _read_settings(run: Path) -> results.EvaluationSettings | None:
-    """Returns the settings of evaluation.json, None if there is none that can be read."""
+def _read_settings(policy: TrainedPolicy) -> results.EvaluationSettings | None:
+    """Returns the settings of evaluation.json, None if it cannot be read or is of other weights."""
     try:
-        recorded = results.read(run)
+        recorded = results.read(policy.output)
     except CheckpointError:
+        return None
+    if recorded.get("checkpoint", {}).get("iteration") != policy.progress.iteration:
         return None
     num_adaptations = len(recorded["returns"]["mean"]) - 1
     return results.EvaluationSettings(recorded["num_tasks"], num_adaptations)
@@ -316,64 +319,6 @@ def _open_env(policy: TrainedPolicy, env: Any) -> Generator[Any]:
 
 
 # --- videos, reports, checks ----------------------------------------------------------------------
-
-
-def film(
-    policy: TrainedPolicy,
-    *,
-    num_tasks: int = 2,
-    num_adaptations: int = 1,
-    formats: Sequence[str] | None = None,
-    num_episodes: int = 1,
-    camera: tuple[float, float] | None = None,
-    size: int = 480,
-) -> list[Path]:
-    """Films held-out tasks before and after adaptation, without exploration noise.
-
-    Args:
-        policy: The trained policy.
-        num_tasks: Tasks to film.
-        num_adaptations: Adaptation steps between before and after.
-        formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where
-            possible.
-        num_episodes: Episodes to show of each task.
-        camera: Azimuth and elevation [degrees].
-        size: Width and height [pixels], even.
-
-    Returns:
-        The files, in videos/ of the run folder, or of one in runs/ for a published policy.
-
-    Raises:
-        NoPictures: The environment cannot draw; says why.
-        ConfigError: An argument does not fit the run.
-    """
-    from metarl.evaluation.evaluate import held_out_tasks
-    from metarl.reporting.episode import View
-    from metarl.reporting.film import film_trial, write_films
-
-    config, env = policy.config, policy.env
-    if not supports(env, RenderableEnv):
-        raise NoPictures(f"{env.spec.name} draws no pictures")
-    if num_episodes > config.sampler.num_episodes:
-        hint = f"the run adapts from {config.sampler.num_episodes} episodes, so there are no more"
-        raise ConfigError(f"--episodes {num_episodes}: {hint}")
-    if builders.is_baseline(config, "scratch"):
-        tasks = policy.learner.tasks[:num_tasks]
-    else:
-        tasks = held_out_tasks(env.spec, config.seed, num_tasks)
-    path, view = policy.output / VIDEO, View(size, camera)
-    title = f"{config.env}, {config.algo}: {name_of(policy.path)}"
-    with heartbeat(f"filming {len(tasks)} tasks"):
-        panels = film_trial(
-            env,
-            policy.learner,
-            tasks,
-            num_episodes=config.sampler.num_episodes,
-            num_adaptations=num_adaptations,
-            key=Key(config.seed, "video", 0),
-            num_shown=num_episodes,
-        )
-        return write_films(path, env, panels, formats, title=title, view=view)
 
 
 def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Path:

@@ -13,6 +13,7 @@ from metarl import builders
 from metarl.config.trust import require_trust, trust
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, name_failures, require
+from metarl.core.files import check_output
 from metarl.core.parallel import one_torch_thread
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Collector, Key
@@ -63,6 +64,7 @@ def export(
             return export(loaded, path, num_adaptations=num_adaptations, **options)
     from metarl.deployment.export.write import export_policy
 
+    check_output("--output", Path(path))
     origin = policy.origin()
     params = None if adapt is None else _adapt(policy, adapt, num_adaptations)
     return export_policy(
@@ -169,7 +171,7 @@ def _choose_env(path: Path, policy: Any, env: str, trusts: bool) -> str:
 
 def _check_film(path: Path) -> None:
     require(path.suffix in FILMS, "--output", str(path), f"a file that ends in {', '.join(FILMS)}")
-    require(path.absolute().parent.is_dir(), "--output", str(path), "in a folder that exists")
+    check_output("--output", path)
 
 
 def _film(

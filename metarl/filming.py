@@ -1,4 +1,4 @@
-"""Films of several policies side by side."""
+"""Films of a policy before and after adaptation, and of several policies side by side."""
 
 from __future__ import annotations
 
@@ -12,11 +12,76 @@ import numpy as np
 from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
+from metarl.core.files import check_output
 from metarl.learners.modes import find_mode, label
+from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
+
+VIDEO = "videos/adaptation.mp4"
+"""Film in the output folder of a policy."""
+
+
+def film(
+    policy: TrainedPolicy,
+    *,
+    num_tasks: int = 2,
+    num_adaptations: int = 1,
+    formats: Sequence[str] | None = None,
+    num_episodes: int = 1,
+    camera: tuple[float, float] | None = None,
+    size: int = 480,
+) -> list[Path]:
+    """Films held-out tasks before and after adaptation, without exploration noise.
+
+    Args:
+        policy: The trained policy.
+        num_tasks: Tasks to film.
+        num_adaptations: Adaptation steps between before and after.
+        formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where
+            possible.
+        num_episodes: Episodes to show of each task.
+        camera: Azimuth and elevation [degrees].
+        size: Width and height [pixels], even.
+
+    Returns:
+        The files, in videos/ of the run folder, or of one in runs/ for a published policy.
+
+    Raises:
+        NoPictures: The environment cannot draw; says why.
+        ConfigError: An argument is out of range or does not fit the run.
+    """
+    from metarl.evaluation.evaluate import held_out_tasks
+    from metarl.reporting.episode import View
+    from metarl.reporting.film import film_trial, write_films
+
+    _check(num_tasks, num_adaptations, formats, size)
+    require(num_episodes >= 1, "num_episodes", num_episodes, "at least 1")
+    config, env = policy.config, policy.env
+    if not supports(env, RenderableEnv):
+        raise NoPictures(f"{env.spec.name} draws no pictures")
+    if num_episodes > config.sampler.num_episodes:
+        hint = f"the run adapts from {config.sampler.num_episodes} episodes, so there are no more"
+        raise ConfigError(f"--episodes {num_episodes}: {hint}")
+    if is_baseline(config, "scratch"):
+        tasks = policy.learner.tasks[:num_tasks]
+    else:
+        tasks = held_out_tasks(env.spec, config.seed, num_tasks)
+    path, view = policy.output / VIDEO, View(size, camera)
+    title = f"{config.env}, {config.algo}: {name_of(policy.path)}"
+    with heartbeat(f"filming {len(tasks)} tasks"):
+        panels = film_trial(
+            env,
+            policy.learner,
+            tasks,
+            num_episodes=config.sampler.num_episodes,
+            num_adaptations=num_adaptations,
+            key=Key(config.seed, "video", 0),
+            num_shown=num_episodes,
+        )
+        return write_films(path, env, panels, formats, title=title, view=view)
 
 
 def film_together(
@@ -49,14 +114,17 @@ def film_together(
 
     Raises:
         NoPictures: The environment cannot draw; says why.
-        ConfigError: The policies have different environments, or the folder does not exist.
+        ConfigError: An argument is out of range, the policies have different environments, or the
+            folder does not exist.
     """
     from metarl.evaluation.evaluate import held_out_tasks
     from metarl.reporting.episode import View
     from metarl.reporting.film import write_films
 
+    require(len(policies) >= 1, "policies", policies, "at least one policy")
+    _check(num_tasks, num_adaptations, formats, size)
     first, output = policies[0], Path(output)
-    require(output.parent.is_dir(), "--output", str(output), "in a folder that exists")
+    check_output("--output", output)
     names = {policy.config.env for policy in policies}
     if len(names) > 1:
         raise ConfigError(f"runs of different environments: {', '.join(sorted(names))}")
@@ -74,6 +142,20 @@ def film_together(
         title = f"{first.config.env}: {', '.join(name_of(policy.path) for policy in policies)}"
         view = View(size, camera)
         return write_films(output, first.env, panels, formats, title=title, view=view)
+
+
+def _check(num_tasks: int, num_adaptations: int, formats: Sequence[str] | None, size: int) -> None:
+    """Checks what all films have in common.
+
+    Raises:
+        ConfigError: A number is out of range, or a format is unknown; names it.
+    """
+    require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
+    require(num_adaptations >= 1, "num_adaptations", num_adaptations, "at least 1")
+    is_known = formats is None or (len(formats) > 0 and set(formats) <= set(FORMATS))
+    require(is_known, "formats", formats, f"a list of {', '.join(FORMATS)}")
+    is_size = size % 2 == 0 and MIN_SIZE <= size <= MAX_SIZE
+    require(is_size, "size", size, f"even, from {MIN_SIZE} to {MAX_SIZE}")
 
 
 def _play(policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: Key) -> list[Any]:

@@ -119,17 +119,29 @@ def _add_card(run: Path, folder: Path, repository: str) -> None:
 
     Both lack a fingerprint: the card is edited on the hub.
     """
-    videos = [path / "videos" for path in (run, published.output_path(run))]
-    films = [path / f"adaptation{suffix}" for suffix in (".mp4", ".gif") for path in videos]
-    film = next((path for path in films if path.is_file()), None)
-    if film is not None and film.stat().st_size > MAX_FILM:
-        text = f"{film} is larger than {MAX_FILM / 1e6:g} MB and is left out"
-        warn(text)
-        film = None
+    film = _find_film(run)
     name = f"{hub.FILM}{film.suffix}" if film else ""
     if film:
         shutil.copyfile(film, folder / name)
     write_atomically(folder / hub.CARD, model_card(folder, repository, name))
+
+
+def _find_film(run: Path) -> Path | None:
+    """Returns the film of a policy; None without one that is of its checkpoint and small."""
+    videos = [path / "videos" for path in (run, published.output_path(run))]
+    films = [path / f"adaptation{suffix}" for suffix in (".mp4", ".gif") for path in videos]
+    film = next((path for path in films if path.is_file()), None)
+    if film is None:
+        return None
+    facts, checkpoints = film.stat(), run / "checkpoints"
+    if not published.is_published(run) and facts.st_mtime < checkpoints.stat().st_mtime:
+        hint = f"make it again with: metarl video {run}"
+        warn(f"{film} is older than the newest checkpoint and is left out; {hint}")
+        return None
+    if facts.st_size > MAX_FILM:
+        warn(f"{film} is larger than {MAX_FILM / 1e6:g} MB and is left out")
+        return None
+    return film
 
 
 def _check_evaluation(policy: TrainedPolicy) -> None:

@@ -118,6 +118,19 @@ def test_resume_evaluates_once_beside_other_settings(policy, tmp_path, capsys):
     assert json.loads((run / "evaluation.json").read_text())["num_tasks"] == 2
 
 
+def test_evaluation_json_follows_the_newest_checkpoint(policy, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(policy.path, run, ignore=shutil.ignore_patterns("evaluation*"))
+    metarl.evaluate(metarl.load(run), num_tasks=2)
+    for name in ("published", "published-again"):
+        metarl.publish(run, tmp_path / name)
+        if name == "published":
+            assert cli.main(["--resume", str(run), "--iterations", "3"]) == 0
+    result = json.loads((run / "evaluation.json").read_text())
+    assert (result["num_tasks"], result["checkpoint"]["iteration"]) == (3, 3)
+    assert not (run / "evaluations").exists()
+
+
 def test_evaluate_transfers_to_another_environment(policy):
     result = metarl.evaluate(policy, "navigation-2d-sparse", num_tasks=2, num_adaptations=1)
     assert result["env"] == "navigation-2d-sparse"

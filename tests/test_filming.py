@@ -1,11 +1,11 @@
-"""Policies that cannot be filmed side by side are refused."""
+"""Policies that cannot be filmed are refused, and arguments out of range."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from metarl.core.errors import ConfigError
-from metarl.filming import film_together
+from metarl.filming import film, film_together
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig
 
@@ -26,3 +26,29 @@ def test_policy_from_scratch_is_refused(tmp_path):
     scratch = policy(learner=Sb3PpoConfig(mode="scratch"))
     with pytest.raises(ConfigError, match="a policy from scratch knows one task"):
         film_together([policy(), scratch], tmp_path / "race.mp4")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_tasks": 0}, "num_tasks = 0: must be at least 1"),
+        ({"num_adaptations": 0}, "num_adaptations = 0: must be at least 1"),
+        ({"num_adaptations": -1}, "num_adaptations = -1: must be at least 1"),
+        ({"size": 63}, "size = 63: must be even, from 16 to 4096"),
+        ({"size": 8192}, "size = 8192: must be even, from 16 to 4096"),
+        ({"formats": ["avi"]}, r"formats = \['avi'\]: must be a list of mp4, gif, html"),
+        ({"formats": []}, r"formats = \[\]: must be a list of mp4, gif, html"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(change, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        film(policy(), **change)
+    with pytest.raises(ConfigError, match=message):
+        film_together([policy()], tmp_path / "race.mp4", **change)
+
+
+def test_film_needs_an_episode_and_a_policy(tmp_path):
+    with pytest.raises(ConfigError, match="num_episodes = 0: must be at least 1"):
+        film(policy(), num_episodes=0)
+    with pytest.raises(ConfigError, match=r"policies = \[\]: must be at least one policy"):
+        film_together([], tmp_path / "race.mp4")

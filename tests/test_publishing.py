@@ -1,6 +1,7 @@
 """Published policies: small folders that give the numbers of their run and never change."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from commands import REPOSITORY, damage, is_one_line, read_files
 
 import metarl
+from metarl import publishing
 from metarl.cli import commands
 from metarl.core.errors import CheckpointError, RunExists
 from metarl.runs import published
@@ -106,6 +108,38 @@ def test_output_of_a_published_policy_goes_elsewhere(copy, capsys):
     assert commands.main(["report", str(copy)]) == 0
     assert capsys.readouterr().out == "runs/pretrained/small/report.html\n"
     assert read_files(copy) == before
+
+
+def test_policies_of_one_name_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("a", "b", "c/copy-of-a"):
+        (tmp_path / place / "small").mkdir(parents=True)
+        facts = {"source": place[-1], "iteration": 1, "env_steps": 1, "omitted": []}
+        published.write(tmp_path / place / "small", **facts)
+    one, other, copy = (tmp_path / place / "small" for place in ("a", "b", "c/copy-of-a"))
+    assert published.output_path(other) == Path("runs/pretrained/small")
+    folder = published.output_folder(one)
+    (folder / "videos").mkdir()
+    (folder / "videos" / "adaptation.mp4").write_bytes(b"of a")
+    assert folder == Path("runs/pretrained/small") == published.output_path(copy)
+    assert publishing._find_film(copy) == folder / "videos" / "adaptation.mp4"
+    assert publishing._find_film(other) is None
+    own = published.output_folder(other)
+    assert own.parent == folder.parent and own.name.startswith("small-") and own.is_dir()
+    (folder / published.MARK).unlink()  # as an older version left it: of which is not known
+    assert published.output_path(one).name not in ("small", own.name)
+
+
+def test_film_of_an_older_checkpoint_is_not_pushed(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "videos").mkdir()
+    film = tmp_path / "videos" / "adaptation.gif"
+    film.touch()
+    assert publishing._find_film(tmp_path) == film
+    os.utime(film, (1, 1))
+    assert publishing._find_film(tmp_path) is None
+    hint = f"left out; make it again with: metarl video {tmp_path}"
+    assert f"{film} is older than the newest checkpoint and is {hint}" in capsys.readouterr().err
 
 
 def test_damage_of_every_file_is_found(copy, capsys):

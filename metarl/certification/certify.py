@@ -182,7 +182,7 @@ def _join(plan: Plan, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **plan.settings,
         "grid": grid,
-        "summary": summarise_cells(cells, plan.order.seed),
+        "summary": summarise_cells(cells),
         "intervals": "95 %, over the tasks of a cell; survival: Wilson, returns: bootstrap",
         "cells": cells,
         "measured": {
@@ -193,11 +193,11 @@ def _join(plan: Plan, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def summarise_cells(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def summarise_cells(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Averages the survival over cells, each with the same weight.
 
     A task has the same start and commands in every cell, so the tasks, averaged over the cells, are
-    the sample of the interval.
+    the sample of the interval, which is Wilson's as in a cell.
 
     Returns:
         `survival` of all cells (`mean`, `ci95`, lists over the attempts), the same of those inside,
@@ -206,8 +206,9 @@ def summarise_cells(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, 
 
     def average(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         per_task = np.mean([cell["survival"]["per_task"] for cell in chosen], axis=0)
-        found = statistics.to_lists([statistics.estimate([row], seed) for row in per_task])
-        return {"cells": len(chosen), "mean": found["mean"], "ci95": found["ci95"]}
+        mean = per_task.mean(axis=1).tolist()
+        ends = [list(statistics.share_interval(each, per_task.shape[1])) for each in mean]
+        return {"cells": len(chosen), "mean": mean, "ci95": ends}
 
     kinds = {}
     for kind in ("inside", "outside", "unknown"):

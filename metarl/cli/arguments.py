@@ -10,14 +10,12 @@ from typing import Any
 
 from metarl import __version__
 from metarl.core.errors import ConfigError, nearest
+from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
 
 Run = Callable[[argparse.Namespace], None]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Commands = Mapping[str, tuple[Run, AddArguments, str]]
 """Name -> (function that carries it out, function that adds its arguments, help)."""
-
-FORMATS = ("mp4", "gif", "html")
-"""Formats of a film; html is a replay in 3-D."""
 
 CAMERAS = {
     "side": (90.0, -14.0),
@@ -29,10 +27,6 @@ CAMERAS = {
 
 Azimuth 0 looks along x, 90 along y; a negative elevation looks down.
 """
-
-
-MAX_SIZE = 4096
-"""Largest width of a picture [pixels]: a film of larger ones fills the memory."""
 
 
 RUN = "run folder, or hf://ORG/NAME[@REVISION]"
@@ -292,8 +286,8 @@ def _seconds(text: str) -> float:
 
 def _even(text: str) -> int:
     size = parse_at_least(1)(text)
-    if size % 2 or not 16 <= size <= MAX_SIZE:
-        raise argparse.ArgumentTypeError(f"{text}: must be even, from 16 to {MAX_SIZE}")
+    if size % 2 or not MIN_SIZE <= size <= MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text}: must be even, from {MIN_SIZE} to {MAX_SIZE}")
     return size
 
 

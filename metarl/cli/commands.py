@@ -25,10 +25,11 @@ from metarl.cli.arguments import (
     add_video_arguments,
     read_command,
 )
+from metarl.config.identity import label_config
 from metarl.config.trust import trust
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
+from metarl.core.files import check_output
 from metarl.core.messages import notify, show, warn
-from metarl.learners.modes import label
 from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
@@ -53,7 +54,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.evaluation import results, table
 
-    _check_parent("--json", arguments.json)
+    check_output("--json", arguments.json)
     runs = [find_run(run) for run in arguments.runs]
     trust(arguments.env)
     trained_on = _check_seeds(runs, trusts=arguments.trust_env)
@@ -89,17 +90,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         results.write(arguments.json, result)
 
 
-def _check_parent(flag: str, path: Path | None) -> None:
-    if path and not path.absolute().parent.is_dir():
-        raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
-
-
 def _check_seeds(runs: Sequence[Path], *, trusts: bool) -> str:
     """Requires seeds of one learner on one environment; returns the environment."""
     configs = [experiment.read_config(path, trusts=trusts) for path in runs]
     columns = {
         "env": [config.env for config in configs],
-        "algo": [label(config.algo, config.learner) for config in configs],
+        "algo": [label_config(config) for config in configs],
     }
     for name, values in columns.items():
         for path, value in zip(runs, values, strict=True):
@@ -119,7 +115,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.evaluation import explanation_table, results
 
-    _check_parent("--json", arguments.json)
+    check_output("--json", arguments.json)
     options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     with api.load(arguments.run, **options) as policy:
         tree = api.explain(
@@ -138,7 +134,7 @@ def _check_env(arguments: argparse.Namespace) -> None:
     from metarl.core.files import write_atomically
     from metarl.envs.env_checker import Finding, check, report
 
-    _check_parent("--json", arguments.json)
+    check_output("--json", arguments.json)
     try:
         with heartbeat(f"checking {arguments.env}"):
             options = {"timeout": arguments.env_timeout}
@@ -224,7 +220,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     if arguments.output is None and len(arguments.runs) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
-    _check_parent("--json", arguments.json)
+    check_output("--json", arguments.json)
     runs = [find_run(run) for run in arguments.runs]
     output = arguments.output or output_folder(runs[0]) / "report.html"
     groups = write_report(runs, output, arguments.oracle)

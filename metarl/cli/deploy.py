@@ -8,6 +8,7 @@ from typing import Any
 
 from metarl.cli.arguments import RUN, add_trust_argument, parse_at_least, parse_run, parse_task
 from metarl.core.errors import ConfigError, EnvironmentContractError
+from metarl.core.files import check_output
 from metarl.core.messages import show
 
 
@@ -68,6 +69,7 @@ def export(arguments: argparse.Namespace) -> None:
     from metarl import api
 
     _refuse_flags_of_others(arguments)
+    adaptations = arguments.num_adaptations
     options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     with api.load(arguments.run, **options) as policy:
         if arguments.format == "minari":
@@ -78,7 +80,7 @@ def export(arguments: argparse.Namespace) -> None:
                 arguments.output,
                 format=arguments.format,
                 adapt=arguments.adapt,
-                num_adaptations=arguments.num_adaptations or 1,
+                num_adaptations=1 if adaptations is None else adaptations,
                 max_steps=arguments.max_steps,
             )
     for path in paths:
@@ -126,8 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
     from metarl.core.env import NoPictures
     from metarl.evaluation import results, table
 
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    check_output("--json", arguments.json)
     try:
         result = api.run_policy(
             arguments.policy,

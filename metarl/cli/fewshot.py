@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metarl.cli.arguments import parse_at_least
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.files import check_output
 from metarl.core.messages import show
 from metarl.fewshot.names import ALGOS, HELD_OUT, ITERATIONS, SHOTS, TASKS, fitting
 
@@ -45,8 +46,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 def run(arguments: argparse.Namespace) -> None:
     """Carries out the verb."""
     for flag, path in (("--json", arguments.json), ("-o", arguments.output)):
-        if path and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
+        check_output(flag, path)
     algos = _read_algos(arguments.algo, arguments.task)
 
     from metarl.core.files import write_atomically

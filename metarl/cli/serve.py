@@ -12,6 +12,7 @@ from typing import Any
 
 from metarl.cli.arguments import RUN, add_trust_argument
 from metarl.core.errors import ConfigError, handle_signals
+from metarl.core.files import check_output
 from metarl.runs.hub import find_run
 
 PORT = 7020
@@ -116,10 +117,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if kind == "unix" and arguments.path is None:
         raise ConfigError("--path is missing: --transport unix needs the file of the socket")
     for flag, path in (("--path", arguments.path), ("--log", arguments.log)):
-        if path and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
-    if arguments.log and arguments.log.is_dir():
-        raise ConfigError(f"--log {arguments.log}: is a folder; name a file")
+        check_output(flag, path)
 
 
 def _open_transport(arguments: argparse.Namespace, size: int) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, MetarlError
+from metarl.core.files import check_output
 from metarl.core.messages import show
 from metarl.suites.machines import open_machines
 from metarl.suites.plan import Failure
@@ -28,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
         _list_runs(suite)
         return
     csv = arguments.csv or Path("results") / f"{suite.name}.csv"
-    if arguments.csv and not csv.absolute().parent.is_dir():
-        raise ConfigError(f"--csv {csv}: there is no folder {csv.parent}")
+    if arguments.csv or csv.is_dir():  # the folder of the default is made
+        check_output("--csv", csv)
     check_suite(suite)
     with open_machines(arguments.ray) as machines:
         jobs = arguments.jobs or machines.capacity()

@@ -1,4 +1,4 @@
-"""The settings that make a run what it is, as its checkpoints record them."""
+"""The settings that make a run what it is, as its checkpoints record them, and its name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from metarl.config.changes import FREE_ON_RESUME
 from metarl.config.parser import plain
 from metarl.config.schema import TrainConfig
 from metarl.core.trees import flatten
+from metarl.learners.modes import label
 
 
 def describe_identity(config: TrainConfig[Any]) -> dict[str, str]:
@@ -21,6 +22,16 @@ def describe_identity(config: TrainConfig[Any]) -> dict[str, str]:
         for name, value in flatten(asdict(config)).items()
         if not {name, name.partition(".")[0]} & FREE_ON_RESUME
     }
+
+
+def label_config(config: TrainConfig[Any]) -> str:
+    """Names what is trained: the learner, the mode of a baseline, and additional observations."""
+    return label(
+        config.algo,
+        config.learner,
+        observe_task=config.observe_task,
+        observe_terrain=config.observe_terrain,
+    )
 
 
 def _canonical(value: Any) -> Any:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from metarl.core.errors import ConfigError
+
 LARGEST_TEXT = 256_000_000
 """Size of the largest JSON file that is read [bytes]: a metrics.jsonl of 100,000 iterations."""
 
@@ -118,6 +120,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(flag: str, path: Path | None) -> None:
+    """Checks before the work that its result can be written to a file; None is no file.
+
+    Raises:
+        ConfigError: The path is a folder, or is in none; names the flag and the path.
+    """
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"{flag} {path}: is a folder; name a file")
 
 
 def _sweep(path: Path) -> None:

@@ -214,7 +214,7 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         it.
 
     Raises:
-        ValueError: Environment, learner or K differ, or two seeds are equal; names both values.
+        ConfigError: Environment, learner or K differ, or two seeds are equal; names both values.
     """
     first = results[0]
     for name in ("env", "env_version", "algo"):
@@ -228,7 +228,7 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = [result.get("seed") for result in results]
     for name in names:
         if name is not None and names.count(name) > 1:
-            raise ValueError(f"two runs have seed {name}; they are not two samples")
+            raise ConfigError(f"two runs have seed {name}; they are not two samples")
     experiences = [experience(result) for result in results]
     sizes = [result["episodes_per_task"] for result in results]
     combined, pooled = _combine(results, [result["tasks"] for result in results])
@@ -277,7 +277,8 @@ def _combine(
 def _require_equal(name: str, values: Sequence[Any]) -> None:
     other = next((value for value in values if value != values[0]), values[0])
     if other != values[0]:
-        raise ValueError(f"the runs differ in {name}: {values[0]} and {other}")
+        hint = "give runs that have the same"
+        raise ConfigError(f"the runs differ in {name}: {values[0]} and {other}; {hint}")
 
 
 def read_oracle(run: Path, env: str) -> dict[str, Any]:

@@ -21,13 +21,17 @@ class Comparison:
         env: Name of the environment.
         labels: Names of the two learners.
         num_seeds: Their numbers of evaluated seeds.
+        versions: Versions of the environment in their evaluations; returns on two versions cannot
+            be compared.
         better: For each of STAGES, the name of the learner whose 95 % interval lies wholly above
-            that of the other; "" if the intervals overlap; None if one has no interval.
+            that of the other; "" if the intervals overlap; None if one has no interval, or the
+            versions differ.
     """
 
     env: str
     labels: tuple[str, str]
     num_seeds: tuple[int, int]
+    versions: tuple[int | None, int | None]
     better: dict[str, str | None]
 
 
@@ -39,12 +43,15 @@ def compare(groups: Sequence[Group]) -> list[Comparison]:
             continue
         first, second = one.result or {}, other.result or {}
         labels = (one.label, other.label)
+        versions = (first["env_version"], second["env_version"])
         intervals = zip(_select_intervals(first), _select_intervals(second), strict=True)
-        verdicts = [_find_better(*pair, labels) for pair in intervals]
+        verdicts = [
+            _find_better(*pair, labels) if versions[0] == versions[1] else None
+            for pair in intervals
+        ]
         num_seeds = (len(first["seeds"]), len(second["seeds"]))
-        found.append(
-            Comparison(one.env, labels, num_seeds, dict(zip(STAGES, verdicts, strict=True)))
-        )
+        better = dict(zip(STAGES, verdicts, strict=True))
+        found.append(Comparison(one.env, labels, num_seeds, versions, better))
     return found
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import write_atomically
+from metarl.core.files import check_output, write_atomically
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
 from metarl.reporting import explanation_plots, live, markup, plots
@@ -40,12 +40,11 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
 
     Raises:
         CheckpointError: A folder is no run, or its contents cannot be read.
-        ConfigError: The folder of the page does not exist, or no run has the environment of an
+        ConfigError: The page is a folder or is in none, or no run has the environment of an
             oracle.
     """
     groups = group_runs(load_all(paths))
-    if not output.absolute().parent.is_dir():
-        raise ConfigError(f"--output {output}: there is no folder {output.parent}")
+    check_output("--output", output)
     by_env = {g.env: g.result["oracle"] for g in groups if g.result and "oracle" in g.result}
     for group in groups:
         if group.result and group.runs[0].config.get("learner.mode") == "oracle":
@@ -168,9 +167,13 @@ def _comparison(groups: Sequence[Group]) -> str:
             for label, count in zip(pair.labels, pair.num_seeds, strict=True)
         ]
         verdicts = [{None: "-", "": "intervals overlap"}.get(b, b) for b in pair.better.values()]
-        rows.append([row_head(pair.env), *map(escape, [*names, *verdicts])])
+        env = pair.env
+        if pair.versions[0] != pair.versions[1]:
+            env += " (versions {} and {})".format(*(v or "unknown" for v in pair.versions))
+        rows.append([row_head(env), *map(escape, [*names, *verdicts])])
     text = (
         "The better of two learners, where its 95 % interval lies wholly above that of the other. "
+        "Returns on two versions of an environment are not compared. "
         "First episode: before adaptation. The intervals of one seed lack the spread between "
         "trainings, so a difference to it can be one of the seed alone."
     )

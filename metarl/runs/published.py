@@ -6,14 +6,16 @@ checkpoint lacks what only updates need, as the state of an optimiser.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import CheckpointError
-from metarl.core.files import parse_json, write_atomically
+from metarl.core.files import parse_json, read_file, write_atomically
 from metarl.core.trees import check_form
 
 FILE = "published.json"
@@ -111,20 +113,55 @@ def refuse_resume(run: Path) -> None:
         raise CheckpointError(f"--resume {run}: a published policy is not trained on; {hint}")
 
 
+MARK = "published.sha256"
+"""File in the output folder of a published policy: which policy it belongs to."""
+
+
 def output_folder(run: Path) -> Path:
     """Returns the folder of new files about a run: its own, or one in `runs/` if it is published.
 
     The latter is created. So evaluations, films and reports never change a published policy.
     """
     folder = output_path(run)
-    if is_published(run):
+    if is_published(run) and not (folder / MARK).exists():
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / MARK, _fingerprint(run) + "\n")
     return folder
 
 
 def output_path(run: Path) -> Path:
-    """Returns the folder of new files about a run, which need not exist; see `output_folder`."""
-    return Path("runs") / "pretrained" / name_of(run) if is_published(run) else run
+    """Returns the folder of new files about a run, which need not exist; see `output_folder`.
+
+    That of a published policy is `runs/pretrained/<name>`. Where another policy, or another version
+    of it, has that folder, a digest follows the name.
+
+    Raises:
+        CheckpointError: published.json cannot be read.
+    """
+    if not is_published(run):
+        return run
+    folder, mark = Path("runs") / "pretrained" / name_of(run), _fingerprint(run)
+    own = folder.with_name(f"{folder.name}-{mark[:8]}")
+    return own if own.exists() or not _is_free(folder, mark) else folder
+
+
+def _fingerprint(run: Path) -> str:
+    """Returns the SHA-256 of published.json, which has those of all files of the policy."""
+    path = run / FILE
+    try:
+        return hashlib.sha256(read_file(path)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+
+
+def _is_free(folder: Path, mark: str) -> bool:
+    """Returns whether a folder is not there, is empty, or belongs to the policy of a mark."""
+    try:
+        return not os.listdir(folder) or read_file(folder / MARK).decode().strip() == mark
+    except FileNotFoundError:
+        return not folder.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def name_of(run: Path) -> str:

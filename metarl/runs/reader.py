@@ -19,8 +19,9 @@ from metarl.core.messages import printable, printable_tree
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import results
+from metarl.learners.modes import label_settings
 from metarl.runs.logger import read_records
-from metarl.runs.published import name_of
+from metarl.runs.published import name_of, output_path
 
 EXPLANATION = "explain.json"
 """File of an explanation, as `metarl explain` writes it."""
@@ -33,7 +34,7 @@ _VIDEOS = {".mp4", ".gif", ".html"}
 
 @dataclass(frozen=True)
 class RunData:
-    """Contents of a run folder.
+    """Contents of a run folder, for a published policy with what was made of it in `runs/`.
 
     Attributes:
         path: The folder.
@@ -43,7 +44,8 @@ class RunData:
         record: run.json, empty if there is none.
         evaluation: evaluation.json, None if there is none.
         videos: Paths of films and replays.
-        other_evaluations: Paths of the evaluations with other settings, in evaluations/.
+        other_evaluations: Paths of the evaluations with other settings, in evaluations/, and of a
+            published policy also those that were made of it.
         explanation: explain.json, None if there is none.
     """
 
@@ -66,6 +68,11 @@ class RunData:
     def algo(self) -> str:
         """Name of the learner."""
         return str(self.config["algo"])
+
+    @property
+    def label(self) -> str:
+        """Name of the learner, with the mode of a baseline and additional observations."""
+        return label_settings(self.config)
 
     @property
     def seed(self) -> Any:
@@ -135,8 +142,14 @@ def load(path: Path) -> RunData:
     evaluation = None
     if (path / results.FILE).exists():
         evaluation = {"seed": config.get("seed"), **results.read(path)}
-    folder = path / "videos"
-    videos = sorted(p for p in folder.glob("*") if p.suffix in _VIDEOS and p.name[0] != ".")
+    folders = list(dict.fromkeys((path, output_path(path))))  # a published policy has two
+    files = [file for folder in folders for file in sorted((folder / "videos").glob("*"))]
+    videos = [file for file in files if file.suffix in _VIDEOS and file.name[0] != "."]
+    others = [
+        file for folder in folders for file in sorted((folder / "evaluations").glob("*.json"))
+    ]
+    others += [folder / results.FILE for folder in folders[1:] if (folder / results.FILE).exists()]
+    explanations = [_read_explanation(folder / EXPLANATION, path) for folder in reversed(folders)]
     return RunData(
         path=path,
         name=printable(name_of(path)),
@@ -145,8 +158,8 @@ def load(path: Path) -> RunData:
         record=_read_record(path / "run.json"),
         evaluation=evaluation,
         videos=tuple(videos),
-        other_evaluations=tuple(sorted((path / "evaluations").glob("*.json"))),
-        explanation=_read_explanation(path),
+        other_evaluations=tuple(others),
+        explanation=next(filter(None, explanations), None),
     )
 
 
@@ -165,8 +178,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     return printable_tree(record) if isinstance(record, dict) else {}
 
 
-def _read_explanation(run: Path) -> dict[str, Any] | None:
-    path = run / EXPLANATION
+def _read_explanation(path: Path, run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     explanation = _read_record(path)
@@ -219,6 +231,8 @@ def _select_settings(run: RunData) -> dict[str, Any]:
 def _belongs(run: RunData, group: Sequence[RunData]) -> bool:
     for other in group:
         mine, theirs = _select_settings(run), _select_settings(other)
+        if run.label != other.label:
+            return False
         if run.seed == other.seed or any(mine[k] != theirs[k] for k in mine.keys() & theirs):
             return False
         if run.evaluation and other.evaluation:
@@ -238,16 +252,16 @@ def _make_label(group: Sequence[RunData], groups: Sequence[Sequence[RunData]]) -
     """
     first = group[0]
     others = [
-        other[0] for other in groups if other[0].env == first.env and other[0].algo == first.algo
+        other[0] for other in groups if other[0].env == first.env and other[0].label == first.label
     ]
     if len(others) == 1:
-        return first.algo
+        return first.label
     keys = [key for key in differences(others) if key in _select_settings(first)]
     if not keys or len(keys) > 3:
-        return f"{first.algo} ({first.name})"
+        return f"{first.label} ({first.name})"
     settings = ", ".join(f"{key.rpartition('.')[2]} {first.config[key]}" for key in keys)
     alike = [other for other in others if all(other.config.get(k) == first.config[k] for k in keys)]
-    return f"{first.algo} ({settings})" if len(alike) == 1 else f"{first.algo} ({first.name})"
+    return f"{first.label} ({settings if len(alike) == 1 else first.name})"
 
 
 def differences(runs: Sequence[RunData]) -> list[str]:

@@ -42,6 +42,7 @@ def prepare(run: Run) -> None:
     Removes the folder of a training that was killed before its first checkpoint.
 
     Raises:
+        RunExists: The folder has files that no training writes before its first checkpoint.
         CheckpointError: The folder has records of a training, and no checkpoint to continue from.
         ConfigError: Another process trains in the folder.
     """
@@ -53,6 +54,8 @@ def prepare(run: Run) -> None:
         raise CheckpointError(f"{run.folder} has records, and no checkpoint; {hint}")
     if run.folder.exists():
         with folder.lock(run.folder):
+            if not folder.is_untrained(run.folder):
+                raise folder.exists_already(run.folder)
             shutil.rmtree(run.folder)
     run.settings.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(run.settings, to_yaml(run.config))

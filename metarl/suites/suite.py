@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from metarl import builders
 from metarl.config.changes import find_changes
+from metarl.config.identity import label_config
 from metarl.config.parser import merge
 from metarl.config.schema import (
     IN_FILE,
@@ -32,7 +33,7 @@ from metarl.core.errors import ConfigError, nearest, require
 from metarl.core.files import clean_name
 from metarl.core.trees import flatten
 from metarl.core.yaml_files import load_yaml
-from metarl.learners.modes import find_mode, label
+from metarl.learners.modes import find_mode
 from metarl.runs import provenance
 from metarl.runs.folder import newest_step
 
@@ -217,17 +218,9 @@ def _read_entry(
         raise ConfigError(f"{where}{error}") from error
     threads = config.sampler.threads or 1
     config = replace(config, sampler=replace(config.sampler, threads=threads))
-    name = head.label or _make_label(config)
+    name = head.label or label_config(config)
     folder = root / clean_name(f"{env}_{name}")
     return [Run(name, replace(config, seed=seed), folder / f"seed-{seed}") for seed in head.seeds]
-
-
-def _make_label(config: TrainConfig[Any]) -> str:
-    """Names what is trained: the learner, the mode of a baseline, and additional observations."""
-    parts = [label(config.algo, config.learner)]
-    parts += ["observe-task"] if config.observe_task else []
-    parts += ["observe-terrain"] if config.observe_terrain else []
-    return "-".join(parts)
 
 
 # --- checks before the start ----------------------------------------------------------------------

@@ -179,10 +179,13 @@ def combine(rows: Sequence[Row]) -> tuple[float, float | None, float | None]:
     """
     if len(rows) == 1:
         return rows[0].mean, rows[0].ci95_low, rows[0].ci95_high
-    runs = []
+    runs, num_numbers = [], 0
     for row in rows:
         if all(each.per_task for each in rows):
-            numbers = row.task_numbers or range(len(row.per_task))
+            numbers: Sequence[int] = row.task_numbers
+            if not numbers:  # all tasks differ, also from those of the other seeds
+                numbers = range(num_numbers, num_numbers + len(row.per_task))
+                num_numbers = numbers.stop
             runs.append(([[number] for number in numbers], np.array([row.per_task])))
         else:
             runs.append(([[0]], np.array([[row.mean]])))

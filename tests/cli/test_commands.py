@@ -9,9 +9,11 @@ import struct
 import pytest
 from commands import ITERATIONS, METARL, REPOSITORY, call, damage, is_one_line, read_files
 
-from metarl.cli import commands
+from metarl import api
+from metarl.cli import commands, train
 from metarl.config.identity import describe_identity
 from metarl.config.schema import from_yaml
+from metarl.core.errors import ConfigError
 from metarl.reporting import video
 from metarl.runs import checkpoint
 
@@ -114,6 +116,10 @@ def test_evaluate_refuses_runs_that_are_not_seeds(run_copy, capsys):
     for text, message in (
         (config.replace("env: navigation-2d", "env: ant-dir"), f"{other}: env is ant-dir"),
         (
+            config.replace("observe_task: false", "observe_task: true"),
+            f"{other}: algo is maml-trpo-observe-task, of {run_copy} maml-trpo; give runs",
+        ),
+        (
             config.replace("seed: 1", "seed: 0"),
             f"{other}: seed 0 is also that of {run_copy}; two samples",
         ),
@@ -123,6 +129,23 @@ def test_evaluate_refuses_runs_that_are_not_seeds(run_copy, capsys):
         out, err = capsys.readouterr()
         assert out == "" and is_one_line(err) and message in err
     assert read_files(run_copy) == before
+
+
+def test_evaluations_of_two_lengths_are_one_line(run_copy, monkeypatch, capsys):
+    """As of policies from scratch, whose learning curves may differ in length."""
+    other = copy_as_seed_1(run_copy)
+    lengths = iter((1, 2))
+    evaluate = api.evaluate
+
+    def shorten(policy, *arguments, **options):
+        return evaluate(policy, *arguments, **options | {"num_adaptations": next(lengths)})
+
+    monkeypatch.setattr(api, "evaluate", shorten)
+    assert commands.main(["evaluate", str(run_copy), str(other), "--num-tasks", "2"]) == 2
+    err = capsys.readouterr().err
+    assert is_one_line(err) and "the runs differ in number of adaptations: 1 and 2; give" in err
+    with pytest.raises(ConfigError, match="differ in number of adaptations"):
+        train._print_together([run_copy, other])
 
 
 def test_oracle_without_evaluation_has_exit_code_5(run_copy, tmp_path, capsys):
@@ -221,6 +244,8 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ("video runs/x --size 64 -90,-20", "a value without a flag: -90,-20 (metarl"),
         ("video runs/x --format avi", "invalid choice: 'avi'"),
         ("evaluate runs/x --json no/folder/out.json", "there is no folder no/folder"),
+        ("evaluate runs/x --json .", "--json .: is a folder; name a file"),
+        ("explain runs/x --json .", "--json .: is a folder; name a file"),
     ],
 )
 def test_wrong_arguments_have_exit_code_2(arguments, message, capsys):
@@ -244,7 +269,7 @@ def test_video_of_several_runs_shows_the_same_task_side_by_side(run_copy, tmp_pa
     ("flags", "message"),
     [
         ([], "--output: which file the runs are filmed in"),
-        (["-o", "no/race.mp4"], "--output = 'no/race.mp4': must be in a folder that exists"),
+        (["-o", "no/race.mp4"], "--output no/race.mp4: there is no folder no"),
         (["-o", "race.mp4", "--episodes", "2"], "--episodes: for one run only"),
     ],
 )

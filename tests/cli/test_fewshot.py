@@ -38,6 +38,8 @@ def test_command_prints_one_table_and_writes_files(tmp_path, monkeypatch, capsys
         (["--task", "sinusoid", "--seeds", "0,x"], "x: must be a whole number >= 0"),
         (["--task", "sinusoid", "--json", "no/a"], "--json no/a: there is no folder no"),
         (["--task", "sinusoid", "-o", "no/a"], "-o no/a: there is no folder no"),
+        (["--task", "sinusoid", "--json", "."], "--json .: is a folder; name a file"),
+        (["--task", "sinusoid", "-o", "."], "-o .: is a folder; name a file"),
         (["--task", "digits", "--ways", "5"], "ways = 5: must be from 2 to 4"),
         (["--algo", "maml"], "--task"),
     ],

@@ -82,6 +82,7 @@ def check_results(folder, run):
         (["mine.yaml", "--jobs", "0"], "must be a whole number >= 1"),
         (["mine.yaml", "--job", "1"], "did you mean --jobs?"),
         (["mine.yaml", "--csv", "none/x.csv"], "there is no folder none"),
+        (["mine.yaml", "--csv", "."], "--csv .: is a folder; name a file"),
         (["bad.yaml"], "unknown key iteration; did you mean iterations?"),
     ],
 )

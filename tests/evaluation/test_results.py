@@ -214,7 +214,7 @@ def test_table_names_chosen_tasks_and_the_training_environment(env):
 )
 def test_evaluations_that_differ_are_refused_by_name(env, change, message):
     one, other = seeds(env, 2)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         aggregate([one, other | change])
 
 

@@ -65,6 +65,19 @@ def test_only_learners_of_one_environment_are_compared(tmp_path):
     assert pairs(*here, *there, untested) == []
 
 
+@pytest.mark.parametrize(("version", "text"), [(2, "1 and 2"), (None, "1 and unknown")])
+def test_two_versions_of_an_environment_get_no_verdict(version, text, tmp_path):
+    poor = write_seeds(tmp_path / "poor", [10.0, 11.0])
+    good = write_seeds(tmp_path / "good", [50.0, 51.0], max_kl=0.05)
+    for path in good:
+        result = json.loads((path / "evaluation.json").read_text())
+        (path / "evaluation.json").write_text(json.dumps(result | {"env_version": version}))
+    (found,) = pairs(*poor, *good)
+    assert found.versions == (1, version) and set(found.better.values()) == {None}
+    write_report([*poor, *good], tmp_path / "x.html")
+    assert f"navigation-2d (versions {text})" in (tmp_path / "x.html").read_text()
+
+
 @pytest.mark.parametrize(("count", "mark"), [(1, " (1 seed)"), (2, "")])
 def test_report_marks_a_comparison_with_one_seed(count, mark, tmp_path):
     good = write_seeds(tmp_path / "good", [50.0, 50.5][:count], max_kl=0.05)

@@ -351,6 +351,8 @@ def test_report_verb_writes_the_page_and_json(seeds, tmp_path, capsys):
         ("{a} {b}", 2, "--output is missing"),
         ("{a} -o no/folder/x.html", 2, "there is no folder no/folder"),
         ("{a} --json no/folder/x.json", 2, "there is no folder no/folder"),
+        ("{a} -o {empty}", 2, "empty: is a folder; name a file"),
+        ("{a} --json {empty}", 2, "empty: is a folder; name a file"),
         ("{a} --oracle {ant}", 2, "it is of ant-dir, of which no run is given"),
         ("{a} --oracle {empty}", 5, "make it with: python -m metarl evaluate"),
         ("{empty}", 5, "empty is not a run folder"),

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from run_files import evaluation, write_run
 
 from metarl.core.errors import CheckpointError
+from metarl.runs import published
 from metarl.runs.reader import differences, group_runs, load, load_all
 
 
@@ -48,6 +50,22 @@ def test_run_that_has_just_begun_has_no_records(tmp_path):
     assert len(run.column("return_post")) == 0 and run.record == {} and run.evaluation is None
 
 
+def test_published_policy_has_what_was_made_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_run(tmp_path / "small")
+    published.write(path, source="a", iteration=1, env_steps=1, omitted=[])
+    folder = published.output_folder(path)
+    for name in ("videos/a.mp4", "evaluations/tasks-3.json", "evaluation.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "explain.json").write_text('{"kind": "memory"}')
+    run = load(path)
+    assert run.videos == (folder / "videos" / "a.mp4",)
+    made = (folder / "evaluations" / "tasks-3.json", folder / "evaluation.json")
+    assert run.other_evaluations == made and run.explanation == {"kind": "memory"}
+    assert run.evaluation["num_tasks"] == 6  # of the published folder
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -84,6 +102,32 @@ def test_seeds_are_a_group_and_other_settings_another(tmp_path):
     assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
     labels = ["maml-trpo (max_kl 0.01)", "maml-trpo (max_kl 0.05)", "maml-trpo"]
     assert [group.label for group in groups] == labels
+
+
+def change_config(path, **changes):
+    tree = yaml.safe_load((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(yaml.safe_dump(tree | changes))
+
+
+def test_group_is_named_by_mode_and_observations(tmp_path):
+    changes = {
+        "maml-trpo": {},
+        "maml-trpo-observe-task": {"observe_task": True},
+        "rl2-observe-task-observe-terrain": {
+            "algo": "rl2",
+            "observe_task": True,
+            "observe_terrain": True,
+        },
+        "sb3-ppo-multi-task": {"algo": "sb3-ppo", "learner": {"mode": "multi-task"}},
+        "sb3-ppo-oracle": {"algo": "sb3-ppo", "learner": {"mode": "oracle"}},
+        "teacher-student": {"algo": "teacher-student", "learner": {"mode": "student"}},
+        "teacher-student-oracle": {"algo": "teacher-student", "learner": {"mode": "oracle"}},
+        "my_learner:My": {"algo": "my_learner:My", "learner": {"mode": "oracle"}},
+    }
+    for number, (name, change) in enumerate(changes.items()):
+        change_config(write_run(tmp_path / name, seed=number), **change)
+    groups = group_runs(load_all([tmp_path / name for name in changes]))
+    assert [group.label for group in groups] == list(changes)
 
 
 def test_key_that_an_old_run_lacks_does_not_split_seeds(tmp_path):

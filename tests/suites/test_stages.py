@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from metarl.core.errors import CheckpointError, ConfigError
+from metarl.core.errors import CheckpointError, ConfigError, RunExists
 from metarl.runs import folder
 from metarl.suites.stages import find_evaluation, next_command, prepare, read_progress
 from metarl.suites.suite import read_suite
@@ -63,6 +63,14 @@ def test_start_of_a_killed_run_is_removed(run):
         prepare(run)
     prepare(run)
     assert not run.folder.exists() and "env: navigation-2d" in run.settings.read_text()
+
+
+def test_folder_that_is_no_killed_run_is_kept(run):
+    run.folder.mkdir(parents=True)
+    (run.folder / "notes.txt").write_text("mine")
+    with pytest.raises(RunExists, match="seed-0 exists and is never overwritten"):
+        prepare(run)
+    assert (run.folder / "notes.txt").read_text() == "mine"
 
 
 def test_records_without_checkpoint_are_kept(run):

@@ -1,12 +1,14 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from commands import REPOSITORY
 from suite_rows import ROW
 
 from metarl.core.errors import ConfigError
+from metarl.evaluation.seeds import over_seeds
 from metarl.suites import tables
-from metarl.suites.records import read_rows, write_rows
+from metarl.suites.records import _number_tasks, read_rows, write_rows
 from metarl.suites.tables import combine, group_rows, make_table, rewrite
 
 PLAIN = replace(ROW, label="rl2", held_out=True, per_task=[], task_numbers=[], mean=100.0)
@@ -30,6 +32,18 @@ def test_interval_of_two_seeds_is_students():
     rows = [replace(PLAIN, seed=i, per_task=values) for i, values in enumerate(per_task)]
     half = 12.7062 * 0.5  # t with 1 degree of freedom, standard error of the means 4 and 5
     assert combine(rows) == pytest.approx((4.5, 4.5 - half, 4.5 + half), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_interval_over_seeds_is_that_of_their_evaluations(count):
+    rng = np.random.default_rng(0)
+    tasks, per_task = rng.normal(size=(count, 8, 1)), rng.normal(size=(count, 1, 8))
+    rows = [
+        replace(PLAIN, seed=i, per_task=row[0].tolist(), task_numbers=_number_tasks(own))
+        for i, (own, row) in enumerate(zip(tasks, per_task, strict=True))
+    ]
+    returns = over_seeds(list(zip(tasks, per_task, strict=True)), 0).returns
+    assert combine(rows) == (returns["mean"][0], *returns["ci95"][0])
 
 
 def test_seeds_without_tasks_use_their_means():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarl.core.errors import ConfigError, require
-from metarl.core.files import write_atomically
+from metarl.core.errors import require
+from metarl.core.files import check_output, write_atomically
 from metarl.core.rollout import Params
 from metarl.deployment.export.adaptation import build_adaptation, has_adaptation_graph
 from metarl.deployment.export.metadata import Origin, to_metadata
@@ -47,10 +47,7 @@ def export_policy(
     """
     require(form in FORMATS, "--format", form, " or ".join(FORMATS))
     require(max_steps >= 0, "--max-steps", max_steps, "at least 0")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--output {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ConfigError(f"--output {path}: is a folder; name a file")
+    check_output("--output", path)
     spec, sampler = origin.spec, origin.config.sampler
     episodes = max(NUM_EPISODES, sampler.num_adaptations + 1)
     policy = build_policy(
