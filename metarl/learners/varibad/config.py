@@ -45,7 +45,7 @@ class VaribadConfig:
     """Half width of the clipping interval of the probability ratio, > 0."""
 
     max_gradient: float = 1.0
-    """Longer gradients are scaled down to this norm, > 0: those of PPO and those of the ELBO."""
+    """Longer gradients of PPO are scaled down to this norm, > 0."""
 
     value_weight: float = 0.5
     """Weight of the value's squared error [in variances of the returns], >= 0."""
@@ -69,6 +69,11 @@ class VaribadConfig:
 
     encoder_lr: float = 1e-3
     """Step size of Adam for encoder and decoders, > 0 (VariBAD)."""
+
+    encoder_max_gradient: float = 1.0
+    """Longer gradients of the ELBO are scaled down to this norm, > 0. They become small as the
+    predictions become good (0.05 on half-cheetah-dir), so that a few longer ones move the encoder
+    far, and the policy reads other beliefs; a limit near the usual length prevents that."""
 
     encoder_updates: int = 3
     """Steps of encoder and decoders on the ELBO in an iteration, >= 1."""
@@ -119,7 +124,7 @@ class VaribadConfig:
         for hint, names in (
             ("at least 1", (*sizes, "encoder_updates", "elbo_trials")),
             ("at least 0", ("elbo_steps", "decoded_steps")),
-            ("a finite number > 0", ("encoder_lr",)),
+            ("a finite number > 0", ("encoder_lr", "encoder_max_gradient")),
             ("a finite number >= 0", ("kl_weight", "transition_weight")),
         ):
             require_range(self, "learner", names, hint)

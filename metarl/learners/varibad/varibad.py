@@ -363,7 +363,7 @@ class Varibad:
             batch = draw_batch(trials, self._obs_moments, self._reward_moments, config, rng)
             shared = self._num_threads, self._group
             gradient, parts = elbo_gradient(self.network, batch, config, *shared)
-            norm = take_step(self._elbo_adam, gradient, config.max_gradient)
+            norm = take_step(self._elbo_adam, gradient, config.encoder_max_gradient)
             totals += [*parts.tolist(), float(norm)]
         means = (totals / config.encoder_updates).tolist()
         return {f"update/{name}": mean for name, mean in zip(_NAMES, means, strict=True)}

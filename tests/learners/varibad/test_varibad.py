@@ -231,3 +231,26 @@ def test_simulations_that_fail_at_once_are_left_out():
 def test_config_names_the_setting_that_is_out_of_range(field, value, text):
     with pytest.raises(ConfigError, match=text.replace("(", r"\(")):
         VaribadConfig(**{field: value})
+
+
+def test_a_single_large_gradient_moves_the_encoder_no_farther_than_others(monkeypatch):
+    """Adam divides by the size of the gradients before, so a longer one would be a longer step."""
+    moves = {}
+    for limit in (0.1, 1e9):
+        learner = build(replace(CONFIG, encoder_max_gradient=limit, encoder_updates=1))
+        learn(learner, range(1))
+        own = learner._elbo_adam.param_groups[0]["params"]
+        usual = [torch.randn(v.shape, generator=torch.Generator().manual_seed(0)) for v in own]
+        usual = [0.05 * v / torch.cat([u.flatten() for u in usual]).norm() for v in usual]
+        for factor in [1.0] * 200 + [100.0]:
+            gradient = [factor * v for v in usual]
+            monkeypatch.setattr(
+                "metarl.learners.varibad.varibad.elbo_gradient",
+                lambda *_, given=gradient: (given, torch.zeros(3)),
+            )
+            before = torch.cat([v.detach().flatten().clone() for v in own])
+            learner._train_encoder()
+            move = float((torch.cat([v.detach().flatten() for v in own]) - before).norm())
+            moves.setdefault(limit, []).append(move)
+    assert moves[0.1][-1] < 1.15 * moves[0.1][-2]
+    assert moves[1e9][-1] > 1.3 * moves[1e9][-2]
