@@ -88,7 +88,7 @@ def test_runs_whose_machines_are_killed_have_the_same_bits(cluster, suite, tmp_p
     rng, killed, stop = random.Random(0), [], threading.Event()
 
     def kill():
-        while len(killed) < 3 and not stop.wait(rng.uniform(2.0, 5.0)):
+        while len(killed) < 3 and not stop.wait(rng.uniform(0.5, 3.0)):
             if found := list_hosts():
                 killed.append(rng.choice(found))
                 os.kill(killed[-1], signal.SIGKILL)
