@@ -94,10 +94,7 @@ def build_robot(
         ConfigError: The model cannot be read, or a value has another type or does not fit it.
     """
     read = _Reader(path, {**OPTIONAL, **tree})
-    ground = read.text("ground")
-    model = compile_own(source, ground, ConfigError)
-    if ground not in [model.geom(i).name for i in range(model.ngeom)]:
-        ground = model.geom(find_ground(model)).name  # one with a name keeps it
+    model, ground = _compile(source, read.text("ground"))
     base = read.choice("base", BASES)
     planar, fixed = base == "planar", base == "fixed"
     refuse_unsupported(model, source)
@@ -140,6 +137,14 @@ def build_robot(
         delay=read.whole("delay", 0, MOST_DELAY),
         **{key: read.number(key, 0.0, 1e6) for key in numbers},
     )
+
+
+def _compile(source: Path, ground: str) -> tuple[mujoco.MjModel, str]:
+    """Returns a robot's model and the name of its ground; one with a name of its own keeps it."""
+    model = compile_own(source, ground, ConfigError)
+    if ground not in [model.geom(i).name for i in range(model.ngeom)]:
+        ground = model.geom(find_ground(model)).name
+    return model, ground
 
 
 def _identify(definition: bytes, source: Path, model: mujoco.MjModel) -> int:

@@ -1,4 +1,4 @@
-"""How far the consequences of an action reach in a trial of several episodes."""
+"""Credit for rewards: the reach of an action's consequences in a trial of several episodes."""
 
 from __future__ import annotations
 

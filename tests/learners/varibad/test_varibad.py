@@ -233,7 +233,7 @@ def test_config_names_the_setting_that_is_out_of_range(field, value, text):
         VaribadConfig(**{field: value})
 
 
-def test_a_single_large_gradient_moves_the_encoder_no_farther_than_others(monkeypatch):
+def test_a_single_large_gradient_makes_no_larger_step(monkeypatch):
     """Adam divides by the size of the gradients before, so a longer one would be a longer step."""
     moves = {}
     for limit in (0.1, 1e9):
