@@ -34,14 +34,7 @@ from metarl.envs.plugins.processes.output import Output
 from metarl.envs.plugins.processes.usage import Usage
 from metarl.envs.plugins.recording import Episode, render_frames, take_snapshot
 from metarl.envs.plugins.values import PluginFailure, SilentPlugin
-from metarl.envs.plugins.worker_pool import (
-    CLOSING,
-    Died,
-    Failed,
-    Patience,
-    Resources,
-    Worker,
-)
+from metarl.envs.plugins.worker_pool import Died, Failed, Patience, Resources, Worker
 
 TIMEOUT = 120.0
 """Maximum time of one step or reset of one row, and of the start of a plug-in [s]."""
@@ -200,13 +193,11 @@ class SubprocEnv:
         """
         del task  # the recording has it
         try:
-            worker = self._start()
+            worker, size = self._start(), (width, height)
             try:
-                size = width, height
                 yield from render_frames(self._name, worker, self._films, states, size)
             finally:
-                worker.close()
-                worker.kill(CLOSING)
+                Resources([worker]).release()
         except (Failed, Died) as error:
             raise NoPictures(f"{self._name} cannot be filmed: {error}") from error
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from chaotic_memory import assert_roundings_are_no_other_policy
 from sign_tasks import ChoiceBatch, SignBatch, collect, signs
 
 from metarl.core.errors import ConfigError
@@ -96,22 +97,14 @@ def test_many_actions_with_any_noise_are_no_other_policy(memory, num_actions, lo
 
 
 def test_memory_that_multiplies_roundings_is_no_other_policy(monkeypatch):
-    """Its bound is exceeded late in a trial; another policy differs from the first step on."""
     settings = {"memory": "gru", "epochs": 1, "initial_log_std": -2.0}
     learner = Rl2(Rl2Config(**SMALL, **settings), 2, 1, seed=0)
-    learner.policy.memory.cell.weight_hh_l0.data *= 3.2
-    learner.policy.actor[2].weight.data *= 100.0
-    rollouts, context = collect(learner, SignBatch(horizon=200))
-    before = learner.state_dict()
-    with monkeypatch.context() as patch:
-        patch.setattr("metarl.functional.ppo.NUDGE_FACTOR", 0.0)
-        with pytest.raises(FloatingPointError, match="not the policy that acted"):
-            learner.update(context, rollouts, None)
-    assert learner.update(context, rollouts, None)["update/ratio_error"] > 1e-3
-    learner.load_state_dict(before)
-    learner.policy.actor[2].bias.data += 0.01
-    with pytest.raises(FloatingPointError, match="not the policy that acted"):
-        learner.update(context, rollouts, None)
+
+    def collected():
+        rollouts, context = collect(learner, SignBatch(horizon=200))
+        return context, rollouts, None
+
+    assert_roundings_are_no_other_policy(learner, learner.policy, collected, 1e-3, monkeypatch)
 
 
 def test_statistics_that_change_within_an_iteration_are_found():
