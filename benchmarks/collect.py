@@ -49,7 +49,7 @@ from metarl.core.rollout import Rollout
 from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.registry import make
-from metarl.envs.robots.box import ROBOTS
+from metarl.envs.robots.included.installed import ROBOTS
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.maml import Maml
 from metarl.learners.registry import ALGORITHMS, build_learner

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.side_by_side import machine, parser, table, write_json
-from metarl.core.parallel import ALONE, Group, one_torch_thread
+from metarl.core.machine.parallel import ALONE, Group, one_torch_thread
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.learners.registry import ALGORITHMS, build_learner
@@ -65,7 +65,7 @@ class Counting:
         group._all_gather = count  # ty: ignore[invalid-assignment]
 
     def gather(self, make: Callable[[], Any]) -> list[Any]:
-        """See `metarl.core.parallel.Group`."""
+        """See `metarl.core.machine.parallel.Group`."""
         return self._gather(make)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.core.parallel import map_chunks
+from metarl.core.machine.parallel import map_chunks
 from metarl.functional.ppo import approximate_kl, clip_indicator, clipped_loss
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import Batch

@@ -34,7 +34,7 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from metarl.core.allocation import keep_freed_memory
+from metarl.core.machine.allocation import keep_freed_memory
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.learners.rl2.config import Rl2Config

@@ -41,7 +41,7 @@ from benchmarks.side_by_side import (
 from metarl import collecting
 from metarl.builders import build_env, build_learner
 from metarl.config.schema import build_config, to_yaml
-from metarl.core.parallel import ALONE, one_torch_thread
+from metarl.core.machine.parallel import ALONE, one_torch_thread
 from metarl.core.rng import stream
 from metarl.sampling.cluster.ray_workers import RayWorkers
 from metarl.sampling.sampler import Collector

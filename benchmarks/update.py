@@ -36,7 +36,7 @@ from benchmarks.side_by_side import (
     take_turns,
     write_json,
 )
-from metarl.core.allocation import keep_freed_memory
+from metarl.core.machine.allocation import keep_freed_memory
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.config import MamlConfig

@@ -36,7 +36,7 @@ from metarl.envs.navigation import NavigationEnv
 from metarl.envs.plugins.processes.usage import Usage, find_growth
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.plugins.values import UNBOUNDED
-from metarl.envs.robots.inspection import inspect_robot
+from metarl.envs.robots.guessing.inspection import inspect_robot
 from metarl.envs.wrappers.wrapper import Wrapper
 
 COMPARED_STEPS = 100

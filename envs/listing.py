@@ -8,12 +8,12 @@ from itertools import groupby
 import numpy as np
 
 from metarl.core.env import EnvSpec
-from metarl.core.files import PACKAGED, PACKAGED_ARMS
+from metarl.core.machine.files import PACKAGED, PACKAGED_ARMS
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.registry import ENVIRONMENTS, FAMILIES, WORLDS, Recipe
-from metarl.envs.robots.gymnasium import ANT
-from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.included.gymnasium import ANT
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 _NUM_LISTED = 6
 """Numbers of an action that are listed one by one."""

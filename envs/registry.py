@@ -9,12 +9,12 @@ import numpy as np
 
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
-from metarl.core.files import split_packaged_robot, split_robot_file
+from metarl.core.machine.files import split_packaged_robot, split_robot_file
 from metarl.core.tasks import Choice, Variable
-from metarl.envs.locomotion.command import Command
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.failures import Cripple, limb_names
-from metarl.envs.locomotion.goals import (
+from metarl.envs.locomotion.goals.command import Command
+from metarl.envs.locomotion.goals.hidden import (
     Direction,
     Forward,
     ForwardBackward,
@@ -23,7 +23,7 @@ from metarl.envs.locomotion.goals import (
     RewardTerms,
     Velocity,
 )
-from metarl.envs.locomotion.reach import Reach
+from metarl.envs.locomotion.goals.reach import Reach
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.terrain import Terrain
 from metarl.envs.locomotion.variations import VARIATIONS
@@ -32,12 +32,13 @@ from metarl.envs.navigation import DenseGoal, NavigationEnv, SparseGoal
 from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
 from metarl.envs.plugins.subproc_env import TIMEOUT
-from metarl.envs.robots import box, registered
+from metarl.envs.robots import registered
 from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.health import HeightBand
+from metarl.envs.robots.included import installed
+from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
+from metarl.envs.robots.included.quadruped import QUADRUPED
 from metarl.envs.robots.own import read_robot
-from metarl.envs.robots.quadruped import QUADRUPED
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
 
@@ -291,14 +292,14 @@ def own_recipe(name: str) -> Recipe | None:
 
 
 def box_recipe(name: str) -> Recipe | None:
-    """Returns the recipe of a name `go2-goal-variation-...` (`envs/robots/box.py`), or None.
+    """Returns the recipe of a name `go2-goal-variation-...` (`robots/included`), or None.
 
     Raises:
         ConfigError: The model of the robot is not installed.
         UnknownEnvironment: The robot cannot have this goal or variation.
     """
     split = split_packaged_robot(name)
-    return None if split is None else recipe_of(box.build(split[0]), split[1])
+    return None if split is None else recipe_of(installed.build(split[0]), split[1])
 
 
 def registered_recipe(name: str) -> Recipe | None:

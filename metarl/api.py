@@ -26,20 +26,20 @@ from metarl.environments import register_robot as register_robot
 from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
 from metarl.explanation import explain as explain
-from metarl.exporting import export as export
-from metarl.exporting import run_policy as run_policy
 from metarl.filming import VIDEO
 from metarl.filming import film as film
 from metarl.filming import film_together as film_together
-from metarl.histories import export_minari as export_minari
 from metarl.learners.modes import label
-from metarl.publishing import publish as publish
-from metarl.publishing import push as push
 from metarl.runs.hub import find_run
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
+from metarl.sharing.exporting import export as export
+from metarl.sharing.exporting import run_policy as run_policy
+from metarl.sharing.histories import export_minari as export_minari
+from metarl.sharing.publishing import publish as publish
+from metarl.sharing.publishing import push as push
 from metarl.trained_policy import TrainedPolicy
 from metarl.training.launch import read_launch
 

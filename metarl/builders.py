@@ -18,7 +18,7 @@ from metarl.config.schema import TrainConfig
 from metarl.config.trust import require_trust
 from metarl.core.env import BatchEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError, MetarlError
-from metarl.core.files import load_json, split_robot_file, write_atomically
+from metarl.core.machine.files import load_json, split_robot_file, write_atomically
 from metarl.core.messages import describe_error, notify, warn
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form

@@ -29,7 +29,7 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Any:
     Raises:
         ConfigError: The model is not supported, or a key is unknown or does not fit it.
     """
-    from metarl.envs.robots import guess
+    from metarl.envs.robots.guessing import guess
 
     return guess.robot_from_mjcf(path, name, **keys)
 

@@ -34,7 +34,7 @@ from metarl.core.errors import (
     MetarlError,
     NumericalError,
 )
-from metarl.core.files import write_atomically
+from metarl.core.machine.files import write_atomically
 from metarl.core.messages import notify, show
 from metarl.learners import registry
 from metarl.learners.modes import label
@@ -184,7 +184,7 @@ def _require_support(config: TrainConfig[Any], learner: Any, group: Any) -> None
 @contextmanager
 def _join(learner: Any, group: Any) -> Generator[None]:
     """Makes a learner compute its updates with those of the other processes, if there are any."""
-    from metarl.core.parallel import ALONE
+    from metarl.core.machine.parallel import ALONE
 
     if group.size == 1:
         yield

@@ -12,7 +12,7 @@ import numpy as np
 from metarl.builders import is_baseline
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
-from metarl.core.files import check_output
+from metarl.core.machine.files import check_output
 from metarl.learners.modes import find_mode, label
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
 from metarl.runs.progress import heartbeat

@@ -18,9 +18,9 @@ import metarl
 from metarl.cli import arguments, certify, deploy, fewshot, serve, sweep
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
-from metarl.core.files import split_packaged_robot
+from metarl.core.machine.files import split_packaged_robot
 from metarl.envs.registry import make
-from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 README = REPOSITORY / "README.md"
 PAGES = [

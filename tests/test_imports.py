@@ -33,9 +33,7 @@ metarl.experiment
 metarl.certification
 metarl.filming
 metarl.explanation
-metarl.publishing
-metarl.exporting
-metarl.histories
+metarl.sharing
 metarl.api
 metarl.suites
 metarl.sweeps
@@ -48,7 +46,8 @@ train
 SHARED_WITH_ENVS = {
     f"metarl.core.{name}"
     for name in (
-        "env tasks joined_tasks task_code rng errors messages files trees yaml_files"
+        "env tasks joined_tasks task_code rng errors messages trees "
+        "machine machine.files machine.yaml_files"
     ).split()
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from metarl.core.env import Step, UnsupportedHere, check_rows, check_streams, check_tasks
 from metarl.envs.locomotion import profiler
-from metarl.envs.locomotion.command import SIZE, Command, Commands
+from metarl.envs.locomotion.goals.command import SIZE, Command, Commands
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World

@@ -10,10 +10,10 @@ import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
 from metarl.core.joined_tasks import join_tasks
-from metarl.envs.locomotion import command
-from metarl.envs.locomotion.command import Command
-from metarl.envs.locomotion.goals import Goal, RewardTerms
-from metarl.envs.locomotion.reach import Reach
+from metarl.envs.locomotion.goals import command
+from metarl.envs.locomotion.goals.command import Command
+from metarl.envs.locomotion.goals.hidden import Goal, RewardTerms
+from metarl.envs.locomotion.goals.reach import Reach
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots import quantities
 from metarl.envs.robots.observation import Term, list_observation

@@ -12,9 +12,9 @@ from typing import Any
 import mujoco
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import load_json
+from metarl.core.machine.files import load_json
+from metarl.core.machine.yaml_files import dump_yaml, load_yaml
 from metarl.core.trees import check_form
-from metarl.core.yaml_files import dump_yaml, load_yaml
 
 ASSETS = "metarl-assets.json"
 """Of a copy: folders of meshes and textures, and the SHA-256 of each file in them.

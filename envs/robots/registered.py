@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import PACKAGED
+from metarl.core.machine.files import PACKAGED
 from metarl.envs.robots.own import read_robot
 from metarl.envs.robots.robot import Robot
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl.core.files import write_atomically
+from metarl.core.machine.files import write_atomically
 
 _COLOURS = ((0.9, "#2f855a"), (0.7, "#80761a"), (0.5, "#b7561c"), (0.0, "#b83232"))
 """Least survival, and colour; each has a contrast of at least 4.5 with white text."""

@@ -12,7 +12,7 @@ from typing import Any
 import metarl
 from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, nearest, require
-from metarl.core.yaml_files import load_yaml
+from metarl.core.machine.yaml_files import load_yaml
 
 FOLDER = Path(metarl.__file__).parent / "configs" / "certify"
 """Grids that metarl brings along."""

@@ -12,7 +12,7 @@ import numpy as np
 from metarl.core.env import BatchEnv
 from metarl.core.errors import name_failures
 from metarl.core.learner import Learner
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.evaluation import statistics
 from metarl.evaluation.evaluate import play_without_noise

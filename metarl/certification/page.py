@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.certification.cells import NOMINAL
-from metarl.core.files import write_atomically
+from metarl.core.machine.files import write_atomically
 from metarl.evaluation.table import format_interval, format_number
 from metarl.reporting import markup
 from metarl.reporting.markup import escape, note, row_head

@@ -9,7 +9,7 @@ from typing import Any
 
 from metarl.certification.cells import Cell
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import clean_name, load_json, parse_json, write_atomically
+from metarl.core.machine.files import clean_name, load_json, parse_json, write_atomically
 
 SETTINGS = "settings.json"
 CERTIFICATE = "certificate.json"

@@ -28,7 +28,7 @@ from metarl.cli.arguments import (
 from metarl.config.identity import label_config
 from metarl.config.trust import trust
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
-from metarl.core.files import check_output
+from metarl.core.machine.files import check_output
 from metarl.core.messages import notify, show, warn
 from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
@@ -131,7 +131,7 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _check_env(arguments: argparse.Namespace) -> None:
-    from metarl.core.files import write_atomically
+    from metarl.core.machine.files import write_atomically
     from metarl.envs.env_checker import Finding, check, report
 
     check_output("--json", arguments.json)
@@ -154,9 +154,9 @@ def _check_env(arguments: argparse.Namespace) -> None:
 
 
 def _new_robot(arguments: argparse.Namespace) -> None:
-    from metarl.core.files import write_atomically
-    from metarl.envs.robots.guess import goal_of, guess_robot, to_yaml
-    from metarl.envs.robots.inspection import inspect_robot
+    from metarl.core.machine.files import write_atomically
+    from metarl.envs.robots.guessing.guess import goal_of, guess_robot, to_yaml
+    from metarl.envs.robots.guessing.inspection import inspect_robot
     from metarl.envs.robots.own import read_robot
 
     model: Path = arguments.model
@@ -236,7 +236,7 @@ def _suite(arguments: argparse.Namespace) -> None:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from metarl.publishing import publish
+    from metarl.sharing.publishing import publish
 
     folder = publish(arguments.run, arguments.folder, trust_env=arguments.trust_env)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -247,7 +247,7 @@ def _publish(arguments: argparse.Namespace) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    from metarl.publishing import push
+    from metarl.sharing.publishing import push
 
     repository, to = arguments.repository, arguments.to
     place = push(

@@ -8,7 +8,7 @@ from typing import Any
 
 from metarl.cli.arguments import RUN, add_trust_argument, parse_at_least, parse_run, parse_task
 from metarl.core.errors import ConfigError, EnvironmentContractError
-from metarl.core.files import check_output
+from metarl.core.machine.files import check_output
 from metarl.core.messages import show
 
 

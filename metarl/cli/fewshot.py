@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metarl.cli.arguments import parse_at_least
 from metarl.core.errors import ConfigError, nearest
-from metarl.core.files import check_output
+from metarl.core.machine.files import check_output
 from metarl.core.messages import show
 from metarl.fewshot.names import ALGOS, HELD_OUT, ITERATIONS, SHOTS, TASKS, fitting
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_output(flag, path)
     algos = _read_algos(arguments.algo, arguments.task)
 
-    from metarl.core.files import write_atomically
+    from metarl.core.machine.files import write_atomically
     from metarl.evaluation.results import write
     from metarl.fewshot.comparison import Comparison, compare
     from metarl.fewshot.table import table, to_csv

@@ -12,7 +12,7 @@ from typing import Any
 
 from metarl.cli.arguments import RUN, add_trust_argument
 from metarl.core.errors import ConfigError, handle_signals
-from metarl.core.files import check_output
+from metarl.core.machine.files import check_output
 from metarl.runs.hub import find_run
 
 PORT = 7020

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, MetarlError
-from metarl.core.files import check_output
+from metarl.core.machine.files import check_output
 from metarl.core.messages import show
 from metarl.suites.machines import open_machines
 from metarl.suites.plan import Failure

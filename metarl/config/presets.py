@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarl.core.files import PACKAGED_ARMS, split_packaged_robot, split_robot_file
+from metarl.core.machine.files import PACKAGED_ARMS, split_packaged_robot, split_robot_file
 
 
 def preset_names(env: str) -> list[str]:

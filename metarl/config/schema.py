@@ -29,10 +29,10 @@ from metarl.config.trust import (
     trust_settings,
 )
 from metarl.core.errors import CheckpointError, ConfigError, require
-from metarl.core.files import split_robot_file
+from metarl.core.machine.files import split_robot_file
+from metarl.core.machine.yaml_files import dump_yaml, load_yaml
 from metarl.core.messages import printable
 from metarl.core.ranges import LARGEST_COUNT, require_between
-from metarl.core.yaml_files import dump_yaml, load_yaml
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import find_algorithm
 

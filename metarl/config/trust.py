@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import split_robot_file
+from metarl.core.machine.files import split_robot_file
 
 
 class Untrusted(ConfigError):

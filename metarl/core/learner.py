@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from metarl.core.env import BatchEnv
-from metarl.core.parallel import Group
+from metarl.core.machine.parallel import Group
 from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Params, Rollout
 from metarl.core.tasks import TaskDistribution
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
 from metarl.core.errors import CheckpointError
-from metarl.core.files import parse_json
+from metarl.core.machine.files import parse_json
 from metarl.deployment.onnx_file import OnnxFile
 from metarl.runs.recorded import RecordedTasks, read_variable
 

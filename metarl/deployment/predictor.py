@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.core.env import EnvSpec, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import JoinableContext, Learner
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Feedback, Rollout
 from metarl.deployment.signals import (
     Observation,

@@ -12,7 +12,7 @@ import torch
 from metarl.core.env import EnvSpec, Step, supports
 from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
     MAX_PENDING,

@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import name_failures
 from metarl.core.learner import AdaptsParams, SplittableContext
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Params, Rollout
 from metarl.core.tasks import Variable
 from metarl.evaluation.probe import encode_tasks

@@ -16,7 +16,7 @@ import numpy as np
 from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import Learner, SplittableContext
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
 from metarl.core.tasks import HasTestTasks, full_range

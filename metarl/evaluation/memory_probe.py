@@ -16,7 +16,7 @@ import torch
 from metarl.core.env import BatchEnv
 from metarl.core.errors import name_failures
 from metarl.core.learner import HasMemory
-from metarl.core.parallel import map_chunks, one_torch_thread
+from metarl.core.machine.parallel import map_chunks, one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
 from metarl.core.tasks import Variable

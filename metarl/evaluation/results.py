@@ -17,10 +17,10 @@ import numpy as np
 from scipy import stats
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import load_json, write_atomically
+from metarl.core.machine.files import load_json, write_atomically
+from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.messages import printable_tree
 from metarl.core.trees import check_form
-from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import seeds, statistics
 
 FILE = "evaluation.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Params
 from metarl.fewshot.learner import FewShotLearner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import ALONE, Group
+from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rollout import Rollout
 from metarl.functional.linear_baseline import fit_predict
 from metarl.functional.scan import reverse_scan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import ALONE, Group, map_in_group
+from metarl.core.machine.parallel import ALONE, Group, map_in_group
 
 
 def features(obs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
+from metarl.core.machine.parallel import map_chunks
 from metarl.core.rollout import Metrics, Params
 from metarl.functional.ppo import adapt_lr, approximate_kl, clip_indicator, clipped_loss
 from metarl.learners.ppo_settings import PpoSettings

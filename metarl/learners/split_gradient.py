@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import Group
+from metarl.core.machine.parallel import Group
 
 Gradient = Sequence[Tensor | None]
 """Of the parameters, in their order; None for one that the loss does not depend on."""

@@ -11,7 +11,7 @@ import numpy as np
 from metarl.core.env import MovableCamera, RenderableEnv, SceneEnv, TaskDescriber, supports
 from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import Learner
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.tasks import describe_task
 from metarl.reporting.episode import Episode, View
 from metarl.reporting.replay import write_replay

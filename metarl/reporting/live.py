@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import CheckpointError
-from metarl.core.files import Unreadable, parse_json, read_file
+from metarl.core.machine.files import Unreadable, parse_json, read_file
 from metarl.core.trees import check_form
 from metarl.evaluation.table import format_number
 from metarl.reporting.markup import escape, note, row_head, table

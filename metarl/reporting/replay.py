@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.env import SceneEnv
-from metarl.core.files import write_atomically
+from metarl.core.machine.files import write_atomically
 from metarl.core.messages import printable
 from metarl.reporting.episode import Episode
 

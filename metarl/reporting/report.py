@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import check_output, write_atomically
+from metarl.core.machine.files import check_output, write_atomically
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
 from metarl.reporting import explanation_plots, live, markup, plots

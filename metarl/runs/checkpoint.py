@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from metarl.core.errors import CheckpointError, ResourceError
-from metarl.core.files import parse_json
+from metarl.core.machine.files import parse_json
 from metarl.functional.params import find_non_finite
 from metarl.runs.folder import ASIDE, list_checkpoints, list_names, sweep
 from metarl.runs.storage import (

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, ResourceError, RunExists
-from metarl.core.files import clean_name, split_robot_file
+from metarl.core.machine.files import clean_name, split_robot_file
 from metarl.core.messages import notify
 
 

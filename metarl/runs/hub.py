@@ -16,7 +16,7 @@ from typing import Any
 
 from metarl.config.trust import FLAG, names_code
 from metarl.core.errors import CheckpointError, ConfigError, ResourceError, require_package
-from metarl.core.yaml_files import load_yaml
+from metarl.core.machine.yaml_files import load_yaml
 from metarl.runs import published
 from metarl.runs.progress import heartbeat
 

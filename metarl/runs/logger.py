@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, TextIO
 import numpy as np
 
 from metarl.core.errors import CheckpointError, ResourceError
-from metarl.core.files import Unreadable, parse_json, read_file, write_atomically
+from metarl.core.machine.files import Unreadable, parse_json, read_file, write_atomically
 from metarl.core.messages import warn
 from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress

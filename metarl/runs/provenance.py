@@ -19,7 +19,7 @@ import numpy as np
 from metarl import __version__
 from metarl.core.env import supports
 from metarl.core.errors import CheckpointError
-from metarl.core.files import load_json, write_atomically
+from metarl.core.machine.files import load_json, write_atomically
 from metarl.core.tasks import HasTestTasks
 
 _CONTRACT = (

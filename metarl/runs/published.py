@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.core.errors import CheckpointError
-from metarl.core.files import parse_json, read_file, write_atomically
+from metarl.core.machine.files import parse_json, read_file, write_atomically
 from metarl.core.trees import check_form
 
 FILE = "published.json"

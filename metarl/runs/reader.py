@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from metarl.core.errors import CheckpointError, ConfigError
-from metarl.core.files import load_json
+from metarl.core.machine.files import load_json
+from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.messages import printable, printable_tree
 from metarl.core.trees import flatten
-from metarl.core.yaml_files import load_yaml
 from metarl.evaluation import results
 from metarl.learners.modes import label_settings
 from metarl.runs.logger import read_records

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from metarl.core.env import EnvSpec, Quantity
-from metarl.core.files import load_json
+from metarl.core.machine.files import load_json
 from metarl.core.tasks import TaskDistribution, Variable
 
 

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from metarl.config.schema import TrainerConfig
 from metarl.core.errors import CheckpointError, ResourceError, require_package
-from metarl.core.files import load_json, write_atomically
+from metarl.core.machine.files import load_json, write_atomically
+from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.messages import warn
 from metarl.core.trees import flatten
-from metarl.core.yaml_files import load_yaml
 from metarl.evaluation.table import table
 
 STATE_FILE = "tracking.json"

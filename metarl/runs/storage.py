@@ -16,8 +16,8 @@ from torch import Tensor
 
 from metarl.core.env import supports
 from metarl.core.errors import ResourceError
-from metarl.core.files import LARGEST_TEXT, Unreadable, read_file
 from metarl.core.learner import HasBoundedReplay, HasReplay
+from metarl.core.machine.files import LARGEST_TEXT, Unreadable, read_file
 from metarl.runs.folder import ASIDE
 
 

@@ -15,7 +15,7 @@ import torch
 from metarl.core.env import BatchEnv, GradedEnv, SplittableEnv, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import C, JoinableContext, Learner
-from metarl.core.parallel import ALONE, Group, one_torch_thread, own_slice
+from metarl.core.machine.parallel import ALONE, Group, one_torch_thread, own_slice
 from metarl.core.rollout import Metrics, Rollout
 from metarl.sampling.recording import Arrays, Recording, allocate, to_rollout
 from metarl.sampling.trials import (

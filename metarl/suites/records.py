@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.files import parse_json, read_file, write_atomically
+from metarl.core.machine.files import parse_json, read_file, write_atomically
 from metarl.runs import reader
 from metarl.suites.stages import find_evaluation
 from metarl.suites.suite import Run, Suite

@@ -13,7 +13,7 @@ from typing import Any
 from metarl.config.schema import to_yaml
 from metarl.config.trust import names_code
 from metarl.core.errors import CheckpointError
-from metarl.core.files import load_json, parse_json, write_atomically
+from metarl.core.machine.files import load_json, parse_json, write_atomically
 from metarl.evaluation import results
 from metarl.runs import folder
 from metarl.suites.suite import Run

@@ -30,9 +30,9 @@ from metarl.config.schema import (
 )
 from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, nearest, require
-from metarl.core.files import clean_name
+from metarl.core.machine.files import clean_name
+from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.trees import flatten
-from metarl.core.yaml_files import load_yaml
 from metarl.learners.modes import find_mode
 from metarl.runs import provenance
 from metarl.runs.folder import newest_step

@@ -21,8 +21,8 @@ import numpy as np
 
 from metarl.config.parser import merge
 from metarl.core.errors import ConfigError, run_command
-from metarl.core.files import write_atomically
-from metarl.core.yaml_files import parse_yaml
+from metarl.core.machine.files import write_atomically
+from metarl.core.machine.yaml_files import parse_yaml
 from metarl.evaluation import seeds
 from metarl.suites.records import Row, read_rows
 

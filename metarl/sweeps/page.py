@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.ticker import NullFormatter
 
-from metarl.core.files import write_atomically
-from metarl.core.yaml_files import dump_yaml
+from metarl.core.machine.files import write_atomically
+from metarl.core.machine.yaml_files import dump_yaml
 from metarl.evaluation.table import format_number
 from metarl.reporting import markup, plots
 from metarl.reporting.markup import escape, note, row_head

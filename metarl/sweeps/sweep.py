@@ -26,8 +26,8 @@ from metarl.config.parser import merge
 from metarl.config.schema import PRESETS, TrainConfig, build_config
 from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, require
+from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.trees import flatten
-from metarl.core.yaml_files import load_yaml
 from metarl.suites.suite import Run, check_seeds
 
 FOLDER = PRESETS / "sweeps"

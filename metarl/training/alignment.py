@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import Learner
-from metarl.core.parallel import Group
+from metarl.core.machine.parallel import Group
 
 
 def align(learner: Learner[Any], group: Group) -> bool:

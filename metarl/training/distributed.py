@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from metarl.core import errors
 from metarl.core.errors import ConfigError, MetarlError, ResourceError, handle_signals
-from metarl.core.parallel import ALONE, Group
+from metarl.core.machine.parallel import ALONE, Group
 from metarl.training.launch import Launch
 from metarl.training.packing import from_bytes, list_forms, pack, to_bytes, unpack
 from metarl.training.trainer import pick_device
@@ -64,7 +64,7 @@ def _next_store(launch: Launch, patience: timedelta) -> Any:
 
 
 class ProcessGroup:
-    """The processes that torchrun has started; see `metarl.core.parallel.Group`.
+    """The processes that torchrun has started; see `metarl.core.machine.parallel.Group`.
 
     Every exchange begins with a message of fixed size that tells how long the rest is and whether a
     process has failed. So a failure in one process ends the next exchange of all others, wherever

@@ -19,7 +19,7 @@ _ALIGNMENT = 8
 
 
 def pack(value: Any) -> tuple[str, list[Tensor]]:
-    """Returns a value as text and the tensors in it; see `metarl.core.parallel.Group.gather`.
+    """Returns a value as text and the tensors in it, for `Group.gather` (`core.machine.parallel`).
 
     Raises:
         TypeError: A part of the value is of another kind.

@@ -14,7 +14,6 @@ import torch
 
 from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig
-from metarl.core.allocation import keep_freed_memory
 from metarl.core.env import BatchEnv, HasWorkers, NoAnswer, supports
 from metarl.core.errors import (
     CheckpointError,
@@ -27,7 +26,8 @@ from metarl.core.errors import (
     name_failures,
 )
 from metarl.core.learner import HasOwnLoop, HasReplay, Learner
-from metarl.core.parallel import ALONE, Group, one_torch_thread
+from metarl.core.machine.allocation import keep_freed_memory
+from metarl.core.machine.parallel import ALONE, Group, one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration, Metrics, Rollout
 from metarl.functional.params import find_non_finite

@@ -6,9 +6,9 @@ import pytest
 
 from metarl import api
 from metarl.cli.commands import main
-from metarl.envs.robots import inspection
 from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.guessing import inspection
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 
 def new_robot(tmp_path, capsys, *arguments):

@@ -17,7 +17,7 @@ from metarl.core.tasks import (
     fixed_set,
     full_range,
 )
-from metarl.envs.locomotion.goals import Direction, ForwardBackward, Position, Velocity
+from metarl.envs.locomotion.goals.hidden import Direction, ForwardBackward, Position, Velocity
 from metarl.envs.navigation import DenseGoal, SparseGoal
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -10,8 +10,8 @@ import pytest
 from metarl.envs import env_checker
 from metarl.envs.mirror import NOTHING, describe_mirror, find_mirror
 from metarl.envs.registry import make
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH, HUMANOID
-from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH, HUMANOID
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 MODEL = Path(QUADRUPED.model_file).read_text(encoding="utf-8")
 

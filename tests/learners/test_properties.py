@@ -10,7 +10,7 @@ from whole_trial import trial
 
 from metarl.core.env import supports
 from metarl.core.learner import HasReplay
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.evaluation.evaluate import evaluate, held_out_tasks

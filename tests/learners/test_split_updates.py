@@ -12,7 +12,7 @@ from thread_group import run_together
 
 from metarl.core.env import supports
 from metarl.core.learner import SplitsUpdate
-from metarl.core.parallel import ALONE
+from metarl.core.machine.parallel import ALONE
 from metarl.core.rng import stream
 from metarl.core.tasks import Choice, Variable
 from metarl.envs.registry import make

@@ -13,7 +13,7 @@ import pytest
 
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.scene import mujoco_scene
-from metarl.envs.robots.gymnasium import ANT
+from metarl.envs.robots.included.gymnasium import ANT
 from metarl.reporting.episode import Episode
 from metarl.reporting.replay import write_replay
 

@@ -12,7 +12,7 @@ from metarl.config.curriculum import CurriculumConfig
 from metarl.config.schema import SamplerConfig
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import Choice, Grades, Product, Uniform, Variable
-from metarl.envs.locomotion.command import Command
+from metarl.envs.locomotion.goals.command import Command
 from metarl.envs.locomotion.terrain import LEVELS, TEST_KINDS
 from metarl.envs.registry import make
 from metarl.training.curriculum import ease, graded_names, next_level

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarl.core.errors import require
-from metarl.core.files import check_output, write_atomically
+from metarl.core.machine.files import check_output, write_atomically
 from metarl.core.rollout import Params
 from metarl.deployment.export.adaptation import build_adaptation, has_adaptation_graph
 from metarl.deployment.export.metadata import Origin, to_metadata

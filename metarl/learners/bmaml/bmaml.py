@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import advantages

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.core.env import UnsupportedHere
 from metarl.core.errors import EnvironmentContractError
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import map_chunks
+from metarl.core.machine.parallel import map_chunks
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional import gaussian

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import ALONE, Group, map_chunks
+from metarl.core.machine.parallel import ALONE, Group, map_chunks
 from metarl.core.rollout import Params
 from metarl.functional.params import flatten, repeat, total, unflatten
 from metarl.learners.maml.inner_loop import Linearised

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
+from metarl.core.machine.parallel import map_chunks
 from metarl.core.rollout import Metrics, Params
 from metarl.functional.params import flatten, unflatten
 from metarl.functional.trust_region import Product, SearchResult, line_search, natural_step

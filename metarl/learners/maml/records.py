@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import ALONE, Group, Result, map_chunks
+from metarl.core.machine.parallel import ALONE, Group, Result, map_chunks
 from metarl.core.rollout import Params
 from metarl.learners.maml.surrogates import Batch
 

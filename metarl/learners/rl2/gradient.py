@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import map_chunks
+from metarl.core.machine.parallel import map_chunks
 from metarl.learners.ppo_passes import Steps, ppo_loss
 from metarl.learners.rl2.config import Rl2Config
 from metarl.networks.actor_critic import MemoryActorCritic

@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.core.env import BatchEnv
 from metarl.core.errors import ConfigError
 from metarl.core.learner import Experience
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Iteration
 from metarl.evaluation import evaluate

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import ALONE, Group
+from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rollout import Metrics, Params, Rollout
 from metarl.functional.advantages import explained_variance, gae, standardise
 from metarl.functional.ppo import check_ratio

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import ALONE, Group
+from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.task_code import TaskCode

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.parallel import ALONE, Group, map_in_group
+from metarl.core.machine.parallel import ALONE, Group, map_in_group
 from metarl.functional.gaussian import kl_divergence
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.varibad.config import VaribadConfig

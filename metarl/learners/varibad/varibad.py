@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
-from metarl.core.parallel import ALONE, Group, map_in_group
+from metarl.core.machine.parallel import ALONE, Group, map_in_group
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.tasks import TaskDistribution

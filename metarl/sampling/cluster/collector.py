@@ -12,7 +12,7 @@ import torch
 from metarl.core.env import supports
 from metarl.core.errors import ConfigError, ResourceError
 from metarl.core.learner import C, JoinableContext, Learner, TreatsTasksApart
-from metarl.core.parallel import ALONE, Group, own_slice
+from metarl.core.machine.parallel import ALONE, Group, own_slice
 from metarl.core.rollout import Metrics, Rollout
 from metarl.sampling.cluster.packing import (
     Packed,

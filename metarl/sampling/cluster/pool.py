@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metarl.core.errors import ResourceError
-from metarl.core.parallel import ALONE, Group, own_slice
+from metarl.core.machine.parallel import ALONE, Group, own_slice
 from metarl.core.rollout import Metrics
 from metarl.sampling.cluster.requests import (
     Call,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.core.allocation import keep_freed_memory
 from metarl.core.env import BatchEnv, supports
 from metarl.core.learner import HasOptimiser, Learner
+from metarl.core.machine.allocation import keep_freed_memory
 from metarl.sampling.cluster.packing import Packed, pack, unpack
 from metarl.sampling.cluster.requests import Facts, Place, Result, Shard
 from metarl.sampling.sampler import Collector

@@ -11,10 +11,10 @@ import pytest
 from mujoco_runs import assert_same, run, streams
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
-from metarl.envs.locomotion.goals import Direction, ForwardBackward, RewardTerms
+from metarl.envs.locomotion.goals.hidden import Direction, ForwardBackward, RewardTerms
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.registry import make
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
+from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH
 from metarl.envs.robots.robot import Robot
 
 

@@ -16,7 +16,7 @@ from metarl.envs.rendering.heightfield import (
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster
 from metarl.envs.rendering.render import plan_shot
-from metarl.envs.robots.gymnasium import ANT
+from metarl.envs.robots.included.gymnasium import ANT
 
 SIZE = 96
 AHEAD = Marker("arrow", (1.0, 0.0))

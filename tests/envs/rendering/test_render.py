@@ -13,7 +13,7 @@ from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.ray_caster import RayCaster, cast, checker
 from metarl.envs.rendering.render import place_marker, plan_shot, render_mujoco
 from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
+from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 160
@@ -275,8 +275,8 @@ def test_render_needs_no_display_and_no_opengl(tmp_path):
     code = """
 import sys
 import metarl.envs.rendering.render as rendering
-from metarl.envs.locomotion.goals import Marker
-from metarl.envs.robots.gymnasium import ANT
+from metarl.envs.locomotion.goals.hidden import Marker
+from metarl.envs.robots.included.gymnasium import ANT
 model = ANT.model()
 frame = next(rendering.render_mujoco(
     model, model.qpos0[None], Marker("arrow", (1.0, 0.0)), width=64, height=48))
@@ -332,9 +332,9 @@ if gl_works():
 def test_gl_draws_camera_and_marker_as_the_ray_caster(library, tmp_path):
     code = """
 import numpy as np
-from metarl.envs.locomotion.goals import Marker
+from metarl.envs.locomotion.goals.hidden import Marker
 from metarl.envs.rendering.render import gl_works, render_mujoco
-from metarl.envs.robots.gymnasium import ANT
+from metarl.envs.robots.included.gymnasium import ANT
 if gl_works():
     model = ANT.model()
     before = model.tex_data.copy(), model.vis.global_.offwidth

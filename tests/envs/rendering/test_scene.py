@@ -10,7 +10,7 @@ from metarl.envs.rendering.marker import Marker
 from metarl.envs.rendering.point_mass import plane_scene
 from metarl.envs.rendering.scene import mujoco_scene
 from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.gymnasium import ANT, HALF_CHEETAH
+from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH
 
 ARROW = Marker("arrow", (1.0, 0.0))
 

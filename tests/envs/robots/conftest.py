@@ -4,7 +4,7 @@ import pytest
 import yaml
 from own_robots import LEG, RANGED, WALKER
 
-from metarl.envs.robots.guess import guess_robot, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot, to_yaml
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from own_robots import edit_model, values
 
-from metarl.envs.robots.guess import robot_from_mjcf
+from metarl.envs.robots.guessing.guess import robot_from_mjcf
 from metarl.envs.robots.robot import bare_model
 
 LEVEL = '<geom name="{name}" type="plane" size="9 9 .1" pos="0 0 {z}" {more}/>'

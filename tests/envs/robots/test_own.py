@@ -10,10 +10,10 @@ from own_robots import MOTORS, PLANE, values
 
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import UnknownEnvironment, make, own_recipe
-from metarl.envs.robots.guess import guess_robot, robot_from_mjcf, to_yaml
-from metarl.envs.robots.inspection import inspect_robot
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
+from metarl.envs.robots.guessing.inspection import inspect_robot
+from metarl.envs.robots.included.quadruped import QUADRUPED
 from metarl.envs.robots.own import read_robot
-from metarl.envs.robots.quadruped import QUADRUPED
 
 PHYSICS = {"timestep": 0.01, "cone": "elliptic", "integrator": "Euler"}
 

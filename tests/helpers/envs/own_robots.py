@@ -1,6 +1,6 @@
 """Models of a user's robot, and the guesses of their files."""
 
-from metarl.envs.robots.guess import guess_robot
+from metarl.envs.robots.guessing.guess import guess_robot
 
 LEG = """
 <body name="{name}" pos="{x} 0 0">

@@ -3,7 +3,7 @@
 import numpy as np
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
-from metarl.envs.locomotion.goals import Forward, RewardTerms
+from metarl.envs.locomotion.goals.hidden import Forward, RewardTerms
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.terrain import KINDS, Terrain
 

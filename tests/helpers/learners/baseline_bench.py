@@ -6,7 +6,7 @@ import torch
 
 from metarl.config.schema import SamplerConfig, TrainConfig
 from metarl.core.learner import Experience
-from metarl.core.parallel import one_torch_thread
+from metarl.core.machine.parallel import one_torch_thread
 from metarl.envs.navigation import DenseGoal, NavigationEnv
 from metarl.envs.wrappers.observe_task import ObserveTask
 from metarl.envs.wrappers.sb3 import vec_env

@@ -16,7 +16,7 @@ from metarl.config.schema import build_config, to_yaml
 from metarl.core.env import supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import SplitsUpdate
-from metarl.core.parallel import ALONE
+from metarl.core.machine.parallel import ALONE
 from metarl.core.rng import stream
 from metarl.sampling.sampler import Collector
 from metarl.sampling.trials import Key

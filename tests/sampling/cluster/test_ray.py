@@ -26,7 +26,7 @@ from commands import (
 from metarl import collecting
 from metarl.config.schema import to_yaml
 from metarl.core.errors import ResourceError
-from metarl.core.parallel import ALONE
+from metarl.core.machine.parallel import ALONE
 from metarl.sampling.sampler import Collector
 
 pytest.importorskip("ray", reason="Ray is an optional package: the extra [ray]")

@@ -8,7 +8,7 @@ import pytest
 
 from metarl.envs.registry import UnknownEnvironment, make
 from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.inspection import inspect_robot
+from metarl.envs.robots.guessing.inspection import inspect_robot
 from metarl.envs.robots.robot import bare_model
 
 LINKS = np.array([0.3, 0.25, 0.15])

@@ -1,0 +1,1 @@
+"""Goals of a robot: the reward of a motion, given the task."""

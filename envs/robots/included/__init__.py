@@ -1,0 +1,1 @@
+"""Robots that a name finds: of Gymnasium, of metarl, and of installed packages."""
