@@ -101,7 +101,10 @@ def test_full_disk_names_the_file_and_can_be_resumed(tmp_path, monkeypatch, caps
         f"metarl: error: {run / 'metrics.jsonl'}: No space left on device; make room"
     )
     assert is_one_line(err) and err.endswith(f"resume with: python {TRAIN[1]} --resume {run}\n")
-    assert cli.main(["--resume", str(run)]) == 0 and len(read_records(run)) == 2
+    assert f"the last checkpoint is {run / 'checkpoints' / 'it_00000001'}" in err
+    # the iteration without a record is repeated
+    assert cli.main(["--resume", str(run)]) == 0 and capsys.readouterr().err == ""
+    assert [record["iteration"] for record in read_records(run)] == [1, 2, 3]
 
 
 def test_interrupt_before_a_checkpoint_has_no_hint(tmp_path, monkeypatch, capsys):
