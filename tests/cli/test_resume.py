@@ -205,6 +205,19 @@ def test_resume_makes_a_missing_evaluation_once(run_copy, capsys):
     assert read_files(run_copy) == before
 
 
+@pytest.mark.parametrize("damage", ["other checkpoint", "half a file"])
+def test_resume_repeats_an_evaluation_of_another_checkpoint(damage, run_copy, capsys):
+    arguments = ["--resume", str(run_copy), "--trainer.evaluate-tasks", "2"]
+    assert cli.main(arguments) == 0
+    path = run_copy / "evaluation.json"
+    current = path.read_text()
+    older = {**json.loads(current), "checkpoint": {"iteration": 1, "env_steps": 800}}
+    path.write_text(json.dumps(older) if damage == "other checkpoint" else current[:99])
+    capsys.readouterr()
+    assert cli.main(arguments) == 0 and "2 held-out tasks" in capsys.readouterr().out
+    assert path.read_text() == current
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("step", "missing"),
