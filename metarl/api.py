@@ -95,7 +95,7 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
     try:
         settings = results.EvaluationSettings(trainer.evaluate_tasks, NUM_ADAPTATIONS)
         if trainer.evaluate_tasks and (
-            again or _is_outdated(policy, _choose_path(policy, settings))
+            again or _is_stale_evaluation(policy, _choose_path(policy, settings))
         ):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
             show(table.table(result))
@@ -116,7 +116,7 @@ def _film_if_possible(policy: TrainedPolicy) -> None:
         show(f"no video: {error}")
 
 
-def _is_outdated(policy: TrainedPolicy, path: Path) -> bool:
+def _is_stale_evaluation(policy: TrainedPolicy, path: Path) -> bool:
     """Returns whether an evaluation is missing, unreadable or not of the newest checkpoint."""
     newest = policy.progress.iteration
     try:  # older versions recorded no checkpoint
