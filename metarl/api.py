@@ -19,6 +19,7 @@ from metarl.config.schema import build_config
 from metarl.config.trust import trust
 from metarl.core.env import BatchEnv, NoPictures, SceneEnv, missing_members, supports
 from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
+from metarl.core.machine.files import load_json
 from metarl.core.messages import show, warn
 from metarl.environments import check_env as check_env
 from metarl.environments import make_env as make_env
@@ -93,7 +94,9 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
         return
     try:
         settings = results.EvaluationSettings(trainer.evaluate_tasks, NUM_ADAPTATIONS)
-        if trainer.evaluate_tasks and (again or _is_stale(policy, _choose_path(policy, settings))):
+        if trainer.evaluate_tasks and (
+            again or _is_stale_evaluation(policy, _choose_path(policy, settings))
+        ):
             result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
             show(table.table(result))
             log_evaluation(make_sink(trainer), policy.path, result)
@@ -111,6 +114,16 @@ def _film_if_possible(policy: TrainedPolicy) -> None:
             show(f"video: {path}")
     except NoPictures as error:
         show(f"no video: {error}")
+
+
+def _is_stale_evaluation(policy: TrainedPolicy, path: Path) -> bool:
+    """Returns whether an evaluation is missing, unreadable or not of the newest checkpoint."""
+    newest = policy.progress.iteration
+    try:  # older versions recorded no checkpoint
+        iteration = load_json(path).get("checkpoint", {}).get("iteration", newest)
+    except (OSError, ValueError, AttributeError):
+        return True
+    return iteration != newest or _is_stale(policy, path)
 
 
 def _is_stale(policy: TrainedPolicy, path: Path) -> bool:

@@ -24,6 +24,7 @@ from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
 from metarl.learners.modes import find_mode
+from metarl.runs.folder import DEFINITION, ROBOT
 from metarl.runs.published import is_published
 from metarl.training.launch import share_cores
 
@@ -72,13 +73,6 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
     return built
 
 
-ROBOT = "robot"
-"""Folder of a run with a copy of the user's robot."""
-
-_DEFINITION = "definition.json"
-"""File of such a folder with the number of the robot's definition."""
-
-
 def keep_robot(config: TrainConfig[Any], run: Path) -> None:
     """Copies the user's robot, if the environment has one, into the folder of a new run.
 
@@ -94,7 +88,7 @@ def keep_robot(config: TrainConfig[Any], run: Path) -> None:
     try:
         copy_robot(split[0], temporary)
         record = {"definition": _robot_definition(config.env)}
-        write_atomically(temporary / _DEFINITION, json.dumps(record) + "\n")
+        write_atomically(temporary / DEFINITION, json.dumps(record) + "\n")
         temporary.rename(folder)
     except (OSError, ValueError) as error:
         shutil.rmtree(temporary)
@@ -136,9 +130,9 @@ def _find_copy(name: str, run: Path) -> tuple[str, int] | None:
         The name of the environment with the copy, and the number of the robot's definition.
     """
     split = split_robot_file(name)
-    if split is None or not (run / ROBOT / _DEFINITION).is_file():
+    if split is None or not (run / ROBOT / DEFINITION).is_file():
         return None
-    path = run / ROBOT / _DEFINITION
+    path = run / ROBOT / DEFINITION
     try:
         record = load_json(path)
         check_form(record, {"definition": (int, type(None))})

@@ -174,4 +174,4 @@ def _play(policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: K
     stage = label(config.algo, config.learner)
     if find_mode(config.learner) is None:  # the others do not adapt
         stage += f", {played[0][-1].stage}"
-    return [replace(row[-1], stage=stage) for row in played]
+    return [replace(row[-1], stage=stage, env=policy.env) for row in played]

@@ -114,11 +114,13 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
 def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[str, Any]:
     """Starts a learner from the newest checkpoint of another run; returns what run.json records.
 
+    A replay store starts empty, because its entries may be of other tasks.
+
     Raises:
         ConfigError: The other run has another learner, or this one trains from scratch.
         CheckpointError: It is not a run, or its checkpoint does not fit.
     """
-    from metarl.core.learner import StartsFromOtherTasks
+    from metarl.core.learner import HasReplay, StartsFromOtherTasks
 
     if is_baseline(config, "scratch"):
         hint = "leave the flag out, or take another --learner.mode"
@@ -131,6 +133,8 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
         state = _start_from(run, source, learner)
     else:
         state = restore_newest(run, learner).state()
+        if supports(learner, HasReplay):
+            learner.load_replay({})
     return {"run": str(run), "iteration": state["iteration"], "env_steps": state["env_steps"]}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import plugin_envs
 import pytest
 from commands import REPOSITORY, TINY, call, read_records
+from small_runs import RUNS, WITHOUT_GRAPH
 
 import metarl
 import metarl.envs
@@ -273,6 +274,18 @@ def test_resume_from_python_continues_bit_for_bit(policy, tmp_path):
     with pytest.raises(ConfigError, match="algo rl2: the run has maml-trpo; leave it out"):
         metarl.train(algo="rl2", resume=run)
     assert (run / "config.yaml").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("algo", "size"), [("pearl", "replay/episodes"), ("grbal", "update/replay_size")]
+)
+def test_fine_tuning_starts_with_an_empty_replay_store(algo, size, tmp_path):
+    settings = {**SMALL, **{**RUNS, **WITHOUT_GRAPH}[algo], "evaluate": False}
+    source, run = tmp_path / "source", tmp_path / "run"
+    metarl.train("navigation-2d", algo, run_dir=source, **settings)
+    metarl.train("navigation-2d", algo, run_dir=run, init_from=source, **settings)
+    first, second = read_records(source)
+    assert second[size] > first[size] == read_records(run)[0][size]
 
 
 def test_config_file_chooses_environment_and_learner(tmp_path):

@@ -2,12 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from metarl.core.errors import ConfigError
+from metarl.envs import make
 from metarl.filming import film, film_together
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig
+from metarl.reporting.episode import Episode
 
 
 def policy(env="ant-dir", learner=None):
@@ -52,3 +55,26 @@ def test_film_needs_an_episode_and_a_policy(tmp_path):
         film(policy(), num_episodes=0)
     with pytest.raises(ConfigError, match=r"policies = \[\]: must be at least one policy"):
         film_together([], tmp_path / "race.mp4")
+
+
+def test_episodes_are_drawn_by_the_environment_of_their_policy(tmp_path, monkeypatch):
+    def play(env, learner, tasks, **_):
+        played = Episode(np.zeros((1, 2)), np.zeros(1), tasks[0], "task", "stage", env.spec.dt)
+        return [[played, played]]
+
+    monkeypatch.setattr("metarl.reporting.film.film_trial", play)
+    monkeypatch.setattr(
+        "metarl.reporting.film.write_films", lambda _path, _env, panels, *_, **__: panels
+    )
+    sampler = SimpleNamespace(num_episodes=2)
+    config = SimpleNamespace(
+        env="navigation-2d", algo="rl2", learner=Rl2Config(), seed=0, sampler=sampler
+    )
+    policies = [
+        SimpleNamespace(
+            config=config, env=make("navigation-2d"), learner=None, path=tmp_path / name
+        )
+        for name in "ab"
+    ]
+    (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
+    assert [episode.drawn_by(None) for episode in row] == [policy.env for policy in policies]

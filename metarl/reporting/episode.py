@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Episode:
         task_text: The task in words, for example "angle 1.57 rad".
         stage: Progress of the adaptation, for example "after 1 adaptation".
         dt: Duration of a control step [s].
+        env: The environment that recorded it, where it is not that of the film: the states of a
+            plug-in mean nothing to another one.
 
     Raises:
         ValueError: There is no step, states and rewards disagree, or dt is not positive; names the
@@ -36,6 +39,7 @@ class Episode:
     task_text: str
     stage: str
     dt: float
+    env: Any = None
 
     def __post_init__(self) -> None:
         if not len(self.states) or len(self.states) != len(self.reward):
@@ -45,6 +49,10 @@ class Episode:
             )
         if not 0.0 < self.dt < math.inf:
             raise ValueError(f"episode {self.stage!r}: dt must be positive, got {self.dt} s")
+
+    def drawn_by(self, env: Any) -> Any:
+        """Returns the environment that draws the episode, by default that of the film."""
+        return env if self.env is None else self.env
 
     @property
     def playback(self) -> tuple[float, int]:

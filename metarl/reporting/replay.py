@@ -38,7 +38,7 @@ def write_replay(
 
     Args:
         path: Path of the page; folders are made.
-        env: Describes the scene of an episode.
+        env: Describes the scenes of the episodes that name no environment of their own.
         panels: A row for each task; each of its episodes gets a button.
         title: Title of the page.
         camera: Azimuth and elevation of the first view [degrees].
@@ -48,7 +48,7 @@ def write_replay(
     for row in panels:
         episodes = []
         for episode in row:
-            scene = env.scene(episode.states, episode.task, camera)
+            scene = episode.drawn_by(env).scene(episode.states, episode.task, camera)
             index = worlds.setdefault(_json(_pack_world(scene)), len(worlds))
             episodes.append({"world": index, **_pack_motion(scene, episode)})
         tasks.append({"words": row[0].task_text, "episodes": episodes})

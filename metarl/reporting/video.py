@@ -52,7 +52,7 @@ def write_video(
 
     Args:
         path: Path of the file, ending in .mp4 or .gif; folders are made.
-        env: Draws the episodes.
+        env: Draws the episodes that name no environment of their own.
         panels: A row for each task, played one after another; the episodes of a row stand side by
             side. A shorter one freezes on its last picture.
         view: Size of one episode's picture, and its direction for a `MovableCamera`.
@@ -122,7 +122,9 @@ def _row_frames(
     steps = [_choose_steps(episode) for episode in row]
     camera = {} if view.camera is None else {"camera": view.camera}
     pictures = [
-        env.render(episode.states[chosen], episode.task, width=size, height=size, **camera)
+        episode.drawn_by(env).render(
+            episode.states[chosen], episode.task, width=size, height=size, **camera
+        )
         for episode, chosen in zip(row, steps, strict=True)
     ]
     frame = np.empty((*shape, 3), dtype=np.uint8)

@@ -12,8 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, ResourceError, RunExists
-from metarl.core.machine.files import clean_name, split_robot_file
+from metarl.core.machine.files import clean_name, load_json, split_robot_file
 from metarl.core.messages import notify
+
+ROBOT = "robot"
+"""Folder of a run with a copy of the user's robot."""
+
+DEFINITION = "definition.json"
+"""File of such a folder with the number of the robot's definition."""
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
@@ -79,7 +85,8 @@ _AT_START = re.compile(
 def is_untrained(run_dir: Path, settings: str | None = None) -> bool:
     """Returns whether a folder has only what a run writes before its first checkpoint.
 
-    Such a folder of a killed run, or an empty one, holds nothing that a new run could destroy.
+    Such a folder of a killed run, or an empty one, holds nothing that a new run could destroy. A
+    run.json or a robot that metarl has not written is the user's.
 
     Args:
         run_dir: A folder, or a path that is none.
@@ -92,13 +99,29 @@ def is_untrained(run_dir: Path, settings: str | None = None) -> bool:
             return False
         if "metrics.jsonl" in names and (run_dir / "metrics.jsonl").stat().st_size:
             return False
+        if "run.json" in names and not _is_record(run_dir / "run.json"):
+            return False
+        if ROBOT in names and not _is_copy(run_dir / ROBOT):
+            return False
         if "checkpoints" in names and not _has_leftovers_only(run_dir / "checkpoints"):
             return False
         if settings is not None and "config.yaml" in names and "run.json" not in names:
             return (run_dir / "config.yaml").read_text(encoding="utf-8") == settings
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # a file that cannot be read is not one of metarl's
         return False
     return True
+
+
+def _is_record(path: Path) -> bool:
+    """Returns whether a file is the run.json of a run."""
+    record = load_json(path)
+    return isinstance(record, dict) and {"contract", "env", "versions"} <= record.keys()
+
+
+def _is_copy(robot: Path) -> bool:
+    """Returns whether a folder is the copy of a robot that a run keeps."""
+    record = load_json(robot / DEFINITION)
+    return not robot.is_symlink() and isinstance(record, dict) and record.keys() == {"definition"}
 
 
 def _has_leftovers_only(checkpoints: Path) -> bool:

@@ -20,11 +20,17 @@ from typing import Any, Protocol, Self, TextIO
 import numpy as np
 
 from metarl.core.errors import CheckpointError, ResourceError
-from metarl.core.machine.files import Unreadable, parse_json, read_file, write_atomically
+from metarl.core.machine.files import (
+    Unreadable,
+    name_disk_failures,
+    parse_json,
+    read_file,
+    write_atomically,
+)
 from metarl.core.messages import warn
 from metarl.core.trees import flatten
 from metarl.runs.progress import Progress, make_progress
-from metarl.runs.sinks import MetricSink, name_disk_failures, read_settings
+from metarl.runs.sinks import MetricSink, read_settings
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
 """Keys that differ between two runs that are otherwise equal bit for bit, as do those below."""
@@ -140,8 +146,9 @@ class RunLog:
         if self._is_sink_open:
             return
         self._is_sink_open = True
-        if not sink.open(read_settings(self._run_dir), self._run_dir, self._start_step):
-            for record in self._kept:
+        last = sink.open(read_settings(self._run_dir), self._run_dir, self._start_step)
+        for record in self._kept:
+            if _step(record) > last:
                 sink.write(_step(record), _select_metrics(record))
         self._kept = []
 

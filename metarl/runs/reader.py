@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.config.changes import FREE_ON_RESUME
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.machine.files import load_json
 from metarl.core.machine.yaml_files import load_yaml
@@ -26,8 +27,8 @@ from metarl.runs.published import name_of, output_path
 EXPLANATION = "explain.json"
 """File of an explanation, as `metarl explain` writes it."""
 
-_FREE_KEYS = {"seed", "device", "iterations", "sampler.threads"}
-"""Keys of config.yaml, beside those of the trainer, in which runs of one group may differ."""
+_FREE_KEYS = {"seed"} | FREE_ON_RESUME
+"""Keys of config.yaml, and groups of keys, in which runs of one group may differ."""
 
 _VIDEOS = {".mp4", ".gif", ".html"}
 
@@ -224,7 +225,7 @@ def _select_settings(run: RunData) -> dict[str, Any]:
     return {
         key: value
         for key, value in run.config.items()
-        if key not in _FREE_KEYS and not key.startswith("trainer.")
+        if not {key, key.partition(".")[0]} & _FREE_KEYS
     }
 
 

@@ -75,7 +75,7 @@ def read_spec(run: Path) -> EnvSpec | None:
         tasks = RecordedTasks(
             variables["train"], bool(record.get("held_out", True)), variables["test"]
         )
-        low, high = record.get("action_range") or ((), ())
+        low, high = map(_read_list, record.get("action_range") or ((), ()))
         return EnvSpec(
             name=record["name"],
             version=record.get("version", 1),
@@ -90,7 +90,7 @@ def read_spec(run: Path) -> EnvSpec | None:
             note=record.get("note", ""),
             discrete=record["discrete"],
             action_centre=_read_numbers(record.get("action_centre", 0.0)),
-            action_range=(tuple(low), tuple(high)) if low else None,
+            action_range=(low, high) if low else None,
             observed=_read_quantities(record, "observed"),
             actuators=_read_quantities(record, "actuators"),
         )
@@ -107,7 +107,12 @@ def read_variable(record: Mapping[str, Any]) -> Variable:
 
 
 def _read_numbers(value: Any) -> float | tuple[float, ...]:
-    return tuple(map(float, value)) if isinstance(value, list) else float(value)
+    return _read_list(value) if isinstance(value, list) else float(value)
+
+
+def _read_list(value: Any) -> tuple[float, ...]:
+    """Returns numbers, of which an infinite one is a text."""
+    return tuple(map(float, value))
 
 
 def _read_quantities(record: Mapping[str, Any], name: str) -> tuple[Quantity, ...]:

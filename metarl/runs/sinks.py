@@ -13,14 +13,15 @@ from typing import Any, Protocol
 
 from metarl.config.schema import TrainerConfig
 from metarl.core.errors import CheckpointError, ResourceError, require_package
-from metarl.core.machine.files import load_json, write_atomically
+from metarl.core.machine.files import load_json, name_disk_failures, write_atomically
 from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.messages import warn
-from metarl.core.trees import flatten
+from metarl.core.trees import check_form, flatten
 from metarl.evaluation.table import table
 
 STATE_FILE = "tracking.json"
-"""Identity of a run in Weights & Biases and in Trackio, so that a resumed run continues it."""
+"""Identity of a run in Weights & Biases and in Trackio, so that a resumed run continues it, and the
+last step that each logger has."""
 
 _EVENTS = "events.out.tfevents.*"
 
@@ -28,7 +29,7 @@ _EVENTS = "events.out.tfevents.*"
 class MetricSink(Protocol):
     """One destination of the metrics of a run. A step is the number of environment steps."""
 
-    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> int:
         """Starts the record of a run, or continues it.
 
         Args:
@@ -38,7 +39,8 @@ class MetricSink(Protocol):
                 afresh. None keeps everything, to add an evaluation.
 
         Returns:
-            Whether the sink has the records up to `start_step`. If not, they should be written.
+            Step up to which the sink has the records, -1 for none; those after it that stay should
+            be written.
 
         Raises:
             ResourceError: The disk refuses.
@@ -115,20 +117,6 @@ def evaluation_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {f"evaluation/return_after_{k}": mean for k, mean in enumerate(means)}
 
 
-@contextmanager
-def name_disk_failures(path: Path) -> Generator[None]:
-    """Turns a failure of the disk into an error that names the file.
-
-    Raises:
-        ResourceError: For an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        hint = "make room on its disk"
-        raise ResourceError(f"{path}: {error.strerror or error}; {hint}") from error
-
-
 # --- TensorBoard ---------------------------------------------------------------------------------
 
 
@@ -139,27 +127,44 @@ class TensorBoardSink:
         self._events: Any = None
         self._silence = ExitStack()
         self._path = Path()
+        self._state: _State | None = None
+        self._last_step = -1
 
-    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
-        """Opens an event file; TensorBoard hides older events after `start_step`."""
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> int:
+        """Opens an event file; TensorBoard hides older events after those that stay."""
         from torch.utils.tensorboard import SummaryWriter
 
         is_known = any(run_dir.glob(_EVENTS))
         self._path = run_dir / _EVENTS
-        purge = None
-        if is_known and start_step is not None:
-            purge = start_step + 1 if start_step else 0
         with ExitStack() as silence, name_disk_failures(self._path):
             silence.enter_context(_SILENCE)
+            last = self._find_last_step(run_dir, start_step, is_known)
+            purge = last + 1 if is_known and start_step is not None else None
             try:
                 self._events = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
             except UnicodeError:  # TensorBoard's own writer of files
                 warn(f"{run_dir}: TensorBoard cannot write to a path that is no UTF-8")
-                return False
-            if start_step == 0 or not is_known:
+                return -1
+            if last < 0:
                 self._write_settings(settings)
             self._silence = silence.pop_all()
-        return is_known and start_step != 0
+        return last
+
+    def _find_last_step(self, run_dir: Path, start_step: int | None, is_known: bool) -> int:
+        """Returns the last step that the events have and that stays, -1 for none, and records it.
+
+        A part of the training may have been logged elsewhere, and its evaluation here.
+        """
+        if is_known and start_step is None:
+            return 0
+        with suppress(CheckpointError):  # a damaged file is no reason not to train
+            self._state = _State(run_dir, "tensorboard")
+        last = start_step if is_known and start_step else -1
+        if self._state is not None:
+            if not self._state.is_new:  # older versions recorded none
+                last = min(last, self._state.last_step)
+            self._state.record(last)
+        return last
 
     def _write_settings(self, settings: Mapping[str, Any]) -> None:
         """Writes the settings as text and as hyper-parameters."""
@@ -184,6 +189,7 @@ class TensorBoardSink:
         with name_disk_failures(self._path):
             for tag, value in metrics.items():
                 self._events.add_scalar(tag, value, step)
+        self._last_step = step
 
     def write_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
         """Adds the mean returns as scalars and the table as text."""
@@ -196,9 +202,11 @@ class TensorBoardSink:
 
     def flush(self) -> None:
         """Brings the events to the disk; a failure is raised by the next write."""
-        with suppress(OSError):
+        with suppress(OSError, ResourceError):
             if self._events is not None:
                 self._events.flush()
+                if self._state is not None and self._last_step >= 0:
+                    self._state.record(self._last_step)
 
     def close(self) -> None:
         """Closes the event file."""
@@ -256,8 +264,8 @@ class _State:
         if self._path.exists():
             try:
                 self._all = load_json(self._path)
-                self._all.get(tracker, {"id": "", "last_step": -1})["id"]
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                check_form(self._all, {f"{tracker}?": {"id": str, "last_step": int}})
+            except (OSError, ValueError) as error:
                 raise CheckpointError(f"{self._path} cannot be read ({error!r})") from error
         self.is_new = tracker not in self._all
         if self.is_new:
@@ -269,14 +277,20 @@ class _State:
     def id(self) -> str:
         return self._all[self._tracker]["id"]
 
+    @property
+    def last_step(self) -> int:
+        return self._all[self._tracker]["last_step"]
+
     def advance(self, step: int) -> bool:
         """Returns whether a step is new, and if so records it as the last one."""
-        state = self._all[self._tracker]
-        if step <= state["last_step"]:
+        if step <= self.last_step:
             return False
-        state["last_step"] = step
-        self._save()
+        self.record(step)
         return True
+
+    def record(self, step: int) -> None:
+        self._all[self._tracker]["last_step"] = step
+        self._save()
 
     def _save(self) -> None:
         with name_disk_failures(self._path):
@@ -306,7 +320,7 @@ class WandbSink:
         self._run: Any = None
         self._state: Any = None  # `_State` once it is open
 
-    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> int:
         """Starts the run of the stored id, or a new one."""
         self._state = _State(run_dir, "wandb")
         with _name_tracker("wandb", "set WANDB_MODE=offline"):
@@ -319,7 +333,7 @@ class WandbSink:
                 resume="allow",
                 settings=self._package.Settings(console="off"),  # else it records the progress
             )
-        return not self._state.is_new
+        return self._state.last_step
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a new step."""
@@ -350,7 +364,7 @@ class TrackioSink:
         self._run: Any = None
         self._state: Any = None  # `_State` once it is open
 
-    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> bool:
+    def open(self, settings: Mapping[str, Any], run_dir: Path, start_step: int | None) -> int:
         """Starts the run of the stored name, or a new one."""
         self._state = _State(run_dir, "trackio")
         with _name_tracker("trackio", "check TRACKIO_DIR"):
@@ -362,7 +376,7 @@ class TrackioSink:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        return not self._state.is_new
+        return self._state.last_step
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a new step."""

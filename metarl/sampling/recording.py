@@ -143,6 +143,7 @@ def _check_finite(arrays: Arrays, k: int, first_task: int, num_episodes: int) ->
             place = tuple(places[places[:, 1].argmin()].tolist())
             candidates.append((place[1], _SOURCES.index(name), place))
     if not candidates:
+        _check_last_obs(arrays, first_task, num_episodes)
         return
     step, source, place = min(candidates)
     name, (task, episode) = _SOURCES[source], divmod(place[0], num_episodes)
@@ -153,6 +154,28 @@ def _check_finite(arrays: Arrays, k: int, first_task: int, num_episodes: int) ->
         raise FloatingPointError(f"{where} of rollout {k}: the policy chose action {value}{reason}")
     raise EnvironmentContractError(
         f"{where}: the environment gave {name} {value} and reported no fault"
+    )
+
+
+def _check_last_obs(arrays: Arrays, first_task: int, num_episodes: int) -> None:
+    """Raises for an observation after the last step that is not finite.
+
+    That of a task that ended has no value, and may be anything.
+    """
+    last_obs = arrays["last_obs"]
+    if _has_finite_sum(last_obs):
+        return
+    places = np.argwhere(~np.isfinite(last_obs) & ~arrays["terminated"][:, None])
+    if not len(places):
+        return
+    row, column = places[0].tolist()
+    task, episode = divmod(row, num_episodes)
+    where = (
+        f"task {first_task + task}, episode {episode}, after step {arrays['valid'].shape[1] - 1}"
+    )
+    value = last_obs[row, column]
+    raise EnvironmentContractError(
+        f"{where}: the environment gave obs {value} and reported no fault"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,6 +151,8 @@ class Trainer:
             KeyboardInterrupt: It arrived twice; the last checkpoint stands.
             NumericalError: An update met a number that is not finite; the state before the
                 iteration was saved.
+            ResourceError: The disk refused a record; the last checkpoint stands, and a resume
+                repeats what came after it.
             EnvironmentContractError: A task had no valid step, or the environment gave a number
                 that is not finite without a fault; the state before the iteration was saved.
         """
@@ -173,8 +175,7 @@ class Trainer:
                     seconds=before + ended - started,
                     level=self._next_level(done),
                 )
-                with self._save_on_failure():
-                    self.log.write(self._record(iteration, done))
+                self._write(self._record(iteration, done))
                 if ended - last_save >= 60.0 * self.config.trainer.checkpoint_minutes:
                     self.save()
                     last_save = ended
@@ -187,6 +188,17 @@ class Trainer:
             stop = self._agree() or stop
         if stop:
             raise Preempted(f"stopped by {stop} after iteration {self.progress.iteration}")
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        """Writes a record; without it the iteration is not saved, so that a resume repeats it."""
+        try:
+            self.log.write(record)
+        except ResourceError as error:
+            place = f"the last checkpoint is {self._newest()}, and what came after it is repeated"
+            raise ResourceError(f"{error}; {place}") from error
+        except Exception:
+            self.save()
+            raise
 
     def _agree(self) -> str | None:
         """Returns the signal that has stopped one of the processes, and aligns their learners."""

@@ -101,7 +101,10 @@ def test_full_disk_names_the_file_and_can_be_resumed(tmp_path, monkeypatch, caps
         f"metarl: error: {run / 'metrics.jsonl'}: No space left on device; make room"
     )
     assert is_one_line(err) and err.endswith(f"resume with: python {TRAIN[1]} --resume {run}\n")
-    assert cli.main(["--resume", str(run)]) == 0 and len(read_records(run)) == 2
+    assert f"the last checkpoint is {run / 'checkpoints' / 'it_00000001'}" in err
+    # the iteration without a record is repeated
+    assert cli.main(["--resume", str(run)]) == 0 and capsys.readouterr().err == ""
+    assert [record["iteration"] for record in read_records(run)] == [1, 2, 3]
 
 
 def test_interrupt_before_a_checkpoint_has_no_hint(tmp_path, monkeypatch, capsys):
@@ -200,6 +203,19 @@ def test_resume_makes_a_missing_evaluation_once(run_copy, capsys):
     before = read_files(run_copy)
     assert cli.main(arguments) == 0 and "held-out" not in capsys.readouterr().out
     assert read_files(run_copy) == before
+
+
+@pytest.mark.parametrize("damage", ["other checkpoint", "half a file"])
+def test_resume_repeats_an_evaluation_of_another_checkpoint(damage, run_copy, capsys):
+    arguments = ["--resume", str(run_copy), "--trainer.evaluate-tasks", "2"]
+    assert cli.main(arguments) == 0
+    path = run_copy / "evaluation.json"
+    current = path.read_text()
+    older = {**json.loads(current), "checkpoint": {"iteration": 1, "env_steps": 800}}
+    path.write_text(json.dumps(older) if damage == "other checkpoint" else current[:99])
+    capsys.readouterr()
+    assert cli.main(arguments) == 0 and "2 held-out tasks" in capsys.readouterr().out
+    assert path.read_text() == current
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -93,6 +93,15 @@ def test_shorter_episode_freezes_and_is_marked_as_ended():
     assert (shown[3][-SIZE:, -SIZE:] == 90).all(), "the longer one has no note"
 
 
+def test_episode_is_drawn_by_the_environment_that_recorded_it():
+    env, own = ColorEnv(), ColorEnv()
+    row = [episode([10, 20]), replace(episode([30]), env=own)]
+    shape = (SIZE + video._strip_height(SIZE), 2 * SIZE + 4)
+    next(video._row_frames(env, row, VIEW, shape))
+    assert [states[:, 0].tolist() for states in env.drawn] == [[10, 20]]
+    assert [states[:, 0].tolist() for states in own.drawn] == [[30]]
+
+
 def test_caption_shows_stage_task_return_and_step(monkeypatch):
     texts = []
     draw = video.ImageDraw.ImageDraw.text

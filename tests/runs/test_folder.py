@@ -33,36 +33,70 @@ def test_existing_run_folder_is_refused_and_unchanged(tmp_path):
         create(run)
 
 
-STARTED = ["config.yaml", "run.json", "metrics.jsonl", ".run.json.12-0123abcd"]
+STARTED = ["config.yaml", "metrics.jsonl", ".run.json.12-0123abcd"]
+RECORD = '{"contract": "", "env": {}, "versions": {}}'
 
 
 def test_folder_without_training_is_taken_and_emptied(tmp_path, capsys):
-    run, outside = create(tmp_path / "run"), tmp_path / "outside"
+    run = create(tmp_path / "run")
     create(run)
     clear(run)
     assert capsys.readouterr().err == ""  # an empty folder is no news
     for name in STARTED:
         (run / name).touch()
-    outside.mkdir()
-    (outside / "mine").touch()
-    (run / "robot").symlink_to(outside)
+    (run / "run.json").write_text(RECORD)
+    (run / "robot").mkdir()
+    (run / "robot" / "definition.json").write_text('{"definition": 7}\n')
     (run / "checkpoints" / ".saving-it_00000000").mkdir(parents=True)
     create(run)
     clear(run)
-    assert list(run.iterdir()) == [] and (outside / "mine").exists()
+    assert list(run.iterdir()) == []
     assert "stopped before anything was trained; starting anew" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoints/it_00000000", "checkpoints/mine"])
 def test_folder_with_more_than_a_start_is_not_emptied(name, tmp_path):
     run = create(tmp_path / "run")
-    (run / "run.json").touch()
+    (run / "run.json").write_text(RECORD)
     assert is_untrained(run)
     (run / name).mkdir(parents=True)
     for verb in (create, clear):
         with pytest.raises(RunExists):
             verb(run)
     assert (run / name).exists() and (run / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("robot/my.xml", "<mujoco/>"),
+        ("robot/definition.json", '{"definition": 7, "mine": 1}'),
+        ("robot/definition.json", "[]"),
+        ("robot", "a file"),
+        ("run.json", '{"mine": 1}'),
+        ("run.json", "[1]"),
+        ("run.json", "mine"),
+        ("run.json", ""),
+    ],
+)
+def test_files_of_the_user_are_not_taken_for_a_start(name, content, tmp_path):
+    run = create(tmp_path / "run")
+    (run / "config.yaml").write_text("env: mine\n")
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    for verb in (create, clear):
+        with pytest.raises(RunExists, match="is never overwritten"):
+            verb(run, "env: mine\n")
+    assert path.read_text() == content
+
+
+def test_link_to_a_robot_is_the_users(tmp_path):
+    run, outside = create(tmp_path / "run"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "definition.json").write_text('{"definition": 7}\n')
+    (run / "robot").symlink_to(outside)
+    assert not is_untrained(run)
 
 
 def test_config_of_the_user_is_not_overwritten(tmp_path):

@@ -210,12 +210,12 @@ def test_sync_names_a_file_that_does_not_reach_the_disk(tmp_path, monkeypatch):
 class ListSink:
     """A sink that keeps the calls."""
 
-    def __init__(self, has_history=True, close_error=None):
-        self.calls, self._has_history, self._close_error = [], has_history, close_error
+    def __init__(self, last_step=-1, close_error=None):
+        self.calls, self._last_step, self._close_error = [], last_step, close_error
 
     def open(self, settings, run_dir, start_step):
         self.calls.append(("open", settings, run_dir, start_step))
-        return self._has_history
+        return self._last_step
 
     def write(self, step, metrics):
         self.calls.append(("write", step, metrics))
@@ -251,12 +251,14 @@ def test_sink_gets_numbers_by_group_at_environment_steps(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("has_history", "steps"), [(True, [240]), (False, [80, 160, 240])])
-def test_resume_writes_the_history_that_a_sink_lacks(tmp_path, has_history, steps):
+@pytest.mark.parametrize(
+    ("last_step", "steps"), [(160, [240]), (80, [160, 240]), (-1, [80, 160, 240])]
+)
+def test_resume_writes_the_history_that_a_sink_lacks(tmp_path, last_step, steps):
     with open_log(tmp_path) as log:
         for iteration in range(1, 5):
             log.write(make_record(iteration, env_steps=80 * iteration))
-    sink = ListSink(has_history)
+    sink = ListSink(last_step)
     with open_log(tmp_path, sink=sink, resume=True, start_iteration=2) as log:
         log.write(make_record(3, env_steps=240))
     assert sink.calls[0] == ("open", {}, tmp_path, 160)
@@ -266,7 +268,7 @@ def test_resume_writes_the_history_that_a_sink_lacks(tmp_path, has_history, step
 def test_sink_starts_afresh_when_a_file_is_converted(tmp_path):
     old = {**make_record(1), "iteration": 0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(old) + "\n")
-    sink = ListSink(has_history=False)
+    sink = ListSink()
     with open_log(tmp_path, sink=sink, resume=True, start_iteration=1) as log:
         log.write(make_record(2))
     assert sink.calls[0] == ("open", {}, Path(tmp_path), 0)

@@ -15,6 +15,7 @@ from metarl.core.tasks import Variable
 from metarl.envs.registry import ENVIRONMENTS, make
 from metarl.runs import provenance
 from metarl.runs.provenance import describe_version_change, write_run_json
+from metarl.runs.recorded import read_spec
 
 SPEC = make("navigation-2d").spec
 
@@ -27,6 +28,14 @@ def test_run_json_has_versions_machine_and_device(tmp_path):
     assert all(record["versions"].values()) and record["processor"]
     assert (record["device"], record["threads"], record["resumed"]) == ("cpu", 2, [])
     assert "bit for bit" in record["contract"]
+
+
+def test_infinite_action_range_is_read_as_numbers(tmp_path):
+    ends = (-np.inf, -1.0), (np.inf, 1.0)
+    write_run_json(tmp_path, replace(SPEC, action_range=ends), device="cpu", threads=1)
+    spec = read_spec(tmp_path)
+    assert spec is not None and spec.action_range == ends
+    assert np.clip(2.0, *np.array(spec.action_range)).tolist() == [2.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,22 @@ def change_config(path, **changes):
     (path / "config.yaml").write_text(yaml.safe_dump(tree | changes))
 
 
+def test_place_of_the_training_does_not_split_seeds(tmp_path):
+    places = [
+        {},
+        {"device": "cuda", "iterations": 7, "trainer": {"logger": "none"}},
+        {"sampler": {"backend": "ray", "address": "head:6379", "workers": 4, "threads": 2}},
+    ]
+    paths = [write_run(tmp_path / str(seed), seed=seed) for seed in range(len(places))]
+    for path, place in zip(paths, places, strict=True):
+        sampler = {"backend": "local", "address": "local", "workers": 0, "threads": 0}
+        change_config(path, **{"sampler": sampler, "device": "auto", **place})
+    assert len(group_runs(load_all(paths))) == 1
+    change_config(paths[0], sampler={"slices": 4})
+    change_config(paths[1], sampler={"slices": 2})
+    assert len(group_runs(load_all(paths))) == 2
+
+
 def test_group_is_named_by_mode_and_observations(tmp_path):
     changes = {
         "maml-trpo": {},

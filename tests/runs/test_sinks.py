@@ -90,6 +90,41 @@ def test_tensorboard_rewrites_events_that_counted_iterations(tmp_path):
     assert [record["iteration"] for record in read_metrics(tmp_path)] == [1, 2, 3]
 
 
+def train_to(folder, last, sink=None):
+    """Trains up to an iteration, as a run does that is resumed where it stopped."""
+    first = len(read_metrics(folder)) if (folder / "metrics.jsonl").exists() else 0
+    with open_log(folder, sink=sink, resume=first > 0, start_iteration=first) as log:
+        for iteration in range(first + 1, last + 1):
+            log.write(make_record(iteration, kl=float(iteration)))
+        log.sync()
+    time.sleep(1.1)  # see above
+
+
+def test_tensorboard_gets_the_records_of_a_resume_without_it(tmp_path):
+    train_to(tmp_path, 2, TensorBoardSink())
+    train_to(tmp_path, 4)
+    train_to(tmp_path, 5, TensorBoardSink())
+    assert points(read_events(tmp_path), "train/kl") == [(80_000 * i, i) for i in range(1, 6)]
+
+
+def test_tensorboard_gets_the_records_before_an_evaluation(tmp_path):
+    train_to(tmp_path, 1)
+    log_evaluation(TensorBoardSink(), tmp_path, tracked_result())
+    train_to(tmp_path, 2, TensorBoardSink())
+    assert points(read_events(tmp_path), "train/kl") == [(80_000 * i, i) for i in range(1, 3)]
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"tensorboard": {"id": "", "last_step": "1"}}'])
+def test_tensorboard_needs_no_tracking_file(text, tmp_path):
+    train_to(tmp_path, 2, TensorBoardSink())
+    if text is None:  # as older versions left it
+        (tmp_path / sinks.STATE_FILE).unlink()
+    else:
+        (tmp_path / sinks.STATE_FILE).write_text(text)
+    train_to(tmp_path, 3, TensorBoardSink())
+    assert points(read_events(tmp_path), "train/kl") == [(80_000 * i, i) for i in range(1, 4)]
+
+
 def test_tensorboard_has_settings_and_hyper_parameters(tmp_path):
     (tmp_path / "config.yaml").write_text("env: ant-dir\nlearner: {lr: 0.5, sizes: [8, 8]}\n")
     with open_log(tmp_path, sink=TensorBoardSink()) as log:
@@ -137,6 +172,7 @@ def test_tensorboard_on_a_full_disk_prints_no_traceback(tmp_path, monkeypatch, c
 def test_overlapping_sinks_restore_the_hook_of_threads(order, tmp_path):
     hook, sinks = threading.excepthook, [TensorBoardSink(), TensorBoardSink()]
     for i, sink in enumerate(sinks):
+        (tmp_path / str(i)).mkdir()
         sink.open({}, tmp_path / str(i), 0)
         assert threading.excepthook is not hook
     sinks[order[0]].close()
@@ -158,7 +194,7 @@ def test_hook_set_while_a_sink_is_open_is_kept(tmp_path, monkeypatch):
 def test_sink_that_cannot_open_restores_the_hook(tmp_path):
     hook, sink = threading.excepthook, TensorBoardSink()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match="file/run/events"):
+    with pytest.raises(ResourceError, match="file/run/tracking.json: Not a directory"):
         sink.open({}, tmp_path / "file" / "run", 0)
     assert threading.excepthook is hook
 
@@ -236,6 +272,13 @@ def test_tracker_that_is_chosen_on_resume_gets_the_history(tmp_path, tracker):
     sink = make_tracker_sink(tracker)
     with open_log(tmp_path, sink=sink, resume=True, start_iteration=2) as log:
         log.write(make_record(3))
+    assert [step for step, _ in tracker.logged] == [80_000, 160_000, 240_000]
+
+
+def test_tracker_gets_the_records_of_a_resume_without_it(tmp_path, tracker):
+    train_to(tmp_path, 1, make_tracker_sink(tracker))
+    train_to(tmp_path, 2)
+    train_to(tmp_path, 3, make_tracker_sink(tracker))
     assert [step for step, _ in tracker.logged] == [80_000, 160_000, 240_000]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from gain_robot import FIELDS, HORIZON, KEY, TASKS, Gain, Robot, RobotBatch, assert_same, collect
 
+from metarl.core.errors import EnvironmentContractError
 from metarl.core.rollout import Action, Rollout
 from metarl.envs.registry import make
 from metarl.learners.maml.config import MamlConfig
@@ -335,3 +336,34 @@ def test_feedback_is_the_raw_reward_and_the_alive_mask():
         acted = made.valid[..., t].clone()
         over = (made.valid.sum(dim=2) == t + 1) & made.terminated
         assert torch.equal(feedback.alive, acted & ~over)
+
+
+class EndsInNan(RobotBatch):
+    """Gives NaN as the observation of tasks that have ended, or of all rows at the horizon."""
+
+    def __init__(self, at_horizon):
+        super().__init__()
+        self._at_horizon = at_horizon
+
+    def step(self, action, alive):
+        step = super().step(action, alive)
+        is_last = self._at_horizon and len(self.stepped) == HORIZON
+        ended = (step.terminated & ~step.fault) | is_last
+        return dataclasses.replace(step, obs=np.where(ended[:, None], np.nan, step.obs))
+
+
+def play(env):
+    env.set_tasks(TASKS, 4)
+    return rollout(env, Gain(), Gain().begin(len(TASKS), 4), KEY, 0, (len(TASKS), 4))[0]
+
+
+def test_last_observation_that_is_not_finite_is_named():
+    played = play(EndsInNan(False))
+    assert played.last_obs[played.terminated].isnan().all() and played.terminated.any()
+    assert played.last_obs[~played.terminated].isfinite().all()
+    expected = play(RobotBatch())
+    going_on = expected.valid[:, :, -1] & ~expected.terminated
+    task, episode = going_on.nonzero()[0].tolist()
+    message = f"task {task}, episode {episode}, after step 11: the environment gave obs nan and"
+    with pytest.raises(EnvironmentContractError, match=message):
+        play(EndsInNan(True))

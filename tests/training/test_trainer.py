@@ -235,6 +235,12 @@ def raise_error(error):
             EnvironmentContractError,
             "task 1, episode 1, step 31: .* gave obs nan and reported no fault",
         ),
+        (
+            make_nan("obs"),
+            99,
+            EnvironmentContractError,
+            "task 1, episode 1, after step 99: .* gave obs nan and reported no fault",
+        ),
         (fail_all_of_task_1, 0, EnvironmentContractError, "task 1 has no valid step"),
         (raise_error(FloatingPointError("overflow")), 30, NumericalError, "overflow"),
         (raise_error(MemoryError()), 30, ResourceError, "no memory left; free some"),

@@ -12,11 +12,12 @@ import re
 import secrets
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, ResourceError
 
 LARGEST_TEXT = 256_000_000
 """Size of the largest JSON file that is read [bytes]: a metrics.jsonl of 100,000 iterations."""
@@ -120,6 +121,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def name_disk_failures(path: Path) -> Generator[None]:
+    """Turns a failure of the disk into an error that names the file.
+
+    Raises:
+        ResourceError: For an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = "make room on its disk"
+        raise ResourceError(f"{path}: {error.strerror or error}; {hint}") from error
 
 
 def check_output(flag: str, path: Path | None) -> None:
