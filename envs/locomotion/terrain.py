@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
@@ -379,6 +379,9 @@ def _choices(kinds: range) -> Product:
     choices = []
     for name, values in parts:
         values, labels = tuple(values), KINDS if name == "kind" else ()
-        choice = Choice(Variable(name, "1", values[0], values[-1], labels=labels), values)
+        variable = Variable(name, "1", values[0], values[-1], labels=labels)
+        if name == "patch":
+            variable = replace(variable, limits=(0.0, PATCHES - 1.0), is_whole=True)
+        choice = Choice(variable, values)
         choices.append(Grades(choice) if name == "level" else choice)
     return Product(tuple(choices))

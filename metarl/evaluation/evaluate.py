@@ -19,6 +19,7 @@ from metarl.core.learner import Learner, SplittableContext
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
+from metarl.core.task_limits import require_usable
 from metarl.core.tasks import HasTestTasks, full_range
 from metarl.evaluation import statistics
 from metarl.sampling.sampler import Collector, Key
@@ -234,6 +235,7 @@ def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
 
     Raises:
         ConfigError: They are not (N, D) with N >= 1, or not finite; names the numbers of a task.
+            Or a number is beyond the limits of its variable; names both.
     """
     variables = spec.tasks.variables
     try:
@@ -246,6 +248,10 @@ def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
         raise ConfigError(
             f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
         )
+    try:
+        require_usable(spec.name, variables, chosen)
+    except ValueError as error:
+        raise ConfigError(f"--task: {error}") from error
     return chosen
 
 
