@@ -138,13 +138,14 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Steps with action (A,) [policy output]; info has "fault" if the simulation failed."""
         step = self._env.step(np.asarray(action)[None], self._alive)
-        fault, terminated = bool(step.fault[0]), bool(step.terminated[0])
-        if not fault:
-            self._obs = step.obs[0].astype(np.float32)
+        fault, reward = bool(step.fault[0]), 0.0
+        if not fault:  # else no number of the step may be used
+            self._obs, reward = step.obs[0].astype(np.float32), float(step.reward[0])
+        terminated = bool(step.terminated[0]) and not fault
         self._length += 1
         truncated = fault or (not terminated and self._length >= self._env.spec.horizon)
         info = {"fault": True} if fault else {}
-        return self._obs.copy(), float(step.reward[0]), terminated, truncated, info
+        return self._obs.copy(), reward, terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """Returns a picture (480, 480, 3) uint8 of the current state."""
