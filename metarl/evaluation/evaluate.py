@@ -53,9 +53,13 @@ def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
     They come from `spec.tasks.test`, which can have other kinds of tasks than training. If the
     environment has only a few tasks (`spec.tasks.held_out` is false) they are the training tasks,
     and `spec.note` says so.
+
+    Raises:
+        EnvironmentContractError: The environment fails to draw them.
     """
     tasks = spec.tasks.test if supports(spec.tasks, HasTestTasks) else spec.tasks
-    return tasks.sample(stream(seed, "test-tasks"), num_tasks)
+    with name_failures("test tasks"):
+        return tasks.sample(stream(seed, "test-tasks"), num_tasks)
 
 
 def evaluate(
