@@ -88,7 +88,7 @@ def _describe_split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> s
         text = "fresh draws" if tasks.held_out else "none: test = train"
     if not sizes:
         return text
-    # an evaluation draws as many test tasks as it is told
+    # an evaluation draws as many test tasks as its settings say
     return f"{text}; {sizes[0]} fixed training tasks (the source tests on {sizes[1]})"
 
 

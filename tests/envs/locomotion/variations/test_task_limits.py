@@ -23,6 +23,7 @@ def build(name):
         ("half-cheetah-terrain", [9, 1, 0], r"kind = 9: must be a whole number in \[0, 7\]"),
         ("half-cheetah-terrain", [0.25, 1, 0], "kind = 0.25: .* 1 rough"),
         ("half-cheetah-terrain", [0, 1, 7], r"patch = 7: must be a whole number in \[0, 3\]"),
+        ("half-cheetah-terrain", [0, 2, 0], r"level = 2: must be a number in \[0.2, 1\]"),
         ("half-cheetah-dir-delay", [1, 5], r"delay = 5: must be a whole number in \[0, 4\] step"),
         ("half-cheetah-dir-delay", [1, -1], "delay = -1"),
         ("half-cheetah-actuator", [1] * 6 + [4], r"delay = 4: .* in \[0, 3\]"),
