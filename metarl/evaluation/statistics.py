@@ -124,8 +124,8 @@ def split_into_strata(tasks: np.ndarray | Sequence[Any]) -> tuple[list[np.ndarra
     If every distinct task occurs at least MIN_STRATUM times, and equally often but for a remainder,
     as two directions that are drawn in turn do, each is a stratum: the difference between them is
     not random. Otherwise the tasks are one stratum, a sample of the tasks that could have been
-    drawn. So are directions with random frequencies: with +-100 as returns and 20 tasks, strata of
-    unequal sizes covered the true mean in 31 % of 400 experiments, one stratum in 94 %.
+    drawn. So are directions with random frequencies: with +-100 as returns and 20 tasks, strata
+    covered the true mean in 31 % of 400 experiments, this rule in 94 %.
 
     Args:
         tasks: (N, D), or N opaque tasks.
