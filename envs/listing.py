@@ -86,7 +86,10 @@ def _describe_split(tasks: TaskDistribution, sizes: tuple[int, int] | None) -> s
         text = f"held out {describe_variables(changed)}"
     else:
         text = "fresh draws" if tasks.held_out else "none: test = train"
-    return text + (f"; {sizes[0]} fixed training tasks, tested on {sizes[1]}" if sizes else "")
+    if not sizes:
+        return text
+    # an evaluation draws as many test tasks as its settings say
+    return f"{text}; {sizes[0]} fixed training tasks (the source tests on {sizes[1]})"
 
 
 def describe_variables(variables: Sequence[Variable]) -> str:

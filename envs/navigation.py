@@ -46,13 +46,14 @@ class DenseGoal:
         """Maps distance (M,) [m] to reward (M,) and terminated (M,)."""
         return -distance, distance < self.reached
 
-    def floor(self) -> float:
-        """Returns the mean reward per step of standing still.
+    def floors(self) -> dict[str, float]:
+        """Returns the mean reward per step of standing still, the best constant position.
 
         It is minus the mean distance of a square's points from its centre,
         half_width * (sqrt(2) + asinh(1)) / 3.
         """
-        return -self.half_width * (math.sqrt(2.0) + math.asinh(1.0)) / 3.0
+        floor = -self.half_width * (math.sqrt(2.0) + math.asinh(1.0)) / 3.0
+        return {"stand still": floor, "best without the task": floor}
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,12 @@ class SparseGoal:
         near = distance <= self.radius
         return np.where(near, 1.0 - distance, 0.0), np.zeros(len(distance), dtype=bool)
 
-    def floor(self) -> float:
-        """Returns the reward per step of standing still."""
-        return 0.0
+    def floors(self) -> dict[str, float]:
+        """Returns the reward per step of standing still.
+
+        A walk to (0, 1) earns 0.1 per step without the task; the best is not known.
+        """
+        return {"stand still": 0.0}
 
 
 class NavigationEnv:
@@ -111,7 +115,6 @@ class NavigationEnv:
         self.goal = goal
         self._max_step, self._step_scale = max_step, step_scale
         self._goals: Any = None
-        floor = horizon * goal.floor()
         self.spec = EnvSpec(
             name=name,
             version=1,
@@ -122,7 +125,7 @@ class NavigationEnv:
             action_scale=step_scale,
             tasks=goal.tasks,
             reward=goal.formula,
-            floors={"stand still": floor, "best without the task": floor},
+            floors={name: horizon * floor for name, floor in goal.floors().items()},
             observed=(Quantity("x", "m"), Quantity("y", "m")),
             actuators=(Quantity("step x", "m"), Quantity("step y", "m")),
         )

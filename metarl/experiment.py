@@ -80,6 +80,7 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
 
 
 def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any) -> TrainedPolicy:
+    from metarl.evaluation.evaluate import held_out_tasks
     from metarl.runs.sinks import make_sink
 
     # all checks that can fail come before anything is written
@@ -101,6 +102,7 @@ def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any)
             starts_from_run = config.init_from is not None
             config.learner.require_phases(config.iterations, starts_from_run=starts_from_run)
         has_own_loop = registry.find_algorithm(config.algo).has_own_loop
+        held_out_tasks(env.spec, config.seed, max(1, config.trainer.evaluate_tasks))
         tasks = training_tasks(env, config)
         curriculum.require_levels(config, env, tasks, has_own_loop=has_own_loop)
         source = None

@@ -8,7 +8,17 @@ import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.tasks import Choice, Product, Sometimes, Split, TaskDistribution, Uniform, Variable
+from metarl.core.tasks import (
+    NOT_NEGATIVE,
+    Choice,
+    Product,
+    Sometimes,
+    Split,
+    TaskDistribution,
+    Uniform,
+    Variable,
+)
+from metarl.envs.locomotion.mechanics import delay_choice
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Robot, bare_model
 
@@ -126,7 +136,7 @@ class Weak(Cripple):
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the limb, the step of its failure, and its strength."""
-        strength = Uniform((Variable("strength", "1", *self.strength),))
+        strength = Uniform((Variable("strength", "1", *self.strength, limits=NOT_NEGATIVE),))
         return Product((super().tasks(robot), strength))
 
     def _fail(
@@ -160,7 +170,7 @@ class Damage(Cripple):
         names = tuple(kind.name for kind in self._kinds())
         values = tuple(map(float, range(len(names))))
         kind = Choice(Variable("failure", "1", values[0], values[-1], labels=names), values)
-        strength = Uniform((Variable("strength", "1", *self.strength),))
+        strength = Uniform((Variable("strength", "1", *self.strength, limits=NOT_NEGATIVE),))
         limb = Locked(held_out=self.held_out, share=self.share, onset=self.onset).tasks(robot)
         return Product((limb, kind, strength))
 
@@ -232,8 +242,7 @@ class Actuator(Variation):
         model = bare_model(robot)
         joints = [_target_name(model, i) for i in range(model.nu)]
         gears = Uniform(tuple(Variable(f"gear {joint}", "1", *self.gear) for joint in joints))
-        delays = tuple(map(float, range(self.past_steps + 1)))
-        return Product((gears, Choice(Variable("delay", "step", 0.0, delays[-1]), delays)))
+        return Product((gears, delay_choice(range(self.past_steps + 1), self.past_steps)))
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Multiplies the strengths."""

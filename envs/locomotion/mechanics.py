@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.tasks import Bands, Choice, Product, Split, TaskDistribution, Variable
+from metarl.core.tasks import (
+    NOT_NEGATIVE,
+    Bands,
+    Choice,
+    Product,
+    Split,
+    TaskDistribution,
+    Variable,
+)
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.bodies import extent, heaviest_of_torso
 from metarl.envs.robots.robot import Robot, bare_model
@@ -184,7 +193,16 @@ def _factor(
     *,
     log: bool = False,
 ) -> TaskDistribution:
-    return Split(Bands(name, "1", train, log=log), Bands(name, "1", test, log=log))
+    bands = (Bands(name, "1", each, log=log, limits=NOT_NEGATIVE) for each in (train, test))
+    return Split(*bands)
+
+
+def delay_choice(steps: Sequence[int], longest: int) -> Choice:
+    """Returns the choice of a delay [control steps], of which the longest is usable."""
+    values, limits = tuple(map(float, steps)), (0.0, float(longest))
+    return Choice(
+        Variable("delay", "step", values[0], values[-1], limits=limits, is_whole=True), values
+    )
 
 
 @dataclass(frozen=True)
@@ -205,11 +223,9 @@ class Delay(Variation):
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the delay."""
-        train, test = (
-            Choice(Variable("delay", "step", values[0], values[-1]), values)
-            for values in (tuple(map(float, self.train)), tuple(map(float, self.test)))
+        return Split(
+            delay_choice(self.train, self.past_steps), delay_choice(self.test, self.past_steps)
         )
-        return Split(train, test)
 
     def delays(self, tasks: np.ndarray) -> np.ndarray:
         """Returns the delay of the tasks."""

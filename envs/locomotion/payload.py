@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from metarl.core.tasks import Product, Split, TaskDistribution, Uniform, Variable
+from metarl.core.tasks import (
+    NOT_NEGATIVE,
+    Product,
+    Split,
+    TaskDistribution,
+    Uniform,
+    Variable,
+)
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.bodies import carrier, moving_mass, torso_mass
@@ -75,8 +82,8 @@ class Payload(Variation):
         Planar robots have no y. For arms, it is the distribution of the share of the arm's mass.
         """
         if robot.fixed:
-            return Uniform((Variable("payload", "1", 0.0, self.of_arm),))
-        mass = Variable("payload", "1", 0.0, 1.0)
+            return Uniform((Variable("payload", "1", 0.0, self.of_arm, limits=NOT_NEGATIVE),))
+        mass = Variable("payload", "1", 0.0, 1.0, limits=NOT_NEGATIVE)
         axes = ("x",) if robot.planar else ("x", "y")
         position = tuple(
             Variable(f"{self.name}_{axis}", "m", -self.reach, self.reach) for axis in axes
@@ -125,7 +132,7 @@ class Load(Payload):
         """Returns the distribution of the share, and of x (and y) of the ball."""
         factor = 0.5 if robot.fixed else 1.0
         train, test = (
-            Uniform((Variable("load", "1", factor * low, factor * high),))
+            Uniform((Variable("load", "1", factor * low, factor * high, limits=NOT_NEGATIVE),))
             for low, high in (self.train, self.test)
         )
         place = () if robot.fixed else (Uniform(super().tasks(robot).variables[1:]),)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
@@ -339,7 +339,7 @@ class Terrain(Variation):
         """Selects the maps."""
         grid = grid_of(world.robot)
         kind, level, patch = tasks.T
-        step = np.rint(np.clip(level, LEVELS[0], LEVELS[-1]) / LEVELS[0]) - 1
+        step = np.rint(level / LEVELS[0]) - 1
         number = ((kind * len(LEVELS) + step) * PATCHES + patch).astype(int)
         world.fields["geom_dataid"][:, world.model.geom(world.robot.ground).id] = number
         scale = size_of(world.robot)
@@ -379,6 +379,11 @@ def _choices(kinds: range) -> Product:
     choices = []
     for name, values in parts:
         values, labels = tuple(values), KINDS if name == "kind" else ()
-        choice = Choice(Variable(name, "1", values[0], values[-1], labels=labels), values)
+        variable = Variable(name, "1", values[0], values[-1], labels=labels)
+        if name == "patch":
+            variable = replace(variable, limits=(0.0, PATCHES - 1.0), is_whole=True)
+        if name == "level":  # the nearest of LEVELS is played
+            variable = replace(variable, limits=(LEVELS[0], LEVELS[-1]))
+        choice = Choice(variable, values)
         choices.append(Grades(choice) if name == "level" else choice)
     return Product(tuple(choices))

@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.tasks import (
+    NOT_NEGATIVE,
     Bands,
     Choice,
     Disc,
@@ -119,7 +120,10 @@ class Friction(Variation):
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the coefficient of friction."""
-        train, test = (Bands("friction", "1", b, log=True) for b in (self.train, self.test))
+        train, test = (
+            Bands("friction", "1", bands, log=True, limits=NOT_NEGATIVE)
+            for bands in (self.train, self.test)
+        )
         return Split(train, test)
 
     def write(self, world: World, tasks: np.ndarray) -> None:
@@ -223,7 +227,9 @@ class Push(Variation):
         For planar robots the sign of the change replaces the heading.
         """
         steps = Choice(
-            Variable("interval", "step", *map(float, self.interval)),
+            Variable(
+                "interval", "step", *map(float, self.interval), limits=(1.0, np.inf), is_whole=True
+            ),
             tuple(map(float, range(self.interval[0], self.interval[1] + 1))),
         )
         if robot.planar:

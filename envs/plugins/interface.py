@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ from metarl.envs.plugins.values import (
 
 NUM_SAMPLES = 64
 """Tasks in each of the two draws that show the form of the tasks and whether they repeat."""
+
+MAX_RARE = 3
+"""Largest number of occurrences in both draws of a task that is not frequent."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Facts:
         dt: Duration of a control step [s].
         variables: The D numbers of a task.
         form: Encoding of a task as numbers; None for opaque tasks.
-        held_out: Tasks do not repeat from draw to draw, or there are test tasks.
+        repeats: The tasks are a finite set; None is not known.
         has_test_tasks: The plug-in has `sample_test_tasks`.
         floors: See EnvSpec.
         why_no_pictures: Reason why the plug-in cannot be rendered; "" if it can.
@@ -98,7 +102,7 @@ class Facts:
     dt: float
     variables: tuple[Variable, ...]
     form: TaskForm | None
-    held_out: bool
+    repeats: bool | None
     has_test_tasks: bool
     floors: dict[str, float]
     why_no_pictures: str
@@ -160,7 +164,7 @@ def read_facts(env: Any, make: Any) -> Facts:
         dt=_read_dt(env),
         variables=_read_variables(env, form),
         form=form,
-        held_out=has_test_tasks or not _have_common(tasks, draw_tasks(env, 1, NUM_SAMPLES)),
+        repeats=find_repeats(form, tasks, draw_tasks(env, 1, NUM_SAMPLES)),
         has_test_tasks=has_test_tasks,
         floors=read_numbers("floors", read_optional(env, "floors", {})),
         why_no_pictures=_find_why_no_pictures(env, make),
@@ -310,9 +314,22 @@ def to_bytes(tasks: list[Any]) -> list[bytes]:
         return []
 
 
-def _have_common(tasks: list[Any], others: list[Any]) -> bool:
-    """Returns whether two draws share a task: then the set is finite and nothing is held out."""
-    return not set(to_bytes(tasks)).isdisjoint(to_bytes(others))
+def find_repeats(form: TaskForm | None, tasks: list[Any], others: list[Any]) -> bool | None:
+    """Returns whether two draws come from a finite set; None for tasks that cannot be compared.
+
+    It is finite if most tasks occur often, or if the draws share several of the others. A few
+    tasks that occur often, such as a default, do not make a continuous distribution finite.
+    """
+    if form is not None:
+        first, second = ([form.encode(task).tobytes() for task in draw] for draw in (tasks, others))
+    else:
+        first, second = to_bytes(tasks), to_bytes(others)
+    if not first or not second:
+        return None
+    counts = Counter(first + second)
+    rare = {key for key, count in counts.items() if count <= MAX_RARE}
+    num_rare = sum(counts[key] for key in rare)
+    return 2 * num_rare < counts.total() or len(rare & set(first) & set(second)) > 1
 
 
 def _find_why_no_pictures(env: Any, make: Any) -> str:
@@ -329,6 +346,10 @@ def make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -
     """Describes a plug-in whose tasks (size, D) `draw(draw, size)` draws."""
     actions = facts.actions
     ends = _to_tuple(actions.low), _to_tuple(actions.high)
+    held_out = facts.has_test_tasks or not facts.repeats
+    note = "" if held_out else "test tasks are among the training tasks"
+    if facts.repeats is None and not facts.has_test_tasks:
+        note = "not known whether test tasks are among the training tasks: they cannot be compared"
     return EnvSpec(
         name=name,
         # since version 2 the output is mapped to the bounds of the actions
@@ -339,11 +360,11 @@ def make_spec(name: str, facts: Facts, draw: Callable[[int, int], np.ndarray]) -
         dt=facts.dt,
         action_scale=_simplify(actions.scale),
         tasks=PluginTasks(
-            facts.variables, facts.held_out, facts.form is None, draw, facts.has_test_tasks
+            facts.variables, held_out, facts.form is None, draw, facts.has_test_tasks
         ),
         reward=facts.summary or "as the plug-in defines it",
         floors={key: float(value) for key, value in facts.floors.items()},
-        note="" if facts.held_out else "test tasks are among the training tasks",
+        note=note,
         discrete=actions.discrete,
         action_centre=_simplify(actions.centre),
         action_range=None if actions.discrete else ends,

@@ -63,9 +63,9 @@ class Entry:
         return found[0] if self.size is None else self.kind(found)
 
     def merge(self, other: Entry) -> Entry | None:
-        """Returns the type of two entries, None if they differ in more than int and float.
+        """Returns the type of two entries, None if they differ in more than the types of numbers.
 
-        Where both occur, whole numbers are int.
+        Where whole and other types occur, whole numbers are int. Booleans are no numbers.
         """
         if self == other:
             return self
@@ -80,9 +80,13 @@ class Entry:
 
 
 def _merge_kinds(one: type, other: type) -> type | None:
-    if one is other:
+    kinds = {one, other}
+    if len(kinds) == 1:
         return one
-    return int if {one, other} == {int, float} else None
+    if flags := [kind for kind in kinds if issubclass(kind, (bool, np.bool_))]:
+        return bool if len(flags) == 2 else None
+    # rows hold float64, so nothing is lost
+    return int if any(issubclass(kind, (int, np.integer)) for kind in kinds) else float
 
 
 def _infer_entry(value: Any) -> Entry | None:

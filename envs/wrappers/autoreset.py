@@ -154,7 +154,8 @@ class Episodes:
                 fault; names the row.
         """
         step = self.env.step(action, np.ones(self.num_rows, dtype=bool))
-        fault, reward = step.fault.copy(), step.reward.astype(np.float64)
+        fault = step.fault.copy()
+        reward = np.where(fault, 0.0, step.reward.astype(np.float64))
         final = np.where(fault[:, None], self._obs, step.obs.astype(np.float32))
         self._check_finite(final, reward)
         terminated = step.terminated & ~fault

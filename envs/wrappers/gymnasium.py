@@ -18,7 +18,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from metarl.core.env import BatchEnv, EnvSpec
+from metarl.core.env import BatchEnv, EnvSpec, check_tasks
 from metarl.core.tasks import TaskDistribution
 from metarl.envs.wrappers.autoreset import Episodes, make_streams
 
@@ -60,7 +60,8 @@ def check_task(spec: EnvSpec, task: Any, num_rows: int | None = None) -> np.ndar
     """Returns a task (D,), or with num_rows also one for each row (num_rows, D), in float64.
 
     Raises:
-        ValueError: The shape is another, or a number is not finite; names the D numbers.
+        ValueError: The shape is another, or a number is not finite; names the D numbers. Or one is
+            beyond the limits of its variable; names both.
     """
     size = len(spec.tasks.variables)
     shapes = [(size,)] if num_rows is None else [(size,), (num_rows, size)]
@@ -74,6 +75,7 @@ def check_task(spec: EnvSpec, task: Any, num_rows: int | None = None) -> np.ndar
             f"{spec.name}: a task must be finite numbers of shape {' or '.join(map(str, shapes))} "
             f"({names}), got {task!r:.80}"
         )
+    check_tasks(spec, np.atleast_2d(array))  # the limits
     return array
 
 
@@ -136,13 +138,14 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Steps with action (A,) [policy output]; info has "fault" if the simulation failed."""
         step = self._env.step(np.asarray(action)[None], self._alive)
-        fault, terminated = bool(step.fault[0]), bool(step.terminated[0])
-        if not fault:
-            self._obs = step.obs[0].astype(np.float32)
+        fault, reward = bool(step.fault[0]), 0.0
+        if not fault:  # else no number of the step may be used
+            self._obs, reward = step.obs[0].astype(np.float32), float(step.reward[0])
+        terminated = bool(step.terminated[0]) and not fault
         self._length += 1
         truncated = fault or (not terminated and self._length >= self._env.spec.horizon)
         info = {"fault": True} if fault else {}
-        return self._obs.copy(), float(step.reward[0]), terminated, truncated, info
+        return self._obs.copy(), reward, terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """Returns a picture (480, 480, 3) uint8 of the current state."""

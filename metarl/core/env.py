@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeGuard, TypeVar
 
 import numpy as np
 
+from metarl.core.task_limits import require_usable
 from metarl.core.tasks import TaskDistribution
 
 
@@ -327,11 +328,12 @@ def check_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
     """Checks the tasks given to `set_tasks` and returns them (N, D) in float64.
 
     Raises:
-        ValueError: They are not (N, D) or not finite; the message names environment and shape.
+        ValueError: They are not (N, D), not finite or beyond the limits of a variable; names it.
     """
     tasks, size = np.asarray(tasks, dtype=float), len(spec.tasks.variables)
     if tasks.ndim != 2 or tasks.shape[1] != size or not np.isfinite(tasks).all():
         raise ValueError(f"{spec.name}: tasks must be finite and (N, {size}), got {tasks.shape}")
+    require_usable(spec.name, spec.tasks.variables, tasks)
     return tasks
 
 

@@ -25,6 +25,8 @@ class Variable:
         high: Largest value in the distribution [unit].
         bands: Intervals that contain all values [unit]; () is [low, high].
         labels: Names of the values 0, 1, 2, ..., if the number is an index of kinds.
+        limits: Smallest and largest value that the environment can use [unit].
+        is_whole: It can use whole numbers only.
     """
 
     name: str
@@ -33,6 +35,12 @@ class Variable:
     high: float
     bands: tuple[tuple[float, float], ...] = ()
     labels: tuple[str, ...] = ()
+    limits: tuple[float, float] = (-np.inf, np.inf)
+    is_whole: bool = False
+
+
+NOT_NEGATIVE = (0.0, np.inf)
+"""Limits of a mass, a coefficient of friction or a factor."""
 
 
 class HasTestTasks(Protocol):
@@ -229,6 +237,7 @@ class Bands:
         unit: Unit of the number.
         bands: Smallest and largest value of each band [unit].
         log: The logarithm of the number is uniform instead.
+        limits: See Variable.
     """
 
     name: str
@@ -236,13 +245,14 @@ class Bands:
     bands: tuple[tuple[float, float], ...]
     log: bool = False
     held_out: bool = True
+    limits: tuple[float, float] = (-np.inf, np.inf)
 
     @property
     def variables(self) -> tuple[Variable, ...]:
         """The number, between the ends of the outermost bands."""
         low, high = min(b[0] for b in self.bands), max(b[1] for b in self.bands)
         bands = self.bands if len(self.bands) > 1 else ()
-        return (Variable(self.name, self.unit, low, high, bands),)
+        return (Variable(self.name, self.unit, low, high, bands, limits=self.limits),)
 
     @property
     def test(self) -> TaskDistribution:
@@ -282,7 +292,8 @@ class Sometimes:
     @property
     def variables(self) -> tuple[Variable, ...]:
         """The number."""
-        return (Variable(self.name, self.unit, 0.0, float(self.high)),)
+        ends, limits = (0.0, float(self.high)), NOT_NEGATIVE
+        return (Variable(self.name, self.unit, *ends, limits=limits, is_whole=True),)
 
     @property
     def test(self) -> TaskDistribution:

@@ -19,6 +19,7 @@ from metarl.core.learner import Learner, SplittableContext
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
+from metarl.core.task_limits import require_usable
 from metarl.core.tasks import HasTestTasks, full_range
 from metarl.evaluation import statistics
 from metarl.sampling.sampler import Collector, Key
@@ -52,9 +53,13 @@ def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
     They come from `spec.tasks.test`, which can have other kinds of tasks than training. If the
     environment has only a few tasks (`spec.tasks.held_out` is false) they are the training tasks,
     and `spec.note` says so.
+
+    Raises:
+        EnvironmentContractError: The environment fails to draw them.
     """
     tasks = spec.tasks.test if supports(spec.tasks, HasTestTasks) else spec.tasks
-    return tasks.sample(stream(seed, "test-tasks"), num_tasks)
+    with name_failures("test tasks"):
+        return tasks.sample(stream(seed, "test-tasks"), num_tasks)
 
 
 def evaluate(
@@ -234,6 +239,7 @@ def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
 
     Raises:
         ConfigError: They are not (N, D) with N >= 1, or not finite; names the numbers of a task.
+            Or a number is beyond the limits of its variable; names both.
     """
     variables = spec.tasks.variables
     try:
@@ -246,6 +252,10 @@ def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
         raise ConfigError(
             f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
         )
+    try:
+        require_usable(spec.name, variables, chosen)
+    except ValueError as error:
+        raise ConfigError(f"--task: {error}") from error
     return chosen
 
 

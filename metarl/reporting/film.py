@@ -12,6 +12,7 @@ from metarl.core.env import MovableCamera, RenderableEnv, SceneEnv, TaskDescribe
 from metarl.core.errors import ConfigError, name_failures
 from metarl.core.learner import Learner
 from metarl.core.machine.parallel import one_torch_thread
+from metarl.core.messages import describe_error, warn
 from metarl.core.tasks import describe_task
 from metarl.reporting.episode import Episode, View
 from metarl.reporting.replay import write_replay
@@ -73,7 +74,12 @@ def film_trial(
 
 def _describe(env: RenderableEnv, task: np.ndarray) -> str:
     """Describes a task (D,), in the environment's own words where it has some."""
-    text = env.task_words(task) if supports(env, TaskDescriber) else ""
+    text = ""
+    try:
+        text = env.task_words(task) if supports(env, TaskDescriber) else ""
+    except Exception as error:  # the code of a plug-in may raise anything
+        reason = error if isinstance(error, ValueError) else describe_error(error)
+        warn(f"{reason}; the numbers of the task describe it")
     return text or describe_task(env.spec.tasks.variables, task)
 
 

@@ -101,9 +101,9 @@ def read_spec(run: Path) -> EnvSpec | None:
 def read_variable(record: Mapping[str, Any]) -> Variable:
     """Returns a task number from its fields."""
     bands = tuple((float(low), float(high)) for low, high in record.get("bands", ()))
-    numbers = {name: float(record[name]) for name in ("low", "high")}
+    ends = float(record["low"]), float(record["high"])
     labels = tuple(record.get("labels", ()))
-    return Variable(record["name"], record["unit"], **numbers, bands=bands, labels=labels)
+    return Variable(record["name"], record["unit"], *ends, bands=bands, labels=labels)
 
 
 def _read_numbers(value: Any) -> float | tuple[float, ...]:

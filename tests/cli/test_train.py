@@ -126,7 +126,7 @@ def test_list_envs_describes_an_environment(capsys):
     assert text.startswith("hopper-vel-wind-params ") and "floors" in text
     # a planar robot has no wind from the side
     assert "wind_x" in text and "wind_y" not in text
-    assert "40 fixed training tasks, tested on 10" in text
+    assert "40 fixed training tasks (the source tests on 10)" in text
     assert cli.main(["--env", "hoper-vel", "--list-envs"]) == 2
     assert "did you mean hopper-vel?" in capsys.readouterr().err
 

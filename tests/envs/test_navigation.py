@@ -159,6 +159,13 @@ def test_standing_still_earns_nothing_in_the_sparse_form():
     np.testing.assert_array_equal(step.reward, 0.0)
 
 
+def test_sparse_form_claims_no_best_return_without_the_task():
+    env, _ = start(SPARSE, np.linspace(0.0, np.pi, 999)[:, None])
+    total = sum(walk(env, np.tile([0.0, float(t < 10)], (999, 1))).reward for t in range(100))
+    assert total.mean() > 10.0  # more than of standing still
+    assert list(env.spec.floors) == ["stand still"]
+
+
 def test_sparse_goals_lie_on_the_half_circle():
     env = make(SPARSE)
     x, y = env.marker(np.array([2 * np.pi / 3])).vector

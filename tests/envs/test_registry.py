@@ -219,8 +219,8 @@ def test_list_environments_gives_numbers_split_and_floors():
         "held out kind of stairs, basin, hill, steep, gaps",
         "limb of hip_1, hip_2, hip_3, onset",
         "held out limb of hip_4",
-        "fresh draws; 100 fixed training tasks, tested on 30",
-        "fresh draws; 40 fixed training tasks, tested on 10",
+        "fresh draws; 100 fixed training tasks (the source tests on 30)",
+        "fresh draws; 40 fixed training tasks (the source tests on 10)",
         "none: test = train",
         "mass (7 numbers) in [-3, 3], inertia (21 numbers)",
     ):

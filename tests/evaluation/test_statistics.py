@@ -162,6 +162,19 @@ def test_tasks_that_all_occur_often_are_strata():
     assert not by_task and [part.tolist() for part in parts] == [list(range(13))]
 
 
+def test_tasks_of_random_frequencies_are_no_strata(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 200)
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(100):
+        tasks = rng.choice([-1.0, 1.0], (20, 1))  # no Choice of metarl
+        returns = 100.0 * tasks[:, 0] + rng.normal(0.0, 20.0, 20)
+        low, high = over_tasks(tasks, returns[None], 0).returns["ci95"][0]
+        hits += low <= 0.0 <= high
+    assert hits > 85  # 31 with strata
+    assert split_into_strata(np.array([[1.0]] * 7 + [[-1.0]] * 6))[1]
+    assert not split_into_strata(np.array([[1.0]] * 8 + [[-1.0]] * 6))[1]
+
+
 def test_tasks_that_differ_in_the_last_bit_are_distinct():
     tasks = np.array([[0.1], [np.nextafter(0.1, 1.0)]] * 3)
     assert not split_into_strata(tasks)[1] and split_into_strata(["door", {"open": 1}] * 5)[1]

@@ -161,6 +161,19 @@ def test_task_words_of_the_env_are_shown():
     assert film(env=Described(9), num_shown=2)[1][0].task_text == "door 0.3, episode 2"
 
 
+@pytest.mark.parametrize("error", [KeyError("no words"), ValueError("mine: no words")])
+def test_task_without_words_is_described_by_its_numbers(error, capsys):
+    class Speechless(FailingTask):
+        def task_words(self, task):
+            raise error
+
+    assert [row[0].task_text for row in film(env=Speechless(9))] == [
+        row[0].task_text for row in film()
+    ]
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert "no words" in warning and warning.endswith("; the numbers of the task describe it")
+
+
 def test_write_films_writes_film_and_replay_by_default(tmp_path):
     env, panels = make("navigation-2d"), film()[:1]
     path = tmp_path / "a.mp4"

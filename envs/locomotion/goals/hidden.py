@@ -93,7 +93,10 @@ class RewardTerms:
         return " ".join(parts)
 
     def floors(self, goal: Objective, horizon: int) -> dict[str, float]:
-        """Computes the reference returns of `horizon` healthy steps, by name of the policy."""
+        """Computes the reference returns of `horizon` healthy steps, by name of the policy.
+
+        A policy that falls, as the action zero of the Humanoid does, earns less.
+        """
         weight, bonus = self.goal_weight, self.bonus
         return {name: horizon * (weight * v + bonus) for name, v in goal.floors().items()}
 

@@ -233,13 +233,17 @@ def build(
         device: Of the models.
 
     Raises:
-        ConfigError: The environment has discrete actions.
+        ConfigError: The environment has discrete actions, or actions without an end.
         ValueError: The environment lacks what vec_env needs.
     """
     env = experience.env
     if env.spec.discrete:
         hint = "use --algo maml-trpo"
         raise ConfigError(f"--algo {name} has no policy for discrete actions; {hint}")
+    if not np.isfinite(env.spec.action_range or 0.0).all():
+        hint = "give its Box finite bounds, or use --algo maml-trpo"
+        text = f"--algo {name} needs actions with two ends, and {env.spec.name} has infinite ones"
+        raise ConfigError(f"{text}; {hint}")
     num_rollouts = experience.num_adaptations + 1
     num_rows, trial = experience.num_tasks * experience.num_episodes, 0
     tasks = experience.tasks

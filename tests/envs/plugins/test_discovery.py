@@ -302,6 +302,25 @@ def test_failing_plugin_ends_training_with_exit_code_3(tmp_path, monkeypatch, ca
     assert "resume with: " in err
 
 
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("RaisesInTest", "ZeroDivisionError"),
+        ("FewTestTasks", "sample_test_tasks(rng, 20) returned 3 tasks"),
+        ("OtherTestTasks", "the tasks are not all of one form: (0.1, 0.2)"),
+    ],
+)
+def test_unusable_test_tasks_are_found_before_the_training(
+    tmp_path, monkeypatch, capsys, kind, problem
+):
+    monkeypatch.chdir(tmp_path)
+    args = [*TINY, "--env", f"odd_envs:{kind}", "--iterations", "1", "--run-dir", "run"]
+    assert cli.main([*args, "--no-check"]) == 3
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"test tasks: odd_envs:{kind}: sample: " in err
+    assert problem in err and not (tmp_path / "run").exists()
+
+
 def test_run_leaves_no_output_and_no_shared_memory(tmp_path):
     train = Path(__file__).resolve().parents[3] / "train.py"
     path = os.path.dirname(plugin_envs.__file__)

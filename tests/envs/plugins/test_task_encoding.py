@@ -68,6 +68,27 @@ def test_numbers_of_a_sequence_keep_their_types(task):
     assert list(map(type, back)) == list(map(type, task))
 
 
+@pytest.mark.parametrize(
+    ("tasks", "kind"),
+    [
+        ([0.5, np.float64(0.25)], float),
+        ([np.float32(0.5), np.float64(0.25)], float),
+        ([np.int64(2), 3], int),
+        ([1, np.float32(2.0)], int),
+        ([True, np.bool_(False)], bool),
+    ],
+)
+def test_numbers_of_python_and_numpy_may_mix(tasks, kind):
+    form = infer_common_form(tasks)
+    assert form is not None
+    for task in tasks:
+        back = form.decode(form.encode(task))
+        assert back == task and type(back) is kind
+        # the other type comes after the first draws
+        assert infer_form(tasks[0]).encode(task).tolist() == [float(task)]
+    assert infer_common_form([1.0, np.bool_(True)]) is None
+
+
 def test_whole_numbers_and_fractions_may_mix():
     tasks = [{"spot": 1, "k": 0.25}, {"spot": 0.5, "k": 0.75}]
     form = infer_common_form(tasks)

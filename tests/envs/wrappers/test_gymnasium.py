@@ -47,7 +47,7 @@ def short(horizon=4, **goal):
 
 
 class Breaking:
-    """Navigation with a fault in one row at the n-th step, where the observation is NaN."""
+    """Navigation with a fault in one row at the n-th step, where no number may be used."""
 
     def __init__(self, row, at, horizon=6):
         self._env, self._row, self._at, self._count = short(horizon), row, at, 0
@@ -61,7 +61,7 @@ class Breaking:
             return step
         hit = np.arange(len(alive)) == self._row
         obs = np.where(hit[:, None], np.nan, step.obs)
-        return Step(obs, np.where(hit, 0.0, step.reward), step.terminated & ~hit, hit)
+        return Step(obs, np.where(hit, np.nan, step.reward), step.terminated | hit, hit)
 
 
 # --------------------------------------------------------------------------------------- check_env
@@ -209,6 +209,7 @@ def test_fault_truncates_and_repeats_the_observation():
         before, *_ = vec.step(move)
     obs, reward, done, infos = vec.step(move)
     assert done.tolist() == [False, True] and reward[1] == 0.0
+    assert infos[1]["episode"]["r"] == pytest.approx(-np.sqrt(0.18) - np.sqrt(0.08))
     assert infos[1]["TimeLimit.truncated"] is True
     np.testing.assert_array_equal(infos[1]["terminal_observation"], before[1])
     assert infos[1]["episode"]["fault"] and infos[1]["episode"]["l"] == 2

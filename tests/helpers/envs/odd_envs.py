@@ -48,6 +48,10 @@ def swapped():
     return box
 
 
+RaisesInTest = odd("RaisesInTest", sample_test_tasks=lambda self, rng, n: 1 // 0)
+FewTestTasks = odd("FewTestTasks", sample_test_tasks=lambda self, rng, n: [0.1] * 3)
+OtherTestTasks = odd("OtherTestTasks", sample_test_tasks=lambda self, rng, n: [(0.1, 0.2)] * n)
+Incomparable = odd("Incomparable", sample_tasks=lambda self, rng, n: [lambda: 0.0] * n)
 HorizonTrue = odd("HorizonTrue", horizon=True)
 HorizonText = odd("HorizonText", horizon="8")
 ScaleText = odd("ScaleText", action_scale="2")

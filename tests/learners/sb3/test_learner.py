@@ -275,6 +275,14 @@ def test_ppo_from_scratch_learns_each_of_its_tasks():
 # ------------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.parametrize("high", [np.inf, 1.0])
+def test_actions_without_an_end_are_refused(high):
+    env = small_env()
+    env.spec = replace(env.spec, action_range=((-np.inf, 0.0), (high, 1.0)))
+    with pytest.raises(ConfigError, match="--algo sb3-ppo needs actions with two ends"):
+        Bench("ppo multi-task", env=env)
+
+
 def test_discrete_actions_are_refused():
     env = small_env()
     env.spec = replace(env.spec, discrete=True)
