@@ -1,1 +1,1 @@
-"""What leaves a run: exported and published policies, and data sets of trials."""
+"""Exported and published policies, and data sets of trials: all that leaves a run."""

@@ -1,1 +1,1 @@
-"""What touches the machine: files, memory, threads and processes."""
+"""Files, memory, threads and processes: all that touches the machine."""
