@@ -7,7 +7,6 @@ that it depends on has failed.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from metarl.envs.env_checker_play import (
     play,
     require,
 )
+from metarl.envs.env_checker_tasks import check_tasks, check_tasks_differ, check_test_tasks
 from metarl.envs.listing import describe_actions
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import describe_mirror
@@ -163,7 +163,7 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     _check_independence(checks, env, tasks, first, COMPARED_STEPS)
     with checks.check("tasks differ", "episode") as made:
         if made:
-            checks.warning = _check_tasks_differ(env, 2 * NUM_EPISODES, env.spec.horizon)
+            checks.warning = check_tasks_differ(env, 2 * NUM_EPISODES, env.spec.horizon)
     with checks.check("pickling"):
         _check_pickling(env)
     if isinstance(env, MujocoBatchEnv):
@@ -207,7 +207,7 @@ def quick_check(env: BatchEnv) -> list[Finding]:
     _check_independence(checks, env, tasks, first, steps)
     with checks.check("tasks differ", "episode") as made:
         if made:
-            checks.warning = _check_tasks_differ(env, 1, steps)
+            checks.warning = check_tasks_differ(env, 1, steps)
     return checks.findings
 
 
@@ -221,7 +221,8 @@ def _check_first_episodes(
         checks.note, checks.warning = describe_actions(env.spec), _find_half_lines(env.spec)
     with checks.check("tasks", "sizes") as made:
         if made:
-            tasks = _check_tasks(env)
+            tasks = check_tasks(env)
+            check_test_tasks(env)
     with checks.check("episode", "tasks") as made:
         if made:
             first = play(env, tasks, max_steps, seconds=seconds)
@@ -286,28 +287,6 @@ def _find_half_lines(spec: EnvSpec) -> str:
     return f"action {i} goes from {low[i]:g} to {high[i]:g}: {hint}"
 
 
-def _check_tasks(env: BatchEnv) -> np.ndarray:
-    spec = env.spec
-    tasks, again, others = (
-        np.asarray(spec.tasks.sample(np.random.default_rng(seed), NUM_TASKS)) for seed in (0, 0, 1)
-    )
-    size = len(spec.tasks.variables)
-    shape = (NUM_TASKS, size)
-    require(tasks.shape == shape, f"tasks.sample gave the shape {tasks.shape}, not {shape}")
-    require(np.isfinite(tasks).all(), f"tasks.sample gave {tasks.tolist()}, which is not finite")
-    same = np.array_equal(tasks, again)
-    if isinstance(env, SubprocEnv):
-        same = same and env.draws_again(tasks[0])
-    require(same, "tasks.sample must depend on its stream only: the same one gave other tasks")
-    for i, variable in enumerate(spec.tasks.variables):
-        ok = (tasks[:, i] >= variable.low) & (tasks[:, i] <= variable.high)
-        bounds = f"[{variable.low:g}, {variable.high:g}] {variable.unit}"
-        require(ok.all(), f"task number {variable.name!r} leaves {bounds}: {tasks[:, i].tolist()}")
-    distinct = np.unique(np.concatenate([tasks, others]), axis=0)
-    require(len(distinct) > 1, f"all tasks are the same: {tasks[0].tolist()}")
-    return tasks
-
-
 def _check_bounds(env: BatchEnv, play: Play) -> None:
     """Checks that observations are within the bounds that the environment declares."""
     if not supports(env, BoundedEnv):
@@ -344,46 +323,6 @@ def _check_alone(env: BatchEnv, tasks: np.ndarray, first: Play, steps: int) -> N
         first.faults[rows],
     )
     compare(batch, alone, f"results of task {task} alone differ from those among others")
-
-
-def _check_tasks_differ(env: BatchEnv, num_episodes: int, max_steps: int) -> str:
-    """Checks that tasks differ under equal streams and actions.
-
-    Returns:
-        A warning if no difference was seen, but there was no reward that could show one.
-    """
-    num_tasks, spec = 2 * NUM_TASKS, env.spec
-    tasks = spec.tasks.sample(np.random.default_rng(2), num_tasks)
-    env.set_tasks(tasks, num_episodes)
-    streams = [np.random.default_rng(episode) for episode in range(num_episodes)]
-    obs = env.reset([s for _ in range(num_tasks) for s in copy.deepcopy(streams)])
-    alive, rewards = np.ones(num_tasks * num_episodes, dtype=bool), set()
-    rng = np.random.default_rng(3)
-    # with noise of mean zero alone, a robot would stay near its start
-    drift = rng.normal(size=(num_episodes, spec.action_size))
-    for t in range(max_steps + 1):
-        if not _equal_over_tasks(obs, num_tasks):
-            return ""
-        if t == max_steps or not alive.any():
-            break
-        action = drift + rng.normal(size=drift.shape)
-        step = env.step(np.tile(action, (num_tasks, 1)), alive)
-        rewards |= set(np.asarray(step.reward)[alive].tolist())
-        alive = alive & ~step.terminated & ~step.fault
-        if not (_equal_over_tasks(step.reward, num_tasks) and _equal_over_tasks(alive, num_tasks)):
-            return ""
-        obs = step.obs
-    if isinstance(env, SubprocEnv) and env.forgets_its_task_at_reset(tasks):
-        raise Violation("the task is lost at reset: reset must keep what set_task has set")
-    text = f"{num_tasks} tasks gave the same observations and rewards for the same actions: "
-    if len(rewards) > 1:
-        raise Violation(f"{text}set_task changes nothing")
-    return f"{text}the reward is always {next(iter(rewards), 0.0):g}, so it may be rare"
-
-
-def _equal_over_tasks(array: np.ndarray, num_tasks: int) -> bool:
-    by_task = array.reshape(num_tasks, -1)
-    return bool((by_task == by_task[0]).all())
 
 
 def _check_pickling(env: BatchEnv) -> None:
