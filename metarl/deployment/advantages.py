@@ -49,7 +49,8 @@ def advantages(
 def _features(obs: np.ndarray) -> np.ndarray:
     """Returns [o, o^2, t, t^2, t^3, 1] (E, T, 2 S + 4)."""
     clipped = np.clip(obs.astype(float), -10.0, 10.0)
-    time = np.broadcast_to(np.arange(obs.shape[1])[None, :, None] / 100.0, (*obs.shape[:2], 1))
+    steps = np.arange(obs.shape[1])[None, :, None]
+    time = np.broadcast_to(steps / max(100.0, obs.shape[1] / 2), (*obs.shape[:2], 1))
     clock = [time, time**2, time**3, np.ones_like(time)]
     return np.concatenate([clipped, clipped**2, *clock], axis=2)
 

@@ -11,7 +11,9 @@ from metarl.core.machine.parallel import ALONE, Group, map_in_group
 def features(obs: Tensor) -> Tensor:
     """Builds the features [o, o^2, t, t^2, t^3, 1].
 
-    The observation o is clipped to [-10, 10]; the time t is in hundreds of steps.
+    The observation o is clipped to [-10, 10]. The time t is in hundreds of steps, and in half
+    horizons if the horizon T is longer than 200: t^3 would be so large that the penalty of the fit,
+    which is relative to the mean square, would leave no weight to the observation.
 
     Args:
         obs: (..., T, S).
@@ -23,7 +25,8 @@ def features(obs: Tensor) -> Tensor:
     """
     clipped = obs.double().clamp(-10.0, 10.0)
     steps = obs.shape[-2]
-    time = torch.arange(steps, dtype=torch.float64, device=obs.device).unsqueeze(-1) / 100.0
+    time = torch.arange(steps, dtype=torch.float64, device=obs.device).unsqueeze(-1)
+    time = time / max(100.0, steps / 2)
     clock = torch.cat([time, time.square(), time**3, torch.ones_like(time)], dim=-1)
     clock = clock.expand(*obs.shape[:-2], steps, 4)
     return torch.cat([clipped, clipped.square(), clock], dim=-1)

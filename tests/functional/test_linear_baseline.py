@@ -252,3 +252,11 @@ def test_advantages_do_not_depend_on_the_unit_of_the_reward(factor):
     scaled, again = advantages(other, 0.99, 0.95)
     assert plain.abs().max() > 1.0 and again == pytest.approx(explained)
     np.testing.assert_allclose(scaled.numpy(), plain.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("horizon", [200, 1000, 4000])
+def test_small_observations_are_used_at_long_horizons(horizon):
+    obs = 0.1 * torch.randn(1, 4, horizon, 3, generator=torch.Generator().manual_seed(0))
+    target = 10.0 * obs[..., 0].double()
+    predicted = fit_predict(obs, target, torch.ones(1, 4, horizon, dtype=torch.bool))
+    assert (predicted - target).var() < 0.01 * target.var()

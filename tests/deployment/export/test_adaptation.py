@@ -26,27 +26,27 @@ from metarl.sampling.sampler import Collector, Key
 T, S, A = 30, 4, 2
 
 
-def rollout(seed, episodes=3, cut=False):
+def rollout(seed, episodes=3, cut=False, horizon=T):
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(5, T + 1, episodes)
-    valid = np.arange(T) < lengths[:, None]
+    lengths = rng.integers(5, horizon + 1, episodes)
+    valid = np.arange(horizon) < lengths[:, None]
     truncated = np.array([cut, *[False] * (episodes - 1)])
     arrays = {
-        "obs": rng.standard_normal((episodes, T, S)).astype(np.float32),
-        "action": rng.standard_normal((episodes, T, A)).astype(np.float32),
-        "log_prob": np.zeros((episodes, T), np.float32),
-        "reward": rng.standard_normal((episodes, T)).astype(np.float32),
+        "obs": rng.standard_normal((episodes, horizon, S)).astype(np.float32),
+        "action": rng.standard_normal((episodes, horizon, A)).astype(np.float32),
+        "log_prob": np.zeros((episodes, horizon), np.float32),
+        "reward": rng.standard_normal((episodes, horizon)).astype(np.float32),
         "valid": valid,
         "terminated": np.zeros(episodes, bool),
-        "truncated": truncated & (lengths < T),
+        "truncated": truncated & (lengths < horizon),
         "last_obs": np.zeros((episodes, S), np.float32),
     }
     return Rollout(**{name: torch.from_numpy(value)[None] for name, value in arrays.items()})
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_advantages_are_those_of_torch(cut):
-    played = rollout(0, cut=cut)
+@pytest.mark.parametrize(("cut", "horizon"), [(False, T), (True, T), (False, 600)])
+def test_advantages_are_those_of_torch(cut, horizon):
+    played = rollout(0, cut=cut, horizon=horizon)
     parts = (played.obs, played.reward, played.valid, played.truncated)
     found = advantages(*(part[0].numpy() for part in parts), 0.97, 0.9)
     expected, _ = with_torch.advantages(played, 0.97, 0.9)
