@@ -11,7 +11,7 @@ from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import RATE, inner_steps, linearise
 from metarl.learners.maml.maml import Maml
 from metarl.learners.maml.meta_gradient import meta_gradient, resolve_conflicts
-from metarl.learners.maml.outer_ppo import ppo_gradient
+from metarl.learners.maml.outer_ppo import AdamSteps, ppo_gradient
 from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.learners.maml.surrogates import surrogate_loss
 from metarl.networks.mlp import CONTEXT, READ, ContextNetwork, TanhMLP
@@ -181,6 +181,16 @@ def test_inner_divergence_equals_autograd():
     found = torch.autograd.grad(2.0 * total / NUM_TASKS, list(leaves.values()))
     for (name, value), added in zip(with_kl.items(), found, strict=True):
         torch.testing.assert_close(value - without[name], added, rtol=1e-7, atol=1e-10)
+
+
+def test_weight_of_the_penalty_without_a_target_has_no_effect():
+    steps = []
+    for weight in (0.0, 1e3):
+        learner = learner_of(outer="ppo", inner_kl_weight=weight)
+        trial = played(learner)
+        steps.append(AdamSteps(learner.config, learner.params).take(learner.adaptation, trial))
+    assert steps[0].metrics == steps[1].metrics
+    assert all(torch.equal(v, steps[1].params[n]) for n, v in steps[0].params.items())
 
 
 def test_meta_sgd_with_constant_rates_is_maml():
