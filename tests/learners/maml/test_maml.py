@@ -136,6 +136,16 @@ def test_first_order_ignores_the_jacobian():
 # --- the update
 
 
+@pytest.mark.parametrize("fraction", [1e-30, 5e-324])
+@pytest.mark.parametrize("surrogate", ["lvc", "dice"])
+def test_tiny_curvature_fraction_takes_the_first_of_the_states(fraction, surrogate):
+    updates = []
+    for each in (fraction, 1e-3):  # trials of 4 episodes of 5 steps
+        learner = small_learner(curvature_fraction=each, surrogate=surrogate)
+        updates.append(learner.update(*double_trial(learner), None))
+    assert updates[0] == updates[1]
+
+
 def update_with(**settings):
     learner = small_learner(**settings)
     context, rollouts = double_trial(learner, num_tasks=5)
