@@ -54,7 +54,9 @@ def meta_gradient(
             ascent |= {n: ascent[n] - v for n, v in first.items()}
         check_gradient(ascent, chunk.start)
         if is_split:
-            return torch.cat([ascent[n].flatten(1) for n in params], dim=1)
+            # what no update learns must not make conflicts
+            learned = ((n, float(adaptation.learns(n))) for n in params)
+            return torch.cat([factor * ascent[n].flatten(1) for n, factor in learned], dim=1)
         return flatten({n: ascent[n].sum(dim=0) for n in params})
 
     sums = trial.map(sum_chunk, num_threads)

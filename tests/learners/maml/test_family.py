@@ -322,3 +322,15 @@ def test_pcgrad_without_conflicts_is_the_plain_mean(monkeypatch):
     )
     ours = meta_gradient(learner.adaptation, learner.params, trial)
     assert_close(by_name(learner, ours), slow_gradient(learner, trial))
+
+
+def test_pcgrad_resolves_conflicts_of_learned_parameters_only(monkeypatch):
+    given, learner = [], learner_of(**KINDS["cavia"], task_conflict="pcgrad")
+    monkeypatch.setattr(
+        "metarl.learners.maml.meta_gradient.resolve_conflicts",
+        lambda gradients, _: given.append(gradients) or gradients,
+    )
+    meta_gradient(learner.adaptation, learner.params, played(learner))
+    rows = [by_name(learner, row) for row in given[0]]
+    for name in learner.params:
+        assert all(bool(row[name].any()) == (name != CONTEXT) for row in rows)
