@@ -10,7 +10,7 @@ from metarl.learners.maml import surrogates
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import RATE, inner_steps, linearise
 from metarl.learners.maml.maml import Maml
-from metarl.learners.maml.meta_gradient import meta_gradient, resolve_conflicts
+from metarl.learners.maml.meta_gradient import meta_gradient, objective, resolve_conflicts
 from metarl.learners.maml.outer_ppo import AdamSteps, ppo_gradient
 from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.learners.maml.surrogates import surrogate_loss
@@ -303,6 +303,28 @@ def test_e_maml_adds_the_score_of_the_first_rollout():
     found = torch.autograd.grad(0.7 * total / NUM_TASKS, list(leaves.values()))
     expected = torch.cat([g.flatten() for g in found])
     torch.testing.assert_close(gradients[1] - gradients[0], expected, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("settings", [{}, {"adapts": "latent", "encoder_size": 3}])
+def test_objective_of_e_maml_has_the_meta_gradient(settings):
+    """Central differences of the function that the line search compares, along each axis."""
+    learner = learner_of(sampling_weight=5.0, **settings)
+    trial, width = played(learner), 1e-5
+    ours = by_name(learner, meta_gradient(learner.adaptation, learner.params, trial))
+
+    def value(params):
+        parts = [objective(learner.adaptation, params, trial, each) for each in trial.chunks]
+        return float(sum(parts)[0]) / NUM_TASKS
+
+    for name, exact in ours.items():
+        for i in range(exact.numel()):
+            ends = []
+            for sign in (1.0, -1.0):
+                moved = {n: v.clone() for n, v in learner.params.items()}
+                moved[name].view(-1)[i] += sign * width
+                ends.append(value(moved))
+            found = (ends[0] - ends[1]) / (2.0 * width)
+            assert found == pytest.approx(float(exact.reshape(-1)[i]), rel=1e-5, abs=1e-7)
 
 
 def test_conflicting_gradients_are_projected():
