@@ -1,5 +1,7 @@
 """MAML's relatives against slow autograd in double precision, and the equalities of the papers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -303,6 +305,23 @@ def test_e_maml_adds_the_score_of_the_first_rollout():
     found = torch.autograd.grad(0.7 * total / NUM_TASKS, list(leaves.values()))
     expected = torch.cat([g.flatten() for g in found])
     torch.testing.assert_close(gradients[1] - gradients[0], expected, rtol=1e-8, atol=1e-11)
+
+
+def test_e_maml_leaves_failed_episodes_out_of_the_score():
+    learner = learner_of(sampling_weight=1.0)
+    context, rollouts = double_trial(learner)
+    failed = torch.zeros(NUM_TASKS, 4, dtype=torch.bool)
+    failed[0, 1:] = failed[2] = True
+    last = replace(rollouts[-1], truncated=failed)
+    trial = learner._trial(context, last, learner._batch(last)[0])
+    returns = last.returns()
+    assert float(trial.returns[0]) == returns[0, 0] and trial.returns[2].isnan()
+    # two tasks have a score: one standard deviation above and below their mean
+    sign = float((returns[0, 0] - returns[1].mean()).sign())
+    torch.testing.assert_close(
+        trial.standardised_returns(), sign * torch.tensor([1.0, -1, 0]).double()
+    )
+    assert meta_gradient(learner.adaptation, learner.params, trial).isfinite().all()
 
 
 @pytest.mark.parametrize("settings", [{}, {"adapts": "latent", "encoder_size": 3}])
