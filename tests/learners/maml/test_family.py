@@ -7,6 +7,7 @@ import pytest
 import torch
 from meta_objective import double_trial, log_prob, played
 
+from metarl.core.errors import ConfigError
 from metarl.functional.ppo import clipped_loss
 from metarl.learners.maml import surrogates
 from metarl.learners.maml.config import MamlConfig
@@ -278,6 +279,14 @@ def test_reptile_moves_towards_the_adapted_parameters(monkeypatch):
     for name, value in before.items():
         expected = value + 0.25 * (last[name].mean(dim=0) - value)
         torch.testing.assert_close(learner.params[name], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("adapts", "part"), [("head", "hidden"), ("context", "network"), ("latent", "decoder")]
+)
+def test_reptile_that_leaves_weights_untrained_is_refused(adapts, part):
+    with pytest.raises(ConfigError, match=f"learner.outer = 'reptile'.*{adapts}: the {part}"):
+        MamlConfig(adapts=adapts, outer="reptile")
 
 
 def test_first_order_learner_needs_no_second_derivative(monkeypatch):
