@@ -285,6 +285,12 @@ class Maml:
         self._moments, self._scale = moments, scale
         self._restore_adam(state)
 
+    def reset_schedule(self) -> None:
+        """Sets the trust region and the penalty's weight to the first ones; see `HasSchedule`."""
+        self.updates = 0
+        if self._adam:
+            self._adam.inner_kl_weight = self.config.inner_kl_weight
+
     def _restore_adam(self, state: Mapping[str, Tensor]) -> None:
         """Makes the outer optimiser that of a state, in place."""
         if not self._adam:
