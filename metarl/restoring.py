@@ -114,13 +114,14 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
 def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[str, Any]:
     """Starts a learner from the newest checkpoint of another run; returns what run.json records.
 
-    A replay store starts empty, because its entries may be of other tasks.
+    A replay store starts empty, because its entries may be of other tasks. Step sizes and counts
+    are those of the new run.
 
     Raises:
         ConfigError: The other run has another learner, or this one trains from scratch.
         CheckpointError: It is not a run, or its checkpoint does not fit.
     """
-    from metarl.core.learner import HasReplay, StartsFromOtherTasks
+    from metarl.core.learner import HasReplay, HasSchedule, StartsFromOtherTasks
 
     if is_baseline(config, "scratch"):
         hint = "leave the flag out, or take another --learner.mode"
@@ -135,6 +136,8 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
         state = restore_newest(run, learner).state()
         if supports(learner, HasReplay):
             learner.load_replay({})
+        if supports(learner, HasSchedule):
+            learner.reset_schedule()
     return {"run": str(run), "iteration": state["iteration"], "env_steps": state["env_steps"]}
 
 

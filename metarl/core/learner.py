@@ -118,6 +118,13 @@ class StartsFromOtherTasks(Protocol):
         """
 
 
+class HasSchedule(Protocol):
+    """A learner whose state has step sizes, weights or counts that change during a run."""
+
+    def reset_schedule(self) -> None:
+        """Sets them to those that the settings begin with, as a new run from a state does."""
+
+
 class SplittableContext(Protocol):
     """A context that can be cut by tasks, so that slices of them are collected concurrently."""
 

@@ -52,6 +52,7 @@ class TrainingState(Generic[N]):
         self.acting, self.network = copy.deepcopy(network).cpu(), network.to(device)
         self._distribution, self._own = distribution, dict(own)
         self.adams: dict[str, torch.optim.Optimizer] = {}
+        self._first_lrs = {name: lr for name, (_, lr) in adams.items()}
         for name, (starts, lr) in adams.items():
             parameters = [v for n, v in self.network.named_parameters() if n.startswith(starts)]
             self.adams[name] = torch.optim.Adam(parameters, lr=lr, eps=1e-5)
@@ -94,6 +95,12 @@ class TrainingState(Generic[N]):
         """
         check_state(state, self.state_dict())
         self._restore(state)
+
+    def reset_schedule(self) -> None:
+        """Sets the step sizes and the number of updates to the first ones; see `HasSchedule`."""
+        for name, lr in self._first_lrs.items():
+            self.adams[name].param_groups[0]["lr"] = lr
+        self.updates = 0
 
     def _names(self) -> dict[str, Tensor]:
         """Returns the parameters by name: those of the submodule a are a/..."""

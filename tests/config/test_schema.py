@@ -18,6 +18,7 @@ from metarl.config.schema import (
     to_yaml,
 )
 from metarl.core.errors import CheckpointError, ConfigError
+from metarl.envs import make
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.registry import ALGORITHMS
 
@@ -77,6 +78,13 @@ def test_name_without_a_preset_has_that_of_its_longest_beginning(tmp_path):
         "ant-dir-wind:my_class": 500,
     }.items():
         assert read("--env", env, presets=tmp_path).iterations == iterations, env
+
+
+@pytest.mark.parametrize(("algo", "field"), [("grbal", "action_bound"), ("pearl", "action_limit")])
+@pytest.mark.parametrize("env", ["navigation-2d", "navigation-2d-sparse"])
+def test_planar_robots_may_use_their_whole_speed(env, algo, field):
+    limit = vars(parse(["--env", env, "--algo", algo]).learner)[field]
+    assert limit * make(env).spec.action_scale == pytest.approx(0.1)  # largest step [m]
 
 
 @pytest.mark.parametrize("env", ["my.yaml:dir", "/home/me/my.yml:vel-payload", "a/my.yaml:dir"])

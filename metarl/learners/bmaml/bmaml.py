@@ -211,6 +211,10 @@ class Bmaml:
         """
         self._state.load_state_dict(state)
 
+    def reset_schedule(self) -> None:
+        """Sets the step sizes and the number of updates to the first ones; see `HasSchedule`."""
+        self._state.reset_schedule()
+
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")

@@ -193,8 +193,11 @@ class MamlConfig:
         is_plain = self.activation == "tanh" and not self.layer_norm
         hint = "all with another activation than tanh, or with layer_norm"
         require(self.adapts == "all" or is_plain, "learner.adapts", self.adapts, hint)
-        ok = self.adapts != "latent" or self.outer != "reptile"
-        hint = "trpo or ppo with adapts latent: the decoder would get no gradient"
+        ok = self.adapts == "all" or self.outer != "reptile"
+        fixed = {"head": "hidden layers", "context": "network", "latent": "decoder"}
+        hint = (
+            f"trpo or ppo with adapts {self.adapts}: the {fixed.get(self.adapts)} would not learn"
+        )
         require(ok, "learner.outer", self.outer, hint)
         if self.inner == "lstm":
             self._check_lstm()

@@ -67,7 +67,7 @@ class Maml:
       double backward pass through the KL divergence.
     * Advantages are standardised within a task; constant ones become zeros.
     * An episode whose simulation failed is cut at the step before, and its return is left out of
-      the baseline's fit.
+      the baseline's fit and of E-MAML's score.
     """
 
     pools_episodes = True
@@ -285,6 +285,12 @@ class Maml:
         self._moments, self._scale = moments, scale
         self._restore_adam(state)
 
+    def reset_schedule(self) -> None:
+        """Sets the trust region and the penalty's weight to the first ones; see `HasSchedule`."""
+        self.updates = 0
+        if self._adam:
+            self._adam.inner_kl_weight = self.config.inner_kl_weight
+
     def _restore_adam(self, state: Mapping[str, Tensor]) -> None:
         """Makes the outer optimiser that of a state, in place."""
         if not self._adam:
@@ -354,7 +360,10 @@ class Maml:
         own = bounds[own_slice(len(bounds), self._group)]
         chunks = map_chunks(chunk, own, self._num_threads)
         batches = *context.batches, final
-        return Trial(chunks, batches, last.returns().mean(dim=1), self._group)
+        # the return of an episode that a failed simulation cut is not known
+        returns = last.returns().masked_fill(last.truncated, 0.0)
+        returns = returns.sum(dim=1) / (~last.truncated).sum(dim=1)
+        return Trial(chunks, batches, returns, self._group)
 
     def _check_ratio(self, chunks: Sequence[Chunk], final: Batch) -> float:
         def compare(chunk: Chunk) -> float:

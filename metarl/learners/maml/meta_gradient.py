@@ -54,7 +54,9 @@ def meta_gradient(
             ascent |= {n: ascent[n] - v for n, v in first.items()}
         check_gradient(ascent, chunk.start)
         if is_split:
-            return torch.cat([ascent[n].flatten(1) for n in params], dim=1)
+            # what no update learns must not make conflicts
+            learned = ((n, float(adaptation.learns(n))) for n in params)
+            return torch.cat([factor * ascent[n].flatten(1) for n, factor in learned], dim=1)
         return flatten({n: ascent[n].sum(dim=0) for n in params})
 
     sums = trial.map(sum_chunk, num_threads)
@@ -100,7 +102,12 @@ def measure(adaptation: Adaptation, params: Params, trial: Trial, num_threads: i
 
 
 def objective(adaptation: Adaptation, params: Params, trial: Trial, chunk: Chunk) -> Tensor:
-    """Adapts from params; sums surrogate and KL to the sampling policies over tasks (2,)."""
+    """Adapts from params; sums surrogate and KL to the sampling policies over tasks (2,).
+
+    With `sampling_weight` the surrogate includes the term of E-MAML, zero at the sampling policy:
+
+        weight * R_i * mean_t[pi_theta / pi_old - 1]    on the rollout before adaptation
+    """
     own = trial.batches_of(chunk)
     start = adaptation.start(params, chunk.stop - chunk.start)
     final, point = own[-1], adaptation.steps(params, start, own[:-1]).points[-1]
@@ -111,8 +118,24 @@ def objective(adaptation: Adaptation, params: Params, trial: Trial, chunk: Chunk
         ratio = (new - old_log_prob(adaptation, chunk, final)).exp()
         weight = final.weight.flatten(1)
         gain = (ratio * final.advantage.flatten(1) * weight).sum()
+        if adaptation.config.sampling_weight and len(own) > 1:
+            gain = gain + _sampling_gain(adaptation, start, trial, chunk)
         kl = distribution.kl_divergence(chunk.points[-1], chunk.output, point, output)
         return torch.stack([gain, (kl * weight).sum()])
+
+
+def _sampling_gain(adaptation: Adaptation, start: Params, trial: Trial, chunk: Chunk) -> Tensor:
+    """Returns the sum () over tasks of E-MAML's term, see `objective`."""
+    first = trial.batches[0].slice_tasks(chunk.start, chunk.stop)
+    obs, actions = first.obs.flatten(1, 2), first.action.flatten(1, 2)
+    network, distribution = adaptation.policy.network, adaptation.policy.distribution
+    old, new = (
+        distribution.log_prob(point, network.outputs(point, obs), actions)
+        for point in (chunk.points[0], start)
+    )
+    change = (torch.expm1(new - old) * first.weight.flatten(1)).sum(dim=1)
+    scores = trial.standardised_returns()[chunk.start : chunk.stop]
+    return adaptation.config.sampling_weight * (scores * change).sum()
 
 
 def old_log_prob(adaptation: Adaptation, chunk: Chunk, final: Batch) -> Tensor:

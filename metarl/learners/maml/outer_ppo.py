@@ -113,14 +113,13 @@ class AdamSteps:
         """Takes `outer_epochs` steps, and adapts the weight of the inner divergence.
 
         The weight is halved after an update whose divergence before adaptation is below 2/3 of
-        `inner_kl`, and doubled if it is above 3/2 of it.
+        `inner_kl`, and doubled if it is above 3/2 of it. It has no effect if `inner_kl` is 0.
         """
-        distribution = adaptation.policy.distribution
+        distribution, target = adaptation.policy.distribution, self._config.inner_kl
+        weight = self.inner_kl_weight if target else 0.0
         norm = 0.0
         for _ in range(self._config.outer_epochs):
-            found = ppo_gradient(
-                adaptation, self.params(), trial, self.inner_kl_weight, num_threads
-            )
+            found = ppo_gradient(adaptation, self.params(), trial, weight, num_threads)
             norm = sum(float(v.double().square().sum()) for v in found.values()) ** 0.5
             for n, leaf in self.leaves.items():
                 leaf.grad = found[n].to(leaf.dtype)
@@ -129,7 +128,6 @@ class AdamSteps:
                 for n, value in distribution.clamp(self.leaves).items():
                     self.leaves[n].copy_(value)
         measured = measure(adaptation, self.params(), trial, num_threads)
-        target = self._config.inner_kl
         if target and measured.inner_kl < target / 1.5:
             self.inner_kl_weight *= 0.5
         elif target and measured.inner_kl > target * 1.5:
@@ -138,7 +136,7 @@ class AdamSteps:
             "kl": measured.kl,
             "update/gain": measured.gain,
             "update/inner_kl": measured.inner_kl,
-            "update/inner_kl_weight": self.inner_kl_weight,
+            "update/inner_kl_weight": self.inner_kl_weight if target else 0.0,
             "update/gradient_norm": norm,
         }
         return OuterStep(self.params(), metrics)

@@ -79,7 +79,8 @@ class TrpoStep:
 
     def curvature(self) -> Product:
         """Returns the Gauss-Newton product of flat vectors (P,), on every stride-th state."""
-        stride = max(1, round(1.0 / self._config.curvature_fraction))
+        # at most a number that fits an index: a stride beyond the end takes the first alone
+        stride = max(1, round(min(1.0 / self._config.curvature_fraction, 1e9)))
         # dice couples the steps of an episode, so only whole episodes can be left out
         whole = self._config.surrogate == "dice"
 

@@ -81,7 +81,8 @@ class Trial:
     Attributes:
         chunks: Slices of the tasks, those of this process.
         batches: The K + 1 rollouts of all tasks.
-        returns: Mean return of each task in the last rollout (N,), float64, on the CPU.
+        returns: Mean return of each task in the last rollout (N,), float64, on the CPU; NaN where
+            every simulation failed.
         group: The processes that have the chunks of all tasks.
     """
 
@@ -105,9 +106,14 @@ class Trial:
         return [batch.slice_tasks(chunk.start, chunk.stop) for batch in self.batches]
 
     def standardised_returns(self) -> Tensor:
-        """Returns the returns minus their mean [standard deviations over the tasks] (N,)."""
-        centred = self.returns - self.returns.mean()
-        scaled = centred / centred.square().mean().sqrt().clamp(min=1e-8)
+        """Returns the returns minus their mean [standard deviations over the tasks] (N,).
+
+        A task without a return has 0.
+        """
+        known = ~self.returns.isnan()
+        centred = self.returns[known] - self.returns[known].mean()
+        scaled = torch.zeros_like(self.returns)
+        scaled[known] = centred / centred.square().mean().sqrt().clamp(min=1e-8)
         return scaled.to(self.batches[0].advantage)
 
 

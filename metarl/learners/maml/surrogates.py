@@ -75,17 +75,28 @@ class Batch:
     def subsample(self, stride: int, *, whole_episodes: bool) -> Batch:
         """Returns every stride-th step, or every stride-th episode, with new weights.
 
-        Raises:
-            ValueError: A task has no valid step in these episodes; names the task.
+        A task without a valid step in these episodes has those that follow its first valid one.
         """
         if stride == 1:
             return self
+        index: tuple[slice | Tensor, ...]
         if whole_episodes:
-            index = (slice(None), slice(None, None, stride))
-            check_tasks(self.valid[index])
+            index = self._episodes(stride)
         else:  # an episode with any valid step has a valid first one
             index = (slice(None), slice(None), slice(None, None, stride))
         return Batch._with_weights(*(part[index].contiguous() for part in self._parts()))
+
+    def _episodes(self, stride: int) -> tuple[slice | Tensor, ...]:
+        """Returns the index of every stride-th episode, with a valid step in every task."""
+        has_step = self.valid.any(dim=2)
+        is_empty = ~has_step[:, ::stride].any(dim=1)
+        if not is_empty.any():
+            return slice(None), slice(None, None, stride)
+        tasks, episodes = has_step.shape
+        first = has_step.int().argmax(dim=1) * is_empty
+        chosen = torch.arange(0, episodes, stride, device=first.device)
+        rows = torch.arange(tasks, device=first.device).unsqueeze(1)
+        return rows, (first.unsqueeze(1) + chosen) % episodes
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.obs, self.action, self.log_prob, self.advantage, self.valid

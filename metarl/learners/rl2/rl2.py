@@ -172,6 +172,10 @@ class Rl2:
         check_state(state, self.state_dict())
         self._restore(state)
 
+    def reset_schedule(self) -> None:
+        """Sets the step size to the first one; see `HasSchedule`."""
+        self._adam.param_groups[0]["lr"] = self.config.lr
+
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")

@@ -189,13 +189,13 @@ class Varibad:
     def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
         """Starts from a state_dict() of other tasks; see `StartsFromOtherTasks`.
 
-        The buffer starts empty, because its trials are of the other tasks.
+        The buffer starts empty, because its trials are of the other tasks. The step size is that
+        of the settings.
         """
         del tasks
         fresh = self.state_dict()
         taken = {n: v for n, v in fresh.items() if self.is_optimiser(n)} | dict(state)
-        kept = {n for n in fresh if n.startswith("buffer/")}
-        kept |= set() if self.config.target_kl else {"adam/lr"}
+        kept = {"adam/lr", *(n for n in fresh if n.startswith("buffer/"))}
         self.load_state_dict(taken | {name: fresh[name] for name in kept})
         return "policy, encoder and decoders go on; the buffer of trials starts empty"
 

@@ -1,17 +1,20 @@
 """MAML's relatives against slow autograd in double precision, and the equalities of the papers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from meta_objective import double_trial, log_prob, played
 
+from metarl.core.errors import ConfigError
 from metarl.functional.ppo import clipped_loss
 from metarl.learners.maml import surrogates
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import RATE, inner_steps, linearise
 from metarl.learners.maml.maml import Maml
-from metarl.learners.maml.meta_gradient import meta_gradient, resolve_conflicts
-from metarl.learners.maml.outer_ppo import ppo_gradient
+from metarl.learners.maml.meta_gradient import meta_gradient, objective, resolve_conflicts
+from metarl.learners.maml.outer_ppo import AdamSteps, ppo_gradient
 from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.learners.maml.surrogates import surrogate_loss
 from metarl.networks.mlp import CONTEXT, READ, ContextNetwork, TanhMLP
@@ -183,6 +186,16 @@ def test_inner_divergence_equals_autograd():
         torch.testing.assert_close(value - without[name], added, rtol=1e-7, atol=1e-10)
 
 
+def test_weight_of_the_penalty_without_a_target_has_no_effect():
+    steps = []
+    for weight in (0.0, 1e3):
+        learner = learner_of(outer="ppo", inner_kl_weight=weight)
+        trial = played(learner)
+        steps.append(AdamSteps(learner.config, learner.params).take(learner.adaptation, trial))
+    assert steps[0].metrics == steps[1].metrics
+    assert all(torch.equal(v, steps[1].params[n]) for n, v in steps[0].params.items())
+
+
 def test_meta_sgd_with_constant_rates_is_maml():
     # 0.5 is the same number in single and in double precision
     learners = [learner_of(inner_lr=0.5), learner_of(inner_lr=0.5, learn_rates=True)]
@@ -268,6 +281,14 @@ def test_reptile_moves_towards_the_adapted_parameters(monkeypatch):
         torch.testing.assert_close(learner.params[name], expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("adapts", "part"), [("head", "hidden"), ("context", "network"), ("latent", "decoder")]
+)
+def test_reptile_that_leaves_weights_untrained_is_refused(adapts, part):
+    with pytest.raises(ConfigError, match=f"learner.outer = 'reptile'.*{adapts}: the {part}"):
+        MamlConfig(adapts=adapts, outer="reptile")
+
+
 def test_first_order_learner_needs_no_second_derivative(monkeypatch):
     learner = learner_of(first_order=True)
     context, rollouts = double_trial(learner)
@@ -295,6 +316,45 @@ def test_e_maml_adds_the_score_of_the_first_rollout():
     torch.testing.assert_close(gradients[1] - gradients[0], expected, rtol=1e-8, atol=1e-11)
 
 
+def test_e_maml_leaves_failed_episodes_out_of_the_score():
+    learner = learner_of(sampling_weight=1.0)
+    context, rollouts = double_trial(learner)
+    failed = torch.zeros(NUM_TASKS, 4, dtype=torch.bool)
+    failed[0, 1:] = failed[2] = True
+    last = replace(rollouts[-1], truncated=failed)
+    trial = learner._trial(context, last, learner._batch(last)[0])
+    returns = last.returns()
+    assert float(trial.returns[0]) == returns[0, 0] and trial.returns[2].isnan()
+    # two tasks have a score: one standard deviation above and below their mean
+    sign = float((returns[0, 0] - returns[1].mean()).sign())
+    torch.testing.assert_close(
+        trial.standardised_returns(), sign * torch.tensor([1.0, -1, 0]).double()
+    )
+    assert meta_gradient(learner.adaptation, learner.params, trial).isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"adapts": "latent", "encoder_size": 3}])
+def test_objective_of_e_maml_has_the_meta_gradient(settings):
+    """Central differences of the function that the line search compares, along each axis."""
+    learner = learner_of(sampling_weight=5.0, **settings)
+    trial, width = played(learner), 1e-5
+    ours = by_name(learner, meta_gradient(learner.adaptation, learner.params, trial))
+
+    def value(params):
+        parts = [objective(learner.adaptation, params, trial, each) for each in trial.chunks]
+        return float(sum(parts)[0]) / NUM_TASKS
+
+    for name, exact in ours.items():
+        for i in range(exact.numel()):
+            ends = []
+            for sign in (1.0, -1.0):
+                moved = {n: v.clone() for n, v in learner.params.items()}
+                moved[name].view(-1)[i] += sign * width
+                ends.append(value(moved))
+            found = (ends[0] - ends[1]) / (2.0 * width)
+            assert found == pytest.approx(float(exact.reshape(-1)[i]), rel=1e-5, abs=1e-7)
+
+
 def test_conflicting_gradients_are_projected():
     one, other = torch.tensor([[1.0, 0.0], [-1.0, 1.0]]).double()
     ours = resolve_conflicts(torch.stack([one, other]))
@@ -312,3 +372,15 @@ def test_pcgrad_without_conflicts_is_the_plain_mean(monkeypatch):
     )
     ours = meta_gradient(learner.adaptation, learner.params, trial)
     assert_close(by_name(learner, ours), slow_gradient(learner, trial))
+
+
+def test_pcgrad_resolves_conflicts_of_learned_parameters_only(monkeypatch):
+    given, learner = [], learner_of(**KINDS["cavia"], task_conflict="pcgrad")
+    monkeypatch.setattr(
+        "metarl.learners.maml.meta_gradient.resolve_conflicts",
+        lambda gradients, _: given.append(gradients) or gradients,
+    )
+    meta_gradient(learner.adaptation, learner.params, played(learner))
+    rows = [by_name(learner, row) for row in given[0]]
+    for name in learner.params:
+        assert all(bool(row[name].any()) == (name != CONTEXT) for row in rows)

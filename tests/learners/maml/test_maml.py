@@ -6,11 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_objective import double_trial, log_prob, quadrature_objective, small_policy
+from meta_objective import (
+    double_trial,
+    log_prob,
+    quadrature_objective,
+    random_batch,
+    small_policy,
+)
 
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
 from metarl.functional import gaussian
+from metarl.functional.params import repeat
 from metarl.functional.trust_region import MARGIN
 from metarl.learners.maml import outer_trpo
 from metarl.learners.maml.adaptation import GradientSteps
@@ -134,6 +141,32 @@ def test_first_order_ignores_the_jacobian():
 
 
 # --- the update
+
+
+@pytest.mark.parametrize("fraction", [1e-30, 5e-324])
+@pytest.mark.parametrize("surrogate", ["lvc", "dice"])
+def test_tiny_curvature_fraction_takes_the_first_of_the_states(fraction, surrogate):
+    updates = []
+    for each in (fraction, 1e-3):  # trials of 4 episodes of 5 steps
+        learner = small_learner(curvature_fraction=each, surrogate=surrogate)
+        updates.append(learner.update(*double_trial(learner), None))
+    assert updates[0] == updates[1]
+
+
+def test_curvature_of_failed_episodes_takes_others_of_the_task():
+    """Every second of four episodes is chosen; in task 0 only the last one has a valid step."""
+    policy, _ = small_policy()
+    params = {n: v.double() for n, v in repeat(policy.initial(np.random.default_rng(0)), 3).items()}
+    batch = random_batch(policy, params)
+    valid = batch.valid.clone()
+    valid[0, :3] = 0.0
+    found = replace(batch, valid=valid).subsample(2, whole_episodes=True)
+    assert torch.equal(found.obs[0], batch.obs[0, [3, 1]])
+    assert torch.equal(found.valid[0], valid[0, [3, 1]]) and found.weight[0].sum() == 1.0
+    usual = batch.subsample(2, whole_episodes=True)
+    for name, value in vars(usual).items():
+        torch.testing.assert_close(vars(found)[name][1:], value[1:], rtol=0, atol=0)
+    torch.testing.assert_close(usual.action, batch.action[:, ::2], rtol=0, atol=0)
 
 
 def update_with(**settings):

@@ -173,6 +173,14 @@ def test_start_from_other_tasks_empties_the_buffer():
     learn(other, range(1))
 
 
+@pytest.mark.parametrize("target_kl", [0.0, 0.01])
+def test_start_from_another_run_has_the_own_step_size(target_kl):
+    config = replace(CONFIG, target_kl=target_kl, lr=1e-9)
+    learner = build(config)
+    learner.start_from(build(replace(config, lr=1e-2)).state_dict(), None)
+    assert float(learner.state_dict()["adam/lr"]) == 1e-9
+
+
 def test_state_of_a_learner_is_restored_with_its_buffer():
     learner, other = build(), build()
     learn(learner, range(3), eventful=True)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from meta_objective import assert_tangents_transpose_cotangents, played
 
-from metarl.core.errors import ConfigError
 from metarl.learners.maml.adaptations.leo import READ, READ_BIAS, WRITE
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.maml import Maml
@@ -132,8 +131,3 @@ def test_codes_of_outputs_decode_to_a_usual_layer():
     params = Maml(MamlConfig(adapts="latent", hidden_sizes=(64,)), 3, 40, seed=0).params
     weight = (params[LATENT] @ params[DECODE])[:, :-1]
     assert float(weight.square().mean()) == pytest.approx(2.0 / 104.0, rel=0.15)
-
-
-def test_reptile_in_the_latent_space_is_refused():
-    with pytest.raises(ConfigError, match="learner.outer.*reptile.*decoder"):
-        MamlConfig(adapts="latent", outer="reptile")
