@@ -164,7 +164,8 @@ class Bmaml:
         """Takes one Stein step on the particles of every task.
 
         Raises:
-            FloatingPointError: A gradient or a result is not finite; names row and parameter.
+            FloatingPointError: A gradient or a result is not finite; names task, particle and
+                parameter.
             ValueError: A task has no valid step.
         """
         del rngs
@@ -173,7 +174,8 @@ class Bmaml:
         with one_torch_thread():
             adapted = {n: v.detach() for n, v in self._particles.step(point, batch).items()}
         k = len(context.batches)
-        check_finite(adapted, 0, f"{{}} is not finite after adapting to rollout {k}")
+        message = f"{{}} is not finite after adapting to rollout {k}"
+        check_finite(adapted, 0, message, self._particles.name_row)
         return self._context(adapted, (*context.batches, batch))
 
     def update(

@@ -67,6 +67,10 @@ class Particles:
     policy: MLPPolicy
     config: BmamlConfig
 
+    def name_row(self, row: int) -> str:
+        """Names a row of N * P particles."""
+        return "task {}, particle {}".format(*divmod(row, self.config.num_particles))
+
     def direction(self, kind: Surrogate | Loss, point: Params, batch: Batch) -> Tensor:
         """Returns the Stein direction (N, P, D) of particles (N * P, *shape).
 
@@ -76,11 +80,11 @@ class Particles:
             batch: From `divide_batch`.
 
         Raises:
-            FloatingPointError: A gradient is not finite; names the row and the parameter.
+            FloatingPointError: A gradient is not finite; names task, particle and parameter.
         """
         count = self.config.num_particles
         found = gradient(self.policy, kind, point, batch)
-        check_gradient(found, 0)
+        check_gradient(found, 0, self.name_row)
         rows = (to_rows({n: v[n] for n in point}, count) for v in (point, found))
         return stein_direction(*rows, 1.0 / self.config.repulsion)
 
