@@ -23,7 +23,9 @@ from metarl.core.messages import describe_error, notify, warn
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
+from metarl.learners.metric.config import MetricConfig
 from metarl.learners.modes import find_mode
+from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs.folder import DEFINITION, ROBOT
 from metarl.runs.published import is_published
 from metarl.training.launch import share_cores
@@ -353,6 +355,19 @@ def _experience(config: TrainConfig[Any], env: Any) -> Any:
     sampler = config.sampler
     sizes = (sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
     return Experience(env, training_tasks(env, config), vec_env, *sizes)
+
+
+def require_experience(config: TrainConfig[Any]) -> None:
+    """Requires that a training has the iterations and the experience that its learner needs.
+
+    Raises:
+        ConfigError: It has not; names the setting.
+    """
+    learner, sampler = config.learner, config.sampler
+    if isinstance(learner, TeacherStudentConfig):
+        learner.require_phases(config.iterations, starts_from_run=config.init_from is not None)
+    if isinstance(learner, MetricConfig) and not config.resume:  # older runs may go on
+        learner.require_sets(sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
 
 
 def is_baseline(config: TrainConfig[Any], mode: str) -> bool:

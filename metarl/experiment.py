@@ -21,6 +21,7 @@ from metarl.builders import (
     is_batch_env,
     keep_robot,
     num_threads,
+    require_experience,
     training_tasks,
 )
 from metarl.collecting import build_collector, collecting_env
@@ -98,9 +99,7 @@ def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any)
             collecting = collecting_env(config, env)
             learner = build_learner(config, collecting, device)
         _require_support(config, learner, group)
-        if isinstance(config.learner, TeacherStudentConfig):
-            starts_from_run = config.init_from is not None
-            config.learner.require_phases(config.iterations, starts_from_run=starts_from_run)
+        require_experience(config)
         has_own_loop = registry.find_algorithm(config.algo).has_own_loop
         held_out_tasks(env.spec, config.seed, max(1, config.trainer.evaluate_tasks))
         tasks = training_tasks(env, config)

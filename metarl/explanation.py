@@ -159,10 +159,10 @@ def _find_kind(policy: TrainedPolicy) -> str:
     if supports(policy.learner, AdaptsParams):
         return "parameters"
     name = label(policy.config.algo, policy.config.learner)
-    hint = "give a run of rl2 or maml-trpo"
+    hint = "give a run of rl2 or of maml-trpo and its relatives"
     raise ConfigError(
-        f"{policy.path}: {name} has no memory that can be read and takes no gradient steps on a "
-        f"task; {hint}"
+        f"{policy.path}: {name} has no memory that can be read and adapts no single policy by "
+        f"gradient steps; {hint}"
     )
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl.builders import make_env, training_tasks
+from metarl.builders import make_env, require_experience, training_tasks
+from metarl.config.sampler import SamplerConfig
 from metarl.config.schema import TrainConfig
 from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
+from metarl.learners.metric.config import MetricConfig
 
 CONFIG = TrainConfig(env="navigation-2d")
 
@@ -64,3 +66,27 @@ def test_observe_terrain_of_an_object_is_refused():
         assert make_env(env) is env
         with pytest.raises(ConfigError, match="^--observe-terrain: navigation-2d is given as"):
             make_env(env, observe_terrain=True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ((1, 4, 1), "--sampler.num-tasks = 1: must be at least 2 for metric, whose encoder"),
+        (
+            (4, 1, 0),
+            "--sampler.num-episodes = 1: must be at least 2 for metric without adaptations",
+        ),
+        ((2, 2, 0), None),
+        ((2, 1, 1), None),
+    ],
+)
+def test_metric_needs_tasks_and_episodes_to_compare(sizes, text):
+    config = TrainConfig(
+        env="navigation-2d", algo="metric", sampler=SamplerConfig(*sizes), learner=MetricConfig()
+    )
+    if text is None:
+        require_experience(config)
+        return
+    with pytest.raises(ConfigError, match=text):
+        require_experience(config)
+    require_experience(dataclasses.replace(config, resume="runs/older"))

@@ -174,6 +174,17 @@ class AdaptsWithoutNoise(Protocol):
     adapts_without_noise: bool
 
 
+class VariesEpisodes(Protocol):
+    """A learner that pools episodes, and plays those of a rollout with different policies."""
+
+    def select_episodes(self, context: Any, first: int, num_episodes: int) -> Any:
+        """Returns the context for episodes first, first + 1, ... of a rollout of any length.
+
+        They are played with it, or adapted to: a session plays a few episodes of a rollout at a
+        time.
+        """
+
+
 class HasMemory(Protocol):
     """A learner whose policy has a memory over the steps of a trial, which can be read."""
 

@@ -66,6 +66,12 @@ class Rollout:
         return int(self.valid.sum())
 
 
+def require_steps(rollouts: Sequence[Rollout]) -> None:
+    """Raises ValueError if no step of any of the rollouts is valid."""
+    if not any(bool(rollout.valid.any()) for rollout in rollouts):
+        raise ValueError("no episode has a valid step to learn from")
+
+
 @dataclass(frozen=True)
 class Action:
     """Actions of a policy for one step.

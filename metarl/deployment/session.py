@@ -11,7 +11,7 @@ import torch
 
 from metarl.core.env import EnvSpec, Step, supports
 from metarl.core.errors import ConfigError, name_failures
-from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner
+from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner, VariesEpisodes
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
@@ -84,6 +84,7 @@ class Session:
         self.num_episodes = self.num_adaptations = self.num_unusable = 0
         self._context = learner.begin(*self._size, self._key.tasks("begin", 0, num_tasks))
         self._pending: list[Rollout] = []
+        self._num_kept = 0  # since the last adaptation, also those no longer in _pending
         self._steps, self._recording, self._rngs = 0, self._new_recording(), self._streams(0)
         self._last_obs = np.zeros((self._num_rows, spec.obs_size), dtype=np.float32)
         self.origin: Callable[[], Origin] | None = None
@@ -156,9 +157,11 @@ class Session:
             self._recording.finish(self.num_episodes)
         rollout = to_rollout(self._recording.arrays, self._size)
         if not self._learner.pools_episodes:
-            self._adapt(rollout)
+            self._adapt(rollout, self._context)
         elif self._can_learn:  # others are not kept
             self._pending = [*self._pending, rollout][-MAX_PENDING:]
+            self._num_kept += 1
+            self._context = self._select(self._num_kept, 1)
         self.num_episodes += 1
         self._steps, self._recording = 0, self._new_recording()
         self._rngs = self._streams(self.num_episodes)
@@ -180,9 +183,12 @@ class Session:
         if not self._pending:
             raise ConfigError("adapt: there is no finished episode; call end_episode after each")
         parts = zip(*(vars(rollout).values() for rollout in self._pending), strict=True)
-        self._adapt(Rollout(*(torch.cat(each, dim=1) for each in parts)))
+        rollout = Rollout(*(torch.cat(each, dim=1) for each in parts))
+        count = len(self._pending)
+        self._adapt(rollout, self._select(self._num_kept - count, count))
         self.num_adaptations += 1
-        self._pending = []
+        self._pending, self._num_kept = [], 0
+        self._context = self._select(0, 1)
         self.deterministic = self.deterministic or not self._is_chosen
 
     def export(self, path: str | Path, *, format: str = "onnx") -> list[Path]:  # noqa: A002
@@ -252,7 +258,14 @@ class Session:
     def _new_recording(self) -> Recording:
         return Recording(allocate(self.spec, self._num_rows), self._size[1])
 
-    def _adapt(self, rollout: Rollout) -> None:
+    def _select(self, first: int, count: int) -> Any:
+        """Returns the context for count episodes of each robot, first of them after adapting."""
+        if not supports(self._learner, VariesEpisodes):
+            return self._context
+        robots = self._size[1]
+        return self._learner.select_episodes(self._context, first * robots, count * robots)
+
+    def _adapt(self, rollout: Rollout, context: Any) -> None:
         rngs = self._key.tasks("adapt", self.num_adaptations + 1, self._size[0])
         with name_failures("session"):
-            self._context = self._learner.adapt(self._context, rollout, rngs)
+            self._context = self._learner.adapt(context, rollout, rngs)

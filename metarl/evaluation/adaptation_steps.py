@@ -182,6 +182,9 @@ def _say(tree: dict[str, Any]) -> list[str]:
     if moved:
         share = 100 * moved["relative_change"]["mean"]
         sentences.append(f"{moved['name']} moved most, by {share:.1f} % of its norm")
+    elif moved := _largest(tree["layers"], "change"):
+        change = moved["change"]["mean"]
+        sentences.append(f"{moved['name']} moved most, by {change:.3g} from zero")
     if mattered:
         alone, total = mattered["kl"]["mean"], tree["kl"]["mean"]
         whole = "" if total is None else f"; all layers together {total:.3g} nats"
@@ -198,6 +201,6 @@ def _say(tree: dict[str, Any]) -> list[str]:
 
 
 def _largest(layers: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """Returns the layer with the largest mean of a measure, None if no layer has one."""
-    known = [layer for layer in layers if layer[name]["mean"] is not None]
+    """Returns the layer with the largest mean of a measure, None if no layer has one above 0."""
+    known = [layer for layer in layers if layer[name]["mean"]]
     return max(known, key=lambda layer: layer[name]["mean"], default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -44,22 +44,30 @@ def to_cpu(values: Params) -> Params:
     return {n: moved.get(n, v) for n, v in values.items()}
 
 
-def check_gradient(gradient: Params, first_task: int) -> None:
-    """Raises if gradients (n, *shape) are not finite.
+def check_gradient(
+    gradient: Params, first_task: int, name_row: Callable[[int], str] = "task {}".format
+) -> None:
+    """Raises if gradients (n, *shape) are not finite; see `check_finite`.
 
     Raises:
         FloatingPointError: Names the task and the parameter.
     """
-    check_finite(gradient, first_task, "the gradient of {} is not finite")
+    check_finite(gradient, first_task, "the gradient of {} is not finite", name_row)
 
 
-def check_finite(values: Params, first_task: int, message: str) -> None:
+def check_finite(
+    values: Params,
+    first_task: int,
+    message: str,
+    name_row: Callable[[int], str] = "task {}".format,
+) -> None:
     """Raises if values (n, *shape) are not finite.
 
     Args:
         values: By the name of the parameter.
         first_task: The task of row 0.
         message: With {} for the name of the parameter.
+        name_row: Maps a row, counted from that of task 0, to its name.
 
     Raises:
         FloatingPointError: Names the task and the parameter.
@@ -69,8 +77,8 @@ def check_finite(values: Params, first_task: int, message: str) -> None:
         return
     for name, finite in each.items():
         if not bool(finite.all()):
-            task = first_task + int((~finite).nonzero()[0])
-            raise FloatingPointError(f"task {task}: {message.format(repr(name))}")
+            row = first_task + int((~finite).nonzero()[0])
+            raise FloatingPointError(f"{name_row(row)}: {message.format(repr(name))}")
 
 
 def find_non_finite(values: Mapping[str, Tensor]) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Metrics, Params, Rollout
+from metarl.core.rollout import Action, Metrics, Params, Rollout, require_steps
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.ppo_settings import PpoSettings
 from metarl.learners.teacher_student.ppo import ConditionedPpo
@@ -106,14 +106,16 @@ def train_policy(
         policy: Of its network, on the device.
         distribution: Over actions.
         config: Settings.
-        rollouts: On the CPU; at least one step is valid.
+        rollouts: On the CPU.
         latents: The policy's numbers of the task in each of them (N, E, Z) or (N, 1, Z).
         seed: Of the order of minibatches.
 
     Raises:
         FloatingPointError: A gradient is not finite, or the recomputed policy is not the one that
             sampled.
+        ValueError: No step is valid.
     """
+    require_steps(rollouts)
     device, moments = latents[0].device, state.moments
     obs = torch.cat([rollout.obs[rollout.valid] for rollout in rollouts])
     own = [rollout.to(device) for rollout in rollouts]

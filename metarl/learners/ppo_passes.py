@@ -136,11 +136,26 @@ def take_step(
     return norm
 
 
+def split(
+    order: np.ndarray, minibatches: int, count: Callable[[Tensor], int] = len
+) -> list[Tensor]:
+    """Splits rows (P,) into so many minibatches, without those that have no step.
+
+    Args:
+        order: Of the rows.
+        minibatches: Their number, if there are as many rows.
+        count: Returns the number of the steps of rows (B,); by default one each.
+    """
+    parts = torch.from_numpy(order).tensor_split(max(1, min(minibatches, len(order))))
+    return [part for part in parts if count(part)]
+
+
 def make_passes(
     orders: Iterable[np.ndarray],
     step: Callable[[Tensor], Tensor],
     adam: torch.optim.Optimizer,
     config: PpoSettings,
+    count: Callable[[Tensor], int] = len,
 ) -> Metrics:
     """Makes a pass for each order of the rows, in minibatches, and adapts the step size.
 
@@ -149,11 +164,12 @@ def make_passes(
         step: Takes a step on the rows (B,); returns those of `ppo_loss` and the gradient's norm.
         adam: The optimiser.
         config: Settings.
+        count: Returns the number of the steps of rows (B,); by default one each.
     """
     group, kl, totals, rounds = adam.param_groups[0], 0.0, torch.zeros(5, dtype=torch.float64), 0
     for order in orders:
-        parts = torch.from_numpy(order).tensor_split(config.minibatches)
-        found = torch.stack([step(part) for part in parts if len(part)]).cpu()
+        parts = split(order, config.minibatches, count)
+        found = torch.stack([step(part) for part in parts]).cpu()
         kl = float(found[:, 0].mean())
         totals, rounds = totals + found.sum(dim=0), rounds + len(found)
         group["lr"] = adapt_lr(group["lr"], config.lr, kl, config.target_kl)

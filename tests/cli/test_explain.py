@@ -116,8 +116,8 @@ def test_policy_that_does_not_adapt_has_no_explanation(copy, capsys):
     assert explain(run) == 2
     out, err = capsys.readouterr()
     assert out == "" and is_one_line(err)
-    assert "has no memory that can be read and takes no gradient steps" in err
-    assert "give a run of rl2 or maml-trpo" in err
+    assert "has no memory that can be read and adapts no single policy by gradient" in err
+    assert "give a run of rl2 or of maml-trpo and its relatives" in err
     assert read_files(run) == before
 
 

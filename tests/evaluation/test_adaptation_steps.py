@@ -64,6 +64,16 @@ def test_only_the_layer_that_moved_is_reported(layer):
     assert tree["sentences"][1].startswith(f"{layer} changed the policy most")
 
 
+def test_layer_that_starts_at_zero_is_named_by_its_change():
+    learner = MovesOneLayer(SMALL, 2, 2, seed=0)
+    learner.amount = torch.tensor([0.1, 0.4])  # of the two biases, which are zero
+    assert (
+        measure(learner, np.zeros((2, 2)))["sentences"][0] == "bias1 moved most, by 0.354 from zero"
+    )
+    learner.amount = torch.zeros(2)
+    assert measure(learner, np.zeros((2, 2)))["sentences"] == []
+
+
 def test_kl_of_a_shifted_mean_is_that_of_the_gaussians():
     learner = MovesOneLayer(SMALL, 2, 2, seed=0)
     learner.amount = torch.tensor([0.1, 0.4])

@@ -1,5 +1,6 @@
 """Properties of all learners, those of `learner_cases.CASES`."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch_faults import FailingOperation, spread
 from whole_trial import trial
 
 from metarl.core.env import supports
+from metarl.core.errors import EnvironmentContractError
 from metarl.core.learner import HasReplay
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
@@ -307,3 +309,40 @@ def test_update_that_fails_at_any_operation_changes_nothing(algo):
             assert_same_whole(whole_state(bench.learner), before)
         bench.learner.update(context, rollouts, tasks)
         assert_same_whole(whole_state(bench.learner), whole_state(clean.learner))
+
+
+def count_phases(name):
+    """Updates of `Bench` that differ: those of teacher, student and fine-tuning."""
+    return (3 if "fine-tuned" in name else 2) if "teacher" in name else 1
+
+
+def fail_at_once(rollout, failed):
+    """Returns the rollout without the steps of the episodes failed (N, E)."""
+    valid = rollout.valid & ~failed.unsqueeze(-1)
+    return replace(rollout, valid=valid, truncated=rollout.truncated | failed)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_update_without_a_valid_step_is_refused(name):
+    bench = Bench(name)
+    for phase in range(count_phases(name)):
+        rollouts, context, tasks = bench.trial(phase)
+        before = whole_state(bench.learner)
+        failed = [fail_at_once(each, torch.ones(bench.size).bool()) for each in rollouts]
+        with pytest.raises((ValueError, EnvironmentContractError), match="valid step|two steps"):
+            bench.learner.update(context, failed, tasks)
+        assert_same_whole(whole_state(bench.learner), before)
+        bench.learner.update(context, rollouts, tasks)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if "rl2" in n or "teacher" in n])
+def test_minibatch_without_a_valid_step_is_left_out(name):
+    config = replace(CASES[name].config, minibatches=12)  # one for each trial
+    bench = Bench(name, case=replace(CASES[name], config=config))
+    for phase in range(count_phases(name)):
+        rollouts, context, tasks = bench.trial(phase)
+        failed = torch.zeros(bench.size, dtype=torch.bool)
+        failed[1, 2] = True
+        rollouts = [fail_at_once(each, failed) for each in rollouts]
+        metrics = bench.learner.update(context, rollouts, tasks)
+        assert all(math.isfinite(value) for value in metrics.values())

@@ -40,15 +40,18 @@ class BmamlContext:
         params: Each value (N, P, *shape), on the learner's device.
         acting: The same on the CPU, and values precomputed for sampling.
         batches: The rollouts that they were adapted to, from `divide_batch`.
+        first: The particle of the first of the present episodes.
     """
 
     params: Params
     acting: Params
     batches: tuple[Batch, ...] = ()
+    first: int = 0
 
     def slice_tasks(self, start: int, stop: int) -> BmamlContext:
         """Returns what acting in the tasks start..stop needs, as views."""
-        return BmamlContext({}, {n: v[start:stop] for n, v in self.acting.items()})
+        acting = {n: v[start:stop] for n, v in self.acting.items()}
+        return BmamlContext({}, acting, first=self.first)
 
 
 class ParticleNetwork(nn.Module):
@@ -140,31 +143,39 @@ class Bmaml:
     ) -> tuple[Action, BmamlContext]:
         """Samples actions (N, E, A) of each episode's particle, or takes its mode."""
         del feedback
-        count, episodes = self.config.num_particles, obs.shape[1]
+        count, first, episodes = self.config.num_particles, context.first, obs.shape[1]
         policy = self._particles.policy
         acting = {n: v.flatten(0, 1) for n, v in context.acting.items()}
-        rows = divide(normalize(obs, self._scale()), count)
+        rows = divide(normalize(obs, self._scale()), count, first)
         output = policy.network.outputs(acting, rows)
         if not explore:
-            mode = gather(policy.distribution.mode(output), count, episodes)
+            mode = gather(policy.distribution.mode(output), count, episodes, first)
             return Action(mode, torch.zeros(mode.shape[:2])), context
-        drawn = policy.distribution.sample_precomputed(acting, output, divide(noise, count))
-        return Action(*(gather(each, count, episodes) for each in drawn)), context
+        noise = divide(noise, count, first)
+        drawn = policy.distribution.sample_precomputed(acting, output, noise)
+        return Action(*(gather(each, count, episodes, first) for each in drawn)), context
+
+    def select_episodes(self, context: BmamlContext, first: int, num_episodes: int) -> BmamlContext:
+        """Returns the context for episodes first, first + 1, ... of a rollout; see `divide`."""
+        del num_episodes
+        return replace(context, first=first % self.config.num_particles)
 
     def adapt(self, context: BmamlContext, rollout: Rollout, rngs: TaskRngs) -> BmamlContext:
         """Takes one Stein step on the particles of every task.
 
         Raises:
-            FloatingPointError: A gradient or a result is not finite; names row and parameter.
+            FloatingPointError: A gradient or a result is not finite; names task, particle and
+                parameter.
             ValueError: A task has no valid step.
         """
         del rngs
-        batch, _ = self._batch(rollout)
+        batch, _ = self._batch(rollout, context.first)
         point = {n: v.flatten(0, 1) for n, v in context.params.items()}
         with one_torch_thread():
             adapted = {n: v.detach() for n, v in self._particles.step(point, batch).items()}
         k = len(context.batches)
-        check_finite(adapted, 0, f"{{}} is not finite after adapting to rollout {k}")
+        message = f"{{}} is not finite after adapting to rollout {k}"
+        check_finite(adapted, 0, message, self._particles.name_row)
         return self._context(adapted, (*context.batches, batch))
 
     def update(
@@ -233,14 +244,15 @@ class Bmaml:
         ready = {n: v.unflatten(0, (-1, count)) for n, v in acting.items()}
         return BmamlContext(own, ready, batches)
 
-    def _batch(self, rollout: Rollout) -> tuple[Batch, float]:
+    def _batch(self, rollout: Rollout, first: int = 0) -> tuple[Batch, float]:
         """Divides a rollout among the particles; the baseline is that of all episodes."""
         check_tasks(rollout.valid)
         rollout = rollout.to(self._device)
         settings = self.config.discount, self.config.gae_lambda
         advantage, explained = advantages(rollout, *settings)
         scaled = replace(rollout, obs=normalize(rollout.obs, self._scale()))
-        return divide_batch(Batch.of(scaled, advantage), self.config.num_particles), explained
+        batch = Batch.of(scaled, advantage)
+        return divide_batch(batch, self.config.num_particles, first), explained
 
     def _improve(self, batches: Sequence[Batch]) -> float:
         """Takes the steps of Adam; returns the norm of the last direction."""

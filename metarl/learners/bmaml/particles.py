@@ -18,32 +18,33 @@ from metarl.learners.maml.surrogates import Batch, Loss, Surrogate
 from metarl.networks.policies import MLPPolicy
 
 
-def divide(values: Tensor, particles: int) -> Tensor:
+def divide(values: Tensor, particles: int, first: int = 0) -> Tensor:
     """Gives episode e of each task to particle e modulo P: (N, E, ...) to (N * P, E', ...).
 
-    E' is E / P rounded up; entries of missing episodes are zero.
+    The episodes are first, first + 1, ..., where first < P. E' is (first + E) / P rounded up;
+    entries of missing episodes are zero.
     """
     tasks, episodes = values.shape[:2]
-    missing = -episodes % particles
-    if missing:
-        zeros = values.new_zeros(tasks, missing, *values.shape[2:])
-        values = torch.cat([values, zeros], dim=1)
+    missing = -(first + episodes) % particles
+    if first or missing:
+        before, after = (values.new_zeros(tasks, n, *values.shape[2:]) for n in (first, missing))
+        values = torch.cat([before, values, after], dim=1)
     return values.unflatten(1, (-1, particles)).transpose(1, 2).flatten(0, 1).contiguous()
 
 
-def gather(values: Tensor, particles: int, episodes: int) -> Tensor:
+def gather(values: Tensor, particles: int, episodes: int, first: int = 0) -> Tensor:
     """Undoes `divide`: (N * P, E', ...) to (N, E, ...)."""
     own = values.unflatten(0, (-1, particles)).transpose(1, 2)
-    return own.flatten(1, 2)[:, :episodes]
+    return own.flatten(1, 2)[:, first : first + episodes]
 
 
-def divide_batch(batch: Batch, particles: int) -> Batch:
+def divide_batch(batch: Batch, particles: int, first: int = 0) -> Batch:
     """Returns the batch (N, E, T) as that of N * P policies; weights add up to 1 for each.
 
     They are 0 for a particle without a valid step, whose loss and gradient then are 0.
     """
     parts = batch.obs, batch.action, batch.log_prob, batch.advantage, batch.valid
-    obs, action, log_prob, advantage, valid = (divide(part, particles) for part in parts)
+    obs, action, log_prob, advantage, valid = (divide(part, particles, first) for part in parts)
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
     return Batch(obs, action, log_prob, advantage, valid, valid / count)
 
@@ -66,6 +67,10 @@ class Particles:
     policy: MLPPolicy
     config: BmamlConfig
 
+    def name_row(self, row: int) -> str:
+        """Names a row of N * P particles."""
+        return "task {}, particle {}".format(*divmod(row, self.config.num_particles))
+
     def direction(self, kind: Surrogate | Loss, point: Params, batch: Batch) -> Tensor:
         """Returns the Stein direction (N, P, D) of particles (N * P, *shape).
 
@@ -75,11 +80,11 @@ class Particles:
             batch: From `divide_batch`.
 
         Raises:
-            FloatingPointError: A gradient is not finite; names the row and the parameter.
+            FloatingPointError: A gradient is not finite; names task, particle and parameter.
         """
         count = self.config.num_particles
         found = gradient(self.policy, kind, point, batch)
-        check_gradient(found, 0)
+        check_gradient(found, 0, self.name_row)
         rows = (to_rows({n: v[n] for n in point}, count) for v in (point, found))
         return stein_direction(*rows, 1.0 / self.config.repulsion)
 

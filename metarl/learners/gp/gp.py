@@ -40,11 +40,14 @@ class GpContext:
     Attributes:
         latent: With which the present episodes are played (N, E, C).
         trials: The episodes so far.
+        choices: Latents of the episodes of a rollout (N, L, C), from which those beyond L start
+            again. None in training.
         own: Latents of the tasks (N, C) in training, where the policy is given them; else None.
     """
 
     latent: Tensor
     trials: Trials
+    choices: Tensor | None = None
     own: Tensor | None = None
 
     def slice_tasks(self, start: int, stop: int) -> GpContext:
@@ -164,15 +167,17 @@ class Gp:
         del rngs
         candidates = self._state.values["candidates"]
         index = torch.arange(num_episodes) * len(candidates) // num_episodes
-        latent = candidates[index].expand(num_tasks, -1, -1)
-        return GpContext(latent, Trials.empty(num_tasks, self._code.size))
+        index = index + torch.arange(len(candidates)).unsqueeze(1)  # later ones try the neighbours
+        choices = candidates[index.flatten() % len(candidates)].expand(num_tasks, -1, -1)
+        latent = choices[:, :num_episodes]
+        return GpContext(latent, Trials.empty(num_tasks, self._code.size), choices)
 
     def begin_training(self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs) -> GpContext:
         """Returns the context of a training trial on tasks (N, D), which the policy is given."""
         del rngs
         own = torch.from_numpy(self._code.encode(np.asarray(tasks, dtype=float))).float()
         latent, _ = self._assign(own, num_episodes, 0)
-        return GpContext(latent, Trials.empty(len(own), self._code.size), own)
+        return GpContext(latent, Trials.empty(len(own), self._code.size), own=own)
 
     def act(
         self,
@@ -205,7 +210,18 @@ class Gp:
         else:
             drawn = [rng.standard_normal((episodes, len(candidates))) for rng in rngs]
             index = choose_sample(found, torch.from_numpy(np.stack(drawn)))
-        return GpContext(candidates[index], trials)
+        return GpContext(candidates[index], trials, candidates[index])
+
+    def select_episodes(self, context: GpContext, first: int, num_episodes: int) -> GpContext:
+        """Returns the context for episodes first, first + 1, ... of a rollout.
+
+        Raises:
+            ValueError: The context is that of a training trial.
+        """
+        if context.choices is None:
+            raise ValueError("the trial began with begin_training")
+        index = (first + torch.arange(num_episodes)) % context.choices.shape[1]
+        return replace(context, latent=context.choices[:, index])
 
     def update(self, context: GpContext, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
         """Trains the policy on the episodes in which it was given the task, the kernel on all.

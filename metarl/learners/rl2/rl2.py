@@ -13,13 +13,14 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.machine.parallel import ALONE, Group, map_in_group
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import adapt_lr, check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
+from metarl.learners.ppo_passes import split
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
@@ -136,8 +137,10 @@ class Rl2:
         Raises:
             FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
+            ValueError: No step is valid.
         """
         del context, tasks
+        require_steps(rollouts)
         before = self.state_dict()
         try:
             return self._optimise(rollouts)
@@ -348,7 +351,7 @@ class Rl2:
         group = self._adam.param_groups[0]
         for epoch in range(1, config.epochs + 1):
             order = stream(self._seed, "minibatches", self._updates, epoch).permutation(num_rows)
-            parts = torch.from_numpy(order).tensor_split(min(config.minibatches, num_rows))
+            parts = split(order, config.minibatches, lambda rows: int(batch.counts[rows].sum()))
             statistics = torch.stack([self._step(batch, rows) for rows in parts])
             pass_totals = statistics.sum(dim=0).cpu().numpy()  # the one wait for a GPU in a pass
             if not np.isfinite(pass_totals[-1]):

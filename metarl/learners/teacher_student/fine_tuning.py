@@ -65,8 +65,9 @@ class FineTuning:
     def guess(self, inputs: Tensor) -> Tensor:
         """Maps the memory's inputs (L, M, I) to latent numbers (L, M, Z), without gradients."""
         network = self._network
-        parts = inputs.tensor_split(self._config.minibatches, dim=1)  # bounds the memory
-        found = [network.guess(network.memory.unroll(each)) for each in parts if each.shape[1]]
+        number = min(self._config.minibatches, inputs.shape[1])  # bounds the memory
+        parts = inputs.tensor_split(number, dim=1)
+        found = [network.guess(network.memory.unroll(each)) for each in parts]
         return torch.cat(found, dim=1)
 
     @torch.no_grad()

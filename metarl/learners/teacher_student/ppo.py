@@ -91,9 +91,8 @@ class Ppo:
             select: Chooses the steps of rows.
             count: Returns the number of the steps of rows (B,); by default one each.
         """
-        return make_passes(
-            orders, lambda rows: self._step(rows, select, count), self._adam, self._config
-        )
+        own = self._adam, self._config, count
+        return make_passes(orders, lambda rows: self._step(rows, select, count), *own)
 
     def _step(self, rows: Tensor, select: Select, count: Callable[[Tensor], int]) -> Tensor:
         """Takes a step of Adam; returns KL, clipped share, both losses and the gradient's norm."""

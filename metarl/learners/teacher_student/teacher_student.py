@@ -14,13 +14,13 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
 from metarl.core.task_code import TaskCode
 from metarl.core.tasks import TaskDistribution
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
-from metarl.learners.ppo_passes import take_step
+from metarl.learners.ppo_passes import split, take_step
 from metarl.learners.split_gradient import Gradient, split_gradient
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -198,8 +198,10 @@ class TeacherStudent:
         Raises:
             FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
+            ValueError: No step is valid.
         """
         del context
+        require_steps(rollouts)
         before, phase = self.state_dict(), self.phase
         try:
             if phase == "teacher":
@@ -360,14 +362,14 @@ class TeacherStudent:
             gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
             return gradient, torch.stack([kl.detach(), error.detach()])
 
+        def count_steps(own: Tensor) -> int:
+            return int(steps.valid[:, own].sum())
+
         totals, count = np.zeros(2), 0
         for order in self._orders(rows, config.student_epochs):
-            for part in torch.from_numpy(order).to(self.device).tensor_split(config.minibatches):
-                if not len(part):
-                    continue
-                gradient, means = split_gradient(
-                    differentiate, lambda own: int(steps.valid[:, own].sum()), part, self._group
-                )
+            for part in split(order, config.minibatches, count_steps):
+                own = part.to(self.device)
+                gradient, means = split_gradient(differentiate, count_steps, own, self._group)
                 take_step(adam, gradient, config.max_gradient)
                 totals += means.tolist()
                 count += 1

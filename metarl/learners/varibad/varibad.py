@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.machine.parallel import ALONE, Group, map_in_group
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
 from metarl.core.tasks import TaskDistribution
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
@@ -142,8 +142,10 @@ class Varibad:
         Raises:
             FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
+            ValueError: No step is valid.
         """
         del context, tasks
+        require_steps(rollouts)
         before = self.state_dict()
         try:
             metrics = self._train_policy(rollouts)

@@ -153,6 +153,18 @@ def test_weights_add_up_to_one_for_each_particle():
     assert divide_batch(whole, 1).obs.shape == whole.obs.shape
 
 
+@pytest.mark.parametrize(("task", "particle"), [(0, 2), (1, 1)])
+def test_error_names_task_and_particle(task, particle):
+    learner = build()
+    rollouts, _, _ = play(learner)
+    log_prob = rollouts[0].log_prob.clone()
+    log_prob[task, particle] = -1e5  # an infinite ratio
+    message = f"^task {task}, particle {particle}: the gradient of '\\w+' is not finite"
+    with pytest.raises(FloatingPointError, match=message):
+        context = learner.begin(TASKS, EPISODES, ())
+        learner.adapt(context, replace(rollouts[0], log_prob=log_prob), ())
+
+
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ConfigError, match="learner.num_particles = 0: must be at least 1"):
         BmamlConfig(num_particles=0)
