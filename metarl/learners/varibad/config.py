@@ -16,7 +16,7 @@ class VaribadConfig:
     """Settings of VariBAD."""
 
     memory: Literal["gru", "lstm", "mingru", "transformer"] = "gru"
-    """Kind of the encoder's memory, as of rl2."""
+    """Kind of the encoder's memory, as of rl2: gru, lstm, mingru or transformer."""
 
     memory_size: int = 128
     """Units of the encoder's memory, >= 1 (VariBAD); for a transformer a multiple of 4 heads."""
