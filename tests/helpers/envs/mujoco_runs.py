@@ -25,3 +25,17 @@ def assert_same(one, other, rows=slice(None)):
     """Asserts that two runs are equal bit for bit in the given rows."""
     for name in one:
         np.testing.assert_array_equal(one[name][:, rows], other[name][:, rows], err_msg=name)
+
+
+def assert_same_alone(env, tasks, actions, first, record, order):
+    """Asserts that tasks (N, D), one at a time in some order, give the run of a batch of them.
+
+    The batch has two episodes a task, the first observations and the record of its run.
+    """
+    for task in order:
+        rows = slice(2 * task, 2 * task + 2)
+        env.set_tasks(tasks[task : task + 1], 2)
+        np.testing.assert_array_equal(env.reset(streams(len(first))[rows]), first[rows])
+        single = run(env, actions[:, rows])
+        for key, values in single.items():
+            np.testing.assert_array_equal(values, record[key][:, rows], err_msg=key)

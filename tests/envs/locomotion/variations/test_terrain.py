@@ -5,7 +5,7 @@ from dataclasses import replace
 import mujoco
 import numpy as np
 import pytest
-from mujoco_runs import run, streams
+from mujoco_runs import assert_same_alone, run, streams
 from terrain_robots import build, kind_number, place
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
@@ -310,10 +310,4 @@ def test_batch_of_tasks_equals_each_task_alone(robot):
     first = env.reset(streams(8)).copy()
     record = run(env, actions)
     alone = build(robot, Terrain(observed=True), Friction(), threads=2)
-    for task in (3, 0, 2, 1):  # in another order, successively in one batch
-        rows = slice(2 * task, 2 * task + 2)
-        alone.set_tasks(tasks[task : task + 1], 2)
-        np.testing.assert_array_equal(alone.reset(streams(8)[rows]), first[rows])
-        single = run(alone, actions[:, rows])
-        for key, values in single.items():
-            np.testing.assert_array_equal(values, record[key][:, rows], err_msg=key)
+    assert_same_alone(alone, tasks, actions, first, record, (3, 0, 2, 1))

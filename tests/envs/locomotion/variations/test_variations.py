@@ -3,7 +3,7 @@
 import mujoco
 import numpy as np
 import pytest
-from mujoco_runs import run, streams
+from mujoco_runs import assert_same_alone, run, streams
 
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.goals.hidden import Forward, RewardTerms, Velocity
@@ -319,13 +319,7 @@ def test_batch_of_tasks_equals_each_task_alone(name):
         record = run(env, actions)
         assert not np.array_equal(record["qpos"][:, 0], record["qpos"][:, 2])
         alone = build(env.robot, *env.variations)
-        for task in range(4):
-            rows = slice(2 * task, 2 * task + 2)
-            alone.set_tasks(tasks[task : task + 1], 2)
-            np.testing.assert_array_equal(alone.reset(streams(8)[rows]), first[rows])
-            single = run(alone, actions[:, rows])
-            for key, values in single.items():
-                np.testing.assert_array_equal(values, record[key][:, rows], err_msg=key)
+        assert_same_alone(alone, tasks, actions, first, record, range(4))
 
 
 @pytest.mark.parametrize("name", ALL)
