@@ -114,8 +114,8 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
 def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[str, Any]:
     """Starts a learner from the newest checkpoint of another run; returns what run.json records.
 
-    A replay store starts empty, because its entries may be of other tasks. Step sizes and counts
-    are those of the new run.
+    A replay store starts empty, because its entries may be of other tasks. What `HasSchedule`
+    resets, such as step sizes, begins anew; PEARL, RL^2 and VariBAD count updates on.
 
     Raises:
         ConfigError: The other run has another learner, or this one trains from scratch.
