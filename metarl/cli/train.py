@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import __version__, builders, experiment
+from metarl.config.changes import find_changes
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import ConfigError, run_command
 from metarl.core.messages import show
@@ -70,6 +71,8 @@ def _print_together(runs: Sequence[Path]) -> None:
 def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:
     """Returns a config for each of --seeds, in sibling folders if --run-dir names their parent."""
     parent = config.run_dir
+    if parent:
+        _check_siblings(parent, config)
     configs = [
         replace(config, seed=seed, seeds=(), run_dir=parent and parent / f"seed-{seed}")
         for seed in config.seeds
@@ -79,6 +82,22 @@ def _one_config_per_seed(config: TrainConfig[Any]) -> list[TrainConfig[Any]]:
         if path and path.exists() and not folder.is_untrained(path, to_yaml(each)):
             raise folder.exists_already(path)
     return configs
+
+
+def _check_siblings(parent: Path, config: TrainConfig[Any]) -> None:
+    """Requires that a folder is none of a run, and holds other seeds of the same settings at most.
+
+    Raises:
+        ConfigError: Names the folder, and the first setting that differs.
+    """
+    folder.check_parent("--run-dir", parent)
+    for path in sorted(parent.glob("seed-*")):
+        if not (path / "config.yaml").is_file() or folder.is_untrained(path):
+            continue
+        recorded = replace(experiment.read_config(path, trusts=config.trust_env), seed=config.seed)
+        for name, (old, new) in find_changes(recorded, config).items():
+            hint = "choose another --run-dir for other settings"
+            raise ConfigError(f"{path} has {name} {old}, now {new}; {hint}")
 
 
 def _describe_env(config: TrainConfig[Any]) -> str:

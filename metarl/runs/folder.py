@@ -75,6 +75,25 @@ def exists_already(run_dir: Path) -> RunExists:
     return RunExists(f"{run_dir} exists and is never overwritten; {hint}")
 
 
+_OF_A_RUN = {"run.json", "metrics.jsonl", "checkpoints", "published.json"}
+"""Names of which a run folder has one, and a folder of runs none."""
+
+
+def check_parent(flag: str, path: Path) -> None:
+    """Checks a path that is to become, or is, a folder of run folders.
+
+    Raises:
+        ConfigError: It is a run itself, a file, or leads through one; names the flag and the path.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{flag} {path}: is a file; name a folder")
+    if file := next((each for each in path.absolute().parents if each.is_file()), None):
+        raise ConfigError(f"{flag} {path}: {file} is a file; name another folder")
+    if found := next((name for name in sorted(_OF_A_RUN) if (path / name).exists()), None):
+        hint = "name another folder, in which the runs get their own"
+        raise ConfigError(f"{flag} {path}: is a run itself, as it has {found}; {hint}")
+
+
 _AT_START = re.compile(
     r"config\.yaml|run\.json|metrics\.jsonl|checkpoints|robot|"
     r"\.(?:config\.yaml|run\.json|metrics\.jsonl)\.\d+-[0-9a-f]{8}|\.robot\.\d+"

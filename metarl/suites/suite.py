@@ -35,7 +35,7 @@ from metarl.core.machine.yaml_files import load_yaml
 from metarl.core.trees import flatten
 from metarl.learners.modes import find_mode
 from metarl.runs import provenance
-from metarl.runs.folder import newest_step
+from metarl.runs.folder import check_parent, newest_step
 
 FOLDER = PRESETS / "suites"
 """Folder of the suites that metarl brings along."""
@@ -230,10 +230,12 @@ def check_suite(suite: Suite) -> None:
     """Builds every environment once, and compares the run folders that exist with the suite.
 
     Raises:
-        ConfigError: An environment or the observation of one does not exist, or a run folder is of
-            other settings or of another version of its environment.
+        ConfigError: An environment or the observation of one does not exist, a run folder is of
+            other settings or of another version of its environment, or the folder of the runs is a
+            run itself or a file.
         EnvironmentContractError: A plug-in cannot be started.
     """
+    check_parent("--run-dir", suite.root)
     specs: dict[tuple[Any, ...], Any] = {}
     for run in suite.runs:
         config = run.config

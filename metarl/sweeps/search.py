@@ -18,6 +18,7 @@ import numpy as np
 
 from metarl import builders
 from metarl.core.errors import ConfigError, require_package
+from metarl.runs.folder import check_parent
 from metarl.runs.logger import read_records
 from metarl.suites.plan import Failure
 from metarl.suites.stages import find_evaluation
@@ -38,13 +39,14 @@ _LOOK = 1.0
 
 
 def check_sweep(sweep: Sweep) -> None:
-    """Requires Optuna, and that the environment can be built.
+    """Requires Optuna, a folder for the runs, and that the environment can be built.
 
     Raises:
         ConfigError: One of them is missing.
         EnvironmentContractError: A plug-in cannot be started.
     """
     require_package("optuna", "sweep", "metarl sweep")
+    check_parent("--run-dir", sweep.root)
     first = {name: dimension.ends()[0] for name, dimension in sweep.search.items()}
     try:
         builders.build_env(sweep.config(first)).close()

@@ -108,6 +108,38 @@ def test_seeds_check_all_folders_before_training(tmp_path, capsys):
     assert not (tmp_path / "runs" / "seed-0").exists()
 
 
+def make_run(path):
+    """Writes what a run has after its first iteration."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(to_yaml(parse([*TINY, "--seed", "5"])))
+    (path / "metrics.jsonl").write_text('{"iteration": 1}\n')
+
+
+def test_seeds_are_refused_inside_a_run(tmp_path, capsys):
+    run, file = tmp_path / "run", tmp_path / "file"
+    make_run(run)
+    file.touch()
+    cases = {
+        run: "is a run itself, as it has metrics.jsonl; name another folder",
+        file: "is a file; name a folder",
+        file / "below": f"{file} is a file; name another folder",
+    }
+    for path, message in cases.items():
+        assert cli.main([*TINY, *QUIET, "--seeds", "0,2", "--run-dir", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert is_one_line(err) and f"--run-dir {path}: {message}" in err
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_seeds_are_refused_beside_runs_of_other_settings(tmp_path, capsys):
+    make_run(tmp_path / "seed-5")
+    args = [*TINY, *QUIET, "--run-dir", str(tmp_path), "--seeds", "0,2"]
+    assert cli.main([*args, "--learner.max-kl", "0.7"]) == 2
+    err = capsys.readouterr().err
+    assert is_one_line(err) and "seed-5 has learner.max_kl 0.05, now 0.7; choose another" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-5"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

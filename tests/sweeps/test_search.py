@@ -182,6 +182,12 @@ def test_sweep_without_optuna_names_the_extra(sweep, monkeypatch):
         check_sweep(sweep)
 
 
+def test_sweep_inside_a_run_is_refused(sweep):
+    (sweep.root / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="--run-dir .*: is a run itself, as it has checkpoints"):
+        check_sweep(sweep)
+
+
 def test_what_matters_is_what_the_worth_depends_on(sweep, monkeypatch):
     monkeypatch.setitem(globals(), "worth", lambda config: config.learner.activation == "relu")
     plan = opened(replace(sweep, trials=14, prune=False))
