@@ -31,7 +31,14 @@ from metarl.filming import VIDEO
 from metarl.filming import film as film
 from metarl.filming import film_together as film_together
 from metarl.learners.modes import label
-from metarl.runs.hub import find_run
+from metarl.policies import (
+    Given,
+    check_seeds,
+    find_folder,
+    list_policies,
+    name_policy,
+    open_policy,
+)
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
@@ -169,7 +176,7 @@ def load(
 
 
 def evaluate(
-    policy: TrainedPolicy | str | Path,
+    policy: Given | Sequence[Given],
     env: Any = None,
     *,
     num_tasks: int = 20,
@@ -186,7 +193,8 @@ def evaluate(
     exploration noise are kept in evaluations/, under a name made from their settings.
 
     Args:
-        policy: The trained policy, its run folder, or its address on the hub.
+        policy: The trained policy, its run folder, or its address on the hub; or a list of them,
+            of one environment and learner, which are seeds of one experiment.
         env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of
             training.
         num_tasks: N, held-out tasks.
@@ -199,20 +207,36 @@ def evaluate(
 
     Returns:
         The contents of the file: `result["returns"]["mean"][k]` is the mean return after k
-        adaptation steps.
+        adaptation steps. Of a list, a result like it over all seeds; each has its own file.
 
     Raises:
-        ConfigError: The environment or the tasks do not fit the policy.
+        ConfigError: The environment or the tasks do not fit the policy, or the policies of a list
+            are not seeds of one experiment.
         NumericalError: A gradient of the adaptation is not finite.
     """
     require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
     require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
     settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
     trust(env)
-    if isinstance(policy, (str, Path)):
-        with load(policy, trust_env=trust_env) as loaded:
-            return _evaluate(loaded, env, settings, tasks, oracle)
-    return _evaluate(policy, env, settings, tasks, oracle)
+    policies = list_policies(policy, "policy")
+    check_seeds(policies, trusts=trust_env)
+    evaluations = []
+    for each in policies:
+        with open_policy(each, trust_env=trust_env) as loaded:
+            evaluations.append(_evaluate(loaded, env, settings, tasks, oracle))
+    return combine(policies, evaluations, oracle)
+
+
+def combine(
+    policies: Sequence[Given],
+    evaluations: Sequence[dict[str, Any]],
+    oracle: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns the evaluation of one policy as it is, and joins those of several seeds."""
+    if len(evaluations) == 1:
+        return evaluations[0]
+    result = results.aggregate(evaluations) | {"runs": [name_policy(each) for each in policies]}
+    return result | ({"oracle": oracle} if oracle else {})
 
 
 def _evaluate(
@@ -334,11 +358,11 @@ def _open_env(policy: TrainedPolicy, env: Any) -> Generator[Any]:
 # --- videos, reports, checks ----------------------------------------------------------------------
 
 
-def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Path:
+def report(runs: Given | Sequence[Given], output: str | Path | None = None) -> Path:
     """Writes one HTML page with the plots and numbers of runs; returns its path.
 
     Args:
-        runs: Run folders, or addresses on the hub.
+        runs: Trained policies, run folders, or addresses on the hub; one or a list.
         output: The page; for one run, by default, report.html in its folder.
 
     Raises:
@@ -347,8 +371,7 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = 
     """
     from metarl.reporting.report import write_report
 
-    paths = [find_run(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
-    require(len(paths) > 0, "runs", paths, "at least one run folder")
+    paths = [find_folder(run, "runs") for run in list_policies(runs, "runs")]
     if output is None and len(paths) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
     page = Path(output) if output else output_folder(paths[0]) / "report.html"

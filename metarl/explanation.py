@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl import builders, experiment
+from metarl import builders
 from metarl.core.env import supports
 from metarl.core.errors import ConfigError, require
 from metarl.core.learner import AdaptsParams, HasMemory
@@ -19,6 +19,7 @@ from metarl.evaluation import results
 from metarl.evaluation.adaptation_steps import measure_steps
 from metarl.evaluation.memory_probe import probe_memory
 from metarl.learners.modes import label
+from metarl.policies import Given, open_policy
 from metarl.runs.progress import heartbeat
 from metarl.runs.reader import EXPLANATION
 from metarl.sampling.sampler import Key
@@ -36,7 +37,7 @@ NUM_TRIALS = 2
 
 
 def explain(
-    policy: TrainedPolicy | str | Path,
+    policy: Given,
     *,
     num_tasks: int | None = None,
     num_episodes: int | None = None,
@@ -76,10 +77,8 @@ def explain(
         "distribution": distribution,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if isinstance(policy, (str, Path)):
-        with experiment.load(policy, trust_env=trust_env) as loaded:
-            return _explain(loaded, given)
-    return _explain(policy, given)
+    with open_policy(policy, trust_env=trust_env) as loaded:
+        return _explain(loaded, given)
 
 
 @dataclass(frozen=True)

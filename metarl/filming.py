@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.core.machine.files import check_output
 from metarl.learners.modes import find_mode, label
+from metarl.policies import Given, list_policies, open_policy
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
@@ -25,7 +27,7 @@ VIDEO = "videos/adaptation.mp4"
 
 
 def film(
-    policy: TrainedPolicy,
+    policy: Given,
     *,
     num_tasks: int = 2,
     num_adaptations: int = 1,
@@ -33,11 +35,12 @@ def film(
     num_episodes: int = 1,
     camera: tuple[float, float] | None = None,
     size: int = 480,
+    trust_env: bool = False,
 ) -> list[Path]:
     """Films held-out tasks before and after adaptation, without exploration noise.
 
     Args:
-        policy: The trained policy.
+        policy: The trained policy, its run folder, or its address on the hub.
         num_tasks: Tasks to film.
         num_adaptations: Adaptation steps between before and after.
         formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where
@@ -45,6 +48,7 @@ def film(
         num_episodes: Episodes to show of each task.
         camera: Azimuth and elevation [degrees].
         size: Width and height [pixels], even.
+        trust_env: Load the plug-ins that a run folder names, which runs their code.
 
     Returns:
         The files, in videos/ of the run folder, or of one in runs/ for a published policy.
@@ -53,12 +57,25 @@ def film(
         NoPictures: The environment cannot draw; says why.
         ConfigError: An argument is out of range or does not fit the run.
     """
+    _check(num_tasks, num_adaptations, formats, size)
+    require(num_episodes >= 1, "num_episodes", num_episodes, "at least 1")
+    with open_policy(policy, trust_env=trust_env) as loaded:
+        return _film(loaded, num_tasks, num_adaptations, formats, num_episodes, camera, size)
+
+
+def _film(
+    policy: TrainedPolicy,
+    num_tasks: int,
+    num_adaptations: int,
+    formats: Sequence[str] | None,
+    num_episodes: int,
+    camera: tuple[float, float] | None,
+    size: int,
+) -> list[Path]:
     from metarl.evaluation.evaluate import held_out_tasks
     from metarl.reporting.episode import View
     from metarl.reporting.film import film_trial, write_films
 
-    _check(num_tasks, num_adaptations, formats, size)
-    require(num_episodes >= 1, "num_episodes", num_episodes, "at least 1")
     config, env = policy.config, policy.env
     if not supports(env, RenderableEnv):
         raise NoPictures(f"{env.spec.name} draws no pictures")
@@ -85,7 +102,7 @@ def film(
 
 
 def film_together(
-    policies: Sequence[TrainedPolicy],
+    policies: Given | Sequence[Given],
     output: str | Path,
     *,
     tasks: Sequence[Sequence[float]] | np.ndarray | None = None,
@@ -94,13 +111,15 @@ def film_together(
     formats: Sequence[str] | None = None,
     camera: tuple[float, float] | None = None,
     size: int = 480,
+    trust_env: bool = False,
 ) -> list[Path]:
     """Films policies side by side on the same tasks, after adaptation and without noise.
 
     All play from the same random streams, so that they start in the same states.
 
     Args:
-        policies: Trained policies of one environment; it may show the task to some of them.
+        policies: Trained policies of one environment, their run folders, or their addresses on the
+            hub; the environment may show the task to some of them.
         output: One of the files; the suffix is replaced.
         tasks: Tasks (N, D) to play; by default held-out ones of the first policy.
         num_tasks: Number of held-out tasks.
@@ -108,6 +127,7 @@ def film_together(
         formats: Of "mp4", "gif" and "html"; by default mp4, and html where possible.
         camera: Azimuth and elevation [degrees].
         size: Width and height of a picture [pixels], even.
+        trust_env: Load the plug-ins that the run folders name, which runs their code.
 
     Returns:
         The files.
@@ -121,27 +141,40 @@ def film_together(
     from metarl.reporting.episode import View
     from metarl.reporting.film import write_films
 
-    require(len(policies) >= 1, "policies", policies, "at least one policy")
+    given, output = list_policies(policies), Path(output)
     _check(num_tasks, num_adaptations, formats, size)
-    first, output = policies[0], Path(output)
     check_output("--output", output)
+    with ExitStack() as stack:
+        loaded = [stack.enter_context(open_policy(each, trust_env=trust_env)) for each in given]
+        _require_comparable(loaded)
+        first = loaded[0]
+        if tasks is None:
+            tasks = held_out_tasks(first.env.spec, first.config.seed, num_tasks)
+        tasks = np.asarray(tasks, dtype=float)
+        key = Key(first.config.seed, "video", 0)
+        with heartbeat(f"filming {len(tasks)} tasks with {len(loaded)} policies"):
+            columns = [_play(policy, tasks, num_adaptations, key) for policy in loaded]
+            panels = [list(row) for row in zip(*columns, strict=True)]
+            title = f"{first.config.env}: {', '.join(name_of(policy.path) for policy in loaded)}"
+            view = View(size, camera)
+            return write_films(output, first.env, panels, formats, title=title, view=view)
+
+
+def _require_comparable(policies: Sequence[TrainedPolicy]) -> None:
+    """Requires policies that can play the same tasks of an environment that draws.
+
+    Raises:
+        NoPictures: The environment cannot draw.
+        ConfigError: They have different environments, or one knows one task alone.
+    """
     names = {policy.config.env for policy in policies}
     if len(names) > 1:
         raise ConfigError(f"runs of different environments: {', '.join(sorted(names))}")
     if any(is_baseline(policy.config, "scratch") for policy in policies):
         raise ConfigError("a policy from scratch knows one task; film it by itself")
-    if not supports(first.env, RenderableEnv):
-        raise NoPictures(f"{first.env.spec.name} draws no pictures")
-    if tasks is None:
-        tasks = held_out_tasks(first.env.spec, first.config.seed, num_tasks)
-    tasks = np.asarray(tasks, dtype=float)
-    key = Key(first.config.seed, "video", 0)
-    with heartbeat(f"filming {len(tasks)} tasks with {len(policies)} policies"):
-        columns = [_play(policy, tasks, num_adaptations, key) for policy in policies]
-        panels = [list(row) for row in zip(*columns, strict=True)]
-        title = f"{first.config.env}: {', '.join(name_of(policy.path) for policy in policies)}"
-        view = View(size, camera)
-        return write_films(output, first.env, panels, formats, title=title, view=view)
+    env = policies[0].env
+    if not supports(env, RenderableEnv):
+        raise NoPictures(f"{env.spec.name} draws no pictures")
 
 
 def _check(num_tasks: int, num_adaptations: int, formats: Sequence[str] | None, size: int) -> None:

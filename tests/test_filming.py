@@ -1,5 +1,6 @@
 """Policies that cannot be filmed are refused, and arguments out of range."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,13 @@ from metarl.filming import film, film_together
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig
 from metarl.reporting.episode import Episode
+from metarl.trained_policy import TrainedPolicy
 
 
 def policy(env="ant-dir", learner=None):
     algo = "rl2" if learner is None else "sb3-ppo"
-    return SimpleNamespace(
-        config=SimpleNamespace(env=env, algo=algo, learner=learner or Rl2Config())
-    )
+    config = SimpleNamespace(env=env, algo=algo, learner=learner or Rl2Config())
+    return TrainedPolicy(Path("run"), config, None)
 
 
 def test_runs_of_different_environments_are_refused(tmp_path):
@@ -71,10 +72,7 @@ def test_episodes_are_drawn_by_the_environment_of_their_policy(tmp_path, monkeyp
         env="navigation-2d", algo="rl2", learner=Rl2Config(), seed=0, sampler=sampler
     )
     policies = [
-        SimpleNamespace(
-            config=config, env=make("navigation-2d"), learner=None, path=tmp_path / name
-        )
-        for name in "ab"
+        TrainedPolicy(tmp_path / name, config, None, _env=make("navigation-2d")) for name in "ab"
     ]
     (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
     assert [episode.drawn_by(None) for episode in row] == [policy.env for policy in policies]

@@ -30,6 +30,7 @@ metarl.environments
 metarl.trained_policy
 metarl.restoring
 metarl.experiment
+metarl.policies
 metarl.certification
 metarl.filming
 metarl.explanation

@@ -16,6 +16,7 @@ from metarl.config.trust import trust
 from metarl.core.env import EnvSpec
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.learners.modes import label
+from metarl.runs.published import name_of
 from metarl.trained_policy import TrainedPolicy
 
 
@@ -181,7 +182,7 @@ def _describe_run(policy: TrainedPolicy, path: Path, spec: EnvSpec) -> Candidate
         learner,
         config.sampler.num_episodes if learner.pools_episodes else 1,
         {
-            "name": path.resolve().name,
+            "name": name_of(path),
             "kind": "metarl",
             "algo": label(config.algo, config.learner),
             "trained_on": config.env,

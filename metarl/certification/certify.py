@@ -22,22 +22,23 @@ from metarl.certification.cells import Cell, describe_outside, draw_tasks
 from metarl.certification.grid import DEFAULT, find_grid, read_grid, select_axes
 from metarl.certification.measure import play, summarise
 from metarl.certification.plan import Order, Plan, make_plan
-from metarl.core.errors import Preempted, Terminated
+from metarl.core.errors import Preempted, Terminated, require
 from metarl.core.messages import show
 from metarl.evaluation import statistics
+from metarl.policies import Given, find_folder
 from metarl.runs import folder
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Key
 
 
 def certify(
-    policy: str | Path,
+    policy: Given,
     env: str = "",
     *,
     output: str | Path = "certificate",
     grid: str | Path = DEFAULT,
     axes: Sequence[str] = (),
-    oracles: Sequence[str | Path] = (),
+    oracles: Sequence[Given] = (),
     seed: int = 0,
     threads: int = 0,
     resume_hint: str = "",
@@ -49,7 +50,8 @@ def certify(
     A certificate that was stopped goes on where it was; one with other settings is refused.
 
     Args:
-        policy: A run folder, a zip of Stable-Baselines3, or an ONNX file.
+        policy: A run folder, a policy that was loaded from it, its address on the hub, a zip of
+            Stable-Baselines3, or an ONNX file.
         env: Name of the environment; by default that of the run.
         output: Folder of certificate.json, certificate.html and badge.svg.
         grid: File of the grid, or a name of `configs/certify`.
@@ -71,12 +73,14 @@ def certify(
         NumericalError: The policy's action is not finite.
         Preempted: Ctrl-C or SIGTERM; the finished cells are kept.
     """
+    require(isinstance(env, str), "env", env, "the name of an environment")
     read = read_grid(find_grid(str(grid)))
     known = {name: options.pop(name) for name in list(options) if name in vars(read)}
     read = replace(read, axes=select_axes(read, axes), **known)
     if normalizer := options.pop("normalizer", None):
         options["normalizer"] = Path(normalizer)
-    source, runs = Source(Path(policy), **options), tuple(map(Path, oracles))
+    source = Source(find_folder(policy), **options)
+    runs = tuple(find_folder(each, "oracles") for each in oracles)
     hint = resume_hint or "the same call"
     return run(Order(source, env, read, seed, runs, Path(output), threads, hint, trust_env))
 

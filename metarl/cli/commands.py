@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from metarl import builders, experiment
+from metarl import builders
 from metarl.cli import certify, deploy, fewshot, serve, sweep, train
 from metarl.cli.arguments import (
     Commands,
@@ -25,11 +25,11 @@ from metarl.cli.arguments import (
     add_video_arguments,
     read_command,
 )
-from metarl.config.identity import label_config
 from metarl.config.trust import trust
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
 from metarl.core.machine.files import check_output
 from metarl.core.messages import notify, show, warn
+from metarl.policies import check_seeds
 from metarl.runs.hub import PREFIX, find_run
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import SIZE, is_published, output_folder
@@ -57,7 +57,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     check_output("--json", arguments.json)
     runs = [find_run(run) for run in arguments.runs]
     trust(arguments.env)
-    trained_on = _check_seeds(runs, trusts=arguments.trust_env)
+    trained_on = check_seeds(runs, trusts=arguments.trust_env)
     env = arguments.env or trained_on
     oracle = results.read_oracle(arguments.oracle, env) if arguments.oracle else None
     evaluations = []
@@ -80,35 +80,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if is_published(path) and (line := results.describe_difference(path, result)):
             show(line)
         evaluations.append(result)
-    result = evaluations[0]
+    result = api.combine(arguments.runs, evaluations, oracle)
     if len(evaluations) > 1:
-        result = results.aggregate(evaluations)
-        result |= {"runs": [str(path) for path in arguments.runs]}
-        result |= {"oracle": oracle} if oracle else {}
         show(f"all:\n{table.table(result)}")
     if arguments.json:
         results.write(arguments.json, result)
-
-
-def _check_seeds(runs: Sequence[Path], *, trusts: bool) -> str:
-    """Requires seeds of one learner on one environment; returns the environment."""
-    configs = [experiment.read_config(path, trusts=trusts) for path in runs]
-    columns = {
-        "env": [config.env for config in configs],
-        "algo": [label_config(config) for config in configs],
-    }
-    for name, values in columns.items():
-        for path, value in zip(runs, values, strict=True):
-            if value != values[0]:
-                hint = "give runs of one environment and one learner"
-                raise ConfigError(f"{path}: {name} is {value}, of {runs[0]} {values[0]}; {hint}")
-    seeds = [config.seed for config in configs]
-    for i, seed in enumerate(seeds):
-        if seed in seeds[:i]:
-            other = runs[seeds.index(seed)]
-            hint = "two samples need two seeds"
-            raise ConfigError(f"{runs[i]}: seed {seed} is also that of {other}; {hint}")
-    return configs[0].env
 
 
 def _explain(arguments: argparse.Namespace) -> None:

@@ -90,11 +90,13 @@ def find_run(run: str | Path) -> Path:
         run: A run folder, or hf://ORG/NAME[@REVISION].
 
     Raises:
-        ConfigError: The address has another form, huggingface_hub is missing, or the policy needs
-            code that the download does not bring.
+        ConfigError: It is neither a path nor an address, the address has another form,
+            huggingface_hub is missing, or the policy needs code that the download does not bring.
         CheckpointError: There is no such policy, or the download is damaged.
         ResourceError: The hub cannot be reached.
     """
+    if not isinstance(run, (str, Path)):
+        raise ConfigError(f"run = {run!r:.100}: must be a run folder or hf://ORG/NAME[@REVISION]")
     if not is_address(run):
         return Path(run)
     address = parse_address(str(run))

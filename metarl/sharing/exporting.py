@@ -15,6 +15,7 @@ from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, name_failures, require
 from metarl.core.machine.files import check_output
 from metarl.core.machine.parallel import one_torch_thread
+from metarl.policies import Given, open_policy
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Collector, Key
 from metarl.trained_policy import TrainedPolicy
@@ -24,7 +25,7 @@ FILMS = (".mp4", ".gif", ".html")
 
 
 def export(
-    policy: TrainedPolicy | str | Path,
+    policy: Given,
     path: str | Path,
     *,
     format: str = "onnx",  # noqa: A002 (the flag's name)
@@ -56,25 +57,20 @@ def export(
         ConfigError: The policy has no graph, an argument does not fit, the folder is missing, or
             the package onnx is.
     """
-    from metarl.experiment import load
-
-    if isinstance(policy, (str, Path)):
-        with load(policy, trust_env=trust_env) as loaded:
-            options: dict[str, Any] = {"format": format, "adapt": adapt, "max_steps": max_steps}
-            return export(loaded, path, num_adaptations=num_adaptations, **options)
     from metarl.deployment.export.write import export_policy
 
     check_output("--output", Path(path))
-    origin = policy.origin()
-    params = None if adapt is None else _adapt(policy, adapt, num_adaptations)
-    return export_policy(
-        origin,
-        Path(path),
-        form=format,
-        max_steps=max_steps,
-        params=params,
-        adaptations=0 if params is None else num_adaptations,
-    )
+    with open_policy(policy, trust_env=trust_env) as loaded:
+        origin = loaded.origin()
+        params = None if adapt is None else _adapt(loaded, adapt, num_adaptations)
+        return export_policy(
+            origin,
+            Path(path),
+            form=format,
+            max_steps=max_steps,
+            params=params,
+            adaptations=0 if params is None else num_adaptations,
+        )
 
 
 def _adapt(policy: TrainedPolicy, task: Sequence[float], num_adaptations: int) -> Any:

@@ -29,6 +29,7 @@ from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.evaluation.evaluate import held_out_tasks
 from metarl.learners.modes import label
+from metarl.policies import Given, open_policy
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.histories import list_episodes
@@ -37,13 +38,14 @@ from metarl.trained_policy import TrainedPolicy
 
 
 def export_minari(
-    policy: TrainedPolicy,
+    policy: Given,
     dataset: str | Path,
     *,
     num_tasks: int = 20,
     num_adaptations: int = 3,
     distribution: Literal["train", "test"] = "train",
     seed: int | None = None,
+    trust_env: bool = False,
 ) -> Path:
     """Plays trials and writes them as a data set of Minari, in the format HDF5.
 
@@ -60,7 +62,7 @@ def export_minari(
     horizon and before a failed simulation. Episodes without a valid step are left out.
 
     Args:
-        policy: The trained policy.
+        policy: The trained policy, its run folder, or its address on the hub.
         dataset: An ID of Minari such as "ant-dir/histories-v0", in Minari's folder, or a new
             folder: a `Path`, or a text that begins with "." or "/".
         num_tasks: N.
@@ -68,6 +70,7 @@ def export_minari(
         distribution: "train" draws new tasks as in training, "test" held-out ones, whose returns
             are those of `metarl.evaluate`.
         seed: Of tasks and actions; by default that of the run.
+        trust_env: Load the plug-ins that a run folder names, which runs their code.
 
     Returns:
         The folder of the data, for `minari.MinariDataset`.
@@ -83,10 +86,22 @@ def export_minari(
     require(distribution in ("train", "test"), "distribution", distribution, "train or test")
     for package in ("minari", "h5py"):
         require_package(package, "minari", f"data set {dataset}")
+    place = _find_place(dataset)
+    with open_policy(policy, trust_env=trust_env) as loaded:
+        return _export(loaded, place, num_tasks, num_adaptations, distribution, seed)
+
+
+def _export(
+    policy: TrainedPolicy,
+    place: _Place,
+    num_tasks: int,
+    num_adaptations: int,
+    distribution: str,
+    seed: int | None,
+) -> Path:
     config = policy.config
     if builders.is_baseline(config, "scratch"):
         raise ConfigError(f"{policy.path}: policies from scratch have no trials; give another run")
-    place = _find_place(dataset)
     tasks, key = _draw_tasks(policy, num_tasks, distribution, config.seed if seed is None else seed)
     facts = _describe(policy, distribution, key.seed)
     size, env = (config.sampler.num_episodes, num_adaptations), policy.env

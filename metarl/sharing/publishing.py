@@ -26,6 +26,7 @@ from metarl.core.machine.files import load_json, parse_json, read_file, write_at
 from metarl.core.messages import warn
 from metarl.core.trees import check_form
 from metarl.evaluation import results
+from metarl.policies import Given, find_folder
 from metarl.reporting.model_card import model_card
 from metarl.runs import checkpoint, hub, provenance, published
 from metarl.runs.logger import read_records
@@ -35,7 +36,7 @@ MAX_FILM = 5_000_000
 """Size above which a film is not uploaded [bytes]."""
 
 
-def publish(run: str | Path, folder: str | Path, *, trust_env: bool = False) -> Path:
+def publish(run: Given, folder: str | Path, *, trust_env: bool = False) -> Path:
     """Publishes the newest checkpoint of a run in a new folder.
 
     The folder has config.yaml, run.json without commands and paths, the evaluations of this
@@ -43,7 +44,7 @@ def publish(run: str | Path, folder: str | Path, *, trust_env: bool = False) -> 
     optimisers. Evaluating it gives the same numbers, bit for bit, as evaluating the run.
 
     Args:
-        run: The run folder.
+        run: The run folder, a policy that was loaded from it, or its address on the hub.
         folder: The new folder; it must not exist.
         trust_env: Load the plug-ins that the run folder names, which runs their code.
 
@@ -55,10 +56,10 @@ def publish(run: str | Path, folder: str | Path, *, trust_env: bool = False) -> 
         CheckpointError: The run has no evaluation of its newest checkpoint, or cannot be loaded.
         ResourceError: The disk refuses.
     """
-    run, folder = Path(run), Path(folder)
+    path, folder = find_folder(run, "run"), Path(folder)
     if folder.exists():
         raise RunExists(f"{folder} exists and is never overwritten; choose another folder")
-    with experiment.load(run, threads=1, trust_env=trust_env) as policy:
+    with experiment.load(path, threads=1, trust_env=trust_env) as policy:
         _check_evaluation(policy)
         aside = folder.absolute().parent / f".{folder.name}.{os.getpid()}"
         try:
@@ -73,7 +74,7 @@ def publish(run: str | Path, folder: str | Path, *, trust_env: bool = False) -> 
 
 
 def push(
-    run: str | Path,
+    run: Given,
     repository: str,
     *,
     private: bool = False,
@@ -86,7 +87,7 @@ def push(
     the run if it is small. The token is the one that `hf auth login` has stored.
 
     Args:
-        run: The run folder, evaluated.
+        run: The evaluated run folder, a policy that was loaded from it, or its address on the hub.
         repository: ORG/NAME; it is created if there is none, and an older policy in it is replaced.
         private: Create it private.
         to: Write the files into this new folder and upload nothing.
@@ -101,16 +102,16 @@ def push(
         CheckpointError: The run has no evaluation of its newest checkpoint, or cannot be loaded.
         ResourceError: The hub cannot be reached or refuses, or the disk does.
     """
-    run = Path(run)
     hub.check_repository(repository)
+    path = find_folder(run, "run")
     if to is not None:
-        folder = publish(run, to, trust_env=trust_env)
-        _add_card(run, folder, repository)
+        folder = publish(path, to, trust_env=trust_env)
+        _add_card(path, folder, repository)
         return str(folder)
     require_package("huggingface_hub", "hub", f"push {repository}")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = publish(run, Path(temporary) / repository.partition("/")[2], trust_env=trust_env)
-        _add_card(run, folder, repository)
+        folder = publish(path, Path(temporary) / repository.partition("/")[2], trust_env=trust_env)
+        _add_card(path, folder, repository)
         return hub.upload(folder, repository, private=private)
 
 
