@@ -143,7 +143,7 @@ def film_together(
 
     given, output = list_policies(policies), Path(output)
     _check(num_tasks, num_adaptations, formats, size)
-    check_output("--output", output)
+    check_output("--output", output, [f".{name}" for name in FORMATS])
     with ExitStack() as stack:
         loaded = [stack.enter_context(open_policy(each, trust_env=trust_env)) for each in given]
         _require_comparable(loaded)

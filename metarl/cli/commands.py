@@ -27,7 +27,7 @@ from metarl.cli.arguments import (
 )
 from metarl.config.trust import trust
 from metarl.core.errors import ConfigError, EnvironmentContractError, run_command
-from metarl.core.machine.files import check_output
+from metarl.core.machine.files import HTML, JSON, check_output
 from metarl.core.messages import notify, show, warn
 from metarl.policies import check_seeds
 from metarl.runs.hub import PREFIX, find_run
@@ -54,7 +54,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.evaluation import results, table
 
-    check_output("--json", arguments.json)
+    check_output("--json", arguments.json, JSON)
     runs = [find_run(run) for run in arguments.runs]
     trust(arguments.env)
     trained_on = check_seeds(runs, trusts=arguments.trust_env)
@@ -91,7 +91,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.evaluation import explanation_table, results
 
-    check_output("--json", arguments.json)
+    check_output("--json", arguments.json, JSON)
     options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     with api.load(arguments.run, **options) as policy:
         tree = api.explain(
@@ -110,7 +110,7 @@ def _check_env(arguments: argparse.Namespace) -> None:
     from metarl.core.machine.files import write_atomically
     from metarl.envs.env_checker import Finding, check, report
 
-    check_output("--json", arguments.json)
+    check_output("--json", arguments.json, JSON)
     try:
         with heartbeat(f"checking {arguments.env}"):
             options = {"timeout": arguments.env_timeout}
@@ -196,7 +196,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
     if arguments.output is None and len(arguments.runs) > 1:
         raise ConfigError("--output is missing: give the page of several runs a name")
-    check_output("--json", arguments.json)
+    check_output("--output", arguments.output, HTML)
+    check_output("--json", arguments.json, JSON)
     runs = [find_run(run) for run in arguments.runs]
     output = arguments.output or output_folder(runs[0]) / "report.html"
     groups = write_report(runs, output, arguments.oracle)

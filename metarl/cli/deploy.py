@@ -8,7 +8,7 @@ from typing import Any
 
 from metarl.cli.arguments import RUN, add_trust_argument, parse_at_least, parse_run, parse_task
 from metarl.core.errors import ConfigError, EnvironmentContractError
-from metarl.core.machine.files import check_output
+from metarl.core.machine.files import JSON, check_output
 from metarl.core.messages import show
 
 
@@ -67,8 +67,11 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
 def export(arguments: argparse.Namespace) -> None:
     """Carries out the verb `export`."""
     from metarl import api
+    from metarl.deployment.export.write import SUFFIXES
 
     _refuse_flags_of_others(arguments)
+    if arguments.format in SUFFIXES:  # before the policy is loaded
+        check_output("--output", Path(arguments.output), SUFFIXES[arguments.format])
     adaptations = arguments.num_adaptations
     options = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     with api.load(arguments.run, **options) as policy:
@@ -128,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
     from metarl.core.env import NoPictures
     from metarl.evaluation import results, table
 
-    check_output("--json", arguments.json)
+    check_output("--json", arguments.json, JSON)
     try:
         result = api.run_policy(
             arguments.policy,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metarl.cli.arguments import parse_at_least
 from metarl.core.errors import ConfigError, nearest
-from metarl.core.machine.files import check_output
+from metarl.core.machine.files import CSV, JSON, check_output
 from metarl.core.messages import show
 from metarl.fewshot.names import ALGOS, HELD_OUT, ITERATIONS, SHOTS, TASKS, fitting
 
@@ -45,8 +45,8 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Carries out the verb."""
-    for flag, path in (("--json", arguments.json), ("-o", arguments.output)):
-        check_output(flag, path)
+    check_output("--json", arguments.json, JSON)
+    check_output("-o", arguments.output, CSV)
     algos = _read_algos(arguments.algo, arguments.task)
 
     from metarl.core.machine.files import write_atomically

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.core.errors import ConfigError, MetarlError
-from metarl.core.machine.files import check_output
+from metarl.core.machine.files import CSV, check_output
 from metarl.core.messages import show
 from metarl.suites.machines import open_machines
 from metarl.suites.plan import Failure
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     csv = arguments.csv or Path("results") / f"{suite.name}.csv"
     if arguments.csv or csv.is_dir():  # the folder of the default is made
-        check_output("--csv", csv)
+        check_output("--csv", csv, CSV)
     check_suite(suite)
     with open_machines(arguments.ray) as machines:
         jobs = arguments.jobs or machines.capacity()

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from metarl.core.errors import ConfigError
-from metarl.core.machine.files import check_output, write_atomically
+from metarl.core.machine.files import HTML, check_output, write_atomically
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval, format_number
 from metarl.reporting import explanation_plots, live, markup, plots
@@ -40,11 +40,11 @@ def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = 
 
     Raises:
         CheckpointError: A folder is no run, or its contents cannot be read.
-        ConfigError: The page is a folder or is in none, or no run has the environment of an
-            oracle.
+        ConfigError: The page is a folder, is in none or is no .html, or no run has the
+            environment of an oracle.
     """
     groups = group_runs(load_all(paths))
-    check_output("--output", output)
+    check_output("--output", output, HTML)
     by_env = {g.env: g.result["oracle"] for g in groups if g.result and "oracle" in g.result}
     for group in groups:
         if group.result and group.runs[0].config.get("learner.mode") == "oracle":

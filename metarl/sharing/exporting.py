@@ -57,9 +57,10 @@ def export(
         ConfigError: The policy has no graph, an argument does not fit, the folder is missing, or
             the package onnx is.
     """
-    from metarl.deployment.export.write import export_policy
+    from metarl.deployment.export.write import SUFFIXES, export_policy
 
-    check_output("--output", Path(path))
+    require(format in SUFFIXES, "--format", format, " or ".join(SUFFIXES))
+    check_output("--output", Path(path), SUFFIXES[format])
     with open_policy(policy, trust_env=trust_env) as loaded:
         origin = loaded.origin()
         params = None if adapt is None else _adapt(loaded, adapt, num_adaptations)

@@ -245,6 +245,14 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ("video runs/x --format avi", "invalid choice: 'avi'"),
         ("evaluate runs/x --json no/folder/out.json", "there is no folder no/folder"),
         ("evaluate runs/x --json .", "--json .: is a folder; name a file"),
+        ("evaluate runs/x --json x.csv", "--json x.csv: must end in .json"),
+        ("explain runs/x --json x.png", "--json x.png: must end in .json"),
+        ("report runs/x --json x.html", "--json x.html: must end in .json"),
+        ("check-env ant-dir --json x.txt", "--json x.txt: must end in .json"),
+        ("run x.onnx --json x.txt", "--json x.txt: must end in .json"),
+        ("report runs/x -o x.pdf", "--output x.pdf: must end in .html or .htm"),
+        ("export runs/x -o x.pt", "--output x.pt: must end in .onnx"),
+        ("export runs/x -o x.onnx --format torchscript", "x.onnx: must end in .pt or .pth or .ts"),
         ("explain runs/x --json .", "--json .: is a folder; name a file"),
     ],
 )
@@ -270,6 +278,7 @@ def test_video_of_several_runs_shows_the_same_task_side_by_side(run_copy, tmp_pa
     [
         ([], "--output: which file the runs are filmed in"),
         (["-o", "no/race.mp4"], "--output no/race.mp4: there is no folder no"),
+        (["-o", "race.avi"], "--output race.avi: must end in .mp4 or .gif or .html"),
         (["-o", "race.mp4", "--episodes", "2"], "--episodes: for one run only"),
     ],
 )

@@ -37,6 +37,8 @@ def test_command_prints_one_table_and_writes_files(tmp_path, monkeypatch, capsys
         (["--task", "sinusoid", "--seeds", "0,0"], "0,0: a seed is given twice"),
         (["--task", "sinusoid", "--seeds", "0,x"], "x: must be a whole number >= 0"),
         (["--task", "sinusoid", "--json", "no/a"], "--json no/a: there is no folder no"),
+        (["--task", "sinusoid", "-o", "a.json"], "-o a.json: must end in .csv"),
+        (["--task", "sinusoid", "--json", "a.csv"], "--json a.csv: must end in .json"),
         (["--task", "sinusoid", "-o", "no/a"], "-o no/a: there is no folder no"),
         (["--task", "sinusoid", "--json", "."], "--json .: is a folder; name a file"),
         (["--task", "sinusoid", "-o", "."], "-o .: is a folder; name a file"),

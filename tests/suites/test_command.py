@@ -82,6 +82,7 @@ def check_results(folder, run):
         (["mine.yaml", "--jobs", "0"], "must be a whole number >= 1"),
         (["mine.yaml", "--job", "1"], "did you mean --jobs?"),
         (["mine.yaml", "--csv", "none/x.csv"], "there is no folder none"),
+        (["mine.yaml", "--csv", "x.json"], "--csv x.json: must end in .csv"),
         (["mine.yaml", "--csv", "."], "--csv .: is a folder; name a file"),
         (["mine.yaml", "--run-dir", "mine.yaml"], "--run-dir mine.yaml: is a file; name a folder"),
         (["mine.yaml", "--run-dir", "bad.yaml/x"], "bad.yaml is a file; name another folder"),

@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,21 @@ def name_disk_failures(path: Path) -> Generator[None]:
         raise ResourceError(f"{path}: {error.strerror or error}; {hint}") from error
 
 
-def check_output(flag: str, path: Path | None) -> None:
+JSON, CSV, HTML = (".json",), (".csv",), (".html", ".htm")
+"""Suffixes of formats, for `check_output`."""
+
+
+def check_output(flag: str, path: Path | None, suffixes: Sequence[str] = ()) -> None:
     """Checks before the work that its result can be written to a file; None is no file.
 
+    Args:
+        flag: Names the path.
+        path: The file.
+        suffixes: Those of its format, in small letters; a name without one fits too.
+
     Raises:
-        ConfigError: The path is a folder, or is in none; names the flag and the path.
+        ConfigError: The path is a folder, is in none, or has the suffix of another format; names
+            the flag and the path.
     """
     if path is None:
         return
@@ -149,6 +159,8 @@ def check_output(flag: str, path: Path | None) -> None:
         raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise ConfigError(f"{flag} {path}: is a folder; name a file")
+    if suffixes and path.suffix and path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{flag} {path}: must end in {' or '.join(suffixes)}")
 
 
 def _sweep(path: Path) -> None:

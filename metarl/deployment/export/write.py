@@ -13,8 +13,10 @@ from metarl.deployment.export.onnx_graph import to_onnx
 from metarl.deployment.export.policies import build_policy
 from metarl.learners.maml.maml import Maml
 
-FORMATS = ("onnx", "torchscript")
-"""Formats of a policy's file."""
+SUFFIXES = {"onnx": (".onnx",), "torchscript": (".pt", ".pth", ".ts", ".torchscript")}
+"""Suffixes of a policy's file, by its format."""
+
+FORMATS = tuple(SUFFIXES)
 
 NUM_EPISODES = 4
 """Least number of episodes that attention without a window keeps, as `metarl evaluate` plays."""
@@ -47,7 +49,7 @@ def export_policy(
     """
     require(form in FORMATS, "--format", form, " or ".join(FORMATS))
     require(max_steps >= 0, "--max-steps", max_steps, "at least 0")
-    check_output("--output", path)
+    check_output("--output", path, SUFFIXES[form])
     spec, sampler = origin.spec, origin.config.sampler
     episodes = max(NUM_EPISODES, sampler.num_adaptations + 1)
     policy = build_policy(
