@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, Quantity, Step, check_rows, check_streams, check_tasks
+from metarl.core.env import EnvSpec, Quantity, Step
 from metarl.core.tasks import TaskDistribution, Uniform, Variable
+from metarl.envs.calls import Calls
 from metarl.envs.rendering.marker import Marker
 
 
@@ -129,15 +130,16 @@ class NavigationEnv:
             observed=(Quantity("x", "m"), Quantity("y", "m")),
             actuators=(Quantity("step x", "m"), Quantity("step y", "m")),
         )
+        self._calls = Calls(self.spec)
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
         """Sets tasks (N, D), each for num_episodes neighbouring rows.
 
         Raises:
-            ValueError: The tasks are not (N, D) or not finite.
+            RuntimeError: The environment is closed.
+            ValueError: The tasks are not (N, D) or not finite, or num_episodes is below 1.
         """
-        goals = self.goal.place(check_tasks(self.spec, tasks))
-        self._goals = np.repeat(goals, num_episodes, axis=0)
+        self._goals = self.goal.place(self._calls.set_tasks(tasks, num_episodes))
         self._position = np.zeros_like(self._goals)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
@@ -147,8 +149,9 @@ class NavigationEnv:
             RuntimeError: No tasks were set.
             ValueError: The number of streams is not M.
         """
-        check_streams(self.spec, None if self._goals is None else len(self._goals), rngs)
+        self._calls.reset(rngs)
         self._position = np.zeros_like(self._goals)
+        self._calls.is_reset = True
         return self._position
 
     def reset_rows(
@@ -165,18 +168,24 @@ class NavigationEnv:
             RuntimeError: No tasks were set.
             ValueError: The number of streams or of tasks is not that of the rows.
         """
-        tasks = check_rows(self.spec, self._goals is not None, rows, rngs, tasks)
+        tasks = self._calls.reset_rows(rows, rngs, tasks)
         if tasks is not None:
             self._goals[rows] = self.goal.place(tasks)
         self._position = np.where(rows[:, None], 0.0, self._position)
+        self._calls.is_reset = True
         return self._position
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Moves the points of the mask alive (M,) by action (M, 2) [policy output].
 
         An action that is not finite is a fault.
+
+        Raises:
+            RuntimeError: There was no reset, or the environment is closed.
+            ValueError: action or alive have another shape.
         """
-        action = np.asarray(action, dtype=float)
+        action, alive = self._calls.step(action, alive)
+        action = action.astype(float, copy=False)
         move = np.clip(action * self._step_scale, -self._max_step, self._max_step)
         # clipping hides an infinite action, so the action itself is tested
         fault = alive & ~np.isfinite(action).all(axis=1)
@@ -212,4 +221,5 @@ class NavigationEnv:
         return plane_scene(states, self.marker(task), camera)
 
     def close(self) -> None:
-        """Does nothing: there are no threads, and little memory."""
+        """Ends the environment, which has no threads and little memory."""
+        self._calls.close()

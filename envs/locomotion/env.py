@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 import mujoco
 import numpy as np
 
-from metarl.core.env import Step, UnsupportedHere, check_rows, check_streams, check_tasks
+from metarl.core.env import Step, UnsupportedHere
+from metarl.envs.calls import Calls
 from metarl.envs.locomotion import profiler
 from metarl.envs.locomotion.goals.command import SIZE, Command, Commands
 from metarl.envs.locomotion.recipe import Recipe
@@ -61,6 +62,7 @@ class MujocoBatchEnv:
         self._ctrl_low, self._ctrl_high = self.model.actuator_ctrlrange.T - self._centre_ctrl
         self._batch: Any = None
         self._world: Any = None
+        self._calls = Calls(self.spec)
         profiler.stop()
 
     @property
@@ -91,6 +93,7 @@ class MujocoBatchEnv:
         for each in copies:
             each._threads = -(-self.threads // parts)
             each._batch, each._tally = None, Tally()  # halves step at the same time
+            each._calls = Calls(self.spec)
         return copies
 
     def on_warp(self) -> Self:
@@ -99,16 +102,13 @@ class MujocoBatchEnv:
 
         other = copy.copy(self)
         other._make_batch, other._batch, other._tally = WarpBatch, None, Tally()
+        other._calls = Calls(self.spec)
         other.set_tasks(self.spec.tasks.sample(np.random.default_rng(0), 1), 1)
         return other
 
     def set_tasks(self, tasks: np.ndarray, num_episodes: int) -> None:
-        """Sets tasks (N, D), each for num_episodes neighbouring rows.
-
-        Raises:
-            ValueError: The tasks are not (N, D) or not finite.
-        """
-        rows = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
+        """Sets tasks (N, D), each for num_episodes neighbouring rows; `Calls` has the checks."""
+        rows = self._calls.set_tasks(tasks, num_episodes)
         if self._batch is None or self._batch.nsim != len(rows):
             self._build(len(rows))
         goals = len(self.goal.tasks.variables)
@@ -153,13 +153,8 @@ class MujocoBatchEnv:
         self._world = World(self.robot, self.variations, batch)
 
     def reset(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Starts M episodes, row m with the stream rngs[m]; returns obs (M, S).
-
-        Raises:
-            RuntimeError: No tasks were set.
-            ValueError: The number of streams is not M.
-        """
-        check_streams(self.spec, None if self._batch is None else self._batch.nsim, rngs)
+        """Starts M episodes, row m with the stream rngs[m]; returns obs (M, S)."""
+        self._calls.reset(rngs)
         states = [self.robot.initial_state(rng, self._rest) for rng in rngs]
         self._tally.start()
         self._start_streams(np.arange(len(rngs)), rngs)
@@ -182,12 +177,8 @@ class MujocoBatchEnv:
 
         With tasks (rows.sum(), D), sets the tasks of those rows first. The other rows keep their
         state bit for bit. Returns obs (M, S).
-
-        Raises:
-            RuntimeError: No tasks were set.
-            ValueError: The number of streams or of tasks is not that of the rows.
         """
-        tasks = check_rows(self.spec, self._batch is not None, rows, rngs, tasks)
+        tasks = self._calls.reset_rows(rows, rngs, tasks)
         if not rngs:
             return self._observe()
         if tasks is not None:
@@ -213,6 +204,7 @@ class MujocoBatchEnv:
         self._batch.forward(ids)
         self._previous_position = self._position()
         self._warnings[index] = self._batch.warning[index, :, 1].sum(axis=1)
+        self._calls.is_reset = True
         return self._observe()
 
     def _observe(self) -> np.ndarray:
@@ -270,6 +262,7 @@ class MujocoBatchEnv:
 
         The other rows keep their state.
         """
+        action, alive = self._calls.step(action, alive)
         # dtype: float32 actions would otherwise be scaled in float32
         scaled = np.multiply(action, self.spec.action_scale, out=self._action, dtype=float)
         np.clip(scaled, self._ctrl_low, self._ctrl_high, out=scaled)
@@ -390,6 +383,7 @@ class MujocoBatchEnv:
 
     def close(self) -> None:
         """Releases threads and memory."""
+        self._calls.close()
         # a view of the batch's state would keep its threads alive
         self._batch = self._forces = self._centre = self._world = self._commands = None
         self._effector = None

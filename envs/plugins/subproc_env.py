@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from metarl.core.env import NoPictures, Step, check_rows, check_streams, check_tasks
+from metarl.core.env import NoPictures, Step
 from metarl.core.messages import warn
 from metarl.core.tasks import describe_task
+from metarl.envs.calls import Calls
 from metarl.envs.plugins import main_module
 from metarl.envs.plugins.batch import Batch
 from metarl.envs.plugins.interface import Facts, make_spec
@@ -83,6 +84,7 @@ class SubprocEnv:
         self._start_up_to(1)
         self._facts = self._resources.workers[0].facts
         self.spec = make_spec(name, self._facts, self._draw)
+        self._calls = Calls(self.spec)
 
     # --- the contract of BatchEnv --------------------------------------------------------------
 
@@ -90,11 +92,11 @@ class SubprocEnv:
         """Assigns tasks (N, D) to the batch, each to num_episodes neighbouring rows.
 
         Raises:
-            ValueError: The tasks are not (N, D) or not finite.
+            RuntimeError, ValueError: See `Calls`.
             PluginFailure: set_task raised.
         """
         self._patience.is_hurried = False
-        rows = np.repeat(check_tasks(self.spec, tasks), num_episodes, axis=0)
+        rows = self._calls.set_tasks(tasks, num_episodes)
         num_rows, block = len(rows), self._resources.block
         num_shards = min(self._max_workers, num_rows)
         self._start_up_to(num_shards)
@@ -110,15 +112,16 @@ class SubprocEnv:
         """Starts M episodes, row m with a seed drawn from the stream rngs[m]; returns obs (M, S).
 
         Raises:
-            RuntimeError: No tasks were set.
-            ValueError: The number of streams is not M.
+            RuntimeError, ValueError: See `Calls`.
             PluginFailure: An environment broke the contract.
         """
-        check_streams(self.spec, None if self._batch is None else len(self._batch.tasks), rngs)
+        if self._batch is None:  # never set, or given up after a failure
+            self._calls.num_rows = None
+        self._calls.reset(rngs)
         assert self._batch is not None
         self._batch.reset(rngs)
         self._exchange("reset", range(self._batch.num_shards))
-        self._obs = self._block.obs.copy()
+        self._obs, self._calls.is_reset = self._block.obs.copy(), True
         return self._obs
 
     def reset_rows(
@@ -138,7 +141,7 @@ class SubprocEnv:
             PluginFailure: An environment broke the contract; names the row.
         """
         batch = self._batch
-        tasks = check_rows(self.spec, batch is not None, rows, rngs, tasks)
+        tasks = self._calls.reset_rows(rows, rngs, tasks)
         if batch is None or batch.recording is None:
             raise RuntimeError(f"{self._name}: call reset before reset_rows")
         batch.restart(batch.recording, rows, rngs, tasks)
@@ -152,9 +155,10 @@ class SubprocEnv:
         A non-finite action is a fault.
 
         Raises:
-            RuntimeError: There was no reset.
+            RuntimeError, ValueError: See `Calls`.
             PluginFailure: An environment broke the contract; names task, episode and step.
         """
+        action, alive = self._calls.step(action, alive)
         batch, facts = self._batch, self._facts
         if batch is None or batch.recording is None or facts is None:
             raise RuntimeError(f"{self._name}: call reset before step")
@@ -213,6 +217,7 @@ class SubprocEnv:
 
     def close(self) -> None:
         """Kills the workers, releases the memory and deletes the recordings."""
+        self._calls.close()
         self._resources.release()
         self._films.clear()
         self._batch = None
