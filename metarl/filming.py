@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from metarl.builders import is_baseline
+from metarl.config.identity import label_config
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.core.machine.files import check_output
-from metarl.learners.modes import find_mode, label
+from metarl.learners.modes import find_mode
 from metarl.policies import Given, list_policies, open_policy
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
 from metarl.runs.progress import heartbeat
@@ -153,7 +154,10 @@ def film_together(
         tasks = np.asarray(tasks, dtype=float)
         key = Key(first.config.seed, "video", 0)
         with heartbeat(f"filming {len(tasks)} tasks with {len(loaded)} policies"):
-            columns = [_play(policy, tasks, num_adaptations, key) for policy in loaded]
+            columns = [
+                _play(policy, name, tasks, num_adaptations, key)
+                for policy, name in zip(loaded, _name_policies(loaded), strict=True)
+            ]
             panels = [list(row) for row in zip(*columns, strict=True)]
             title = f"{first.config.env}: {', '.join(name_of(policy.path) for policy in loaded)}"
             view = View(size, camera)
@@ -191,8 +195,20 @@ def _check(num_tasks: int, num_adaptations: int, formats: Sequence[str] | None, 
     require(is_size, "size", size, f"even, from {MIN_SIZE} to {MAX_SIZE}")
 
 
-def _play(policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: Key) -> list[Any]:
-    """Returns an episode of each task after adaptation, whose caption names the learner."""
+def _name_policies(policies: Sequence[TrainedPolicy]) -> list[str]:
+    """Names policies by learner and seed, and by the name of the run where these are the same."""
+    names = [f"{label_config(each.config)}, seed {each.config.seed}" for each in policies]
+    runs = [name_of(each.path) for each in policies]
+    return [
+        f"{run}: {name}" if names.count(name) > 1 else name
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def _play(
+    policy: TrainedPolicy, name: str, tasks: np.ndarray, num_adaptations: int, key: Key
+) -> list[Any]:
+    """Returns an episode of each task after adaptation, whose caption has the policy's name."""
     from metarl.reporting.film import film_trial
 
     config = policy.config
@@ -204,7 +220,6 @@ def _play(policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: K
         num_adaptations=num_adaptations,
         key=key,
     )
-    stage = label(config.algo, config.learner)
-    if find_mode(config.learner) is None:  # the others do not adapt
-        stage += f", {played[0][-1].stage}"
-    return [replace(row[-1], stage=stage, env=policy.env) for row in played]
+    does_adapt = find_mode(config.learner) is None
+    stage = played[0][-1].stage if does_adapt else "does not adapt"
+    return [replace(row[-1], stage=stage, name=name, env=policy.env) for row in played]

@@ -69,10 +69,20 @@ def test_episodes_are_drawn_by_the_environment_of_their_policy(tmp_path, monkeyp
     )
     sampler = SimpleNamespace(num_episodes=2)
     config = SimpleNamespace(
-        env="navigation-2d", algo="rl2", learner=Rl2Config(), seed=0, sampler=sampler
+        env="navigation-2d",
+        algo="rl2",
+        learner=Rl2Config(),
+        seed=0,
+        sampler=sampler,
+        observe_task=False,
+        observe_terrain=False,
     )
     policies = [
         TrainedPolicy(tmp_path / name, config, None, _env=make("navigation-2d")) for name in "ab"
     ]
     (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
     assert [episode.drawn_by(None) for episode in row] == [policy.env for policy in policies]
+    assert [episode.name for episode in row] == ["a: rl2, seed 0", "b: rl2, seed 0"]
+    policies[1].config = SimpleNamespace(**{**vars(config), "seed": 1})
+    (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
+    assert [episode.name for episode in row] == ["rl2, seed 0", "rl2, seed 1"]

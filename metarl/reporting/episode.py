@@ -25,6 +25,7 @@ class Episode:
         task_text: The task in words, for example "angle 1.57 rad".
         stage: Progress of the adaptation, for example "after 1 adaptation".
         dt: Duration of a control step [s].
+        name: Policy that was played, where several are compared, for example "rl2, seed 0".
         env: The environment that recorded it, where it is not that of the film: the states of a
             plug-in mean nothing to another one.
 
@@ -39,6 +40,7 @@ class Episode:
     task_text: str
     stage: str
     dt: float
+    name: str = ""
     env: Any = None
 
     def __post_init__(self) -> None:

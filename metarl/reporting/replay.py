@@ -94,7 +94,7 @@ def _pack_motion(scene: Mapping[str, Any], episode: Episode) -> dict[str, Any]:
     reach = max(float(np.abs(near).max(initial=0.0)), 1e-9)
     camera = dict(scene["camera"])
     return {
-        "label": episode.stage,
+        "label": ", ".join(filter(None, [episode.name, episode.stage])),
         "frames": len(root),
         "bodies": near.shape[1],
         "root": _pack(root, "<f4"),

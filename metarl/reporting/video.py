@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -22,6 +23,8 @@ from metarl.reporting.episode import Episode, View
 
 GIF_FPS = 25.0
 """Largest rate of a gif [frames/s]: some viewers show faster ones slowly."""
+SMALLEST = 0.6
+"""Size of the smallest text of a caption, of that of a short one."""
 HOLD = 0.8
 """Time for which the last picture of a task stands still [s]."""
 
@@ -67,8 +70,9 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     columns = max(map(len, panels))
+    has_name = any(episode.name for row in panels for episode in row)
     shape = (
-        view.size + _strip_height(view.size),
+        view.size + _strip_height(view.size, has_name),
         columns * view.size + (columns - 1) * _GAP,
     )
     fps, _ = panels[0][0].playback
@@ -152,8 +156,8 @@ def _choose_steps(episode: Episode) -> np.ndarray:
     return steps if steps[-1] == last else np.append(steps, last)
 
 
-def _strip_height(size: int) -> int:
-    return 2 * round(0.075 * size)
+def _strip_height(size: int, has_name: bool = False) -> int:
+    return 2 * round((0.11 if has_name else 0.075) * size)
 
 
 @functools.cache
@@ -162,32 +166,50 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def _caption(episode: Episode, step: int, size: int) -> np.ndarray:
-    """Draws the strip (height, size, 3) above a picture: stage, task, return so far, step."""
-    height = _strip_height(size)
+    """Draws the strip (height, size, 3) above a picture: stage, task, return so far, step.
+
+    The name of the policy has a line of its own above, if the episode has one.
+    """
+    height, unit = _strip_height(size, bool(episode.name)), _strip_height(size)
     strip = Image.new("RGB", (size, height), _STRIP)
     draw = ImageDraw.Draw(strip)
     margin = round(0.025 * size)
     so_far = float(np.sum(episode.reward[: step + 1]))
-    lines = (
-        (0.32, 0.36, episode.stage, _STAGE, f"return {so_far:.1f}", _VALUE),
-        (0.74, 0.27, episode.task_text, _TASK, f"step {step + 1}", _MUTED),
-    )
-    for middle, share, left, left_color, right, right_color in lines:
-        font = _font(max(6, round(share * height)))
-        y = middle * height
+    top = height - unit
+    lines = [
+        (top + 0.32 * unit, 0.36, episode.stage, _STAGE, f"return {so_far:.1f}", _VALUE),
+        (top + 0.74 * unit, 0.27, episode.task_text, _TASK, f"step {step + 1}", _MUTED),
+    ]
+    if episode.name:
+        lines.append((0.6 * top, 0.36, episode.name, _STAGE, "", _STAGE))
+    for y, share, left, left_color, right, right_color in lines:
+        font = _font(max(6, round(share * unit)))
         draw.text((size - margin, y), right, right_color, font, anchor="rm")
-        room = size - 3 * margin - draw.textlength(right, font)
-        draw.text((margin, y), _shorten(draw, left, font, room), left_color, font, anchor="lm")
+        room = size - (3 if right else 2) * margin - draw.textlength(right, font)
+        text, font = _fit(draw, left, round(share * unit), room)
+        draw.text((margin, y), text, left_color, font, anchor="lm")
     return np.asarray(strip)
 
 
-def _shorten(draw: ImageDraw.ImageDraw, text: str, font, room: float) -> str:
-    """Shortens a text, with dots at its end, that is longer than `room` [pixels]."""
-    if draw.textlength(text, font) <= room:
-        return text
+def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> tuple[str, Any]:
+    """Makes a text that is longer than `room` [pixels] smaller, and cuts it if it is still longer.
+
+    Args:
+        draw: Measures the text.
+        text: The text.
+        size: Of the font [pixels].
+        room: Longest text [pixels].
+
+    Returns:
+        The text, with dots at its end if it is cut, and the font.
+    """
+    for smaller in range(max(6, size), max(6, round(SMALLEST * size)) - 1, -1):
+        font = _font(smaller)
+        if draw.textlength(text, font) <= room:
+            return text, font
     while text and draw.textlength(text + "...", font) > room:
         text = text[:-1]
-    return text + "..."
+    return text + "...", font
 
 
 def _fade(picture: np.ndarray) -> np.ndarray:

@@ -135,6 +135,32 @@ def test_caption_shortens_a_long_stage():
     assert gaps.max() >= 10
 
 
+def test_caption_has_a_line_for_the_policy(monkeypatch):
+    texts = []
+    draw = video.ImageDraw.ImageDraw.text
+
+    def spy(self, xy, text, *args, **kwargs):
+        texts.append((xy[1], text))
+        return draw(self, xy, text, *args, **kwargs)
+
+    monkeypatch.setattr(video.ImageDraw.ImageDraw, "text", spy)
+    name = "teacher-student-observe-terrain, seed 3"
+    caption = video._caption(replace(episode([1]), name=name), 0, 480)
+    assert caption.shape[0] == video._strip_height(480, True) > video._strip_height(480)
+    heights = {text: y for y, text in texts}
+    assert heights[name] < heights["before adaptation"] < heights["angle 1.57 rad"]
+
+
+def test_caption_gets_smaller_before_it_is_cut():
+    strip = video.Image.new("RGB", (480, 72))
+    draw = video.ImageDraw.Draw(strip)
+    text = "a text of some words"
+    (whole, large), (same, small) = (video._fit(draw, text, 26, room) for room in (400, 180))
+    assert (whole, same) == (text, text) and small.size < large.size == 26
+    cut, smallest = video._fit(draw, text * 9, 26, 180)
+    assert cut.endswith("...") and smallest.size == 16
+
+
 @pytest.mark.parametrize(
     ("dt", "fps", "stride"),
     [(0.05, 20.0, 1), (1.0, 20.0, 1), (1 / 60, 60.0, 1), (0.01, 50.0, 2), (0.002, 500 / 9, 9)],
