@@ -9,7 +9,6 @@ import json
 import math
 import os
 import sys
-from collections import deque
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from io import FileIO
@@ -29,7 +28,7 @@ from metarl.core.machine.files import (
 )
 from metarl.core.messages import warn
 from metarl.core.trees import flatten
-from metarl.runs.progress import Progress, make_progress
+from metarl.runs.progress import Progress, TimeLeft, make_progress
 from metarl.runs.sinks import MetricSink, read_settings
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second"})
@@ -95,7 +94,7 @@ class RunLog:
             resume: Continue the metrics.jsonl that is there.
             start_iteration: Iterations before this start, >= 0.
             sink: Second destination of the metrics; opened with the first record, closed here.
-            finish_iterations: Time of the work after training [iterations], for the time left.
+            finish_iterations: Time of the work after training, see `TimeLeft`.
             stream: Destination of progress, by default the standard output.
 
         Raises:
@@ -111,11 +110,10 @@ class RunLog:
         self._start_step = 0 if converts else last_step
         # without a buffer, which would fail again when the file is closed
         self._file = open(path, "ab" if resume else "xb", buffering=0)
-        self._total, self._finish = total_iterations, finish_iterations
+        self._time_left = TimeLeft(total_iterations, finish_iterations)
         self._progress: Progress = make_progress(
             stream or sys.stdout, total_iterations, start_iteration
         )
-        self._recent: deque[tuple[int, float]] = deque(maxlen=20)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record and shows it.
@@ -139,7 +137,7 @@ class RunLog:
         if self._sink is not None:
             self._open_sink(self._sink)
             self._sink.write(_step(values), _select_metrics(values))
-        self._progress.show(values, self._estimate_time_left(values))
+        self._progress.show(values, self._time_left.update(values))
 
     def _open_sink(self, sink: MetricSink) -> None:
         """Opens the sink with the first record: a kill during its import finds a saved run."""
@@ -193,16 +191,6 @@ class RunLog:
         except ResourceError:
             if error is None:  # otherwise the first failure is the cause
                 raise
-
-    def _estimate_time_left(self, values: Mapping[str, Any]) -> float:
-        """Returns the time left at the pace of the last 20 iterations [s]."""
-        done, seconds = values["iteration"], values.get("seconds", math.nan)
-        self._recent.append((done, seconds))
-        first_done, first_seconds = self._recent[0]
-        left = self._total - done + self._finish
-        if done > first_done:
-            return left * (seconds - first_seconds) / (done - first_done)
-        return left * seconds / done
 
 
 def _append(file: FileIO, line: bytes) -> None:

@@ -88,7 +88,7 @@ _FILM_EPISODES = 3000
 
 
 def estimate_finish(config: TrainConfig[Any], num_adaptations: int = 3) -> float:
-    """Estimates the time of the evaluation and the film after training [iterations].
+    """Estimates the time of the evaluation and the film after training [iterations' collection].
 
     An iteration has K + 1 rollouts of N tasks and E episodes. The evaluation has
     `num_adaptations` + 1 rollouts of its tasks, with E episodes too.
@@ -102,6 +102,37 @@ def estimate_finish(config: TrainConfig[Any], num_adaptations: int = 3) -> float
     film = _FILM_EPISODES if trainer.video else 0
     per_iteration = sampler.num_tasks * sampler.num_episodes * (sampler.num_adaptations + 1)
     return (evaluation + film) / per_iteration
+
+
+class TimeLeft:
+    """Estimate of the time left, from the records of the iterations since the start.
+
+    The pace is that of the last 20 iterations or of half of all, whichever is more, so that costly
+    updates that come now and then count as often as they come. The work after training has no
+    updates, and goes by the time to collect.
+
+    Args:
+        total: Iterations of the whole run.
+        finish: Time of the work after training [iterations' collection].
+    """
+
+    def __init__(self, total: int, finish: float) -> None:
+        self._total, self._finish = total, finish
+        self._records: list[tuple[int, float, float]] = []
+
+    def update(self, record: Mapping[str, Any]) -> float:
+        """Adds the record of an iteration, and returns the time left [s]."""
+        done, seconds = record["iteration"], record.get("seconds", math.nan)
+        self._records.append((done, seconds, record.get("time/collect", math.nan)))
+        recent = self._records[-max(20, len(self._records) // 2) :]
+        first_done, first_seconds, _ = recent[0]
+        pace = seconds / done
+        if done > first_done:
+            pace = (seconds - first_seconds) / (done - first_done)
+        collect = sum(each for _, _, each in recent) / len(recent)
+        # an older record, or a learner with a loop of its own, does not say what collecting took
+        collect = min(collect, pace) if math.isfinite(collect) else pace
+        return (self._total - done) * pace + self._finish * collect
 
 
 class Progress(Protocol):

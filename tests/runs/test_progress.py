@@ -9,7 +9,7 @@ from run_files import make_record, open_log
 
 from metarl.config.schema import parse
 from metarl.runs import progress
-from metarl.runs.progress import ProgressLines, estimate_finish, heartbeat, is_terminal
+from metarl.runs.progress import ProgressLines, TimeLeft, estimate_finish, heartbeat, is_terminal
 
 
 class Terminal(io.StringIO):
@@ -91,6 +91,24 @@ def test_time_left_includes_the_work_after_training(tmp_path, clock):
             log.write(make_record(iteration))
     lines = stream.getvalue().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["0:00:09", "0:00:07", "0:00:05"]
+
+
+def test_time_left_counts_rare_costly_updates_once():
+    left = TimeLeft(1000, 0.0)
+    seconds, estimates = 0.0, []
+    for iteration in range(1, 401):
+        seconds += 101.0 if iteration % 50 == 0 else 1.0  # 3 s on average
+        estimates.append(left.update({"iteration": iteration, "seconds": seconds}))
+    for done in (300, 349, 350, 351, 400):
+        assert estimates[done - 1] == pytest.approx(3.0 * (1000 - done), rel=0.35)
+
+
+def test_work_after_training_goes_by_the_time_to_collect():
+    left = TimeLeft(10, 5.0)
+    for iteration in (1, 2, 3):
+        record = {"iteration": iteration, "seconds": 10.0 * iteration, "time/collect": 2.0}
+        seconds = left.update(record)
+    assert seconds == pytest.approx(7 * 10.0 + 5 * 2.0)
 
 
 def test_long_iteration_prints_heartbeats(clock):
