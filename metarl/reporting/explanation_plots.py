@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.evaluation.table import format_steps
 from metarl.reporting.plots import (
@@ -91,6 +92,7 @@ def _draw_number(axes: Axes, tree: Mapping[str, Any], number: Mapping[str, Any])
     title = f"{number['name'].replace('_', ' ')}: {state}"
     score = "R\u00b2" if number["score"] == "R^2" else "accuracy"
     axes.set(title=title, xlabel="steps of experience in the trial", ylabel=score)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(axes)
 
 
@@ -134,6 +136,8 @@ def _draw_similarity(figure: Figure, axes: Axes, tree: Mapping[str, Any]) -> Non
     picture = axes.imshow(cosines, vmin=-1.0, vmax=1.0, cmap="RdBu", interpolation="nearest")
     axes.grid(False)
     axes.set(title="cosine between steps", xlabel="task, in the order of its first number")
+    for axis in (axes.xaxis, axes.yaxis):  # a task has no half
+        axis.set_major_locator(MaxNLocator(5, integer=True))
     bar = figure.colorbar(picture, ax=axes)
     bar.outline.set_edgecolor(RULE)
 
