@@ -5,6 +5,7 @@ Nothing heavy is imported at module level, so that --help and --list-envs answer
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def restore_progress(config: TrainConfig[Any], learner: Any) -> Any:
     if not config.resume:
         return Progress()
     if is_untrained(config.resume):
-        hint = f"the command that started it, with --run-dir {config.resume}, starts it anew"
+        place = shlex.quote(str(config.resume))
+        hint = f"the command that started it, with --run-dir {place}, starts it anew"
         raise CheckpointError(f"{config.resume} stopped before anything was trained; {hint}")
     return restore_newest(config.resume, learner)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -155,7 +156,8 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     for guess in guesses:
         show(f"{guess.key:13} {guess.summary:32} {guess.reason}")
     show("\n".join(findings))
-    show(f"{output}: check it, then metarl train --env {output}:{goal_of(guesses)}")
+    name = shlex.quote(f"{output}:{goal_of(guesses)}")
+    show(f"{output}: check it, then metarl train --env {name}")
 
 
 def _video(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def read(run: Path) -> dict[str, Any]:
         CheckpointError: It is missing, damaged, or lacks an entry of 0..K; the message has the
             command that makes it.
     """
-    path, hint = run / FILE, f"make it with: python -m metarl evaluate {run}"
+    path, hint = run / FILE, f"make it with: python -m metarl evaluate {shlex.quote(str(run))}"
     try:
         result = load_json(path)
         check_form(result, _FORM)

@@ -6,6 +6,7 @@ The page loads nothing and runs nothing: plots are inline SVG, and every text of
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -125,7 +126,7 @@ def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]])
     missing = [run for group in groups for run in group.runs if run.evaluation is None]
     hints = (
         f"<p>{escape(run.name)} has no evaluation; make one with "
-        f"<code>python -m metarl evaluate {escape(str(run.path))}</code></p>"
+        f"<code>python -m metarl evaluate {escape(shlex.quote(str(run.path)))}</code></p>"
         for run in missing
     )
     return markup.table(head, rows) + note(text) + "".join(hints)

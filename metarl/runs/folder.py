@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def exists_already(run_dir: Path) -> RunExists:
     """Returns the error of a new run whose folder is not free."""
     hint = "choose another --run-dir"
     if newest_step(run_dir) is not None:
-        hint += f", or continue it with --resume {run_dir}"
+        hint += f", or continue it with --resume {shlex.quote(str(run_dir))}"
     return RunExists(f"{run_dir} exists and is never overwritten; {hint}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def refuse_resume(run: Path) -> None:
         CheckpointError: The folder is published.
     """
     if is_published(run):
-        hint = f"start a new run from it with --init-from {run}"
+        hint = f"start a new run from it with --init-from {shlex.quote(str(run))}"
         raise CheckpointError(f"--resume {run}: a published policy is not trained on; {hint}")
 
 

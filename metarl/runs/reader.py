@@ -5,6 +5,7 @@ Builds no environment and no learner, so a folder is readable without the code o
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -184,7 +185,7 @@ def _read_explanation(path: Path, run: Path) -> dict[str, Any] | None:
         return None
     explanation = _read_record(path)
     if explanation.get("kind") not in ("memory", "parameters"):
-        hint = f"make it again with: metarl explain {run}"
+        hint = f"make it again with: metarl explain {shlex.quote(str(run))}"
         raise CheckpointError(f"{path} cannot be read (it is no explanation); {hint}")
     return explanation
 

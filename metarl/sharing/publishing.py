@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from dataclasses import replace
@@ -136,7 +137,7 @@ def _find_film(run: Path) -> Path | None:
         return None
     facts, checkpoints = film.stat(), run / "checkpoints"
     if not published.is_published(run) and facts.st_mtime < checkpoints.stat().st_mtime:
-        hint = f"make it again with: metarl video {run}"
+        hint = f"make it again with: metarl video {shlex.quote(str(run))}"
         warn(f"{film} is older than the newest checkpoint and is left out; {hint}")
         return None
     if facts.st_size > MAX_FILM:
@@ -150,7 +151,7 @@ def _check_evaluation(policy: TrainedPolicy) -> None:
     result = results.read(policy.path)
     measured, newest = result.get("checkpoint", {}).get("iteration"), policy.progress.iteration
     if measured != newest:
-        hint = f"make it with: metarl evaluate {policy.path}"
+        hint = f"make it with: metarl evaluate {shlex.quote(str(policy.path))}"
         raise CheckpointError(
             f"{policy.path / results.FILE} is of iteration {measured}, not {newest}; {hint}"
         )

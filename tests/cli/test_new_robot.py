@@ -1,5 +1,6 @@
 """The command `new-robot`, and a training of the robot that it writes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_new_robot_names_the_goal_of_an_arm(tmp_path, capsys):
     output = capsys.readouterr()
     assert code == 0 and output.out.endswith(f"metarl train --env {file}:reach\n")
     assert "effector      gripper " in output.out and "env FILE:reach" in file.read_text()
+
+
+def test_new_robot_quotes_the_path_of_the_next_command(tmp_path, capsys):
+    folder = tmp_path / "my robots"
+    folder.mkdir()
+    model = folder / "my_arm.xml"
+    model.write_bytes(Path(ARM.model_file).read_bytes())
+    assert main(["new-robot", str(model)]) == 0
+    command = capsys.readouterr().out.rpartition("check it, then ")[2]
+    words = ["metarl", "train", "--env", f"{model.with_suffix('.yaml')}:reach"]
+    assert shlex.split(command) == words
 
 
 def test_new_robot_never_overwrites(tmp_path, capsys):
