@@ -89,10 +89,14 @@ def check_source(source: Source) -> None:
     path, is_sb3 = source.path, source.kind == "sb3"
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such run folder or file")
-    flags = {"--sb3": source.sb3_class, "--vec-normalize": source.normalizer}
+    flags = {
+        f"--sb3 {source.sb3_class}": source.sb3_class,
+        f"--vec-normalize {source.normalizer}": source.normalizer,
+        "--trust-pickle": source.trusts_pickle,
+    }
     for flag, value in flags.items():
         if value and not is_sb3:
-            raise ConfigError(f"{flag} {value}: {path} is no zip of Stable-Baselines3")
+            raise ConfigError(f"{flag}: {path} is no zip of Stable-Baselines3")
     if is_sb3 and not source.sb3_class:
         hint = f"name the class that saved {path}, such as --sb3 PPO"
         raise ConfigError(f"--sb3 is missing: {hint}")

@@ -99,7 +99,7 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
     text = f"{RUN}; several, of one environment and learner, are also seeds of one experiment"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
-    _add_trial_arguments(command, num_tasks=20, num_adaptations=3)
+    _add_trial_arguments(command, num_tasks=None, num_adaptations=3, about="by default 20")
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
     text = "evaluate the teacher of a run of teacher-student, which observes the task: an oracle"
@@ -250,9 +250,13 @@ def join_negative_values(argv: Iterable[str]) -> list[str]:
 
 
 def _add_trial_arguments(
-    command: argparse.ArgumentParser, *, num_tasks: int, num_adaptations: int
+    command: argparse.ArgumentParser,
+    *,
+    num_tasks: int | None,
+    num_adaptations: int,
+    about: str | None = None,
 ) -> None:
-    command.add_argument("--num-tasks", type=parse_at_least(1), default=num_tasks)
+    command.add_argument("--num-tasks", type=parse_at_least(1), default=num_tasks, help=about)
     command.add_argument("--num-adaptations", type=parse_at_least(1), default=num_adaptations)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
 
@@ -260,6 +264,20 @@ def _add_trial_arguments(
 def parse_run(text: str) -> str | Path:
     """Returns the path of a run folder, or an address on the hub as it is."""
     return text if text.startswith("hf://") else Path(text)
+
+
+def split_list(text: str) -> list[str]:
+    """Splits a list at its commas.
+
+    Raises:
+        ArgumentTypeError: It, or one of its entries, is empty.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if "" in parts:
+        what = "an entry is empty" if len(parts) > 1 else "is empty"
+        hint = "separate entries by single commas"
+        raise argparse.ArgumentTypeError(f"{text!r}: {what}; {hint}")
+    return parts
 
 
 def parse_at_least(bound: int) -> Callable[[str], int]:
@@ -294,7 +312,7 @@ def _even(text: str) -> int:
 def parse_task(text: str) -> list[float]:
     """Parses the numbers of a task, separated by commas."""
     try:
-        return [float(number) for number in text.split(",")]
+        return [float(number) for number in split_list(text)]
     except ValueError:
         hint = "numbers separated by commas, such as 1.57 or 0.3,-0.2"
         raise argparse.ArgumentTypeError(f"{text}: must be {hint}") from None

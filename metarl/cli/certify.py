@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from metarl.cli.arguments import add_trust_argument, parse_at_least
+from metarl.cli.arguments import add_trust_argument, parse_at_least, split_list
 from metarl.core.errors import ConfigError
 from metarl.core.messages import show
 
@@ -19,7 +19,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     text = "file of a grid, or name of one that metarl brings along (legged)"
     command.add_argument("--grid", default="legged", metavar="FILE", help=text)
     text = "axes of the grid to use, separated by commas; by default all"
-    command.add_argument("--axes", type=_names, default=[], metavar="NAMES", help=text)
+    command.add_argument("--axes", type=split_list, default=[], metavar="NAMES", help=text)
     text = "also combine every level of each axis with every level of the others"
     command.add_argument("--product", action="store_true", help=text)
     text = "tasks of a cell; by default those of the grid"
@@ -45,10 +45,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--vec-normalize", type=Path, metavar="FILE", help=text)
     text = "load files of Stable-Baselines3, which may run code that is in them"
     command.add_argument("--trust-pickle", action="store_true", help=text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def run(arguments: argparse.Namespace) -> None:

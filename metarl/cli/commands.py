@@ -56,6 +56,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from metarl.evaluation import results, table
 
     check_output("--json", arguments.json, JSON)
+    if arguments.task and arguments.num_tasks is not None:
+        raise ConfigError("--num-tasks: not with --task, which names every task")
     runs = [find_run(run) for run in arguments.runs]
     trust(arguments.env)
     trained_on = check_seeds(runs, trusts=arguments.trust_env)
@@ -71,7 +73,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             result = api.evaluate(
                 policy,
                 arguments.env,
-                num_tasks=arguments.num_tasks,
+                num_tasks=arguments.num_tasks or 20,
                 num_adaptations=arguments.num_adaptations,
                 tasks=arguments.task,
                 deterministic=arguments.deterministic,
@@ -229,6 +231,8 @@ def _push(arguments: argparse.Namespace) -> None:
     from metarl.sharing.publishing import push
 
     repository, to = arguments.repository, arguments.to
+    if arguments.private and to is not None:
+        raise ConfigError("--private: not with --to, which uploads nothing")
     place = push(
         arguments.run,
         repository,

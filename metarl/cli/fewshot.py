@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metarl.cli.arguments import parse_at_least
+from metarl.cli.arguments import parse_at_least, split_list
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.files import CSV, JSON, check_output
 from metarl.core.messages import show
@@ -23,7 +23,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     text = f"examples to adapt to, of each class; by default {defaults}"
     command.add_argument("--shots", type=parse_at_least(1), default=0, metavar="K", help=text)
     text = f"classes of a task of digits, from 2 to {HELD_OUT}; 3 by default"
-    command.add_argument("--ways", type=parse_at_least(2), default=3, metavar="N", help=text)
+    command.add_argument("--ways", type=parse_at_least(2), metavar="N", help=text)
     text = f"meta-updates of a training; {ITERATIONS} by default"
     kind = parse_at_least(0)
     command.add_argument("--iterations", type=kind, default=ITERATIONS, metavar="I", help=text)
@@ -37,7 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = tuple(parse_at_least(0)(part.strip()) for part in text.split(","))
+    seeds = tuple(parse_at_least(0)(part) for part in split_list(text))
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text}: a seed is given twice; two samples need two")
     return seeds
@@ -47,6 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Carries out the verb."""
     check_output("--json", arguments.json, JSON)
     check_output("-o", arguments.output, CSV)
+    if arguments.ways and arguments.task != "digits":
+        raise ConfigError(f"--ways {arguments.ways}: for --task digits only")
+    arguments.ways = arguments.ways or 3
     algos = _read_algos(arguments.algo, arguments.task)
 
     from metarl.core.machine.files import write_atomically
@@ -76,8 +79,8 @@ def _read_algos(text: str, task: str) -> tuple[str, ...]:
     possible = fitting(task)
     if text == "all":
         return tuple(possible)
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
+    names = tuple(part.strip() for part in text.split(","))
+    if "" in names:
         raise ConfigError(f"--algo {text!r}: name at least one of {', '.join(possible)}, or all")
     for name in names:
         if name not in ALGOS:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from metarl.cli.arguments import RUN, add_trust_argument
+from metarl.cli.arguments import RUN, add_trust_argument, split_list
 from metarl.core.errors import ConfigError, handle_signals
 from metarl.core.machine.files import check_output
 from metarl.runs.hub import find_run
@@ -155,9 +155,10 @@ def _seconds(text: str) -> float:
 
 def _numbers(text: str) -> list[float]:
     try:
-        values = [float(number) for number in text.split(",")]
+        values = [float(number) for number in split_list(text)]
     except ValueError:
         values = [math.nan]
     if any(math.isnan(value) for value in values):
-        raise argparse.ArgumentTypeError(f"{text}: must be numbers separated by commas")
+        hint = "must be numbers separated by commas, such as -1,1"
+        raise argparse.ArgumentTypeError(f"{text}: {hint}")
     return values

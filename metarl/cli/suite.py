@@ -22,10 +22,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.file is None:
         if not arguments.list:
             raise ConfigError("FILE is missing: name a suite; --list shows those that are known")
+        _refuse_beside_list(arguments, ("jobs", "ray", "csv", "run_dir"))
         _list_suites()
         return
     suite = read_suite(find_suite(arguments.file), arguments.run_dir)
     if arguments.list:
+        _refuse_beside_list(arguments, ("jobs", "ray", "csv"))
         _list_runs(suite)
         return
     csv = arguments.csv or Path("results") / f"{suite.name}.csv"
@@ -39,6 +41,17 @@ def run(arguments: argparse.Namespace) -> None:
     finish(suite, csv)
     if failures:
         raise _SuiteFailed(suite, failures)
+
+
+def _refuse_beside_list(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuses flags that a list has no use for.
+
+    Raises:
+        ConfigError: Names the flag.
+    """
+    for name in names:
+        if vars(arguments)[name] is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not with --list, which starts nothing")
 
 
 class _SuiteFailed(MetarlError):

@@ -31,6 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     from metarl.sweeps.sweep import find_sweep, list_sweeps, read_sweep
 
+    if arguments.list:
+        for name in ("file", "jobs", "ray", "run_dir", "trials"):
+            if vars(arguments)[name] is not None:
+                flag = "FILE" if name == "file" else f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{flag}: not with --list, which starts nothing")
     if arguments.file is None:
         if not arguments.list:
             raise ConfigError("FILE is missing: name a sweep; --list shows those that are known")

@@ -99,11 +99,25 @@ def _flag_value(key: str, kind: Any, values: list[str], name: str) -> Any:
             raise ConfigError(f"{key} takes no value, but {values[0]!r} follows it; {hint}")
         return key == flag(name)
     if typing.get_origin(kind) is tuple:
-        return [part for value in values for part in value.split(",") if part]
+        return _split_list(key, values)
     if len(values) != 1:
         follows = f"{' '.join(values)!r} follows it" if values else "none follows it"
         raise ConfigError(f"{key} takes one value, but {follows}")
     return values[0]
+
+
+def _split_list(key: str, values: list[str]) -> list[str]:
+    """Returns the entries of values such as "0,1" and "2"; a comma may end all but the last.
+
+    Raises:
+        ConfigError: An entry is empty.
+    """
+    text = " ".join(values).strip()
+    parts = re.split(r"\s*,\s*|\s+", text) if text else []
+    if "" in parts:
+        hint = "separate them by single commas, such as 1,2"
+        raise ConfigError(f"{key} {text!r}: an entry is empty; {hint}")
+    return parts
 
 
 # --- values ---------------------------------------------------------------------------------------

@@ -202,6 +202,8 @@ def parse(
     if any(word in ("-h", "--help") for word in argv):
         _print_help(default, prog)
     flags = read_flags(argv, default)
+    if flags.get("seeds") == []:
+        raise ConfigError("--seeds is empty: name distinct numbers >= 0, such as 0,1,2")
     if "seed" in flags and "seeds" in flags:
         raise ConfigError("--seed and --seeds: give one of them")
     config = _find_robot(merge(default, flags, spell=flag))

@@ -67,6 +67,7 @@ def test_table_has_a_line_for_each_cell(policy, tmp_path, monkeypatch, capsys):
         (["--num-tasks", "0"], "0: must be a whole number >= 1"),
         (["--env", "hoper-vel"], "no environment 'hoper-vel'; did you mean hopper-vel?"),
         (["--sb3", "PPO"], "--sb3 PPO: linear.onnx is no zip of Stable-Baselines3"),
+        (["--trust-pickle"], "--trust-pickle: linear.onnx is no zip of Stable-Baselines3"),
         (["-o", "no/folder"], "-o no/folder: there is no folder no"),
     ],
 )

@@ -44,6 +44,10 @@ def test_algorithms_are_in_their_list_and_in_the_help(capsys):
         (["--env", "ant-dir", "--algo", "dreamer"], "--algo dreamer: no such learner"),
         (["--env", "ant-dir", "--seeds", "1,1"], "must be distinct numbers >= 0"),
         (["--env", "ant-dir", "--seeds", "a"], "--seeds = ['a']: must be a whole number"),
+        (["--env", "ant-dir", "--seeds", "0,,1"], "--seeds '0,,1': an entry is empty; separate"),
+        (["--env", "ant-dir", "--seeds", "0,1,"], "--seeds '0,1,': an entry is empty; separate"),
+        (["--env", "ant-dir", "--seeds", ""], "--seeds is empty: name distinct numbers >= 0, such"),
+        (["--env", "ant-dir", "--seeds"], "--seeds is empty: name distinct numbers >= 0, such"),
         (["--env", "ant-dir", "--config", "no.yaml"], "no.yaml: No such file"),
         (
             ["--env", "ant-dir", "--init-from", "no", "--run-dir", "x"],

@@ -80,16 +80,21 @@ def read_limits(
     pairs = np.array([-math.inf, math.inf] if ends is None else ends, dtype=float)
     rates = np.array([math.inf] if rate is None else rate, dtype=float)
     if pairs.size not in (2, 2 * size):
-        raise ConfigError(f"--range has {pairs.size} numbers: must be 2, or 2 for {size} controls")
+        hint = f"must be 2, or 2 for {size} controls: LOW,HIGH of each in turn"
+        raise ConfigError(f"--range has {pairs.size} numbers: {hint}")
     if rates.size not in (1, size) or not (rates > 0.0).all():
         hint = f"must be 1 positive number, or 1 for each of {size} controls"
         raise ConfigError(f"--rate-limit {','.join(f'{each:g}' for each in rates)}: {hint}")
     low, high = np.broadcast_to(pairs.reshape(-1, 2), (size, 2)).T
+    if (low > high).any():
+        i = int(np.argmax(low > high))
+        hint = "LOW is above HIGH; give the smaller one first"
+        raise ConfigError(f"--range {low[i]:g},{high[i]:g}: {hint}")
     outside = np.flatnonzero(~((low <= home) & (home <= high)))
     if len(outside):
         i = int(outside[0])
-        place = f"the safe control {i} of {spec.name} is {home[i]:g}"
-        raise ConfigError(f"--range {low[i]:g},{high[i]:g}: must hold it, and {place}")
+        place = f"the safe control {i} of {spec.name}, {home[i]:g}"
+        raise ConfigError(f"--range {low[i]:g},{high[i]:g}: must hold {place}")
     return Limits(home, low, high, np.broadcast_to(rates, size))
 
 

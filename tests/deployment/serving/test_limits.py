@@ -37,7 +37,7 @@ def test_no_limits_leave_controls_unchanged():
     ("values", "message"),
     [
         ({"ends": [0.0, 1.0, 2.0]}, "--range has 3 numbers: must be 2, or 2 for 3 controls"),
-        ({"ends": [-0.5, 2.0]}, "--range -0.5,2: must hold it, and the safe control 1 of echo"),
+        ({"ends": [-0.5, 2.0]}, "--range -0.5,2: must hold the safe control 1 of echo, "),
         ({"rate": [1.0, 2.0]}, "--rate-limit 1,2: must be 1 positive number, or 1 for each of 3"),
         ({"rate": [0.0]}, "--rate-limit 0: must be 1 positive"),
     ],
