@@ -99,6 +99,12 @@ def make_cells(grid: Grid, env: str, spec_of: SpecOf) -> list[Cell]:
     cells, levels = [Cell(NOMINAL, "", env, (), {}, num_own)], []
     for axis in grid.axes:
         try:
+            spec_of(compose(env, [axis.variation]))
+        except ConfigError as error:
+            hint = "leave the axis out with --axes, or give a --grid for this environment"
+            text = f"{env} has no variation {axis.variation!r}"
+            raise ConfigError(f"axis {axis.name}: {text}; {hint}") from error
+        try:
             levels.append(_read_levels(axis, env, spec_of))
         except ConfigError as error:
             raise ConfigError(f"axis {axis.name}: {error}") from error

@@ -38,7 +38,11 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         except ValueError as error:
             raise CheckpointError(f"{path} is not what metarl wrote; delete {folder}") from error
         now = parse_json(to_text(settings))
-        for name, old, new in _differences(before, now):
+        # the environments follow from the grid, and packages explain nothing else
+        late = ("env_versions", "versions")
+        found = list(_differences(before, now))
+        for name, old, new in sorted(found, key=lambda each: each[0].startswith(late)):
+            old, new = (_name_axes(value) if name == "grid.axes" else value for value in (old, new))
             hint = "choose another folder with -o, or delete this one"
             raise ConfigError(f"{folder} has {name} {old!r:.80}, now it is {new!r:.80}; {hint}")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -46,6 +50,13 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         write_atomically(path, to_text(settings))
+
+
+def _name_axes(axes: Any) -> Any:
+    """Returns the names of the axes of a grid, or what is in their place."""
+    is_list = isinstance(axes, list) and all(isinstance(axis, dict) for axis in axes)
+    names = [axis.get("name") for axis in axes] if is_list else []
+    return ", ".join(map(str, names)) or axes
 
 
 def _differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

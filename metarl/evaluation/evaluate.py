@@ -248,15 +248,41 @@ def check_chosen_tasks(tasks: Any, spec: Any) -> np.ndarray:
         chosen = np.empty(0)
     shape_fits = len(chosen) > 0 and chosen.shape[1:] == (len(variables),)
     if not shape_fits or not np.isfinite(chosen).all():
+        if not variables:
+            raise ConfigError(f"--task: tasks of {spec.name} have no numbers; leave it out")
         names = ", ".join(f"{v.name} [{v.unit}]" for v in variables)
-        raise ConfigError(
-            f"--task {tasks}: a task of {spec.name} is {len(variables)} finite numbers: {names}"
-        )
+        hint = f"a task of {spec.name} is {len(variables)} finite numbers: {names}"
+        raise ConfigError(f"--task {_describe_misfit(tasks, len(variables))}: {hint}")
     try:
         require_usable(spec.name, variables, chosen)
     except ValueError as error:
         raise ConfigError(f"--task: {error}") from error
     return chosen
+
+
+def _describe_misfit(tasks: Any, size: int) -> str:
+    """Describes the first of some tasks that is not numbers (size,), as a flag has it."""
+    rows = tasks if isinstance(tasks, (list, tuple, np.ndarray)) and len(tasks) else [tasks]
+    flat = [row if isinstance(row, (list, tuple, np.ndarray)) else None for row in rows]
+    if any(row is None for row in flat):  # a single task, or no sequence at all
+        return _join(tasks)
+    return next((_join(row) for row in flat if not _is_task(row, size)), _join(rows[0]))
+
+
+def _is_task(row: Any, size: int) -> bool:
+    try:
+        numbers = np.array(row, dtype=float)
+    except (TypeError, ValueError):
+        return False
+    return numbers.shape == (size,) and bool(np.isfinite(numbers).all())
+
+
+def _join(row: Any) -> str:
+    """Returns the numbers of a task as a flag has them, or anything else as Python writes it."""
+    is_flat = isinstance(row, (list, tuple, np.ndarray)) and len(row) > 0
+    if is_flat and not any(isinstance(each, (list, tuple, np.ndarray)) for each in row):
+        return ",".join(map(str, row))[:80]
+    return f"{row!r:.80}"
 
 
 def describe_outside(tasks: np.ndarray, spec: Any) -> list[str]:

@@ -175,7 +175,8 @@ def read_suite(path: Path, root: Path | None = None) -> Suite:
         raise ConfigError(f"{where}settings = {shared!r}: must be a group of keys")
     _check_keys(shared, _SHARED, f"{where}settings: ")
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{where}runs = {entries!r}: must be a list of runs")
+        hint = "such as [{env: navigation-2d, algo: rl2}]"
+        raise ConfigError(f"{where}runs = {entries!r:.80}: must be a list of runs, {hint}")
     root = root or Path("runs") / "suites" / path.stem
     runs: list[Run] = []
     for number, entry in enumerate(entries, 1):
@@ -207,6 +208,9 @@ def _read_entry(
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where} = {entry!r}: must be a group of keys")
     env, algo = entry.get("env"), entry.get("algo", "maml-trpo")
+    if not env:
+        hint = "name an environment of metarl train --list-envs"
+        raise ConfigError(f"{where}: env is missing; {hint}")
     where = f"{where} ({env}, {algo}): "
     _check_keys(entry, (IN_FILE - {"seed"}) | _ENTRY_HEAD, where)
     own = {key: value for key, value in entry.items() if key in _ENTRY_HEAD}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from metarl.builders import make_env
 from metarl.certification.cells import (
     NOMINAL,
     Training,
@@ -128,6 +129,13 @@ def test_numbers_of_the_environment_itself_can_be_varied():
 def test_unusable_values_are_refused(own, message):
     with pytest.raises(ConfigError, match=message):
         make_cells(grid_of(own), "ant-dir", spec_of)
+
+
+def test_axis_that_the_environment_lacks_is_refused():
+    message = "axis load load: navigation-2d has no variation 'load'; leave the axis out with"
+    with pytest.raises(ConfigError, match=message):
+        grid = grid_of(axis("load", "load", 0.1))
+        make_cells(grid, "navigation-2d", lambda name: make_env(name).spec)
 
 
 OUTSIDE = [

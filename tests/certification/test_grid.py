@@ -2,6 +2,7 @@ import pytest
 from certificates import HOPPER_GRID, write_grid
 
 from metarl.certification.grid import find_grid, list_grids, read_grid, select_axes
+from metarl.certification.store import open_folder
 from metarl.core.errors import ConfigError
 
 
@@ -39,3 +40,13 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path):
         find_grid("leged")
     with pytest.raises(ConfigError, match="--axes lod: no such axis; did you mean load?"):
         select_axes(read_grid(list_grids()["legged"]), ["lod"])
+
+
+def test_other_axes_are_named_before_their_environments(tmp_path):
+    def settings(*names):
+        axes = [{"name": name, "vary": name} for name in names]
+        return {"env_versions": {name: 1 for name in names}, "grid": {"axes": axes}}
+
+    open_folder(tmp_path / "out", settings("load", "delay"))
+    with pytest.raises(ConfigError, match="has grid.axes 'load, delay', now it is 'load'; choose"):
+        open_folder(tmp_path / "out", settings("load"))

@@ -6,10 +6,17 @@ import pytest
 import torch
 from whole_trial import trial
 
+from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
 from metarl.core.tasks import Split, Uniform, Variable
 from metarl.envs.registry import make
-from metarl.evaluation.evaluate import Evaluation, evaluate, held_out_tasks, summary
+from metarl.evaluation.evaluate import (
+    Evaluation,
+    check_chosen_tasks,
+    evaluate,
+    held_out_tasks,
+    summary,
+)
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.maml import Maml
 from metarl.learners.rl2.config import Rl2Config
@@ -218,3 +225,19 @@ def test_memory_learner_sends_its_mode_in_every_rollout(env, memory):
         np.testing.assert_array_equal(measured.returns[k], mode.returns().numpy())
         assert measured.env_steps[k] == mode.num_steps() / 3
     assert measured.deterministic and not measured.pools_episodes
+
+
+@pytest.mark.parametrize(
+    ("tasks", "shown"),
+    [([[0.3]], "0.3"), ([[0.1, 0.2], [1, 2, 3]], "1,2,3"), ([[[0.3]]], r"\[\[0.3\]\]")],
+)
+def test_message_shows_the_task_that_does_not_fit(tasks, shown):
+    spec = make("navigation-2d").spec
+    with pytest.raises(ConfigError, match=f"^--task {shown}: a task of navigation-2d is 2 finite"):
+        check_chosen_tasks(tasks, spec)
+
+
+def test_environment_whose_tasks_have_no_numbers_takes_none():
+    spec = replace(make("navigation-2d").spec, tasks=Uniform(()))
+    with pytest.raises(ConfigError, match="tasks of navigation-2d have no numbers; leave it out"):
+        check_chosen_tasks([[1.0]], spec)

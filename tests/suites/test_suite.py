@@ -58,7 +58,7 @@ def test_entry_goes_over_settings_and_preset(tmp_path):
     ("text", "message"),
     [
         ("runs: [", "while parsing"),
-        ("runs: []", "runs = []: must be a list of runs"),
+        ("runs: []", "runs = []: must be a list of runs, such as [{env: navigation-2d, algo"),
         ("about: x", "runs = None: must be a list of runs"),
         ("run: [{env: ant-dir}]", "unknown key run; did you mean runs?"),
         ("runs: [ant-dir]", "run 1 = 'ant-dir': must be a group of keys"),
@@ -69,7 +69,8 @@ def test_entry_goes_over_settings_and_preset(tmp_path):
         ("runs: [{env: ant-dir, seed: 3}]", "unknown key seed; did you mean seeds?"),
         ("runs: [{env: ant-dir, run_dir: x}]", "unknown key run_dir"),
         ("runs: [{env: ant-dir, algo: rl3}]", "no such learner; did you mean rl2?"),
-        ("runs: [{algo: rl2}]", "env is missing"),
+        ("runs: [{algo: rl2}]", "run 1: env is missing; name an environment of"),
+        ("runs: [{env: }]", "run 1: env is missing; name an environment of"),
         ("runs: [{env: ant-dir, learner: {lrr: 1}}]", "unknown key learner.lrr"),
         ("runs: [{env: ant-dir, learner: 5}]", "learner = 5: must be a group of keys"),
         ("{settings: {env: ant-dir}, runs: [{env: ant-dir}]}", "settings: unknown key env"),
