@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl import __version__
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.ranges import LARGEST_COUNT
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
 
 Run = Callable[[argparse.Namespace], None]
@@ -111,10 +112,12 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", type=parse_task, action="append", metavar="NUMBERS", help=text)
     text = "evaluate on another environment with the same observation and action sizes"
     command.add_argument("--env", metavar="NAME", help=text)
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    command.add_argument(
+        "--json", type=parse_path, metavar="FILE", help="write the result here too"
+    )
     add_trust_argument(command)
     text = "evaluated run of a policy that observes the task, for comparison"
-    command.add_argument("--oracle", type=Path, metavar="RUN", help=text)
+    command.add_argument("--oracle", type=parse_run, metavar="RUN", help=text)
 
 
 def add_explain_arguments(command: argparse.ArgumentParser) -> None:
@@ -133,7 +136,9 @@ def add_explain_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--distribution", choices=("train", "test"), help=text)
     add_trust_argument(command)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    command.add_argument(
+        "--json", type=parse_path, metavar="FILE", help="write the result here too"
+    )
 
 
 def add_video_arguments(command: argparse.ArgumentParser) -> None:
@@ -143,7 +148,7 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
     _add_trial_arguments(command, num_tasks=2, num_adaptations=1)
     add_trust_argument(command)
     text = "file of several runs; the suffix is replaced"
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
+    command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
     suppress = argparse.SUPPRESS  # without it this default would replace that of --num-tasks
     command.add_argument(
         "--tasks",
@@ -168,25 +173,27 @@ def add_check_env_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("env", metavar="NAME", help="as for --env of metarl train")
     text = "time that a plug-in may take for its start, a step or a reset [s]; by default 120"
     command.add_argument("--env-timeout", type=_seconds, default=120.0, metavar="S", help=text)
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    command.add_argument(
+        "--json", type=parse_path, metavar="FILE", help="write the result here too"
+    )
 
 
 def add_new_robot_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `new-robot`."""
-    command.add_argument("model", type=Path, metavar="MODEL", help="MJCF file of the robot")
+    command.add_argument("model", type=parse_path, metavar="MODEL", help="MJCF file of the robot")
     text = "the robot's file, in the folder of the model; by default the model's name with .yaml"
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
+    command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
 
 
 def add_report_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `report`."""
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=RUN)
     text = "the page; for one run report.html in its folder"
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
+    command.add_argument("--json", type=parse_path, metavar="FILE", help="write the numbers here")
     text = "evaluated run of a policy that observes the task; may be repeated"
     command.add_argument(
-        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=text
+        "--oracle", type=parse_run, action="append", default=[], metavar="RUN", help=text
     )
 
 
@@ -204,32 +211,32 @@ def add_suite_arguments(command: argparse.ArgumentParser) -> None:
     text = "runs at a time, each on one thread; by default as many as cores"
     command.add_argument("--jobs", type=parse_at_least(1), metavar="N", help=text)
     text = "folder of the run folders; by default runs/suites/NAME"
-    command.add_argument("--run-dir", type=Path, metavar="DIR", help=text)
+    command.add_argument("--run-dir", type=parse_path, metavar="DIR", help=text)
     add_ray_argument(command)
     text = "file of the results; by default results/NAME.csv"
-    command.add_argument("--csv", type=Path, metavar="FILE", help=text)
+    command.add_argument("--csv", type=parse_path, metavar="FILE", help=text)
     text = "print the known suites, or with FILE its runs and how far they are, and exit"
     command.add_argument("--list", action="store_true", help=text)
 
 
 def add_publish_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `publish`."""
-    command.add_argument("run", type=Path, metavar="RUN", help="evaluated run folder")
+    command.add_argument("run", type=parse_run, metavar="RUN", help=f"evaluated {RUN}")
     command.add_argument(
-        "folder", type=Path, metavar="DIR", help="new folder, such as pretrained/X"
+        "folder", type=parse_path, metavar="DIR", help="new folder, such as pretrained/X"
     )
     add_trust_argument(command)
 
 
 def add_push_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `push`."""
-    command.add_argument("run", type=Path, metavar="RUN", help="evaluated run folder")
+    command.add_argument("run", type=parse_run, metavar="RUN", help=f"evaluated {RUN}")
     command.add_argument("repository", metavar="ORG/NAME", help="repository on the hub")
     add_trust_argument(command)
     text = "create the repository private"
     command.add_argument("--private", action="store_true", help=text)
     text = "write what would be uploaded into this new folder, and upload nothing"
-    command.add_argument("--to", type=Path, metavar="DIR", help=text)
+    command.add_argument("--to", type=parse_path, metavar="DIR", help=text)
 
 
 def add_trust_argument(command: argparse.ArgumentParser) -> None:
@@ -266,6 +273,18 @@ def parse_run(text: str) -> str | Path:
     return text if text.startswith("hf://") else Path(text)
 
 
+def parse_path(text: str) -> Path:
+    """Returns the path of a file or folder of this machine.
+
+    Raises:
+        ArgumentTypeError: It is an address on the hub.
+    """
+    if text.startswith("hf://"):
+        hint = "an address on the hub is not taken here; give a path"
+        raise argparse.ArgumentTypeError(f"{text}: {hint}")
+    return Path(text)
+
+
 def split_list(text: str) -> list[str]:
     """Splits a list at its commas.
 
@@ -280,12 +299,14 @@ def split_list(text: str) -> list[str]:
     return parts
 
 
-def parse_at_least(bound: int) -> Callable[[str], int]:
-    """Returns a parser of whole numbers that are not below a bound."""
+def parse_at_least(bound: int, most: int = LARGEST_COUNT) -> Callable[[str], int]:
+    """Returns a parser of whole numbers that are not below a bound, nor above another."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < bound:
             raise argparse.ArgumentTypeError(f"{text}: must be a whole number >= {bound}")
+        if int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text}: must be at most {most:,}")
         return int(text)
 
     return number

@@ -6,15 +6,22 @@ import argparse
 import shlex
 from pathlib import Path
 
-from metarl.cli.arguments import add_trust_argument, parse_at_least, split_list
+from metarl.cli.arguments import (
+    RUN,
+    add_trust_argument,
+    parse_at_least,
+    parse_path,
+    parse_run,
+    split_list,
+)
 from metarl.core.errors import ConfigError
 from metarl.core.messages import show
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the verb."""
-    text = "run folder, zip of Stable-Baselines3 (with --sb3), or ONNX file"
-    command.add_argument("policy", type=Path, metavar="POLICY", help=text)
+    text = f"{RUN}; zip of Stable-Baselines3 (with --sb3), or ONNX file"
+    command.add_argument("policy", type=parse_run, metavar="POLICY", help=text)
     command.add_argument("--env", metavar="NAME", help="environment; by default that of the run")
     text = "file of a grid, or name of one that metarl brings along (legged)"
     command.add_argument("--grid", default="legged", metavar="FILE", help=text)
@@ -26,23 +33,25 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-tasks", type=parse_at_least(1), metavar="N", help=text)
     text = "episodes of a trial; by default those of the grid"
     command.add_argument("--attempts", type=parse_at_least(1), metavar="N", help=text)
-    command.add_argument("--seed", type=parse_at_least(0), default=0, metavar="N")
+    command.add_argument("--seed", type=parse_at_least(0, 2**64 - 1), default=0, metavar="N")
     text = (
         "run of a policy that observes the task, played in the cells of its environment; may be "
         "repeated"
     )
     command.add_argument(
-        "--oracle", type=Path, action="append", default=[], metavar="RUN", help=text
+        "--oracle", type=parse_run, action="append", default=[], metavar="RUN", help=text
     )
     text = "folder of the certificate; by default certificate"
     default = Path("certificate")
-    command.add_argument("-o", "--output", type=Path, default=default, metavar="DIR", help=text)
+    command.add_argument(
+        "-o", "--output", type=parse_path, default=default, metavar="DIR", help=text
+    )
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
     add_trust_argument(command)
     text = "class of Stable-Baselines3 that saved the zip, such as PPO"
     command.add_argument("--sb3", default="", metavar="CLASS", help=text)
     text = "file of the VecNormalize that the zip was trained with"
-    command.add_argument("--vec-normalize", type=Path, metavar="FILE", help=text)
+    command.add_argument("--vec-normalize", type=parse_path, metavar="FILE", help=text)
     text = "load files of Stable-Baselines3, which may run code that is in them"
     command.add_argument("--trust-pickle", action="store_true", help=text)
 

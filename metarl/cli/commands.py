@@ -62,7 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     trust(arguments.env)
     trained_on = check_seeds(runs, trusts=arguments.trust_env)
     env = arguments.env or trained_on
-    oracle = results.read_oracle(arguments.oracle, env) if arguments.oracle else None
+    oracle = results.read_oracle(find_run(arguments.oracle), env) if arguments.oracle else None
     evaluations = []
     for path, given in zip(runs, arguments.runs, strict=True):
         if len(runs) > 1:
@@ -204,7 +204,7 @@ def _report(arguments: argparse.Namespace) -> None:
     check_output("--json", arguments.json, JSON)
     runs = [find_run(run) for run in arguments.runs]
     output = arguments.output or output_folder(runs[0]) / "report.html"
-    groups = write_report(runs, output, arguments.oracle)
+    groups = write_report(runs, output, [find_run(oracle) for oracle in arguments.oracle])
     if arguments.json:
         results.write(arguments.json, numbers(groups))
     show(output)

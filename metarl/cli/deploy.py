@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from metarl.cli.arguments import RUN, add_trust_argument, parse_at_least, parse_run, parse_task
+from metarl.cli.arguments import (
+    RUN,
+    add_trust_argument,
+    parse_at_least,
+    parse_path,
+    parse_run,
+    parse_task,
+)
 from metarl.core.errors import ConfigError, EnvironmentContractError
 from metarl.core.machine.files import JSON, check_output
 from metarl.core.messages import show
@@ -44,13 +51,13 @@ def add_export_arguments(command: argparse.ArgumentParser) -> None:
     text = "new tasks as in training (the default), or held-out tasks"
     group.add_argument("--distribution", choices=("train", "test"), help=text)
     text = "of tasks and actions; by default that of the run"
-    group.add_argument("--seed", type=parse_at_least(0), metavar="N", help=text)
+    group.add_argument("--seed", type=parse_at_least(0, 2**64 - 1), metavar="N", help=text)
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `run`."""
     text = "ONNX file of metarl export, or one with an observation as input and an action as output"
-    command.add_argument("policy", type=Path, metavar="POLICY", help=text)
+    command.add_argument("policy", type=parse_path, metavar="POLICY", help=text)
     text = "the environment; by default that of the training"
     command.add_argument("--env", default="", metavar="NAME", help=text)
     command.add_argument("--num-tasks", type=parse_at_least(1), default=20)
@@ -58,10 +65,12 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
     text = "episodes of each task in a rollout; by default as in training"
     command.add_argument("--num-episodes", type=parse_at_least(1), default=0, help=text)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    command.add_argument(
+        "--json", type=parse_path, metavar="FILE", help="write the result here too"
+    )
     add_trust_argument(command)
     text = "film of two tasks before and after adaptation: .mp4, .gif or .html"
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
+    command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
 
 
 def export(arguments: argparse.Namespace) -> None:

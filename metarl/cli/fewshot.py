@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from metarl.cli.arguments import parse_at_least, split_list
+from metarl.cli.arguments import parse_at_least, parse_path, split_list
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.files import CSV, JSON, check_output
 from metarl.core.messages import show
@@ -31,13 +30,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="LIST", help=text)
     text = "held-out tasks of each seed; 600 by default"
     command.add_argument("--num-tasks", type=parse_at_least(2), default=600, help=text)
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    command.add_argument(
+        "--json", type=parse_path, metavar="FILE", help="write the results as JSON"
+    )
     text = "write the table as CSV, with full precision"
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
+    command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = tuple(parse_at_least(0)(part) for part in split_list(text))
+    seeds = tuple(parse_at_least(0, 2**64 - 1)(part) for part in split_list(text))
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text}: a seed is given twice; two samples need two")
     return seeds

@@ -7,10 +7,9 @@ import gc
 import math
 import sys
 from contextlib import ExitStack, closing, redirect_stdout
-from pathlib import Path
 from typing import Any
 
-from metarl.cli.arguments import RUN, add_trust_argument, split_list
+from metarl.cli.arguments import RUN, add_trust_argument, parse_path, split_list
 from metarl.core.errors import ConfigError, handle_signals
 from metarl.core.machine.files import check_output
 from metarl.runs.hub import find_run
@@ -34,7 +33,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", metavar="HOST", help=text)
     text = f"port for udp; {PORT} by default, 0: a free one"
     command.add_argument("--port", type=_port, metavar="N", help=text)
-    command.add_argument("--path", type=Path, metavar="SOCKET", help="file of the unix socket")
+    command.add_argument(
+        "--path", type=parse_path, metavar="SOCKET", help="file of the unix socket"
+    )
     text = "silence in an episode after which the robot is sent the safe control [s]; by default "
     text += f"{WATCHDOG}, for stdin none"
     command.add_argument("--watchdog", type=_seconds, metavar="S", help=text)
@@ -45,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     text = "draw the actions with noise in all episodes, so that MAML can adapt more than once"
     command.add_argument("--explore", action="store_true", help=text)
     text = "append latencies, episodes and incidents here, as lines of JSON"
-    command.add_argument("--log", type=Path, metavar="FILE", help=text)
+    command.add_argument("--log", type=parse_path, metavar="FILE", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:

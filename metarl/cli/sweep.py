@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 
-from metarl.cli.arguments import add_ray_argument, parse_at_least
+from metarl.cli.arguments import add_ray_argument, parse_at_least, parse_path
 from metarl.core.errors import ConfigError
 from metarl.core.messages import show
 
@@ -19,7 +18,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=parse_at_least(1), metavar="N", help=text)
     add_ray_argument(command)
     text = "folder of the results; by default runs/sweeps/NAME"
-    command.add_argument("--run-dir", type=Path, metavar="DIR", help=text)
+    command.add_argument("--run-dir", type=parse_path, metavar="DIR", help=text)
     text = "trials in all, in place of those of the file; more of them continue a finished sweep"
     command.add_argument("--trials", type=parse_at_least(1), metavar="N", help=text)
     command.add_argument("--list", action="store_true", help="print the known sweeps, and exit")

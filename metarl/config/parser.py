@@ -186,6 +186,8 @@ def _coerce(value: Any, kind: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("a list")
         return tuple(_coerce(item, choices[0]) for item in value)
+    if kind is Path and isinstance(value, str) and value.startswith("hf://"):
+        raise ValueError("a path; an address on the hub is not taken here, download it first")
     if kind in (str, Path) and isinstance(value, (str, Path)):
         return kind(value)
     if kind is bool and isinstance(value, bool):
