@@ -330,9 +330,12 @@ def recipe_of(robot: Robot, parts: str) -> Recipe:
         if variations or (goal and variations is not None):
             return Recipe(robot, objective, terms, variations)
     worlds = [word for word, world in WORLDS.items() if not (robot.fixed and world.unfit)]
-    choices = ", ".join([*filter(None, goals), *worlds])
-    why = _misfit(robot, parts)
-    raise UnknownEnvironment(f"{parts!r} is no goal-variation of this robot{why} ({choices})")
+    known = [*filter(None, goals), *worlds]
+    goal = next((each for each in goals if each and parts.startswith(f"{each}-")), "")
+    words = parts.removeprefix(f"{goal}-").split("-")
+    why = _misfit(robot, parts) or nearest(next((w for w in words if w not in known), ""), known)
+    text = f"{parts!r} is no goal-variation of this robot{why} ({', '.join(known)})"
+    raise UnknownEnvironment(text)
 
 
 def _goals_of(robot: Robot) -> dict[str, Goal | Command]:

@@ -18,9 +18,10 @@ from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
 from metarl.config.trust import trust
 from metarl.core.env import BatchEnv, NoPictures, SceneEnv, missing_members, supports
-from metarl.core.errors import CheckpointError, ConfigError, Preempted, require
+from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.core.machine.files import load_json
 from metarl.core.messages import show, warn
+from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.environments import check_env as check_env
 from metarl.environments import make_env as make_env
 from metarl.environments import register_robot as register_robot
@@ -214,8 +215,8 @@ def evaluate(
             are not seeds of one experiment.
         NumericalError: A gradient of the adaptation is not finite.
     """
-    require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
-    require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
+    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
+    require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
     settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
     trust(env)
     policies = list_policies(policy, "policy")

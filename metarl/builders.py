@@ -17,9 +17,17 @@ from typing import Any
 from metarl.config.schema import TrainConfig
 from metarl.config.trust import require_trust
 from metarl.core.env import BatchEnv, missing_members, supports
-from metarl.core.errors import CheckpointError, ConfigError, EnvironmentContractError, MetarlError
+from metarl.core.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentContractError,
+    MetarlError,
+    ResourceError,
+    is_out_of_memory,
+)
 from metarl.core.machine.files import load_json, split_robot_file, write_atomically
 from metarl.core.messages import describe_error, notify, warn
+from metarl.core.ranges import MOST_THREADS, require_count
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
@@ -185,6 +193,7 @@ def make_env(
     from metarl.envs.plugins import main_module
 
     main_module.exit_if_imported_by_worker()
+    require_count("threads", threads, 0, MOST_THREADS)
     name = name_of(env)
     if isinstance(env, str):
         built = _make_by_name(env, threads, observe_terrain, timeout)
@@ -337,15 +346,24 @@ def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     tasks = env.spec.tasks
     if algorithm.sees_tasks and supports(tasks, HasOpaqueTasks) and tasks.opaque:
         raise ConfigError(f"--algo {config.algo}: tasks of {env.spec.name} are not numbers")
-    return registry.build_learner(
-        algorithm,
-        config.learner,
-        env.spec,
-        seed=config.seed,
-        device=device,
-        num_threads=num_threads(config),
-        experience=_experience(config, env) if algorithm.has_own_loop else None,
-    )
+    try:
+        return registry.build_learner(
+            algorithm,
+            config.learner,
+            env.spec,
+            seed=config.seed,
+            device=device,
+            num_threads=num_threads(config),
+            experience=_experience(config, env) if algorithm.has_own_loop else None,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = [
+            f"{name} {value}" for name, value in vars(config.learner).items() if "size" in name
+        ]
+        text = f"--algo {config.algo}: no memory for a learner with {', '.join(asked)}"
+        raise ResourceError(f"{text}; choose smaller sizes") from error
 
 
 def _experience(config: TrainConfig[Any], env: Any) -> Any:

@@ -15,6 +15,7 @@ from metarl.config.identity import label_config
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.core.machine.files import check_output
+from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.learners.modes import find_mode
 from metarl.policies import Given, list_policies, open_policy
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
@@ -187,8 +188,8 @@ def _check(num_tasks: int, num_adaptations: int, formats: Sequence[str] | None, 
     Raises:
         ConfigError: A number is out of range, or a format is unknown; names it.
     """
-    require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
-    require(num_adaptations >= 1, "num_adaptations", num_adaptations, "at least 1")
+    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
+    require_count("num_adaptations", num_adaptations, 1, MOST_ADAPTATIONS)
     is_known = formats is None or (len(formats) > 0 and set(formats) <= set(FORMATS))
     require(is_known, "formats", formats, f"a list of {', '.join(FORMATS)}")
     is_size = size % 2 == 0 and MIN_SIZE <= size <= MAX_SIZE

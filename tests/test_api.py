@@ -347,6 +347,10 @@ def test_evaluate_takes_a_run_folder(policy):
     assert metarl.evaluate(policy.path, num_tasks=3)["num_tasks"] == 3
     with pytest.raises(ConfigError, match="num_tasks = 0: must be at least 1"):
         metarl.evaluate(policy, num_tasks=0)
+    with pytest.raises(ConfigError, match="num_tasks = 10+: must be at most 1,000,000"):
+        metarl.evaluate(policy, num_tasks=10**12)
+    with pytest.raises(ConfigError, match="num_adaptations = 1.5: must be a whole number"):
+        metarl.evaluate(policy, num_adaptations=1.5)
 
 
 def test_evaluate_takes_several_seeds(policy, tmp_path):

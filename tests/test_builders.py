@@ -8,10 +8,10 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl.builders import make_env, require_experience, training_tasks
+from metarl.builders import build_learner, make_env, require_experience, training_tasks
 from metarl.config.sampler import SamplerConfig
 from metarl.config.schema import TrainConfig
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, ResourceError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
 from metarl.learners.metric.config import MetricConfig
@@ -90,3 +90,27 @@ def test_metric_needs_tasks_and_episodes_to_compare(sizes, text):
     with pytest.raises(ConfigError, match=text):
         require_experience(config)
     require_experience(dataclasses.replace(config, resume="runs/older"))
+
+
+@pytest.mark.parametrize(
+    ("threads", "hint"),
+    [
+        (-3, "at least 0"),
+        (1.5, "a whole number"),
+        (True, "a whole number"),
+        (5000, "at most 4,096"),
+    ],
+)
+def test_threads_are_a_whole_number_of_a_range(threads, hint):
+    with pytest.raises(ConfigError, match=f"threads = {threads}: must be {hint}"):
+        make_env("navigation-2d", threads)
+
+
+def test_learner_without_memory_names_what_was_asked(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("metarl.learners.registry.build_learner", refuse)
+    message = r"--algo maml-trpo: no memory for a learner with hidden_sizes \(64, 64\), .*; choose"
+    with pytest.raises(ResourceError, match=message):
+        build_learner(CONFIG, make("navigation-2d"), "cpu")

@@ -186,6 +186,11 @@ _LOADER = "failed to map segment", "annot allocate memory"
 """Parts of the messages of the loader of libraries."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception says that memory is missing."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _ALLOCATOR)
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Runs a command, prints an error as one line and returns the exit code.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 from metarl.core.errors import require
@@ -16,6 +17,12 @@ LARGEST_SIZE = 100_000
 
 LARGEST_COUNT = 1_000_000_000
 """Largest whole number of anything else that is counted."""
+
+MOST_TASKS, MOST_ADAPTATIONS = 1_000_000, 10_000
+"""Most tasks of an evaluation, and most adaptations of a trial."""
+
+MOST_THREADS = 4096
+"""Most threads of an environment."""
 
 RANGES = {
     "a finite number": math.isfinite,
@@ -59,6 +66,18 @@ def require_at_most(field: str, value: int) -> None:
     """
     largest = LARGEST_SIZE if field.endswith(("_size", "_sizes")) else LARGEST_COUNT
     require(value <= largest, field, value, f"at most {largest:,}")
+
+
+def require_count(field: str, value: Any, low: int, high: int) -> None:
+    """Raises if a value is no whole number of a range.
+
+    Raises:
+        ConfigError: Names field, value and limit.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    require(is_whole, field, value, "a whole number")
+    require(value >= low, field, value, f"at least {low}")
+    require(value <= high, field, value, f"at most {high:,}")
 
 
 def require_between(group: str, config: object, ranges: Mapping[str, tuple[int, int]]) -> None:

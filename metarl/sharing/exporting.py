@@ -15,6 +15,7 @@ from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, name_failures, require
 from metarl.core.machine.files import check_output
 from metarl.core.machine.parallel import one_torch_thread
+from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.policies import Given, open_policy
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Collector, Key
@@ -129,8 +130,8 @@ def run_policy(
     from metarl.deployment.onnx_policy import OnnxPolicy
     from metarl.evaluation.evaluate import evaluate, held_out_tasks, summary
 
-    require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
-    require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
+    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
+    require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
     if film is not None:
         _check_film(Path(film))
     policy = OnnxPolicy(path)

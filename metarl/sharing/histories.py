@@ -26,6 +26,7 @@ from metarl.core.errors import (
     require_package,
 )
 from metarl.core.machine.parallel import one_torch_thread
+from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.core.rng import stream
 from metarl.evaluation.evaluate import held_out_tasks
 from metarl.learners.modes import label
@@ -81,8 +82,8 @@ def export_minari(
         NumericalError: An action or a gradient is not finite.
         ResourceError: The disk refuses.
     """
-    require(num_tasks >= 1, "num_tasks", num_tasks, "at least 1")
-    require(num_adaptations >= 0, "num_adaptations", num_adaptations, "at least 0")
+    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
+    require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
     require(distribution in ("train", "test"), "distribution", distribution, "train or test")
     for package in ("minari", "h5py"):
         require_package(package, "minari", f"data set {dataset}")

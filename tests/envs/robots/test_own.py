@@ -328,3 +328,9 @@ def test_version_changes_with_an_included_file(robot_file, tmp_path):
     body = tmp_path / "body.xml"
     body.write_text(body.read_text().replace('range="-60 60"', 'range="-60 60" damping="7"'))
     assert own_recipe(f"{file}:dir").version != first
+
+
+@pytest.mark.parametrize(("parts", "near"), [("dri", "dir"), ("dir-terain", "terrain")])
+def test_mistyped_goal_of_an_own_robot_names_the_nearest(robot_file, parts, near):
+    with pytest.raises(UnknownEnvironment, match=f"of this robot; did you mean {near}\\?"):
+        own_recipe(f"{robot_file()}:{parts}")

@@ -161,7 +161,7 @@ def test_arm_of_a_file_reaches(arm_file):
     [
         ("dir", "no goal-variation of this robot: its base is fixed, so its goal is reach"),
         ("payload", "no goal-variation of this robot: its base is fixed"),
-        ("raech", r"no goal-variation of this robot \(reach, params, payload"),
+        ("raech", r"of this robot; did you mean reach\? \(reach, params, payload"),
         ("reach-terrain", "terrain is not for robot"),
     ],
 )
