@@ -116,9 +116,10 @@ def train_policy(
         ValueError: No step is valid.
     """
     require_steps(rollouts)
+    state.reward_unit = state.reward_unit.measure(rollouts)
     device, moments = latents[0].device, state.moments
     obs = torch.cat([rollout.obs[rollout.valid] for rollout in rollouts])
-    own = [rollout.to(device) for rollout in rollouts]
+    own = [rollout.to(device) for rollout in state.reward_unit.scale(rollouts)]
     learner = ConditionedPpo(policy, distribution, state.adams["policy"], config)
     checked = learner.check(own, latents, moments["obs"])
     is_first = not moments["obs"].count

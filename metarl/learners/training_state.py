@@ -14,6 +14,7 @@ from metarl.core.rollout import Params
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments
 from metarl.learners import adam
+from metarl.learners.reward_unit import RewardUnit
 from metarl.networks.distributions import Distribution, clamp_
 
 N = TypeVar("N", bound=nn.Module)
@@ -36,6 +37,7 @@ class TrainingState(Generic[N]):
         network: On the device.
         acting: A copy on the CPU, for acting.
         updates: Updates so far.
+        reward_unit: In which rewards are read.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TrainingState(Generic[N]):
             self.adams[name] = torch.optim.Adam(parameters, lr=lr, eps=1e-5)
             adam.begin(self.adams[name])
         self.moments, self.values, self.updates = dict(moments), dict(values or {}), 0
+        self.reward_unit = RewardUnit()
 
     @contextmanager
     def update(self) -> Generator[None]:
@@ -93,6 +96,7 @@ class TrainingState(Generic[N]):
         Raises:
             ValueError: A tensor is missing or has another shape; names it. Nothing has changed.
         """
+        state = RewardUnit.complete(state)
         check_state(state, self.state_dict())
         self._restore(state)
 
@@ -115,8 +119,8 @@ class TrainingState(Generic[N]):
         return state
 
     def _cpu_state(self) -> Params:
-        """Returns the running moments and the other values."""
-        state = dict(self.values)
+        """Returns the running moments, the unit of the rewards and the other values."""
+        state = self.values | self.reward_unit.state()
         for name, each in self.moments.items():
             state |= each.state(name)
         return state
@@ -132,6 +136,7 @@ class TrainingState(Generic[N]):
             each.param_groups[0]["lr"] = float(state[f"adam/lr/{name}"])
         self.moments = {name: Moments.of(state, name) for name in self.moments}
         self.values = {n: state[n].to(v.dtype, copy=True) for n, v in self.values.items()}
+        self.reward_unit = RewardUnit.of(state)
         self.updates = int(state["updates"])
         self._refresh_acting()
 

@@ -19,7 +19,7 @@ class TrialContext:
     Attributes:
         state: Of the memory, with rows (N * E) first.
         action: Previous action (N, E, A); 0 at the start of a trial and after a failed simulation.
-        reward: Raw reward of the previous action (N, E).
+        reward: Raw reward of the previous action (N, E); see `inputs`.
         done: 1 at the first step of an episode after the trial's first one (N, E), else 0.
     """
 
@@ -57,9 +57,13 @@ class TrialContext:
         zeros = torch.zeros_like(self.done)
         return TrialContext(self.state, self.action, feedback.reward, zeros)
 
-    def inputs(self, obs: Tensor) -> Tensor:
-        """Returns the memory's inputs (N * E, S + A + 2) with scaled obs (N, E, S)."""
-        previous = [self.action, self.reward.unsqueeze(-1), self.done.unsqueeze(-1)]
+    def inputs(self, obs: Tensor, reward_factor: float = 1.0) -> Tensor:
+        """Returns the memory's inputs (N * E, S + A + 2) with scaled obs (N, E, S).
+
+        The reward is multiplied by a factor; see `RewardUnit`.
+        """
+        reward = self.reward if reward_factor == 1.0 else self.reward * reward_factor
+        previous = [self.action, reward.unsqueeze(-1), self.done.unsqueeze(-1)]
         return torch.cat([obs, *previous], dim=-1).flatten(0, 1)
 
     def acted(

@@ -70,7 +70,7 @@ class Sequences:
         return Sequences(**{name: array[:length] for name, array in vars(self).items()})
 
     def previous(self) -> Tensor:
-        """Returns the memory's inputs (L, M, A + 2): previous action and raw reward, and done."""
+        """Returns the memory's inputs (L, M, A + 2): previous action and reward, and done."""
         inputs = torch.cat([self.action, self.reward.unsqueeze(-1)], dim=-1)
         inputs = torch.cat([torch.zeros_like(inputs[:1]), inputs[:-1]])
         return torch.cat([inputs, self.first.to(inputs.dtype).unsqueeze(-1)], dim=-1)

@@ -190,7 +190,9 @@ def test_state_of_another_network_is_rejected(algo):
     for name, value in before.items():
         missing = {key: tensor for key, tensor in before.items() if key != name}
         larger = {**before, name: torch.cat([value.reshape(-1), value.reshape(-1)])}
-        for broken in (missing, larger):
+        older = {"reward_unit", "adam/lr"} if algo.startswith("rl2") else {"reward_unit"}
+        # states of older versions lack these
+        for broken in (larger,) if name in older else (missing, larger):
             with pytest.raises(ValueError, match=name.rpartition("/")[2]):
                 bench.learner.load_state_dict(broken)
             assert_same(state(bench.learner), before)

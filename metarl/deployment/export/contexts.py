@@ -19,6 +19,7 @@ from metarl.deployment.export.layers import State, array, sequential
 from metarl.functional.running_moments import Moments
 from metarl.learners.metric.metric import Metric
 from metarl.learners.pearl.pearl import Pearl
+from metarl.learners.reward_unit import RewardUnit
 
 BEGUN, OBS, LATENT = "begun", "previous_obs", "latent"
 """States: 1 after the first step of all, the previous observation, and what the policy reads."""
@@ -82,12 +83,14 @@ def metric_policy(learner: Metric, spec: EnvSpec) -> step.PolicyGraph:
     """
     network, state = learner.network, learner.state_dict()
     moments = {name: Moments.of(state, name) for name in ("obs", "transition", "embedding")}
-    size = learner.config.embedding_size
+    size, factor = learner.config.embedding_size, RewardUnit.of(state).factor
 
     def collect(
         graph: Graph, transition: tuple[Value, ...], counts: Value
     ) -> tuple[list[Value], Value]:
-        scaled = step.normalize(graph, graph.concat(transition), moments["transition"])
+        obs, action, reward, after = transition
+        read = graph.concat([obs, action, step.scale_reward(graph, reward, factor), after])
+        scaled = step.normalize(graph, read, moments["transition"])
         embedded = sequential(graph, network.encoder, scaled)
         count = graph.op("Add", "count", counts)
         share = graph.op("Div", counts, graph.op("Max", count, 1.0))

@@ -26,6 +26,7 @@ from metarl.functional.running_moments import Moments
 from metarl.learners.maml.maml import Maml
 from metarl.learners.metric.metric import Metric
 from metarl.learners.pearl.pearl import Pearl
+from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.rl2.rl2 import Rl2
 from metarl.learners.teacher_student.teacher_student import TeacherStudent
 from metarl.learners.varibad.varibad import Varibad
@@ -78,7 +79,8 @@ def build_policy(
         is_belief = isinstance(learner, Varibad)
         guess = network.belief if is_belief else network.guess
         memory, head = network.memory, _guessing_head(guess, network.actor)
-    return _with_memory(spec, memory, moments, head, max_steps)
+    factor = RewardUnit.of(learner.state_dict()).factor
+    return _with_memory(spec, memory, moments, head, max_steps, factor)
 
 
 Head = Callable[[Graph, Value, Value], Value]
@@ -107,13 +109,22 @@ def _guessing_head(guess: Any, actor: Any) -> Head:
 
 
 def _with_memory(
-    spec: EnvSpec, memory: Memory, moments: Moments, head: Head, max_steps: int
+    spec: EnvSpec,
+    memory: Memory,
+    moments: Moments,
+    head: Head,
+    max_steps: int,
+    reward_factor: float,
 ) -> step.PolicyGraph:
-    """Builds the graph of a policy whose memory reads previous action, reward and done."""
+    """Builds the graph of a policy whose memory reads previous action, reward and done.
+
+    The reward is multiplied by a factor.
+    """
     graph, states = Graph(), [State(step.ACTION, (spec.action_size,))]
     own = memory_states(memory, max_steps)
     states += own
-    obs, previous = step.inputs(graph, spec, states)
+    obs, (before, reward, done) = step.inputs(graph, spec, states)
+    previous = [before, step.scale_reward(graph, reward, reward_factor), done]
     scaled = step.normalize(graph, obs, moments)
     features, after = memory_step(graph, memory, graph.concat([scaled, *previous]), own)
     action = step.finish(graph, spec, head(graph, features, scaled))

@@ -63,6 +63,11 @@ def normalize(graph: Graph, obs: Value, moments: Moments) -> Value:
     return graph.op("Clip", scaled, -MAX_SCALED, MAX_SCALED)
 
 
+def scale_reward(graph: Graph, reward: Value, factor: float) -> Value:
+    """Multiplies a reward (M, 1) by the factor of a `RewardUnit`."""
+    return reward if factor == 1.0 else graph.op("Mul", reward, factor)
+
+
 def finish(graph: Graph, spec: EnvSpec, output: Value) -> Value:
     """Adds the outputs `actions` and `controls`; returns the action.
 

@@ -167,7 +167,8 @@ class Metric:
     def adapt(self, context: MetricContext, rollout: Rollout, rngs: TaskRngs) -> MetricContext:
         """Adds the transitions of a rollout to the mean."""
         del rngs
-        inputs = normalize(read_transitions(rollout), self._state.moments["transition"].scale())
+        read = read_transitions(self._state.reward_unit.scale([rollout])[0])
+        inputs = normalize(read, self._state.moments["transition"].scale())
         added, number = sum_embeddings(self._state.acting.encoder, inputs, rollout.valid)
         total, count = context.total + added, context.count + number
         mean = (total / count.clamp(min=1)).float()
@@ -225,7 +226,7 @@ class Metric:
         task is: on navigation-2d the embedding then had no information about the goal.
         """
         config, state = self.config, self._state
-        played = [read_transitions(rollout) for rollout in rollouts]
+        played = [read_transitions(rollout) for rollout in state.reward_unit.scale(rollouts)]
         valid = torch.cat([rollout.valid for rollout in rollouts], dim=1)
         whole = torch.cat(played, dim=1)  # (N, (K + 1) * E, T, I)
         state.moments["transition"] = state.moments["transition"].merge(whole[valid])

@@ -21,6 +21,7 @@ from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import split
+from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
@@ -91,6 +92,7 @@ class Rl2:
         adam.begin(self._adam, self.device if is_fused else "cpu")
         self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
         self._obs_scale = self._obs_moments.scale()
+        self._reward_unit = RewardUnit()
         self._updates, self._group = 0, ALONE
 
     def join_group(self, group: Group) -> None:
@@ -118,7 +120,8 @@ class Rl2:
         """
         policy, size = self._acting, obs.shape[:2]
         context, obs = context.observe(feedback), normalize(obs, self._obs_scale)
-        features, state = policy.memory.step(context.inputs(obs), context.state)
+        inputs = context.inputs(obs, self._reward_unit.factor)
+        features, state = policy.memory.step(inputs, context.state)
         output = policy.output(features, obs.flatten(0, 1)).unflatten(0, size)
         params = policy.distribution_params()
         action = choose(policy.distribution, params, output, noise if explore else None)
@@ -151,7 +154,8 @@ class Rl2:
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
-        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        scaled = self._reward_unit.scale(rollouts)
+        inputs = self._inputs(Sequences.of(scaled, self.device))
         return self.policy.memory.unroll(inputs).cpu(), inputs.cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -172,6 +176,7 @@ class Rl2:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
+        state = RewardUnit.complete(state)
         check_state(state, self.state_dict())
         self._restore(state)
 
@@ -192,8 +197,9 @@ class Rl2:
         return own | adam.moments(self._adam, names)
 
     def _moments_state(self) -> Params:
-        """Returns the running moments, on the CPU."""
-        return self._obs_moments.state("obs") | self._value_moments.state("value")
+        """Returns the running moments and the unit of the rewards, on the CPU."""
+        own = self._obs_moments.state("obs") | self._value_moments.state("value")
+        return own | self._reward_unit.state()
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits; in place, because a GPU may have no memory left."""
@@ -204,6 +210,7 @@ class Rl2:
         adam.restore_steps(self._adam, state["adam/steps"])
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
+        self._reward_unit = RewardUnit.of(state)
         self._updates = int(state["updates"])
         if self.config.target_kl:
             self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
@@ -216,17 +223,25 @@ class Rl2:
             for name, value in self._acting.named_parameters():
                 value.data.copy_(params[name])
 
-    def _optimise(self, rollouts: Sequence[Rollout]) -> Metrics:
-        on_cpu = Sequences.of(rollouts)
+    def _make_batch(self, on_cpu: Sequences) -> Batch:
         steps = on_cpu.to(self.device)
-        batch = Batch.of(steps, self._inputs(steps), on_cpu)
+        return Batch.of(steps, self._inputs(steps), on_cpu)
+
+    def _optimise(self, rollouts: Sequence[Rollout]) -> Metrics:
+        known, unit = self._reward_unit, self._reward_unit.measure(rollouts)
+        on_cpu = Sequences.of(known.scale(rollouts))
+        batch = self._make_batch(on_cpu)
         output, scaled_value = self._evaluate(batch.inputs, batch.lengths)
         error = self._check_sampling(output, batch)
+        self._reward_unit, rollouts = unit, unit.scale(rollouts)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._merge_obs(on_cpu)
-            batch = replace(batch, inputs=self._inputs(steps))
+        if is_first or unit.factor != known.factor:
+            on_cpu = Sequences.of(rollouts)
+            batch = self._make_batch(on_cpu)
             output, scaled_value = self._evaluate(batch.inputs, batch.lengths)
+        steps = batch.steps
         value = self._unscale(scaled_value)
         settings = self.config.discount, self.config.gae_lambda
         reward, ends = self._assign_credit(rollouts, batch)

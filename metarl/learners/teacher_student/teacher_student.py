@@ -21,6 +21,7 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.ppo_passes import split, take_step
+from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.split_gradient import Gradient, split_gradient
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -121,6 +122,7 @@ class TeacherStudent:
         for each in self._adams.values():
             adam.begin(each)
         self._obs_moments, self._value_moments = Moments.initial(self._obs_size), Moments.initial(1)
+        self._reward_unit = RewardUnit()
         self._updates, self._group = 0, ALONE
 
     def join_group(self, group: Group) -> None:
@@ -175,7 +177,8 @@ class TeacherStudent:
             output = network.output(obs, latent)
             return choose(self._distribution, params, output, noise_or_none), context
         context = context.observe(feedback)
-        features, state = network.memory.step(context.inputs(obs), context.state)
+        inputs = context.inputs(obs, self._reward_unit.factor)
+        features, state = network.memory.step(inputs, context.state)
         latent = network.guess(features).unflatten(0, obs.shape[:2])
         action = choose(self._distribution, params, network.output(obs, latent), noise_or_none)
         return action, context.acted(network.memory, state, action, feedback)
@@ -204,6 +207,9 @@ class TeacherStudent:
         require_steps(rollouts)
         before, phase = self.state_dict(), self.phase
         try:
+            if phase == "teacher":  # who reads no rewards, so that acting does not change
+                self._reward_unit = self._reward_unit.measure(rollouts)
+            rollouts = self._reward_unit.scale(rollouts)
             if phase == "teacher":
                 metrics = self._update_teacher(rollouts, tasks)
             elif phase == "student":
@@ -222,7 +228,8 @@ class TeacherStudent:
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
-        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        scaled = self._reward_unit.scale(rollouts)
+        inputs = self._inputs(Sequences.of(scaled, self.device))
         return self.network.memory.unroll(inputs).cpu(), inputs.cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -244,6 +251,7 @@ class TeacherStudent:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
+        state = RewardUnit.complete(state)
         check_state(state, self.state_dict())
         self._restore(state)
 
@@ -254,7 +262,8 @@ class TeacherStudent:
         goes on where the state has it.
         """
         fresh, code = self.state_dict(), TaskCode(tasks)
-        taken = {n: value for n, value in fresh.items() if self.is_optimiser(n)} | dict(state)
+        taken = {n: value for n, value in fresh.items() if self.is_optimiser(n)}
+        taken |= RewardUnit.complete(state)
         for name in (name for name in fresh if name.endswith(_FIRST) and name in state):
             if state[name].shape[1:] != (code.size,):
                 shape = tuple(state[name].shape)
@@ -284,8 +293,9 @@ class TeacherStudent:
         return state
 
     def _moments_state(self) -> Params:
-        """Returns the running moments, on the CPU."""
-        return self._obs_moments.state("obs") | self._value_moments.state("value")
+        """Returns the running moments and the unit of the rewards, on the CPU."""
+        own = self._obs_moments.state("obs") | self._value_moments.state("value")
+        return own | self._reward_unit.state()
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits, in place."""
@@ -298,6 +308,7 @@ class TeacherStudent:
                 each.param_groups[0]["lr"] = float(state[_LR[name]])
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
+        self._reward_unit = RewardUnit.of(state)
         self._updates = int(state["updates"])
         self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
 

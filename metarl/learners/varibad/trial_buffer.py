@@ -26,7 +26,7 @@ class TrialBuffer:
     Attributes:
         obs: Unscaled (C, L, S).
         action: (C, L, A).
-        reward: Raw (C, L).
+        reward: (C, L) [of the learner's unit].
         next_obs: Unscaled observation after the action, the last one of its episode too (C, L, S).
         first: (C, L).
         valid: (C, L).
@@ -100,7 +100,7 @@ class TrialBuffer:
         return TrialBuffer(**{n: v.to(device) for n, v in self._parts().items()})
 
     def previous(self) -> Tensor:
-        """Returns previous action and raw reward, and done (L, C, A + 2), as `Sequences` does."""
+        """Returns previous action and reward, and done (L, C, A + 2), as `Sequences` does."""
         before = torch.cat([self.action, self.reward.unsqueeze(-1)], dim=-1)
         before = functional.pad(before, (0, 0, 1, 0))[:, :-1]
         done = self.first.to(before.dtype).unsqueeze(-1)

@@ -21,6 +21,7 @@ from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
+from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.split_gradient import split_gradient
 from metarl.learners.trial_memory import TrialContext
 from metarl.learners.varibad.config import VaribadConfig
@@ -95,6 +96,7 @@ class Varibad:
         self._reward_moments = Moments.initial(1)
         self._buffer = TrialBuffer.empty(config.buffer_trials, obs_size, action_size)
         self._obs_scale = self._obs_moments.scale()
+        self._reward_unit = RewardUnit()
         self._updates, self._group = 0, ALONE
 
     def join_group(self, group: Group) -> None:
@@ -122,7 +124,8 @@ class Varibad:
         """
         network, size = self._acting, obs.shape[:2]
         context, obs = context.observe(feedback), normalize(obs, self._obs_scale)
-        features, state = network.memory.step(context.inputs(obs), context.state)
+        inputs = context.inputs(obs, self._reward_unit.factor)
+        features, state = network.memory.step(inputs, context.state)
         belief = network.belief(features)
         output = network.output(policy_inputs(obs.flatten(0, 1), belief)).unflatten(0, size)
         params = network.distribution_params()
@@ -149,7 +152,8 @@ class Varibad:
         before = self.state_dict()
         try:
             metrics = self._train_policy(rollouts)
-            self._buffer = self._buffer.append(TrialBuffer.of(rollouts))
+            trials = TrialBuffer.of(self._reward_unit.scale(rollouts))
+            self._buffer = self._buffer.append(trials)
             metrics |= self._train_encoder()
             check_updated(self._device_state())
             check_updated(self._moments_state())
@@ -163,7 +167,8 @@ class Varibad:
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Returns the beliefs (L, M, 2 Z) and the memory's inputs (L, M, I); see `HasMemory`."""
-        inputs = self._inputs(Sequences.of(rollouts, self.device))
+        scaled = self._reward_unit.scale(rollouts)
+        inputs = self._inputs(Sequences.of(scaled, self.device))
         return self.network.belief(self.network.memory.unroll(inputs)).cpu(), inputs.cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -183,6 +188,7 @@ class Varibad:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
+        state = RewardUnit.complete(state)
         own = {n: v for n, v in self.state_dict().items() if not n.startswith("buffer/")}
         check_state(state, own)
         self._buffer.check(state)
@@ -214,9 +220,9 @@ class Varibad:
         return state | adam.moments(self._ppo_adam, names) | adam.moments(self._elbo_adam, names)
 
     def _moments_state(self) -> Params:
-        """Returns the running moments, on the CPU."""
+        """Returns the running moments and the unit of the rewards, on the CPU."""
         own = self._obs_moments.state("obs") | self._value_moments.state("value")
-        return own | self._reward_moments.state("reward")
+        return own | self._reward_moments.state("reward") | self._reward_unit.state()
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state that fits, in place."""
@@ -229,6 +235,7 @@ class Varibad:
         self._obs_moments = Moments.of(state, "obs")
         self._value_moments = Moments.of(state, "value")
         self._reward_moments = Moments.of(state, "reward")
+        self._reward_unit = RewardUnit.of(state)
         self._buffer = TrialBuffer.of_state(state)
         self._updates = int(state["updates"])
         self._refresh_acting()
@@ -260,14 +267,19 @@ class Varibad:
         return torch.cat(map_in_group(read, parts, self._num_threads, self._group), dim=1)
 
     def _train_policy(self, rollouts: Sequence[Rollout]) -> Metrics:
-        on_cpu = Sequences.of(rollouts)
+        before, unit = self._reward_unit, self._reward_unit.measure(rollouts)
+        on_cpu = Sequences.of(before.scale(rollouts))
         steps, seen = on_cpu.to(self.device), on_cpu.obs[on_cpu.acted]
         inputs = self._inputs(steps)
         known = self._read(inputs)
         checked = self._check_sampling(inputs, known, steps)
+        self._reward_unit, rollouts = unit, unit.scale(rollouts)
         is_first = not self._obs_moments.count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._obs_moments = self._obs_moments.merge(seen)
+        if is_first or unit.factor != before.factor:
+            on_cpu = Sequences.of(rollouts)
+            steps = on_cpu.to(self.device)
             known = self._read(self._inputs(steps))
         batch, explained = self._estimate(rollouts, steps, known)
         metrics = make_passes(

@@ -69,6 +69,19 @@ def test_learner_without_a_graph_is_refused_in_one_line(run_of, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["rl2, gru", "metric"])
+def test_graph_reads_rewards_in_the_unit_of_training(run_of, tmp_path, name):
+    with metarl.load(run_of(name), threads=1) as policy:
+        roughen(policy.learner, 0.3)
+        unit = {"reward_unit": torch.tensor(30.0, dtype=torch.float64)}
+        policy.learner.load_state_dict(policy.learner.state_dict() | unit)
+        metarl.export(policy, tmp_path / "p.onnx")
+        own = policy.start(deterministic=True)
+        exported = OnnxPolicy(tmp_path / "p.onnx").start(deterministic=True)
+        size, adapts = policy.spec.obs_size, name == "metric"
+        assert largest_difference(own, exported, size, (50, 50), 0, adapts) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["rl2, gru", "rl2, transformer", "sb3-rl2"])
 def test_output_varies_by_more_than_the_bound(exported, name):
     """So a constant policy would not pass."""
