@@ -117,7 +117,7 @@ def initialise_from(run: Path, config: TrainConfig[Any], learner: Any) -> dict[s
     """Starts a learner from the newest checkpoint of another run; returns what run.json records.
 
     A replay store starts empty, because its entries may be of other tasks. What `HasSchedule`
-    resets, such as step sizes, begins anew; PEARL, RL^2 and VariBAD count updates on.
+    resets, such as step sizes and counts of updates, begins anew.
 
     Raises:
         ConfigError: The other run has another learner, or this one trains from scratch.

@@ -1,8 +1,14 @@
 """Step sizes, weights and counts of a run that starts from another one."""
 
 import pytest
+import torch
+from learner_cases import CASES as LEARNERS
 
 import metarl
+from metarl.core.env import supports
+from metarl.core.learner import HasSchedule, StartsFromOtherTasks
+from metarl.envs.registry import make
+from metarl.learners.registry import ALGORITHMS, build_learner
 
 SAMPLER = {"num_tasks": 2, "num_episodes": 2}
 TRAINER = {"video": False, "evaluate_tasks": 0, "logger": "none"}
@@ -46,3 +52,43 @@ def test_run_from_another_halves_its_trust_region_anew(tmp_path):
     with metarl.load(source) as before, metarl.load(tuned) as after:
         assert before.learner.max_kl() == pytest.approx(0.04 / 8)
         assert after.learner.max_kl() == pytest.approx(0.04 / 2)
+
+
+OWN_COUNT = {"grbal"}
+"""Its count says that there is a model to plan with, which a new run takes over."""
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_resets_its_schedule(name):
+    algo, env = name.partition(",")[0], make("navigation-2d", 1)
+    learner = build_learner(ALGORITHMS[algo], LEARNERS[name].config, env.spec, seed=0)
+    fresh = learner.state_dict()
+    kept = {n for n in fresh if n.startswith("adam/lr") or n == "updates"}
+    changed = fresh | {n: torch.full_like(fresh[n], 7) for n in kept}
+    if supports(learner, StartsFromOtherTasks):
+        learner.start_from(changed, env.spec.tasks)
+    elif supports(learner, HasSchedule):
+        learner.load_state_dict(changed)
+        learner.reset_schedule()
+    else:
+        assert algo in OWN_COUNT and not any(n.startswith("adam/lr") for n in kept)
+        return
+    assert "updates" in kept
+    after = learner.state_dict()
+    assert all(torch.equal(after[n], fresh[n]) for n in kept)
+
+
+@pytest.mark.parametrize("target_kls", [(0.0, 0.01), (0.01, 0.0)])
+def test_rl2_starts_from_a_run_with_or_without_target_kl(target_kls, tmp_path):
+    one, other = ({"memory_size": 8, "epochs": 1, "target_kl": kl} for kl in target_kls)
+    source = start(tmp_path / "source", "rl2", one)
+    start(tmp_path / "tuned", "rl2", other, init_from=source)
+
+
+def test_rl2_takes_a_state_without_a_step_size():
+    env = make("navigation-2d", 1)
+    config = ALGORITHMS["rl2"].config(memory_size=8, target_kl=0.01)
+    learner = build_learner(ALGORITHMS["rl2"], config, env.spec, seed=0)
+    state = {n: v for n, v in learner.state_dict().items() if n != "adam/lr"}
+    learner.load_state_dict(state)
+    assert float(learner.state_dict()["adam/lr"]) == config.lr

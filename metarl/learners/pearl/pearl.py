@@ -219,6 +219,10 @@ class Pearl:
         sizes = self.networks.obs_size, self.networks.action_size
         self._replay = self._replay.load(entries, sizes)
 
+    def reset_schedule(self) -> None:
+        """Counts the updates, which name the streams of batches, anew; see `HasSchedule`."""
+        self._updates = 0
+
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")

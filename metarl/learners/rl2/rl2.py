@@ -164,9 +164,8 @@ class Rl2:
         state |= self._moments_state()
         state["adam/steps"] = adam.num_steps(self._adam)
         state["updates"] = torch.tensor(self._updates)
-        if self.config.target_kl:
-            lr = self._adam.param_groups[0]["lr"]
-            state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
+        lr = self._adam.param_groups[0]["lr"]
+        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
         return {name: value.detach().clone() for name, value in to_cpu(state).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -176,13 +175,15 @@ class Rl2:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
-        state = RewardUnit.complete(state)
+        # older versions left out a step size that they did not adapt
+        first = {"adam/lr": torch.tensor(self.config.lr, dtype=torch.float64)}
+        state = first | RewardUnit.complete(state)
         check_state(state, self.state_dict())
         self._restore(state)
 
     def reset_schedule(self) -> None:
-        """Sets the step size to the first one; see `HasSchedule`."""
-        self._adam.param_groups[0]["lr"] = self.config.lr
+        """Sets step size and number of updates to the first ones; see `HasSchedule`."""
+        self._adam.param_groups[0]["lr"], self._updates = self.config.lr, 0
 
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""

@@ -258,8 +258,8 @@ class TeacherStudent:
     def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
         """Starts the first phase from a state_dict() of other tasks; see `StartsFromOtherTasks`.
 
-        Weights of task numbers that are new start at 0, so that the teacher acts as it did. Adam
-        goes on where the state has it.
+        Weights of task numbers that are new start at 0, so that the teacher acts as it did. Adam's
+        moments go on where the state has them, the step sizes are those of the settings.
         """
         fresh, code = self.state_dict(), TaskCode(tasks)
         taken = {n: value for n, value in fresh.items() if self.is_optimiser(n)}
@@ -270,8 +270,7 @@ class TeacherStudent:
                 raise ValueError(f"{name!r} is of shape {shape}, and the task has {code.size}")
             taken[name] = match_columns(state[name], code, self._code)
         taken["updates"] = fresh["updates"]
-        if not self.config.target_kl:
-            taken |= {name: fresh[name] for name in _LR.values() if name in fresh}
+        taken |= {name: fresh[name] for name in _LR.values() if name in fresh}
         check_state(taken, fresh)
         self._restore(taken)
         return describe_start(self.phase, code, self._code)

@@ -198,12 +198,13 @@ class Varibad:
         """Starts from a state_dict() of other tasks; see `StartsFromOtherTasks`.
 
         The buffer starts empty, because its trials are of the other tasks. The step size is that
-        of the settings.
+        of the settings, and updates are counted anew.
         """
         del tasks
         fresh = self.state_dict()
         taken = {n: v for n, v in fresh.items() if self.is_optimiser(n)} | dict(state)
-        kept = {"adam/lr", *(n for n in fresh if n.startswith("buffer/"))}
+        kept = {"adam/lr", "updates", *(n for n in fresh if n.startswith("buffer/"))}
+        taken = RewardUnit.complete(taken)
         self.load_state_dict(taken | {name: fresh[name] for name in kept})
         return "policy, encoder and decoders go on; the buffer of trials starts empty"
 

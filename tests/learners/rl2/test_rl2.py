@@ -174,8 +174,8 @@ def test_step_to_infinity_restores_the_learner():
     rollouts, context = collect(learner, SignBatch())
     learner.update(context, rollouts, None)
     rollouts, context = collect(learner, SignBatch(), 1)
-    before = learner.state_dict()
     learner._adam.param_groups[0]["lr"] = float("inf")  # one step, so no gradient comes after it
+    before = learner.state_dict()
     with pytest.raises(FloatingPointError, match="'.*' is not finite after the update"):
         learner.update(context, rollouts, None)
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())

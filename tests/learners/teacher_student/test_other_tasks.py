@@ -84,14 +84,14 @@ def test_state_without_an_optimiser_starts_too():
     assert not learner.state_dict()["adam/exp_avg/actor.0.weight"].any()
 
 
-def test_step_size_starts_anew_without_a_target():
+def test_step_sizes_start_anew_with_and_without_a_target():
     source = build(replace(CONFIG, lr=1e-2))
     learner = build(replace(CONFIG, lr=2e-3))
     learner.start_from(source.state_dict(), TASKS)
     assert float(learner.state_dict()["adam/lr"]) == 2e-3
     adaptive = build(replace(CONFIG, lr=2e-3, target_kl=0.01))
     adaptive.start_from(source.state_dict(), TASKS)
-    assert float(adaptive.state_dict()["adam/lr"]) == 1e-2
+    assert float(adaptive.state_dict()["adam/lr"]) == 2e-3
 
 
 @pytest.mark.parametrize(
