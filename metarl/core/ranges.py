@@ -27,14 +27,19 @@ MOST_THREADS = 4096
 RANGES = {
     "a finite number": math.isfinite,
     "a finite number > 0": lambda x: 0 < x < math.inf,
+    "a finite number > 0, at least 1e-30": lambda x: 1e-30 <= x < math.inf,
     "a finite number >= 0": lambda x: 0 <= x < math.inf,
+    "in [-20, 20]": lambda x: -20 <= x <= 20,
     "in [0, 1]": lambda x: 0 <= x <= 1,
     "in (0, 1]": lambda x: 0 < x <= 1,
     "in (0, 1)": lambda x: 0 < x < 1,
     "at least 0": lambda x: x >= 0,
     "at least 1": lambda x: x >= 1,
 }
-"""Tests by the words that say in a message what a value must be."""
+"""Tests by the words that say in a message what a value must be.
+
+Settings whose logarithm or reciprocal is taken are at least 1e-30: in float32 1e-50 is zero.
+"""
 
 
 def require_range(config: object, group: str, names: Iterable[str], hint: str) -> None:

@@ -69,12 +69,13 @@ def check_ppo(config: PpoSettings) -> None:
 
 
 def check_noise(config: NoiseSettings) -> None:
-    """Checks the action noise at the start.
+    """Checks the action noise at the start. Beyond 20 its square or density overflows in float32.
 
     Raises:
         ConfigError: Names the field, its value and what it must be.
     """
-    require_range(config, "learner", ("min_log_std",), "a finite number")
+    require_range(config, "learner", ("min_log_std",), "in [-20, 20]")
     low, value = config.min_log_std, config.initial_log_std
     hint = f"finite and >= learner.min_log_std = {low}"
     require(low <= value < math.inf, "learner.initial_log_std", value, hint)
+    require_range(config, "learner", ("initial_log_std",), "in [-20, 20]")

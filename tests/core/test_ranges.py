@@ -18,10 +18,12 @@ class Settings:
     [
         ("a finite number", (-1.0, 0.0), (inf, -inf, nan)),
         ("a finite number > 0", (1e-9, 1e9), (0.0, -1.0, inf, nan)),
+        ("a finite number > 0, at least 1e-30", (1e-30, 1e9), (0.0, 1e-31, -1.0, inf, nan)),
         ("a finite number >= 0", (0.0, 1e9), (-1e-9, inf, nan)),
         ("in [0, 1]", (0.0, 0.5, 1.0), (-1e-9, 1.1, nan)),
         ("in (0, 1]", (1e-9, 1.0), (0.0, 1.1, nan)),
         ("in (0, 1)", (1e-9, 0.9), (0.0, 1.0, nan)),
+        ("in [-20, 20]", (-20.0, 0.0, 20.0), (-20.1, 20.1, inf, nan)),
         ("at least 0", (0, 3), (-1,)),
         ("at least 1", (1, 3), (0, -1)),
     ],

@@ -51,7 +51,7 @@ class BmamlConfig:
     """Log of the action noise at the start [log of policy output units], >= min_log_std."""
 
     min_log_std: float = -3.0
-    """Lower bound on the log of the action noise [log of policy output units]."""
+    """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
     normalize_obs: bool = False
     """Scale observations to mean 0 and variance 1 by running statistics, which change only between
@@ -69,11 +69,10 @@ class BmamlConfig:
         require_at_most("learner.hidden_sizes", max(sizes))
         for hint, names in (
             ("at least 1", ("num_particles", "outer_epochs")),
-            ("a finite number > 0", ("inner_lr", "repulsion", "outer_lr", "clip", "output_gain")),
+            ("a finite number > 0", ("inner_lr", "outer_lr", "clip", "output_gain")),
+            ("a finite number > 0, at least 1e-30", ("repulsion",)),
             ("in [0, 1]", ("discount", "gae_lambda")),
         ):
             require_range(self, "learner", names, hint)
-        ok = self.repulsion >= 1e-30
-        require(ok, "learner.repulsion", self.repulsion, "at least 1e-30")
         require(self.num_particles <= 1000, "learner.num_particles", self.num_particles, "<= 1000")
         check_noise(self)

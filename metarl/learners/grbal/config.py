@@ -95,7 +95,8 @@ class GrbalConfig:
         widths = ("plan_std", "temperature", "action_bound", "exploration_std")
         for hint, names in (
             ("at least 1", (*counts, "plan_steps", "candidates", "plan_rounds")),
-            ("a finite number > 0", ("inner_lr", "reward_weight", "lr", "max_gradient", *widths)),
+            ("a finite number > 0", ("reward_weight", "lr", "max_gradient")),
+            ("a finite number > 0, at least 1e-30", ("inner_lr", *widths)),
             ("in (0, 1]", ("elite_fraction",)),
         ):
             require_range(self, "learner", names, hint)

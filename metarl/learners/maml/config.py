@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
 from metarl.core.ranges import read_field, require_at_most, require_range
+from metarl.learners.ppo_settings import check_noise
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class MamlConfig:
     zero."""
 
     min_log_std: float = -3.0
-    """Lower bound on the log of the action noise [log of policy output units]."""
+    """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
     normalize_obs: bool = False
     """Scale observations to mean 0 and variance 1 by running statistics, which change only between
@@ -172,13 +172,10 @@ class MamlConfig:
             ("in (0, 1)", ("line_search_decay",)),
             ("in [0, 1]", ("discount", "gae_lambda")),
             ("at least 1", ("cg_iterations", "line_search_steps")),
-            ("a finite number", ("min_log_std",)),
             ("at least 0", ("encoder_size", "kl_halving", "task_chunk")),
         ):
             require_range(self, "learner", names, hint)
-        low, value = self.min_log_std, self.initial_log_std
-        hint = f"finite and >= learner.min_log_std = {low}"
-        require(low <= value < math.inf, "learner.initial_log_std", value, hint)
+        check_noise(self)
 
     def _check_kind(self) -> None:
         """Checks the choices, and that those that are made fit together."""

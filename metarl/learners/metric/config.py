@@ -81,7 +81,7 @@ class MetricConfig:
     """Log of the action noise at the start [log of policy output units], >= min_log_std."""
 
     min_log_std: float = -3.0
-    """Lower bound on the log of the action noise [log of policy output units]."""
+    """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
     def require_sets(self, num_tasks: int, num_episodes: int, num_adaptations: int) -> None:
         """Requires tasks to tell apart, and two episodes of each.
@@ -112,7 +112,8 @@ class MetricConfig:
         for hint, names in (
             ("at least 0", ("encoder_halving",)),
             ("at least 1", (*sizes, "encoder_steps", "set_size")),
-            ("a finite number > 0", ("encoder_lr", "temperature")),
+            ("a finite number > 0", ("encoder_lr",)),
+            ("a finite number > 0, at least 1e-30", ("temperature",)),
             ("a finite number >= 0", ("repulsion",)),
         ):
             require_range(self, "learner", names, hint)

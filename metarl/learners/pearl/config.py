@@ -87,10 +87,11 @@ class PearlConfig:
             require(len(sizes) > 0 and min(sizes) >= 1, f"learner.{name}", sizes, "each at least 1")
             require_at_most(f"learner.{name}", max(sizes))
         counts = ("latent_size", "tasks_per_step", "steps_per_task", "context_size")
-        positive = ("action_limit", "update_ratio", "reward_scale", "lr", "initial_temperature")
+        positive = ("update_ratio", "reward_scale", "lr", "max_gradient")
         for hint, names in (
             ("at least 1", (*counts, "task_memory", "recent_tasks")),
-            ("a finite number > 0", (*positive, "max_gradient")),
+            ("a finite number > 0", positive),
+            ("a finite number > 0, at least 1e-30", ("action_limit", "initial_temperature")),
             ("a finite number >= 0", ("kl_weight",)),
             ("in [0, 1]", ("discount",)),
             ("in (0, 1]", ("target_rate",)),

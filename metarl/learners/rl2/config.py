@@ -99,7 +99,7 @@ class Rl2Config:
     means far outside the range, where neither mean nor noise has a gradient."""
 
     min_log_std: float = -3.0
-    """Lower bound on the log of the action noise [log of policy output units]."""
+    """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.

@@ -75,7 +75,7 @@ class Sb3PpoConfig:
         )
         require_range(self, "learner", ("discount", "gae_lambda"), "in [0, 1]")
         require_range(self, "learner", ("epochs", "minibatches"), "at least 1")
-        require_range(self, "learner", ("initial_log_std",), "a finite number")
+        require_range(self, "learner", ("initial_log_std",), "in [-20, 20]")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Sb3TrpoConfig:
         require_range(self, "learner", ("line_search_decay",), "in (0, 1)")
         counts = ("epochs", "minibatches", "cg_iterations", "line_search_steps")
         require_range(self, "learner", counts, "at least 1")
-        require_range(self, "learner", ("initial_log_std",), "a finite number")
+        require_range(self, "learner", ("initial_log_std",), "in [-20, 20]")
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Sb3Rl2Config:
         )
         require_range(self, "learner", ("discount", "gae_lambda"), "in [0, 1]")
         require_range(self, "learner", ("epochs", "minibatches", "lstm_size"), "at least 1")
-        require_range(self, "learner", ("initial_log_std",), "a finite number")
+        require_range(self, "learner", ("initial_log_std",), "in [-20, 20]")
 
 
 def _check_sizes(config: object, name: str) -> None:

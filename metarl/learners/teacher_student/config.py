@@ -83,7 +83,7 @@ class TeacherStudentConfig:
     """Log of the action noise at the start [log of policy output units], >= min_log_std."""
 
     min_log_std: float = -3.0
-    """Lower bound on the log of the action noise [log of policy output units]."""
+    """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.
