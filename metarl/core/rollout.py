@@ -12,7 +12,7 @@ memory. Learner arrays are task-first: (N, E, T, ...).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,7 +40,8 @@ class Rollout:
         truncated: (N, E) the simulation failed; the episode ends at the step before. Reaching the
             horizon is neither: the horizon is part of the task, and the baseline has time features.
         last_obs: (N, E, S) after the last valid step: the observation before a failed step, the
-            terminal observation, or the one after step T.
+            terminal observation, or the one after step T. That of a task that ended may be
+            anything, also NaN; see `drop_unknown_ends`.
     """
 
     obs: Tensor
@@ -64,6 +65,24 @@ class Rollout:
     def num_steps(self) -> int:
         """Returns the number of environment steps taken."""
         return int(self.valid.sum())
+
+
+def drop_unknown_ends(rollout: Rollout) -> Rollout:
+    """Returns a rollout whose transitions are all finite, for learners that read `last_obs`.
+
+    Where the last observation is not finite, the last step is not valid, and its own observation,
+    which followed on the step before, is the last one.
+    """
+    unknown = ~rollout.last_obs.isfinite().all(dim=2)
+    if not bool(unknown.any()):
+        return rollout
+    last = (rollout.valid.sum(dim=2) - 1).clamp(min=0)[..., None, None]
+    before = rollout.obs.gather(2, last.expand(-1, -1, 1, rollout.obs.shape[3])).squeeze(2)
+    last_obs = torch.where(unknown.unsqueeze(-1), before, rollout.last_obs)
+    steps = torch.arange(rollout.valid.shape[2], device=last.device)
+    is_last = steps == last.squeeze(-1)
+    valid = rollout.valid & ~(is_last & unknown.unsqueeze(-1))
+    return replace(rollout, last_obs=last_obs, valid=valid)
 
 
 def require_steps(rollouts: Sequence[Rollout]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.rollout import Rollout
+from metarl.core.rollout import Rollout, drop_unknown_ends
 
 NUMBER = "number"
 """Number of an entry, by which saved entries are put back in their place."""
@@ -66,7 +66,9 @@ def _of_rollout(rollout: Rollout, k: int, tasks: Tensor) -> dict[str, Tensor]:
     size, length = rollout.valid.shape[:2], rollout.valid.sum(dim=2)
     obs = torch.cat([rollout.obs, torch.zeros_like(rollout.last_obs).unsqueeze(2)], dim=2)
     index = length[..., None, None].expand(*size, 1, obs.shape[-1])
-    obs.scatter_(2, index, rollout.last_obs.unsqueeze(2))
+    # a terminal observation without a value may be any finite one: nothing is worth after it
+    last_obs = drop_unknown_ends(rollout).last_obs
+    obs.scatter_(2, index, last_obs.unsqueeze(2))
     return {
         "obs": obs,
         "action": rollout.action,

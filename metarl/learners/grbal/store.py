@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.rollout import Rollout
+from metarl.core.rollout import Rollout, drop_unknown_ends
 
 PLACE = "place"
 """Name of the number of a transition in its trial (L,), int32; 0 begins a trial."""
@@ -109,7 +109,7 @@ def transitions(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
     The first of every episode is left out: no reward comes before it.
     """
     parts = []
-    for rollout in rollouts:
+    for rollout in map(drop_unknown_ends, rollouts):
         last = rollout.valid.sum(dim=2) - 1
         following = torch.cat([rollout.obs[:, :, 1:], rollout.last_obs.unsqueeze(2)], dim=2)
         is_last = torch.arange(rollout.valid.shape[2]) == last.unsqueeze(-1)

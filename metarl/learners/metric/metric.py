@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metarl.core.learner import TaskRngs
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Rollout
+from metarl.core.rollout import Action, Feedback, Metrics, Rollout, drop_unknown_ends
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import conditioned
 from metarl.learners.conditioned import ConditionedActorCritic, build_mlp
@@ -167,6 +167,7 @@ class Metric:
     def adapt(self, context: MetricContext, rollout: Rollout, rngs: TaskRngs) -> MetricContext:
         """Adds the transitions of a rollout to the mean."""
         del rngs
+        rollout = drop_unknown_ends(rollout)
         read = read_transitions(self._state.reward_unit.scale([rollout])[0])
         inputs = normalize(read, self._state.moments["transition"].scale())
         added, number = sum_embeddings(self._state.acting.encoder, inputs, rollout.valid)
@@ -226,6 +227,7 @@ class Metric:
         task is: on navigation-2d the embedding then had no information about the goal.
         """
         config, state = self.config, self._state
+        rollouts = [drop_unknown_ends(rollout) for rollout in rollouts]
         played = [read_transitions(rollout) for rollout in state.reward_unit.scale(rollouts)]
         valid = torch.cat([rollout.valid for rollout in rollouts], dim=1)
         whole = torch.cat(played, dim=1)  # (N, (K + 1) * E, T, I)

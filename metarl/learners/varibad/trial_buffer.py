@@ -54,7 +54,10 @@ class TrialBuffer:
         """Returns the trials of K + 1 rollouts."""
         steps = Sequences.of(rollouts)
         later = Sequences.of([replace(each, obs=_next_obs(each)) for each in rollouts]).obs
-        joined = {**vars(steps), "next_obs": later}
+        is_known = later.isfinite()  # that of a task that ended may be anything
+        valid = steps.valid & is_known.all(dim=-1)
+        later = torch.where(is_known, later, steps.obs)
+        joined = {**vars(steps), "next_obs": later, "valid": valid}
         kept = {name: joined[name].transpose(0, 1) for name in _NAMES}
         mask = kept["acted"]
         flat = {n: v & mask if v.dtype == torch.bool else _masked(v, mask) for n, v in kept.items()}
