@@ -28,7 +28,8 @@ def stein_direction(theta: Tensor, gradient: Tensor, num_examples: float) -> Ten
     particles = theta.shape[1]
     if particles == 1:
         return -gradient
-    square = (theta.unsqueeze(2) - theta.unsqueeze(1)).square().sum(dim=-1)  # (N, q, p)
+    theta = theta - theta.mean(dim=1, keepdim=True)  # so that inner products cancel little
+    square = _square_distances(theta)
     upper = torch.triu_indices(particles, particles, offset=1)
     median = square[:, upper[0], upper[1]].median(dim=1).values
     width = (median / math.log(particles)).clamp(min=1e-12).view(-1, 1, 1)
@@ -36,6 +37,17 @@ def stein_direction(theta: Tensor, gradient: Tensor, num_examples: float) -> Ten
     weighted = torch.bmm(kernel.mT, theta) - kernel.sum(dim=1).unsqueeze(-1) * theta
     repulsion = -2.0 / (width * num_examples) * weighted
     return (-torch.bmm(kernel.mT, gradient) + repulsion) / particles
+
+
+def _square_distances(theta: Tensor) -> Tensor:
+    """Returns |theta_q - theta_p|^2 (N, P, P) of N sets of P particles (N, P, D).
+
+    From inner products, because the differences would take P times the memory of the particles.
+    """
+    norm = theta.square().sum(dim=-1)
+    square = norm.unsqueeze(2) + norm.unsqueeze(1) - 2.0 * torch.bmm(theta, theta.mT)
+    same = torch.eye(theta.shape[1], dtype=torch.bool, device=theta.device)
+    return square.clamp(min=0.0).masked_fill(same, 0.0)
 
 
 def to_rows(params: Params, particles: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Stein directions against a loop over particles, and a density that is known."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.spatial.distance import pdist
 
@@ -21,6 +22,22 @@ def test_stein_direction_equals_a_loop_over_particles():
                 k = np.exp(-(apart @ apart) / width)
                 total += -k * gradient[n, q] + (-2.0 / width * k * apart) / 7
             assert np.allclose(found[n, p], total / 4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_stein_direction_equals_that_of_all_differences(offset):
+    rng = np.random.default_rng(1)
+    theta = torch.tensor(rng.normal(size=(3, 6, 40))) + offset
+    gradient = torch.tensor(rng.normal(size=(3, 6, 40)))
+    apart = theta.unsqueeze(2) - theta.unsqueeze(1)  # (N, q, p, D)
+    square = apart.square().sum(dim=-1)
+    q, p = torch.triu_indices(6, 6, offset=1)
+    width = (square[:, q, p].median(dim=1).values / np.log(6)).view(-1, 1, 1)
+    kernel = (-square / width).exp()
+    push = (-2.0 / width * kernel).unsqueeze(-1) * apart / 7
+    expected = (push - kernel.unsqueeze(-1) * gradient.unsqueeze(2)).mean(dim=1)
+    found = stein_direction(theta, gradient, 7)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_one_particle_descends():
