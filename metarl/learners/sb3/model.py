@@ -278,9 +278,13 @@ def _batch_size(config: Any, vec: VecEnv, steps: int) -> int:
     """
     total, most = vec.num_envs * steps, vec.num_envs * steps // 2
     size = -(-total // config.minibatches)
-    hint = f"1 to {most}, so that no minibatch of the {total} steps of an iteration is of one step"
-    is_usable = size >= 2 and total % size != 1
-    require(is_usable, "learner.minibatches", config.minibatches, hint)
+    reason = f"so that no minibatch of the {total} steps of an iteration is of one step"
+    within = f"1 to {most}, {reason}" if most else "left alone: an iteration has one step"
+    require(size >= 2, "learner.minibatches", config.minibatches, within)
+    if total % size == 1:
+        fewer = next(n for n in range(config.minibatches, 0, -1) if total % -(-total // n) != 1)
+        hint = f"another number, such as {fewer}, {reason}"
+        require(False, "learner.minibatches", config.minibatches, hint)
     return size
 
 

@@ -316,5 +316,8 @@ def test_minibatch_of_one_step_is_refused(config):
     for minibatches in (steps, 10**9):
         with pytest.raises(ConfigError, match=f"learner.minibatches = {minibatches}: must be 1 to"):
             _batch_size(replace(config, minibatches=minibatches), vec, 2 * HORIZON)
-    with pytest.raises(ConfigError, match="no minibatch"):  # 3 + 3 + 1 steps
+    with pytest.raises(ConfigError, match="another number, such as 2, .*no minibatch"):  # 3 + 3 + 1
         _batch_size(replace(config, minibatches=3), SimpleNamespace(num_envs=1), 7)
+    assert _batch_size(replace(config, minibatches=2), SimpleNamespace(num_envs=1), 7) == 4
+    with pytest.raises(ConfigError, match="an iteration has one step"):
+        _batch_size(replace(config, minibatches=1), SimpleNamespace(num_envs=1), 1)
