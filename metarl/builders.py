@@ -31,6 +31,7 @@ from metarl.core.ranges import MOST_THREADS, require_count
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
+from metarl.learners.gp.config import GpConfig
 from metarl.learners.metric.config import MetricConfig
 from metarl.learners.modes import find_mode
 from metarl.learners.teacher_student.config import TeacherStudentConfig
@@ -385,7 +386,10 @@ def require_experience(config: TrainConfig[Any]) -> None:
     if isinstance(learner, TeacherStudentConfig):
         learner.require_phases(config.iterations, starts_from_run=config.init_from is not None)
     if isinstance(learner, MetricConfig) and not config.resume:  # older runs may go on
-        learner.require_sets(sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
+        sizes = sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations
+        learner.require_sets(*sizes, sampler.train_tasks)
+    if isinstance(learner, GpConfig) and not config.resume:
+        learner.require_tasks(sampler.num_tasks, sampler.train_tasks)
 
 
 def is_baseline(config: TrainConfig[Any], mode: str) -> bool:

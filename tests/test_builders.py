@@ -14,6 +14,7 @@ from metarl.config.schema import TrainConfig
 from metarl.core.errors import ConfigError, ResourceError
 from metarl.core.rng import stream
 from metarl.envs.registry import make
+from metarl.learners.gp.config import GpConfig
 from metarl.learners.metric.config import MetricConfig
 
 CONFIG = TrainConfig(env="navigation-2d")
@@ -114,3 +115,15 @@ def test_learner_without_memory_names_what_was_asked(monkeypatch):
     message = r"--algo maml-trpo: no memory for a learner with hidden_sizes \(64, 64\), .*; choose"
     with pytest.raises(ResourceError, match=message):
         build_learner(CONFIG, make("navigation-2d"), "cpu")
+
+
+@pytest.mark.parametrize("sampler", [{"num_tasks": 1}, {"train_tasks": 1}])
+@pytest.mark.parametrize(("algo", "learner"), [("metric", MetricConfig()), ("gp", GpConfig())])
+def test_learner_that_contrasts_tasks_needs_two(algo, learner, sampler):
+    config = TrainConfig(
+        env="navigation-2d", algo=algo, sampler=SamplerConfig(**sampler), learner=learner
+    )
+    name = f"--sampler.{next(iter(sampler)).replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"^{name} = 1: must be at least 2 for {algo}"):
+        require_experience(config)
+    require_experience(dataclasses.replace(config, resume="runs/older"))

@@ -70,6 +70,20 @@ class GpConfig:
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
+    def require_tasks(self, num_tasks: int, train_tasks: int) -> None:
+        """Requires tasks whose numbers differ, for the probes and as candidates.
+
+        Args:
+            num_tasks: N.
+            train_tasks: Size of the fixed set of training tasks; 0 if there is none.
+
+        Raises:
+            ConfigError: There is one task.
+        """
+        hint = "at least 2 for gp, which learns from episodes with the numbers of another task"
+        require(num_tasks > 1, "--sampler.num-tasks", num_tasks, hint)
+        require(train_tasks != 1, "--sampler.train-tasks", train_tasks, hint)
+
     def __post_init__(self) -> None:
         """Checks the ranges above.
 

@@ -83,19 +83,23 @@ class MetricConfig:
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
 
-    def require_sets(self, num_tasks: int, num_episodes: int, num_adaptations: int) -> None:
+    def require_sets(
+        self, num_tasks: int, num_episodes: int, num_adaptations: int, train_tasks: int = 0
+    ) -> None:
         """Requires tasks to tell apart, and two episodes of each.
 
         Args:
             num_tasks: N.
             num_episodes: E.
             num_adaptations: K.
+            train_tasks: Size of the fixed set of training tasks; 0 if there is none.
 
         Raises:
             ConfigError: There is one task, or one episode.
         """
         hint = "at least 2 for metric, whose encoder learns to tell tasks apart"
         require(num_tasks > 1, "--sampler.num-tasks", num_tasks, hint)
+        require(train_tasks != 1, "--sampler.train-tasks", train_tasks, hint)
         hint = "at least 2 for metric without adaptations: the encoder compares two episodes"
         is_enough = num_episodes * (num_adaptations + 1) > 1
         require(is_enough, "--sampler.num-episodes", num_episodes, hint)
