@@ -52,24 +52,31 @@ class AttentionMemory(nn.Module):
         self.register_buffer("penalty_rates", rates, persistent=False)  # moves with the module
 
     def initial(self, num_rows: int) -> State:
-        """Returns an empty cache (M, layers, 2, heads, capacity, H / heads) and lengths 0 (M,).
+        """Returns an empty cache (M, layers, 2, heads, capacity, H / heads) and two lengths 0 (M,).
 
-        The third axis holds keys and values.
+        The third axis holds keys and values. The first lengths are those of this state, the second
+        ones how far the cache is written, by this state or by those that followed on it.
         """
         shape = (num_rows, len(self.blocks), 2, self.num_heads, 64, self.size // self.num_heads)
-        return (torch.zeros(shape), torch.zeros(num_rows, dtype=torch.long))
+        length = torch.zeros(num_rows, dtype=torch.long)
+        return (torch.zeros(shape), length, length.clone())
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Maps inputs (M, I) of one step to features (M, H) and the next state.
 
-        Writes to the cache in place, behind the steps of `state`, which stays valid.
+        The state is a value. States that follow on each other share a cache, whose entries behind
+        its length a state never reads; where another one has written them, the cache is copied. So
+        is that of a window, in which a step takes the place of an older one.
         """
-        cache, length = state
+        cache, length, written = state
+        if self.window or not torch.equal(written, length):
+            cache, written = cache.clone(), length.clone()
         used, slot = int(length.max()) + 1, length
         if self.window:  # the newest step replaces the oldest
             used, slot = min(used, self.window), length % self.window
         if used > cache.shape[4]:
             cache = functional.pad(cache, (0, 0, 0, cache.shape[4]))
+            written = length.clone()
         rows, slots = torch.arange(len(length)), torch.arange(used)
         distance = length.unsqueeze(1) - slots  # (M, used)
         is_empty = distance < 0
@@ -84,14 +91,19 @@ class AttentionMemory(nn.Module):
             cache[rows, i, 1, :, slot] = value.squeeze(2)
             keys, values = cache[:, i, 0, :, :used], cache[:, i, 1, :, :used]
             x = block.combine(x, query, keys, values, bias)
-        return self.last(x).squeeze(1), (cache, length + 1)
+        written.copy_(length + 1)
+        return self.last(x).squeeze(1), (cache, length + 1, written)
 
     def keep(self, before: State, after: State, alive: Tensor) -> State:
         """Returns the state `after` where alive (M,), else `before`.
 
-        Lengths suffice: entries of the cache behind them are never read.
+        Lengths suffice: entries of the cache behind them are never read. The result takes over the
+        cache of `after`, which must not be stepped from again.
         """
-        return (after[0], torch.where(alive, after[1], before[1]))
+        if alive.all():
+            return after
+        length = torch.where(alive, after[1], before[1])
+        return (after[0], length, length.clone())
 
     def unroll(self, inputs: Tensor, truncation: int = 0) -> Tensor:
         """Maps inputs (L, M, I) of whole trials to features (L, M, H).

@@ -90,6 +90,36 @@ def test_state_stays_valid_when_the_trial_continues(memory, inputs):
     torch.testing.assert_close(first, again)
 
 
+def assert_state_is_a_value(memory, inputs, length):
+    """Two branches from one state against trials from their start; then another one from it."""
+    state = double(memory.initial(ROWS))
+    for x in inputs[:length]:
+        _, state = memory.step(x, state)
+    branches = [inputs[length : length + 5], inputs[length : length + 5] + 1.0]
+    states, found = [state, state], [[], []]
+    for t in range(5):
+        for i, branch in enumerate(branches):
+            out, states[i] = memory.step(branch[t], states[i])
+            found[i].append(out)
+    for branch, features in zip(branches, found, strict=True):
+        whole = memory.unroll(torch.cat([inputs[:length], branch]))
+        torch.testing.assert_close(torch.stack(features), whole[length:])
+    again, _ = memory.step(branches[0][0], state)
+    torch.testing.assert_close(again, found[0][0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [0, 10, 63, 64])
+def test_state_of_every_memory_is_a_value(memory, inputs, length):
+    assert_state_is_a_value(memory, inputs, length)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [10, 30])
+def test_state_of_a_window_is_a_value(windowed, inputs, length):
+    assert_state_is_a_value(windowed, inputs, length)
+
+
 @torch.no_grad()
 def test_windowed_steps_equal_unrolling_with_pauses(windowed, inputs):
     torch.testing.assert_close(step_through(windowed, inputs), windowed.unroll(inputs))
