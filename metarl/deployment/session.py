@@ -48,7 +48,7 @@ class Session:
         num_tasks: N.
         num_robots: E, the robots of a task. They adapt together if the learner pools episodes.
         deterministic: Send the mode of the policy. None: as soon as it can, which is from the
-            first `adapt` on for a learner that adapts by gradient steps.
+            first `adapt` on for a learner that pools episodes, and from the start for others.
         raw: Return the policy's outputs, which environments of metarl take, in place of the
             robot's controls.
         streams: Of the action noise.
