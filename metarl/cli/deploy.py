@@ -30,14 +30,14 @@ def add_export_arguments(command: argparse.ArgumentParser) -> None:
     )
     formats = ("onnx", "torchscript", "minari")
     command.add_argument("--format", choices=formats, default="onnx", help=text)
-    text = "gradient steps of --adapt, by default 1; adaptations of the trials of minari, 3"
+    text = "adaptations with --adapt, by default 1, or of the trials of minari, by default 3"
     command.add_argument("--num-adaptations", type=parse_at_least(0), metavar="N", help=text)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
     add_trust_argument(command)
     group = command.add_argument_group("of onnx and torchscript")
     text = (
-        "adapt to this task by gradient steps in the environment, and export the adapted weights "
-        "(MAML)"
+        "adapt to this task in the environment, and export the adapted weights (MAML, bmaml), or "
+        "the guess of the task (gp)"
     )
     group.add_argument("--adapt", type=parse_task, metavar="NUMBERS", help=text)
     text = (

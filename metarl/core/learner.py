@@ -215,6 +215,13 @@ class AdaptsParams(Protocol):
         """
 
 
+class HasFixedPolicy(Protocol):
+    """A learner that plays an episode with a policy without memory, which a file can hold."""
+
+    def read_policy(self, context: Any) -> Params:
+        """Returns the parameters (*shape) of the next episode of the first robot of task 0."""
+
+
 class HasOwnLoop(Protocol):
     """A learner that collects its own experience, as baselines of other libraries do."""
 

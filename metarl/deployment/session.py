@@ -11,7 +11,7 @@ import torch
 
 from metarl.core.env import EnvSpec, Step, supports
 from metarl.core.errors import ConfigError, name_failures
-from metarl.core.learner import AdaptsParams, AdaptsWithoutNoise, Learner, VariesEpisodes
+from metarl.core.learner import AdaptsWithoutNoise, HasFixedPolicy, Learner, VariesEpisodes
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
@@ -192,26 +192,30 @@ class Session:
         self.deterministic = self.deterministic or not self._is_chosen
 
     def export(self, path: str | Path, *, format: str = "onnx") -> list[Path]:  # noqa: A002
-        """Exports the policy with the weights that this session has adapted; returns the files.
+        """Exports the policy that this session has adapted; returns the files.
+
+        Of bmaml it is the particle of the first robot's next episode, of gp the policy that is
+        given what this episode tries.
 
         Args:
             path: The file.
             format: "onnx" or "torchscript".
 
         Raises:
-            ConfigError: The session has not adapted by gradient steps, or has several tasks, or
-                does not come from `policy.start()`; or the package onnx is missing.
+            ConfigError: The session has not adapted, or the learner has no policy to write, or
+                there are several tasks, or the session does not come from `policy.start()`; or the
+                package onnx is missing.
         """
         if self.origin is None:
             raise ConfigError("export: this session has no run; begin it with policy.start()")
-        if not supports(self._learner, AdaptsParams) or not self.num_adaptations:
+        if not supports(self._learner, HasFixedPolicy) or not self.num_adaptations:
             hint = "call adapt first, or export the policy with metarl.export"
-            raise ConfigError(f"export: the session has not adapted by gradient steps; {hint}")
+            raise ConfigError(f"export: the session has no adapted weights; {hint}")
         if self._size[0] > 1:
             raise ConfigError(f"export: the session has {self._size[0]} tasks; one can be exported")
         from metarl.deployment.export.write import export_policy
 
-        params = {n: v[0] for n, v in self._learner.read_params(self._context).items()}
+        params = self._learner.read_policy(self._context)
         count = self.num_adaptations
         origin, file = self.origin(), Path(path)
         return export_policy(origin, file, form=format, params=params, adaptations=count)

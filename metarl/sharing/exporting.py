@@ -44,9 +44,9 @@ def export(
         policy: The trained policy, its run folder, or its address on the hub.
         path: The file; existing ones are replaced.
         format: "onnx" or "torchscript".
-        adapt: A task (D,) to adapt to, by gradient steps in the environment; the file then has the
+        adapt: A task (D,) to adapt to in the environment, between episodes; the file then has the
             adapted weights.
-        num_adaptations: Gradient steps with `adapt`.
+        num_adaptations: Adaptations with `adapt`.
         max_steps: Steps that a transformer without a window remembers; 0 is a trial of training,
             and at least four episodes.
         trust_env: Load the plug-ins that a run folder names, which runs their code.
@@ -77,20 +77,20 @@ def export(
 
 def _adapt(policy: TrainedPolicy, task: Sequence[float], num_adaptations: int) -> Any:
     """Plays the adaptation episodes of a task; returns the adapted parameters (*shape)."""
-    from metarl.core.learner import AdaptsParams
+    from metarl.core.learner import HasFixedPolicy
     from metarl.evaluation.evaluate import check_chosen_tasks
 
     require(num_adaptations >= 1, "--num-adaptations", num_adaptations, "at least 1")
     config, learner = policy.config, policy.learner
-    if not supports(learner, AdaptsParams):
+    if not supports(learner, HasFixedPolicy):
         hint = "leave --adapt out"
-        raise ConfigError(f"--adapt: {config.algo} does not adapt by gradient steps; {hint}")
+        raise ConfigError(f"--adapt: {config.algo} has no weights that it adapts; {hint}")
     tasks, key = check_chosen_tasks([task], policy.env.spec), Key(config.seed, "export", 0)
     size = config.sampler.num_episodes, num_adaptations
     with closing(Collector(policy.env)) as collector, heartbeat("adapting"):
         with name_failures("adaptation"), one_torch_thread():
             _, context = collector.trial(policy.learner, tasks, *size, key)
-    return {name: value[0] for name, value in learner.read_params(context).items()}
+    return learner.read_policy(context)
 
 
 def run_policy(

@@ -1,5 +1,5 @@
 import pytest
-from small_runs import MORE_RUNS, RUNS, SMALL, WITHOUT_GRAPH
+from small_runs import EPISODE_RUNS, MORE_RUNS, RUNS, SMALL, WITHOUT_GRAPH
 
 import metarl
 
@@ -12,7 +12,7 @@ def run_of(tmp_path_factory):
     def train(name, env="hopper-vel"):
         if (name, env) not in done:
             path = folder / f"{len(done)}"
-            settings = (RUNS | MORE_RUNS | WITHOUT_GRAPH)[name] | {
+            settings = (RUNS | MORE_RUNS | EPISODE_RUNS | WITHOUT_GRAPH)[name] | {
                 "sampler": SMALL | {"threads": 1},
                 "iterations": 2,
             }

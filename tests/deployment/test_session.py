@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from small_runs import MORE_RUNS, RUNS, WITHOUT_GRAPH
+from small_runs import EPISODE_RUNS, MORE_RUNS, RUNS, WITHOUT_GRAPH
 
 import metarl
 from metarl.core.env import supports
@@ -23,11 +23,11 @@ from metarl.sampling.sampler import Collector, Key
 
 
 def test_every_learner_has_a_run():
-    every = RUNS | MORE_RUNS | WITHOUT_GRAPH
+    every = RUNS | MORE_RUNS | EPISODE_RUNS | WITHOUT_GRAPH
     assert {name.partition(",")[0] for name in every} == set(ALGORITHMS)
 
 
-@pytest.fixture(params=RUNS | WITHOUT_GRAPH)
+@pytest.fixture(params=RUNS | EPISODE_RUNS | WITHOUT_GRAPH)
 def policy(request, run_of):
     with metarl.load(run_of(request.param), threads=1) as loaded:
         yield loaded
@@ -92,7 +92,9 @@ def test_session_repeats_the_sampler_bit_for_bit(policy, deterministic):
     env.close()
 
 
-@pytest.mark.parametrize("name", ["maml-trpo", "rl2, gru", "pearl", "metric", *WITHOUT_GRAPH])
+@pytest.mark.parametrize(
+    "name", ["maml-trpo", "rl2, gru", "pearl", "metric", *EPISODE_RUNS, *WITHOUT_GRAPH]
+)
 def test_session_of_several_robots_repeats_the_sampler(run_of, name):
     with metarl.load(run_of(name), threads=1) as policy:
         rollouts, task = sampled(policy, 2)
@@ -130,7 +132,7 @@ for run in sys.argv[1:]:
     policy.predict(np.zeros((2, size)))
 assert "mujoco" not in sys.modules
 """
-    runs = [str(run_of(name)) for name in RUNS | WITHOUT_GRAPH]
+    runs = [str(run_of(name)) for name in RUNS | EPISODE_RUNS | WITHOUT_GRAPH]
     found = subprocess.run([sys.executable, "-c", code, *runs], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError
@@ -23,6 +24,9 @@ from metarl.deployment.export.layers import (
     sequential,
 )
 from metarl.functional.running_moments import Moments
+from metarl.learners.bmaml.bmaml import Bmaml
+from metarl.learners.gp.gp import Gp
+from metarl.learners.grbal.grbal import Grbal
 from metarl.learners.maml.maml import Maml
 from metarl.learners.metric.metric import Metric
 from metarl.learners.pearl.pearl import Pearl
@@ -50,7 +54,7 @@ def build_policy(
         learner: One of metarl's.
         spec: Of the environment of training.
         max_steps: Steps that attention without a window keeps.
-        params: Adapted parameters of MAML (*shape); by default those before adaptation.
+        params: Adapted parameters (*shape) of a `HasFixedPolicy`; by default those before.
 
     Raises:
         ConfigError: There is no graph for this learner, or for a layer of its network.
@@ -60,8 +64,10 @@ def build_policy(
     if isinstance(learner, TeacherStudent) and learner.config.mode == "oracle":
         hint = "it observes the task, and only the student, who does not, has one"
         raise ConfigError(f"export: the teacher of teacher-student has no graph; {hint}")
-    if isinstance(learner, Maml):
-        return _maml(learner, spec, params)
+    if isinstance(learner, (Maml, Bmaml, Gp)):
+        params = params or learner.read_policy(learner.begin(1, 1, []))
+        is_given = isinstance(learner, Gp)
+        return _given(learner, spec, params) if is_given else _plain(learner, spec, params)
     if isinstance(learner, Sb3Baseline):
         return _sb3(learner, spec)
     if isinstance(learner, Pearl):
@@ -69,7 +75,7 @@ def build_policy(
     if isinstance(learner, Metric):
         return metric_policy(learner, spec)
     if not isinstance(learner, (Rl2, TeacherStudent, Varibad)):
-        hint = "those of maml-trpo, rl2, teacher-student, varibad, pearl, metric and sb3-... can be"
+        hint = "it plans with a model" if isinstance(learner, Grbal) else "those of metarl have one"
         raise ConfigError(f"export: a learner {type(learner).__name__} has no graph; {hint}")
     moments = Moments.of(learner.state_dict(), "obs")
     if isinstance(learner, Rl2):
@@ -133,12 +139,26 @@ def _with_memory(
     return step.PolicyGraph(graph, tuple(states), "memory", max_steps if has_limit else 0)
 
 
-# --- MAML -----------------------------------------------------------------------------------------
+# --- policies without a memory --------------------------------------------------------------------
 
 
-def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> step.PolicyGraph:
+def _given(learner: Gp, spec: EnvSpec, params: Params) -> step.PolicyGraph:
+    """Builds the policy of gp, which is given numbers of the task: an input with a default."""
+    graph, moments = Graph(), Moments.of(learner.state_dict(), "obs")
+    first, *rest = learner.network.policy.actor
+    assert isinstance(first, nn.Linear)
+    weight = array(first.weight).T
+    latent = graph.default("latent", array(params["latent"]))
+    bias = graph.op("Add", graph.op("MatMul", latent, weight[spec.obs_size :]), array(first.bias))
+    obs = step.normalize(graph, graph.input("obs", [spec.obs_size]), moments)
+    hidden = graph.affine(obs, weight[: spec.obs_size], bias)
+    step.finish(graph, spec, sequential(graph, rest, hidden))
+    return step.PolicyGraph(graph, (), "no", facts={"weights": ["latent"]})
+
+
+def _plain(learner: Maml | Bmaml, spec: EnvSpec, params: Params) -> step.PolicyGraph:
+    """Builds a policy whose parameters are those of a task, or of a particle of bmaml."""
     graph, network = Graph(), learner.policy.network
-    params = params or learner.params
     if isinstance(network, (ContextNetwork, LatentNetwork)):
         one_task = {name: value.unsqueeze(0) for name, value in params.items()}
         is_latent = isinstance(network, LatentNetwork)
@@ -160,11 +180,12 @@ def _maml(learner: Maml, spec: EnvSpec, params: Params | None) -> step.PolicyGra
     else:
         raise ConfigError(f"export: a network {type(network).__name__} has no graph")
     step.finish(graph, spec, x)
-    return step.PolicyGraph(graph, (), "gradient", facts=facts)
+    adapts: step.Adapts = "gradient" if isinstance(learner, Maml) else "no"
+    return step.PolicyGraph(graph, (), adapts, facts=facts)
 
 
-def scale_obs(graph: Graph, learner: Maml, obs: Value) -> Value:
-    """Scales observations as MAML does, if it does."""
+def scale_obs(graph: Graph, learner: Maml | Bmaml, obs: Value) -> Value:
+    """Scales observations as the learner does, if it does."""
     if not learner.config.normalize_obs:
         return obs
     return step.normalize(graph, obs, Moments.of(learner.state_dict(), "obs"))

@@ -111,9 +111,10 @@ class Bmaml:
         log_std = config.initial_log_std, config.min_log_std
         distribution = build_distribution(discrete, *log_std)
         network = TanhMLP(obs_size, action_size, config.hidden_sizes)
-        self._particles = Particles(MLPPolicy(network, distribution), config)
+        self.policy = MLPPolicy(network, distribution)
+        self._particles = Particles(self.policy, config)
         drawn = [
-            self._particles.policy.initial(stream(seed, "init", p), config.output_gain)
+            self.policy.initial(stream(seed, "init", p), config.output_gain)
             for p in range(config.num_particles)
         ]
         first = {n: torch.stack([each[n] for each in drawn]) for n in drawn[0]}
@@ -144,7 +145,7 @@ class Bmaml:
         """Samples actions (N, E, A) of each episode's particle, or takes its mode."""
         del feedback
         count, first, episodes = self.config.num_particles, context.first, obs.shape[1]
-        policy = self._particles.policy
+        policy = self.policy
         acting = {n: v.flatten(0, 1) for n, v in context.acting.items()}
         rows = divide(normalize(obs, self._scale()), count, first)
         output = policy.network.outputs(acting, rows)
@@ -177,6 +178,10 @@ class Bmaml:
         message = f"{{}} is not finite after adapting to rollout {k}"
         check_finite(adapted, 0, message, self._particles.name_row)
         return self._context(adapted, (*context.batches, batch))
+
+    def read_policy(self, context: BmamlContext) -> Params:
+        """Returns the particle of the next episode of the first task; see `HasFixedPolicy`."""
+        return {n: v[0, context.first] for n, v in context.params.items()}
 
     def update(
         self, context: BmamlContext, rollouts: Sequence[Rollout], tasks: np.ndarray
@@ -239,7 +244,7 @@ class Bmaml:
     def _context(self, params: Params, batches: tuple[Batch, ...]) -> BmamlContext:
         """Makes a context of particles (N * P, *shape)."""
         count, acting = self.config.num_particles, to_cpu(params)
-        acting.update(self._particles.policy.distribution.precompute(acting))
+        acting.update(self.policy.distribution.precompute(acting))
         own = {n: v.unflatten(0, (-1, count)) for n, v in params.items()}
         ready = {n: v.unflatten(0, (-1, count)) for n, v in acting.items()}
         return BmamlContext(own, ready, batches)
@@ -257,7 +262,7 @@ class Bmaml:
     def _improve(self, batches: Sequence[Batch]) -> float:
         """Takes the steps of Adam; returns the norm of the last direction."""
         state, norm = self._state, 0.0
-        policy, distribution = state.network.policy, self._particles.policy.distribution
+        policy, distribution = state.network.policy, self.policy.distribution
         for _ in range(self.config.outer_epochs):
             found = self._particles.ascent(state.network.params(), batches)
             for name, value in found.items():
@@ -270,7 +275,7 @@ class Bmaml:
     @torch.no_grad()
     def _log_prob(self, point: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities (N * P, E' * T) [nats], and the bound on their rounding."""
-        policy, action = self._particles.policy, batch.action.flatten(1, 2)
+        policy, action = self.policy, batch.action.flatten(1, 2)
         output = policy.network.outputs(point, batch.obs.flatten(1, 2))
         parts = point, output, action
         distribution = policy.distribution
@@ -283,7 +288,7 @@ class Bmaml:
         error = check_ratio(log_ratio, rounding, batch.valid.flatten(1).bool())
         return {
             "update/ratio_error": error,
-            **own_metrics(self._particles.policy.distribution, point),
+            **own_metrics(self.policy.distribution, point),
         }
 
     def _divergence(self, batches: Sequence[Batch]) -> float:

@@ -162,6 +162,11 @@ class Gp:
             },
         )
 
+    @property
+    def network(self) -> GpNetwork:
+        """The policy and the kernel."""
+        return self._state.network
+
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> GpContext:
         """Returns the context before any experience: the episodes try latents of several tasks."""
         del rngs
@@ -222,6 +227,10 @@ class Gp:
             raise ValueError("the trial began with begin_training")
         index = (first + torch.arange(num_episodes)) % context.choices.shape[1]
         return replace(context, latent=context.choices[:, index])
+
+    def read_policy(self, context: GpContext) -> Params:
+        """Returns the latent (C,) of the next episode of the first task; see `HasFixedPolicy`."""
+        return {"latent": context.latent[0, 0]}
 
     def update(self, context: GpContext, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
         """Trains the policy on the episodes in which it was given the task, the kernel on all.

@@ -237,6 +237,10 @@ class Maml:
         """Returns the parameters of every task, each value (N, *shape)."""
         return context.params
 
+    def read_policy(self, context: MamlContext) -> Params:
+        """Returns the parameters of the first task; see `HasFixedPolicy`."""
+        return {name: value[0] for name, value in context.params.items()}
+
     @torch.no_grad()
     def policy_kl(self, before: Params, after: Params, rollout: Rollout) -> Tensor:
         """Returns the mean KL(before || after) (N,) [nats] over the states of a rollout."""

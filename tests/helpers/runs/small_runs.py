@@ -49,9 +49,13 @@ MORE_RUNS = {
     },
 }
 
-WITHOUT_GRAPH = {
+EPISODE_RUNS = {
     "bmaml": {"learner": {"hidden_sizes": [8], "normalize_obs": True}},
     "gp": {"learner": {"hidden_size": 8, "choice": "thompson"}},
+}
+"""Learners that play every episode with another policy; a file has that of one episode."""
+
+WITHOUT_GRAPH = {
     "grbal": {
         "learner": {"hidden_sizes": [8], "gradient_steps": 2, "candidates": 8, "plan_steps": 3}
     },
