@@ -35,8 +35,8 @@ class Moments:
     @staticmethod
     def initial(size: int) -> Moments:
         """Returns the moments before the first vector: mean 0, variance 1."""
-        zero = torch.zeros((), dtype=torch.float64)
-        return Moments(zero, zero.expand(size).clone(), torch.ones(size, dtype=torch.float64))
+        count, mean = (torch.zeros(shape, dtype=torch.float64) for shape in ((), (size,)))
+        return Moments(count, mean, torch.ones(size, dtype=torch.float64))
 
     def merge(self, values: Tensor) -> Moments:
         """Returns the moments with L more vectors (L, S); the same for an empty batch.

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metarl.core.learner import Learner
@@ -37,5 +36,5 @@ def digest(state: Mapping[str, Tensor]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for name, value in sorted(state.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.numpy().tobytes())  # whatever its strides are
     return found.hexdigest()

@@ -63,7 +63,10 @@ def to_bytes(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """Returns the contents of tensors, one after the other (B,) uint8, on a device."""
     parts = []
     for tensor in tensors:
-        raw = tensor.to(device).contiguous().reshape(-1).view(torch.uint8)
+        flat = tensor.to(device).reshape(-1)
+        if flat.stride() != (1,):  # also that of one number, which counts as contiguous
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        raw = flat.view(torch.uint8)
         parts += [raw, raw.new_zeros(-len(raw) % _ALIGNMENT)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.uint8, device=device)
 

@@ -23,6 +23,8 @@ from metarl.networks.distributions import DiagonalGaussian
 from metarl.runs import checkpoint
 from metarl.runs.storage import append_entries
 from metarl.sampling.sampler import Key
+from metarl.training.alignment import digest
+from metarl.training.packing import from_bytes, list_forms, to_bytes
 
 
 @pytest.fixture(params=CASES)
@@ -128,6 +130,19 @@ def test_same_seed_gives_the_same_learner_bit_for_bit(algo):
     one, other = Bench(algo), Bench(algo)
     assert one.iterate(range(2)) == other.iterate(range(2))
     assert_same(state(one.learner), state(other.learner))
+
+
+def test_first_state_goes_between_processes(algo):
+    """Its digest tells any change of a tensor, and its bytes give it again."""
+    first = Bench(algo).learner.state_dict()
+    text = digest(first)
+    for name, value in first.items():
+        other = value.clone()
+        other.view(-1)[-1:] = 3 if value.dtype != torch.bool else ~other.view(-1)[-1:]
+        assert digest(first | {name: other}) != text or torch.equal(other, value), name
+    tensors = list(first.values())
+    again = from_bytes(to_bytes(tensors, torch.device("cpu")), list_forms(tensors))
+    assert digest(dict(zip(first, again, strict=True))) == text
 
 
 def test_another_seed_gives_another_learner_from_the_start(algo):

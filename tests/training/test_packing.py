@@ -36,12 +36,16 @@ def test_packed_value_is_unpacked_as_it_was():
 
 def test_tensor_of_any_layout_is_packed_by_value():
     table = torch.arange(6.0).view(2, 3)
-    _, tensors = pack([table.T, table[:, 1], table.requires_grad_()])
+    one = table.new_zeros(()).expand(1).clone()
+    assert one.stride() == (0,)
+    _, tensors = pack([table.T, table[:, 1], table.requires_grad_(), one, table[::2, :1][:1]])
     found = from_bytes(to_bytes(tensors, CPU), list_forms(tensors))
     assert [each.tolist() for each in found] == [
         [[0, 3], [1, 4], [2, 5]],
         [1, 4],
         [[0, 1, 2], [3, 4, 5]],
+        [0],
+        [[0]],
     ]
     assert not any(each.requires_grad for each in found)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from commands import (
     ITERATIONS,
     QUIET,
@@ -54,6 +55,23 @@ def test_run_of_torchrun_that_was_stopped_is_that_of_one_process(tmp_path, finis
     assert (first.code, other.code, other.out, other.err) == (0, 0, "", "")
     assert first.err == "" and f"done: {run}" in first.out
     assert_same_runs(finished_run[0], run)
+
+
+def test_memory_is_trained_by_two_processes_as_by_one(tmp_path):
+    """To rounding; from the command line, where the processes first compare their states."""
+    algo = "--algo", "rl2", "--learner.memory-size", "8", "--sampler.num-tasks", "4"
+    words = [word for word in TINY if word not in ("--learner.hidden-sizes", "8")]
+    states = []
+    for size in (1, 2):
+        run = tmp_path / f"{size}"
+        arguments = *words, *algo, *QUIET, "--iterations", "2", "--run-dir", run
+        done = run_processes(size, *TRAIN, *arguments, cwd=tmp_path)
+        assert [(each.code, each.err) for each in done] == [(0, "")] * size
+        states.append(checkpoint.load_newest(run / "checkpoints").tensors)
+    one, two = states
+    assert set(one) == set(two)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(
