@@ -70,17 +70,39 @@ def build_env(config: TrainConfig[Any], env: Any = None, *, run: Path | None = N
     }
     if run and env is None:
         require_trust(run, "env", config.env)
-    copied = _find_copy(config.env, run) if run and env is None else None
-    if copied is None or run is None:
-        options["timeout"] = config.trainer.env_timeout
-        return make_env(config.env if env is None else env, num_threads(config), **options)
-    if not is_published(run):
-        text = f"the robot of {config.env} has changed; the copy in {run} is used"
-        notify(text)
-    name, definition = copied
-    built = make_env(name, num_threads(config), **options)
-    version = built.spec.version - (_robot_definition(name) or 0) + definition
-    built.spec = replace(built.spec, name=config.env, version=version)
+        return make_env_of_run(
+            config.env, run, num_threads(config), timeout=config.trainer.env_timeout, **options
+        )
+    options["timeout"] = config.trainer.env_timeout
+    return make_env(config.env if env is None else env, num_threads(config), **options)
+
+
+def make_env_of_run(
+    name: str, run: Path, threads: int = 0, *, is_quiet: bool = False, **options: Any
+) -> Any:
+    """Builds an environment with the robot of a run, or another one of the same robot.
+
+    Args:
+        name: Of the environment.
+        run: Folder of the run; where the file of its robot has changed since, its copy is used, and
+            a line says so.
+        threads: Physics threads; 0 uses all cores.
+        is_quiet: Write no such line.
+        options: Of `make_env`.
+
+    Raises:
+        ConfigError: As `make_env`.
+        EnvironmentContractError: As `make_env`.
+    """
+    copied = _find_copy(name, run)
+    if copied is None:
+        return make_env(name, threads, **options)
+    if not is_quiet and not is_published(run):
+        notify(f"the robot of {name} has changed; the copy in {run} is used")
+    other, definition = copied
+    built = make_env(other, threads, **options)
+    version = built.spec.version - (_robot_definition(other) or 0) + definition
+    built.spec = replace(built.spec, name=name, version=version)
     return built
 
 

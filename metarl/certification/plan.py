@@ -67,17 +67,23 @@ class Environments:
     Attributes:
         threads: Physics threads.
         stack: Closes them.
+        run: Folder of the run whose robot they have; None takes the files of robots as they are.
     """
 
     threads: int
     stack: ExitStack
+    run: Path | None = None
     built: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def make(self, name: str, observation: Mapping[str, bool]) -> Any:
         """Returns an environment."""
         key = (name, *sorted(observation.items()))
         if key not in self.built:
-            env = builders.make_env(name, self.threads, **observation)
+            if self.run:
+                options = {**observation, "is_quiet": bool(self.built)}  # one line is enough
+                env = builders.make_env_of_run(name, self.run, self.threads, **options)
+            else:
+                env = builders.make_env(name, self.threads, **observation)
             self.stack.callback(env.close)
             self.built[key] = env
         return self.built[key]
@@ -122,7 +128,8 @@ def make_plan(order: Order, stack: ExitStack) -> Plan:
     require_trust(source.path, "env", env)
     if not env:
         raise ConfigError(f"--env is missing: name the environment of {source.path}")
-    envs = Environments(order.threads, stack)
+    is_own = source.kind == "metarl" and not order.env
+    envs = Environments(order.threads, stack, source.path if is_own else None)
     observation = read_observation(source)
     cells = make_cells(grid, env, lambda name: envs.make(name, observation).spec)
     names = {name: require_oracle(name) for name in order.oracles}

@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError
 from metarl.core.learner import TaskRngs
+from metarl.core.messages import warn
 from metarl.core.rollout import Action, Feedback, Rollout
 from metarl.deployment.onnx_model import OnnxModel, States, Weights
 from metarl.deployment.signals import to_controls
@@ -57,6 +58,9 @@ class OnnxLearner:
             if own != other:
                 hint = f"the environment {spec.name} has {other}"
                 raise ConfigError(f"{policy.path}: {name} is {own}; {hint}")
+        own, now = policy.spec.version, spec.version
+        if policy.spec.name == spec.name and own != now and not policy.facts.is_foreign:
+            warn(f"{policy.path} was trained on version {own} of {spec.name}, which is now {now}")
         self._policy, self._spec = policy, spec
         self._order = _find_order(policy.spec, spec)
         self.pools_episodes = policy.can_adapt

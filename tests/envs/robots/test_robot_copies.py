@@ -1,5 +1,6 @@
 """A run keeps a copy of the user's robot, and can be used after its files have changed."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,13 @@ ROOF = "v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nv 0 0 0.1\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1
 SMALL = {"iterations": 1, "sampler": {"num_tasks": 2, "num_episodes": 1}}
 OFF = {"trainer": {"video": False, "evaluate_tasks": 0}}
 
+GRID = """
+num_tasks: 2
+attempts: 1
+axes:
+  load: {variation: load, vary: load, levels: [0.2]}
+"""
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -92,6 +100,32 @@ def test_run_is_evaluated_with_its_copy_of_the_robot(happens, folder, run, capsy
     err = capsys.readouterr().err
     assert f"the robot of {folder}/dog.yaml:dir has changed; the copy in {run} is used" in err
     assert "not comparable" not in err
+
+
+@pytest.mark.parametrize("happens", [change, remove])
+def test_certificate_is_of_the_copy_of_the_robot(happens, folder, run, tmp_path, capsys):
+    """In all its environments, which have the robot's file in their names."""
+    (tmp_path / "grid.yaml").write_text(GRID)
+
+    def certify(name):
+        options = {"grid": tmp_path / "grid.yaml", "output": tmp_path / name, "threads": 1}
+        found = metarl.certify(run, **options)
+        return [cell["returns"] for cell in found["cells"]], found["env_versions"]
+
+    before = certify("before")
+    assert "has changed" not in capsys.readouterr().err
+    happens(folder)
+    assert certify("after") == before
+    assert capsys.readouterr().err.count("has changed; the copy in") == 1
+
+
+def test_exported_policy_says_that_its_robot_has_changed(folder, run, tmp_path, capsys):
+    metarl.export(run, tmp_path / "p.onnx")
+    assert "warning" not in capsys.readouterr().err
+    text = (folder / "dog.yaml").read_text()
+    (folder / "dog.yaml").write_text(re.sub("lowpass: .*", "lowpass: 0.05", text))
+    metarl.run_policy(tmp_path / "p.onnx", num_tasks=1, num_adaptations=0)
+    assert re.search(r"warning: .*p.onnx was trained on version \d+ of", capsys.readouterr().err)
 
 
 def test_evaluation_of_a_copy_has_the_name_of_the_run(folder, run):
