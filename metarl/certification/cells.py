@@ -247,6 +247,7 @@ NEUTRAL: Mapping[str, Mapping[str, float]] = {
     "payload": {"payload": 0.0},
     "push": {"push": 0.0},
     "wind": {"wind_*": 0.0},
+    "delay": {"delay": 0.0},
     "actuator": {"gear *": 1.0, "delay": 0.0},
 }
 """Variation -> values of its numbers with which it changes nothing."""

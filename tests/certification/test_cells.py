@@ -165,6 +165,7 @@ def test_world_without_a_variation_that_can_be_absent_is_inside():
     spec, tasks = spec_of("quadruped-command"), np.empty((2, 0))
     for trained_on, reasons in (
         ("quadruped-command-load-push-actuator", []),
+        ("quadruped-command-delay", []),
         ("quadruped-command-friction", ["training always had friction"]),
         ("quadruped-dir", ["training had no command", "training always had dir"]),
     ):
