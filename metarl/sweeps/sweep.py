@@ -18,11 +18,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from metarl.config.parser import merge
+from metarl.config.parser import field_types, merge
 from metarl.config.schema import PRESETS, TrainConfig, build_config
 from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, require
@@ -36,19 +36,21 @@ FOLDER = PRESETS / "sweeps"
 
 @dataclass(frozen=True)
 class Interval:
-    """A setting that takes numbers; whole ones where both ends and the step are whole.
+    """A setting that takes numbers.
 
     Attributes:
         low: Least value.
         high: Largest value.
         log: Search its logarithm.
         step: Distance of the values from each other; 0 takes all (whole numbers: 1).
+        is_whole: The setting takes whole numbers.
     """
 
     low: float
     high: float
     log: bool = False
     step: float = 0.0
+    is_whole: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges.
@@ -61,11 +63,9 @@ class Interval:
         require(not self.log or self.low > 0.0, "low", self.low, "> 0 where log is true")
         require(not self.log or self.step == 0.0, "step", self.step, "left out where log is true")
         require(0.0 <= self.step < math.inf, "step", self.step, "at least 0")
-
-    @property
-    def is_whole(self) -> bool:
-        """The values are whole numbers."""
-        return all(float(x).is_integer() for x in (self.low, self.high, self.step))
+        for name in ("low", "high", "step") if self.is_whole else ():
+            value = float(getattr(self, name))
+            require(value.is_integer(), name, value, "whole, as the setting is")
 
     def ends(self) -> tuple[Any, ...]:
         """Returns the extreme values."""
@@ -215,8 +215,13 @@ def read_sweep(path: Path, root: Path | None = None) -> Sweep:
     sweep = Sweep(
         path.stem, path, root, search=dimensions, settings=flatten(settings), **vars(head)
     )
+    sweep = replace(sweep, search=_read_kinds(sweep))
     _try_ends(sweep)
     return sweep
+
+
+_KEYS = {field.name for field in fields(Interval)} - {"is_whole"}
+"""Keys of an interval in a file."""
 
 
 def _read_dimension(where: str, value: Any) -> Interval | Choices:
@@ -231,9 +236,32 @@ def _read_dimension(where: str, value: Any) -> Interval | Choices:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}{value!r}: must be {{low: .., high: ..}} or {{choices: [..]}}")
     try:
-        return merge(Interval(0.0, 1.0), {"low": math.nan, "high": math.nan, **value})
+        ends = {"low": math.nan, "high": math.nan}
+        return merge(Interval(0.0, 1.0), {**ends, **value}, allowed=_KEYS)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
+
+
+def _read_kinds(sweep: Sweep) -> dict[str, Interval | Choices]:
+    """Returns the search with whole numbers where a setting takes them.
+
+    Raises:
+        ConfigError: A setting is fixed already, or takes whole numbers and has other ends.
+    """
+    for name in sweep.search:
+        if name in ("seed", "env", "algo") or name in sweep.settings:
+            raise ConfigError(f"{sweep.path}: search.{name}: is fixed already")
+    try:
+        kinds, search = field_types(sweep.config({})), dict(sweep.search)
+    except ConfigError as error:
+        raise ConfigError(f"{sweep.path}: {error}") from error
+    for name, dimension in sweep.search.items():
+        if isinstance(dimension, Interval) and kinds.get(name) in (int, int | None):
+            try:
+                search[name] = replace(dimension, is_whole=True)
+            except ConfigError as error:
+                raise ConfigError(f"{sweep.path}: search.{name}: {error}") from error
+    return search
 
 
 def _try_ends(sweep: Sweep) -> None:
@@ -244,8 +272,6 @@ def _try_ends(sweep: Sweep) -> None:
     """
     first = {name: dimension.ends()[0] for name, dimension in sweep.search.items()}
     for name, dimension in sweep.search.items():
-        if name in ("seed", "env", "algo") or name in sweep.settings:
-            raise ConfigError(f"{sweep.path}: search.{name}: is fixed already")
         for value in dimension.ends():
             try:
                 sweep.config(first | {name: value})

@@ -29,11 +29,21 @@ def test_file_says_what_is_searched_for(tmp_path):
     sweep = read(tmp_path, GOOD)
     assert sweep.search == {
         "learner.lr": Interval(3e-4, 1e-2, log=True),
-        "learner.memory_size": Interval(16, 64, step=16),
+        "learner.memory_size": Interval(16, 64, step=16, is_whole=True),
         "learner.memory": Choices(("gru", "mingru")),
     }
     assert (sweep.trials, sweep.seeds, sweep.name) == (7, (3, 4), "mine")
-    assert not sweep.search["learner.lr"].is_whole and sweep.search["learner.memory_size"].is_whole
+
+
+@pytest.mark.parametrize("ends", [(0, 1), (0.0, 1.0), (1, 2)])
+def test_whole_ends_of_a_real_setting_leave_it_real(tmp_path, ends):
+    low, high = ends
+    name = "learner.max_kl" if high == 2 else "learner.discount"
+    text = f"env: ant-dir\nalgo: rl2\nsearch: {{{name}: {{low: {low}, high: {high}}}}}"
+    (found,) = read(tmp_path, text).search.values()
+    optuna = pytest.importorskip("optuna", reason="needs the extra sweep")
+    drawn = found.suggest(optuna.trial.FixedTrial({name: low + 0.25}), name)
+    assert found == Interval(low, high) and drawn == low + 0.25
 
 
 def test_choices_with_exponents_are_numbers(tmp_path):
@@ -75,11 +85,19 @@ BAD = [
         "env: ant-dir\nsearch: {learner.inner_lr: {low: 1}}",
         "low = 1.0: must be less than high = nan",
     ),
+    (
+        "env: ant-dir\nsearch: {iterations: {low: 1, high: 2.5}}",
+        "search.iterations: high = 2.5: must be whole, as the setting is",
+    ),
+    (
+        "env: ant-dir\nsearch: {iterations: {low: 1, high: 2, is_whole: true}}",
+        "search.iterations: unknown key is_whole",
+    ),
     ("env: ant-dir\nsearch: {learner.inner_lr: {choices: [1]}}", "a list of two or more"),
     ("env: ant-dir\nsearch: {learner.inner_lr: {choices: [1, [2]]}}", r"\[2\]: must be a number"),
     (
         "env: ant-dir\nsearch: {learner.inner_rl: {low: 1, high: 2}}",
-        "search.learner.inner_rl = 1: unknown key learner.inner_rl; did you mean",
+        "search.learner.inner_rl = 1.0: unknown key learner.inner_rl; did you mean",
     ),
     (
         "env: ant-dir\nsearch: {learner.inner_lr: {low: -1.5, high: 2}}",
