@@ -31,10 +31,7 @@ from metarl.core.ranges import MOST_THREADS, require_count
 from metarl.core.tasks import HasOpaqueTasks
 from metarl.core.trees import check_form
 from metarl.learners import registry
-from metarl.learners.gp.config import GpConfig
-from metarl.learners.metric.config import MetricConfig
 from metarl.learners.modes import find_mode
-from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs.folder import DEFINITION, ROBOT
 from metarl.runs.published import is_published
 from metarl.training.launch import share_cores
@@ -336,33 +333,6 @@ def _observe_task(env: Any, name: str) -> Any:
         raise ConfigError(f"--observe-task: {name}: {error}") from error
 
 
-def mirror(config: TrainConfig[Any], env: Any) -> Any:
-    """Returns an environment that shows every second task in a mirror.
-
-    Raises:
-        ConfigError: The robot cannot be mirrored, or the learner sees the task.
-    """
-    from metarl.core.env import UnsupportedHere
-    from metarl.envs.wrappers.mirrored import Mirrored
-
-    if registry.find_algorithm(config.algo).sees_tasks:
-        hint = "it sees the task, which has no mirror image; leave the flag out"
-        raise ConfigError(f"--sampler.mirror with --algo {config.algo}: {hint}")
-    try:
-        return Mirrored(env)
-    except UnsupportedHere as error:
-        raise ConfigError(f"--sampler.mirror: {error}") from error
-
-
-def describe_physics(config: TrainConfig[Any]) -> str:
-    """Returns what computes the physics of a training, with version and device."""
-    if config.sampler.physics == "mujoco":
-        return "mujoco"
-    from metarl.envs.physics.warp_batch import describe_engine
-
-    return describe_engine()
-
-
 def build_learner(config: TrainConfig[Any], env: Any, device: Any) -> Any:
     """Builds the learner of a config for an environment, with fresh parameters."""
     algorithm = registry.find_algorithm(config.algo)
@@ -396,22 +366,6 @@ def _experience(config: TrainConfig[Any], env: Any) -> Any:
     sampler = config.sampler
     sizes = (sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations)
     return Experience(env, training_tasks(env, config), vec_env, *sizes)
-
-
-def require_experience(config: TrainConfig[Any]) -> None:
-    """Requires that a training has the iterations and the experience that its learner needs.
-
-    Raises:
-        ConfigError: It has not; names the setting.
-    """
-    learner, sampler = config.learner, config.sampler
-    if isinstance(learner, TeacherStudentConfig):
-        learner.require_phases(config.iterations, starts_from_run=config.init_from is not None)
-    if isinstance(learner, MetricConfig) and not config.resume:  # older runs may go on
-        sizes = sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations
-        learner.require_sets(*sizes, sampler.train_tasks)
-    if isinstance(learner, GpConfig) and not config.resume:
-        learner.require_tasks(sampler.num_tasks, sampler.train_tasks)
 
 
 def is_baseline(config: TrainConfig[Any], mode: str) -> bool:

@@ -16,11 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metarl.builders import build_env, build_learner, mirror
+from metarl.builders import build_env, build_learner
 from metarl.config.schema import TrainConfig, from_yaml, to_yaml
 from metarl.core.env import HasFingerprint, supports
 from metarl.core.errors import ConfigError
 from metarl.learners import registry
+from metarl.learners.gp.config import GpConfig
+from metarl.learners.metric.config import MetricConfig
+from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.runs import provenance
 from metarl.runs.progress import heartbeat
 
@@ -195,3 +198,46 @@ def collect_facts(env: Any) -> Any:
         place=platform.node(),
         process=os.getpid(),
     )
+
+
+def mirror(config: TrainConfig[Any], env: Any) -> Any:
+    """Returns an environment that shows every second task in a mirror.
+
+    Raises:
+        ConfigError: The robot cannot be mirrored, or the learner sees the task.
+    """
+    from metarl.core.env import UnsupportedHere
+    from metarl.envs.wrappers.mirrored import Mirrored
+
+    if registry.find_algorithm(config.algo).sees_tasks:
+        hint = "it sees the task, which has no mirror image; leave the flag out"
+        raise ConfigError(f"--sampler.mirror with --algo {config.algo}: {hint}")
+    try:
+        return Mirrored(env)
+    except UnsupportedHere as error:
+        raise ConfigError(f"--sampler.mirror: {error}") from error
+
+
+def describe_physics(config: TrainConfig[Any]) -> str:
+    """Returns what computes the physics of a training, with version and device."""
+    if config.sampler.physics == "mujoco":
+        return "mujoco"
+    from metarl.envs.physics.warp_batch import describe_engine
+
+    return describe_engine()
+
+
+def require_experience(config: TrainConfig[Any]) -> None:
+    """Requires that a training has the iterations and the experience that its learner needs.
+
+    Raises:
+        ConfigError: It has not; names the setting.
+    """
+    learner, sampler = config.learner, config.sampler
+    if isinstance(learner, TeacherStudentConfig):
+        learner.require_phases(config.iterations, starts_from_run=config.init_from is not None)
+    if isinstance(learner, MetricConfig) and not config.resume:  # older runs may go on
+        sizes = sampler.num_tasks, sampler.num_episodes, sampler.num_adaptations
+        learner.require_sets(*sizes, sampler.train_tasks)
+    if isinstance(learner, GpConfig) and not config.resume:
+        learner.require_tasks(sampler.num_tasks, sampler.train_tasks)

@@ -16,15 +16,18 @@ from metarl.builders import (
     build_env,
     build_learner,
     check_plugin,
-    describe_physics,
     is_baseline,
     is_batch_env,
     keep_robot,
     num_threads,
-    require_experience,
     training_tasks,
 )
-from metarl.collecting import build_collector, collecting_env
+from metarl.collecting import (
+    build_collector,
+    collecting_env,
+    describe_physics,
+    require_experience,
+)
 from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, to_yaml
 from metarl.config.trust import resume_command, trust

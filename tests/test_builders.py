@@ -8,7 +8,8 @@ import numpy as np
 import plugin_envs
 import pytest
 
-from metarl.builders import build_learner, make_env, require_experience, training_tasks
+from metarl.builders import build_learner, make_env, training_tasks
+from metarl.collecting import require_experience
 from metarl.config.sampler import SamplerConfig
 from metarl.config.schema import TrainConfig
 from metarl.core.errors import ConfigError, ResourceError

@@ -56,7 +56,9 @@ SHARED_WITH_ENVS = {
 FACADE = "metarl"
 
 # Only these put an environment and a learner together.
-COMPOSITION_ROOTS = {"metarl.builders", "metarl.environments", "metarl.api", "metarl.cli"}
+COMPOSITION_ROOTS = {
+    f"metarl.{name}" for name in ("builders", "collecting", "environments", "api", "cli")
+}
 
 
 def module_name(path):
