@@ -19,6 +19,7 @@ from metarl.core.tasks import (
     Variable,
 )
 from metarl.envs.locomotion.mechanics import delay_choice
+from metarl.envs.locomotion.strength import STRENGTH_FIELDS, count_revisions, scale_strength
 from metarl.envs.locomotion.world import Variation, World
 from metarl.envs.robots.robot import Robot, bare_model
 
@@ -130,9 +131,13 @@ class Weak(Cripple):
     strength: tuple[float, float] = (0.2, 0.8)
 
     name = "weak"
-    fields = ("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+    fields = STRENGTH_FIELDS
     transient = fields
     formula = "the actuators of one limb keep the share `strength` from step `onset` on"
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions, see `count_revisions`."""
+        return count_revisions(robot)
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the limb, the step of its failure, and its strength."""
@@ -145,7 +150,7 @@ class Weak(Cripple):
         """Multiplies the strength of the failed actuators."""
         factors = np.ones((len(world.ctrl), world.model.nu))
         factors[rows] = np.where(has_failed, tasks[:, 2:3], 1.0)
-        _scale_strength(world, factors)
+        scale_strength(world, factors)
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,10 @@ class Damage(Cripple):
     fields = tuple(sorted({*Locked.fields, *Weak.fields}))
     transient = fields
     formula = "the actuators of one limb are dead, stuck or weak from step `onset` on"
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions, see `count_revisions`."""
+        return count_revisions(robot)
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of limb, step of its failure, kind of failure, and strength."""
@@ -184,15 +193,6 @@ class Damage(Cripple):
         for number, kind in enumerate(self._kinds()):
             own = tasks[:, 2] == number
             kind._fail(world, tasks[own][:, [0, 1, 3]], rows[own], has_failed[own])
-
-
-def _scale_strength(world: World, factors: np.ndarray) -> None:
-    """Multiplies gears of motors, and gains, biases and limits of servos, by factors (M, A)."""
-    is_servo = (world.model.actuator_biasprm != 0.0).any(axis=1)
-    scale = factors[..., None]
-    world.fields["actuator_gear"][:, ~is_servo] *= scale[:, ~is_servo]
-    for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
-        world.fields[name][:, is_servo] *= scale[:, is_servo]
 
 
 def _limbs(robot: Robot) -> np.ndarray:
@@ -223,8 +223,7 @@ def _target_name(model: mujoco.MjModel, actuator: int) -> str:
 class Actuator(Variation):
     """A factor for the strength of each actuator, and a delay of all controls.
 
-    The factor multiplies the gear of a motor, and stiffness, damping and largest force of a servo:
-    with another gear its joint would go to another place.
+    The factor multiplies all of an actuator's force and its limits, see `scale_strength`.
 
     Attributes:
         gear: Range of the factors.
@@ -233,9 +232,13 @@ class Actuator(Variation):
     gear: tuple[float, float] = (0.5, 1.5)
 
     name = "actuator"
-    fields = ("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+    fields = STRENGTH_FIELDS
     past_steps = 3
     formula = "the strength of each actuator times its factor; all controls late by the delay"
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions, see `count_revisions`."""
+        return count_revisions(robot)
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of a factor for each actuator, and of the delay."""
@@ -246,7 +249,7 @@ class Actuator(Variation):
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Multiplies the strengths."""
-        _scale_strength(world, tasks[:, :-1])
+        scale_strength(world, tasks[:, :-1])
 
     def delays(self, tasks: np.ndarray) -> np.ndarray:
         """Returns the delay of the tasks."""

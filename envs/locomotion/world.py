@@ -196,7 +196,8 @@ class World:
             self._low_pass = LowPass(robot.lowpass, dt, self._home_ctrl, num_rows)
         self.ground: Ground | None = None
         transient = {name for variation in variations for name in variation.transient}
-        self._written = {name: self.fields[name].copy() for name in sorted(transient)}
+        kept = sorted(transient & names)
+        self._written = {name: self.fields[name].copy() for name in kept}
         self._variations, self.alive = variations, np.ones(len(self.ctrl), dtype=bool)
         self._sizes = [len(variation.tasks(robot).variables) for variation in variations]
         self._step = np.zeros(len(self.ctrl), dtype=int)

@@ -1,0 +1,78 @@
+"""Strength of actuators: what the physics makes of a control, in proportion to a factor."""
+
+from __future__ import annotations
+
+import functools
+
+import mujoco
+import numpy as np
+
+from metarl.envs.locomotion.world import World
+from metarl.envs.robots.robot import Robot, bare_model
+
+STRENGTH_FIELDS = (
+    *("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange"),
+    *("jnt_actfrcrange", "tendon_actfrcrange"),
+)
+"""Model fields that `scale_strength` writes."""
+
+
+def scale_strength(world: World, factors: np.ndarray) -> None:
+    """Multiplies the force of every actuator, and its limits, by factors (M, A).
+
+    Of a motor, whose force does not depend on the motion, that is the gear; of others, whose gear
+    would change the place or speed at which they aim, it is gain, bias and limit.
+    """
+    is_motor = _find_motors(world.model)
+    scale = factors[..., None]
+    world.fields["actuator_gear"][:, is_motor] *= scale[:, is_motor]
+    for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
+        world.fields[name][:, ~is_motor] *= scale[:, ~is_motor]
+    for name, target, actuators in _find_limits(world.robot):
+        # the limit is of their sum: it loses as much as they lose on average
+        factor = factors[:, actuators].mean(axis=1)
+        world.fields[name][:, target] *= factor[:, None]
+
+
+def count_revisions(robot: Robot) -> int:
+    """Returns the changes of what strength means for a robot: once joint limits kept theirs."""
+    model = bare_model(robot)
+    is_moving = model.actuator_gaintype != mujoco.mjtGain.mjGAIN_FIXED
+    was_motor = is_moving & (model.actuator_biasprm == 0.0).all(axis=1)
+    return int(bool(was_motor.any() or _find_limits(robot)))
+
+
+def _find_motors(model: mujoco.MjModel) -> np.ndarray:
+    """Returns the mask (A,) of actuators whose force is their control times a constant."""
+    is_fixed = model.actuator_gaintype == mujoco.mjtGain.mjGAIN_FIXED
+    return is_fixed & (model.actuator_biasprm == 0.0).all(axis=1)
+
+
+@functools.cache
+def _find_limits(robot: Robot) -> tuple[tuple[str, int, list[int]], ...]:
+    """Returns the limits of the sum of several actuators: field, row, and the actuators."""
+    model = bare_model(robot)
+    is_tendon = model.actuator_trntype == mujoco.mjtTrn.mjTRN_TENDON
+    tendons = np.where(is_tendon, model.actuator_trnid[:, 0], -1)
+    moves = _find_moments(robot)[:, model.jnt_dofadr] != 0.0
+    joints = [
+        ("jnt_actfrcrange", int(joint), np.flatnonzero(moves[:, joint]).tolist())
+        for joint in np.flatnonzero(model.jnt_actfrclimited)
+    ]
+    pulled = [
+        ("tendon_actfrcrange", int(tendon), np.flatnonzero(tendons == tendon).tolist())
+        for tendon in np.flatnonzero(model.tendon_actfrclimited)
+    ]
+    return tuple(limit for limit in (*joints, *pulled) if limit[2])
+
+
+def _find_moments(robot: Robot) -> np.ndarray:
+    """Returns the torques (A, nv) of unit forces of the actuators at rest."""
+    model = bare_model(robot)
+    data = mujoco.MjData(model)
+    data.qpos[:] = robot.rest()
+    mujoco.mj_fwdPosition(model, data)
+    moments = np.zeros((model.nu, model.nv))
+    sparse = data.moment_rownnz, data.moment_rowadr, data.moment_colind
+    mujoco.mju_sparse2dense(moments, data.actuator_moment, *sparse)
+    return moments
