@@ -11,6 +11,7 @@ import numpy as np
 
 from metarl.envs.rendering.heightfield import Relief
 from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.robot import find_torso
 
 _SMOOTHING = 15
 """Frames over which the camera averages the robot's path, to keep the picture steady."""
@@ -89,6 +90,14 @@ def check_states(model: mujoco.MjModel, states: np.ndarray) -> np.ndarray:
     return states
 
 
+def _find_root(model: mujoco.MjModel, planar: bool) -> int:
+    """Returns the body that the camera follows: that of the base."""
+    kinds = mujoco.mjtJoint
+    base = [int(kinds.mjJNT_SLIDE), int(kinds.mjJNT_SLIDE), int(kinds.mjJNT_HINGE)]
+    is_plane = planar and model.jnt_type[:3].tolist() == base  # else a robot of a plug-in
+    return find_torso(model, is_plane) if model.njnt else model.nbody - 1
+
+
 def plan_shot(
     model: mujoco.MjModel,
     states: np.ndarray,
@@ -107,7 +116,10 @@ def plan_shot(
         The shot.
     """
     data = mujoco.MjData(model)
-    body = int(model.jnt_bodyid[0]) if model.njnt else model.nbody - 1
+    is_free = bool(model.njnt) and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+    is_arm = marker.kind == "point"
+    planar = bool(model.njnt) and not is_free and not is_arm
+    body = _find_root(model, planar)
     mujoco.mj_kinematics(model, data)
     moving = model.body_weldid[model.geom_bodyid] > 0
     reach = np.linalg.norm(data.geom_xpos - data.xpos[body], axis=1) + model.geom_rbound
@@ -117,9 +129,6 @@ def plan_shot(
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         root[row] = data.xpos[body]
-    is_free = bool(model.njnt) and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
-    is_arm = marker.kind == "point"
-    planar = bool(model.njnt) and not is_free and not is_arm
     lookat = root.copy()
     distance = (4.2 if planar else 3.0 if is_arm else 4.6) * radius
     if marker.kind == "target":

@@ -43,7 +43,7 @@ ONLY_MOVING = ("health", "feet", "bonus", "top_speed")
 """Those of them that a robot with a fixed base does not have; it has `effector` instead."""
 
 BASES = ("free", "planar", "fixed")
-"""The first joint is a free joint, slides along x and z and a hinge around y, or another one."""
+"""The first joint is free, or the first are slides along x and z and a hinge around y [world]."""
 
 COLUMNS = ("centre", "scale", "low", "high", "stiffness", "damping")
 """Numbers of an actuator in the file."""
@@ -189,11 +189,9 @@ def require_base(model: mujoco.MjModel, base: str, where: str) -> None:
     free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
     hinge = mujoco.mjtJoint.mjJNT_HINGE
     if base == "planar":
-        axes = model.jnt_axis[:3].round(6).tolist()
-        is_plane = kinds[:3] == [slide, slide, hinge]
-        if not is_plane or axes[:2] != [[1, 0, 0], [0, 0, 1]] or np.abs(axes[2]).tolist()[1] != 1:
+        if kinds[:3] != [slide, slide, hinge] or not _is_plane(model):
             hint = "a planar base has slides along x and z and a hinge around y, as first joints"
-            raise ConfigError(f"{where}: base: planar: {hint}")
+            raise ConfigError(f"{where}: base: planar: {hint}, in axes of the world")
         return
     if base == "fixed":
         if free in kinds:
@@ -206,6 +204,16 @@ def require_base(model: mujoco.MjModel, base: str, where: str) -> None:
         raise ConfigError(f"{where}: base: free: the model has {found}, not a free joint; {hint}")
     if kinds.count(free) > 1:
         raise ConfigError(f"{where}: the model has {kinds.count(free)} free bodies; must be one")
+
+
+def _is_plane(model: mujoco.MjModel) -> bool:
+    """Returns whether the first three joints move one chain along x and z and around y [world]."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    x, z, turn = data.xaxis[:3]
+    axes = [x, z, np.abs(turn)]
+    is_chain = model.dof_parentid[:3].tolist() == [-1, 0, 1]
+    return is_chain and np.allclose(axes, [[1, 0, 0], [0, 0, 1], [0, 1, 0]], rtol=0.0, atol=1e-6)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

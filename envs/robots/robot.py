@@ -217,8 +217,8 @@ class Robot:
         return np.array(self.home) if self.home else bare_model(self).qpos0.copy()
 
     def torso(self) -> int:
-        """Returns the body that carries the first joint: the base, if that moves."""
-        return int(bare_model(self).jnt_bodyid[0])
+        """Returns the body of the base, if that moves; of an arm, that of its first joint."""
+        return find_torso(bare_model(self), self.planar)
 
     def initial_state(
         self, rng: np.random.Generator, rest: np.ndarray
@@ -244,6 +244,11 @@ class Robot:
 def bare_model(robot: Robot) -> mujoco.MjModel:
     """Returns the model as Gymnasium has it, without edits; it is shared, so do not change it."""
     return robot.model()
+
+
+def find_torso(model: mujoco.MjModel, planar: bool) -> int:
+    """Returns the body of the first joint, or of the last of the three of a planar base."""
+    return int(model.jnt_bodyid[:3][-1 if planar else 0])
 
 
 def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping: float) -> None:

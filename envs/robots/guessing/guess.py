@@ -26,7 +26,7 @@ from metarl.envs.robots.own import (
     refuse_unsupported,
     require_base,
 )
-from metarl.envs.robots.robot import Physics, Robot
+from metarl.envs.robots.robot import Physics, Robot, find_torso
 
 GROUNDS = ("floor", "ground", "metarl ground")
 """Names of a ground without one; the first that is free is taken."""
@@ -95,9 +95,9 @@ def guess_robot(path: Path) -> list[Guess]:
         Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
         _guess_health(model, qpos, planar, level),
         _list_observation(model, terms_of(tuple(home.value), model, planar), OPTIONAL_TERMS),
-        _guess_feet(model),
+        _guess_feet(model, find_torso(model, planar)),
         Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
-        _guess_limbs(model),
+        _guess_limbs(model, find_torso(model, planar)),
         Guess("actuators", *guess_actuators(model, qpos, path)),
         Guess("lowpass", 0.0, "time constant of a filter of the controls [s]; 0 is none"),
         Guess("delay", 0, "control steps by which the controls come late"),
@@ -254,7 +254,8 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool, level: 
     data.qpos[:] = home
     mujoco.mj_kinematics(model, data)
     coordinate = home[1 if planar else 2]
-    height, why = data.xpos[model.jnt_bodyid[0], 2] - level, "half and twice the height at home"
+    height = data.xpos[find_torso(model, planar), 2] - level
+    why = "half and twice the height at home"
     ends = [box_of(model, data, geom)[:, 2] for geom in _own_geoms(model)]
     size = float(np.ptp(ends)) if ends else 0.0
     if height <= LOW_BASE * size:
@@ -276,7 +277,7 @@ def _list_observation(
     return Guess("observation", terms, reason)
 
 
-def _guess_feet(model: mujoco.MjModel) -> Guess:
+def _guess_feet(model: mujoco.MjModel, base: int) -> Guess:
     """Takes the lowest geoms that can collide of each body without further bodies below it.
 
     Bodies that end higher than half the height of the base above the lowest one are no feet: hands.
@@ -284,7 +285,6 @@ def _guess_feet(model: mujoco.MjModel) -> Guess:
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     can_collide = (model.geom_contype | model.geom_conaffinity) > 0
-    base = int(model.jnt_bodyid[0])
     leaves = set(range(model.nbody)) - set(model.body_parentid.tolist())
     low: dict[int, float] = {}
     for body in sorted(leaves):
@@ -300,14 +300,13 @@ def _guess_feet(model: mujoco.MjModel) -> Guess:
     return Guess("feet", [name for name in named if name], reason)
 
 
-def _guess_limbs(model: mujoco.MjModel) -> Guess:
+def _guess_limbs(model: mujoco.MjModel, base: int) -> Guess:
     """Groups actuators by the branch of the base that their joint is in."""
     names = [model.actuator(i).name for i in range(model.nu)]
     joints = joints_of(model)
     if any(joint is None for joint in joints):
         alone = {name: [name] for name in names}
         return Guess("limbs", alone, "an actuator drives no single joint: each is a limb")
-    base = int(model.jnt_bodyid[0])
     limbs: dict[str, list[str]] = {}
     for name, joint in zip(names, joints, strict=True):
         body = int(model.jnt_bodyid[joint])
