@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 
 from metarl.envs.locomotion.world import World
+from metarl.envs.robots.moments import find_moments
 from metarl.envs.robots.robot import Robot, bare_model
 
 STRENGTH_FIELDS = (
@@ -54,7 +55,7 @@ def _find_limits(robot: Robot) -> tuple[tuple[str, int, list[int]], ...]:
     model = bare_model(robot)
     is_tendon = model.actuator_trntype == mujoco.mjtTrn.mjTRN_TENDON
     tendons = np.where(is_tendon, model.actuator_trnid[:, 0], -1)
-    moves = _find_moments(robot)[:, model.jnt_dofadr] != 0.0
+    moves = find_moments(model, robot.rest())[:, model.jnt_dofadr] != 0.0
     joints = [
         ("jnt_actfrcrange", int(joint), np.flatnonzero(moves[:, joint]).tolist())
         for joint in np.flatnonzero(model.jnt_actfrclimited)
@@ -64,15 +65,3 @@ def _find_limits(robot: Robot) -> tuple[tuple[str, int, list[int]], ...]:
         for tendon in np.flatnonzero(model.tendon_actfrclimited)
     ]
     return tuple(limit for limit in (*joints, *pulled) if limit[2])
-
-
-def _find_moments(robot: Robot) -> np.ndarray:
-    """Returns the torques (A, nv) of unit forces of the actuators at rest."""
-    model = bare_model(robot)
-    data = mujoco.MjData(model)
-    data.qpos[:] = robot.rest()
-    mujoco.mj_fwdPosition(model, data)
-    moments = np.zeros((model.nu, model.nv))
-    sparse = data.moment_rownnz, data.moment_rowadr, data.moment_colind
-    mujoco.mju_sparse2dense(moments, data.actuator_moment, *sparse)
-    return moments

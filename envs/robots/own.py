@@ -13,6 +13,7 @@ import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.yaml_files import load_yaml
+from metarl.envs.robots.arms.couplings import is_underactuated
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
 from metarl.envs.robots.compiling import compile_own
 from metarl.envs.robots.copies import check_assets, read_spec
@@ -104,7 +105,7 @@ def build_robot(
         raise ConfigError(f"{path}: home: the quaternion of the base, home[3:7], is zero")
     names = [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
-    effector = read.effector(model) if fixed else ""
+    effector = read.effector(model, home) if fixed else ""
     feet = () if fixed else read.feet(model)
     terms = terms_of_arm(home, model, effector) if fixed else terms_of(home, model, planar, feet)
     contacts = read.choice("contacts", ("all", "none") if fixed else ("all", "feet"))
@@ -284,7 +285,7 @@ class _Reader:
         timestep = self._number("physics.timestep", value["timestep"], 1e-5, 0.1)
         return Physics(timestep, value["cone"], value["integrator"])
 
-    def effector(self, model: mujoco.MjModel) -> str:
+    def effector(self, model: mujoco.MjModel, home: tuple[float, ...]) -> str:
         name = self.text("effector")
         place = find_effector(model, name)
         if place is None:
@@ -296,6 +297,9 @@ class _Reader:
             raise self._refuse("effector", name, "moved by a joint")
         if joint := find_idle_joint(model, place):
             raise self._refuse("effector", name, f"moved by actuators only, but {joint} has none")
+        if is_underactuated(model, np.array(home), place):
+            hint = "moved by at least as many actuators as joints that do not follow others"
+            raise self._refuse("effector", name, hint)
         return name
 
     def feet(self, model: mujoco.MjModel) -> tuple[str, ...]:

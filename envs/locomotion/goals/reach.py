@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -11,6 +12,7 @@ import numpy as np
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.arms.couplings import Coupling, find_couplings, find_leaders
 from metarl.envs.robots.arms.effector import Effector, find_effector
 from metarl.envs.robots.ground import height_of
 from metarl.envs.robots.robot import Robot, bare_model
@@ -23,6 +25,9 @@ _CANDIDATES = 200
 
 _MOST_POSES = 200
 """Random poses for a target, beyond which a model is refused."""
+
+_GAP = 1e-3
+"""Error of an equality constraint from which a pose is impossible [m or rad]."""
 
 _DEPTH = 0.01
 """Penetration of shapes from which a pose is impossible [m]."""
@@ -38,6 +43,13 @@ class Reach:
 
     robot: Robot
     formula: str = "-|x - g|"
+
+    @property
+    def revisions(self) -> int:
+        """Changes of the goal for the robot: joints that follow others once had own angles."""
+        model = bare_model(self.robot)
+        followers = {each.follower for each in find_couplings(model)}
+        return int(not followers.isdisjoint(_effector(self.robot).joints(model)))
 
     @property
     def tasks(self) -> TaskDistribution:
@@ -64,9 +76,10 @@ class Reach:
 class Reachable:
     """Places of an arm's end effector in random poses.
 
-    The angles of the joints that move it are uniform in their ranges, the other joints are at home.
-    Poses in which shapes penetrate by more than 1 cm, or with the end effector below the ground,
-    are drawn again; so are places outside the bounds of the variables.
+    The angles of the joints that move it are uniform in their ranges, the other joints are at home;
+    those that an equality constraint couples to others follow them. Poses that the ranges of these
+    or another constraint exclude, in which shapes penetrate by more than 1 cm, or with the end
+    effector below the ground, are drawn again; so are places outside the bounds of the variables.
 
     Attributes:
         robot: The arm.
@@ -106,7 +119,8 @@ def _draw(
 ) -> np.ndarray:
     """Draws points (count, 3) between low and high [m]."""
     model, effector = bare_model(robot), _effector(robot)
-    data, joints = mujoco.MjData(model), effector.joints(model)
+    couplings = find_couplings(model)
+    data, joints = mujoco.MjData(model), find_leaders(model, effector, couplings)
     data.qpos[:] = robot.rest()
     places, ranges = model.jnt_qposadr[joints], joint_ranges(model)[joints]
     ground = height_of(model, model.geom(robot.ground).id)
@@ -115,16 +129,36 @@ def _draw(
         if len(points) == count:
             break
         data.qpos[places] = rng.uniform(*ranges.T)
+        for each in couplings:
+            each.apply(model, data.qpos)
         mujoco.mj_fwdPosition(model, data)
         point = effector.position(data)
         is_deep = data.contact.dist.min(initial=0.0) < -_DEPTH
         is_inside = bool(((low <= point) & (point <= high)).all())
-        if is_inside and not is_deep and point[2] >= ground:
+        if (
+            is_inside
+            and not is_deep
+            and _is_possible(model, data, couplings)
+            and point[2] >= ground
+        ):
             points.append(point)
     if len(points) < count:
         hint = "in nearly all random poses its shapes collide; try contacts: none"
+        if model.neq:
+            hint = "nearly all random poses break its equality constraints, or its shapes collide"
         raise ConfigError(f"reach: {robot.name}: {hint}")
     return np.array(points).reshape(count, 3)
+
+
+def _is_possible(model: mujoco.MjModel, data: mujoco.MjData, couplings: Sequence[Coupling]) -> bool:
+    """Returns whether a pose keeps all equality constraints, and the followers in their ranges."""
+    followers = [each.follower for each in couplings]
+    position = data.qpos[model.jnt_qposadr[followers]]
+    low, high = model.jnt_range[followers].T
+    is_free = ~model.jnt_limited[followers].astype(bool)
+    is_equality = data.efc_type == int(mujoco.mjtConstraint.mjCNSTR_EQUALITY)
+    gap = np.abs(data.efc_pos[is_equality]).max(initial=0.0)
+    return bool((is_free | ((low <= position) & (position <= high))).all() and gap < _GAP)
 
 
 def _effector(robot: Robot) -> Effector:

@@ -1,0 +1,91 @@
+"""Joints that follow others: equality constraints of joints, and what drives an arm's motion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from metarl.envs.robots.arms.effector import Effector
+from metarl.envs.robots.moments import find_moments
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """A joint whose position is a polynomial of another's, both relative to the model's pose.
+
+    Attributes:
+        follower: The joint.
+        leader: The other, or -1: the follower is held at a place.
+        polynomial: Its coefficients, the constant first.
+    """
+
+    follower: int
+    leader: int
+    polynomial: tuple[float, ...]
+
+    def apply(self, model: mujoco.MjModel, qpos: np.ndarray) -> None:
+        """Sets the follower in a pose (nq,)."""
+        place = model.jnt_qposadr[self.follower]
+        value = np.polynomial.Polynomial(self.polynomial)(self._offset(model, qpos))
+        qpos[place] = model.qpos0[place] + value
+
+    def slope(self, model: mujoco.MjModel, qpos: np.ndarray) -> float:
+        """Returns the speed of the follower for a speed of one of the leader."""
+        return float(np.polynomial.Polynomial(self.polynomial).deriv()(self._offset(model, qpos)))
+
+    def _offset(self, model: mujoco.MjModel, qpos: np.ndarray) -> float:
+        if self.leader < 0:
+            return 0.0
+        place = model.jnt_qposadr[self.leader]
+        return float(qpos[place] - model.qpos0[place])
+
+
+def find_couplings(model: mujoco.MjModel) -> list[Coupling]:
+    """Returns the active equality constraints of joints, leaders before their followers."""
+    waiting: dict[int, Coupling] = {}
+    for i in range(model.neq):
+        if model.eq_type[i] == int(mujoco.mjtEq.mjEQ_JOINT) and model.eq_active0[i]:
+            follower, leader = int(model.eq_obj1id[i]), int(model.eq_obj2id[i])
+            polynomial = tuple(model.eq_data[i, :5].tolist())
+            waiting.setdefault(follower, Coupling(follower, leader, polynomial))
+    ordered: list[Coupling] = []
+    while ready := [each for each in waiting.values() if each.leader not in waiting]:
+        ordered += ready
+        for each in ready:
+            del waiting[each.follower]
+    return ordered  # joints that follow each other in a circle are in none
+
+
+def find_leaders(
+    model: mujoco.MjModel, effector: Effector, couplings: Sequence[Coupling]
+) -> list[int]:
+    """Returns the joints that determine where the effector is: on its way, or leading them."""
+    leader_of = {each.follower: each.leader for each in couplings}
+    leaders = []
+    for joint in effector.joints(model):
+        while joint in leader_of:
+            joint = leader_of[joint]
+        if joint >= 0 and joint not in leaders:
+            leaders.append(joint)
+    return leaders
+
+
+def is_underactuated(model: mujoco.MjModel, qpos: np.ndarray, effector: Effector) -> bool:
+    """Returns whether an effector can move in a pose (nq,) against all actuators at once.
+
+    That is the case where fewer actuators than independent joints move it.
+    """
+    couplings = find_couplings(model)
+    motion = np.eye(model.nv)
+    for each in couplings:
+        follower = model.jnt_dofadr[each.follower]
+        motion[follower] = 0.0
+        if each.leader >= 0:
+            leader = model.jnt_dofadr[each.leader]
+            motion[follower] = each.slope(model, qpos) * motion[leader]
+    leaders = model.jnt_dofadr[find_leaders(model, effector, couplings)]
+    effects = find_moments(model, qpos) @ motion[:, leaders]
+    return np.linalg.matrix_rank(effects) < len(leaders)
