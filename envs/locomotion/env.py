@@ -304,10 +304,16 @@ class MujocoBatchEnv:
     def _advance(self, ids: np.ndarray | None) -> np.ndarray:
         """Steps the physics of rows ids, or of all; returns the mask (M,) of MuJoCo's errors."""
         failed = np.zeros(self._batch.nsim, dtype=bool)
-        try:
-            self._batch.step(ids, nstep=self.robot.frame_skip, stage=self._stage)
-        except SimulationError as error:  # the other rows ran to completion
-            failed[error.ids] = True
+        has_forward = self._stage >= int(mujoco.mjtStage.mjSTAGE_ACC)
+        is_split = self._commands is not None and has_forward
+        stage = 0 if is_split else self._stage
+        with _mark_failures(failed):
+            self._batch.step(ids, nstep=self.robot.frame_skip, stage=stage)
+        if is_split:
+            # the reward does not depend on what is observed
+            self._commands.keep_forces()
+            with _mark_failures(failed):
+                self._batch.forward(ids)
         return failed
 
     def _add_terms(
@@ -389,3 +395,12 @@ class MujocoBatchEnv:
         self._effector = None
         self._readers = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
+
+
+@contextlib.contextmanager
+def _mark_failures(failed: np.ndarray) -> Iterator[None]:
+    """Sets the mask (M,) of rows in which MuJoCo fails; the others run to completion."""
+    try:
+        yield
+    except SimulationError as error:
+        failed[error.ids] = True

@@ -58,6 +58,7 @@ class Recipe:
         # the bonus was once paid in the step of a fall, too
         changes = int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
         changes += sum(variation.num_revisions(self.robot) for variation in self.variations)
+        changes += command.count_revisions(self.robot) if isinstance(self.goal, Command) else 0
         changes += self.goal.revisions if isinstance(self.goal, Reach) else 0
         # the torso of a planar robot was once the first of several bodies of its base
         first = int(bare_model(self.robot).jnt_bodyid[0])

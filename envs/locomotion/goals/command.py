@@ -12,8 +12,9 @@ import numpy as np
 from metarl.core.env import Quantity
 from metarl.core.tasks import TaskDistribution, Uniform
 from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.moments import find_moments
 from metarl.envs.robots.observation import rotation
-from metarl.envs.robots.robot import Reader
+from metarl.envs.robots.robot import Reader, Robot, bare_model
 
 SIZE = 3
 """Numbers of a command: speed forward and to the left [m/s], turn to the left [rad/s]."""
@@ -48,7 +49,8 @@ class Command:
         bobbing: Weight of the squared vertical speed.
         rolling: Weight of the sum of squares of roll and pitch rates.
         jerk: Weight of the sum of squares of the change of the policy's clipped outputs.
-        torque: Weight of the mean square of the actuators' forces, as shares of their limits.
+        torque: Weight of the mean square of the actuators' forces in the last physics step, as
+            shares of their limits; an actuator without one (a damper) counts nothing.
 
     Source: the rewards of legged_gym (Rudin et al. 2022, arXiv:2109.11978), with our weights.
     """
@@ -98,14 +100,52 @@ class Command:
         return Marker("arrow", (0.0, 0.0))
 
 
-def _force_limits(model: mujoco.MjModel) -> np.ndarray:
-    """Returns the largest force of every actuator (A,): its limit, or that over its controls."""
+def find_force_limits(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the largest force of every actuator (A,), and that which its joint lets through (A,).
+
+    The largest is its own limit or that of its joint, else that over its controls; of a damper,
+    whose force depends on the speed, it is infinite.
+    """
     reach = np.abs(model.actuator_ctrlrange).max(axis=1)
     is_motor = (model.actuator_biasprm == 0.0).all(axis=1)
     half = 0.5 * np.ptp(model.actuator_ctrlrange, axis=1)
     free = np.abs(model.actuator_gainprm[:, 0]) * np.where(is_motor, reach, half)
+    is_known = (model.actuator_gaintype == mujoco.mjtGain.mjGAIN_FIXED) & (free > 0.0)
     limits = np.abs(model.actuator_forcerange).max(axis=1)
-    return np.where(limits > 0.0, limits, np.maximum(free, 1e-9))
+    own = np.where(limits > 0.0, limits, np.where(is_known, free, np.inf))
+    cut = _find_joint_limits(model)
+    return np.minimum(own, cut), cut
+
+
+def _find_joint_limits(model: mujoco.MjModel) -> np.ndarray:
+    """Returns the forces (A,) of the actuators at which joints or tendons limit them."""
+    most = np.full(model.nu, np.inf)
+    moments = np.abs(find_moments(model, model.qpos0))
+    for joint in np.flatnonzero(model.jnt_actfrclimited):
+        arm = moments[:, model.jnt_dofadr[joint]]
+        torque = np.abs(model.jnt_actfrcrange[joint]).max()
+        most = np.minimum(
+            most, np.divide(torque, arm, out=np.full(model.nu, np.inf), where=arm > 0)
+        )
+    for actuator in np.flatnonzero(model.actuator_trntype == mujoco.mjtTrn.mjTRN_TENDON):
+        tendon = model.actuator_trnid[actuator, 0]
+        if model.tendon_actfrclimited[tendon]:
+            force = np.abs(model.tendon_actfrcrange[tendon]).max()
+            most[actuator] = min(most[actuator], force)
+    return most
+
+
+def count_revisions(robot: Robot) -> int:
+    """Returns the changes of the reward for a robot.
+
+    Once limits of joints were ignored and dampers had none, and where a term of the observation
+    needed accelerations, the forces were those after the step.
+    """
+    model = bare_model(robot)
+    is_limited = model.jnt_actfrclimited.any() or model.tendon_actfrclimited.any()
+    has_damper = (model.actuator_gaintype != mujoco.mjtGain.mjGAIN_FIXED).any()
+    is_late = robot.stage >= int(mujoco.mjtStage.mjSTAGE_ACC)
+    return int(bool(is_limited or has_damper or is_late))
 
 
 class Commands:
@@ -123,7 +163,8 @@ class Commands:
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._force = batch.bind("actuator_force")
         model, rows = batch.model, batch.nsim
-        self._limits = _force_limits(model)
+        self._limits, self._cut = find_force_limits(model)
+        self._force_of_step: np.ndarray | None = None
         self._hold = max(1, round(goal.period / dt))
         self._schedule = np.zeros((rows, -(-(horizon + 1) // self._hold), SIZE))
         self._step = np.zeros(rows, dtype=int)
@@ -156,6 +197,10 @@ class Commands:
         velocity = np.einsum("mij,mi->mj", rotation(self._qpos[:, 3:7]), self._qvel[:, :3])
         return np.column_stack([velocity[:, :2], self._qvel[:, 5]])
 
+    def keep_forces(self) -> None:
+        """Keeps the actuators' forces of the step, which a forward pass would overwrite."""
+        self._force_of_step = self._force.copy()
+
     def rewards(self, action: np.ndarray, alive: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the parts (M,) of a step's reward by name; advances the rows that took it.
 
@@ -166,7 +211,8 @@ class Commands:
         goal = self._goal
         rolling = np.square(self._qvel[:, 3:5]).sum(axis=1)
         jerk = np.square(action - self._action).sum(axis=1)
-        torque = np.square(self._force / self._limits).mean(axis=1)
+        force = self._force if self._force_of_step is None else self._force_of_step
+        torque = np.square(np.clip(force, -self._cut, self._cut) / self._limits).mean(axis=1)
         parts = {
             "tracking": goal.tracking(self.now, self.motion()),
             "bobbing": -goal.bobbing * np.square(self._qvel[:, 2]),
