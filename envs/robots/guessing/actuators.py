@@ -50,6 +50,7 @@ def guess_actuators(
     kinds: dict[str, int] = {}
     table = {}
     joints = joints_of(model)
+    lengths, is_one_sided = _lengths_of(model, home), False
     stand = _guess_servos(model, joints, is_arm=is_arm)
     holds = "arm holds its pose" if is_arm else "robot can stand"
     for i, joint in enumerate(joints):
@@ -62,19 +63,43 @@ def guess_actuators(
             low, high = model.jnt_range[joint] if model.jnt_limited[joint] else (-np.pi, np.pi)
             is_servo, kind = True, f"motors made servos, so that the {holds}"
         kinds[kind] = kinds.get(kind, 0) + 1
-        half = 0.5 * (high - low)
+        is_own = is_servo and not stiffness
+        aim, unit = _aim_of(model, i, lengths[i]) if is_own else (0.0, 1.0)
+        if stiffness:
+            aim = home[model.jnt_qposadr[joint]]
+        centre = float(np.clip(aim, low, high))
+        # from an end of its range, an output of one goes to the other
+        scale = high - low if centre in (low, high) else 0.5 * (high - low)
+        is_one_sided |= centre in (low, high)
         if is_servo and joint is not None:
             # the length of a servo of the model is the position times its gear
-            gear = 1.0 if stiffness else model.actuator_gear[i, 0]
-            centre = float(np.clip(gear * home[model.jnt_qposadr[joint]], low, high))
-            scale = min((ARM_SCALE if is_arm else SERVO_SCALE) * abs(gear), half)
-        else:
-            centre, scale = float(np.clip(0.0, low, high)), half
+            gear = 1.0 if stiffness else model.actuator_gear[i, 0] * unit
+            scale = min((ARM_SCALE if is_arm else SERVO_SCALE) * abs(gear), scale)
         row = (centre, scale, low, high, stiffness, SERVO_DAMPING * stiffness)
         values = [round(float(value), 6) for value in row]
         table[model.actuator(i).name] = dict(zip(COLUMNS, values, strict=True))
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return table, f"{counts}; control = centre + scale x output, within low and high"
+    reason = f"{counts}; control = centre + scale x output, within low and high"
+    if is_one_sided:
+        reason += "; with its centre at one end of the range, output 1 or -1 is the other end"
+    return table, reason
+
+
+def _lengths_of(model: mujoco.MjModel, home: np.ndarray) -> np.ndarray:
+    """Returns the lengths (A,) of the actuators at home: of a joint its position times the gear."""
+    data = mujoco.MjData(model)
+    data.qpos[:] = home
+    mujoco.mj_fwdPosition(model, data)
+    return data.actuator_length.copy()
+
+
+def _aim_of(model: mujoco.MjModel, actuator: int, length: float) -> tuple[float, float]:
+    """Returns the control with which a position servo aims at a length, and that per length."""
+    gain = float(model.actuator_gainprm[actuator, 0])
+    if gain == 0.0:
+        return 0.0, 1.0
+    constant, slope = (float(value) for value in model.actuator_biasprm[actuator, :2])
+    return (-slope * length - constant) / gain, -slope / gain
 
 
 def _guess_servos(
