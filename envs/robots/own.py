@@ -176,6 +176,12 @@ def refuse_unsupported(model: mujoco.MjModel, path: Path) -> None:
         reason = "a mocap body is moved by hand and not by physics"
     elif model.na:
         reason = "an actuator has a state of its own (muscle, filter), which a reset would lose"
+    elif model.nu != model.nactuator:
+        reason = "an actuator takes several controls (pid); take position, velocity or motor"
+    elif (model.actuator_delay > 0.0).any():
+        late = model.actuator(int(np.argmax(model.actuator_delay > 0.0))).name
+        reason = f"actuator {late} has a delay of its own, which starts with a control of 0; "
+        reason += "leave it out and use the key delay of the robot's file"
     if reason:
         raise ConfigError(f"{path}: {reason}")
 

@@ -4,6 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from metarl.core.errors import ConfigError
 from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
 
 MODEL = """<mujoco><worldbody><body pos="0 0 1"><freejoint/><geom size="0.1"/>
@@ -71,3 +72,18 @@ def test_file_says_why_an_output_reaches_the_other_end(guess):
         row for row in to_yaml(guess_robot(path), "robot.xml").splitlines() if "control =" in row
     )
     assert line.startswith("actuators: #") and "centre at one end of the range" in line
+
+
+@pytest.mark.parametrize(
+    ("actuator", "message"),
+    [
+        (
+            '<position name="x" joint="a" ctrlrange="-1 1" delay="0.01" nsample="6"/>',
+            "robot.xml: actuator x has a delay of its own.* use the key delay",
+        ),
+        ('<pid name="x" joint="a" kp="9"/>', "robot.xml: an actuator takes several controls"),
+    ],
+)
+def test_actuator_that_a_reset_would_break_is_refused(guess, actuator, message):
+    with pytest.raises(ConfigError, match=message):
+        guess(actuator)
