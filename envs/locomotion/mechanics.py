@@ -19,8 +19,9 @@ from metarl.core.tasks import (
     Variable,
 )
 from metarl.envs.locomotion.world import Variation, World
+from metarl.envs.physics.fields import read
 from metarl.envs.robots.bodies import extent, heaviest_of_torso
-from metarl.envs.robots.robot import Robot, bare_model
+from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Com(Variation):
     fields = ("body_ipos",)
     derives = True
     formula = "the torso's centre of mass is shifted, in proportion to the robot's size"
+
+    def edits(self, robot: Robot) -> Sequence[Edit]:
+        """Marks a body as not simple, whose centre MuJoCo refuses to move."""
+        body, model = heaviest_of_torso(robot), bare_model(robot)
+        if not model.body_simple[body]:
+            return ()
+
+        def edit(spec: mujoco.MjSpec) -> None:
+            name = model.body(body).name
+            found = spec.body(name) if name else spec.bodies[body]
+            found.simple = False
+
+        return (edit,)
 
     def finish(self, robot: Robot, model: mujoco.MjModel) -> None:
         """Clears the marks of frames that coincide; MuJoCo would leave these at their place."""
@@ -140,9 +154,13 @@ def _find_gains(robot: Robot) -> tuple[np.ndarray, np.ndarray]:
     return stiff, damped
 
 
+_DAMPINGS = ("dof_damping", "dof_dampingpoly", "actuator_damping", "actuator_dampingpoly")
+_ARMATURES = ("dof_armature", "actuator_armature")
+
+
 @dataclass(frozen=True)
 class Joint(Variation):
-    """Damping and armature (inertia of rotors) of all joints.
+    """Damping and armature (inertia of rotors) of all joints and actuators.
 
     Attributes:
         train: Range of both factors in training tasks.
@@ -153,9 +171,14 @@ class Joint(Variation):
     test: tuple[tuple[float, float], ...] = ((0.25, 0.5), (2.0, 4.0))
 
     name = "joint"
-    fields = ("dof_damping", "dof_armature")
+    fields = (*_DAMPINGS, *_ARMATURES)
     derives = True
     formula = "damping and armature of all joints times a factor each, uniform in log"
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions; only `dof_damping` and `dof_armature` were once scaled."""
+        model, others = bare_model(robot), {*self.fields} - {"dof_damping", "dof_armature"}
+        return int(any(read(model, name).any() for name in others))
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the factors; one that would change nothing is left out.
@@ -171,18 +194,21 @@ class Joint(Variation):
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Multiplies the damping and the armature."""
         factors = iter(tasks.T)
-        pairs = zip(self.fields, _find_resistances(world.robot).values(), strict=True)
-        for field, has in pairs:
-            if has:
-                world.fields[field] *= next(factors)[:, None]
+        found = _find_resistances(world.robot).values()
+        groups = [each for each, has in zip((_DAMPINGS, _ARMATURES), found, strict=True) if has]
+        for names in groups:
+            factor = next(factors)
+            for name in names:
+                values = world.fields[name]
+                values *= factor.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _find_resistances(robot: Robot) -> dict[str, bool]:
     """Returns by name of its factor which of damping and armature some joint has."""
     model = bare_model(robot)
     return {
-        "joint_damping": bool((model.dof_damping > 0.0).any()),
-        "joint_armature": bool((model.dof_armature > 0.0).any()),
+        "joint_damping": any(read(model, name).any() for name in _DAMPINGS),
+        "joint_armature": any(read(model, name).any() for name in _ARMATURES),
     }
 
 

@@ -221,3 +221,39 @@ def test_mechanics_multiply_with_params():
     x = tasks[0, names.index("damping FL_knee")]
     expected = 0.4 * tasks[0, names.index("joint_damping")] * 1.3**x
     assert env._batch.get_model(0).dof_damping[dof] == pytest.approx(expected, rel=1e-12)
+
+
+BOX = """<mujoco><worldbody><geom name="floor" type="plane" size="1 1 1"/><body pos="0 0 1">
+<freejoint/><geom type="box" size="0.2 0.1 0.1" mass="2"/><site name="s"/></body></worldbody>
+<actuator><motor site="s" gear="0 0 1 0 0 0"/></actuator></mujoco>"""
+
+
+def test_com_moves_the_centre_of_a_robot_of_one_body(tmp_path):
+    path = tmp_path / "box.xml"
+    path.write_text(BOX)
+    env = build(replace(ANT, name="box", model_file=str(path), healthy=None), Com())
+    model, data = model_of(env, [0.02, 0.0, 0.01])
+    mujoco.mj_forward(model, data)
+    np.testing.assert_allclose(data.xipos[1], [0.02, 0.0, 1.01], atol=1e-12)
+    env.reset(streams(2))
+    assert not env.step(np.zeros((2, 1)), np.ones(2, dtype=bool)).fault.any()
+
+
+def test_joint_factors_scale_what_belongs_to_the_actuator(tmp_path):
+    path = tmp_path / "arm.xml"
+    servo = '<position name="p" joint="j" kp="5" armature="0.3" damping="1.5" gear="2"/>'
+    path.write_text(ARM.format(servo))
+    robot = replace(HALF_CHEETAH, name="arm", model_file=str(path), action_centre=())
+    env = build(robot, Joint())
+    model, data = model_of(env, [3.0, 0.5])
+    bare, nominal = bare_model(robot), mujoco.MjData(bare_model(robot))
+    for each, its in ((model, data), (bare, nominal)):
+        its.qvel[:] = 0.4
+        mujoco.mj_forward(each, its)
+    plain, inertia = np.zeros((1, 1)), np.zeros((1, 1))
+    mujoco.mj_fullM(bare, nominal, plain)
+    mujoco.mj_fullM(model, data, inertia)
+    assert plain[0, 0] - inertia[0, 0] == pytest.approx(0.5 * 0.3 * 2**2)
+    assert (nominal.qfrc_damper != 0.0).all()
+    np.testing.assert_allclose(data.qfrc_damper, 3.0 * nominal.qfrc_damper)
+    assert env.spec.version == 2
