@@ -21,7 +21,7 @@ from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.robots.arms.effector import find_effector
-from metarl.envs.robots.observation import LastAction
+from metarl.envs.robots.observation import LastAction, turn_points
 
 Batch: Any = None
 SimulationError: Any = ()
@@ -239,9 +239,10 @@ class MujocoBatchEnv:
         flat ground observes 0.
         """
         x, y = self._torso()
-        ground = self._world.ground.height(
-            x[:, None] + self._scan[:, 0], y[:, None] + self._scan[:, 1]
-        )
+        along, across = self._scan.T
+        if self.robot.observes_own_axes:
+            along, across = turn_points(self._scan, self._qpos[:, 3:7])
+        ground = self._world.ground.height(x[:, None] + along, y[:, None] + across)
         index = self.robot.height_index
         above_rest = self._qpos[:, index, None] - self._rest[index]
         return np.clip(ground - above_rest, -1.0, 1.0)

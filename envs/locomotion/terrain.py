@@ -289,7 +289,9 @@ class Terrain(Variation):
 
     def num_revisions(self, robot: Robot) -> int:
         """Returns the revisions; small robots once had the maps of the Ant."""
-        return self.revisions + (size_of(robot) != 1.0)
+        # the heights observed were once along the axes of the world for all
+        has_turned = self.observed and robot.observes_own_axes
+        return self.revisions + (size_of(robot) != 1.0) + has_turned
 
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Adds the atlas to the model and replaces the plane by its first map.
@@ -364,7 +366,7 @@ class Terrain(Variation):
         place[...] = period * np.rint(position / period)
 
     def scan(self, robot: Robot) -> np.ndarray:
-        """Returns the points (P, 2) [m, world axes] around the robot whose height it observes."""
+        """Returns the points (P, 2) [m] around the robot, see `Variation.scan`."""
         if not self.observed:
             return super().scan(robot)
         if robot.planar:

@@ -118,7 +118,10 @@ class Variation:
         raise NotImplementedError
 
     def scan(self, robot: Robot) -> np.ndarray:
-        """Returns the points (P, 2) [m, world axes] around the robot whose height it observes."""
+        """Returns the points (P, 2) [m] around the robot whose height it observes.
+
+        Their axes are level: forward and left where `Robot.observes_own_axes`, else the world's.
+        """
         return np.empty((0, 2))
 
     def write(self, world: World, tasks: np.ndarray) -> None:

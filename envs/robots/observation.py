@@ -357,6 +357,18 @@ def rotation(quaternion: np.ndarray) -> np.ndarray:
     return np.array(rows).transpose(2, 0, 1)
 
 
+def turn_points(points: np.ndarray, quaternion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns points (P, 2) [m] by the headings of bases with quaternions (M, 4).
+
+    Returns x and y (M, P) [m, axes of the world].
+    """
+    forward = rotation(quaternion)[:, :2, 0]
+    length = np.linalg.norm(forward, axis=1, keepdims=True)
+    cosine, sine = (forward / np.maximum(length, 1e-12)).T[..., None]
+    x, y = points.T
+    return cosine * x - sine * y, sine * x + cosine * y
+
+
 def observe_base(home: tuple[float, ...], num_speeds: int) -> tuple[Observed, ...]:
     """Returns the observation of a robot with a free base, in the axes of the base."""
     return (

@@ -212,6 +212,11 @@ class Robot:
         """Index of the torso's height in qpos."""
         return 1 if self.planar else 2
 
+    @property
+    def observes_own_axes(self) -> bool:
+        """It has a free base and observes in its own axes, so it does not know its heading."""
+        return bool(self.observation) and not self.planar and not self.fixed
+
     def rest(self) -> np.ndarray:
         """Returns the rest position (nq,)."""
         return np.array(self.home) if self.home else bare_model(self).qpos0.copy()

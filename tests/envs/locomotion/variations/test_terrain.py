@@ -281,6 +281,25 @@ def test_scan_observes_the_ground_around_the_robot():
     assert np.ptp(scan) > 0.1
 
 
+def test_scan_turns_with_a_robot_that_observes_its_own_axes():
+    env = build(QUADRUPED, observed=True)
+    env.set_tasks(np.array([[kind_number["rough"], 1.0, 0.0]]), 1)
+    env.reset(streams(1))
+    qpos, heading = env.snapshot(), 1.2
+    qpos[0, :3] = 3.3, -2.1, env._rest[2]
+    turn, tilt = np.zeros(4), np.array([np.cos(0.1), 0.0, np.sin(0.1), 0.0])
+    mujoco.mju_mulQuat(turn, np.array([np.cos(heading / 2), 0, 0, np.sin(heading / 2)]), tilt)
+    qpos[0, 3:7] = turn
+    scan = env.restore(qpos, np.zeros_like(env._qvel))[0, -25:]
+    for (x, y), height in zip(env._scan, scan, strict=True):
+        east = 3.3 + np.cos(heading) * x - np.sin(heading) * y
+        north = -2.1 + np.sin(heading) * x + np.cos(heading) * y
+        there = env._world.ground.height(np.array([east]), np.array([north]))[0]
+        assert height == pytest.approx(there, abs=1e-9)
+    assert np.ptp(scan) > 0.01
+    assert env.spec.version == build(QUADRUPED).spec.version + 1
+
+
 def test_planar_scan_looks_ahead_and_changes_no_motion():
     paths = []
     for observed in (False, True):
