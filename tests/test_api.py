@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -19,7 +18,7 @@ import metarl.envs
 from metarl.cli import train as cli
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.envs.navigation import DenseGoal, NavigationEnv
-from metarl.evaluation.results import aggregate, read_oracle
+from metarl.evaluation.results import read_oracle
 from metarl.runs.logger import without_time
 
 SMALL = {
@@ -351,76 +350,6 @@ def test_evaluate_takes_a_run_folder(policy):
         metarl.evaluate(policy, num_tasks=10**12)
     with pytest.raises(ConfigError, match="num_adaptations = 1.5: must be a whole number"):
         metarl.evaluate(policy, num_adaptations=1.5)
-
-
-def test_evaluate_takes_several_seeds(policy, tmp_path):
-    other = tmp_path / "other"
-    settings = {**NO_EVALUATION, "seed": 1, "iterations": 1}
-    metarl.train("navigation-2d", run_dir=other, **settings).close()
-    sizes = {"num_tasks": 3, "num_adaptations": 1}
-    both = metarl.evaluate([policy, str(other)], **sizes)
-    single = [metarl.evaluate(each, **sizes) for each in (policy, other)]
-    assert both["seeds"] == [0, 1] and both["runs"] == [str(policy.path), str(other)]
-    assert both["returns"] == aggregate(single)["returns"]
-    with pytest.raises(ConfigError, match="seed 0 is also that of .*; two samples need two seeds"):
-        metarl.evaluate([policy, policy.path])
-
-
-TAKES_POLICIES = {
-    "evaluate": (),
-    "explain": (),
-    "certify": (),
-    "film": (),
-    "report": (),
-    "film_together": ("x.mp4",),
-    "export": ("x.onnx",),
-    "export_minari": ("./x",),
-    "publish": ("x",),
-    "push": ("me/x",),
-}
-"""Name of a function -> its arguments after the policy."""
-
-
-@pytest.mark.parametrize("name", TAKES_POLICIES)
-def test_functions_take_policies_in_one_way(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    function = getattr(metarl, name)
-    with pytest.raises(ConfigError, match="= 3: must be a trained policy, its run folder or hf://"):
-        function(3, *TAKES_POLICIES[name])
-    with pytest.raises((CheckpointError, ConfigError), match="^no: there is no|^no is not a run"):
-        function("no", *TAKES_POLICIES[name])
-    with pytest.raises(ConfigError, match="hf://no: must be hf://ORG/NAME"):
-        function("hf://no", *TAKES_POLICIES[name])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_load_refuses_what_is_no_run():
-    with pytest.raises(ConfigError, match="run = 3: must be a run folder or hf://"):
-        metarl.load(3)
-
-
-def test_certify_takes_a_loaded_policy(policy, monkeypatch):
-    monkeypatch.setattr("metarl.certification.certify.run", lambda order: order)
-    order = metarl.certify(policy, oracles=[policy])
-    assert order.source.path == policy.path and order.oracles == (policy.path,)
-    with pytest.raises(ConfigError, match="env = 3: must be the name of an environment"):
-        metarl.certify(policy, 3)
-
-
-def test_publish_takes_a_loaded_policy(policy, tmp_path):
-    by_path, loaded = metarl.publish(policy.path, tmp_path / "a"), metarl.load(policy.path)
-    published = metarl.publish(loaded, tmp_path / "b")
-    assert (published / "run.json").read_bytes() == (by_path / "run.json").read_bytes()
-    assert metarl.push(loaded, "me/nav", to=tmp_path / "c") == str(tmp_path / "c")
-    teacher = replace(loaded, is_teacher=True)
-    with pytest.raises(ConfigError, match="run: is the teacher of .*; its run folder stands for"):
-        metarl.publish(teacher, tmp_path / "d")
-
-
-def test_report_takes_one_run_and_refuses_none(policy):
-    assert metarl.report(str(policy.path)) == policy.path / "report.html"
-    with pytest.raises(ConfigError, match="must be at least one run folder"):
-        metarl.report([])
 
 
 def test_envs_offers_make():

@@ -19,14 +19,15 @@ from metarl.envs.locomotion.goals.command import SIZE, Command, Commands
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World
+from metarl.envs.physics.failures import mark_failures
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.robots.arms.effector import find_effector
-from metarl.envs.robots.observation import LastAction, turn_points
+from metarl.envs.robots.frames import turn_points
+from metarl.envs.robots.observation import LastAction
 
 Batch: Any = None
-SimulationError: Any = ()
 with contextlib.suppress(ModuleNotFoundError):  # an older MuJoCo, which a plug-in may need
-    from mujoco.batch import Batch, SimulationError
+    from mujoco.batch import Batch
 
 MAX_SPEED = 1e4
 """Bound of qvel [m/s or rad/s]; beyond it is a fault. MuJoCo itself warns only above 1e10."""
@@ -308,12 +309,12 @@ class MujocoBatchEnv:
         has_forward = self._stage >= int(mujoco.mjtStage.mjSTAGE_ACC)
         is_split = self._commands is not None and has_forward
         stage = 0 if is_split else self._stage
-        with _mark_failures(failed):
+        with mark_failures(failed):
             self._batch.step(ids, nstep=self.robot.frame_skip, stage=stage)
         if is_split:
             # the reward does not depend on what is observed
             self._commands.keep_forces()
-            with _mark_failures(failed):
+            with mark_failures(failed):
                 self._batch.forward(ids)
         return failed
 
@@ -396,12 +397,3 @@ class MujocoBatchEnv:
         self._effector = None
         self._readers = []
         self._qpos = self._qvel = self._ctrl = np.empty(0)
-
-
-@contextlib.contextmanager
-def _mark_failures(failed: np.ndarray) -> Iterator[None]:
-    """Sets the mask (M,) of rows in which MuJoCo fails; the others run to completion."""
-    try:
-        yield
-    except SimulationError as error:
-        failed[error.ids] = True

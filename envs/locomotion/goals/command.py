@@ -12,8 +12,8 @@ import numpy as np
 from metarl.core.env import Quantity
 from metarl.core.tasks import TaskDistribution, Uniform
 from metarl.envs.rendering.marker import Marker
+from metarl.envs.robots.frames import rotation
 from metarl.envs.robots.moments import find_moments
-from metarl.envs.robots.observation import rotation
 from metarl.envs.robots.robot import Reader, Robot, bare_model
 
 SIZE = 3

@@ -32,7 +32,7 @@ class Coupling:
         value = np.polynomial.Polynomial(self.polynomial)(self._offset(model, qpos))
         qpos[place] = model.qpos0[place] + value
 
-    def slope(self, model: mujoco.MjModel, qpos: np.ndarray) -> float:
+    def speed_ratio(self, model: mujoco.MjModel, qpos: np.ndarray) -> float:
         """Returns the speed of the follower for a speed of one of the leader."""
         return float(np.polynomial.Polynomial(self.polynomial).deriv()(self._offset(model, qpos)))
 
@@ -85,7 +85,7 @@ def is_underactuated(model: mujoco.MjModel, qpos: np.ndarray, effector: Effector
         motion[follower] = 0.0
         if each.leader >= 0:
             leader = model.jnt_dofadr[each.leader]
-            motion[follower] = each.slope(model, qpos) * motion[leader]
+            motion[follower] = each.speed_ratio(model, qpos) * motion[leader]
     leaders = model.jnt_dofadr[find_leaders(model, effector, couplings)]
     effects = find_moments(model, qpos) @ motion[:, leaders]
     return np.linalg.matrix_rank(effects) < len(leaders)

@@ -98,8 +98,8 @@ def _aim_of(model: mujoco.MjModel, actuator: int, length: float) -> tuple[float,
     gain = float(model.actuator_gainprm[actuator, 0])
     if gain == 0.0:
         return 0.0, 1.0
-    constant, slope = (float(value) for value in model.actuator_biasprm[actuator, :2])
-    return (-slope * length - constant) / gain, -slope / gain
+    constant, per_length = (float(value) for value in model.actuator_biasprm[actuator, :2])
+    return (-per_length * length - constant) / gain, -per_length / gain
 
 
 def _guess_servos(

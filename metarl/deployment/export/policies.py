@@ -67,7 +67,7 @@ def build_policy(
     if isinstance(learner, (Maml, Bmaml, Gp)):
         params = params or learner.read_policy(learner.begin(1, 1, []))
         is_given = isinstance(learner, Gp)
-        return _given(learner, spec, params) if is_given else _plain(learner, spec, params)
+        return _universal(learner, spec, params) if is_given else _plain(learner, spec, params)
     if isinstance(learner, Sb3Baseline):
         return _sb3(learner, spec)
     if isinstance(learner, Pearl):
@@ -142,7 +142,7 @@ def _with_memory(
 # --- policies without a memory --------------------------------------------------------------------
 
 
-def _given(learner: Gp, spec: EnvSpec, params: Params) -> step.PolicyGraph:
+def _universal(learner: Gp, spec: EnvSpec, params: Params) -> step.PolicyGraph:
     """Builds the policy of gp, which is given numbers of the task: an input with a default."""
     graph, moments = Graph(), Moments.of(learner.state_dict(), "obs")
     first, *rest = learner.network.policy.actor

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from metarl.envs.registry import make
+from metarl.envs.robots.frames import rotation
 from metarl.envs.robots.included.quadruped import QUADRUPED
-from metarl.envs.robots.observation import rotation
 from metarl.envs.robots.robot import bare_model
 from metarl.envs.wrappers.registration import register
 
