@@ -65,12 +65,18 @@ OFF_CENTRE = """<mujoco><worldbody><geom name="floor" type="plane" size="1 1 1"/
 <actuator><motor joint="j"/></actuator></mujoco>"""
 
 
-def test_com_leaves_a_shape_at_the_mass_centre_in_place(tmp_path):
-    path = tmp_path / "body.xml"
-    path.write_text(OFF_CENTRE)
+def shift_centre(folder, text, task):
+    """Returns the environment of a model whose mass centre is shifted, and its data in a pose."""
+    path = folder / "box.xml"
+    path.write_text(text)
     env = build(replace(ANT, name="box", model_file=str(path), healthy=None), Com())
-    model, data = model_of(env, [0.03, 0.0, 0.0])
+    model, data = model_of(env, task)
     mujoco.mj_forward(model, data)
+    return env, data
+
+
+def test_com_leaves_a_shape_at_the_mass_centre_in_place(tmp_path):
+    _, data = shift_centre(tmp_path, OFF_CENTRE, [0.03, 0.0, 0.0])
     np.testing.assert_allclose(data.geom("box").xpos, [0.1, 0.0, 1.0], atol=1e-12)
     np.testing.assert_allclose(data.site_xpos[0], [0.1, 0.0, 1.0], atol=1e-12)
     np.testing.assert_allclose(data.xipos[1], [0.13, 0.0, 1.0], atol=1e-12)
@@ -229,11 +235,7 @@ BOX = """<mujoco><worldbody><geom name="floor" type="plane" size="1 1 1"/><body 
 
 
 def test_com_moves_the_centre_of_a_robot_of_one_body(tmp_path):
-    path = tmp_path / "box.xml"
-    path.write_text(BOX)
-    env = build(replace(ANT, name="box", model_file=str(path), healthy=None), Com())
-    model, data = model_of(env, [0.02, 0.0, 0.01])
-    mujoco.mj_forward(model, data)
+    env, data = shift_centre(tmp_path, BOX, [0.02, 0.0, 0.01])
     np.testing.assert_allclose(data.xipos[1], [0.02, 0.0, 1.01], atol=1e-12)
     env.reset(streams(2))
     assert not env.step(np.zeros((2, 1)), np.ones(2, dtype=bool)).fault.any()
