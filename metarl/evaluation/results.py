@@ -100,7 +100,17 @@ _LARGEST = 1e100
 """Largest number that can be drawn and squared."""
 
 _NUMBERS = [float]
-_RETURNS = {"mean": _NUMBERS, "ci95": [_NUMBERS], "per_task": [_NUMBERS], "stderr?": _NUMBERS}
+_ERRORS = [(float, type(None))]
+"""Errors and ends of intervals, which a single task does not have."""
+
+_RETURNS = {
+    "mean": _NUMBERS,
+    "per_task": [_NUMBERS],
+    "ci95": [_ERRORS],
+    "stderr?": _ERRORS,
+    "iqm?": _NUMBERS,
+    "iqm_ci95?": [_ERRORS],
+}
 _FORM = {
     "env": str,
     "algo": str,
@@ -111,7 +121,7 @@ _FORM = {
     **{f"{name}?": bool for name in ("held_out", "deterministic", "chosen_tasks")},
     "note?": str,
     "trained_on?": str,
-    "returns": {**_RETURNS, "stderr": _NUMBERS},
+    "returns": {**_RETURNS, "stderr": _ERRORS},
     "without_noise?": {"returns": _RETURNS},
     "share_of_tasks_made_worse": _NUMBERS,
     "faulted_episodes?": [int],
@@ -128,18 +138,20 @@ _FORM = {
 def _check_lengths(result: Mapping[str, Any]) -> None:
     """Raises a ValueError that names a list whose length is not K + 1."""
     returns, length = result["returns"], len(result["returns"]["mean"])
-    lists = {f"returns.{name}": returns[name] for name in ("stderr", "ci95", "per_task")}
+    names = ("stderr", "ci95", "per_task", "iqm", "iqm_ci95")
+    lists = {f"returns.{name}": returns[name] for name in names if name in returns}
     lists |= {f"experience.{name}": values for name, values in experience(result).items()}
     if "without_noise" in result:
         quiet = result["without_noise"]["returns"]
         names = ("mean", "ci95", "per_task")
         lists |= {f"without_noise.returns.{name}": quiet[name] for name in names}
-    if "faulted_episodes" in result:
-        lists["faulted_episodes"] = result["faulted_episodes"]
+    counts = ("share_of_tasks_made_worse", "faulted_episodes")
+    lists |= {name: result[name] for name in counts if name in result}
     for name, values in lists.items():
         if len(values) != length:
             raise ValueError(f"{name} has {len(values)} entries, returns.mean {length}")
-        width = {"ci95": 2, "per_task": len(result["tasks"])}.get(name.rpartition(".")[2])
+        widths = {"ci95": 2, "iqm_ci95": 2, "per_task": len(result["tasks"])}
+        width = widths.get(name.rpartition(".")[2])
         if width is not None and any(len(row) != width for row in values):
             raise ValueError(f"a row of {name} has not {width} entries")
     names, tasks = len(result["task_variables"]), result["tasks"]
@@ -193,7 +205,8 @@ def experience(result: Mapping[str, Any]) -> dict[str, list[float]]:
 def complete(result: Mapping[str, Any]) -> dict[str, Any]:
     """Adds the entries that older versions did not write, but returns without noise."""
     returns, length = result["returns"], len(result["returns"]["mean"])
-    full = {"faulted_episodes": [0] * length, "experience": experience(result), **result}
+    counts = {"faulted_episodes": [0] * length, "experience": experience(result)}
+    full = {"held_out": None, "note": "", **counts, **result}
     if "intervals" not in full:
         full = {**full, "intervals": statistics.describe_intervals(result["tasks"])}
     if "iqm" not in returns:
@@ -245,8 +258,8 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "deterministic": first.get("deterministic", False),
         "trained_on": first.get("trained_on", first["env"]),
         "chosen_tasks": first.get("chosen_tasks", False),
-        "held_out": first["held_out"],
-        "note": first["note"],
+        "held_out": first.get("held_out"),
+        "note": first.get("note", ""),
         "experience": {
             name: np.mean([each[name] for each in experiences], axis=0).tolist()
             for name in ("episodes", "env_steps")

@@ -103,6 +103,8 @@ def describe_size(result: Mapping[str, Any]) -> str:
 def _describe_tasks(result: Mapping[str, Any]) -> str:
     if result.get("chosen_tasks"):
         return "chosen task" if result["num_tasks"] == 1 else "chosen tasks"
+    if result["held_out"] is None:  # an older version did not say
+        return "tasks"
     return "held-out tasks" if result["held_out"] else "tasks (test = train)"
 
 

@@ -90,9 +90,10 @@ def _returns(result: Mapping[str, Any]) -> str:
             row += [format_number(quiet["returns"]["mean"][k]), ends]
     lines = [titles, ["---"] * len(titles), *rows]
     kind = "chosen tasks" if result.get("chosen_tasks") else "held-out tasks"
-    kind = kind if result["held_out"] else "tasks, which are those of the training"
+    of_training = {True: kind, False: "tasks, which are those of the training", None: "tasks"}
     remarks = [
-        f"{result['num_tasks']} {kind}, {result['episodes_per_task']} episodes of each task.",
+        f"{result['num_tasks']} {of_training[result['held_out']]}, "
+        f"{result['episodes_per_task']} episodes of each task.",
         f"The intervals are {result['intervals']}.",
     ]
     if result["floors"]:

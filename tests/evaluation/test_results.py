@@ -223,7 +223,8 @@ def test_evaluations_that_differ_are_refused_by_name(env, change, message):
 
 def test_evaluation_of_an_older_version_is_read(env, tmp_path):
     result = result_of(env, np.zeros((3, 4, 5)))
-    for name in ("experience", "seed", "faulted_episodes", "strata", "deterministic", "intervals"):
+    names = ("experience", "seed", "faulted_episodes", "strata", "deterministic", "intervals")
+    for name in (*names, "held_out", "note"):
         del result[name]
     for name in ("iqm", "iqm_ci95", "per_task_iqm", "per_task_stderr", "per_task_ci95"):
         del result["returns"][name]
@@ -232,9 +233,22 @@ def test_evaluation_of_an_older_version_is_read(env, tmp_path):
     assert experience(old)["episodes"] == [0, 5, 10]
     assert aggregate([old])["returns"]["iqm"] == [0.0, 0.0, 0.0]
     assert aggregate([old, old])["faulted_episodes"] == [0, 0, 0]
+    assert table(old).splitlines()[0] == "navigation-2d  maml-trpo  4 tasks x 5 episodes"
     assert table(old).splitlines()[2].split()[:4] == ["0", "0", "0", "0.00"]
     assert "95 % intervals: over tasks; 1 seed: the spread" in table(old)
     assert "without policy noise" not in table(old) and "without_noise" not in aggregate([old])
+
+
+def test_evaluation_of_a_single_task_is_read(env, tmp_path):
+    returns = np.array([[[-4.0]], [[-2.0]]])
+    result = result_of(env, returns, without_noise=returns)
+    write(tmp_path / "evaluation.json", result)
+    assert read(tmp_path) == result
+    assert result["returns"]["ci95"] == [[None, None]] * 2
+    other = result_of(env, returns + 2.0, seed=1)
+    combined = aggregate([read(tmp_path), other])["returns"]
+    # means -4 and -2: standard error 1, 12.706 of it to each side with one degree of freedom
+    assert combined["ci95"][0] == pytest.approx([-15.706, 9.706], abs=1e-3)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"env": "a", "returns": {}}'])
@@ -261,6 +275,9 @@ def test_oracle_is_the_final_value_of_its_run(env, tmp_path):
     ("name", "message"),
     [
         ("faulted_episodes", "faulted_episodes has 2 entries, returns.mean 3"),
+        ("share_of_tasks_made_worse", "share_of_tasks_made_worse has 2 entries, returns.mean 3"),
+        ("returns.iqm", "returns.iqm has 2 entries"),
+        ("returns.iqm_ci95", "returns.iqm_ci95 has 2 entries"),
         ("returns.ci95", "returns.ci95 has 2 entries"),
         ("experience.env_steps", "experience.env_steps has 2 entries"),
         ("without_noise.returns.mean", "without_noise.returns.mean has 2 entries"),
