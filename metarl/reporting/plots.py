@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -220,8 +220,16 @@ def draw_task_space(group: Group) -> Figure | None:
                 tasks[:, 0], per_task, _label_axis(variables[0]), _find_floors([group])
             )
         if size == 2:
-            return _draw_maps(tasks, per_task, [_label_axis(variable) for variable in variables])
+            names = [_label_axis(variable) for variable in variables]
+            is_plane = variables[0]["unit"] == variables[1]["unit"] and _are_alike(tasks)
+            return _draw_maps(tasks, per_task, names, "equal" if is_plane else "auto")
         return _draw_before_and_after(per_task)
+
+
+def _are_alike(tasks: np.ndarray) -> bool:
+    """Returns whether two numbers (N, 2) have ranges of similar size, as the axes of a plane."""
+    short, long = sorted(np.ptp(tasks, axis=0))
+    return bool(long <= 3.0 * short)
 
 
 def _label_axis(variable: Mapping[str, str]) -> str:
@@ -278,7 +286,9 @@ def _draw_over_axis(
     return figure
 
 
-def _draw_maps(tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str]) -> Figure:
+def _draw_maps(
+    tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str], aspect: Literal["equal", "auto"]
+) -> Figure:
     stages = _select_stages(per_task)
     stages = stages if len(stages) < 2 else [stages[0], stages[-1]]
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
@@ -287,7 +297,7 @@ def _draw_maps(tasks: np.ndarray, per_task: np.ndarray, names: Sequence[str]) ->
     scale: dict[str, Any] = {"vmin": shown.min(), "vmax": shown.max(), "cmap": "viridis"}
     for axes, (label, _, values) in zip(panels, stages, strict=True):
         points = axes.scatter(*tasks.T, c=values, s=42, linewidths=0, **scale)
-        axes.set(title=f"{label}: mean {values.mean():.1f}", xlabel=names[0], aspect="equal")
+        axes.set(title=f"{label}: mean {values.mean():.1f}", xlabel=names[0], aspect=aspect)
     panels[0].set_ylabel(names[1])
     bar = figure.colorbar(points, ax=list(panels), label="return of a task")
     bar.outline.set_edgecolor(RULE)

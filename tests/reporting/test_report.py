@@ -280,6 +280,19 @@ def test_task_variables_decide_the_kind_of_plot(variables, projections, tmp_path
         assert sorted(drawn.get_ydata()[:6]) == sorted(per_task[-1])
 
 
+@pytest.mark.parametrize(
+    ("units", "factor", "aspect"),
+    [(("m", "m"), 2.0, 1.0), (("m", "m"), 100.0, "auto"), (("m/s", "kg"), 1.0, "auto")],
+)
+def test_only_the_map_of_a_plane_has_equal_scales(units, factor, aspect, tmp_path):
+    path = write_run(tmp_path / "a")
+    found = evaluation(variables=tuple(zip("xy", units, strict=True)))
+    found["tasks"] = [[i / 5, factor * (i % 2)] for i in range(6)]
+    (path / "evaluation.json").write_text(json.dumps(found))
+    figure = plots.draw_task_space(group_runs([load(path)])[0])
+    assert figure.axes[0].get_aspect() == aspect
+
+
 def test_opaque_tasks_are_drawn_before_against_after(tmp_path):
     path = write_run(tmp_path / "a")
     found = evaluation()
