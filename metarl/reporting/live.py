@@ -17,12 +17,15 @@ from metarl.runs.reader import RunData
 LOGS = "live*.jsonl"
 """Files of a run folder that are such logs."""
 
+_COUNTS = ("steps", "limited", "silences", "unusable")
+"""Numbers of an episode that are added."""
+
 _FORM = {
     "event": str,
     "time?": float,
     "return?": (float, type(None)),
     "end?": (str, type(None)),
-    **{f"{name}?": int for name in ("steps", "limited", "silences", "unusable")},
+    **{f"{name}?": int for name in _COUNTS},
     "latency_ms?": {"*": float},
     "refused?": {"*": int},
 }
@@ -72,21 +75,24 @@ def _read_lines(path: Path) -> list[str]:
 def _row(name: str, records: Sequence[dict[str, Any]]) -> list[str]:
     episodes = [record for record in records if record["event"] == "episode"]
     summary = next((each for each in records if each["event"] == "summary"), {})
-    began = datetime.fromtimestamp(float(records[0].get("time", 0.0)), UTC)
     latency, refused = summary.get("latency_ms", {}), summary.get("refused", {})
-    returns = [float(each["return"]) for each in episodes]
-    counts = [
-        len(episodes),
-        sum(each["end"] == "fall" for each in episodes),
-        sum(each["steps"] for each in episodes),
-    ]
-    incidents = [sum(each[name] for each in episodes) for name in ("limited", "silences")]
-    incidents += [sum(each["unusable"] for each in episodes), sum(refused.values())]
+    returns = [float(each["return"]) for each in episodes if each.get("return") is not None]
+    falls = sum(each.get("end") == "fall" for each in episodes)
+    steps, *incidents = (sum(each.get(key, 0) for each in episodes) for key in _COUNTS)
+    incidents.append(sum(refused.values()))
     return [
         row_head(name),
-        escape(f"{began:%Y-%m-%d %H:%M}"),
-        *(f"{count:,}" for count in counts),
+        escape(_format_time(records[0])),
+        *(f"{count:,}" for count in (len(episodes), falls, steps)),
         format_number(sum(returns) / len(returns)) if returns else "-",
         *(f"{count:,}" for count in incidents),
         *(f"{latency[key]:.2f}" if key in latency else "-" for key in ("median", "p99.9")),
     ]
+
+
+def _format_time(record: dict[str, Any]) -> str:
+    """Formats the time of a record in UTC; "-" stands for one that no clock can show."""
+    try:
+        return f"{datetime.fromtimestamp(float(record['time']), UTC):%Y-%m-%d %H:%M}"
+    except (KeyError, OverflowError, ValueError, OSError):
+        return "-"

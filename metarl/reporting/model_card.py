@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from metarl.core.env import EnvSpec
@@ -120,7 +121,7 @@ def _training(run: reader.RunData, result: Mapping[str, Any], spec: EnvSpec | No
         "seed": f"{run.seed}",
         "iterations": f"{mark['iteration']:,}" if mark else "",
         "environment steps": f"{mark['env_steps']:,}" if mark else "",
-        "wall-clock": _format_seconds(seconds[-1]) if len(seconds) else "",
+        "wall-clock": _format_seconds(seconds[-1]) if np.isfinite(seconds[-1:]).any() else "",
         "device": str(run.record.get("device", "")),
         "processor": str(run.record.get("processor", "")),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

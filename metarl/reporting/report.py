@@ -134,7 +134,8 @@ def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]])
 
 def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int) -> list[str]:
     steps = [run.column("env_steps")[-1] for run in group.runs if len(run.column("env_steps"))]
-    length = format_steps(float(np.mean(steps))) if steps else "none"
+    mean = float(np.mean(steps)) if steps else 0.0
+    length = (format_steps(mean) if np.isfinite(mean) else "-") if steps else "none"
     cells = [row_head(group.env), row_head(group.label), str(len(group.runs)), length]
     result = group.result
     if result is None:
@@ -315,16 +316,18 @@ def _speed(runs: Sequence[RunData]) -> str:
         seconds, steps = run.column("seconds"), run.column("env_steps")
         if not len(seconds):
             continue
-        shares = [np.nansum(run.column(f"time/{part}")) / seconds[-1] for part in _TIMED]
-        bar = "".join(f'<span style="width: {100 * share:.1f}%"></span>' for share in shares)
+        total = seconds[-1] if seconds[-1] > 0 else np.nan  # an older version did not say it
+        shares = [np.nansum(run.column(f"time/{part}")) / total for part in _TIMED]
+        known = [share for share in shares if np.isfinite(share)]
+        bar = "".join(f'<span style="width: {100 * share:.1f}%"></span>' for share in known)
         rows.append(
             [
                 row_head(run.name),
                 f"{run.column('iteration')[-1]:,.0f}",  # a published run has fewer records
-                f"{steps[-1]:,.0f}",
-                format_duration(seconds[-1]),
-                f"{steps[-1] / seconds[-1]:,.0f}",
-                *(f"{100 * share:.0f} %" for share in shares),
+                _format_known(steps[-1], "{:,.0f}"),
+                format_duration(seconds[-1]) if np.isfinite(seconds[-1]) else "-",
+                _format_known(steps[-1] / total, "{:,.0f}"),
+                *(_format_known(100 * share, "{:.0f} %") for share in shares),
                 f'<span class="bar">{bar}</span>',
                 f"{np.nansum(run.column('rollout/faults')):.0f}",
             ]
@@ -337,6 +340,11 @@ def _speed(runs: Sequence[RunData]) -> str:
         "the update, which the bar shows too. Faulted: episodes in which the simulation failed."
     )
     return markup.table(columns, rows) + note(text)
+
+
+def _format_known(value: float, form: str) -> str:
+    """Formats a number; "-" stands for one that is not known."""
+    return form.format(value) if np.isfinite(value) else "-"
 
 
 def _settings(runs: Sequence[RunData]) -> list[str]:

@@ -119,7 +119,7 @@ def _read_run(suite: str, run: Run) -> list[Row]:
                 rollout=0 if run.role == "scratch" else k,
                 iterations=result["checkpoint"]["iteration"],
                 steps=result["checkpoint"]["env_steps"],
-                hours=float(seconds[-1]) / 3600 if len(seconds) else None,
+                hours=float(seconds[-1]) / 3600 if np.isfinite(seconds[-1:]).any() else None,
                 threads=record.get("threads"),
                 machine=_describe_machine(record),
                 commit=str(record.get("git") or ""),

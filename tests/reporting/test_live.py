@@ -47,6 +47,20 @@ def test_report_shows_what_was_served(served, tmp_path):
     assert second[2:] == ["0", "0", "0", "-", "0", "0", "0", "0", "-", "-"]
 
 
+def test_episodes_without_a_number_count_as_far_as_known(tmp_path):
+    run = write_run(tmp_path / "run", records=1)
+    records = [
+        {"event": "start", "time": 1e20},  # the clock of a board that was not set
+        {"event": "episode", "return": None, "end": None, "steps": 5, "limited": 1},
+        {"event": "episode", "return": 4.0, "end": "fall", "steps": 2, "silences": 3},
+        {"event": "episode"},
+    ]
+    (run / "live.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_report([run], tmp_path / "page.html")
+    row = cells((tmp_path / "page.html").read_text(), 0)
+    assert row[1:] == ["-", "3", "1", "7", "4.00", "1", "3", "0", "0", "-", "-"]
+
+
 def test_log_is_read_in_sessions(served):
     sessions = read_sessions(served / "live.jsonl")
     events = [[record["event"] for record in session] for session in sessions]

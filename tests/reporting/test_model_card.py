@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import REPOSITORY
+from run_files import write_run
 
 from metarl.reporting.model_card import model_card
 from metarl.runs.published import is_published
@@ -92,3 +93,10 @@ def test_card_of_an_older_run_lacks_what_was_not_recorded(tmp_path):
     assert "Episodes with a failed simulation: 2." in card
     assert "A policy that observes the task reaches 3.00 [2.00, 4.00]." in card
     assert len(table(card, "Returns")[0]) == 4
+
+
+def test_card_leaves_out_a_time_that_is_not_known(tmp_path):
+    run = write_run(tmp_path / "run", records=1)
+    record = json.loads((run / "metrics.jsonl").read_text())
+    (run / "metrics.jsonl").write_text(json.dumps(record | {"seconds": None}) + "\n")
+    assert "wall-clock" not in dict(table(model_card(run, "me/mine"), "Training"))

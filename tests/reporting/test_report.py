@@ -192,6 +192,17 @@ def test_report_shows_speed_and_parts_of_the_time(tmp_path):
     assert ("style", "width: 60.0%") in page.attributes
 
 
+@pytest.mark.parametrize("seconds", [None, 0.0])
+def test_speed_of_a_run_without_times_is_not_known(seconds, tmp_path):
+    path = write_run(tmp_path / "a", records=2)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"seconds": seconds}) + "\n" for row in rows]
+    (path / "metrics.jsonl").write_text("".join(lines))
+    row = next(row for row in Page(report(tmp_path, path)).rows if row[0] == "a" and row[1] == "2")
+    time = "-" if seconds is None else "0:00:00"
+    assert row[2:] == ["2,000", time, "-", "-", "-", "", "2"]
+
+
 def test_report_compares_settings_that_differ(seeds, tmp_path):
     page = Page(report(tmp_path, *seeds))
     assert ["differs", "s0", "s1", "s2", "other"] in page.rows
