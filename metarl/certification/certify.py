@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +27,7 @@ from metarl.core.messages import show
 from metarl.evaluation import statistics
 from metarl.policies import Given, find_folder
 from metarl.runs import folder
-from metarl.runs.progress import heartbeat
+from metarl.runs.progress import format_time_left, heartbeat
 from metarl.sampling.sampler import Key
 
 
@@ -128,7 +128,7 @@ def _play_cells(plan: Plan, stream: TextIO) -> list[dict[str, Any]]:
         results[number] = result
         left = (time.monotonic() - began) / count * (len(todo) - count)
         line = f"[{number + 1}/{total}] {cell.name}: {_describe(result)}"
-        rest = f"; about {timedelta(seconds=round(left))} left" if count < len(todo) else ""
+        rest = f"; about {format_time_left(left)} left" if count < len(todo) else ""
         show(line + rest, stream=stream)
     return [result for result in results if result is not None]
 

@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 import time
+import unicodedata
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol, TextIO
@@ -34,6 +35,34 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def terminal_width(stream: TextIO) -> int:
+    """Returns the columns of a terminal, as `rich` finds them; 80 if it does not say."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+_TAIL = 30
+"""Characters at the end of a line that are kept where its middle is cut: the time left."""
+
+
+def shorten(text: str, stream: TextIO) -> str:
+    """Cuts the middle of a line that is drawn in place, so that it fits the terminal.
+
+    Of a line that wraps, the terminal would clear the last part only.
+    """
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    room = terminal_width(stream) - 1 - wide  # the cursor needs a column
+    if len(text) <= room:
+        return text
+    tail = max(1, min(_TAIL, room // 2))
+    return f"{text[: max(0, room - tail - 3)]}...{text[-tail:]}"
+
+
 @contextmanager
 def heartbeat(text: str, *, stream: TextIO | None = None, every: float = 5.0) -> Generator[None]:
     """Shows that a long call still runs: "text ... 12 s".
@@ -51,7 +80,8 @@ def heartbeat(text: str, *, stream: TextIO | None = None, every: float = 5.0) ->
     start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
 
     def beat() -> None:
-        out.write(f"{start}{shown} ... {time.monotonic() - began:.0f} s{end}")
+        line = f"{shown} ... {time.monotonic() - began:.0f} s"
+        out.write(f"{start}{shorten(line, out) if terminal else line}{end}")
         out.flush()
 
     pulse = _Pulse(beat, 1.0 if terminal else every)
@@ -135,6 +165,12 @@ class TimeLeft:
         return (self._total - done) * pace + self._finish * collect
 
 
+def format_time_left(seconds: float) -> str:
+    """Formats an estimate: hours, minutes and seconds, or whole days from 100 days on."""
+    days = seconds / 86_400
+    return str(timedelta(seconds=round(seconds))) if days < 100 else f"{days:,.0f} days"
+
+
 class Progress(Protocol):
     """Display of a training."""
 
@@ -170,7 +206,7 @@ def _format_cells(values: Mapping[str, Any], total: int, left: float) -> dict[st
         value = values.get(key)
         return "-" if value is None else format(value, form)
 
-    time_left = f"about {timedelta(seconds=round(left))}" if math.isfinite(left) else "-"
+    time_left = f"about {format_time_left(left)}" if math.isfinite(left) else "-"
     return {
         "iteration": f"{values['iteration']}/{total}",
         "steps": number("env_steps", ","),
@@ -236,6 +272,30 @@ class ProgressLines:
         show(line, stream=self._stream)
 
 
+_TITLES = {"return": "return before -> after", "left": "time left"}
+"""Titles of the columns of a table that have another one than in a line."""
+
+_RANKS = ("iteration", "return", "left", "steps", "steps/s", "kl")
+"""Columns of a table; a narrow terminal has the first of them."""
+
+
+def _choose_columns(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int]:
+    """Returns the columns that fit, in their order, with their least widths [characters].
+
+    A title can wrap between words, a number cannot.
+    """
+    cells = _format_cells({"iteration": 0}, 0, math.nan)
+    words = {name: _TITLES.get(name, name).split() for name in cells}
+    least = {name: max(map(len, [*words[name], *(row[name] for row in rows)])) for name in cells}
+    room, fits = width - 1, set[str]()  # a frame has a line more than columns
+    for name in _RANKS:
+        room -= least[name] + 3
+        if room < 0 and fits:
+            break
+        fits.add(name)
+    return {name: size for name, size in least.items() if name in fits}
+
+
 class ProgressTable:
     """Draws the last iterations as a table in place.
 
@@ -281,28 +341,29 @@ class ProgressTable:
         from rich.live import Live
 
         with suppress(OSError, ValueError):  # the terminal is gone
-            with Live(console=Console(file=self._stream), auto_refresh=False) as live:
+            console = Console(file=self._stream)
+            with Live(console=console, auto_refresh=False) as live:
                 closing = False
                 while not closing:
                     closing = self._closing  # before drawing, so that the last drawing has all rows
-                    live.update(self._build(closing), refresh=True)
+                    live.update(self._build(closing, console.width), refresh=True)
                     if not closing:
                         self._wake.wait(1.0)
                         self._wake.clear()
 
-    def _build(self, closing: bool) -> Any:
+    def _build(self, closing: bool, width: int) -> Any:
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         rows = list(self._rows)
-        titles = {"return": "return before -> after", "left": "time left"}
-        names = _format_cells({"iteration": 0}, self._total, math.nan)
-        table = Table(*(titles.get(name, name) for name in names))
-        for column in table.columns:
-            column.justify = "right"
+        table = Table()
+        shown = _choose_columns(rows, width)
+        for name, least in shown.items():
+            table.add_column(_TITLES.get(name, name), justify="right", min_width=least)
         for row in rows:
-            table.add_row(*row.values(), style="bold" if row is rows[-1] else "dim")
+            cells = (row[name] for name in shown)
+            table.add_row(*cells, style="bold" if row is rows[-1] else "dim")
         # A short last line: the "^C" that a terminal echoes there never wraps to a new line.
         status = [self._notice] if self._notice else []
         if not closing and self._running <= self._total:

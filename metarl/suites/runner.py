@@ -14,14 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
 from metarl.core.errors import CheckpointError, MetarlError, Preempted, handle_signals
 from metarl.core.messages import notify, show
 from metarl.runs import folder
-from metarl.runs.progress import estimate_finish, is_terminal
+from metarl.runs.progress import estimate_finish, format_time_left, is_terminal, shorten
 from metarl.suites.plan import Declared, Failure, Plan
 from metarl.suites.processes import Machines, Process, ThisMachine
 from metarl.suites.stages import next_command, prepare, read_progress
@@ -283,7 +282,9 @@ class _Runner:
             return
         self._shown_at = now
         start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
-        show(self._describe(), start=start, end=end, stream=self._stream)
+        line = self._describe()
+        line = shorten(line, self._stream) if terminal else line
+        show(line, start=start, end=end, stream=self._stream)
 
     def _describe(self) -> str:
         running = [process.run for process in self._active]
@@ -291,7 +292,7 @@ class _Runner:
         states += [f"{run.name} waiting for its folder" for run, _ in self._locked]
         plan = self._plan
         left = estimate_time_left(plan.list_runs(), running, plan.waiting(), self._jobs)
-        ends = f"about {timedelta(seconds=round(left))} left" if math.isfinite(left) else ""
+        ends = f"about {format_time_left(left)} left" if math.isfinite(left) else ""
         failed = f", {len(self.failures)} failed" if self.failures else ""
         done = f"{self.num_done} of {plan.count()} done{failed}"
         return "; ".join(filter(None, [done, f"running {', '.join(states)}", ends]))

@@ -9,7 +9,14 @@ from run_files import make_record, open_log
 
 from metarl.config.schema import parse
 from metarl.runs import progress
-from metarl.runs.progress import ProgressLines, TimeLeft, estimate_finish, heartbeat, is_terminal
+from metarl.runs.progress import (
+    ProgressLines,
+    TimeLeft,
+    estimate_finish,
+    format_time_left,
+    heartbeat,
+    is_terminal,
+)
 
 
 class Terminal(io.StringIO):
@@ -195,6 +202,35 @@ def test_table_is_whole_after_an_interrupt(tmp_path, terminal):
     assert [line.split()[1] for line in lines[3:6]] == ["1/5", "2/5", "3/5"] and len(lines) == 8
 
 
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (25, "iteration"),
+        (40, "iteration return"),
+        (60, "iteration steps return left"),
+        (120, "iteration steps steps/s return kl left"),
+    ],
+)
+def test_narrow_terminal_gets_fewer_columns(width, titles, tmp_path, terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    with open_log(tmp_path, stream=terminal) as log:
+        log.write(make_record(1, return_pre=-113.84))
+        log.write(make_record(2, return_pre=-113.84))
+    lines = screen_of(terminal.getvalue())
+    assert max(map(len, lines)) <= width
+    found = {"iteration": "2/5", "return": "-113.8 -> 1.1", "left": "about 0:00:06"}
+    found |= {"steps": "160,000", "steps/s": "40,000", "kl": "0.0099"}
+    cells = [cell.strip() for cell in lines[-2].strip("\u2502").split("\u2502")]
+    assert cells == [found[name] for name in titles.split()]
+
+
+def test_time_left_of_years_is_in_days():
+    assert format_time_left(8_639_999.0) == "99 days, 23:59:59"
+    assert format_time_left(8_640_000.0) == "100 days" and format_time_left(8.64e19).endswith(
+        "days"
+    )
+
+
 def test_table_shows_the_running_iteration_before_the_first_row(tmp_path, terminal):
     with open_log(tmp_path, stream=terminal, resume=True, start_iteration=0):
         wait_for(lambda: "iteration 1/5 ... 0 s" in terminal.getvalue())
@@ -228,6 +264,15 @@ def test_heartbeat_clears_its_line_on_a_terminal(terminal):
         wait_for(terminal.getvalue)
     assert time.monotonic() - began < 10.0
     assert "filming ... 1 s" in terminal.getvalue() and screen_of(terminal.getvalue()) == []
+
+
+def test_heartbeat_of_a_long_text_stays_on_one_line(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    with heartbeat("explaining the policy on 200 tasks of \u6b69\u304f", stream=terminal):
+        wait_for(terminal.getvalue)
+    line = terminal.getvalue().split("\x1b[2K")[1].strip("\r")
+    assert line.startswith("explaining the") and line.endswith(" ... 1 s")
+    assert len(line) + 2 == 39  # a Chinese character has two columns
 
 
 def test_heartbeat_survives_a_closed_pipe():
