@@ -275,7 +275,8 @@ def _weighted_score(
     count = weights.sum(axis=1)
     means = weights @ columns / count[:, None]
     total = weights @ np.square(columns).sum(axis=1) - count * np.square(means).sum(axis=1)
-    return 1.0 - np.divide(error, total, out=np.full(len(total), np.nan), where=total > 1e-12)
+    least = 1e-12 * np.square(columns).sum()  # in the tasks' own unit, which may be tiny
+    return 1.0 - np.divide(error, total, out=np.full(len(total), np.nan), where=total > least)
 
 
 def probe(

@@ -150,6 +150,20 @@ def test_scores_follow_their_definitions():
     assert probe.score(kind, guess, resamples).value == hits.mean()
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1e9])
+def test_score_does_not_depend_on_the_unit_of_a_number(unit):
+    rng = np.random.default_rng(0)
+    columns = rng.uniform(0.0, 1.0, (30, 1))
+    predictions = columns[:, None] + rng.normal(0.0, 0.1, (30, 2, 1))
+    resamples = probe.draw_resamples(30, 0)
+    found = [
+        probe.score(probe.Target("x", "m", "number", u * columns), u * predictions, resamples)
+        for u in (1.0, unit)
+    ]
+    assert 0.0 < found[0].low < found[0].value < found[0].high < 1.0
+    assert vars(found[1]) == pytest.approx(vars(found[0]), rel=1e-9)
+
+
 def test_interval_covers_the_score_of_fresh_tasks():
     variable, covered = (SPEED,), 0
     for seed in range(100):
