@@ -123,13 +123,22 @@ def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]])
         "is lower after adaptation than before. Best floor: largest return of a policy that does "
         "not adapt. Oracle: return of a policy that observes the task."
     )
-    missing = [run for group in groups for run in group.runs if run.evaluation is None]
-    hints = (
-        f"<p>{escape(run.name)} has no evaluation; make one with "
-        f"<code>python -m metarl evaluate {escape(shlex.quote(str(run.path)))}</code></p>"
-        for run in missing
-    )
+    hints = (_hint_at_evaluation(run) for group in groups for run in group.runs)
     return markup.table(head, rows) + note(text) + "".join(hints)
+
+
+def _hint_at_evaluation(run: RunData) -> str:
+    """Says that a run has no evaluation, or one of an earlier time; nothing for one of its end."""
+    command = f"<code>python -m metarl evaluate {escape(shlex.quote(str(run.path)))}</code>"
+    if run.evaluation is None:
+        return f"<p>{escape(run.name)} has no evaluation; make one with {command}</p>"
+    evaluated = run.evaluation.get("checkpoint", {}).get("env_steps")
+    trained = max(run.column("env_steps"), default=np.nan)
+    if evaluated is None or not evaluated < trained:
+        return ""
+    text = f"{run.name} was evaluated after {evaluated:,} of {trained:,.0f} steps of training, so "
+    text += "its returns are not those of its last iteration; evaluate it again with"
+    return f"<p>{escape(text)} {command}</p>"
 
 
 def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int) -> list[str]:

@@ -228,6 +228,17 @@ def test_run_without_evaluation_gets_a_hint(tmp_path):
     assert page.tags.count("svg") == 1 and "Numbers" not in page.texts
 
 
+@pytest.mark.parametrize(("steps", "is_old"), [(1000, True), (3000, False), (None, False)])
+def test_evaluation_before_the_last_iteration_is_marked(steps, is_old, tmp_path):
+    path = write_run(tmp_path / "a", records=3)
+    if steps is not None:
+        found = evaluation() | {"checkpoint": {"iteration": steps // 1000, "env_steps": steps}}
+        (path / "evaluation.json").write_text(json.dumps(found))
+    page = report(tmp_path, path)
+    assert ("a was evaluated after 1,000 of 3,000 steps of training" in page) == is_old
+    assert (f"metarl evaluate {path}" in page) == is_old
+
+
 def test_run_without_iterations_has_a_report(tmp_path):
     path = write_run(tmp_path / "a", records=0, evaluated=False)
     assert "No iteration is finished." in Page(report(tmp_path, path)).texts
