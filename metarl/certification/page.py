@@ -9,7 +9,8 @@ from typing import Any
 
 from metarl.certification.cells import NOMINAL
 from metarl.core.machine.files import write_atomically
-from metarl.evaluation.table import format_interval, format_number
+from metarl.core.messages import format_number
+from metarl.evaluation.table import format_interval
 from metarl.reporting import markup
 from metarl.reporting.markup import escape, note, row_head
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from metarl.certification.page import format_share
-from metarl.evaluation.table import format_interval, format_number
+from metarl.core.messages import format_number
+from metarl.evaluation.table import format_interval
 
 _MARKS = {"inside": "", "outside": "outside", "unknown": "?"}
 

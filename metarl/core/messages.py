@@ -116,3 +116,21 @@ def escape_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # those of tests and notebooks are others
             stream.reconfigure(errors="backslashreplace")
+
+
+_HUGE = 1e7
+"""Size from which numbers are shown with an exponent."""
+
+
+def format_number(value: float | None, decimals: int = 2) -> str:
+    """Formats a number with some decimals; "-" stands for None.
+
+    A number that they would round to zero or nearly so has three digits, a huge one six.
+    """
+    if value is None:
+        return "-"
+    if 0.0 < abs(value) < 10.0**-decimals:
+        return f"{value:.3g}"
+    if abs(value) >= _HUGE:
+        return f"{value:.6g}"
+    return f"{value + 0.0:.{decimals}f}"  # the sum of -0.0 and 0.0 has no sign

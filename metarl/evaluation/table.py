@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metarl.core.messages import format_number
 from metarl.evaluation.results import complete, experience
 
 _COLUMNS = (
@@ -18,14 +19,13 @@ _COLUMNS = (
     ("95 % interval", 20),
     ("made worse", 10),
 )
-"""Title and width [characters] of the columns that the text shows; faults stand below it."""
+"""Title and least width [characters] of the columns of the text; faults stand below it."""
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Returns a summary of one evaluation, or of an aggregate of seeds, for people."""
     result = complete(result)
-    lines = [_heading(result), *map(_line, rows(result))]
-    return "\n".join(lines + _remarks(result))
+    return "\n".join([_heading(result), *_align(rows(result)), *_remarks(result)])
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -57,15 +57,13 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
     return [header, *cells]
 
 
-def _line(cells: Sequence[str]) -> str:
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligns the cells that the text shows at the right of their columns."""
-    shown = zip(cells, _COLUMNS, strict=False)
-    return "  ".join(f"{cell:>{width}}" for cell, (_, width) in shown).rstrip()
-
-
-def format_number(value: float | None) -> str:
-    """Formats a return with two decimals; "-" stands for None."""
-    return "-" if value is None else f"{value:.2f}"
+    widths = [max([least, *(len(row[i]) for row in rows)]) for i, (_, least) in enumerate(_COLUMNS)]
+    return [
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    ]
 
 
 def format_steps(count: int) -> str:
@@ -74,9 +72,9 @@ def format_steps(count: int) -> str:
 
 
 def format_interval(ends: Sequence[float | None]) -> str:
-    """Formats the ends of an interval with two decimals; "-" stands for an unknown one."""
-    low, high = ends
-    return "-" if low is None else f"[{low:.2f}, {high:.2f}]"
+    """Formats the ends of an interval like returns; "-" stands for an unknown one."""
+    low, high = map(format_number, ends)
+    return "-" if low == "-" else f"[{low}, {high}]"
 
 
 def _heading(result: Mapping[str, Any]) -> str:
@@ -100,6 +98,12 @@ def describe_size(result: Mapping[str, Any]) -> str:
     return f"{size}, after {spans[0]} iterations and {spans[1]} training steps{where}"
 
 
+def describe_floors(result: Mapping[str, Any]) -> str:
+    """Lists the reference returns with their names, "" without any."""
+    floors = result["floors"].items()
+    return ", ".join(f"{name} {format_number(value, 1)}" for name, value in floors)
+
+
 def _describe_tasks(result: Mapping[str, Any]) -> str:
     if result.get("chosen_tasks"):
         return "chosen task" if result["num_tasks"] == 1 else "chosen tasks"
@@ -119,8 +123,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     if "per_seed" in returns:
         for k, means in enumerate(returns["per_seed"]):
             error = returns["stderr_over_seeds"][k]
-            spread = "" if error is None else f" (std.err. over seeds {error:.2f})"
-            lines.append(f"seeds after {k}: {', '.join(f'{mean:.2f}' for mean in means)}{spread}")
+            spread = "" if error is None else f" (std.err. over seeds {format_number(error)})"
+            lines.append(f"seeds after {k}: {', '.join(map(format_number, means))}{spread}")
     if quiet := result.get("without_noise"):
         shown = ", ".join(
             f"{format_number(mean)} {format_interval(ends)}"
@@ -129,9 +133,10 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"without policy noise: {shown}")
     if oracle := result.get("oracle"):
         ends = format_interval(oracle["ci95"])
-        lines.append(f"oracle (task observed): {oracle['mean']:.2f} {ends}, {oracle['run']}")
-    floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
-    lines.append(f"floors: {floors or 'not known'}")
+        lines.append(
+            f"oracle (task observed): {format_number(oracle['mean'])} {ends}, {oracle['run']}"
+        )
+    lines.append(f"floors: {describe_floors(result) or 'not known'}")
     lines.append(f"95 % intervals: {result['intervals']}")
     if any(result["faulted_episodes"]):
         counts = ", ".join(map(str, result["faulted_episodes"]))

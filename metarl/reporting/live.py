@@ -9,8 +9,8 @@ from typing import Any
 
 from metarl.core.errors import CheckpointError
 from metarl.core.machine.files import Unreadable, parse_json, read_file
+from metarl.core.messages import format_number
 from metarl.core.trees import check_form
-from metarl.evaluation.table import format_number
 from metarl.reporting.markup import escape, note, row_head, table
 from metarl.runs.reader import RunData
 

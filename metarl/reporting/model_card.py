@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 
 from metarl.core.env import EnvSpec
+from metarl.core.messages import format_number
 from metarl.evaluation import results
-from metarl.evaluation.table import format_interval, format_number
+from metarl.evaluation.table import describe_floors, format_interval
 from metarl.runs import reader
 from metarl.runs.recorded import read_spec
 
@@ -98,11 +99,13 @@ def _returns(result: Mapping[str, Any]) -> str:
         f"The intervals are {result['intervals']}.",
     ]
     if result["floors"]:
-        floors = ", ".join(f"{name} {value:.1f}" for name, value in result["floors"].items())
+        floors = describe_floors(result)
         remarks.append(f"Reference returns of policies that do not adapt: {floors}.")
     if oracle := result.get("oracle"):
         ends = format_interval(oracle["ci95"])
-        remarks.append(f"A policy that observes the task reaches {oracle['mean']:.2f} {ends}.")
+        remarks.append(
+            f"A policy that observes the task reaches {format_number(oracle['mean'])} {ends}."
+        )
     if any(result["faulted_episodes"]):
         remarks.append(f"Episodes with a failed simulation: {sum(result['faulted_episodes'])}.")
     if result["note"]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from metarl.core.messages import format_number
 from metarl.evaluation.results import experience
 from metarl.runs.reader import Group, RunData
 
@@ -297,7 +298,9 @@ def _draw_maps(
     scale: dict[str, Any] = {"vmin": shown.min(), "vmax": shown.max(), "cmap": "viridis"}
     for axes, (label, _, values) in zip(panels, stages, strict=True):
         points = axes.scatter(*tasks.T, c=values, s=42, linewidths=0, **scale)
-        axes.set(title=f"{label}: mean {values.mean():.1f}", xlabel=names[0], aspect=aspect)
+        axes.set(
+            title=f"{label}: mean {format_number(values.mean(), 1)}", xlabel=names[0], aspect=aspect
+        )
     panels[0].set_ylabel(names[1])
     bar = figure.colorbar(points, ax=list(panels), label="return of a task")
     bar.outline.set_edgecolor(RULE)

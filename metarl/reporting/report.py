@@ -17,8 +17,9 @@ import numpy as np
 
 from metarl.core.errors import ConfigError
 from metarl.core.machine.files import HTML, check_output, write_atomically
+from metarl.core.messages import format_number
 from metarl.evaluation import results, table
-from metarl.evaluation.table import format_interval, format_number
+from metarl.evaluation.table import format_interval
 from metarl.reporting import explanation_plots, live, markup, plots
 from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, format_duration, format_steps, note, row_head

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from metarl.core.env import RenderableEnv, as_pixels
+from metarl.core.messages import format_number
 from metarl.reporting.episode import Episode, View
 
 GIF_FPS = 25.0
@@ -174,10 +175,10 @@ def _caption(episode: Episode, step: int, size: int) -> np.ndarray:
     strip = Image.new("RGB", (size, height), _STRIP)
     draw = ImageDraw.Draw(strip)
     margin = round(0.025 * size)
-    so_far = float(np.sum(episode.reward[: step + 1]))
+    so_far = format_number(float(np.sum(episode.reward[: step + 1])), 1)
     top = height - unit
     lines = [
-        (top + 0.32 * unit, 0.36, episode.stage, _STAGE, f"return {so_far:.1f}", _VALUE),
+        (top + 0.32 * unit, 0.36, episode.stage, _STAGE, f"return {so_far}", _VALUE),
         (top + 0.74 * unit, 0.27, episode.task_text, _TASK, f"step {step + 1}", _MUTED),
     ]
     if episode.name:

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TextIO
 
 from metarl.config.schema import TrainConfig
-from metarl.core.messages import printable, show
+from metarl.core.messages import format_number, printable, show
 
 _LINE_EVERY = 2.0
 """Least time between two lines of finished iterations where there is no terminal [s]."""
@@ -202,17 +202,20 @@ def make_progress(stream: TextIO, total: int, done: int) -> Progress:
 def _format_cells(values: Mapping[str, Any], total: int, left: float) -> dict[str, str]:
     """Returns title -> text of everything that is shown."""
 
-    def number(key: str, form: str) -> str:
+    def count(key: str) -> str:
         value = values.get(key)
-        return "-" if value is None else format(value, form)
+        return "-" if value is None else f"{value:,.0f}"
+
+    def number(key: str, decimals: int) -> str:
+        return format_number(values.get(key), decimals)
 
     time_left = f"about {format_time_left(left)}" if math.isfinite(left) else "-"
     return {
         "iteration": f"{values['iteration']}/{total}",
-        "steps": number("env_steps", ","),
-        "steps/s": number("steps_per_second", ",.0f"),
-        "return": f"{number('return_pre', '.1f')} -> {number('return_post', '.1f')}",
-        "kl": number("kl", ".4f"),
+        "steps": count("env_steps"),
+        "steps/s": count("steps_per_second"),
+        "return": f"{number('return_pre', 1)} -> {number('return_post', 1)}",
+        "kl": number("kl", 4),
         "left": time_left,
     }
 

@@ -23,6 +23,7 @@ from metarl.config.parser import merge
 from metarl.core.errors import ConfigError, run_command
 from metarl.core.machine.files import write_atomically
 from metarl.core.machine.yaml_files import parse_yaml
+from metarl.core.messages import format_number
 from metarl.evaluation import seeds
 from metarl.suites.records import Row, read_rows
 
@@ -201,7 +202,7 @@ def _format_mean_without_noise(rows: Sequence[Row]) -> str:
 
 def format_return(value: float) -> str:
     """Formats a return with about three digits."""
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}"
+    return format_number(value, 0 if abs(value) >= 99.95 else 1)
 
 
 # --- documents ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from metarl.core.machine.files import write_atomically
 from metarl.core.machine.yaml_files import dump_yaml
-from metarl.evaluation.table import format_number
+from metarl.core.messages import format_number
 from metarl.reporting import markup, plots
 from metarl.reporting.markup import escape, note, row_head
 from metarl.sweeps.search import find_best, finished_trials

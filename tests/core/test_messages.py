@@ -10,7 +10,14 @@ from commands import REPOSITORY
 
 from metarl.cli import commands, train
 from metarl.core.errors import run_command
-from metarl.core.messages import describe_error, notify, printable, printable_tree, show
+from metarl.core.messages import (
+    describe_error,
+    format_number,
+    notify,
+    printable,
+    printable_tree,
+    show,
+)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +160,24 @@ def test_very_long_value_leaves_its_message_readable(flag, capsys):
     assert train.main(["--env", "navigation-2d", flag, "a" * 20000]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "aaa... (20," in err and len(err) < 400
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (None, 2, "-"),
+        (-12.345, 1, "-12.3"),
+        (0.0, 2, "0.00"),
+        (-0.0, 2, "0.00"),
+        (0.01, 2, "0.01"),
+        (-0.0034567, 2, "-0.00346"),
+        (0.0512, 1, "0.0512"),
+        (2e-7, 4, "2e-07"),
+        (9_999_999.0, 2, "9999999.00"),
+        (-1.234567e12, 2, "-1.23457e+12"),
+        (float("inf"), 2, "inf"),
+        (float("nan"), 2, "nan"),
+    ],
+)
+def test_tiny_and_huge_numbers_keep_their_digits(value, decimals, text):
+    assert format_number(value, decimals) == text

@@ -58,6 +58,16 @@ def test_table_shows_every_adaptation_with_its_interval(env):
     assert lines[4] == "floors: stand still -38.3, best without the task -38.3"
 
 
+@pytest.mark.parametrize("factor", [1e-6, 1e12])
+def test_table_of_any_size_of_returns_is_aligned(factor, env):
+    returns = factor * np.array([[-40.0, -20.0], [-10.0, -30.0]])[:, :, None]
+    lines = table(result_of(env, returns)).splitlines()
+    means = [float(line.split()[3]) for line in lines[2:4]]
+    assert means == pytest.approx([-30.0 * factor, -20.0 * factor])
+    ends = [line.index(title) + len(title) for line in lines[1:2] for title in ("return", "IQM")]
+    assert all(line[end - 1] != " " and line[end] == " " for line in lines[2:4] for end in ends)
+
+
 def test_table_of_one_training_task_shows_dashes_and_a_note():
     env = make("half-cheetah-dir", threads=1)
     result = result_of(env, [[[1.0]]])
