@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import html
+import io
+import math
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from metarl.core.messages import printable
@@ -65,10 +70,42 @@ def note(text: str) -> str:
 
 
 def plot(figure: Figure, name: str, caption: str) -> str:
-    """Writes a plot with a caption; the name is the prefix of its ids, see `plots.to_svg`."""
+    """Writes a plot with a caption; the name is the prefix of its ids, see `_to_svg`."""
     return (
-        f'<figure role="group">{plots.to_svg(figure, name)}'
+        f'<figure role="group">{_to_svg(figure, name)}'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _to_svg(figure: Figure, name: str) -> str:
+    """Writes a plot as SVG for use inside a page: no address, the page's colours and fonts.
+
+    Args:
+        figure: The plot.
+        name: Prefix of every id, unique on the page: letters, digits, "-".
+
+    Returns:
+        The element.
+    """
+    file = io.StringIO()
+    with matplotlib.rc_context(plots.STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the letters
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(xmlns(:xlink)?|version)="[^"]*"', "", text)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
+    text = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family:[^;\"]*", "font-family: inherit", text)
+    text = text.replace(plots.INK, "currentColor").replace(plots.RULE, "var(--rule)")
+    width = figure.get_figwidth() * 100
+    return re.sub(
+        r'<svg width="[^"]*" height="[^"]*"',
+        f'<svg style="max-width: {width:.0f}px"',
+        text,
+        count=1,
     )
 
 
@@ -111,3 +148,8 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def format_known(value: float, form: str) -> str:
+    """Formats a number; "-" stands for one that is not known."""
+    return form.format(value) if math.isfinite(value) else "-"

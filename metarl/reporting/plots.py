@@ -6,9 +6,8 @@ colours of the page around it, or a file.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any, Literal
 
 import matplotlib
@@ -17,13 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from metarl.core.messages import format_number
 from metarl.evaluation.results import experience
 from metarl.runs.reader import Group, RunData
 
 INK, RULE = "#1b2028", "#d8dde5"
-"""Colours of text and of background lines; `to_svg` replaces them by those of the page."""
+"""Colours of text and of background lines; `markup` replaces them by those of the page."""
 
 COLORS = ("#2f6db3", "#d2672a", "#2e9070", "#8c62b8", "#bf4a75", "#8a7b3c")
 """Colours of the groups of runs, in order."""
@@ -59,6 +59,15 @@ STYLE: Any = {
 DOTTED, DASHED = (0, (1, 2)), (0, (5, 3))
 """Patterns of lines."""
 
+_LEVELS = [(pattern, alpha) for pattern in (DOTTED, (0, (5, 2, 1, 2))) for alpha in (1.0, 0.6, 0.4)]
+"""Patterns and opacities of reference returns, in order."""
+
+MARKERS = "osD^vP"
+"""Markers of the groups of runs, in order: colours alone do not tell them apart for everybody."""
+
+LONGEST_TITLE, LONGEST_LABEL = 44, 60
+"""Characters of a title and of a label that fit into a panel."""
+
 
 # ---------------------------------------------------------------------------------- learning curves
 
@@ -80,15 +89,18 @@ def draw_learning_curves(
         figure, panels = make_panels(len(by_env))
         for axes, (env, members) in zip(panels, by_env.items(), strict=True):
             for index, group in enumerate(members):
-                color = COLORS[index % len(COLORS)]
-                label = group.label if len(members) > 1 else "after adaptation"
-                _draw_curve(axes, group.runs, "return_post", color, label)
+                look: dict[str, Any] = {"color": COLORS[index % len(COLORS)]}
+                if len(members) > len(COLORS):
+                    look |= {"marker": _choose_marker(index), "markevery": 0.15, "ms": 4}
+                label = _cut(group.label) if len(members) > 1 else "after adaptation"
+                _draw_curve(axes, group.runs, "return_post", look, label)
                 label = "" if len(members) > 1 else "before"
-                _draw_curve(axes, group.runs, "return_pre", color, label, faint=True)
+                _draw_curve(axes, group.runs, "return_pre", look, label, faint=True)
             if len(members) > 1:
                 axes.plot([], [], color=INK, ls=DASHED, lw=1.0, label="before adaptation")
             _draw_levels(axes, _find_floors(members) if floors is None else floors.get(env, {}))
-            axes.set(title=env, xlabel="environment steps of training [million]", ylabel="return")
+            axes.set(xlabel="environment steps of training [million]", ylabel="return")
+            axes.set_title(_cut(env, LONGEST_TITLE))
             axes.xaxis.set_major_locator(MaxNLocator(5))  # the labels of more would overlap
             add_legend(axes)
     return figure
@@ -98,21 +110,23 @@ def _draw_curve(
     axes: Axes,
     runs: Sequence[RunData],
     column: str,
-    color: str,
+    look: Mapping[str, Any],
     label: str,
     *,
     faint: bool = False,
 ) -> None:
-    lines = []
+    color, lines = look["color"], []
     for run in runs:
         values = run.column(column)
         if np.isfinite(values).any():
             lines.append((run.column("env_steps") / 1e6, smooth(values)))
     if not lines:
         return
-    style: dict[str, Any] = {"ls": DASHED, "lw": 1.0, "alpha": 0.9} if faint else {}
+    style: dict[str, Any] = {**look, "ls": DASHED, "lw": 1.0, "alpha": 0.9} if faint else {**look}
+    if min(np.isfinite(y).sum() for _, y in lines) < 2:  # a line of one point is not seen
+        style = {"marker": "o", "ms": 3.5, **style, "mfc": "none" if faint else color}
     if len(lines) == 1:
-        axes.plot(*lines[0], color=color, label=label or None, **style)
+        axes.plot(*lines[0], label=label or None, **style)
         return
     for line in lines:
         axes.plot(*line, color=color, lw=0.6, alpha=0.35)
@@ -120,7 +134,7 @@ def _draw_curve(
     values = np.stack([np.interp(grid, *line) for line in lines])
     mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(lines))
     seeds = f"{label} ({len(lines)} seeds)" if label else None
-    axes.plot(grid, mean, color=color, label=seeds, **style)
+    axes.plot(grid, mean, label=seeds, **style)
     axes.fill_between(grid, mean - error, mean + error, color=color, alpha=0.15, lw=0)
 
 
@@ -156,22 +170,24 @@ def draw_adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, 
             units = ("env_steps", "environment steps"), ("episodes", "episodes")
             for axes, (unit, name) in zip(pair, units, strict=True):
                 for index, group in enumerate(members):
-                    _draw_group(axes, group, unit, COLORS[index % len(COLORS)])
+                    _draw_group(axes, group, unit, index)
                 _draw_levels(axes, _find_floors(members))
                 if oracle := oracles.get(env):
                     _draw_levels(axes, {"oracle (task observed)": oracle["mean"]}, ls=DASHED)
-                axes.set(title=env, xlabel=f"{name} in the new task", ylabel="return")
+                axes.set(xlabel=f"{name} in the new task", ylabel="return")
+                axes.set_title(_cut(env, LONGEST_TITLE))
                 _log_if_wide(axes, members, unit)
             add_legend(pair[0])
     return figure
 
 
-def _draw_group(axes: Axes, group: Group, unit: str, color: str) -> None:
+def _draw_group(axes: Axes, group: Group, unit: str, index: int) -> None:
     assert group.result is not None
+    color, marker = COLORS[index % len(COLORS)], _choose_marker(index)
     returns, x = group.result["returns"], np.array(experience(group.result)[unit], float)
     mean = np.array(returns["mean"])
     ends = np.array(returns["ci95"], float)  # None becomes NaN, which is not drawn
-    axes.plot(x, mean, "o-", ms=3.5, color=color, label=group.label)
+    axes.plot(x, mean, marker=marker, ms=3.5, color=color, label=_cut(group.label))
     if len(x) > 12:
         axes.fill_between(x, *ends.T, color=color, alpha=0.15, lw=0)
     else:
@@ -256,8 +272,9 @@ def _draw_polar(angles: np.ndarray, per_task: np.ndarray, floors: Mapping[str, f
     for label, color, values in _select_stages(per_task):
         axes.plot(angles[closed], values[closed], "o-", ms=3, lw=1.1, color=color, label=label)
     circle = np.linspace(0.0, 2.0 * np.pi, 200)
-    for name, value in _merge_equal(floors).items():
-        axes.plot(circle, np.full(200, value), color=INK, ls=DOTTED, lw=1.0, label=name)
+    for (name, value), (ls, alpha) in zip(_merge_equal(floors).items(), cycle(_LEVELS)):
+        level = np.full(200, value)
+        axes.plot(circle, level, color=INK, ls=ls, lw=1.0, alpha=alpha, label=_cut(name))
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low) if low > -0.5 * high else low - 0.1 * (high - low), high)
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -328,11 +345,15 @@ def _group_by_env(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return by_env
 
 
+PANEL_HEIGHT, LEGEND_LINES = 3.5, 4
+"""Height of a panel with its legend [inches], and the lines of a legend for which it has room."""
+
+
 def make_panels(count: int) -> tuple[Figure, list[Axes]]:
     """Returns a plot of `count` panels, two in a row."""
     columns = min(count, 2)
     rows = -(-count // columns)
-    figure = Figure(figsize=(4.8 * columns, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(4.8 * columns, PANEL_HEIGHT * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.set_axis_off()
@@ -351,45 +372,29 @@ def _merge_equal(floors: Mapping[str, float]) -> dict[str, float]:
     return {" = ".join(names): value for value, names in by_value.items()}
 
 
-def _draw_levels(axes: Axes, floors: Mapping[str, float], ls: Any = DOTTED) -> None:
-    for (name, value), alpha in zip(_merge_equal(floors).items(), (1.0, 0.6, 0.4), strict=False):
-        axes.axhline(value, color=INK, lw=1.0, ls=ls, alpha=alpha, label=name)
+def _draw_levels(axes: Axes, floors: Mapping[str, float], ls: Any = None) -> None:
+    """Draws reference returns, in patterns of their own unless one is given."""
+    for (name, value), (own, alpha) in zip(_merge_equal(floors).items(), cycle(_LEVELS)):
+        axes.axhline(value, color=INK, lw=1.0, ls=ls or own, alpha=alpha, label=_cut(name))
+
+
+def _choose_marker(index: int) -> str:
+    """Returns a marker so that groups with the same colour have different ones."""
+    return MARKERS[(index + index // len(COLORS)) % len(MARKERS)]
+
+
+def _cut(text: str, longest: int = LONGEST_LABEL) -> str:
+    """Cuts the middle of a text that would leave its panel no room; the page has it whole."""
+    half = (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
 def add_legend(axes: Axes) -> None:
-    """Puts the legend below a panel."""
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.19), borderaxespad=0.0)
-
-
-# -------------------------------------------------------------------------------------------- files
-
-
-def to_svg(figure: Figure, name: str) -> str:
-    """Writes a plot as SVG for use inside a page: no address, the page's colours and fonts.
-
-    Args:
-        figure: The plot.
-        name: Prefix of every id, unique on the page: letters, digits, "-".
-
-    Returns:
-        The element.
-    """
-    file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s(xmlns(:xlink)?|version)="[^"]*"', "", text)
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
-    text = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font-family:[^;\"]*", "font-family: inherit", text)
-    text = text.replace(INK, "currentColor").replace(RULE, "var(--rule)")
-    width = figure.get_figwidth() * 100
-    return re.sub(
-        r'<svg width="[^"]*" height="[^"]*"',
-        f'<svg style="max-width: {width:.0f}px"',
-        text,
-        count=1,
-    )
+    """Puts the legend below a panel and its label; a plot grows with a long one."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None and place is not None
+    below = ScaledTranslation(0.0, -0.46, figure.dpi_scale_trans)  # [inches]
+    anchor = {"bbox_to_anchor": (0.0, 0.0), "bbox_transform": axes.transAxes + below}
+    legend = axes.legend(loc="upper left", borderaxespad=0.0, **anchor)
+    height = PANEL_HEIGHT + 0.17 * max(0, len(legend.get_texts()) - LEGEND_LINES)
+    figure.set_figheight(max(figure.get_figheight(), height * place.get_gridspec().nrows))

@@ -22,7 +22,7 @@ from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval
 from metarl.reporting import explanation_plots, live, markup, plots
 from metarl.reporting.comparison import STAGES, compare
-from metarl.reporting.markup import escape, format_duration, format_steps, note, row_head
+from metarl.reporting.markup import escape, note, row_head
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
 _TIMED = ("collect", "update")
@@ -145,7 +145,7 @@ def _hint_at_evaluation(run: RunData) -> str:
 def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int) -> list[str]:
     steps = [run.column("env_steps")[-1] for run in group.runs if len(run.column("env_steps"))]
     mean = float(np.mean(steps)) if steps else 0.0
-    length = (format_steps(mean) if np.isfinite(mean) else "-") if steps else "none"
+    length = (markup.format_steps(mean) if np.isfinite(mean) else "-") if steps else "none"
     cells = [row_head(group.env), row_head(group.label), str(len(group.runs)), length]
     result = group.result
     if result is None:
@@ -334,10 +334,10 @@ def _speed(runs: Sequence[RunData]) -> str:
             [
                 row_head(run.name),
                 f"{run.column('iteration')[-1]:,.0f}",  # a published run has fewer records
-                _format_known(steps[-1], "{:,.0f}"),
-                format_duration(seconds[-1]) if np.isfinite(seconds[-1]) else "-",
-                _format_known(steps[-1] / total, "{:,.0f}"),
-                *(_format_known(100 * share, "{:.0f} %") for share in shares),
+                markup.format_known(steps[-1], "{:,.0f}"),
+                markup.format_duration(seconds[-1]) if np.isfinite(seconds[-1]) else "-",
+                markup.format_known(steps[-1] / total, "{:,.0f}"),
+                *(markup.format_known(100 * share, "{:.0f} %") for share in shares),
                 f'<span class="bar">{bar}</span>',
                 f"{np.nansum(run.column('rollout/faults')):.0f}",
             ]
@@ -350,11 +350,6 @@ def _speed(runs: Sequence[RunData]) -> str:
         "the update, which the bar shows too. Faulted: episodes in which the simulation failed."
     )
     return markup.table(columns, rows) + note(text)
-
-
-def _format_known(value: float, form: str) -> str:
-    """Formats a number; "-" stands for one that is not known."""
-    return form.format(value) if np.isfinite(value) else "-"
 
 
 def _settings(runs: Sequence[RunData]) -> list[str]:

@@ -1,5 +1,6 @@
 """The report is well-formed, self-contained and escaped, and has the numbers of the run folders."""
 
+import html
 import itertools
 import json
 import re
@@ -335,6 +336,55 @@ def test_mean_curve_has_a_band_of_one_standard_error(seeds):
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     at = np.abs(band[:, 0] - 0.015) < 1e-4
     np.testing.assert_allclose(np.ptp(band[at, 1]), 2.0 / np.sqrt(3.0), atol=0.15)
+
+
+def test_curve_of_a_single_iteration_is_marked(tmp_path):
+    one, two = (write_run(tmp_path / name, records=n) for name, n in (("a", 1), ("b", 2)))
+    figure = plots.draw_learning_curves(group_runs([load(one)]))
+    assert [line.get_marker() for line in figure.axes[0].lines[:2]] == ["o", "o"]
+    figure = plots.draw_learning_curves(group_runs([load(two)]))
+    assert [line.get_marker() for line in figure.axes[0].lines[:2]] == ["None", "None"]
+
+
+def test_every_reference_return_is_drawn_in_its_own_way(tmp_path):
+    path = write_run(tmp_path / "a")
+    for variables in ((("angle", "rad"),), (("speed", "m/s"),)):
+        found = evaluation(variables=variables)
+        found["floors"] = {f"policy {i}": -10.0 * i for i in range(5)}
+        (path / "evaluation.json").write_text(json.dumps(found))
+        figure = plots.draw_task_space(group_runs([load(path)])[0])
+        lines = [each for each in figure.axes[0].lines if each.get_label()[:6] == "policy"]
+        looks = {
+            (line.get_linestyle(), line._dash_pattern[1][0], line.get_alpha()) for line in lines
+        }
+        assert len(lines) == len(looks) == 5
+
+
+def test_groups_of_one_environment_are_told_apart_without_colour(tmp_path):
+    runs = [write_run(tmp_path / f"r{i}", records=3, max_kl=0.01 * (i + 1)) for i in range(8)]
+    groups = group_runs(load_all(runs))
+    drawn = [line for line in plots.draw_adaptation(groups, {}).axes[0].lines[:8]]
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == 8
+    assert len({line.get_marker() for line in drawn[:6]}) == 6
+
+
+def test_long_legend_leaves_the_panel_and_its_label_room(tmp_path):
+    runs = [write_run(tmp_path / f"r{i}", records=3, max_kl=0.01 * (i + 1)) for i in range(9)]
+    figure = plots.draw_learning_curves(group_runs(load_all(runs)))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
+    assert legend.y1 < label.y0 and legend.y0 >= 0.0
+    assert axes.get_window_extent().height / figure.dpi > 1.5
+
+
+def test_long_foreign_name_leaves_the_plots_their_room(tmp_path):
+    name = "\u6b69\u304f<b>$x_1$" + "-long" * 40
+    path = write_run(tmp_path / "a", env=name)
+    page = report(tmp_path, path)  # a collapsed panel and a missing glyph would warn
+    titles = re.findall(r">([^<>]*?\.\.\.[^<>]*?)</text>", page)
+    assert {len(html.unescape(title)) for title in titles} == {43}
+    assert html.escape(name) in page
 
 
 def test_smooth_ignores_nan_and_shrinks_at_the_ends():
