@@ -152,16 +152,17 @@ def _overview_row(group: Group, oracle: Mapping[str, Any] | None, num_cells: int
         cells.append("not evaluated")
         return cells + [""] * (num_cells - len(cells))
     returns, floors = result["returns"], result["floors"]
+    has_adapted = len(returns["mean"]) > 1
     return [
         *cells,
         format_number(returns["mean"][0]),
-        format_number(returns["mean"][min(1, len(returns["mean"]) - 1)]),
+        format_number(returns["mean"][1] if has_adapted else None),
         f"<strong>{format_number(returns['mean'][-1])}</strong>",
         format_interval(returns["ci95"][-1]),
         format_number(result["without_noise"]["returns"]["mean"][-1])
         if "without_noise" in result
         else "-",
-        f"{100 * result['share_of_tasks_made_worse'][-1]:.0f} %",
+        f"{100 * result['share_of_tasks_made_worse'][-1]:.0f} %" if has_adapted else "-",
         format_number(max(floors.values())) if floors else "-",
         format_number(oracle["mean"]) if oracle else "-",
     ]

@@ -256,6 +256,21 @@ def test_report_links_the_other_evaluations_of_a_run(tmp_path):
     assert ("href", "a/evaluations/task-1.57_deterministic.json") in page.attributes
 
 
+def test_overview_without_adaptation_has_no_return_after_it(tmp_path):
+    path = write_run(tmp_path / "a", records=2)
+    found = evaluation()
+    found["env_steps_per_rollout"] = found["env_steps_per_rollout"][:1]
+    found["share_of_tasks_made_worse"] = found["share_of_tasks_made_worse"][:1]
+    found["returns"] = {name: rows[:1] for name, rows in found["returns"].items()}
+    (path / "evaluation.json").write_text(json.dumps(found))
+    rows = Page(report(tmp_path, path)).rows
+    titles, cells = next((one, two) for one, two in itertools.pairwise(rows) if "before" in one)
+    shown = dict(zip(titles, cells, strict=True))
+    mean = f"{found['returns']['mean'][0]:.2f}"
+    assert (shown["before"], shown["after 0"]) == (mean, mean)
+    assert (shown["after 1"], shown["made worse"]) == ("-", "-")
+
+
 def test_oracle_is_in_table_and_plot(tmp_path):
     path = write_run(tmp_path / "a")
     informed = write_run(tmp_path / "informed", seed=9, mode="oracle")
