@@ -134,7 +134,7 @@ def _training(run: reader.RunData, result: Mapping[str, Any], spec: EnvSpec | No
         facts |= {"control step": step, "reward": f"`{spec.reward}`" if spec.reward else ""}
         sizes = f"{spec.obs_size} numbers, {spec.action_size} numbers"
         facts |= {"observation, action": sizes}
-    cells = {name: value.replace("|", r"\|") for name, value in facts.items() if value}
+    cells = {k: " ".join(v.split()).replace("|", r"\|") for k, v in facts.items() if v}
     rows = [f"| {name} | {value} |" for name, value in cells.items()]
     return "\n".join(["| | |", "| --- | --- |", *rows]) + "\n"
 

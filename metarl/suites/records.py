@@ -173,14 +173,20 @@ def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+_LONGEST_FIELD = 1 << 30
+"""Characters of a field: `per_task` has 20 for each of up to a million tasks."""
+
+
 def read_rows(path: Path) -> list[Row]:
     """Reads what `write_rows` wrote.
 
     Raises:
         ConfigError: The file is missing or is no such CSV; names file, line and column.
     """
+    csv.field_size_limit(_LONGEST_FIELD)
     try:
-        lines = list(csv.reader(read_file(path).decode("utf-8").splitlines()))
+        text = read_file(path).decode("utf-8")
+        lines = list(csv.reader(io.StringIO(text, newline="")))  # a label may have line breaks
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not lines or lines[0] != COLUMNS:

@@ -118,7 +118,12 @@ def make_table(experiments: Sequence[Experiment], rows: Sequence[str] = ()) -> s
             lines.append(
                 _cells(experiment, [each for each in experiments if each.first.env == env])
             )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(map(_escape, cells))} |\n" for cells in lines)
+
+
+def _escape(cell: str) -> str:
+    """Returns a cell as Markdown: a bar and a line break would end it."""
+    return " ".join(cell.split()).replace("|", r"\|")
 
 
 def _cells(experiment: Experiment, of_env: Sequence[Experiment]) -> tuple[str, ...]:

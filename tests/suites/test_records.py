@@ -9,6 +9,8 @@ from metarl.suites.records import _number_tasks, read_rows, write_rows
 
 def test_rows_are_read_as_they_were_written(tmp_path):
     rows = [ROW, replace(ROW, seed=None, per_task=[], references={}, held_out=False)]
+    rows += [replace(ROW, label='a, "b"\n\u2028c\x85 | \u6b69', references={"\u6b69": 1e-300})]
+    rows += [replace(ROW, per_task=[1 / 3] * 10_000)]
     write_rows(tmp_path / "new" / "r.csv", rows)
     assert read_rows(tmp_path / "new" / "r.csv") == rows
 

@@ -51,6 +51,13 @@ def test_seeds_without_tasks_use_their_means():
     assert mean == pytest.approx(110.0) and low < 110.0 < high
 
 
+def test_names_stay_in_their_cells():
+    experiments = group_rows([rows_of(label="a | b\nc", references={"walk | run": 1.0})])
+    lines = make_table(experiments).splitlines()
+    assert len(lines) == 3 and r"| a \| b c |" in lines[2] and r"1.0, walk \| run |" in lines[2]
+    assert lines[2].replace(r"\|", "").count("|") == lines[0].count("|")
+
+
 def test_first_file_counts_for_a_label():
     old = [*rows_of(suite="old"), *rows_of(suite="old", label="maml-trpo")]
     groups = group_rows([rows_of((5,), suite="new"), old])
