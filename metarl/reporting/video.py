@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from metarl.core.env import RenderableEnv, as_pixels
-from metarl.core.messages import format_number
+from metarl.core.messages import format_number, printable
 from metarl.reporting.episode import Episode, View
 
 GIF_FPS = 25.0
@@ -187,7 +187,7 @@ def _caption(episode: Episode, step: int, size: int) -> np.ndarray:
         font = _font(max(6, round(share * unit)))
         draw.text((size - margin, y), right, right_color, font, anchor="rm")
         room = size - (3 if right else 2) * margin - draw.textlength(right, font)
-        text, font = _fit(draw, left, round(share * unit), room)
+        text, font = _fit(draw, printable(left), round(share * unit), room)  # of one line
         draw.text((margin, y), text, left_color, font, anchor="lm")
     return np.asarray(strip)
 

@@ -121,6 +121,12 @@ def test_caption_shows_stage_task_return_and_step(monkeypatch):
     np.testing.assert_array_equal(captions[0][:, :half], captions[1][:, :half])
 
 
+def test_caption_of_several_lines_is_drawn_in_one():
+    played = replace(episode([0], text="go\nnorth"), stage="after\n1", name="rl2\nseed 0")
+    shown = video._caption(played, 0, 480)
+    assert shown.shape == (video._strip_height(480, has_name=True), 480, 3)
+
+
 def test_caption_depends_on_the_task():
     own = video._caption(episode([1], text="go north"), 0, 480)
     other = video._caption(episode([1], text="go south"), 0, 480)
