@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.core.rollout import Rollout
 from metarl.deployment.session import Session
 from metarl.envs.registry import make
 from metarl.learners.bmaml.bmaml import Bmaml
 from metarl.learners.bmaml.config import BmamlConfig
 from metarl.learners.gp.config import GpConfig
 from metarl.learners.gp.gp import Gp
+from metarl.learners.pearl.config import PearlConfig
+from metarl.learners.pearl.pearl import Pearl
+from metarl.sampling.trials import Key
 
 SPEC = make("navigation-2d", 1).spec
 
@@ -99,3 +103,24 @@ def test_session_without_noise_plays_the_first_policy():
     session = Session(learner, SPEC, deterministic=True)
     play(session, 3)
     assert torch.equal(session._context.latent[0], learner.state_dict()["candidates"][:1])
+
+
+def test_pearl_session_guesses_anew_for_every_episode():
+    """As the episodes of a rollout of the sampler do; robots are neighbours in it."""
+    config = PearlConfig(hidden_sizes=(5,), encoder_sizes=(5,), action_limit=0.1)
+    learner, key = Pearl(config, 2, 2, seed=0), Key(3, "evaluate", 0)
+    session = Session(learner, SPEC, 2, 2, deterministic=False, key=key)
+    expected = learner.begin(2, 8, key.tasks("begin", 0, 2))
+    for _ in range(2):
+        played = []
+        for _ in range(4):
+            played.append(session._context.latent)
+            play(session, 1)
+        assert torch.equal(torch.cat(played, dim=1), expected.latent)
+        assert len(expected.latent.flatten(0, 1).unique(dim=0)) == 16
+        parts = zip(*(vars(rollout).values() for rollout in session._pending), strict=True)
+        rollout = Rollout(*(torch.cat(each, dim=1) for each in parts))
+        streams = key.tasks("adapt", session.num_adaptations + 1, 2)
+        expected = learner.adapt(expected, rollout, streams)
+        session.adapt()
+        assert torch.equal(session._context.posterior.mean, expected.posterior.mean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ METRICS = {
 }
 """Metric -> the loss, or other number of `losses.Losses`, whose mean it is."""
 
+SAMPLES = 100
+"""Episodes of each robot of a session that act on samples of z of their own until it adapts."""
+
 
 @dataclass(frozen=True)
 class PearlContext:
@@ -46,16 +49,20 @@ class PearlContext:
 
     Attributes:
         posterior: q(z) of each task, from all transitions of the trial so far.
-        latent: z (N, E, Z), one sample of it for each episode.
+        latent: z (N, E, Z), one sample of it for each of the present episodes.
+        samples: Those of the episodes of a rollout (N, L, Z), from which those beyond L start
+            again.
     """
 
     posterior: Posterior
     latent: Tensor
+    samples: Tensor
 
     def slice_tasks(self, start: int, stop: int) -> PearlContext:
         """Returns the context of the tasks start..stop, as views."""
         parts = (part[start:stop] for part in vars(self.posterior).values())
-        return PearlContext(Posterior(*parts), self.latent[start:stop])
+        samples = (z[start:stop] for z in (self.latent, self.samples))
+        return PearlContext(Posterior(*parts), *samples)
 
 
 class Pearl:
@@ -125,8 +132,7 @@ class Pearl:
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> PearlContext:
         """Draws z of every episode from the prior; without streams it is the prior's mean."""
         prior = Posterior.prior(num_tasks, self.config.latent_size)
-        noise = torch.zeros(num_tasks, num_episodes, self.config.latent_size)
-        return PearlContext(prior, prior.sample(_draw_latent(noise, rngs)))
+        return _draw_context(prior, (num_episodes, SAMPLES * num_episodes), rngs)
 
     def act(
         self,
@@ -153,8 +159,13 @@ class Pearl:
         """Multiplies the posterior by the factors of a rollout's transitions, and draws z anew."""
         steps, valid = _transitions(rollout)
         posterior = self.networks.observe(self._acting, context.posterior, steps, valid)
-        noise = _draw_latent(torch.zeros_like(context.latent), rngs)
-        return PearlContext(posterior, posterior.sample(noise))
+        size = context.latent.shape[1], context.samples.shape[1]
+        return _draw_context(posterior, size, rngs)
+
+    def select_episodes(self, context: PearlContext, first: int, num_episodes: int) -> PearlContext:
+        """Returns the context for episodes first, first + 1, ... of a rollout."""
+        index = (first + torch.arange(num_episodes)) % context.samples.shape[1]
+        return replace(context, latent=context.samples[:, index])
 
     def update(
         self, context: PearlContext, rollouts: Sequence[Rollout], tasks: np.ndarray
@@ -305,11 +316,17 @@ def _copy(values: Params) -> Params:
     return {name: value.detach().clone() for name, value in values.items()}
 
 
-def _draw_latent(noise: Tensor, rngs: TaskRngs) -> Tensor:
-    """Fills noise (N, E, Z) with standard normal numbers, task by task, and returns it."""
+def _draw_context(posterior: Posterior, size: tuple[int, int], rngs: TaskRngs) -> PearlContext:
+    """Draws z of size = (E, L) present and all episodes; without streams it is the mean.
+
+    The first E samples do not depend on how many follow.
+    """
+    num_episodes, count = size
+    noise = torch.zeros(len(posterior.precision), count, posterior.precision.shape[1])
     for own, rng in zip(noise, rngs, strict=False):
         own.copy_(torch.from_numpy(rng.standard_normal(own.shape, np.float32)))
-    return noise
+    samples = posterior.sample(noise)
+    return PearlContext(posterior, samples[:, :num_episodes], samples)
 
 
 def _transitions(rollout: Rollout) -> tuple[Transitions, Tensor]:
