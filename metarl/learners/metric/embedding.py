@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from metarl.core.rollout import Rollout
 from metarl.learners.metric.config import MetricConfig
@@ -56,43 +55,54 @@ def draw_sets(inputs: Tensor, valid: Tensor, size: int, rng: np.random.Generator
     return inputs.gather(1, index.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))
 
 
+def find_same(tasks: np.ndarray) -> Tensor:
+    """Returns the mask (N, N) of pairs of rows of tasks (N, D) that are one task."""
+    return torch.from_numpy((tasks[:, None] == tasks[None]).all(axis=-1))
+
+
 def square_distances(query: Tensor, prototype: Tensor) -> Tensor:
     """Returns |q_i - c_j|^2 (N, N) of queries (N, Z) and prototypes (N, Z)."""
     return (query.unsqueeze(1) - prototype.unsqueeze(0)).square().sum(dim=-1)
 
 
-def prototypical_loss(query: Tensor, prototype: Tensor, temperature: float) -> Tensor:
-    """Returns -mean_i log p(i | q_i) [nats], p(j | q) proportional to exp(-|q - c_j|^2 / tau).
+def prototypical_loss(query: Tensor, prototype: Tensor, same: Tensor, temperature: float) -> Tensor:
+    """Returns -mean_i log p(task of i | q_i) [nats], p the sum of p(j | q_i) over sets j of a task.
+
+        p(j | q) proportional to exp(-|q - c_j|^2 / tau)
 
     Args:
-        query: Embedding q of a set of each task (N, Z).
-        prototype: Embedding c of another set of each task (N, Z).
+        query: Embedding q of a set of each row (N, Z).
+        prototype: Embedding c of another set of each row (N, Z).
+        same: Pairs of rows of one task (N, N), see `find_same`.
         temperature: tau > 0.
 
     Source: Snell et al. 2017 (arXiv:1703.05175), with a task in place of a class.
     """
-    logits = -square_distances(query, prototype) / temperature
-    return cross_entropy(logits, torch.arange(len(query), device=query.device))
+    log_prob = (-square_distances(query, prototype) / temperature).log_softmax(dim=1)
+    return -log_prob.masked_fill(~same, -torch.inf).logsumexp(dim=1).mean()
 
 
-def siamese_loss(query: Tensor, prototype: Tensor, repulsion: float) -> Tensor:
-    """Returns mean_i |q_i - c_i|^2 + beta mean_{i != j} 1 / (|q_i - c_j|^2 + 0.1).
+def siamese_loss(query: Tensor, prototype: Tensor, same: Tensor, repulsion: float) -> Tensor:
+    """Returns mean |q_i - c_j|^2 over pairs of one task + beta mean 1 / (|q_i - c_j|^2 + 0.1).
+
+    The second mean is over pairs of different tasks.
 
     Args:
-        query: Embedding q of a set of each task (N, Z).
-        prototype: Embedding c of another set of each task (N, Z).
+        query: Embedding q of a set of each row (N, Z).
+        prototype: Embedding c of another set of each row (N, Z).
+        same: Pairs of rows of one task (N, N), see `find_same`.
         repulsion: beta >= 0.
 
     Source: Li et al. 2021, FOCAL (arXiv:2010.01112), equation 13 with n = 2.
     """
     square = square_distances(query, prototype)
-    same = torch.eye(len(query), dtype=torch.bool, device=query.device)
-    apart = (1.0 / (square[~same] + MIN_SQUARE)).sum() / max(1, len(query) * (len(query) - 1))
+    inverse = 1.0 / (square[~same] + MIN_SQUARE)
+    apart = inverse.sum() / max(1, len(inverse))
     return square[same].mean() + repulsion * apart
 
 
-def metric_loss(config: MetricConfig, query: Tensor, prototype: Tensor) -> Tensor:
+def metric_loss(config: MetricConfig, query: Tensor, prototype: Tensor, same: Tensor) -> Tensor:
     """Returns the loss that the config names."""
     if config.loss == "siamese":
-        return siamese_loss(query, prototype, config.repulsion)
-    return prototypical_loss(query, prototype, config.temperature)
+        return siamese_loss(query, prototype, same, config.repulsion)
+    return prototypical_loss(query, prototype, same, config.temperature)

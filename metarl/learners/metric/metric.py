@@ -18,6 +18,7 @@ from metarl.learners.conditioned import ConditionedActorCritic, build_mlp
 from metarl.learners.metric.config import MetricConfig
 from metarl.learners.metric.embedding import (
     draw_sets,
+    find_same,
     metric_loss,
     read_transitions,
     square_distances,
@@ -186,7 +187,6 @@ class Metric:
             FloatingPointError: A gradient or a result is not finite, or the recomputed policy is
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
         """
-        del tasks
         latents = [
             embedding.unsqueeze(1).to(self._device)
             for embedding in (*context.previous, context.embedding)
@@ -196,7 +196,7 @@ class Metric:
             policy = state.network.policy
             parts = state, policy, distribution, self.config, rollouts, latents, self._seed
             metrics = conditioned.train_policy(*parts)
-            metrics |= self._train_encoder(rollouts)
+            metrics |= self._train_encoder(rollouts, find_same(tasks))
             return metrics
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -220,8 +220,10 @@ class Metric:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")
 
-    def _train_encoder(self, rollouts: Sequence[Rollout]) -> Metrics:
-        """Trains the encoder on two sets of each task, from two different episodes.
+    def _train_encoder(self, rollouts: Sequence[Rollout], same: Tensor) -> Metrics:
+        """Trains the encoder on two sets of each row, from two different episodes.
+
+        Rows of one task, of which the mask `same` (N, N) tells, are not told apart.
 
         Two sets of one episode have its states in common, which tell them from others whatever the
         task is: on navigation-2d the embedding then had no information about the goal.
@@ -233,7 +235,7 @@ class Metric:
         whole = torch.cat(played, dim=1)  # (N, (K + 1) * E, T, I)
         state.moments["transition"] = state.moments["transition"].merge(whole[valid])
         inputs = normalize(whole, state.moments["transition"].scale()).to(self._device)
-        valid = valid.to(self._device)
+        valid, same = valid.to(self._device), same.to(self._device)
         totals, encoder = torch.zeros(2, dtype=torch.float64), state.network.encoder
         halvings = state.updates / config.encoder_halving if config.encoder_halving else 0.0
         state.adams["encoder"].param_groups[0]["lr"] = config.encoder_lr * 0.5**halvings
@@ -249,11 +251,12 @@ class Metric:
             query, prototype = query.mean(dim=1), prototype.mean(dim=1)
             if not len(query):
                 continue
-            loss = metric_loss(config, query, prototype)
+            own = same[used][:, used]
+            loss = metric_loss(config, query, prototype, own)
             descend(state.adams["encoder"], loss, config.max_gradient)
             with torch.no_grad():
                 nearest = square_distances(query, prototype).argmin(dim=1)
-                is_own = nearest == torch.arange(len(nearest), device=nearest.device)
+                is_own = own.gather(1, nearest.unsqueeze(1))
                 totals += torch.stack([loss, is_own.to(loss.dtype).mean()]).double().cpu()
         state.moments["embedding"] = self._measure_scale(inputs, valid, len(rollouts))
         loss, hits = (totals / config.encoder_steps).tolist()

@@ -12,6 +12,7 @@ from metarl.core.rollout import Rollout
 from metarl.learners.metric.config import MetricConfig
 from metarl.learners.metric.embedding import (
     draw_sets,
+    find_same,
     metric_loss,
     prototypical_loss,
     read_transitions,
@@ -60,29 +61,42 @@ def test_sets_have_valid_transitions_only_and_all_of_them():
         assert {tuple(row.tolist()) for row in drawn[n]} == own
 
 
-def test_losses_equal_loops_over_pairs():
+@pytest.mark.parametrize("tasks", [[0, 1, 2, 3], [5, 7, 5, 2], [1, 1, 1, 1]])
+def test_losses_equal_loops_over_pairs(tasks):
+    """Rows of one task are a pair of the same, whichever rows they are."""
     rng = torch.Generator().manual_seed(0)
     query, prototype = torch.randn(2, 4, 3, generator=rng).double()
     square = [[float((q - c) @ (q - c)) for c in prototype] for q in query]
-    log_prob = [
-        -square[i][i] / 0.7 - np.log(sum(np.exp(-each / 0.7) for each in square[i]))
-        for i in range(4)
-    ]
-    assert float(prototypical_loss(query, prototype, 0.7)) == pytest.approx(-np.mean(log_prob))
-    same = np.mean([square[i][i] for i in range(4)])
-    apart = np.mean([1 / (square[i][j] + 0.1) for i in range(4) for j in range(4) if i != j])
-    found = siamese_loss(query, prototype, 0.5)
-    assert float(found) == pytest.approx(same + 0.5 * apart)
+    log_prob = []
+    for i in range(4):
+        weight = [np.exp(-each / 0.7) for each in square[i]]
+        own = sum(weight[j] for j in range(4) if tasks[i] == tasks[j])
+        log_prob.append(np.log(own / sum(weight)))
+    same = find_same(np.array(tasks, dtype=float)[:, None])
+    prototypical = prototypical_loss(query, prototype, same, 0.7)
+    assert float(prototypical) == pytest.approx(-np.mean(log_prob))
+    pairs = [(i, j) for i in range(4) for j in range(4)]
+    together = np.mean([square[i][j] for i, j in pairs if tasks[i] == tasks[j]])
+    apart = [1 / (square[i][j] + 0.1) for i, j in pairs if tasks[i] != tasks[j]]
+    siamese = siamese_loss(query, prototype, same, 0.5)
+    assert float(siamese) == pytest.approx(together + 0.5 * np.mean(apart or [0.0]))
     config = MetricConfig(loss="siamese", repulsion=0.5)
-    assert torch.equal(metric_loss(config, query, prototype), found)
+    assert torch.equal(metric_loss(config, query, prototype, same), siamese)
     config = MetricConfig(temperature=0.7)
-    own = prototypical_loss(query, prototype, 0.7)
-    assert torch.equal(metric_loss(config, query, prototype), own)
+    assert torch.equal(metric_loss(config, query, prototype, same), prototypical)
 
 
 def test_losses_of_one_task_are_finite():
-    one = torch.zeros(1, 3)
-    assert float(prototypical_loss(one, one, 1.0)) == float(siamese_loss(one, one, 1.0)) == 0.0
+    one, same = torch.zeros(1, 3), torch.ones(1, 1, dtype=torch.bool)
+    losses = prototypical_loss(one, one, same, 1.0), siamese_loss(one, one, same, 1.0)
+    assert losses == (0.0, 0.0)
+
+
+def test_same_tasks_have_all_numbers_in_common():
+    tasks = np.array([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]])
+    found = find_same(tasks).tolist()
+    assert found == [[True, False, True], [False, True, False], [True, False, True]]
+    assert find_same(np.empty((2, 0))).all()
 
 
 def build(**settings):
@@ -126,6 +140,17 @@ def test_update_trains_encoder_and_policy_by_their_own_losses(loss):
     assert parts["policy"].isdisjoint(parts["encoder"])
     assert parts["encoder"] == set(learner._state.network.encoder.parameters())
     assert parts["policy"] == set(learner._state.network.policy.parameters())
+
+
+@pytest.mark.parametrize("loss", ["prototypical", "siamese"])
+def test_copies_of_a_task_are_not_told_apart(loss):
+    """A meta-batch of two tasks, four times each, which the rewards tell apart: +1 and -1."""
+    tasks = np.tile([[1.0], [-1.0]], (4, 1))
+    learner = build(loss=loss, encoder_lr=1e-2, encoder_halving=0, encoder_steps=100)
+    reward = torch.from_numpy(tasks).float().unsqueeze(-1).repeat(1, 2, 5)
+    rollouts = [replace(made_up([[5, 5]] * 8, seed=k), reward=reward) for k in range(2)]
+    metrics = [learner._train_encoder([rollout], find_same(tasks)) for rollout in rollouts][-1]
+    assert metrics["update/encoder_hits"] > 0.95
 
 
 def test_settings_out_of_range_are_refused():
