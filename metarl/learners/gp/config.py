@@ -22,8 +22,8 @@ class GpConfig:
     """Latents among which it chooses: those of the last training tasks, >= 1."""
 
     probe_every: int = 5
-    """One of so many training episodes is played with another task's latent, >= 2; the kernel
-    learns from it, and the policy does not."""
+    """One of so many training episodes is played with another task's latent, >= 2, and one of each
+    rollout with fewer episodes; the kernel learns from it, and the policy does not."""
 
     kernel_lr: float = 3e-2
     """Step size of Adam for the kernel's parameters, > 0."""

@@ -285,7 +285,8 @@ class Gp:
 
         A probe is given the numbers of another task of the meta-batch.
         """
-        tasks, every = len(own), self.config.probe_every
+        tasks = len(own)
+        every = min(self.config.probe_every, max(2, tasks * num_episodes))
         row = torch.arange(tasks * num_episodes).view(tasks, num_episodes)
         is_probe = (row + k) % every == every - 1
         other = (torch.arange(tasks).unsqueeze(1) + 1 + row % max(1, tasks - 1)) % tasks

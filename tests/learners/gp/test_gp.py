@@ -166,6 +166,21 @@ def test_adaptation_finds_the_best_candidate():
         learner.update(context, rollouts, tasks)
 
 
+@pytest.mark.parametrize("every", [2, 5, 1000])
+@pytest.mark.parametrize(("num_tasks", "num_episodes"), [(2, 1), (2, 2), (3, 1), (4, 2)])
+def test_every_rollout_has_probes_of_other_tasks(num_tasks, num_episodes, every):
+    """The kernel cannot learn how returns fall with the distance of tasks from anything else."""
+    learner = Gp(
+        GpConfig(probe_every=every), 2, 2, tasks=make("navigation-2d", 1).spec.tasks, seed=0
+    )
+    own = torch.arange(2.0 * num_tasks).view(num_tasks, 2)
+    for k in range(3):
+        latent, is_probe = learner._assign(own, num_episodes, k)
+        assert is_probe.any() and not is_probe.all()
+        given = (latent == own.unsqueeze(1)).all(dim=-1)
+        assert torch.equal(given, ~is_probe)
+
+
 def test_unfit_tasks_and_settings_are_refused():
     with pytest.raises(UnsupportedHere, match="the task has no numbers"):
         Gp(GpConfig(), 2, 1, tasks=Uniform(()), seed=0)
