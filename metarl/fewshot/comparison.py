@@ -114,8 +114,8 @@ def _measure_algo(
         learner = make_learner(algo, task, problem)
         with name_failures(f"{algo}, seed {seed}"):
             trained = train(learner, problem, comparison.iterations, seed)
-        size = comparison.num_tasks
-        scores = measure(learner, problem, trained.params, size, NUM_STEPS, seed)
+            size = comparison.num_tasks
+            scores = measure(learner, problem, trained.params, size, NUM_STEPS, seed)
         names = [f"{seed}/{number}" for number in range(size)]  # every task is a new draw
         runs.append((names, scores))
         trainings.append(trained)

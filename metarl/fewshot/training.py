@@ -13,7 +13,7 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Params
 from metarl.fewshot.learner import FewShotLearner
 from metarl.fewshot.tasks import Problem, score
-from metarl.functional.params import leaves
+from metarl.functional.params import find_non_finite, leaves
 
 CHUNK = 50
 """Tasks that are measured at once; it bounds the memory."""
@@ -44,7 +44,7 @@ def train(learner: FewShotLearner, problem: Problem, iterations: int, seed: int)
         seed: Key of all random numbers.
 
     Raises:
-        FloatingPointError: A loss is not finite; names the iteration.
+        FloatingPointError: A loss is not finite, or a parameter at the end; names the iteration.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     params, outer = leaves(learner.initial(stream(seed, "fewshot-initial"))), learner.outer
@@ -61,6 +61,9 @@ def train(learner: FewShotLearner, problem: Problem, iterations: int, seed: int)
             loss.backward()
             optimizer.step()
     own = {n: v.detach() for n, v in params.items()}
+    if name := find_non_finite(own):  # of an earlier iteration it shows in the next loss
+        hint = "lower the step sizes"
+        raise FloatingPointError(f"iteration {iterations}: {name!r} is not finite; {hint}")
     return Trained(own, time.perf_counter() - wall, time.process_time() - cpu)
 
 

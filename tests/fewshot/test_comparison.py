@@ -111,6 +111,23 @@ def test_loss_that_is_not_finite_names_the_iteration():
         train(learner, problem, 3, 0)
 
 
+def test_last_update_that_diverges_is_refused():
+    """No later loss shows it, and classes of numbers that are not finite have an accuracy."""
+    problem = make_problem("sinusoid", 5, 3, 0)
+    outer = Outer(step_size=3e38, is_sgd=True)
+    with pytest.raises(FloatingPointError, match="iteration 1: '.*' is not finite; lower"):
+        train(GradientLearner(problem, 0.01, outer=outer), problem, 1, 0)
+
+
+def test_failed_measurement_names_learner_and_seed(monkeypatch):
+    def fail(*args):
+        raise FloatingPointError("a covariance is not positive definite, or not finite")
+
+    monkeypatch.setattr("metarl.fewshot.learners.gp.gaussian_process.posterior", fail)
+    with pytest.raises(NumericalError, match="gp, seed 0: a covariance is not positive"):
+        compare(Comparison("sinusoid", ("gp",), **SMALL), quiet)
+
+
 def test_failure_names_learner_and_seed(monkeypatch):
     monkeypatch.setattr("metarl.fewshot.registry.INNER_LR", {"sinusoid": 1e30})
     with pytest.raises(NumericalError, match="maml, seed 0: iteration 1: loss is not finite"):
