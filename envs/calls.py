@@ -10,6 +10,11 @@ import numpy as np
 from metarl.core.env import EnvSpec, check_rows, check_streams, check_tasks
 
 
+def is_action(action: np.ndarray, shape: tuple[int | None, int]) -> bool:
+    """Returns whether an array has numbers of a shape (M, A)."""
+    return action.shape == shape and action.dtype.kind in "fiub"
+
+
 class Calls:
     """Refuses calls in the wrong order, and arguments of the wrong shape, before they do anything.
 
@@ -85,7 +90,7 @@ class Calls:
             raise RuntimeError(f"{self._spec.name}: call reset before step")
         action, alive = np.asarray(action), np.asarray(alive)
         shape = (self.num_rows, self._spec.action_size)
-        if action.shape != shape or action.dtype.kind not in "fiub":
+        if not is_action(action, shape):
             found = f"{action.dtype} {action.shape}"
             raise ValueError(f"{self._spec.name}: action must be numbers {shape}, got {found}")
         self._require_mask("alive", alive)

@@ -23,6 +23,7 @@ from metarl.core.env import (
     Step,
     UnsupportedHere,
 )
+from metarl.envs.calls import is_action
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import Mirror, find_mirror, reflect_state
 from metarl.envs.robots.quantities import LAST_OUTPUT
@@ -131,8 +132,10 @@ class Mirrored(Wrapper):
 
     def step(self, action: np.ndarray, alive: np.ndarray) -> Step:
         """Steps the rows of the mask alive (M,) with action (M, A) [policy output]."""
-        action = np.array(action)
-        action[self._rows] = self._action.apply(action[self._rows])
+        action = np.asarray(action)
+        if is_action(action, (len(self._rows), self.spec.action_size)):  # else the next call raises
+            action = action.astype(float)
+            action[self._rows] = self._action.apply(action[self._rows])
         step = self._env.step(action, alive)
         return replace(step, obs=self._reflect(step.obs))
 

@@ -8,10 +8,12 @@ import pytest
 
 from metarl.envs import make
 from metarl.envs.plugins.subproc_env import SubprocEnv
+from metarl.envs.wrappers.mirrored import Mirrored
 
 MAKERS = {
     "navigation-2d": lambda: make("navigation-2d"),
     "half-cheetah-vel": lambda: make("half-cheetah-vel", 1),
+    "mirrored quadruped": lambda: Mirrored(make("quadruped-vel", 1)),
     "spots": lambda: SubprocEnv("spots", plugin_envs.Spot, 1),
 }
 
@@ -34,7 +36,7 @@ def start(env, num_tasks=2, num_episodes=2):
 def test_action_of_another_shape_is_refused(env):
     action, alive = start(env)
     for wrong in (action[0], action[:1], action[:, :0], action[:3], 0.0, action.astype(complex)):
-        with pytest.raises(ValueError, match=r"action must be numbers \(4, \d\), got .*\("):
+        with pytest.raises(ValueError, match=r"action must be numbers \(4, \d+\), got .*\("):
             env.step(wrong, alive)
     for wrong in (alive[:3], True, np.ones(4)):
         with pytest.raises(ValueError, match=r"alive must be booleans \(4,\), got .*\("):

@@ -105,3 +105,14 @@ def test_mirror_changes_the_training_and_not_the_evaluation(algo, tmp_path):
             assert policy.env.spec.name == "quadruped-vel" and not isinstance(policy.env, Mirrored)
     changed = [n for n, v in states[True].items() if not v.equal(states[False][n])]
     assert any("policy" in name for name in changed)
+
+
+def test_actions_of_any_type_are_mirrored_alike():
+    mirrored, seen = Mirrored(make("quadruped-vel", 1)), []
+    for kind in (float, np.float32, int, bool):
+        mirrored.set_tasks(mirrored.spec.tasks.sample(np.random.default_rng(0), 2), 1)
+        mirrored.reset([stream(0, "c", i) for i in range(2)])
+        action = (np.arange(24).reshape(2, 12) % 3 == 0).astype(kind)
+        seen.append(mirrored.step(action, np.ones(2, dtype=bool)).obs.copy())
+        np.testing.assert_array_equal(seen[-1], seen[0])
+    mirrored.close()
