@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -21,14 +23,16 @@ from metarl.core.tasks import (
 from metarl.envs.locomotion.mechanics import delay_choice
 from metarl.envs.locomotion.strength import STRENGTH_FIELDS, count_revisions, scale_strength
 from metarl.envs.locomotion.world import Variation, World
-from metarl.envs.robots.robot import Robot, bare_model
+from metarl.envs.robots.moments import find_moments
+from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 
 @dataclass(frozen=True)
 class Cripple(Variation):
     """A limb without force, from the start or from some control step on.
 
-    A limb is a leg of a four-legged robot, else a single joint. Its joints stay free.
+    A limb is a leg of a four-legged robot, else a single joint. Its joints stay free. A joint whose
+    actuators also compensate gravity loses that with the last of them.
 
     Attributes:
         held_out: The limb that only test tasks have; negative numbers count from the last.
@@ -43,9 +47,30 @@ class Cripple(Variation):
     onset: tuple[int, int] = (20, 100)
 
     name = "cripple"
-    fields = ("actuator_gainprm", "actuator_biasprm")
+    fields = ("actuator_gainprm", "actuator_biasprm", "jnt_actfrcrange")
     transient = fields
     formula = "the actuators of one limb are dead from step `onset` on"
+
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions: once dead actuators went on to compensate gravity."""
+        return int(bool(find_compensated(robot)))
+
+    def edits(self, robot: Robot) -> Sequence[Edit]:
+        """Gives joints whose actuators compensate gravity a limit that can become zero.
+
+        MuJoCo adds the compensation to the forces of the actuators whatever these are, and then
+        applies the limit of the joint to the sum.
+        """
+        model = bare_model(robot)
+        free = [joint for joint in find_compensated(robot) if not model.jnt_actfrclimited[joint]]
+
+        def edit(spec: mujoco.MjSpec) -> None:
+            for joint in free:
+                name = model.joint(joint).name
+                found = spec.joint(name) if name else spec.joints[joint]
+                found.actfrclimited, found.actfrcrange = True, (-np.inf, np.inf)
+
+        return (edit,) if free else ()
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of the limb and the control step of its failure."""
@@ -73,6 +98,9 @@ class Cripple(Variation):
         """Sets gains and biases of the mask has_failed (n, A) to zero: a servo has no force."""
         for name in ("actuator_gainprm", "actuator_biasprm"):
             world.fields[name][rows] *= ~has_failed[..., None]
+        for joint, actuators in find_compensated(world.robot).items():
+            is_limp = has_failed[:, actuators].all(axis=1)
+            world.fields["jnt_actfrcrange"][rows[is_limp], joint] = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,7 @@ class Locked(Cripple):
     fields = (
         "actuator_gainprm",
         "actuator_biasprm",
+        "jnt_actfrcrange",
         "dof_frictionloss",
         "dof_solimp",
         "dof_solref",
@@ -171,8 +200,8 @@ class Damage(Cripple):
     formula = "the actuators of one limb are dead, stuck or weak from step `onset` on"
 
     def num_revisions(self, robot: Robot) -> int:
-        """Returns the revisions, see `count_revisions`."""
-        return count_revisions(robot)
+        """Returns the revisions, see `count_revisions`, and those of its kinds."""
+        return count_revisions(robot) + Cripple().num_revisions(robot)
 
     def tasks(self, robot: Robot) -> TaskDistribution:
         """Returns the distribution of limb, step of its failure, kind of failure, and strength."""
@@ -193,6 +222,17 @@ class Damage(Cripple):
         for number, kind in enumerate(self._kinds()):
             own = tasks[:, 2] == number
             kind._fail(world, tasks[own][:, [0, 1, 3]], rows[own], has_failed[own])
+
+
+@functools.cache
+def find_compensated(robot: Robot) -> dict[int, list[int]]:
+    """Returns the joints whose actuators compensate gravity, with the actuators that move each."""
+    model = bare_model(robot)
+    if not model.jnt_actgravcomp.any() or not model.body_gravcomp.any():
+        return {}
+    moves = find_moments(model, robot.rest())[:, model.jnt_dofadr] != 0.0
+    joints = np.flatnonzero(model.jnt_actgravcomp & moves.any(axis=0))
+    return {int(joint): np.flatnonzero(moves[:, joint]).tolist() for joint in joints}
 
 
 def _limbs(robot: Robot) -> np.ndarray:
