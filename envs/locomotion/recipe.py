@@ -17,7 +17,7 @@ from metarl.envs.locomotion.goals.reach import Reach
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots import quantities
 from metarl.envs.robots.observation import Term, list_observation
-from metarl.envs.robots.robot import Robot, bare_model
+from metarl.envs.robots.robot import Robot, bare_model, couplings_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Recipe:
         # the torso of a planar robot was once the first of several bodies of its base
         first = int(bare_model(self.robot).jnt_bodyid[0])
         changes += int(self.robot.torso() != first)
+        changes += bool(couplings_of(self.robot))  # their followers once had noise of their own
         return 1 + changes + self.robot.definition
 
     def observation(self) -> list[Term]:

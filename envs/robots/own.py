@@ -13,8 +13,8 @@ import numpy as np
 
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.yaml_files import load_yaml
-from metarl.envs.robots.arms.couplings import is_underactuated
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
+from metarl.envs.robots.arms.leaders import is_underactuated
 from metarl.envs.robots.compiling import compile_own
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.ground import find_ground

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 
 from metarl.core.env import Quantity
+from metarl.envs.robots.arms.couplings import Coupling, couple_state, find_couplings
 from metarl.envs.robots.compiling import Edit, compile_own, compiler_warnings
 
 HealthCheck = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -218,8 +219,10 @@ class Robot:
         return bool(self.observation) and not self.planar and not self.fixed
 
     def rest(self) -> np.ndarray:
-        """Returns the rest position (nq,)."""
-        return np.array(self.home) if self.home else bare_model(self).qpos0.copy()
+        """Returns the rest position (nq,); joints that follow others are where these put them."""
+        rest = np.array(self.home) if self.home else bare_model(self).qpos0.copy()
+        couple_state(bare_model(self), couplings_of(self), rest, np.zeros(bare_model(self).nv))
+        return rest
 
     def torso(self) -> int:
         """Returns the body of the base, if that moves; of an arm, that of its first joint."""
@@ -230,6 +233,8 @@ class Robot:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws an initial state as Gymnasium's v5 environments do.
 
+        Joints that follow others have no noise of their own: the state keeps their constraints.
+
         Args:
             rng: The stream of this episode.
             rest: The rest position (nq,).
@@ -238,17 +243,26 @@ class Robot:
             qpos (nq,) and qvel (nv,), both with noise.
         """
         noise = self.reset_noise
-        num_velocities = bare_model(self).nv
+        model = bare_model(self)
         qpos = rest + rng.uniform(-noise, noise, len(rest))
         if self.uniform_speeds:
-            return qpos, rng.uniform(-noise, noise, num_velocities)
-        return qpos, noise * rng.standard_normal(num_velocities)
+            qvel = rng.uniform(-noise, noise, model.nv)
+        else:
+            qvel = noise * rng.standard_normal(model.nv)
+        couple_state(model, couplings_of(self), qpos, qvel)
+        return qpos, qvel
 
 
 @functools.cache
 def bare_model(robot: Robot) -> mujoco.MjModel:
     """Returns the model as Gymnasium has it, without edits; it is shared, so do not change it."""
     return robot.model()
+
+
+@functools.cache
+def couplings_of(robot: Robot) -> tuple[Coupling, ...]:
+    """Returns the couplings of the model of a robot, leaders before their followers."""
+    return tuple(find_couplings(bare_model(robot)))
 
 
 def find_torso(model: mujoco.MjModel, planar: bool) -> int:

@@ -12,8 +12,9 @@ import numpy as np
 from metarl.core.errors import ConfigError
 from metarl.core.tasks import TaskDistribution, Variable
 from metarl.envs.rendering.marker import Marker
-from metarl.envs.robots.arms.couplings import Coupling, find_couplings, find_leaders
+from metarl.envs.robots.arms.couplings import Coupling, find_couplings
 from metarl.envs.robots.arms.effector import Effector, find_effector
+from metarl.envs.robots.arms.leaders import find_leaders
 from metarl.envs.robots.ground import height_of
 from metarl.envs.robots.robot import Robot, bare_model
 

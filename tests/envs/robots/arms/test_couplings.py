@@ -1,5 +1,7 @@
 """Arms whose joints follow others: targets on the curve of the constraint, and refusals."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -81,6 +83,33 @@ def test_coupling_is_that_which_the_physics_holds(write):
     np.testing.assert_allclose(data.efc_pos[is_equality], 0.0, atol=1e-12)
 
 
+def test_start_keeps_the_coupling_in_place_and_speed(write):
+    """At one = 0.3 + noise, two = 0.2 - one + one^2 / 2 moves by one - 1 as fast."""
+    robot = robot_from_mjcf(write(MIMIC.format("one", 0.2)), effector="gripper")
+    robot = replace(robot, home=(0.3, 0.0, 0.1), reset_noise=0.2)
+    rest = robot.rest()
+    np.testing.assert_allclose(rest, [0.3, 0.2 - 0.3 + 0.045, 0.1], atol=1e-15)
+    draws = [robot.initial_state(np.random.default_rng(i), rest) for i in range(20)]
+    qpos, qvel = (np.array(each) for each in zip(*draws, strict=True))
+    one = qpos[:, 0]
+    assert np.ptp(one) > 0.2
+    np.testing.assert_allclose(qpos[:, 1], 0.2 - one + 0.5 * one**2, atol=1e-15)
+    np.testing.assert_allclose(qvel[:, 1], (one - 1.0) * qvel[:, 0], atol=1e-15)
+    free = replace(robot, model_file=str(write().rename(write().with_name("free.xml"))))
+    plain = [free.initial_state(np.random.default_rng(i), rest) for i in range(20)]
+    for own, other in zip(draws, plain, strict=True):  # of the other joints, the same draws
+        for coupled, uncoupled in zip(own, other, strict=True):
+            np.testing.assert_array_equal(coupled[[0, 2]], uncoupled[[0, 2]])
+
+
+def test_joint_that_is_held_starts_at_its_place(write):
+    held = '<joint joint1="far" polycoef="0.1 0 0 0 0"/>'
+    path = write(held, ALL + POSITION.format("two"))
+    robot = replace(robot_from_mjcf(path, effector="gripper"), reset_noise=0.2)
+    qpos, qvel = robot.initial_state(np.random.default_rng(0), robot.rest())
+    assert qpos[2] == 0.1 and qvel[2] == 0.0
+
+
 def test_arm_of_fewer_actuators_than_joints_is_refused(write):
     path = write(actuators=TENDON + POSITION.format("far"))
     hint = "as many actuators as joints that do not follow others"
@@ -94,14 +123,14 @@ def test_two_actuators_of_a_tendon_and_a_joint_are_enough(write):
     assert robot_from_mjcf(path, effector="gripper").effector == "gripper"
 
 
-def test_coupled_arm_raises_the_version_of_reach(write):
+def test_coupled_arm_raises_the_versions_of_start_and_reach(write):
     versions = []
     for equality, actuators in ((MIMIC.format("one", 0), ALL), ("", ALL + POSITION.format("two"))):
         path = write(equality, actuators).with_suffix(".yaml")
         path.write_text(to_yaml(guess_robot(path.with_suffix(".xml")), "arm.xml"))
         env = make(f"{path}:reach", 1)
         versions.append(env.spec.version - env.robot.definition)
-    assert versions == [2, 1]
+    assert versions == [3, 1]
 
 
 def test_loop_that_random_poses_open_is_refused_by_name(write):
