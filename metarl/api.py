@@ -52,8 +52,8 @@ from metarl.sharing.publishing import push as push
 from metarl.trained_policy import TrainedPolicy
 from metarl.training.launch import read_launch
 
-NUM_ADAPTATIONS = 3
-"""Adaptation steps of an evaluation, by default."""
+NUM_TASKS, NUM_ADAPTATIONS = 20, 3
+"""Held-out tasks and adaptation steps of an evaluation, by default."""
 
 
 def train(
@@ -105,7 +105,8 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
         if trainer.evaluate_tasks and (
             again or _is_stale_evaluation(policy, _choose_path(policy, settings))
         ):
-            result = evaluate(policy, num_tasks=trainer.evaluate_tasks)
+            is_fixed = builders.is_baseline(policy.config, "scratch")
+            result = evaluate(policy, num_tasks=None if is_fixed else trainer.evaluate_tasks)
             show(table.table(result))
             log_evaluation(make_sink(trainer), policy.path, result)
         if trainer.video and (again or any(_is_stale(policy, path) for path in _videos(policy))):
@@ -180,8 +181,8 @@ def evaluate(
     policy: Given | Sequence[Given],
     env: Any = None,
     *,
-    num_tasks: int = 20,
-    num_adaptations: int = NUM_ADAPTATIONS,
+    num_tasks: int | None = None,
+    num_adaptations: int | None = None,
     tasks: Sequence[Sequence[float]] | np.ndarray | None = None,
     deterministic: bool = False,
     oracle: dict[str, Any] | None = None,
@@ -198,8 +199,8 @@ def evaluate(
             of one environment and learner, which are seeds of one experiment.
         env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of
             training.
-        num_tasks: N, held-out tasks.
-        num_adaptations: K.
+        num_tasks: N, held-out tasks; by default 20.
+        num_adaptations: K; by default 3.
         tasks: Tasks (N, D) to use instead of held-out ones.
         deterministic: Act without exploration noise in the rollouts that are measured. Otherwise
             both are measured, and `result["without_noise"]` has the returns without noise.
@@ -215,17 +216,33 @@ def evaluate(
             are not seeds of one experiment.
         NumericalError: A gradient of the adaptation is not finite.
     """
-    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
-    require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
-    settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
+    sizes = NUM_TASKS if num_tasks is None else num_tasks, NUM_ADAPTATIONS
+    sizes = sizes if num_adaptations is None else (sizes[0], num_adaptations)
+    require_count("num_tasks", sizes[0], 1, MOST_TASKS)
+    require_count("num_adaptations", sizes[1], 0, MOST_ADAPTATIONS)
+    settings = results.EvaluationSettings(*sizes, deterministic)
+    chosen = {"--num-tasks": num_tasks, "--num-adaptations": num_adaptations, "--env": env}
+    chosen |= {"--task": tasks, "--deterministic": deterministic or None}
     trust(env)
     policies = list_policies(policy, "policy")
     check_seeds(policies, trusts=trust_env)
     evaluations = []
     for each in policies:
         with open_policy(each, trust_env=trust_env) as loaded:
+            _require_choice(loaded, [flag for flag, v in chosen.items() if v is not None])
             evaluations.append(_evaluate(loaded, env, settings, tasks, oracle))
     return combine(policies, evaluations, oracle)
+
+
+def _require_choice(policy: TrainedPolicy, flags: Sequence[str]) -> None:
+    """Requires that flags have an effect: policies from scratch have one evaluation.
+
+    Raises:
+        ConfigError: They have none; names them.
+    """
+    if flags and builders.is_baseline(policy.config, "scratch"):
+        text = f"{policy.path}: {', '.join(flags)}: has no effect on policies from scratch"
+        raise ConfigError(f"{text}, which have own tasks and play each once; leave it out")
 
 
 def combine(
@@ -260,9 +277,6 @@ def _evaluate(
                 warn(line)
             settings = replace(settings, tasks=tuple(map(tuple, chosen.tolist())))
         if builders.is_baseline(config, "scratch"):
-            if env is not None or tasks is not None or settings.deterministic:
-                hint = "leave out other tasks, environments and --deterministic"
-                raise ConfigError(f"{policy.path}: policies from scratch have own tasks; {hint}")
             with heartbeat("evaluating the learning curves"):
                 result = policy.learner.learning_curve(used)
         else:

@@ -100,7 +100,7 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
     text = f"{RUN}; several, of one environment and learner, are also seeds of one experiment"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
-    _add_trial_arguments(command, num_tasks=None, num_adaptations=3, about="by default 20")
+    _add_trial_arguments(command, about=("by default 20", "by default 3"))
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
     text = "evaluate the teacher of a run of teacher-student, which observes the task: an oracle"
@@ -162,8 +162,8 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--episodes", type=parse_at_least(1), default=1, metavar="N", help=text)
     text = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION in degrees"
     command.add_argument("--camera", type=_camera, metavar="VIEW", help=text)
-    text = "width and height of a picture, even [pixels]"
-    command.add_argument("--size", type=_even, default=480, metavar="PIXELS", help=text)
+    text = "width and height of a picture, even [pixels]; by default 480"
+    command.add_argument("--size", type=_even, metavar="PIXELS", help=text)
     text = "mp4, gif, or html, an interactive replay in 3-D; by default mp4 and html"
     command.add_argument("--format", choices=FORMATS, help=text)
 
@@ -259,12 +259,13 @@ def join_negative_values(argv: Iterable[str]) -> list[str]:
 def _add_trial_arguments(
     command: argparse.ArgumentParser,
     *,
-    num_tasks: int | None,
-    num_adaptations: int,
-    about: str | None = None,
+    num_tasks: int | None = None,
+    num_adaptations: int | None = None,
+    about: tuple[str | None, str | None] = (None, None),
 ) -> None:
-    command.add_argument("--num-tasks", type=parse_at_least(1), default=num_tasks, help=about)
-    command.add_argument("--num-adaptations", type=parse_at_least(1), default=num_adaptations)
+    kind, (tasks, adaptations) = parse_at_least(1), about
+    command.add_argument("--num-tasks", type=kind, default=num_tasks, help=tasks)
+    command.add_argument("--num-adaptations", type=kind, default=num_adaptations, help=adaptations)
     command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
 
 

@@ -73,7 +73,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             result = api.evaluate(
                 policy,
                 arguments.env,
-                num_tasks=arguments.num_tasks or 20,
+                num_tasks=arguments.num_tasks,
                 num_adaptations=arguments.num_adaptations,
                 tasks=arguments.task,
                 deterministic=arguments.deterministic,
@@ -171,7 +171,7 @@ def _video(arguments: argparse.Namespace) -> None:
         "num_adaptations": arguments.num_adaptations,
         "formats": (arguments.format,) if arguments.format else None,
         "camera": arguments.camera,
-        "size": arguments.size,
+        "size": arguments.size or 480,
     }
     loading = {"threads": arguments.threads, "trust_env": arguments.trust_env}
     runs, output, is_one = arguments.runs, arguments.output, len(arguments.runs) == 1
@@ -180,6 +180,8 @@ def _video(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--output: {hint}")
     if not is_one and arguments.episodes > 1:
         raise ConfigError("--episodes: for one run only")
+    if arguments.format == "html" and arguments.size is not None:
+        raise ConfigError("--size: not with --format html, which fills the window")
     try:
         # progress goes to the standard error; the standard output has the paths alone
         with redirect_stdout(sys.stderr), ExitStack() as stack:

@@ -89,6 +89,8 @@ def _load(arguments: argparse.Namespace, stack: ExitStack) -> Any:
     if run.lower().endswith(".onnx"):
         from metarl.deployment.onnx_policy import OnnxPolicy
 
+        if arguments.trust_env:
+            raise ConfigError(f"--trust-env: {run} is a file, of which no code is loaded")
         policy: Any = OnnxPolicy(run)
         if policy.facts.is_foreign:
             hint = "serve takes run folders and files of metarl export"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_range
+from metarl.core.ranges import Need, require_range
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class CurriculumConfig:
 
     lower_below: float = 0.5
     """Share of successful episodes below which it goes down, in [0, 1], at most raise_at."""
+
+    NEEDS = (Need(("start", "step", "raise_at", "lower_below"), ("success",), besides=(None,)),)
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""

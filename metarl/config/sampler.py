@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_between
+from metarl.core.ranges import Need, require_between
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ class SamplerConfig:
 
     mirror: bool = False
     """Play every second training task in a mirror, left and right of the robot exchanged."""
+
+    NEEDS = (Need(("address", "workers"), ("backend",), ("ray",)),)
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""

@@ -8,7 +8,7 @@ imports torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 import metarl
 from metarl.config.changes import COMMANDS, refuse_changes
 from metarl.config.curriculum import CurriculumConfig
+from metarl.config.idle import Start, refuse_idle
 from metarl.config.parser import flag, merge, nest, plain, read_flags
 from metarl.config.presets import find_preset
 from metarl.config.sampler import SamplerConfig
@@ -32,9 +33,10 @@ from metarl.core.errors import CheckpointError, ConfigError, require
 from metarl.core.machine.files import split_robot_file
 from metarl.core.machine.yaml_files import dump_yaml, load_yaml
 from metarl.core.messages import printable
-from metarl.core.ranges import LARGEST_COUNT, require_between
+from metarl.core.ranges import LARGEST_COUNT, Need, require_between
+from metarl.core.trees import flatten
 from metarl.learners.maml.config import MamlConfig
-from metarl.learners.registry import find_algorithm
+from metarl.learners.registry import ALGORITHMS, find_algorithm
 
 PRESETS = Path(metarl.__file__).resolve().parent / "configs"
 """Folder of the presets, `<algo>/<env>.yaml`; metarl/configs is a symbolic link to ../configs."""
@@ -76,6 +78,10 @@ class TrainerConfig:
         require(0 < seconds < float("inf"), "trainer.env_timeout", seconds, "finite and > 0")
         ranges = {"keep_checkpoints": (1, 10**9), "evaluate_tasks": (0, 10**6)}
         require_between("trainer.", self, ranges)
+
+
+_OWN_LOOPS = tuple(each.name for each in ALGORITHMS.values() if each.has_own_loop)
+"""Learners that collect their own experience."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,14 @@ class TrainConfig(Generic[L]):
     learner: L = field(default_factory=MamlConfig)  # ty: ignore[invalid-assignment]
     """Settings of the learner that --algo names."""
 
+    NEEDS = (
+        Need(("trust_env",), ("resume", "init_from", "seeds"), besides=(None, ())),
+        Need(("sampler.slices",), ("algo",), besides=_OWN_LOOPS),
+        Need(("sampler.train_tasks",), ("learner.mode",), besides=("scratch",)),
+        Need(("trainer.evaluate_tasks",), ("learner.mode",), besides=("scratch",), always=(0,)),
+    )
+    """Settings that those of other groups make meaningless."""
+
     def __post_init__(self) -> None:
         """Refuses values outside the ranges above, naming the field."""
         require_between("", self, {"iterations": (1, LARGEST_COUNT), "seed": (0, 2**64 - 1)})
@@ -187,7 +201,8 @@ def parse(
         the folder and the flags of `FREE_ON_RESUME` on top.
 
     Raises:
-        ConfigError: A flag, key or value is unknown or out of range; the message names the nearest.
+        ConfigError: A flag, key or value is unknown or out of range, and the message names the
+            nearest; or a setting has no effect.
         CheckpointError: --resume names a folder without a readable config.yaml.
         SystemExit: --help was given and is printed (status 0).
     """
@@ -197,8 +212,10 @@ def parse(
         default = _read_run_config(Path(first["resume"]), trusts=FLAG in argv)
         if (algo := first.get("algo", default.algo)) != default.algo:
             raise ConfigError(f"--algo {algo}: the run has {default.algo}; leave the flag out")
+        start = Start(default, default)
     else:
-        default = _defaults(first, presets)
+        start = _read_start(first, presets)
+        default = start.settings
     if any(word in ("-h", "--help") for word in argv):
         _print_help(default, prog)
     flags = read_flags(argv, default)
@@ -209,6 +226,8 @@ def parse(
     config = _find_robot(merge(default, flags, spell=flag))
     if config.resume is not None:
         refuse_changes(default, config)
+    refuse_idle(config, start, _default(config.algo, ""), spell=flag)
+    if config.resume is not None:
         return replace(config, run_dir=config.resume)
     if not (config.env or config.list_envs or config.list_algos):
         raise ConfigError("--env is missing; --list-envs shows the names")
@@ -219,7 +238,11 @@ _COMMAND_LINE_ONLY = {"seeds", "list_envs", "list_algos"}
 
 
 def build_config(
-    env: str | None, algo: str | None = None, settings: Mapping[str, Any] | None = None
+    env: str | None,
+    algo: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    free: Collection[str] = (),
 ) -> TrainConfig[Any]:
     """Builds the config of a run from Python, over the preset of the environment and algorithm.
 
@@ -229,9 +252,11 @@ def build_config(
         env: Name of the environment; None takes that of the resumed run or of the file `config`.
         algo: Name of the learner; None likewise, or else maml-trpo.
         settings: Further fields: nested mappings (`learner={"inner_lr": 0.1}`), or dotted names.
+        free: Dotted names of settings that may have no effect beside the others.
 
     Raises:
-        ConfigError: A key or value is unknown or out of range; the message names the nearest.
+        ConfigError: A key or value is unknown or out of range, and the message names the nearest;
+            or a setting has no effect.
     """
     tree = nest(settings or {})
     for name in sorted(_COMMAND_LINE_ONLY & tree.keys()):
@@ -246,12 +271,15 @@ def build_config(
                 raise ConfigError(f"{name} {value}: the run has {old}; leave it out")
         config = merge(default, tree)
         refuse_changes(default, config)
+        refuse_idle(config, Start(default, default), _default(config.algo, ""))
         return replace(config, run_dir=config.resume)
     path = tree.pop("config", None)
     first = given | ({"config": str(path)} if path else {})
-    config = _find_robot(merge(_defaults(first, PRESETS), tree))
+    start = _read_start(first, PRESETS)
+    config = _find_robot(merge(start.settings, tree))
     if not config.env:
         raise ConfigError("env is missing; metarl train --list-envs shows the names")
+    refuse_idle(config, start, _default(config.algo, ""), free=free)
     return config
 
 
@@ -302,7 +330,7 @@ def _first_flags(argv: Sequence[str]) -> dict[str, str]:
     return flags
 
 
-def _defaults(first: Mapping[str, str], presets: Path) -> TrainConfig[Any]:
+def _read_start(first: Mapping[str, str], presets: Path) -> Start:
     """Returns the preset of the environment and algorithm, with the values of --config over it."""
     tree, where = {}, ""
     if "config" in first:
@@ -314,8 +342,16 @@ def _defaults(first: Mapping[str, str], presets: Path) -> TrainConfig[Any]:
     if not isinstance(env, str):
         raise ConfigError(f"{where}env = {env!r}: must be a text")
     preset = _preset(algo, env, presets, where or "--algo ")
-    tree = {key: value for key, value in tree.items() if key not in ("env", "algo")}
-    return merge(preset, tree, where=where, allowed=IN_FILE)
+    own = {key: value for key, value in tree.items() if key not in ("env", "algo")}
+    settings = merge(preset, own, where=where, allowed=IN_FILE)
+    is_recorded = "config" in first and _is_recorded(Path(first["config"]), tree, settings)
+    return Start(settings, settings if is_recorded else preset, where)
+
+
+def _is_recorded(path: Path, tree: Mapping[str, Any], config: TrainConfig[Any]) -> bool:
+    """Returns whether metarl has written a file of settings: it has all, and nobody chose each."""
+    names = {name for name in flatten(asdict(config)) if name.partition(".")[0] in IN_FILE}
+    return (path.parent / "run.json").exists() or names <= flatten(tree).keys()
 
 
 def _default(algo: object, where: str) -> TrainConfig[Any]:

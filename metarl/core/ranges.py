@@ -1,11 +1,12 @@
-"""Checks of a config's numbers against the range that the message names."""
+"""Checks of a config: ranges of its numbers, and conditions under which settings have an effect."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from metarl.core.errors import require
 
@@ -108,3 +109,59 @@ def read_field(config: object, name: str) -> Any:
     `getattr`, because the settings of a plug-in may have slots, and then have no `__dict__`.
     """
     return getattr(config, name)
+
+
+# --- settings that other settings make meaningless ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """Settings that have an effect only with certain values of others.
+
+    A class of settings declares its own in a tuple `NEEDS`.
+
+    Attributes:
+        names: The settings, dotted where they are in a group of the declaring class.
+        others: Those on which they depend; one of them must have such a value. One that the
+            settings at hand lack does not matter.
+        values: Values that give an effect; empty stands for all but `besides`.
+        besides: Values that give none.
+        always: Values of the named settings that have an effect in any case.
+    """
+
+    names: tuple[str, ...]
+    others: tuple[str, ...]
+    values: tuple[Any, ...] = ()
+    besides: tuple[Any, ...] = ()
+    always: tuple[Any, ...] = ()
+
+    def is_met(self, settings: Mapping[str, Any], value: Any) -> bool:
+        """Returns whether a value of a named setting has an effect.
+
+        Args:
+            settings: All settings by their dotted names.
+            value: Of one of the named ones.
+        """
+        found = [settings[other] for other in self.others if other in settings]
+        return value in self.always or not found or any(map(self._fits, found))
+
+    def describe(self, settings: Mapping[str, Any], spell: Callable[[str], str] = str) -> str:
+        """Says what is missing; `spell` turns a dotted name into the form of the message."""
+        names = " or ".join(map(spell, self.others))
+        if None in self.besides:
+            return f"without {names}"
+        values = " or ".join(map(str, self.values)) or f"other than {self.besides[0]}"
+        found = settings[self.others[0]]
+        return f"with {spell(self.others[0])} {found}; it needs {names} {values}"
+
+    def _fits(self, value: Any) -> bool:
+        return value in self.values if self.values else value not in self.besides
+
+
+@runtime_checkable
+class HasNeeds(Protocol):
+    """Settings of which some have an effect only with certain values of others."""
+
+    @property
+    def NEEDS(self) -> tuple[Need, ...]:  # noqa: N802
+        """Their conditions, with names as in the class."""

@@ -217,7 +217,9 @@ def _read_entry(
     head = merge(_EntryHead(seeds=seeds), own, where=where)
     given = {k: v for k, v in entry.items() if k not in {"env", "algo"} | _ENTRY_HEAD}
     try:
-        config = build_config(env, algo, flatten(shared) | flatten(given))
+        common, chosen = flatten(shared), flatten(given)
+        free = common.keys() - chosen.keys()  # of other runs, too
+        config = build_config(env, algo, common | chosen, free=free)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
     threads = config.sampler.threads or 1

@@ -17,11 +17,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from metarl.config.idle import find_lacking
 from metarl.config.parser import field_types, merge
 from metarl.config.schema import PRESETS, TrainConfig, build_config
 from metarl.config.shipped import find_shipped, list_shipped
@@ -137,7 +138,8 @@ class Sweep:
         Raises:
             ConfigError: The values do not fit each other.
         """
-        config = build_config(self.env, self.algo, {**self.settings, **values})
+        settings = {**self.settings, **values}
+        config = build_config(self.env, self.algo, settings, free=self.search.keys())
         threads = config.sampler.threads or 1
         return replace(config, sampler=replace(config.sampler, threads=threads))
 
@@ -264,6 +266,17 @@ def _read_kinds(sweep: Sweep) -> dict[str, Interval | Choices]:
     return search
 
 
+def _require_effect(name: str, config: TrainConfig[Any], search: Collection[str]) -> None:
+    """Requires that a setting has an effect, or depends on another one that is searched for.
+
+    Raises:
+        ConfigError: It does not; says what it needs.
+    """
+    need = find_lacking(config).get(name)
+    if need and not set(need.others) & set(search):
+        raise ConfigError(f"has no effect {need.describe(flatten(asdict(config)))}")
+
+
 def _try_ends(sweep: Sweep) -> None:
     """Builds the settings of all extreme values, one setting at a time.
 
@@ -274,6 +287,6 @@ def _try_ends(sweep: Sweep) -> None:
     for name, dimension in sweep.search.items():
         for value in dimension.ends():
             try:
-                sweep.config(first | {name: value})
+                _require_effect(name, sweep.config(first | {name: value}), sweep.search)
             except ConfigError as error:
                 raise ConfigError(f"{sweep.path}: search.{name} = {value}: {error}") from error

@@ -192,7 +192,7 @@ def test_video_takes_format_size_tasks_and_episodes(run_copy, capsys):
 
 @pytest.mark.parametrize("camera", ["--camera -90,-20", "--camera=-90,-20", "--camera -90.0,-20"])
 def test_video_takes_a_negative_azimuth(camera, run_copy, capsys):
-    flags = f"{camera} --format html --tasks 1 --episodes 1 --size 64"
+    flags = f"{camera} --format html --tasks 1 --episodes 1"
     assert commands.main(["video", str(run_copy), *flags.split()]) == 0
     replay = run_copy / "videos" / "adaptation.html"
     assert capsys.readouterr().out == f"{replay}\n"
@@ -235,6 +235,7 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ("evaluate", "required: RUN"),
         ("evaluate runs/x --num-tasks 0", "--num-tasks: 0: must be a whole number >= 1"),
         ("video runs/x --json out.json", "unknown flag --json (metarl video"),
+        ("video runs/x --format html --size 64", "--size: not with --format html"),
         ("video runs/x --size 481", "--size: 481: must be even"),
         ("video runs/x --size 20000", "--size: 20000: must be even, from 16 to 4096"),
         ("video runs/x --camera above", "--camera: above: must be side, behind, front, top, or AZ"),

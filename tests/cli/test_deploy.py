@@ -60,6 +60,7 @@ def test_torchscript_and_adapted_policies_are_one_file(run_copy, tmp_path, capsy
             2,
             "--num-adaptations = 0: must be at least 1",
         ),
+        ("export {run} -o {tmp}/p.onnx --max-steps 9", 2, "--max-steps 9: the policy counts no"),
         ("export {tmp}/none -o {tmp}/p.onnx", 5, "is not a run folder"),
         ("export {run} -o {tmp} --adapt 0.3,-0.2", 2, "is a folder; name a file"),
         ("run {file} --json {tmp}", 2, "is a folder; name a file"),

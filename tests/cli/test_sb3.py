@@ -90,6 +90,15 @@ def test_evaluation_has_returns_and_experience(baseline_run):
         assert len(result["returns"]["mean"]) == 4 and result["num_tasks"] == 20
 
 
+@pytest.mark.parametrize("flag", ["--num-tasks 2", "--num-adaptations 1", "--deterministic"])
+def test_flag_without_effect_on_policies_from_scratch(flag, baseline_run, capsys):
+    run, _, arguments = baseline_run
+    if "scratch" in arguments:
+        assert commands.main(["evaluate", str(run), *flag.split()]) == 2
+        err = capsys.readouterr().err
+        assert f"{flag.split()[0]}: has no effect on policies from scratch" in err
+
+
 def test_evaluate_repeats_the_one_after_training(baseline_run, capsys):
     run, done, _ = baseline_run
     before = (run / "evaluation.json").read_bytes()

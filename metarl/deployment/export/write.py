@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarl.core.errors import require
+from metarl.core.errors import ConfigError, require
 from metarl.core.machine.files import check_output, write_atomically
 from metarl.core.rollout import Params
 from metarl.deployment.export.adaptation import build_adaptation, has_adaptation_graph
@@ -43,8 +43,8 @@ def export_policy(
         adaptations: Gradient steps that they have taken.
 
     Raises:
-        ConfigError: The learner has no graph, the format is unknown, the folder is missing, or the
-            package onnx is.
+        ConfigError: The learner has no graph, the format is unknown, `max_steps` has no effect, the
+            folder is missing, or the package onnx is.
         ResourceError: The disk refuses.
     """
     require(form in FORMATS, "--format", form, " or ".join(FORMATS))
@@ -55,6 +55,9 @@ def export_policy(
     policy = build_policy(
         origin.learner, spec, max_steps=max_steps or episodes * spec.horizon, params=params
     )
+    if max_steps and not policy.max_steps:
+        hint = "only attention without a window has a limit; leave it out"
+        raise ConfigError(f"--max-steps {max_steps}: the policy counts no steps, {hint}")
     learner, beside = origin.learner, None
     if isinstance(learner, Maml) and form == "onnx" and not adaptations:
         if has_adaptation_graph(learner):

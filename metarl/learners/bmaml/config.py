@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_at_most, require_range
+from metarl.core.ranges import Need, require_at_most, require_range
 from metarl.learners.ppo_settings import check_noise
 
 
@@ -56,6 +56,9 @@ class BmamlConfig:
     normalize_obs: bool = False
     """Scale observations to mean 0 and variance 1 by running statistics, which change only between
     iterations. The first iteration measures the scale and leaves the particles as they are."""
+
+    NEEDS = (Need(("repulsion",), ("num_particles",), besides=(1,)),)
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.

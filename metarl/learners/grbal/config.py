@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_at_most, require_range
+from metarl.core.ranges import Need, require_at_most, require_range
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ class GrbalConfig:
     exploration_std: float = 0.1
     """Standard deviation of the noise on the planned action in training [action bounds], > 0. In
     the first iteration, without a model, actions are noise of standard deviation 1 alone."""
+
+    NEEDS = (
+        Need(("temperature",), ("planner",), ("mppi",)),
+        Need(("elite_fraction",), ("planner",), ("cem",)),
+    )
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import read_field, require_at_most, require_range
+from metarl.core.ranges import Need, read_field, require_at_most, require_range
 from metarl.learners.ppo_settings import check_noise
 
 
@@ -148,6 +148,21 @@ class MamlConfig:
 
     task_chunk: int = 0
     """Tasks processed at once in the update; 0 means one at a time on a CPU and all on a GPU."""
+
+    NEEDS = (
+        Need(("outer_lr",), ("outer",), ("ppo", "reptile")),
+        Need(("outer_epochs", "clip", "inner_kl", "inner_kl_weight"), ("outer",), ("ppo",)),
+        Need(("inner_kl_weight",), ("inner_kl",), besides=(0.0,)),
+        Need(("max_kl", "kl_halving", "cg_iterations", "cg_damping"), ("outer",), ("trpo",)),
+        Need(("curvature_fraction",), ("outer",), ("trpo",)),
+        Need(("line_search_steps", "line_search_decay"), ("outer",), ("trpo",)),
+        Need(("first_order",), ("outer",), ("trpo", "ppo")),
+        Need(("context_size",), ("adapts",), ("context",)),
+        Need(("latent_size", "encoder_size"), ("adapts",), ("latent",)),
+        Need(("optimiser_size",), ("inner",), ("lstm",)),
+        Need(("later_lr", "later_decay"), ("inner",), ("gradient",)),
+    )
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import require_range
+from metarl.core.ranges import Need, require_range
 from metarl.learners.ppo_settings import check_noise, check_ppo
 
 
@@ -82,6 +82,12 @@ class MetricConfig:
 
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
+
+    NEEDS = (
+        Need(("temperature",), ("loss",), ("prototypical",)),
+        Need(("repulsion",), ("loss",), ("siamese",)),
+    )
+    """Settings that others make meaningless."""
 
     def require_sets(
         self, num_tasks: int, num_episodes: int, num_adaptations: int, train_tasks: int = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import ConfigError, require
-from metarl.core.ranges import require_range
+from metarl.core.ranges import Need, require_range
 from metarl.learners.memory_settings import check_memory
 from metarl.learners.ppo_settings import check_ppo
 
@@ -84,6 +84,12 @@ class TeacherStudentConfig:
 
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
+
+    NEEDS = (
+        Need(("teacher_updates", "student_updates"), ("mode",), ("student",)),
+        Need(("student_lr", "student_epochs", "latent_weight"), ("mode",), ("student",)),
+    )
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.core.errors import require
-from metarl.core.ranges import LARGEST_SIZE, require_range
+from metarl.core.ranges import LARGEST_SIZE, Need, require_range
 from metarl.learners.memory_settings import check_memory
 from metarl.learners.ppo_settings import check_ppo
 
@@ -108,6 +108,9 @@ class VaribadConfig:
 
     min_log_std: float = -3.0
     """Lower bound on the log of the action noise [log of policy output units], in [-20, 20]."""
+
+    NEEDS = (Need(("falls",), ("credit",), ("trial",)),)
+    """Settings that others make meaningless."""
 
     def __post_init__(self) -> None:
         """Checks the ranges above.
