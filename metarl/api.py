@@ -40,6 +40,7 @@ from metarl.policies import (
     name_policy,
     open_policy,
 )
+from metarl.runs.folder import is_film_outdated
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
@@ -109,7 +110,7 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
             result = evaluate(policy, num_tasks=None if is_fixed else trainer.evaluate_tasks)
             show(table.table(result))
             log_evaluation(make_sink(trainer), policy.path, result)
-        if trainer.video and (again or any(_is_stale(policy, path) for path in _videos(policy))):
+        if trainer.video and (again or any(_is_stale_film(policy, p) for p in _videos(policy))):
             _film_if_possible(policy)
     except KeyboardInterrupt as error:
         command = experiment.resume_hint(policy)
@@ -127,18 +128,19 @@ def _film_if_possible(policy: TrainedPolicy) -> None:
 
 def _is_stale_evaluation(policy: TrainedPolicy, path: Path) -> bool:
     """Returns whether an evaluation is missing, unreadable or not of the newest checkpoint."""
-    newest = policy.progress.iteration
-    try:  # older versions recorded no checkpoint
-        iteration = load_json(path).get("checkpoint", {}).get("iteration", newest)
+    try:
+        iteration = load_json(path).get("checkpoint", {}).get("iteration")
     except (OSError, ValueError, AttributeError):
         return True
-    return iteration != newest or _is_stale(policy, path)
+    if iteration is None:  # of an older version
+        return path.stat().st_mtime < (policy.path / "checkpoints").stat().st_mtime
+    return iteration != policy.progress.iteration
 
 
-def _is_stale(policy: TrainedPolicy, path: Path) -> bool:
-    """Returns whether a file is missing or older than the newest checkpoint."""
-    checkpoints = policy.path / "checkpoints"
-    return not path.exists() or path.stat().st_mtime < checkpoints.stat().st_mtime
+def _is_stale_film(policy: TrainedPolicy, path: Path) -> bool:
+    """Returns whether a film is missing or not of the newest checkpoint."""
+    newest = policy.progress.iteration
+    return not path.exists() or is_film_outdated(policy.path, path, newest)
 
 
 def _videos(policy: TrainedPolicy) -> list[Path]:

@@ -19,6 +19,7 @@ from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.learners.modes import find_mode
 from metarl.policies import Given, list_policies, open_policy
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
+from metarl.runs.folder import record_films
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
@@ -100,7 +101,9 @@ def _film(
             key=Key(config.seed, "video", 0),
             num_shown=num_episodes,
         )
-        return write_films(path, env, panels, formats, title=title, view=view)
+        written = write_films(path, env, panels, formats, title=title, view=view)
+    record_films(policy.output, written, policy.progress.iteration)
+    return written
 
 
 def film_together(

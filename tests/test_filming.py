@@ -1,5 +1,6 @@
 """Policies that cannot be filmed are refused, and arguments out of range."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from metarl.filming import film, film_together
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.sb3.config import Sb3PpoConfig
 from metarl.reporting.episode import Episode
+from metarl.runs import folder
 from metarl.trained_policy import TrainedPolicy
 
 
@@ -86,3 +88,33 @@ def test_episodes_are_drawn_by_the_environment_of_their_policy(tmp_path, monkeyp
     policies[1].config = SimpleNamespace(**{**vars(config), "seed": 1})
     (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
     assert [episode.name for episode in row] == ["rl2, seed 0", "rl2, seed 1"]
+
+
+def test_age_of_a_film_is_that_of_its_checkpoint(tmp_path):
+    """Not that of the files: a copy of a run, or a synchronised one, has other times."""
+    film = tmp_path / "videos" / "adaptation.mp4"
+    film.parent.mkdir()
+    film.write_bytes(b"of 3")
+    (tmp_path / "checkpoints").mkdir()
+    folder.record_films(tmp_path, [film], 3)
+    for time in (1, 2**31):
+        os.utime(film, (time, time))
+        assert not folder.is_film_outdated(tmp_path, film, 3)
+        assert folder.is_film_outdated(tmp_path, film, 4)
+    film.write_bytes(b"by hand")  # nothing is known of it but its time
+    assert not folder.is_film_outdated(tmp_path, film, 4)
+    os.utime(film, (1, 1))
+    assert folder.is_film_outdated(tmp_path, film, 3)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"videos/adaptation.mp4": 3}'])
+def test_record_of_films_that_is_damaged_is_replaced(content, tmp_path):
+    film = tmp_path / "videos" / "adaptation.mp4"
+    film.parent.mkdir()
+    film.write_bytes(b"of 3")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "films.json").write_text(content)
+    os.utime(film, (1, 1))
+    assert folder.is_film_outdated(tmp_path, film, 3)
+    folder.record_films(tmp_path, [film], 3)
+    assert not folder.is_film_outdated(tmp_path, film, 3)

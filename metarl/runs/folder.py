@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from metarl.core.errors import ConfigError, ResourceError, RunExists
-from metarl.core.machine.files import clean_name, load_json, split_robot_file
+from metarl.core.machine.files import clean_name, load_json, split_robot_file, write_atomically
 from metarl.core.messages import notify
 
 ROBOT = "robot"
@@ -21,6 +24,9 @@ ROBOT = "robot"
 
 DEFINITION = "definition.json"
 """File of such a folder with the number of the robot's definition."""
+
+FILMS = "films.json"
+"""File with the iteration and the digest of each film of a policy."""
 
 
 def choose_run_dir(env: str, algo: str, seed: int, *, root: Path = Path("runs")) -> Path:
@@ -209,6 +215,60 @@ def newest_step(run_dir: Path) -> int | None:
     directory = run_dir / "checkpoints"
     checkpoints = list_checkpoints(directory) if directory.is_dir() else []
     return checkpoints[-1][0] if checkpoints else None
+
+
+# --- films ----------------------------------------------------------------------------------------
+
+
+def record_films(output: Path, films: Iterable[Path], iteration: int) -> None:
+    """Notes of which iteration the films of a policy are, with their digests, in films.json.
+
+    Args:
+        output: Folder of what is made of the policy.
+        films: Files in it.
+        iteration: Of the checkpoint.
+    """
+    facts = {
+        path.relative_to(output).as_posix(): {"iteration": iteration, "sha256": _digest(path)}
+        for path in films
+    }
+    content = json.dumps({**_read_films(output), **facts}, indent=1)
+    write_atomically(output / FILMS, content + "\n")
+
+
+def is_film_outdated(run_dir: Path, film: Path, newest: int | None) -> bool:
+    """Returns whether a film is of another checkpoint than the newest one.
+
+    The times of files decide where films.json says nothing of it: it is of an older version, or
+    was replaced.
+
+    Args:
+        run_dir: The run.
+        film: The file, in videos/ of the run.
+        newest: Iteration of the newest checkpoint.
+    """
+    output = film.parent.parent
+    record = _read_films(output).get(film.relative_to(output).as_posix())
+    if isinstance(record, dict) and record.get("sha256") == _digest(film):
+        return record.get("iteration") != newest
+    return film.stat().st_mtime < (run_dir / "checkpoints").stat().st_mtime
+
+
+def _read_films(output: Path) -> dict[str, Any]:
+    """Returns films.json, {} where it cannot be read."""
+    try:
+        content = load_json(output / FILMS)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- the lock -------------------------------------------------------------------------------------
 
 
 def is_locked(run_dir: Path) -> bool:

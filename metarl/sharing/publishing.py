@@ -30,6 +30,7 @@ from metarl.evaluation import results
 from metarl.policies import Given, find_folder
 from metarl.reporting.model_card import model_card
 from metarl.runs import checkpoint, hub, provenance, published
+from metarl.runs.folder import is_film_outdated, newest_step
 from metarl.runs.logger import read_records
 from metarl.trained_policy import TrainedPolicy
 
@@ -135,12 +136,11 @@ def _find_film(run: Path) -> Path | None:
     film = next((path for path in films if path.is_file()), None)
     if film is None:
         return None
-    facts, checkpoints = film.stat(), run / "checkpoints"
-    if not published.is_published(run) and facts.st_mtime < checkpoints.stat().st_mtime:
+    if not published.is_published(run) and is_film_outdated(run, film, newest_step(run)):
         hint = f"make it again with: metarl video {shlex.quote(str(run))}"
         warn(f"{film} is older than the newest checkpoint and is left out; {hint}")
         return None
-    if facts.st_size > MAX_FILM:
+    if film.stat().st_size > MAX_FILM:
         warn(f"{film} is larger than {MAX_FILM / 1e6:g} MB and is left out")
         return None
     return film

@@ -159,6 +159,9 @@ def test_video_works_in_a_moved_folder(run_copy, capsys):
     path = run_copy / "videos" / "adaptation.mp4"
     replay = path.with_suffix(".html")
     assert capsys.readouterr().out == f"{path}\n{replay}\n" and path.read_bytes()[4:8] == b"ftyp"
+    recorded = json.loads((run_copy / "films.json").read_text())
+    assert recorded.keys() == {f"videos/{each.name}" for each in (path, replay)}
+    assert {each["iteration"] for each in recorded.values()} == {24}
     assert "WebGL" in replay.read_text() and "navigation-2d, maml-trpo: run" in replay.read_text()
 
 

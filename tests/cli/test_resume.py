@@ -222,9 +222,9 @@ def test_resume_repeats_an_evaluation_of_another_checkpoint(damage, run_copy, ca
 @pytest.mark.parametrize(
     ("step", "missing"),
     [
-        ("metarl.evaluation.evaluate.evaluate", ["evaluation.json", "mp4", "html"]),
-        ("metarl.reporting.film.film_trial", ["mp4", "html"]),
-        ("metarl.reporting.film.write_replay", ["html"]),
+        ("metarl.evaluation.evaluate.evaluate", ["evaluation.json", "mp4", "html", "films.json"]),
+        ("metarl.reporting.film.film_trial", ["mp4", "html", "films.json"]),
+        ("metarl.reporting.film.write_replay", ["html", "films.json"]),
     ],
 )
 def test_resume_makes_files_missing_after_a_signal(
