@@ -295,7 +295,7 @@ def box_recipe(name: str) -> Recipe | None:
     """Returns the recipe of a name `go2-goal-variation-...` (`robots/included`), or None.
 
     Raises:
-        ConfigError: The model of the robot is not installed.
+        ResourceError: The model of the robot is not installed.
         UnknownEnvironment: The robot cannot have this goal or variation.
     """
     split = split_packaged_robot(name)

@@ -56,7 +56,7 @@ class CheckpointError(MetarlError):
 
 
 class ResourceError(MetarlError):
-    """The machine lacks a GPU, memory or disk space."""
+    """The machine lacks a GPU, memory, disk space, or a package that is not always installed."""
 
     exit_code = 6
 
@@ -140,13 +140,13 @@ def require_package(name: str, extra: str, subject: str) -> Any:
         subject: What needs it, the beginning of the message.
 
     Raises:
-        ConfigError: It cannot be imported; the message has the command that installs it.
+        ResourceError: It cannot be imported; the message has the command that installs it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         hint = f"install it with: pip install 'metarl-robots[{extra}]'"
-        raise ConfigError(f"{subject}: {error}; {hint}") from error
+        raise ResourceError(f"{subject}: {error}; {hint}") from error
 
 
 @contextmanager

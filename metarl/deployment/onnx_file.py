@@ -50,7 +50,7 @@ class OnnxFile:
 
     Raises:
         CheckpointError: The file is missing, damaged or no ONNX file.
-        ConfigError: The package onnxruntime is missing.
+        ResourceError: The package onnxruntime is missing.
     """
 
     def __init__(self, path: Path):

@@ -32,7 +32,7 @@ class OnnxModel:
 
     Raises:
         CheckpointError: The file is missing, damaged, or no policy.
-        ConfigError: The package onnxruntime is missing.
+        ResourceError: The package onnxruntime is missing.
     """
 
     def __init__(self, path: str | Path):

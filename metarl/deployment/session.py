@@ -203,8 +203,8 @@ class Session:
 
         Raises:
             ConfigError: The session has not adapted, or the learner has no policy to write, or
-                there are several tasks, or the session does not come from `policy.start()`; or the
-                package onnx is missing.
+                there are several tasks, or the session does not come from `policy.start()`.
+            ResourceError: The package onnx is missing.
         """
         if self.origin is None:
             raise ConfigError("export: this session has no run; begin it with policy.start()")

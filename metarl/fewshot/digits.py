@@ -61,7 +61,7 @@ class Digits:
         """Reads the 1,797 images that scikit-learn brings along.
 
         Raises:
-            ConfigError: scikit-learn is missing; the message has the command that installs it.
+            ResourceError: scikit-learn is missing; the message has the command that installs it.
         """
         package = require_package("sklearn.datasets", "fewshot", "--task digits")
         images, labels = package.load_digits(return_X_y=True)

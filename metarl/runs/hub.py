@@ -91,9 +91,9 @@ def find_run(run: str | Path) -> Path:
 
     Raises:
         ConfigError: It is neither a path nor an address, the address has another form,
-            huggingface_hub is missing, or the policy needs code that the download does not bring.
+            or the policy needs code that the download does not bring.
         CheckpointError: There is no such policy, or the download is damaged.
-        ResourceError: The hub cannot be reached.
+        ResourceError: huggingface_hub is missing, or the hub cannot be reached.
     """
     if not isinstance(run, (str, Path)):
         raise ConfigError(f"run = {run!r:.100}: must be a run folder or hf://ORG/NAME[@REVISION]")
@@ -142,9 +142,8 @@ def upload(folder: Path, repository: str, *, private: bool = False) -> str:
         The web address of the commit.
 
     Raises:
-        ConfigError: huggingface_hub is missing, or the repository holds something else or is
-            public where a private one is wanted.
-        ResourceError: The hub cannot be reached or refuses.
+        ConfigError: The repository holds something else or is public where a private one is wanted.
+        ResourceError: huggingface_hub is missing, or the hub cannot be reached or refuses.
     """
     hub = require_package("huggingface_hub", "hub", PREFIX + repository)
     api = hub.HfApi(library_name="metarl")

@@ -75,7 +75,7 @@ def make_sink(config: TrainerConfig) -> MetricSink | None:
     """Returns the sink that the settings name, None for none.
 
     Raises:
-        ConfigError: The package of the sink is not installed.
+        ResourceError: The package of the sink is not installed.
     """
     if config.logger == "tensorboard":
         return TensorBoardSink() if config.tensorboard else None

@@ -55,8 +55,8 @@ def export(
         The files.
 
     Raises:
-        ConfigError: The policy has no graph, an argument does not fit, the folder is missing, or
-            the package onnx is.
+        ConfigError: The policy has no graph, an argument does not fit, or the folder is missing.
+        ResourceError: The package onnx is missing.
     """
     from metarl.deployment.export.write import SUFFIXES, export_policy
 

@@ -77,10 +77,10 @@ def export_minari(
         The folder of the data, for `minari.MinariDataset`.
 
     Raises:
-        ConfigError: An argument is out of range, minari or h5py is missing, there is such a data
-            set, or the policy is a set of policies from scratch.
+        ConfigError: An argument is out of range, there is such a data set, or the policy is a set
+            of policies from scratch.
         NumericalError: An action or a gradient is not finite.
-        ResourceError: The disk refuses.
+        ResourceError: minari or h5py is missing, or the disk refuses.
     """
     require_count("num_tasks", num_tasks, 1, MOST_TASKS)
     require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)

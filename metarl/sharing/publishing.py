@@ -99,10 +99,11 @@ def push(
         The web address of the commit, or the folder.
 
     Raises:
-        ConfigError: huggingface_hub is missing, the name cannot be used, the folder exists, or the
-            repository holds something else.
+        ConfigError: The name cannot be used, the folder exists, or the repository holds something
+            else.
         CheckpointError: The run has no evaluation of its newest checkpoint, or cannot be loaded.
-        ResourceError: The hub cannot be reached or refuses, or the disk does.
+        ResourceError: huggingface_hub is missing, the hub cannot be reached or refuses, or the disk
+            does.
     """
     hub.check_repository(repository)
     path = find_folder(run, "run")

@@ -42,7 +42,8 @@ def check_sweep(sweep: Sweep) -> None:
     """Requires Optuna, a folder for the runs, and that the environment can be built.
 
     Raises:
-        ConfigError: One of them is missing.
+        ResourceError: Optuna is missing.
+        ConfigError: Another of them is.
         EnvironmentContractError: A plug-in cannot be started.
     """
     require_package("optuna", "sweep", "metarl sweep")

@@ -61,6 +61,6 @@ def test_unusable_flags_are_refused(tmp_path, monkeypatch, capsys, words, messag
 def test_missing_package_names_the_command_that_installs_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert commands.main(["fewshot", "--task", "digits", *SMALL]) == 2
+    assert commands.main(["fewshot", "--task", "digits", *SMALL]) == 6
     err = capsys.readouterr().err
     assert is_one_line(err) and "pip install 'metarl-robots[fewshot]'" in err

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 import metarl
 from metarl import builders
-from metarl.core.errors import CheckpointError, ConfigError
+from metarl.core.errors import CheckpointError, ConfigError, ResourceError
 from metarl.deployment import onnx_file
 from metarl.deployment.export.policies import build_policy
 from metarl.deployment.onnx_policy import OnnxPolicy
@@ -128,13 +128,13 @@ def test_missing_file_and_package_are_named(tmp_path, monkeypatch, policy_file):
     with pytest.raises(CheckpointError, match=r"x.onnx: No such file"):
         OnnxPolicy(tmp_path / "x.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"p.onnx: .*onnxruntime.*pip install 'metarl-robots"):
+    with pytest.raises(ResourceError, match=r"p.onnx: .*onnxruntime.*pip install 'metarl-robots"):
         OnnxPolicy(policy_file)
 
 
 def test_export_names_the_missing_package(run_of, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ConfigError, match=r"pip install 'metarl-robots\[onnx\]'"):
+    with pytest.raises(ResourceError, match=r"pip install 'metarl-robots\[onnx\]'"):
         metarl.export(run_of("rl2, gru", "navigation-2d"), tmp_path / "p.onnx")
     assert not (tmp_path / "p.onnx").exists()
 

@@ -9,7 +9,7 @@ from run_files import evaluation, make_record, open_log, read_metrics, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl.config.schema import TrainerConfig
-from metarl.core.errors import CheckpointError, ConfigError, ResourceError
+from metarl.core.errors import CheckpointError, ResourceError
 from metarl.runs import sinks
 from metarl.runs.sinks import TensorBoardSink, log_evaluation, make_sink
 
@@ -37,7 +37,7 @@ def test_sink_is_chosen_by_the_settings(settings, kind):
 def test_missing_package_is_named_with_the_command_to_install_it(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     hint = rf"--trainer.logger {name}: .*{name}.*pip install 'metarl-robots\[{name}\]'"
-    with pytest.raises(ConfigError, match=hint):
+    with pytest.raises(ResourceError, match=hint):
         make_sink(TrainerConfig(logger=name))
 
 

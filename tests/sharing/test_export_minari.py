@@ -149,6 +149,6 @@ def test_failed_disk_leaves_no_half(policy, tmp_path, monkeypatch):
 def test_missing_package_says_what_to_install(package, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     run = REPOSITORY / "pretrained" / "navigation-2d"
-    assert commands.main(["export", str(run), "--format", "minari", "-o", f"{tmp_path}/x"]) == 2
+    assert commands.main(["export", str(run), "--format", "minari", "-o", f"{tmp_path}/x"]) == 6
     err = capsys.readouterr().err
     assert is_one_line(err) and "pip install 'metarl-robots[minari]'" in err

@@ -262,6 +262,6 @@ def test_name_of_a_repository_is_checked_first(name, capsys):
 def test_missing_package_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for words in (["push", str(POLICY), "me/nav"], ["evaluate", "hf://me/nav"]):
-        assert commands.main(words) == 2
+        assert commands.main(words) == 6
         err = capsys.readouterr().err
         assert is_one_line(err) and "pip install 'metarl-robots[hub]'" in err

@@ -11,7 +11,7 @@ import yaml
 
 from metarl.cli import commands
 from metarl.config.schema import build_config, from_yaml
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, ResourceError
 from metarl.suites import runner
 from metarl.suites.plan import Failure
 from metarl.suites.processes import ThisMachine
@@ -178,7 +178,7 @@ def test_damaged_study_is_refused_in_one_line(sweep):
 
 def test_sweep_without_optuna_names_the_extra(sweep, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"pip install 'metarl-robots\[sweep\]'"):
+    with pytest.raises(ResourceError, match=r"pip install 'metarl-robots\[sweep\]'"):
         check_sweep(sweep)
 
 

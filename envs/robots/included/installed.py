@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ResourceError
 from metarl.envs.robots.guessing.guess import robot_from_mjcf
 from metarl.envs.robots.robot import Robot
 
@@ -92,12 +92,13 @@ def build(name: str) -> Robot:
     the integrator of its Source. Arms keep the contacts and the physics of their models.
 
     Raises:
-        ConfigError: The model is not here, and the message says how to get it; or it does not fit.
+        ResourceError: The model is not here; the message says how to get it.
+        ConfigError: It does not fit.
     """
     source = ROBOTS[name]
     model = source.find()
     if model is None:
-        raise ConfigError(f"the model of {name} is not installed: {source.hint}")
+        raise ResourceError(f"the model of {name} is not installed: {source.hint}")
     if source.is_arm:
         return robot_from_mjcf(model, name)
     physics = {"timestep": TIMESTEP, "cone": "pyramidal", "integrator": source.integrator}

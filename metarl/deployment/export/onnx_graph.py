@@ -27,7 +27,7 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
         metadata: Texts to store in the file.
 
     Raises:
-        ConfigError: The package onnx is missing.
+        ResourceError: The package onnx is missing.
     """
     onnx, arrays = (
         require_package(name, "onnx", "export") for name in ("onnx", "onnx.numpy_helper")

@@ -43,9 +43,9 @@ def export_policy(
         adaptations: Gradient steps that they have taken.
 
     Raises:
-        ConfigError: The learner has no graph, the format is unknown, `max_steps` has no effect, the
-            folder is missing, or the package onnx is.
-        ResourceError: The disk refuses.
+        ConfigError: The learner has no graph, the format is unknown, `max_steps` has no effect, or
+            the folder is missing.
+        ResourceError: The package onnx is missing, or the disk refuses.
     """
     require(form in FORMATS, "--format", form, " or ".join(FORMATS))
     require(max_steps >= 0, "--max-steps", max_steps, "at least 0")

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from metarl.core.errors import ConfigError, ResourceError, require_package
+from metarl.core.errors import ResourceError, require_package
 
 FLAG, USER = "--sampler.address", "--sampler.backend ray"
 """Flags of a training, for messages."""
@@ -35,10 +35,7 @@ def connect(address: str, flag: str = FLAG, user: str = USER) -> Any:
     Raises:
         ResourceError: Ray is not installed, or nothing answers at the address.
     """
-    try:
-        ray = require_package("ray", "ray", user)
-    except ConfigError as error:
-        raise ResourceError(str(error)) from error
+    ray = require_package("ray", "ray", user)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     options = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
     if address != "local":

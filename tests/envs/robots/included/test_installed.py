@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metarl.config.schema import build_config
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ResourceError
 from metarl.core.machine.files import PACKAGED
 from metarl.envs.registry import UnknownEnvironment, make
 from metarl.envs.robots.arms.arm import ARM
@@ -76,7 +76,7 @@ def test_models_that_mujoco_menagerie_downloaded_are_found(menagerie, monkeypatc
     ],
 )
 def test_missing_model_is_one_line_that_says_how_to_get_it(robot, hint, menagerie):
-    with pytest.raises(ConfigError, match=f"the model of {robot} is not installed: {hint}"):
+    with pytest.raises(ResourceError, match=f"the model of {robot} is not installed: {hint}"):
         make(f"{robot}-command", threads=1)
 
 
