@@ -57,7 +57,8 @@ def refuse_idle(
         is_of_file = value == before.get(name)
         place = f"{start.where}{name}" if is_of_file else spell(name)
         lack = lacking[name].describe(settings, str if is_of_file else spell)
-        raise ConfigError(f"{place} = {value}: has no effect {lack}")
+        shown = place if value is True else f"{place} = {value}"
+        raise ConfigError(f"{shown}: has no effect {lack}")
 
 
 def find_lacking(config: Any) -> dict[str, Need]:

@@ -25,7 +25,7 @@ IDLE = [
     ("--algo metric --learner.repulsion 0.5", "it needs --learner.loss siamese"),
     ("--algo rl2 --learner.credit episode --learner.falls end", "it needs --learner.credit trial"),
     ("--algo rl2 --learner.attention-window 5", "must be 0 with mingru"),
-    ("--trust-env", "trust-env = True: has no effect without --resume or --init-from"),
+    ("--trust-env", "--trust-env: has no effect without --resume or --init-from"),
     ("--curriculum.start 0.5", "has no effect without --curriculum.success"),
     ("--sampler.workers 2", "it needs --sampler.backend ray"),
     ("--algo sb3-ppo --sampler.slices 3", "has no effect with --algo sb3-ppo"),
