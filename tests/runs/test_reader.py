@@ -162,7 +162,8 @@ def test_same_seed_twice_is_two_groups_named_by_run(tmp_path):
 def test_evaluations_of_other_lengths_are_not_combined(tmp_path):
     write_run(tmp_path / "a", seed=0)
     longer = evaluation(seed=1)
-    for values in (*longer["returns"].values(), longer["env_steps_per_rollout"]):
+    others = longer["env_steps_per_rollout"], longer["share_of_tasks_made_worse"]
+    for values in (*longer["returns"].values(), *others):
         values.append(values[-1])
     path = write_run(tmp_path / "b", seed=1)
     (path / "evaluation.json").write_text(json.dumps(longer))

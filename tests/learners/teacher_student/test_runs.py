@@ -42,7 +42,7 @@ def test_teacher_of_a_run_is_evaluated_as_an_oracle(taught, tmp_path):
 
 def test_oracle_of_teacher_student_needs_no_student(taught, tmp_path):
     options = {**TEACHING, "run_dir": tmp_path / "run", "init_from": taught, "iterations": 1}
-    learner = {**TEACHER, "mode": "oracle"}
+    learner = {"mode": "oracle", "hidden_size": 8, "memory_size": 8}
     with metarl.train("navigation-2d", "teacher-student", learner=learner, **options) as oracle:
         assert oracle.learner.phase == "teacher"
         metarl.evaluate(oracle, num_tasks=2)

@@ -170,4 +170,5 @@ def test_failure_of_a_worker_is_one_of_all_processes():
 
 def test_fewer_workers_than_processes_are_refused():
     with pytest.raises(ConfigError, match="1 workers for 2 processes: each needs one"):
-        run_together(2, lambda group: trained_on_workers(config_of("maml", workers=1), group=group))
+        config = config_of("maml", backend="ray", workers=1)
+        run_together(2, lambda group: trained_on_workers(config, group=group))
