@@ -223,7 +223,7 @@ class Metric:
     def _train_encoder(self, rollouts: Sequence[Rollout], same: Tensor) -> Metrics:
         """Trains the encoder on two sets of each row, from two different episodes.
 
-        Rows of one task, of which the mask `same` (N, N) tells, are not told apart.
+        Rows of one task, by the mask `same` (N, N), count as one another's positives.
 
         Two sets of one episode have its states in common, which tell them from others whatever the
         task is: on navigation-2d the embedding then had no information about the goal.
