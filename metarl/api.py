@@ -40,7 +40,7 @@ from metarl.policies import (
     name_policy,
     open_policy,
 )
-from metarl.runs.folder import is_film_outdated
+from metarl.runs.folder import is_film_outdated, is_older_than_checkpoints
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder
 from metarl.runs.sinks import log_evaluation, make_sink
@@ -133,7 +133,7 @@ def _is_stale_evaluation(policy: TrainedPolicy, path: Path) -> bool:
     except (OSError, ValueError, AttributeError):
         return True
     if iteration is None:  # of an older version
-        return path.stat().st_mtime < (policy.path / "checkpoints").stat().st_mtime
+        return is_older_than_checkpoints(policy.path, path)
     return iteration != policy.progress.iteration
 
 
@@ -218,13 +218,13 @@ def evaluate(
             are not seeds of one experiment.
         NumericalError: A gradient of the adaptation is not finite.
     """
-    sizes = NUM_TASKS if num_tasks is None else num_tasks, NUM_ADAPTATIONS
-    sizes = sizes if num_adaptations is None else (sizes[0], num_adaptations)
-    require_count("num_tasks", sizes[0], 1, MOST_TASKS)
-    require_count("num_adaptations", sizes[1], 0, MOST_ADAPTATIONS)
-    settings = results.EvaluationSettings(*sizes, deterministic)
     chosen = {"--num-tasks": num_tasks, "--num-adaptations": num_adaptations, "--env": env}
     chosen |= {"--task": tasks, "--deterministic": deterministic or None}
+    num_tasks = NUM_TASKS if num_tasks is None else num_tasks
+    num_adaptations = NUM_ADAPTATIONS if num_adaptations is None else num_adaptations
+    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
+    require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
+    settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
     trust(env)
     policies = list_policies(policy, "policy")
     check_seeds(policies, trusts=trust_env)

@@ -251,7 +251,12 @@ def is_film_outdated(run_dir: Path, film: Path, newest: int | None) -> bool:
     record = _read_films(output).get(film.relative_to(output).as_posix())
     if isinstance(record, dict) and record.get("sha256") == _digest(film):
         return record.get("iteration") != newest
-    return film.stat().st_mtime < (run_dir / "checkpoints").stat().st_mtime
+    return is_older_than_checkpoints(run_dir, film)
+
+
+def is_older_than_checkpoints(run_dir: Path, path: Path) -> bool:
+    """Returns whether a file was written before the newest checkpoint, by the times of files."""
+    return path.stat().st_mtime < (run_dir / "checkpoints").stat().st_mtime
 
 
 def _read_films(output: Path) -> dict[str, Any]:
