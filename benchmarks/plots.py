@@ -19,7 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.envs.registry import make
-from metarl.reporting import plots
+from metarl.reporting.plots.adaptation import draw_adaptation
+from metarl.reporting.plots.learning_curves import draw_learning_curves
+from metarl.reporting.plots.panels import COLORS, STYLE
+from metarl.reporting.plots.task_space import draw_task_space
 from metarl.runs.reader import group_runs, load_all
 from metarl.suites.records import read_rows
 from metarl.suites.tables import combine, group_rows
@@ -38,7 +41,7 @@ def draw_suite(path: Path) -> Figure:
         own = found.setdefault(experiment.first.env, [])
         own.append((experiment.first.label, before, after, minutes))
     heights = [0.26 * len(own) + 1.2 for own in found.values()]
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
         ratios = {"width_ratios": (1.0, 1.1), "height_ratios": heights}
         axes = figure.subplots(len(found), 2, squeeze=False, **ratios)
@@ -52,10 +55,10 @@ def draw_suite(path: Path) -> Figure:
 
 def _draw_env(left: Any, right: Any, found: list[tuple]) -> None:
     for place, (label, before, after, minutes) in enumerate(found):
-        for (mean, low, high), color in ((before, "#9aa4b2"), (after, plots.COLORS[0])):
+        for (mean, low, high), color in ((before, "#9aa4b2"), (after, COLORS[0])):
             left.plot([low, high], [place, place], color=color, lw=1.6)
             left.plot(mean, place, "o", ms=4, color=color)
-        right.plot(minutes, after[0], "o", ms=4, color=plots.COLORS[0])
+        right.plot(minutes, after[0], "o", ms=4, color=COLORS[0])
         right.annotate(label, (minutes, after[0]), (4, 2), textcoords="offset points", size=7)
     means = np.array([mean for _, *returns, _ in found for mean, _, _ in returns])
     margin = 0.1 * np.ptp(means)  # an interval may leave the plot
@@ -76,11 +79,11 @@ def main() -> None:
         figure = draw_suite(options.runs[0])
     elif options.kind == "curves":
         floors = {group.env: make(group.env).spec.floors for group in groups}
-        figure = plots.draw_learning_curves(groups, floors)
+        figure = draw_learning_curves(groups, floors)
     elif options.kind == "adaptation":
-        figure = plots.draw_adaptation(groups, {})
+        figure = draw_adaptation(groups, {})
     else:
-        figure = plots.draw_task_space(groups[0])
+        figure = draw_task_space(groups[0])
         if figure is None:
             parser.error(f"{options.runs[0]} has no evaluation.json")
     figure.savefig(options.path, dpi=110)

@@ -173,7 +173,7 @@ def _draw_tasks(spec: Any, seed: int, settings: _Settings) -> np.ndarray:
 
 
 def _write(folder: Path, tree: dict[str, Any]) -> None:
-    from metarl.reporting.explanation_plots import draw_explanation, write_png
+    from metarl.reporting.plots.explanation import draw_explanation, write_png
 
     results.write(folder / EXPLANATION, tree)
     figure = draw_explanation(tree)

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from metarl.core.messages import printable
-from metarl.reporting import plots
+from metarl.reporting.plots.panels import INK, RULE, STYLE
 
 _CSS = Path(__file__).with_name("report.css")
 
@@ -88,7 +88,7 @@ def _to_svg(figure: Figure, name: str) -> str:
         The element.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(plots.STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the letters
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
@@ -99,7 +99,7 @@ def _to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font-family:[^;\"]*", "font-family: inherit", text)
-    text = text.replace(plots.INK, "currentColor").replace(plots.RULE, "var(--rule)")
+    text = text.replace(INK, "currentColor").replace(RULE, "var(--rule)")
     width = figure.get_figwidth() * 100
     return re.sub(
         r'<svg width="[^"]*" height="[^"]*"',

@@ -20,9 +20,13 @@ from metarl.core.machine.files import HTML, check_output, write_atomically
 from metarl.core.messages import format_number
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval
-from metarl.reporting import explanation_plots, live, markup, plots
+from metarl.reporting import live, markup
 from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, note, row_head
+from metarl.reporting.plots import explanation
+from metarl.reporting.plots.adaptation import draw_adaptation
+from metarl.reporting.plots.learning_curves import draw_learning_curves
+from metarl.reporting.plots.task_space import draw_task_space
 from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
 
 _TIMED = ("collect", "update")
@@ -202,7 +206,7 @@ def _learning(groups: Sequence[Group]) -> str:
         "seeds, with a band of one standard error. Dashed: before adaptation. Dotted: reference "
         "returns of policies that do not adapt."
     )
-    return markup.plot(plots.draw_learning_curves(groups), "learning", caption)
+    return markup.plot(draw_learning_curves(groups), "learning", caption)
 
 
 def _adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]]) -> str:
@@ -215,13 +219,13 @@ def _adaptation(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]
         "Dotted: reference returns of policies that do not adapt. Dashed: a policy that observes "
         "the task."
     )
-    return markup.plot(plots.draw_adaptation(evaluated, oracles), "adaptation", caption)
+    return markup.plot(draw_adaptation(evaluated, oracles), "adaptation", caption)
 
 
 def _task_space(groups: Sequence[Group]) -> list[str]:
     parts = []
     for index, group in enumerate(groups):
-        figure = plots.draw_task_space(group)
+        figure = draw_task_space(group)
         if figure is not None:
             stages = "before and after adaptation"
             caption = f"{group.env}, {group.label}: mean return of each test task {stages}."
@@ -235,9 +239,9 @@ def _explanations(runs: Sequence[RunData]) -> list[str]:
     for index, run in enumerate(runs):
         if run.explanation is None:
             continue
-        figure = explanation_plots.draw_explanation(run.explanation)
+        figure = explanation.draw_explanation(run.explanation)
         if figure is not None:
-            caption = f"{run.name}: {explanation_plots.describe(run.explanation)}"
+            caption = f"{run.name}: {explanation.describe(run.explanation)}"
             parts.append(markup.plot(figure, f"explain{index}", caption))
     return parts
 

@@ -12,8 +12,9 @@ from matplotlib.ticker import NullFormatter
 from metarl.core.machine.files import write_atomically
 from metarl.core.machine.yaml_files import dump_yaml
 from metarl.core.messages import format_number
-from metarl.reporting import markup, plots
+from metarl.reporting import markup
 from metarl.reporting.markup import escape, note, row_head
+from metarl.reporting.plots.panels import STYLE, make_panels
 from metarl.sweeps.search import find_best, finished_trials
 from metarl.sweeps.sweep import Interval, Sweep
 
@@ -103,8 +104,8 @@ def _plots(sweep: Sweep, trials: Sequence[Any]) -> str:
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if len(done) < 2:
         return ""
-    with matplotlib.rc_context(plots.STYLE):
-        figure, panels = plots.make_panels(len(sweep.search))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = make_panels(len(sweep.search))
         for axes, (name, dimension) in zip(panels, sweep.search.items(), strict=True):
             values = [trial.params[name] for trial in done]
             is_number = isinstance(dimension, Interval)

@@ -6,15 +6,13 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from run_files import evaluation, write_run
 
 from metarl.cli import commands
 from metarl.evaluation.results import aggregate
-from metarl.reporting import plots
 from metarl.reporting.report import write_report
-from metarl.runs.reader import group_runs, load, load_all
+from metarl.runs.reader import load
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -153,25 +151,6 @@ def test_report_shows_few_training_steps_exactly(records, words, tmp_path):
     assert next(row for row in page.rows if row[0] == "navigation-2d")[3] == words
 
 
-def test_tick_labels_of_a_short_run_do_not_touch(tmp_path):
-    paths = [write_run(tmp_path / env, env=env, records=2) for env in ("ant-dir", "ant-vel")]
-    for path in paths:
-        text = (path / "metrics.jsonl").read_text().replace(": 1000,", ": 1586,")
-        (path / "metrics.jsonl").write_text(text.replace(": 2000,", ": 3186,"))
-    figure = plots.draw_learning_curves(group_runs(load_all(paths)))
-    figure.canvas.draw()
-    axes = figure.axes[0]
-    boxes = sorted(
-        (label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()),
-        key=lambda box: box.x0,
-    )
-    shown = [
-        box for box in boxes if axes.bbox.x0 - 1 <= 0.5 * (box.x0 + box.x1) <= axes.bbox.x1 + 1
-    ]
-    assert len(shown) >= 3
-    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(shown))
-
-
 def test_report_aggregates_seeds(seeds, tmp_path):
     page = Page(report(tmp_path, *seeds))
     found = aggregate([load(path).evaluation for path in seeds[:3]])["returns"]
@@ -289,110 +268,6 @@ def test_oracle_run_is_compared_with_the_others(tmp_path):
     assert [row[-1] for row in rows] == [f"{final:.2f}"] * 2
 
 
-# -------------------------------------------------------------------------------------------- plots
-
-
-@pytest.mark.parametrize(
-    ("variables", "projections"),
-    [
-        ((("angle", "rad"),), ["polar"]),
-        ((("speed", "m/s"),), ["rectilinear"]),
-        ((("goal_x", "m"), ("goal_y", "m")), ["rectilinear"] * 2),
-        ((("a", "1"), ("b", "1"), ("c", "1")), ["rectilinear"]),
-    ],
-)
-def test_task_variables_decide_the_kind_of_plot(variables, projections, tmp_path):
-    path = write_run(tmp_path / "a")
-    (path / "evaluation.json").write_text(json.dumps(evaluation(variables=variables)))
-    figure = plots.draw_task_space(group_runs([load(path)])[0])
-    axes = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    assert [a.name for a in axes] == projections
-    per_task = json.loads((path / "evaluation.json").read_text())["returns"]["per_task"]
-    if len(variables) == 3:
-        assert axes[0].get_xlabel() == "return of a task before adaptation"
-        np.testing.assert_array_equal(axes[0].lines[-1].get_ydata(), per_task[-1])
-    elif len(variables) == 2:
-        np.testing.assert_array_equal(axes[1].collections[0].get_array(), per_task[-1])
-    else:
-        drawn = next(line for line in axes[0].lines if line.get_label() == "after 2")
-        assert sorted(drawn.get_ydata()[:6]) == sorted(per_task[-1])
-
-
-@pytest.mark.parametrize(
-    ("units", "factor", "aspect"),
-    [(("m", "m"), 2.0, 1.0), (("m", "m"), 100.0, "auto"), (("m/s", "kg"), 1.0, "auto")],
-)
-def test_only_the_map_of_a_plane_has_equal_scales(units, factor, aspect, tmp_path):
-    path = write_run(tmp_path / "a")
-    found = evaluation(variables=tuple(zip("xy", units, strict=True)))
-    found["tasks"] = [[i / 5, factor * (i % 2)] for i in range(6)]
-    (path / "evaluation.json").write_text(json.dumps(found))
-    figure = plots.draw_task_space(group_runs([load(path)])[0])
-    assert figure.axes[0].get_aspect() == aspect
-
-
-def test_opaque_tasks_are_drawn_before_against_after(tmp_path):
-    path = write_run(tmp_path / "a")
-    found = evaluation()
-    found["tasks"] = [{"level": i} for i in range(6)]
-    (path / "evaluation.json").write_text(json.dumps(found))
-    figure = plots.draw_task_space(group_runs([load(path)])[0])
-    assert figure.axes[0].get_xlabel() == "return of a task before adaptation"
-
-
-def test_mean_curve_has_a_band_of_one_standard_error(seeds):
-    figure = plots.draw_learning_curves(group_runs(load_all(seeds[:3])))
-    mean = next(line for line in figure.axes[0].lines if "3 seeds" in str(line.get_label()))
-    # return_post of record i is i + seed, and three records are averaged: the mean is i + 1, but
-    # at the ends
-    x, y = mean.get_data()
-    inside = (x > 0.002) & (x < 0.029)
-    np.testing.assert_allclose(y[inside], x[inside] * 1e3, rtol=1e-9)
-    band = figure.axes[0].collections[0].get_paths()[0].vertices
-    at = np.abs(band[:, 0] - 0.015) < 1e-4
-    np.testing.assert_allclose(np.ptp(band[at, 1]), 2.0 / np.sqrt(3.0), atol=0.15)
-
-
-def test_curve_of_a_single_iteration_is_marked(tmp_path):
-    one, two = (write_run(tmp_path / name, records=n) for name, n in (("a", 1), ("b", 2)))
-    figure = plots.draw_learning_curves(group_runs([load(one)]))
-    assert [line.get_marker() for line in figure.axes[0].lines[:2]] == ["o", "o"]
-    figure = plots.draw_learning_curves(group_runs([load(two)]))
-    assert [line.get_marker() for line in figure.axes[0].lines[:2]] == ["None", "None"]
-
-
-def test_every_reference_return_is_drawn_in_its_own_way(tmp_path):
-    path = write_run(tmp_path / "a")
-    for variables in ((("angle", "rad"),), (("speed", "m/s"),)):
-        found = evaluation(variables=variables)
-        found["floors"] = {f"policy {i}": -10.0 * i for i in range(5)}
-        (path / "evaluation.json").write_text(json.dumps(found))
-        figure = plots.draw_task_space(group_runs([load(path)])[0])
-        lines = [each for each in figure.axes[0].lines if each.get_label()[:6] == "policy"]
-        looks = {
-            (line.get_linestyle(), line._dash_pattern[1][0], line.get_alpha()) for line in lines
-        }
-        assert len(lines) == len(looks) == 5
-
-
-def test_groups_of_one_environment_are_told_apart_without_colour(tmp_path):
-    runs = [write_run(tmp_path / f"r{i}", records=3, max_kl=0.01 * (i + 1)) for i in range(8)]
-    groups = group_runs(load_all(runs))
-    drawn = [line for line in plots.draw_adaptation(groups, {}).axes[0].lines[:8]]
-    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == 8
-    assert len({line.get_marker() for line in drawn[:6]}) == 6
-
-
-def test_long_legend_leaves_the_panel_and_its_label_room(tmp_path):
-    runs = [write_run(tmp_path / f"r{i}", records=3, max_kl=0.01 * (i + 1)) for i in range(9)]
-    figure = plots.draw_learning_curves(group_runs(load_all(runs)))
-    figure.draw_without_rendering()
-    axes = figure.axes[0]
-    legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
-    assert legend.y1 < label.y0 and legend.y0 >= 0.0
-    assert axes.get_window_extent().height / figure.dpi > 1.5
-
-
 def test_long_foreign_name_leaves_the_plots_their_room(tmp_path):
     name = "\u6b69\u304f<b>$x_1$" + "-long" * 40
     path = write_run(tmp_path / "a", env=name)
@@ -400,31 +275,6 @@ def test_long_foreign_name_leaves_the_plots_their_room(tmp_path):
     titles = re.findall(r">([^<>]*?\.\.\.[^<>]*?)</text>", page)
     assert {len(html.unescape(title)) for title in titles} == {43}
     assert html.escape(name) in page
-
-
-def test_smooth_ignores_nan_and_shrinks_at_the_ends():
-    values = np.arange(40.0)
-    values[20] = np.nan
-    found = plots.smooth(values)
-    # windows of four, 8 to 11 around 10; at the start two values, around the gap three
-    assert found[10] == 9.5 and found[0] == 0.5 and found[20] == (18.0 + 19.0 + 21.0) / 3.0
-    assert np.isfinite(found).all()
-    assert plots.smooth(np.array([1.0, np.nan]))[0] == 1.0
-
-
-def test_wide_experience_has_a_logarithmic_axis(tmp_path):
-    wide = evaluation()
-    wide["experience"] = {"episodes": [0, 1, 1000], "env_steps": [0.0, 100.0, 1e5]}
-    for name, found in (("wide", wide), ("narrow", evaluation())):
-        path = write_run(tmp_path / name)
-        (path / "evaluation.json").write_text(json.dumps(found))
-        figure = plots.draw_adaptation(group_runs([load(path)]), {})
-        scale = "symlog" if name == "wide" else "linear"
-        assert [axes.get_xscale() for axes in figure.axes] == [scale] * 2
-        np.testing.assert_allclose(
-            figure.axes[0].lines[0].get_xdata(),
-            [0.0, *[(100.0, 1e5), (400.0, 700.0)][name != "wide"]],
-        )
 
 
 # ----------------------------------------------------------------------------------------- the verb

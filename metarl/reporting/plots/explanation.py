@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metarl.evaluation.table import format_steps
-from metarl.reporting.plots import (
+from metarl.reporting.plots.panels import (
     COLORS,
     DASHED,
     DOTTED,

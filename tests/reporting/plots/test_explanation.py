@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from metarl.reporting import explanation_plots
+from metarl.reporting.plots import explanation
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 5, 40])
@@ -12,7 +12,7 @@ def test_tasks_have_whole_numbers(num_tasks):
     figure = Figure()
     axes = figure.subplots()
     tree = {"tasks": [[float(i)] for i in range(num_tasks)], "similarity": np.eye(num_tasks)}
-    explanation_plots._draw_similarity(figure, axes, tree)
+    explanation._draw_similarity(figure, axes, tree)
     for axis in (axes.xaxis, axes.yaxis):
         ticks = np.array(axis.get_ticklocs())
         np.testing.assert_array_equal(ticks, ticks.round())

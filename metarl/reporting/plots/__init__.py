@@ -1,0 +1,1 @@
+"""Plots of runs, drawn without pyplot, which would keep global state."""
