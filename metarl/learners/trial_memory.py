@@ -1,15 +1,18 @@
-"""The context of policies whose memory lasts a whole trial."""
+"""Policies whose memory lasts a whole trial: their context, and the check before an update."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metarl.core.rollout import Action, Feedback, Rollout
+from metarl.core.rollout import Action, Feedback, Params, Rollout
+from metarl.functional.ppo import check_ratio, nudge
+from metarl.networks.distributions import Distribution
 from metarl.networks.memories.memory import Memory, State, join_states
+from metarl.sampling.sequences import Sequences
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,35 @@ class TrialContext:
         action = rollout.action.gather(2, index).squeeze(2)
         reward = rollout.reward.gather(2, last).squeeze(2)
         return TrialContext(self.state, action, reward, torch.ones_like(reward))
+
+
+@torch.no_grad()  # a graph of this stream that is alive would make recording on a GPU fail
+def check_sampling(
+    policy: tuple[Distribution, Params],
+    steps: Sequences,
+    inputs: Tensor,
+    output: Tensor,
+    evaluate: Callable[[Tensor], Tensor],
+) -> float:
+    """Returns the error of the recomputed log-probabilities; see `check_ratio`.
+
+    Args:
+        policy: Distribution over actions, and its own parameters.
+        steps: The trials (L, M).
+        inputs: Of the memory (L, M, I).
+        output: Of the actor for them (L, M, A).
+        evaluate: Maps other inputs of the memory (L, M, I) to outputs of the actor (L, M, A).
+
+    Raises:
+        FloatingPointError: The recomputed policy is not the one that sampled.
+    """
+    distribution, params = policy
+
+    def log_ratio(output: Tensor) -> Tensor:
+        return distribution.log_prob(params, output, steps.action) - steps.log_prob
+
+    def nudged() -> Tensor:
+        return log_ratio(evaluate(nudge(inputs)))
+
+    rounding = distribution.log_prob_rounding(params, output, steps.action)
+    return check_ratio(log_ratio(output), rounding, steps.valid, nudged)

@@ -107,7 +107,7 @@ class MemoryActorCritic(nn.Module):
         action_size: int,
     ):
         super().__init__()
-        self.distribution = distribution
+        self.distribution, self.action_size = distribution, action_size
         features, hidden = architecture.memory_size, architecture.hidden_size
         input_size = obs_size + action_size + 2
         self.memory: Memory = architecture.build_memory(input_size)

@@ -11,22 +11,23 @@ import torch
 from torch import Tensor
 
 from metarl.core.learner import TaskRngs
-from metarl.core.machine.parallel import ALONE, Group, map_in_group
+from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
-from metarl.functional.ppo import adapt_lr, check_ratio, nudge
+from metarl.functional.ppo import adapt_lr
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import split
 from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.rl2.config import Rl2Config
+from metarl.learners.rl2.evaluation import evaluate_trials
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
 from metarl.learners.split_gradient import split_gradient
-from metarl.learners.trial_memory import TrialContext
+from metarl.learners.trial_memory import TrialContext, check_sampling
 from metarl.networks.actor_critic import Architecture, MemoryActorCritic
 from metarl.networks.distributions import build_distribution, choose, clamp_, own_metrics
 from metarl.sampling.sequences import Sequences
@@ -317,48 +318,18 @@ class Rl2:
         return torch.cat([obs, steps.previous()], dim=-1)
 
     def _evaluate(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the actor's outputs (L, M, A) and scaled values (L, M), without gradients.
+        """Returns outputs and scaled values for the memory's inputs; see `evaluate_trials`."""
+        own = self.policy, self.config, self._gradient.shards
+        return evaluate_trials(*own, inputs, lengths, self._num_threads, self._group)
 
-        Args:
-            inputs: Of the memory (L, M, S + A + 2).
-            lengths: Steps of each trial that are needed (M,), on the CPU.
-        """
-        size = inputs.shape[-1] - self._action_size - 2
-        output, value = (
-            torch.zeros_like(inputs[..., : self._action_size]),
-            torch.zeros_like(inputs[..., 0]),
-        )
-        rows = torch.arange(inputs.shape[1])
-        parts = rows.tensor_split(min(self.config.minibatches, len(rows)))  # bounds the memory
-
-        @torch.no_grad()  # the setting is local to a thread
-        def evaluate(rows: Tensor) -> tuple[Tensor, Tensor]:
-            length, index = int(lengths[rows].max()), rows.to(self.device, non_blocking=True)
-            own = inputs[:length, index]
-            return self.policy.unroll(own, own[..., :size], self.config.truncation)
-
-        shards = [shard for part in parts for shard in self._gradient.shards(part)]
-        evaluated = map_in_group(evaluate, shards, self._num_threads, self._group)
-        for rows, found in zip(shards, evaluated, strict=True):
-            rows = rows.to(self.device, non_blocking=True)
-            for whole, part in zip((output, value), found, strict=True):
-                whole[: len(part), rows] = part
-        return output, value
-
-    @torch.no_grad()  # a graph of this stream that is alive would make recording on a GPU fail
     def _check_sampling(self, output: Tensor, batch: Batch) -> float:
-        """Returns the error of the recomputed log-probabilities; see `check_ratio`."""
-        distribution, params = self.policy.distribution, self.policy.distribution_params()
-        steps = batch.steps
+        """Returns the error of the recomputed log-probabilities; see `check_sampling`."""
+        policy = self.policy.distribution, self.policy.distribution_params()
 
-        def log_ratio(output: Tensor) -> Tensor:
-            return distribution.log_prob(params, output, steps.action) - steps.log_prob
+        def evaluate(inputs: Tensor) -> Tensor:
+            return self._evaluate(inputs, batch.lengths)[0]
 
-        def nudged() -> Tensor:
-            return log_ratio(self._evaluate(nudge(batch.inputs), batch.lengths)[0])
-
-        rounding = distribution.log_prob_rounding(params, output, steps.action)
-        return check_ratio(log_ratio(output), rounding, steps.valid, nudged)
+        return check_sampling(policy, batch.steps, batch.inputs, output, evaluate)
 
     def _epochs(self, batch: Batch) -> Metrics:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""

@@ -12,12 +12,12 @@ from torch import Tensor
 from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rollout import Metrics, Rollout
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.ppo_passes import Steps
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.networks import TeacherStudentNetwork
 from metarl.learners.teacher_student.ppo import Ppo
+from metarl.learners.trial_memory import check_sampling
 from metarl.networks.distributions import Distribution, own_metrics
 from metarl.sampling.sequences import Sequences
 
@@ -74,20 +74,17 @@ class FineTuning:
     def check(self, steps: Sequences, inputs: Tensor, latent: Tensor) -> Metrics:
         """Returns the error of the recomputed log-probabilities, and the policy's own numbers.
 
-        See `check_ratio` and `own_metrics`.
+        See `check_sampling` and `own_metrics`.
         """
-        params, size = self._network.distribution_params(), steps.obs.shape[-1]
-
-        def log_ratio(output: Tensor) -> Tensor:
-            return self._distribution.log_prob(params, output, steps.action) - steps.log_prob
-
-        def nudged() -> Tensor:
-            other = nudge(inputs)
-            return log_ratio(self._network.output(other[..., :size], self.guess(other)))
-
-        output = self._network.output(inputs[..., :size], latent)
-        rounding = self._distribution.log_prob_rounding(params, output, steps.action)
-        error = check_ratio(log_ratio(output), rounding, steps.valid, nudged)
+        network, size = self._network, steps.obs.shape[-1]
+        params = network.distribution_params()
+        error = check_sampling(
+            (self._distribution, params),
+            steps,
+            inputs,
+            network.output(inputs[..., :size], latent),
+            lambda other: network.output(other[..., :size], self.guess(other)),
+        )
         return {"update/ratio_error": error, **own_metrics(self._distribution, params)}
 
     @torch.no_grad()

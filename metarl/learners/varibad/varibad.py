@@ -16,14 +16,13 @@ from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, requ
 from metarl.core.tasks import TaskDistribution
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
 from metarl.functional.params import check_state, check_updated, to_cpu
-from metarl.functional.ppo import check_ratio, nudge
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
 from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.split_gradient import split_gradient
-from metarl.learners.trial_memory import TrialContext
+from metarl.learners.trial_memory import TrialContext, check_sampling
 from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
 from metarl.learners.varibad.networks import VaribadNetwork, policy_inputs
@@ -299,20 +298,17 @@ class Varibad:
     def _check_sampling(self, inputs: Tensor, known: Tensor, steps: Sequences) -> Metrics:
         """Returns the error of the recomputed log-probabilities, and the policy's own numbers.
 
-        See `check_ratio` and `own_metrics`.
+        See `check_sampling` and `own_metrics`.
         """
-        distribution, params = self._distribution, self.network.distribution_params()
-
-        def log_ratio(output: Tensor) -> Tensor:
-            return distribution.log_prob(params, output, steps.action) - steps.log_prob
-
-        def nudged() -> Tensor:
-            return log_ratio(self.network.output(self._read(nudge(inputs))))
-
-        output = self.network.output(known)
-        rounding = distribution.log_prob_rounding(params, output, steps.action)
-        error = check_ratio(log_ratio(output), rounding, steps.valid, nudged)
-        return {"update/ratio_error": error, **own_metrics(distribution, params)}
+        network, params = self.network, self.network.distribution_params()
+        error = check_sampling(
+            (self._distribution, params),
+            steps,
+            inputs,
+            network.output(known),
+            lambda other: network.output(self._read(other)),
+        )
+        return {"update/ratio_error": error, **own_metrics(self._distribution, params)}
 
     @torch.no_grad()
     def _estimate(
