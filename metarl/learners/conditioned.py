@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.core.rng import stream
 from metarl.core.rollout import Action, Metrics, Params, Rollout, require_steps
 from metarl.functional.running_moments import Moments, normalize
+from metarl.learners.ppo_passes import draw_orders
 from metarl.learners.ppo_settings import PpoSettings
 from metarl.learners.teacher_student.ppo import ConditionedPpo
 from metarl.learners.training_state import TrainingState
@@ -128,14 +127,8 @@ def train_policy(
     batch, inputs, moments["value"], explained = learner.batch(
         own, latents, moments["obs"], moments["value"]
     )
-    orders = _orders(seed, state.updates, len(inputs), config.epochs)
+    orders = draw_orders(seed, state.updates, len(inputs), config.epochs)
     metrics = learner.train(batch, inputs, orders)
     if not is_first:
         moments["obs"] = moments["obs"].merge(obs)
     return {**metrics, **checked, "baseline/explained": explained}
-
-
-def _orders(seed: int, update: int, rows: int, epochs: int) -> Iterator[np.ndarray]:
-    """Yields the order of the rows in each pass."""
-    for epoch in range(epochs):
-        yield stream(seed, "minibatches", update, epoch).permutation(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.machine.parallel import map_chunks
+from metarl.core.rng import stream
 from metarl.core.rollout import Metrics, Params
 from metarl.functional.ppo import adapt_lr, approximate_kl, clip_indicator, clipped_loss
 from metarl.learners.ppo_settings import PpoSettings
@@ -134,6 +135,19 @@ def take_step(
         raise FloatingPointError(f"a gradient's norm is not finite: {float(norm):.3g}")
     adam.step()
     return norm
+
+
+def draw_orders(seed: int, update: int, rows: int, epochs: int) -> Iterator[np.ndarray]:
+    """Yields the order (P,) of the rows in each pass of an update.
+
+    Args:
+        seed: Of the learner.
+        update: Number of the update, from 0.
+        rows: P.
+        epochs: Passes.
+    """
+    for epoch in range(epochs):
+        yield stream(seed, "minibatches", update, epoch).permutation(rows)
 
 
 def split(

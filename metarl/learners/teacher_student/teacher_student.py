@@ -20,12 +20,12 @@ from metarl.core.tasks import TaskDistribution
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
-from metarl.learners.ppo_passes import split, take_step
+from metarl.learners.ppo_passes import draw_orders
 from metarl.learners.reward_unit import RewardUnit
-from metarl.learners.split_gradient import Gradient, split_gradient
 from metarl.learners.teacher_student import ppo
 from metarl.learners.teacher_student.config import TeacherStudentConfig
 from metarl.learners.teacher_student.fine_tuning import FineTuning
+from metarl.learners.teacher_student.imitation import Imitation
 from metarl.learners.teacher_student.networks import Phase, TeacherStudentNetwork
 from metarl.learners.teacher_student.other_tasks import describe_start, match_columns
 from metarl.learners.trial_memory import TrialContext
@@ -327,8 +327,7 @@ class TeacherStudent:
 
     def _orders(self, rows: int, epochs: int) -> Iterator[np.ndarray]:
         """Yields the order of the rows in each pass of the next update."""
-        for epoch in range(epochs):
-            yield stream(self._seed, "minibatches", self._updates, epoch).permutation(rows)
+        return draw_orders(self._seed, self._updates, rows, epochs)
 
     def _update_teacher(self, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
         if self._is_oracle:
@@ -352,39 +351,14 @@ class TeacherStudent:
         return {**metrics, **checked, "baseline/explained": explained}
 
     def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
-        config, network, adam = self.config, self.network, self._adams["student"]
-        inputs, rows = self._inputs(steps), steps.obs.shape[1]
-        obs = inputs[..., : steps.obs.shape[-1]]
+        network, rows = self.network, steps.obs.shape[1]
         with torch.no_grad():
             known = network.encoder(self._encode(tasks).to(self.device))
-            known = known.repeat_interleave(rows // len(tasks), dim=0).expand(len(obs), -1, -1)
-            wanted = network.output(obs, known)
-        parameters = adam.param_groups[0]["params"]
-
-        def differentiate(part: Tensor) -> tuple[Gradient, Tensor]:
-            latent = network.guess(network.memory.unroll(inputs[:, part]))
-            mask, params = steps.valid[:, part], network.distribution_params()
-            kl = self._distribution.kl_divergence(
-                params, wanted[:, part], params, network.output(obs[:, part], latent)
-            )[mask].mean()
-            error = (latent - known[:, part]).square().mean(dim=-1)[mask].mean()
-            loss = kl + config.latent_weight * error
-            gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
-            return gradient, torch.stack([kl.detach(), error.detach()])
-
-        def count_steps(own: Tensor) -> int:
-            return int(steps.valid[:, own].sum())
-
-        totals, count = np.zeros(2), 0
-        for order in self._orders(rows, config.student_epochs):
-            for part in split(order, config.minibatches, count_steps):
-                own = part.to(self.device)
-                gradient, means = split_gradient(differentiate, count_steps, own, self._group)
-                take_step(adam, gradient, config.max_gradient)
-                totals += means.tolist()
-                count += 1
-        kl_mean, error_mean = totals / count
-        return {"kl": kl_mean, "update/latent_error": error_mean}
+        imitation = Imitation(
+            network, self._distribution, self._adams["student"], self.config, self._group
+        )
+        lessons = imitation.prepare(steps, self._inputs(steps), known)
+        return imitation.train(lessons, self._orders(rows, self.config.student_epochs))
 
     def _fine_tune(self, rollouts: Sequence[Rollout]) -> Metrics:
         steps = Sequences.of(rollouts, self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
-from metarl.learners.ppo_passes import Steps, make_passes, ppo_gradient, take_step
+from metarl.learners.ppo_passes import Steps, draw_orders, make_passes, ppo_gradient, take_step
 from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.split_gradient import split_gradient
 from metarl.learners.trial_memory import TrialContext, check_sampling
@@ -283,7 +283,7 @@ class Varibad:
             known = self._read(self._inputs(steps))
         batch, explained = self._estimate(rollouts, steps, known)
         metrics = make_passes(
-            self._orders(len(batch.target)),
+            draw_orders(self._seed, self._updates, len(batch.target), self.config.epochs),
             lambda rows: self._step(batch, rows.to(self.device)),
             self._ppo_adam,
             self.config,
@@ -343,11 +343,6 @@ class Varibad:
         shaped = standardise(advantage[None], steps.valid[None])[0]
         own = (each[steps.valid] for each in (known, steps.action, steps.log_prob, shaped))
         return Steps(*own, (target - mean) * factor), explained
-
-    def _orders(self, count: int) -> Iterator[np.ndarray]:
-        """Yields the order of the steps in each pass of the next update."""
-        for epoch in range(self.config.epochs):
-            yield stream(self._seed, "minibatches", self._updates, epoch).permutation(count)
 
     def _step(self, batch: Steps, rows: Tensor) -> Tensor:
         """Takes a step of PPO on the rows (B,); returns its statistics, see `make_passes`."""
