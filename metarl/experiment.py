@@ -28,10 +28,8 @@ from metarl.collecting import (
     describe_physics,
     require_experience,
 )
-from metarl.config.identity import describe_identity
 from metarl.config.schema import TrainConfig, to_yaml
 from metarl.config.trust import resume_command, trust
-from metarl.core.env import supports
 from metarl.core.errors import (
     CheckpointError,
     ConfigError,
@@ -54,8 +52,8 @@ from metarl.runs.progress import heartbeat
 from metarl.runs.recorded import RecordedEnv
 from metarl.runs.sources import hash_sources
 from metarl.trained_policy import TrainedPolicy
-from metarl.training import curriculum
-from metarl.training.launch import Launch, read_launch
+from metarl.training import curriculum, processes
+from metarl.training.launch import read_launch
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -77,7 +75,7 @@ def train(config: TrainConfig[Any], env: Any = None) -> TrainedPolicy:
     from metarl.training.distributed import open_group, pick_own_device
 
     launch = read_launch()
-    _require_tasks(config, launch)
+    processes.require_tasks(config, launch)
     device = pick_own_device(config.device, launch)
     with open_group(launch, device, config.device) as group:
         return _train_in_group(config, env, device, group)
@@ -101,7 +99,7 @@ def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any)
                 check_plugin(config.env, env)
             collecting = collecting_env(config, env)
             learner = build_learner(config, collecting, device)
-        _require_support(config, learner, group)
+        processes.require_support(config, learner, group)
         require_experience(config)
         has_own_loop = registry.find_algorithm(config.algo).has_own_loop
         held_out_tasks(env.spec, config.seed, max(1, config.trainer.evaluate_tasks))
@@ -112,7 +110,7 @@ def _train_in_group(config: TrainConfig[Any], env: Any, device: Any, group: Any)
             source = initialise_from(config.init_from, config, learner)
         collector = build_collector(config, collecting, learner, group, is_given=is_given)
         facts = {"source": source, "group": group}
-        with closing(collector), _join(learner, group):
+        with closing(collector), processes.join(learner, group):
             policy = _train_in_folder(config, (env, collector), learner, device, **facts)
         on_failure.pop_all()
     policy.is_env_owned = not is_given
@@ -134,14 +132,14 @@ def _train_in_folder(
     env, collector = places
     facts = {"device": device.type, "version of the environment": env.spec.version}
     if not config.resume:  # the folder of a new run is created after all checks
-        _require_same_start(config, learner, group, facts)
+        processes.require_same_start(config, learner, group, facts)
     with open_folder(config, group) as path:
         if config.resume:
             refuse_other_version(path, env.spec)
         progress = restore_progress(config, learner)
         policy = TrainedPolicy(path, config, learner, progress, _env=env)
         if config.resume:
-            _require_same_start(config, learner, group, facts)
+            processes.require_same_start(config, learner, group, facts)
         if progress.iteration >= config.iterations:
             hint = "raise --iterations to train longer"
             show(f"{path} is finished: {progress.iteration} iterations are done; {hint}")
@@ -157,65 +155,6 @@ def _train_in_folder(
     policy.num_trained = trainer.progress.iteration - progress.iteration
     policy.progress = trainer.progress
     return policy
-
-
-def _require_tasks(config: TrainConfig[Any], launch: Launch) -> None:
-    """Requires a task for each of the processes that divide them.
-
-    Raises:
-        ConfigError: There are fewer.
-    """
-    count = config.sampler.num_tasks
-    if count < launch.size:
-        hint = "they divide the tasks, so start fewer"
-        raise ConfigError(f"--sampler.num-tasks {count}: and {launch.size} processes; {hint}")
-
-
-def _require_support(config: TrainConfig[Any], learner: Any, group: Any) -> None:
-    """Requires a learner whose update the processes of a group can divide.
-
-    Raises:
-        ConfigError: It is another one.
-    """
-    from metarl.core.learner import SplitsUpdate
-
-    if group.size > 1 and not supports(learner, SplitsUpdate):
-        hint = "maml-trpo and its relatives, rl2, teacher-student and varibad can; start one"
-        text = f"--algo {config.algo} with {group.size} processes: its update cannot be split"
-        raise ConfigError(f"{text}; {hint}")
-
-
-@contextmanager
-def _join(learner: Any, group: Any) -> Generator[None]:
-    """Makes a learner compute its updates with those of the other processes, if there are any."""
-    from metarl.core.machine.parallel import ALONE
-
-    if group.size == 1:
-        yield
-        return
-    learner.join_group(group)
-    try:
-        yield
-    finally:
-        learner.join_group(ALONE)
-
-
-def _require_same_start(
-    config: TrainConfig[Any], learner: Any, group: Any, facts: dict[str, Any]
-) -> None:
-    """Requires that all processes train the same from the same state.
-
-    Raises:
-        ConfigError: One of them does not; names the difference.
-    """
-    from metarl.training.alignment import digest
-    from metarl.training.distributed import require_same
-
-    if group.size == 1:
-        return
-    facts = provenance.list_versions() | facts | {"iterations": config.iterations}
-    facts |= {"state of the learner": digest(learner.state_dict())}
-    require_same(group, describe_identity(config) | {n: str(v) for n, v in facts.items()})
 
 
 @contextmanager

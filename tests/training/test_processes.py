@@ -21,10 +21,10 @@ from commands import (
     wait_for_records,
 )
 
-from metarl import experiment
 from metarl.cli import train as cli
 from metarl.core.errors import ConfigError
 from metarl.runs import checkpoint
+from metarl.training import processes
 
 MEMBER = Path(__file__).parent.parent / "helpers" / "sampling" / "group_member.py"
 
@@ -116,7 +116,7 @@ def test_processes_that_cannot_train_are_one_line(
 def test_learner_that_cannot_split_its_update_is_refused():
     config, group = SimpleNamespace(algo="sb3-ppo"), SimpleNamespace(size=2)
     with pytest.raises(ConfigError, match="--algo sb3-ppo with 2 processes: its update cannot"):
-        experiment._require_support(config, object(), group)
+        processes.require_support(config, object(), group)
 
 
 def test_one_process_continues_a_run_of_two(tmp_path, finished_run, capsys):
