@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from metarl.envs.plugins.values import PluginFailure
+
 WORKER = "metarl-worker"
 """Name of every worker process, which it has before it runs the script."""
 
@@ -46,6 +48,26 @@ def is_importable() -> bool:
     main = vars(sys.modules["__main__"])
     with _HIDDEN:
         return any(main.get(name) is not None for name in _ORIGIN)
+
+
+def require_reachable(name: str, make: Callable[..., Any]) -> bool:
+    """Requires that workers can get a maker; returns whether they need the main module for it.
+
+    Args:
+        name: Registry name, for the message.
+        make: The maker.
+
+    Raises:
+        PluginFailure: It cannot be pickled, or the main module cannot be imported.
+    """
+    try:
+        is_in_main = defines(make)
+    except Exception as error:
+        raise PluginFailure(f"{name}: {make!r} cannot be sent to a worker: {error}") from error
+    if is_in_main and not is_importable():
+        hint = "move it to a module, a file such as my_env.py"
+        raise PluginFailure(f"{name}: a worker cannot import it from a notebook; {hint}")
+    return is_in_main
 
 
 @contextmanager

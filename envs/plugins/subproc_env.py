@@ -35,7 +35,7 @@ from metarl.envs.plugins.processes.output import Output
 from metarl.envs.plugins.processes.usage import Usage
 from metarl.envs.plugins.recording import Episode, render_frames, take_snapshot
 from metarl.envs.plugins.values import PluginFailure, SilentPlugin
-from metarl.envs.plugins.worker_pool import Died, Failed, Patience, Resources, Worker
+from metarl.envs.plugins.worker_pool import Died, Failed, Patience, Resources, Worker, exchange
 
 TIMEOUT = 120.0
 """Maximum time of one step or reset of one row, and of the start of a plug-in [s]."""
@@ -69,13 +69,7 @@ class SubprocEnv:
         self._name, self._patience, self._output = name, Patience(timeout), Output(name)
         self.restarts = 0
         self._max_workers = threads or len(os.sched_getaffinity(0))
-        try:
-            self._is_in_main = main_module.defines(make)
-        except Exception as error:
-            raise PluginFailure(f"{name}: {make!r} cannot be sent to a worker: {error}") from error
-        if self._is_in_main and not main_module.is_importable():
-            hint = "move it to a module, a file such as my_env.py"
-            raise PluginFailure(f"{name}: a worker cannot import it from a notebook; {hint}")
+        self._is_in_main = main_module.require_reachable(name, make)
         self._resources = Resources()
         self._finalizer = weakref.finalize(self, self._resources.release)
         self._facts: Facts | None = None
@@ -287,8 +281,7 @@ class SubprocEnv:
         except Failed as error:
             self._resources.release()
             self._batch = None
-            kind = SilentPlugin if error.is_silent else PluginFailure
-            raise kind(f"{self._name}: {verb}: {error}") from error
+            raise self._describe(error, f": {verb}") from error
 
     def _draw(self, draw: int, num_tasks: int) -> np.ndarray:
         return self._ask_first("sample", draw, num_tasks)
@@ -299,21 +292,8 @@ class SubprocEnv:
         Raises:
             PluginFailure: A row failed, hangs, or kills every worker.
         """
-        failures, dead = [], {}
-        for shard in shards:
-            try:
-                self._resources.workers[shard].send(*self._message(verb, shard))
-            except Died as error:
-                dead[shard] = error
-        for shard in shards:
-            if shard in dead:
-                continue
-            try:
-                self._resources.workers[shard].answer()
-            except Died as error:
-                dead[shard] = error
-            except Failed as error:
-                failures.append(error)
+        workers = {shard: self._resources.workers[shard] for shard in shards}
+        failures, dead = exchange(workers, partial(self._message, verb))
         for shard, error in dead.items():
             try:
                 self._replace(shard, error, verb, partial(self._message, verb, shard))
@@ -323,8 +303,12 @@ class SubprocEnv:
             first = min(failures, key=lambda failure: -1 if failure.row is None else failure.row)
             place = self._place(first.row, verb)
             self._forget(verb)
-            kind = SilentPlugin if first.is_silent else PluginFailure
-            raise kind(f"{self._name}, {place}: {first}") from first
+            raise self._describe(first, f", {place}") from first
+
+    def _describe(self, failure: Failed, place: str) -> PluginFailure:
+        """Returns the error of the user for a failure; place follows the name."""
+        kind = SilentPlugin if failure.is_silent else PluginFailure
+        return kind(f"{self._name}{place}: {failure}")
 
     def _forget(self, verb: str) -> None:
         """Forgets what is unknown after a message that failed: episodes, or tasks too."""

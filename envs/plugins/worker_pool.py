@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -178,6 +178,36 @@ class Worker:
         self._process.join()
         self._connection.close()
         self._output.remove(self._printed)
+
+
+def exchange(
+    workers: Mapping[int, Worker], make_message: Callable[[int], tuple[Any, ...]]
+) -> tuple[list[Failed], dict[int, Died]]:
+    """Sends each worker its message, then waits for all answers.
+
+    Args:
+        workers: By number.
+        make_message: Returns the message to a number.
+
+    Returns:
+        The failures that workers reported, and the numbers of those that have died.
+    """
+    failures, dead = [], {}
+    for number, worker in workers.items():
+        try:
+            worker.send(*make_message(number))
+        except Died as error:
+            dead[number] = error
+    for number, worker in workers.items():
+        if number in dead:
+            continue
+        try:
+            worker.answer()
+        except Died as error:
+            dead[number] = error
+        except Failed as error:
+            failures.append(error)
+    return failures, dead
 
 
 @dataclass
