@@ -20,17 +20,14 @@ from metarl.core.machine.files import HTML, check_output, write_atomically
 from metarl.core.messages import format_number
 from metarl.evaluation import results, table
 from metarl.evaluation.table import format_interval
-from metarl.reporting import live, markup
+from metarl.reporting import live, markup, training
 from metarl.reporting.comparison import STAGES, compare
 from metarl.reporting.markup import escape, note, row_head
 from metarl.reporting.plots import explanation
 from metarl.reporting.plots.adaptation import draw_adaptation
 from metarl.reporting.plots.learning_curves import draw_learning_curves
 from metarl.reporting.plots.task_space import draw_task_space
-from metarl.runs.reader import Group, RunData, differences, group_runs, load_all
-
-_TIMED = ("collect", "update")
-"""Parts of an iteration whose share of the time is shown."""
+from metarl.runs.reader import Group, RunData, group_runs, load_all
 
 
 def write_report(paths: Sequence[Path], output: Path, oracles: Sequence[Path] = ()) -> list[Group]:
@@ -106,9 +103,9 @@ def _write_page(
         markup.section("Other evaluations", [_other_evaluations(runs, folder)]),
         markup.section("Live robots", live.write_section(runs)),
         markup.section("Videos", [_videos(runs, folder)]),
-        markup.section("Speed", [_speed(runs)]),
-        markup.section("Settings", _settings(runs)),
-        markup.section("Versions and machine", [_versions(runs)]),
+        markup.section("Speed", training.write_speed(runs)),
+        markup.section("Settings", training.write_settings(runs)),
+        markup.section("Versions and machine", training.write_versions(runs)),
     ]
     envs = ", ".join(dict.fromkeys(group.env for group in groups))
     return markup.page(title, envs, sections)
@@ -323,82 +320,3 @@ def _list_links(files: Sequence[tuple[RunData, Path]], folder: Path, text: str) 
         link = quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
         items.append(f'<li><a href="{escape(link)}">{escape(f"{run.name}: {path.name}")}</a></li>')
     return f"<ul>\n{''.join(items)}</ul>{note(text)}" if items else ""
-
-
-def _speed(runs: Sequence[RunData]) -> str:
-    rows = []
-    for run in runs:
-        seconds, steps = run.column("seconds"), run.column("env_steps")
-        if not len(seconds):
-            continue
-        total = seconds[-1] if seconds[-1] > 0 else np.nan  # an older version did not say it
-        shares = [np.nansum(run.column(f"time/{part}")) / total for part in _TIMED]
-        known = [share for share in shares if np.isfinite(share)]
-        bar = "".join(f'<span style="width: {100 * share:.1f}%"></span>' for share in known)
-        rows.append(
-            [
-                row_head(run.name),
-                f"{run.column('iteration')[-1]:,.0f}",  # a published run has fewer records
-                markup.format_known(steps[-1], "{:,.0f}"),
-                markup.format_duration(seconds[-1]) if np.isfinite(seconds[-1]) else "-",
-                markup.format_known(steps[-1] / total, "{:,.0f}"),
-                *(markup.format_known(100 * share, "{:.0f} %") for share in shares),
-                f'<span class="bar">{bar}</span>',
-                f"{np.nansum(run.column('rollout/faults')):.0f}",
-            ]
-        )
-    if not rows:
-        return ""
-    columns = ["run", "iterations", "env steps", "time", "steps/s", *_TIMED, "", "faulted"]
-    text = (
-        "Duration of training (h:mm:ss), and the part of it spent on collecting experience and on "
-        "the update, which the bar shows too. Faulted: episodes in which the simulation failed."
-    )
-    return markup.table(columns, rows) + note(text)
-
-
-def _settings(runs: Sequence[RunData]) -> list[str]:
-    parts = []
-    if len(runs) > 1:
-        keys = differences(runs)
-        rows = [[row_head(key), *(_setting(run, key) for run in runs)] for key in keys]
-        if rows:
-            parts.append(markup.table(["differs", *(run.name for run in runs)], rows))
-            parts.append(note("Settings in which the runs differ; - where a run lacks one."))
-        else:
-            parts.append("<p>All runs have the same settings.</p>")
-    for run in runs:
-        lines = "\n".join(f"{key}: {value}" for key, value in run.config.items())
-        summary = f"All settings of {run.name}"
-        parts.append(
-            f"<details><summary>{escape(summary)}</summary><pre>{escape(lines)}</pre></details>"
-        )
-    return parts
-
-
-def _setting(run: RunData, key: str) -> str:
-    return escape(str(run.config[key])) if key in run.config else "-"
-
-
-def _versions(runs: Sequence[RunData]) -> str:
-    facts = [_read_facts(run.record) for run in runs]
-    names = list(dict.fromkeys(name for of_run in facts for name in of_run))
-    rows = [
-        [row_head(name), *(escape(of_run.get(name, "-")) for of_run in facts)] for name in names
-    ]
-    if not rows:
-        return ""
-    text = "Software and machine of each run, as recorded at its start."
-    return markup.table(["", *(run.name for run in runs)], rows) + note(text)
-
-
-def _read_facts(record: Mapping[str, Any]) -> dict[str, str]:
-    """Selects the entries of run.json that are shown, in their order."""
-    facts = dict(record.get("versions", {}))
-    if git := str(record.get("git") or ""):
-        facts["git"] = git[:12] + (" + changes" if git.endswith("-dirty") else "")
-    for name in ("device", "processor", "num_processors", "threads", "platform", "started"):
-        facts[name.replace("_", " ")] = record.get(name)
-    if record.get("resumed"):
-        facts["resumed"] = f"{len(record['resumed'])} times"
-    return {name: str(value) for name, value in facts.items() if value is not None}
