@@ -344,12 +344,12 @@ def _read_start(first: Mapping[str, str], presets: Path) -> Start:
     preset = _preset(algo, env, presets, where or "--algo ")
     own = {key: value for key, value in tree.items() if key not in ("env", "algo")}
     settings = merge(preset, own, where=where, allowed=IN_FILE)
-    is_recorded = "config" in first and _is_recorded(Path(first["config"]), tree, settings)
-    return Start(settings, settings if is_recorded else preset, where)
+    is_of_run = "config" in first and _is_of_run(Path(first["config"]), tree, settings)
+    return Start(settings, settings if is_of_run else preset, where)
 
 
-def _is_recorded(path: Path, tree: Mapping[str, Any], config: TrainConfig[Any]) -> bool:
-    """Returns whether metarl has written a file of settings: it has all, and nobody chose each."""
+def _is_of_run(path: Path, tree: Mapping[str, Any], config: TrainConfig[Any]) -> bool:
+    """Returns whether metarl wrote a file of settings for a run: it has all, and none is chosen."""
     names = {name for name in flatten(asdict(config)) if name.partition(".")[0] in IN_FILE}
     return (path.parent / "run.json").exists() or names <= flatten(tree).keys()
 

@@ -150,6 +150,6 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
-def format_known(value: float, form: str) -> str:
-    """Formats a number; "-" stands for one that is not known."""
+def format_finite(value: float, form: str) -> str:
+    """Formats a number; "-" stands for one that is not finite, because it is not known."""
     return form.format(value) if math.isfinite(value) else "-"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.reporting.markup import escape, format_duration, format_known, note, row_head, table
+from metarl.reporting.markup import escape, format_duration, format_finite, note, row_head, table
 from metarl.runs.reader import RunData, differences
 
 _TIMED = ("collect", "update")
@@ -29,10 +29,10 @@ def write_speed(runs: Sequence[RunData]) -> list[str]:
             [
                 row_head(run.name),
                 f"{run.column('iteration')[-1]:,.0f}",  # a published run has fewer records
-                format_known(steps[-1], "{:,.0f}"),
+                format_finite(steps[-1], "{:,.0f}"),
                 format_duration(seconds[-1]) if np.isfinite(seconds[-1]) else "-",
-                format_known(steps[-1] / total, "{:,.0f}"),
-                *(format_known(100 * share, "{:.0f} %") for share in shares),
+                format_finite(steps[-1] / total, "{:,.0f}"),
+                *(format_finite(100 * share, "{:.0f} %") for share in shares),
                 f'<span class="bar">{bar}</span>',
                 f"{np.nansum(run.column('rollout/faults')):.0f}",
             ]
