@@ -30,13 +30,13 @@ class PearlConfig:
     """Actions are in (-limit, limit), > 0 [policy output units]; best as wide as what the
     environment clips to."""
 
-    update_ratio: float = 0.1
+    update_ratio: float = 0.4
     """Gradient steps for each environment step collected, > 0; at least one an iteration."""
 
     tasks_per_step: int = 16
     """Tasks in the batch of a gradient step, >= 1."""
 
-    steps_per_task: int = 64
+    steps_per_task: int = 16
     """Transitions of each task in the batch of actor and critics, >= 1."""
 
     context_size: int = 64
@@ -51,18 +51,19 @@ class PearlConfig:
 
     kl_weight: float = 0.1
     """Weight of the KL divergence of the guess from the standard normal distribution
-    [squared rewards / nats], >= 0."""
+    [squared scaled rewards / nats], >= 0; fits reward_scale and discount, as it is beside the
+    squared errors of values."""
 
     reward_scale: float = 1.0
     """Factor on the rewards, > 0, as encoder and critics see them."""
 
-    discount: float = 0.99
+    discount: float = 0.97
     """Discount gamma of one environment step, in [0, 1]."""
 
-    lr: float = 3e-4
+    lr: float = 1e-3
     """Step size of Adam, > 0."""
 
-    target_rate: float = 0.005
+    target_rate: float = 0.02
     """Share by which the target critics move to the critics after each gradient step, in (0, 1]."""
 
     initial_temperature: float = 0.1
@@ -72,7 +73,7 @@ class PearlConfig:
     """Entropy of each action dimension, of actions scaled to (-1, 1), at which its temperature
     stays [nats]; below log 2 = 0.69, the largest there is."""
 
-    max_gradient: float = 10.0
+    max_gradient: float = 1000.0
     """Longer gradients of actor, of critics with encoder, and of temperatures are scaled down to
     this norm, > 0."""
 

@@ -66,6 +66,7 @@ PEARL = PearlConfig(
     discount=0.5,
     lr=5e-3,
     target_rate=0.05,
+    max_gradient=10.0,
 )
 
 VARIBAD = VaribadConfig(
