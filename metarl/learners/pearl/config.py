@@ -61,7 +61,10 @@ class PearlConfig:
     """Discount gamma of one environment step, in [0, 1]."""
 
     lr: float = 1e-3
-    """Step size of Adam, > 0."""
+    """First step size of Adam, > 0."""
+
+    lr_halving: int = 0
+    """Updates in which the step size falls to half, continuously, >= 0; 0 keeps it."""
 
     target_rate: float = 0.02
     """Share by which the target critics move to the critics after each gradient step, in (0, 1]."""
@@ -90,6 +93,7 @@ class PearlConfig:
         counts = ("latent_size", "tasks_per_step", "steps_per_task", "context_size")
         positive = ("update_ratio", "reward_scale", "lr", "max_gradient")
         for hint, names in (
+            ("at least 0", ("lr_halving",)),
             ("at least 1", (*counts, "task_memory", "recent_tasks")),
             ("a finite number > 0", positive),
             ("a finite number > 0, at least 1e-30", ("action_limit", "initial_temperature")),

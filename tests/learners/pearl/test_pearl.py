@@ -150,6 +150,23 @@ def test_update_takes_as_many_gradient_steps_as_the_ratio_says():
     assert metrics["replay/episodes"] == pearl.replay_size() == 12
 
 
+def test_step_size_falls_to_half_in_an_update():
+    """The second update is that of a learner whose step size is half from the start."""
+    rollouts, tasks = [make_rollout(seed) for seed in (0, 1)], np.zeros((3, 2))
+    falling, constant = learner(dataclasses.replace(SMALL, lr_halving=1)), learner()
+    for pearl in (falling, constant, falling):
+        pearl.update(None, rollouts, tasks)
+    half = learner(dataclasses.replace(SMALL, lr=0.5 * SMALL.lr))
+    half.load_state_dict(constant.state_dict())
+    half.load_replay(constant.read_replay(0, constant.replay_size()))
+    half.update(None, rollouts, tasks)
+    constant.update(None, rollouts, tasks)
+    expected = half.state_dict()
+    for name, value in falling.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert not torch.equal(constant.params["actor/0/weight"], half.params["actor/0/weight"])
+
+
 def test_target_critics_follow_the_critics():
     pearl = learner(dataclasses.replace(SMALL, target_rate=0.25))
     before = {name: value.clone() for name, value in pearl.target.items()}
@@ -180,6 +197,7 @@ def test_discrete_actions_are_refused_in_one_line():
         ("hidden_sizes", (), r"learner.hidden_sizes = \(\): must be each at least 1"),
         ("update_ratio", 0.0, "learner.update_ratio = 0.0: must be a finite number > 0"),
         ("target_entropy", 0.7, "learner.target_entropy = 0.7: must be below log 2"),
+        ("lr_halving", -1, "learner.lr_halving = -1: must be at least 0"),
         ("task_memory", 0, "learner.task_memory = 0: must be at least 1"),
         ("target_rate", 1.5, r"learner.target_rate = 1.5: must be in \(0, 1\]"),
     ],
