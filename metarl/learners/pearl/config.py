@@ -30,7 +30,7 @@ class PearlConfig:
     """Actions are in (-limit, limit), > 0 [policy output units]; best as wide as what the
     environment clips to."""
 
-    update_ratio: float = 0.4
+    update_ratio: float = 0.2
     """Gradient steps for each environment step collected, > 0; at least one an iteration."""
 
     tasks_per_step: int = 16
@@ -49,7 +49,7 @@ class PearlConfig:
     """Newest tasks whose contexts train the encoder, >= 1; half of each batch is drawn from these,
     the other half from all tasks in the buffer."""
 
-    kl_weight: float = 0.1
+    kl_weight: float = 0.2
     """Weight of the KL divergence of the guess from the standard normal distribution
     [squared scaled rewards / nats], >= 0; fits reward_scale and discount, as it is beside the
     squared errors of values."""
