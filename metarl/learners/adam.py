@@ -1,4 +1,4 @@
-"""The state of Adam as named tensors, which exist before the first step."""
+"""The state of Adam as named tensors, which exist before the first step, and its step size."""
 
 from __future__ import annotations
 
@@ -43,3 +43,15 @@ def restore_steps(adam: torch.optim.Optimizer, count: Tensor) -> None:
     """Sets the number of steps of every parameter, in place."""
     for kept in adam.state.values():
         kept["step"].copy_(count)
+
+
+def halve_step_size(adam: torch.optim.Optimizer, lr: float, updates: int, halving: int) -> None:
+    """Sets the step size to lr * 0.5 ** (updates / halving); a halving of 0 keeps lr.
+
+    Args:
+        adam: The optimiser.
+        lr: First step size.
+        updates: Updates so far.
+        halving: Updates in which the step size falls to half.
+    """
+    adam.param_groups[0]["lr"] = lr * 0.5 ** (updates / halving) if halving else lr

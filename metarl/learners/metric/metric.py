@@ -13,7 +13,7 @@ from metarl.core.learner import TaskRngs
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Rollout, drop_unknown_ends
 from metarl.functional.running_moments import Moments, normalize
-from metarl.learners import conditioned
+from metarl.learners import adam, conditioned
 from metarl.learners.conditioned import ConditionedActorCritic, build_mlp
 from metarl.learners.metric.config import MetricConfig
 from metarl.learners.metric.embedding import (
@@ -237,8 +237,8 @@ class Metric:
         inputs = normalize(whole, state.moments["transition"].scale()).to(self._device)
         valid, same = valid.to(self._device), same.to(self._device)
         totals, encoder = torch.zeros(2, dtype=torch.float64), state.network.encoder
-        halvings = state.updates / config.encoder_halving if config.encoder_halving else 0.0
-        state.adams["encoder"].param_groups[0]["lr"] = config.encoder_lr * 0.5**halvings
+        schedule = config.encoder_lr, state.updates, config.encoder_halving
+        adam.halve_step_size(state.adams["encoder"], *schedule)
         for step in range(config.encoder_steps):
             rng = stream(self._seed, "sets", state.updates, step)
             episodes = rng.permutation(valid.shape[1])[[0, -1]].tolist()

@@ -263,8 +263,8 @@ class Pearl:
             raise ValueError("no task in the replay buffer has a valid step in its first rollout")
         oldest = len(sampler.counts) - self.config.recent_tasks
         rng = stream(self._seed, "batches", self._updates)
-        halvings = self._updates / self.config.lr_halving if self.config.lr_halving else 0.0
-        self._adam.param_groups[0]["lr"] = self.config.lr * 0.5**halvings
+        schedule = self.config.lr, self._updates, self.config.lr_halving
+        adam.halve_step_size(self._adam, *schedule)
         totals = torch.zeros(len(METRICS), device=self.device)
         for _ in range(count):
             tasks = _choose_tasks(rng, usable, oldest, self.config.tasks_per_step)
