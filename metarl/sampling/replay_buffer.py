@@ -244,6 +244,33 @@ class TransitionSampler:
         number = 1 + (rng.random(len(tasks)) * most).astype(np.int64)
         return self._draw(rng, tasks, count, self._count_steps(tasks, number))
 
+    def sample_beginnings(
+        self, rng: np.random.Generator, tasks: np.ndarray, count: int
+    ) -> tuple[Transitions, Tensor]:
+        """Draws transitions of beginnings of episodes of first rollouts, one of each task.
+
+        A beginning has n = ceil(L u^2) of the L valid steps of its episode, u uniform in (0, 1).
+        Up to C steps they are its transitions, else C drawn from those with replacement.
+
+        Args:
+            rng: The stream.
+            tasks: (B,), counted from the oldest task; each has `first_counts` > 0.
+            count: C.
+
+        Returns:
+            The transitions (B, C), and the mask (B, C) of those that count.
+        """
+        first = self._ends[self._first[tasks]]
+        place = first + (rng.random(len(tasks)) * self.first_counts[tasks]).astype(np.int64)
+        entry = np.searchsorted(self._ends, place, side="right") - 1
+        length = self._ends[entry + 1] - self._ends[entry]
+        number = np.ceil(length * (1.0 - rng.random(len(tasks))) ** 2).astype(np.int64)[:, None]
+        order = np.arange(count)
+        drawn = (rng.random((len(tasks), count)) * number).astype(np.int64)
+        step = np.where(number > count, drawn, np.minimum(order, number - 1))
+        known = torch.from_numpy(order < number)
+        return self._gather(np.broadcast_to(entry[:, None], step.shape), step), known
+
     def _draw(
         self, rng: np.random.Generator, tasks: np.ndarray, count: int, number: np.ndarray
     ) -> Transitions:

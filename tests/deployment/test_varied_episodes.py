@@ -114,10 +114,10 @@ def test_pearl_session_guesses_anew_for_every_episode():
     for _ in range(2):
         played = []
         for _ in range(4):
-            played.append(session._context.latent)
+            played.append(session._context.read(explore=True))
             play(session, 1)
-        assert torch.equal(torch.cat(played, dim=1), expected.latent)
-        assert len(expected.latent.flatten(0, 1).unique(dim=0)) == 16
+        assert torch.equal(torch.cat(played, dim=1), expected.read(explore=True))
+        assert len(expected.read(explore=True).flatten(0, 1).unique(dim=0)) == 16
         parts = zip(*(vars(rollout).values() for rollout in session._pending), strict=True)
         rollout = Rollout(*(torch.cat(each, dim=1) for each in parts))
         streams = key.tasks("adapt", session.num_adaptations + 1, 2)

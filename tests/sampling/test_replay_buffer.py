@@ -1,5 +1,7 @@
 """The replay buffer against the rollouts that were put in, and against a loop over its steps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,54 @@ def test_contexts_have_one_to_all_but_the_last_rollouts():
     steps = drawn.obs[last == 3, :, 0]  # equally often from all of its steps
     _, found = steps.unique(return_counts=True)
     assert len(found) == 3 * T and (found.double() / steps.numel() * 3 * T - 1).abs().max() < 0.05
+
+
+def test_beginnings_are_of_one_episode_of_the_first_rollout():
+    """Up to C transitions in their order, else C drawn; n of L steps as often as u^2 says."""
+    length, count, number = 200, 8, 4000
+    episodes = [torch.arange(length) + 1000.0 * (k + 1) for k in range(3)]
+    obs = torch.stack([*episodes[:2], episodes[2]]).view(1, 3, length, 1)
+    rollout = Rollout(
+        obs=obs,
+        action=torch.zeros_like(obs),
+        log_prob=torch.zeros(1, 3, length),
+        reward=torch.zeros(1, 3, length),
+        valid=torch.ones(1, 3, length, dtype=torch.bool),
+        terminated=torch.zeros(1, 3, dtype=torch.bool),
+        truncated=torch.zeros(1, 3, dtype=torch.bool),
+        last_obs=torch.zeros(1, 3, 1),
+    )
+    second = dataclasses.replace(rollout, obs=obs + 1e4)
+    sampler = TransitionSampler(ReplayBuffer(5).append(to_entries([rollout, second])))
+    rng, tasks = np.random.default_rng(5), np.zeros(number, dtype=int)
+    drawn, known = sampler.sample_beginnings(rng, tasks, count)
+    places = drawn.obs[..., 0]
+    episode, step = places.div(1000.0).floor(), places % 1000.0
+    assert (episode == episode[:, :1]).all()
+    assert sorted(episode[:, 0].unique().tolist()) == [1.0, 2.0, 3.0]
+    few = ~known.all(dim=1)
+    numbers = known.sum(dim=1)
+    order = torch.arange(float(count))
+    assert torch.equal(step[few][known[few]], order.expand(int(few.sum()), count)[known[few]])
+    for n in range(1, count):  # u is between sqrt((n - 1) / 200) and sqrt(n / 200)
+        share = (n / length) ** 0.5 - ((n - 1) / length) ** 0.5
+        assert abs(int((numbers == n).sum()) / number - share) < 0.01, n
+    # of a beginning with more steps, the mean of those drawn is half its length
+    assert abs(float(step[~few].mean()) - _mean_step(length, count)) < 3.0
+
+
+def _mean_step(length, count):
+    """Mean of a step drawn from the first n >= C of an episode's, by numerical integration."""
+    u = (np.arange(100_000) + 0.5) / 100_000
+    number = np.ceil(length * u**2)
+    return float((number[number >= count] - 1).mean() / 2)
+
+
+def test_beginnings_leave_out_episodes_without_steps():
+    sampler = TransitionSampler(filled(10, 3))
+    drawn, known = sampler.sample_beginnings(np.random.default_rng(3), np.arange(6), 50)
+    assert ((drawn.obs % 1e4 >= 1000.0) & (drawn.obs % 1e4 < 2000.0)).all() and known[:, 0].all()
+    assert torch.equal(drawn.obs[:, 0, 0].div(1e4).floor(), torch.tensor([0, 0, 1, 1, 2, 2.0]))
 
 
 def test_tasks_never_mix():

@@ -38,7 +38,8 @@ Act = Callable[[Graph, Value, Value], Value]
 def pearl_policy(learner: Pearl, spec: EnvSpec) -> step.PolicyGraph:
     """Builds the policy of PEARL, which reads the mean of the guess and sends its mode.
 
-    The state `precision` is without that of the prior, so that it is zero at first.
+    The state `precision` is without that of the prior, so that it is zero at first. Where the guess
+    is renewed after every step, the steps of the present episode tell it too.
     """
     config, params = learner.config, learner.params
     size, limit = config.latent_size, float(config.action_limit)
@@ -63,7 +64,8 @@ def pearl_policy(learner: Pearl, spec: EnvSpec) -> step.PolicyGraph:
         return graph.op("Mul", graph.op("Tanh", mean), limit)
 
     sums = [State("precision", (size,)), State("weighted", (size,))]
-    return _build(spec, sums, size, collect, act)
+    is_renewed = config.guess == "step"
+    return _build(spec, sums, size, collect, act, is_renewed=is_renewed)
 
 
 def _relu_network(graph: Graph, params: Params, name: str, x: Value) -> Value:
@@ -108,16 +110,27 @@ def metric_policy(learner: Metric, spec: EnvSpec) -> step.PolicyGraph:
 
 
 def _build(
-    spec: EnvSpec, sums: Sequence[State], size: int, collect: Collect, act: Act
+    spec: EnvSpec,
+    sums: Sequence[State],
+    size: int,
+    collect: Collect,
+    act: Act,
+    *,
+    is_renewed: bool = False,
 ) -> step.PolicyGraph:
-    """Builds the graph of a policy on what transitions said before the episode."""
+    """Builds the graph of a policy on what transitions said before the episode.
+
+    With is_renewed it reads what those of the present episode say too.
+    """
     own = [State(step.ACTION, (spec.action_size,)), State(OBS, (spec.obs_size,))]
     states = [*own, State(BEGUN, (1,)), State(LATENT, (size,)), *sums]
     graph = Graph()
     obs, (action, reward, done) = step.inputs(graph, spec, states)
     after = graph.op("Where", graph.op("Greater", done, 0.5), OBS, obs)
     collected, read = collect(graph, (OBS, action, reward, after), BEGUN)
-    latent = graph.op("Where", graph.op("Greater", done, 0.5), read, LATENT)
+    latent = read
+    if not is_renewed:
+        latent = graph.op("Where", graph.op("Greater", done, 0.5), read, LATENT)
     output = step.finish(graph, spec, act(graph, obs, latent))
     begun = graph.op("Max", BEGUN, np.ones((1, 1), dtype=np.float32))
     step.output_states(graph, states, [output, obs, begun, latent, *collected])

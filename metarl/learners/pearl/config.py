@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from metarl.core.errors import require
 from metarl.core.ranges import require_at_most, require_range
@@ -21,6 +22,10 @@ class PearlConfig:
 
     encoder_sizes: tuple[int, ...] = (128, 128)
     """Units of each ReLU layer of the encoder, each >= 1."""
+
+    guess: Literal["episode", "step"] = "episode"
+    """When the guess is renewed: between rollouts (episode, as published), or after every step too
+    (step), so that a robot adapts within its first episode."""
 
     encode_next_obs: bool = True
     """The encoder reads the observation after an action too; False reads observation, action and
@@ -53,6 +58,11 @@ class PearlConfig:
     """Weight of the KL divergence of the guess from the standard normal distribution
     [squared scaled rewards / nats], >= 0; fits reward_scale and discount, as it is beside the
     squared errors of values."""
+
+    decoder_weight: float = 0.0
+    """Weight of the squared error of a network that tells a transition's reward from z [in
+    variances of the rewards of a batch], >= 0; 0 leaves it out, as published. It tells the encoder
+    what to look for before the values do."""
 
     reward_scale: float = 1.0
     """Factor on the rewards, > 0, as encoder and critics see them."""
@@ -97,11 +107,13 @@ class PearlConfig:
             ("at least 1", (*counts, "task_memory", "recent_tasks")),
             ("a finite number > 0", positive),
             ("a finite number > 0, at least 1e-30", ("action_limit", "initial_temperature")),
-            ("a finite number >= 0", ("kl_weight",)),
+            ("a finite number >= 0", ("kl_weight", "decoder_weight")),
             ("in [0, 1]", ("discount",)),
             ("in (0, 1]", ("target_rate",)),
             ("a finite number", ("target_entropy",)),
         ):
             require_range(self, "learner", names, hint)
+        known = self.guess in ("episode", "step")
+        require(known, "learner.guess", self.guess, "episode or step")
         is_reachable = self.target_entropy < math.log(2.0)
         require(is_reachable, "learner.target_entropy", self.target_entropy, "below log 2 = 0.69")

@@ -27,6 +27,7 @@ class Batch:
         recent: (B,) the context trains the encoder.
         latent_noise: Standard normal (B, Z).
         noise: Standard normal (2, B, C, A), for the actions after and before the transitions.
+        known: Transitions of the context that count (B, C'); None takes all.
     """
 
     steps: Transitions
@@ -34,6 +35,7 @@ class Batch:
     recent: Tensor
     latent_noise: Tensor
     noise: Tensor
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,15 @@ class Losses:
     """The losses of one gradient step, each with a gradient in its own parameters only.
 
     Attributes:
-        critic: Of critics and encoder: half the squared errors of both, and the weighted KL.
+        critic: Of critics, encoder and decoder: half the squared errors of both critics, the
+            weighted KL and the decoder's weighted error.
         actor: Of the actor.
         temperature: Of the temperatures.
         kl: Mean KL divergence of the guesses from the prior () [nats].
         entropy: Mean entropy of an action dimension () [nats], of actions scaled to (-1, 1).
         value: Mean value of the batch () [scaled rewards].
         error: Mean squared error of a critic () [squared scaled rewards].
+        reward: That of the decoder () [variances of the batch's rewards]; 0 without one.
     """
 
     critic: Tensor
@@ -57,6 +61,7 @@ class Losses:
     entropy: Tensor
     value: Tensor
     error: Tensor
+    reward: Tensor
 
 
 def guess(networks: Networks, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -66,7 +71,7 @@ def guess(networks: Networks, params: Params, batch: Batch) -> tuple[Tensor, Ten
     differ from those that it meets.
     """
     prior = Posterior(*(torch.ones_like(batch.latent_noise) * x for x in (1.0, 0.0)))
-    posterior = networks.observe(params, prior, batch.context)
+    posterior = networks.observe(params, prior, batch.context, batch.known)
     latent, divergence = posterior.sample(batch.latent_noise), posterior.kl_from_prior()
     is_recent = batch.recent
     return (
@@ -93,12 +98,28 @@ def bootstrap(
     return config.reward_scale * steps.reward + config.discount * later
 
 
+def decoder_error(networks: Networks, params: Params, batch: Batch, latent: Tensor) -> Tensor:
+    """Returns the decoder's mean squared error over the variance of the batch's rewards ().
+
+    Where the rewards differ by rounding only the error is 0: there is nothing to tell.
+    """
+    steps = batch.steps
+    if not networks.config.decoder_weight:
+        return torch.zeros_like(latent[0, 0, 0])
+    wanted = networks.config.reward_scale * steps.reward
+    variance = wanted.var(correction=0)
+    differs = variance > torch.finfo(wanted.dtype).eps * wanted.square().mean()
+    error = (networks.tell_rewards(params, steps, latent) - wanted).square().mean()
+    return differs * error / torch.where(differs, variance, 1.0)
+
+
 def compute(
     networks: Networks, params: Params, target: Mapping[str, Tensor], batch: Batch
 ) -> Losses:
     """Computes all losses of a gradient step.
 
         critic       mean 1/2 sum_i (Q_i(s, a, z) - y)^2 + weight mean KL(q(z) || N(0, 1))
+                     + decoder's weight mean (c r - f(s, a, s', z))^2 / var(c r)
         actor        mean sum_d alpha_d log pi_d(a | s, z) - min_i Q_i(s, a, z)
         temperature  mean sum_d -log alpha_d (log pi_d + target entropy)
 
@@ -109,7 +130,8 @@ def compute(
         batch: Tasks and transitions.
 
     Source: Rakelly et al. 2019 (arXiv:1903.08254), algorithm 1; Haarnoja et al. 2018
-    (arXiv:1812.05905). There one temperature serves the sum over the action dimensions.
+    (arXiv:1812.05905). There one temperature serves the sum over the action dimensions, and there
+    is no decoder.
     """
     config, steps = networks.config, batch.steps
     latent, divergence = guess(networks, params, batch)
@@ -120,7 +142,7 @@ def compute(
     taken = steps.action / config.action_limit
     values = networks.values(params, steps.obs, taken, shared)
     errors = [(value - wanted).square().mean() for value in values]
-    kl = divergence.mean()
+    kl, told = divergence.mean(), decoder_error(networks, params, batch, shared)
     action, log_prob = networks.draw(params, steps.obs, fixed, batch.noise[1])
     frozen = {name: value.detach() for name, value in params.items()}
     judged = torch.minimum(*networks.values(frozen, steps.obs, action, fixed))
@@ -128,11 +150,12 @@ def compute(
     actor = surprise @ frozen[TEMPERATURE].exp() - judged.mean()
     excess = surprise.detach() + config.target_entropy
     return Losses(
-        critic=0.5 * (errors[0] + errors[1]) + config.kl_weight * kl,
+        critic=0.5 * (errors[0] + errors[1]) + config.kl_weight * kl + config.decoder_weight * told,
         actor=actor,
         temperature=-(params[TEMPERATURE] * excess).sum(),
         kl=kl.detach(),
         entropy=-surprise.detach().mean(),
         value=values[0].detach().mean(),
         error=errors[0].detach(),
+        reward=told.detach(),
     )

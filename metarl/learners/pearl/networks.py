@@ -24,10 +24,15 @@ MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
 CRITICS = "critic0", "critic1"
 """Names of the critics."""
 
+DECODER = "decoder"
+"""Name of the network that tells rewards."""
+
 
 @dataclass(frozen=True)
 class Networks:
-    """Encoder, actor and critics; parameters are "NETWORK/LAYER/weight" (O, I) and ".../bias" (O,).
+    """Encoder, actor, critics and perhaps a decoder as functions.
+
+    Parameters are "NETWORK/LAYER/weight" (O, I) and "NETWORK/LAYER/bias" (O,).
 
     Attributes:
         config: Sizes and scales.
@@ -44,7 +49,9 @@ class Networks:
         config, obs, action = self.config, self.obs_size, self.action_size
         features = obs + action + 1 + (obs if config.encode_next_obs else 0)
         critic = obs + action + config.latent_size, *config.hidden_sizes, 1
+        decoder = features - 1 + config.latent_size, *config.encoder_sizes, 1
         return {
+            **({DECODER: decoder} if config.decoder_weight else {}),
             "encoder": (features, *config.encoder_sizes, 2 * config.latent_size),
             "actor": (obs + config.latent_size, *config.hidden_sizes, 2 * action),
             **{name: critic for name in CRITICS},
@@ -78,13 +85,23 @@ class Networks:
         valid: Tensor | None = None,
     ) -> Posterior:
         """Returns the posterior after transitions (N, C); only those of the mask (N, C) count."""
-        config = self.config
-        parts = [steps.obs, steps.action / config.action_limit]
-        parts.append(steps.reward.unsqueeze(-1) * config.reward_scale)
-        if config.encode_next_obs:
-            parts.append(steps.next_obs)
-        mean, raw = self.run(params, "encoder", torch.cat(parts, dim=-1)).chunk(2, dim=-1)
+        obs, action, *after = self._parts(steps)
+        reward = steps.reward.unsqueeze(-1) * self.config.reward_scale
+        read = torch.cat([obs, action, reward, *after], dim=-1)
+        mean, raw = self.run(params, "encoder", read).chunk(2, dim=-1)
         return posterior.observe(mean, functional.softplus(raw), valid)
+
+    def tell_rewards(
+        self, params: Mapping[str, Tensor], steps: Transitions, latent: Tensor
+    ) -> Tensor:
+        """Maps transitions (N, C) and z (N, C, Z) to the scaled rewards (N, C) that it expects."""
+        read = torch.cat([*self._parts(steps), latent], dim=-1)
+        return self.run(params, DECODER, read).squeeze(-1)
+
+    def _parts(self, steps: Transitions) -> list[Tensor]:
+        """Returns what encoder and decoder read of transitions beside the reward."""
+        parts = [steps.obs, steps.action / self.config.action_limit]
+        return [*parts, steps.next_obs] if self.config.encode_next_obs else parts
 
     def policy(
         self, params: Mapping[str, Tensor], obs: Tensor, latent: Tensor

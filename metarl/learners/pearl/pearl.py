@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.learners import adam
 from metarl.learners.pearl import losses, squashed_gaussian
 from metarl.learners.pearl.config import PearlConfig
-from metarl.learners.pearl.networks import CRITICS, Networks
+from metarl.learners.pearl.context import PearlContext, draw_context
+from metarl.learners.pearl.networks import CRITICS, DECODER, Networks
 from metarl.learners.pearl.posterior import Posterior
 from metarl.sampling.replay_buffer import (
     ReplayBuffer,
@@ -26,7 +27,7 @@ from metarl.sampling.replay_buffer import (
     to_entries,
 )
 
-GROUPS = ("encoder", *CRITICS), ("actor",), (losses.TEMPERATURE,)
+GROUPS = ("encoder", DECODER, *CRITICS), ("actor",), (losses.TEMPERATURE,)
 """Networks whose gradient has one norm."""
 
 METRICS = {
@@ -36,45 +37,28 @@ METRICS = {
     "update/entropy": "entropy",
     "update/value": "value",
     "update/value_error": "error",
+    "update/reward_error": "reward",
 }
 """Metric -> the loss, or other number of `losses.Losses`, whose mean it is."""
 
 SAMPLES = 100
-"""Episodes of each robot of a session that act on samples of z of their own until it adapts."""
-
-
-@dataclass(frozen=True)
-class PearlContext:
-    """Guesses of the tasks.
-
-    Attributes:
-        posterior: q(z) of each task, from all transitions of the trial so far.
-        latent: z (N, E, Z), one sample of it for each of the present episodes.
-        samples: Those of the episodes of a rollout (N, L, Z), from which those beyond L start
-            again.
-    """
-
-    posterior: Posterior
-    latent: Tensor
-    samples: Tensor
-
-    def slice_tasks(self, start: int, stop: int) -> PearlContext:
-        """Returns the context of the tasks start..stop, as views."""
-        parts = (part[start:stop] for part in vars(self.posterior).values())
-        samples = (z[start:stop] for z in (self.latent, self.samples))
-        return PearlContext(Posterior(*parts), *samples)
+"""Episodes of each robot of a session that act on noise of their own until it adapts."""
 
 
 class Pearl:
     """Trains an encoder of transitions, and a policy that reads a sample of its guess, by SAC.
 
     In a trial the first rollout acts on a sample of the prior, every later one on a sample of the
-    posterior from all transitions before it. Without exploration the mean takes the place of the
-    sample, and the mode that of the action. The trainer draws fresh tasks in every iteration, so
-    the replay buffer holds those of the last `task_memory` trials' tasks, each with its own
-    episodes. The context of a task is drawn from its first rollouts, one or more but not the last,
-    as `adapt` meets them. Drawn from all of those alike, transitions of a guess that was right tell
-    the task by what the robot does, and the encoder stops reading what earns rewards.
+    posterior from all transitions before it. With guess "step" an episode's own steps tell its
+    guess too, and the same noise becomes samples of a distribution that narrows. Without
+    exploration the mean takes the place of the sample, and the mode that of the action.
+
+    The trainer draws fresh tasks in every iteration, so the replay buffer holds those of the last
+    `task_memory` trials' tasks, each with its own episodes. The context of a task is drawn from its
+    first rollouts, one or more but not the last, as `adapt` meets them; with guess "step" from the
+    beginning of an episode of the first. Drawn from all rollouts alike, transitions of a guess that
+    was right tell the task by what the robot does, and the encoder stops reading what earns
+    rewards.
 
     Args:
         config: Settings.
@@ -132,7 +116,7 @@ class Pearl:
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> PearlContext:
         """Draws z of every episode from the prior; without streams it is the prior's mean."""
         prior = Posterior.prior(num_tasks, self.config.latent_size)
-        return _draw_context(prior, (num_episodes, SAMPLES * num_episodes), rngs)
+        return draw_context(prior, (num_episodes, SAMPLES * num_episodes), rngs)
 
     def act(
         self,
@@ -144,28 +128,28 @@ class Pearl:
         explore: bool,
     ) -> tuple[Action, PearlContext]:
         """Samples actions (N, E, A) for obs (N, E, S) and z, or takes the mode at z's mean."""
-        del feedback
-        limit = self.config.action_limit
-        if not explore:
-            latent = context.posterior.mean.unsqueeze(1).expand(*obs.shape[:2], -1)
-            mean, _ = self.networks.policy(self._acting, obs, latent)
-            return Action(limit * mean.tanh(), torch.zeros(obs.shape[:2])), context
-        mean, log_std = self.networks.policy(self._acting, obs, context.latent)
-        value, log_prob = squashed_gaussian.sample(mean, log_std, noise)
-        return Action(limit * value, (log_prob - np.log(limit)).sum(dim=-1)), context
+        context, limit = self._observe(context, obs, feedback), self.config.action_limit
+        latent = context.read(explore=explore)
+        mean, log_std = self.networks.policy(self._acting, obs, latent)
+        if explore:
+            value, log_prob = squashed_gaussian.sample(mean, log_std, noise)
+            action = Action(limit * value, (log_prob - np.log(limit)).sum(dim=-1))
+        else:
+            action = Action(limit * mean.tanh(), torch.zeros(obs.shape[:2]))
+        is_renewed = self.config.guess == "step"
+        return action, replace(context, last=(obs, action.value)) if is_renewed else context
 
     @torch.no_grad()
     def adapt(self, context: PearlContext, rollout: Rollout, rngs: TaskRngs) -> PearlContext:
         """Multiplies the posterior by the factors of a rollout's transitions, and draws z anew."""
         steps, valid = _transitions(rollout)
         posterior = self.networks.observe(self._acting, context.posterior, steps, valid)
-        size = context.latent.shape[1], context.samples.shape[1]
-        return _draw_context(posterior, size, rngs)
+        size = context.noise.shape[1], context.all_noise.shape[1]
+        return draw_context(posterior, size, rngs)
 
     def select_episodes(self, context: PearlContext, first: int, num_episodes: int) -> PearlContext:
         """Returns the context for episodes first, first + 1, ... of a rollout."""
-        index = (first + torch.arange(num_episodes)) % context.samples.shape[1]
-        return replace(context, latent=context.samples[:, index])
+        return context.select(first, num_episodes)
 
     def update(
         self, context: PearlContext, rollouts: Sequence[Rollout], tasks: np.ndarray
@@ -238,6 +222,22 @@ class Pearl:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")
 
+    # --- pieces of acting -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _observe(
+        self, context: PearlContext, obs: Tensor, feedback: Feedback | None
+    ) -> PearlContext:
+        """Returns the context with the last step of each present episode that goes on."""
+        if feedback is None or context.last is None:
+            return context
+        nothing_ends = torch.zeros_like(feedback.alive)
+        parts = *context.last, feedback.reward, obs, nothing_ends
+        steps = Transitions(*(part.flatten(0, 1).unsqueeze(1) for part in parts))
+        alive = feedback.alive.flatten().unsqueeze(1)
+        present = self.networks.observe(self._acting, context.guesses(), steps, alive)
+        return replace(context, present=present)
+
     # --- pieces of the update ------------------------------------------------------------------
 
     def _device_state(self) -> Params:
@@ -286,7 +286,12 @@ class Pearl:
         recent: np.ndarray,
     ) -> losses.Batch:
         config, action_size = self.config, self.networks.action_size
-        context = sampler.sample_context(rng, tasks, config.context_size)
+        known = None
+        if config.guess == "step":
+            context, known = sampler.sample_beginnings(rng, tasks, config.context_size)
+            known = known.to(self.device)
+        else:
+            context = sampler.sample_context(rng, tasks, config.context_size)
         steps = sampler.sample(rng, tasks, config.steps_per_task)
         size = len(tasks), config.latent_size
         own = [
@@ -294,7 +299,7 @@ class Pearl:
             for shape in (size, (2, *steps.reward.shape, action_size))
         ]
         tensors = (torch.from_numpy(each).to(self.device) for each in (recent, *own))
-        return losses.Batch(steps.to(self.device), context.to(self.device), *tensors)
+        return losses.Batch(steps.to(self.device), context.to(self.device), *tensors, known)
 
     def _descend(self, loss: Tensor) -> None:
         """Takes a step of Adam, and lets the target critics follow."""
@@ -316,19 +321,6 @@ def _critics(params: Params) -> Params:
 
 def _copy(values: Params) -> Params:
     return {name: value.detach().clone() for name, value in values.items()}
-
-
-def _draw_context(posterior: Posterior, size: tuple[int, int], rngs: TaskRngs) -> PearlContext:
-    """Draws z of size = (E, L) present and all episodes; without streams it is the mean.
-
-    The first E samples do not depend on how many follow.
-    """
-    num_episodes, count = size
-    noise = torch.zeros(len(posterior.precision), count, posterior.precision.shape[1])
-    for own, rng in zip(noise, rngs, strict=False):
-        own.copy_(torch.from_numpy(rng.standard_normal(own.shape, np.float32)))
-    samples = posterior.sample(noise)
-    return PearlContext(posterior, samples[:, :num_episodes], samples)
 
 
 def _transitions(rollout: Rollout) -> tuple[Transitions, Tensor]:

@@ -48,6 +48,10 @@ class Posterior:
         weighted = self.weighted + (precision * mean).sum(dim=1)
         return Posterior(self.precision + precision.sum(dim=1), weighted)
 
+    def rows(self, start: int, stop: int) -> Posterior:
+        """Returns the distributions start..stop, as views."""
+        return Posterior(self.precision[start:stop], self.weighted[start:stop])
+
     @property
     def mean(self) -> Tensor:
         """(N, Z)."""

@@ -141,6 +141,7 @@ CASES = {
     "meta-lstm": Case(replace(MAML, inner="lstm"), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),
     "pearl": Case(PEARL, 8, 4, 1, 8),
+    "pearl, step": Case(replace(PEARL, guess="step", decoder_weight=1.0), 8, 4, 1, 8, gain=3.0),
     # it has adapted after some steps, so the first episode is as good; -38 is standing still
     "grbal": Case(GRBAL, 16, 1, 1, 5, gain=-5.0, least=-26.0),
     "teacher-student": Case(TEACHER, 64, 1, 1, 40, gain=3.0),

@@ -42,6 +42,15 @@ MORE_RUNS = {
             "reward_scale": 2.0,
         }
     },
+    "pearl, step": {
+        "learner": {
+            "hidden_sizes": [8],
+            "encoder_sizes": [8],
+            "update_ratio": 0.005,
+            "guess": "step",
+            "decoder_weight": 1.0,
+        }
+    },
     "sb3-ppo, normalized": {"learner": {"normalize": True}},
     **{
         name: {"learner": {"hidden_sizes": [8]}}

@@ -1,5 +1,7 @@
 """The losses against a loop over single transitions, and their gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Normal, TransformedDistribution, kl_divergence
@@ -25,6 +27,9 @@ CONFIG = PearlConfig(
 )
 
 
+WITH_DECODER = replace(CONFIG, decoder_weight=0.6)
+
+
 def draw_transitions(draw, count):
     def normal(*shape):
         return torch.randn(B, count, *shape, generator=draw, dtype=torch.float64)
@@ -36,7 +41,7 @@ def draw_transitions(draw, count):
 class Setting:
     """Networks in double precision, and a batch."""
 
-    def __init__(self, config=CONFIG, recent=(True, True, True)):
+    def __init__(self, config=CONFIG, recent=(True, True, True), known=None):
         self.config, draw = config, torch.Generator().manual_seed(0)
         self.networks = Networks(config, S, A)
         initial = self.networks.initial(stream(0, "init"))
@@ -57,6 +62,7 @@ class Setting:
             recent=torch.tensor(recent),
             latent_noise=torch.randn(B, Z, generator=draw).double(),
             noise=torch.randn(2, B, C, A, generator=draw).double(),
+            known=None if known is None else torch.tensor(known).expand(B, CONTEXT),
         )
 
     def compute(self):
@@ -72,7 +78,8 @@ def network(params, name, x):
 def slow_losses(setting):
     """The losses as their formulas say, one transition at a time, by torch.distributions."""
     config, batch, params = setting.config, setting.batch, setting.params
-    alpha = params[losses.TEMPERATURE].exp()
+    alpha, rewards = params[losses.TEMPERATURE].exp(), 3.0 * batch.steps.reward
+    variance = (rewards - rewards.mean()).square().mean()
     critic = actor = temperature = divergence = 0.0
 
     def policy(obs, z, noise):
@@ -86,6 +93,8 @@ def slow_losses(setting):
     for task in range(B):
         precision, weighted = torch.ones(Z).double(), torch.zeros(Z).double()
         for i in range(CONTEXT):
+            if batch.known is not None and not batch.known[task, i]:
+                continue
             own = [getattr(batch.context, name)[task, i] for name in vars(batch.context)]
             inputs = [own[0], own[1] / 0.5, 3.0 * own[2].view(1), own[3]]
             mean, raw = network(params, "encoder", torch.cat(inputs)).chunk(2)
@@ -99,8 +108,9 @@ def slow_losses(setting):
         for i in range(C):
             steps = batch.steps
             obs, action, reward = steps.obs[task, i], steps.action[task, i], steps.reward[task, i]
-            later, log_prob = policy(steps.next_obs[task, i], fixed, batch.noise[0, task, i])
-            after = torch.cat([steps.next_obs[task, i], later, fixed])
+            after_obs = steps.next_obs[task, i]
+            later, log_prob = policy(after_obs, fixed, batch.noise[0, task, i])
+            after = torch.cat([after_obs, later, fixed])
             value = min(network(setting.target, name, after) for name in ("critic0", "critic1"))
             value = value - (alpha * log_prob).sum()
             goes_on = 0.0 if steps.terminal[task, i] else 1.0
@@ -108,6 +118,10 @@ def slow_losses(setting):
             inputs = torch.cat([obs, action / 0.5, z])
             for name in ("critic0", "critic1"):
                 critic += 0.5 * (network(params, name, inputs) - wanted).square() / (B * C)
+            if config.decoder_weight:
+                told = network(params, "decoder", torch.cat([obs, action / 0.5, after_obs, z]))
+                told = (told - 3.0 * reward).square() / variance
+                critic += config.decoder_weight * told / (B * C)
             drawn, log_prob = policy(obs, fixed, batch.noise[1, task, i])
             inputs = torch.cat([obs, drawn, fixed])
             frozen = {name: value.detach() for name, value in params.items()}
@@ -122,9 +136,14 @@ def gradient(loss, params):
     return torch.autograd.grad(loss, list(params.values()), allow_unused=True)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"config": WITH_DECODER}, {"known": [True, False, True, True, False]}],
+    ids=["published", "decoder", "few known"],
+)
 @pytest.mark.parametrize("index", range(3), ids=["critic", "actor", "temperature"])
-def test_loss_and_its_gradient_equal_a_loop_over_transitions(index):
-    setting = Setting()
+def test_loss_and_its_gradient_equal_a_loop_over_transitions(index, options):
+    setting = Setting(**options)
     fast, slow = setting.compute(), slow_losses(setting)[index]
     own = (fast.critic, fast.actor, fast.temperature)[index]
     torch.testing.assert_close(own, slow)
@@ -136,11 +155,12 @@ def test_loss_and_its_gradient_equal_a_loop_over_transitions(index):
             torch.testing.assert_close(a, b)
 
 
-def test_each_loss_has_a_gradient_in_its_own_networks_only():
-    setting = Setting()
+@pytest.mark.parametrize(("config", "more"), [(CONFIG, set()), (WITH_DECODER, {"decoder"})])
+def test_each_loss_has_a_gradient_in_its_own_networks_only(config, more):
+    setting = Setting(config)
     found = setting.compute()
     groups = {
-        "critic": {"encoder", "critic0", "critic1"},
+        "critic": {"encoder", "critic0", "critic1", *more},
         "actor": {"actor"},
         "temperature": {losses.TEMPERATURE},
     }
@@ -208,3 +228,13 @@ def test_temperature_of_each_dimension_follows_its_own_entropy():
         setting.params["actor/1/bias"].copy_(torch.tensor([0.0, 0.0, -3.0, -0.1]))
     (own,) = torch.autograd.grad(setting.compute().temperature, setting.params[losses.TEMPERATURE])
     assert own[0] < 0.0 < own[1]
+
+
+def test_equal_rewards_tell_nothing():
+    setting = Setting(WITH_DECODER)
+    setting.batch.steps.reward.fill_(0.3)
+    found = setting.compute()
+    assert found.reward == 0.0
+    decoder = [v for n, v in setting.params.items() if n.startswith("decoder")]
+    own = torch.autograd.grad(found.critic, decoder)
+    assert not any(value.any() for value in own)

@@ -15,7 +15,7 @@ from metarl.core.env import supports
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.core.learner import HasBoundedReplay
 from metarl.core.rng import stream
-from metarl.core.rollout import Rollout
+from metarl.core.rollout import Feedback, Rollout
 from metarl.envs.registry import make
 from metarl.learners.pearl.config import PearlConfig
 from metarl.learners.pearl.pearl import Pearl, _choose_tasks
@@ -88,13 +88,14 @@ def test_each_episode_acts_on_its_own_sample_of_the_guess():
     context = pearl.begin(3, 2, streams(3, "begin"))
     for task, rng in enumerate(streams(3, "begin")):
         drawn = torch.from_numpy(rng.standard_normal((2, 3), np.float32))
-        assert torch.equal(context.latent[task], drawn)  # of the prior
+        assert torch.equal(context.read(explore=True)[task], drawn)  # of the prior
     context = pearl.adapt(context, rollout, streams(3))
     mean, std = context.posterior.mean, context.posterior.precision.rsqrt()
     for task, rng in enumerate(streams(3)):
         drawn = torch.from_numpy(rng.standard_normal((2, 3), np.float32))
-        torch.testing.assert_close(context.latent[task], mean[task] + std[task] * drawn)
-    assert not torch.equal(context.latent[:, 0], context.latent[:, 1])
+        latent = context.read(explore=True)
+        torch.testing.assert_close(latent[task], mean[task] + std[task] * drawn)
+    assert not torch.equal(latent[:, 0], latent[:, 1])
 
 
 def test_experience_of_one_task_does_not_reach_another():
@@ -104,7 +105,8 @@ def test_experience_of_one_task_does_not_reach_another():
     contexts = [
         pearl.adapt(pearl.begin(3, 2, streams(3)), each, streams(3)) for each in (rollout, changed)
     ]
-    same = (contexts[0].latent == contexts[1].latent).flatten(1).all(dim=1)
+    latents = [context.read(explore=True) for context in contexts]
+    same = (latents[0] == latents[1]).flatten(1).all(dim=1)
     assert same.tolist() == [True, False, True]
 
 
@@ -114,7 +116,7 @@ def test_log_prob_of_an_action_is_its_density():
     context = pearl.begin(3, 2, streams(3))
     with torch.inference_mode():
         action, _ = pearl.act(context, obs, noise, explore=True)
-        mean, log_std = pearl.networks.policy(pearl.params, obs, context.latent)
+        mean, log_std = pearl.networks.policy(pearl.params, obs, context.read(explore=True))
     to_limit = [TanhTransform(), AffineTransform(0.0, 0.1)]
     expected = TransformedDistribution(Normal(mean, log_std.exp()), to_limit)
     torch.testing.assert_close(action.log_prob, expected.log_prob(action.value).sum(dim=-1))
@@ -130,6 +132,64 @@ def test_without_exploration_the_mean_of_the_guess_acts():
             latent = context.posterior.mean[task].expand(2, -1)
             mean, _ = pearl.networks.policy(pearl.params, obs[task], latent)
             torch.testing.assert_close(action.value[task], 0.1 * mean.tanh())
+
+
+def play(pearl, rollout, *, explore):
+    """Shows the learner a rollout step by step; returns the context at each step."""
+    context, contexts = pearl.begin(3, 2, streams(3, "begin")), []
+    alive, feedback = torch.ones(3, 2, dtype=torch.bool), None
+    for t in range(rollout.obs.shape[2]):
+        obs = torch.where(alive.unsqueeze(-1), rollout.obs[:, :, t], rollout.last_obs)
+        with torch.inference_mode():
+            _, context = pearl.act(context, obs, torch.zeros(3, 2, 2), feedback, explore=explore)
+        contexts.append(context)
+        # the rollout's action takes the place of the learner's
+        if context.last is not None:
+            context = dataclasses.replace(context, last=(obs, rollout.action[:, :, t]))
+        alive = rollout.valid[:, :, t + 1] if t + 1 < rollout.valid.shape[2] else ~alive & alive
+        feedback = Feedback(rollout.reward[:, :, t], alive)
+    return contexts
+
+
+@pytest.mark.parametrize("explore", [True, False])
+def test_guess_of_a_step_reads_the_steps_of_its_own_episode(explore):
+    """Against `adapt` to the beginning of each episode alone."""
+    pearl, rollout = learner(dataclasses.replace(SMALL, guess="step")), make_rollout(0)
+    for t, context in enumerate(play(pearl, rollout, explore=explore)):
+        latent, length = context.read(explore=explore), rollout.valid.sum(dim=2)
+        for task in range(3):
+            for episode in range(2):
+                known = min(t, int(length[task, episode]) - 1)  # the last step ends the episode
+                one = {
+                    n: v[task : task + 1, episode : episode + 1] for n, v in vars(rollout).items()
+                }
+                beginning = dataclasses.replace(
+                    Rollout(**one),
+                    valid=one["valid"] & (torch.arange(5) < known),
+                    last_obs=one["obs"][:, :, known],
+                )
+                empty = pearl.begin(1, 1, [])
+                guess = pearl.adapt(empty, beginning, []).posterior if known else empty.posterior
+                noise = context.noise[task, episode] if explore else 0.0
+                expected = guess.mean[0] + guess.precision[0].rsqrt() * noise
+                torch.testing.assert_close(latent[task, episode], expected)
+
+
+def test_guess_of_an_episode_does_not_change_within_it():
+    contexts = play(learner(), make_rollout(0), explore=True)
+    first = contexts[0].read(explore=True)
+    assert all(torch.equal(context.read(explore=True), first) for context in contexts)
+
+
+def test_next_episode_begins_with_the_guess_of_all_rollouts():
+    pearl, rollout = learner(dataclasses.replace(SMALL, guess="step")), make_rollout(0)
+    played = play(pearl, rollout, explore=True)[-1]
+    fresh = pearl.begin(3, 2, streams(3, "begin"))
+    for after in (pearl.select_episodes(played, 0, 2), pearl.adapt(played, rollout, streams(3))):
+        assert after.present is None and after.last is None
+    expected = pearl.adapt(fresh, rollout, streams(3))
+    after = pearl.adapt(played, rollout, streams(3))
+    assert torch.equal(after.read(explore=True), expected.read(explore=True))
 
 
 def test_half_of_a_batch_is_of_recent_tasks():
@@ -197,6 +257,8 @@ def test_discrete_actions_are_refused_in_one_line():
         ("hidden_sizes", (), r"learner.hidden_sizes = \(\): must be each at least 1"),
         ("update_ratio", 0.0, "learner.update_ratio = 0.0: must be a finite number > 0"),
         ("target_entropy", 0.7, "learner.target_entropy = 0.7: must be below log 2"),
+        ("guess", "now", "learner.guess = 'now': must be episode or step"),
+        ("decoder_weight", -1.0, "learner.decoder_weight = -1.0: must be a finite number >= 0"),
         ("lr_halving", -1, "learner.lr_halving = -1: must be at least 0"),
         ("task_memory", 0, "learner.task_memory = 0: must be at least 1"),
         ("target_rate", 1.5, r"learner.target_rate = 1.5: must be in \(0, 1\]"),
