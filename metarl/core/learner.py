@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from torch import Tensor
 
-from metarl.core.env import BatchEnv
+from metarl.core.env import BatchEnv, supports
 from metarl.core.machine.parallel import Group
 from metarl.core.rollout import Action, Feedback, Iteration, Metrics, Params, Rollout
 from metarl.core.tasks import TaskDistribution
@@ -172,6 +172,19 @@ class AdaptsWithoutNoise(Protocol):
     """A learner that pools episodes, and adapts to those of its mode too: it reads transitions."""
 
     adapts_without_noise: bool
+
+
+class AdaptsWhileActing(Protocol):
+    """A learner that pools episodes and, if this is True, adapts to the steps of each one too."""
+
+    adapts_while_acting: bool
+
+
+def adapts_while_acting(learner: Learner[Any]) -> bool:
+    """Returns whether what a policy does next depends on the rewards of its present episode."""
+    if not learner.pools_episodes:
+        return True
+    return supports(learner, AdaptsWhileActing) and learner.adapts_while_acting
 
 
 class VariesEpisodes(Protocol):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.core.env import EnvSpec, supports
 from metarl.core.errors import ConfigError
-from metarl.core.learner import JoinableContext, Learner
+from metarl.core.learner import JoinableContext, Learner, VariesEpisodes, adapts_while_acting
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Feedback, Rollout
 from metarl.deployment.signals import (
@@ -119,10 +119,10 @@ def _continue(
     every = np.arange(num_rows)
     if len(state.action) != num_rows:
         raise ConfigError(f"state has {len(state.action)} robots and obs {num_rows}")
-    if state.context is None or learner.pools_episodes:  # nothing is remembered between steps
+    if state.context is None or not adapts_while_acting(learner):  # nothing is kept between steps
         return [(every, state.context, None)]
     if reward is None:
-        hint = "it is an input of the policy's memory; pass reward="
+        hint = "the policy reads it; pass reward="
         raise ConfigError(f"reward is missing: {hint}, or use policy.start()")
     rewards = torch.tensor(read_rows("reward", reward, num_rows, np.float32)).unsqueeze(1)
     given = False if episode_start is None else episode_start
@@ -142,7 +142,12 @@ def _continue(
 
 
 def _end_episode(learner: Learner[Any], state: PolicyState, reward: Tensor) -> Any:
-    """Returns the context after episodes whose last step is that of the state."""
+    """Returns the context after episodes whose last step is that of the state.
+
+    Learners that pool episodes keep what they knew before: they adapt in sessions.
+    """
+    if supports(learner, VariesEpisodes):
+        return learner.select_episodes(state.context, 0, 1)
     no, yes = torch.zeros_like(reward), torch.ones_like(reward, dtype=torch.bool)
     rollout = Rollout(
         obs=state.obs.unsqueeze(2),

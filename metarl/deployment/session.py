@@ -11,7 +11,13 @@ import torch
 
 from metarl.core.env import EnvSpec, Step, supports
 from metarl.core.errors import ConfigError, name_failures
-from metarl.core.learner import AdaptsWithoutNoise, HasFixedPolicy, Learner, VariesEpisodes
+from metarl.core.learner import (
+    AdaptsWithoutNoise,
+    HasFixedPolicy,
+    Learner,
+    VariesEpisodes,
+    adapts_while_acting,
+)
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Rollout
 from metarl.deployment.signals import (
@@ -48,7 +54,7 @@ class Session:
         num_tasks: N.
         num_robots: E, the robots of a task. They adapt together if the learner pools episodes.
         deterministic: Send the mode of the policy. None: as soon as it can, which is from the
-            first `adapt` on for a learner that pools episodes, and from the start for others.
+            start for a learner that adapts while it acts, and from the first `adapt` on for others.
         raw: Return the policy's outputs, which environments of metarl take, in place of the
             robot's controls.
         streams: Of the action noise.
@@ -79,7 +85,8 @@ class Session:
         self._num_rows = num_tasks * num_robots
         self._key = key or Key(0, "session", 0)
         self._streams = streams or (lambda k: self._key.episodes(k, *self._size))
-        self.deterministic = not learner.pools_episodes if deterministic is None else deterministic
+        adapts = adapts_while_acting(learner)
+        self.deterministic = adapts if deterministic is None else deterministic
         self._is_chosen = deterministic is not None
         self.num_episodes = self.num_adaptations = self.num_unusable = 0
         self._context = learner.begin(*self._size, self._key.tasks("begin", 0, num_tasks))
@@ -170,6 +177,8 @@ class Session:
         """Adapts to the episodes since the last call, where the learner does so between episodes.
 
         It is the last 100 of them (`MAX_PENDING`). Memories have adapted already while they acted.
+        A guess of the task that PEARL renews after every step leaves out the steps of an episode
+        that is still running: adapt after `end_episode`.
 
         Raises:
             ConfigError: There is no episode, or those of a learner that adapts by gradient steps

@@ -198,6 +198,8 @@ class TransitionSampler:
     Attributes:
         counts: Valid steps of each task.
         first_counts: Those of its first rollout.
+        reward_scale: Mean of the rewards of all valid steps, and one over their deviation; 0 where
+            they differ by rounding only.
     """
 
     def __init__(self, buffer: ReplayBuffer):
@@ -210,6 +212,7 @@ class TransitionSampler:
         self._ends = np.concatenate([[0], np.cumsum(length)])
         self.counts = np.diff(self._ends[self._first])
         self.first_counts = self._count_steps(np.arange(len(self.counts)), 1)
+        self.reward_scale = _scale(buffer, length)
 
     def _count_steps(self, tasks: np.ndarray, num_rollouts: np.ndarray | int) -> np.ndarray:
         """Returns the valid steps (B,) of the first rollouts of tasks (B,)."""
@@ -249,7 +252,7 @@ class TransitionSampler:
     ) -> tuple[Transitions, Tensor]:
         """Draws transitions of beginnings of episodes of first rollouts, one of each task.
 
-        A beginning has n = ceil(L u^2) of the L valid steps of its episode, u uniform in (0, 1).
+        A beginning has n = ceil(L u^2) of the L valid steps of its episode, u uniform in (0, 1].
         Up to C steps they are its transitions, else C drawn from those with replacement.
 
         Args:
@@ -268,8 +271,8 @@ class TransitionSampler:
         order = np.arange(count)
         drawn = (rng.random((len(tasks), count)) * number).astype(np.int64)
         step = np.where(number > count, drawn, np.minimum(order, number - 1))
-        known = torch.from_numpy(order < number)
-        return self._gather(np.broadcast_to(entry[:, None], step.shape), step), known
+        valid = torch.from_numpy(order < number)
+        return self._gather(np.broadcast_to(entry[:, None], step.shape), step), valid
 
     def _draw(
         self, rng: np.random.Generator, tasks: np.ndarray, count: int, number: np.ndarray
@@ -296,3 +299,14 @@ class TransitionSampler:
             next_obs=obs.index_select(0, before + 1).unflatten(0, shape),
             terminal=terminal.view(shape),
         )
+
+
+def _scale(buffer: ReplayBuffer, length: np.ndarray) -> tuple[float, float]:
+    """Returns mean and one over the deviation of the rewards of the valid steps; see above."""
+    reward = buffer.read_one("reward").numpy()
+    valid = reward[np.arange(reward.shape[1]) < length[:, None]].astype(np.float64)
+    if not len(valid):
+        return 0.0, 0.0
+    mean, deviation = float(valid.mean()), float(valid.std())
+    least = float(np.finfo(np.float32).eps) * float(np.abs(valid).max())
+    return mean, 1.0 / deviation if deviation > least else 0.0

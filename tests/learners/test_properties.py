@@ -42,7 +42,10 @@ class Bench:
         self.size = (3, 4) if small else (self.case.num_tasks, self.case.num_episodes)
         self.env = make(env, threads)
         spec = self.env.spec
-        config = self.case.config if env == "navigation-2d" else ALGORITHMS[algo].config()
+        config = self.case.config
+        if env != "navigation-2d":  # sizes and rates of the default, choices of the case
+            choices = {n: value for n, value in vars(config).items() if isinstance(value, str)}
+            config = replace(ALGORITHMS[algo].config(), **choices)
         if small and algo == "teacher-student":
             # so that the second update is the student's, and the third fine-tunes it
             later = min(config.student_updates, 1)

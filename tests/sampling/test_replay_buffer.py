@@ -128,7 +128,7 @@ def test_contexts_have_one_to_all_but_the_last_rollouts():
     assert len(found) == 3 * T and (found.double() / steps.numel() * 3 * T - 1).abs().max() < 0.05
 
 
-def test_beginnings_are_of_one_episode_of_the_first_rollout():
+def test_beginnings_are_of_one_episode_each():
     """Up to C transitions in their order, else C drawn; n of L steps as often as u^2 says."""
     length, count, number = 200, 8, 4000
     episodes = [torch.arange(length) + 1000.0 * (k + 1) for k in range(3)]
@@ -146,18 +146,18 @@ def test_beginnings_are_of_one_episode_of_the_first_rollout():
     second = dataclasses.replace(rollout, obs=obs + 1e4)
     sampler = TransitionSampler(ReplayBuffer(5).append(to_entries([rollout, second])))
     rng, tasks = np.random.default_rng(5), np.zeros(number, dtype=int)
-    drawn, known = sampler.sample_beginnings(rng, tasks, count)
+    drawn, valid = sampler.sample_beginnings(rng, tasks, count)
     places = drawn.obs[..., 0]
     episode, step = places.div(1000.0).floor(), places % 1000.0
     assert (episode == episode[:, :1]).all()
     assert sorted(episode[:, 0].unique().tolist()) == [1.0, 2.0, 3.0]
-    few = ~known.all(dim=1)
-    numbers = known.sum(dim=1)
+    few = ~valid.all(dim=1)
+    numbers = valid.sum(dim=1)
     order = torch.arange(float(count))
-    assert torch.equal(step[few][known[few]], order.expand(int(few.sum()), count)[known[few]])
+    assert torch.equal(step[few][valid[few]], order.expand(int(few.sum()), count)[valid[few]])
     for n in range(1, count):  # u is between sqrt((n - 1) / 200) and sqrt(n / 200)
-        share = (n / length) ** 0.5 - ((n - 1) / length) ** 0.5
-        assert abs(int((numbers == n).sum()) / number - share) < 0.01, n
+        expected = (n / length) ** 0.5 - ((n - 1) / length) ** 0.5
+        assert abs(int((numbers == n).sum()) / number - expected) < 0.01, n
     # of a beginning with more steps, the mean of those drawn is half its length
     assert abs(float(step[~few].mean()) - _mean_step(length, count)) < 3.0
 
@@ -169,10 +169,29 @@ def _mean_step(length, count):
     return float((number[number >= count] - 1).mean() / 2)
 
 
+def test_reward_scale_is_of_valid_steps():
+    buffer = filled(3, 3)
+    rewards = [
+        rollout.reward[task, episode, step].item()
+        for rollout in trial()
+        for task, episode, step in rollout.valid.nonzero().tolist()
+    ]
+    whole = ReplayBuffer(10).append(to_entries(trial()))
+    mean, factor = TransitionSampler(whole).reward_scale
+    assert np.isclose(mean, np.mean(rewards)) and np.isclose(factor, 1.0 / np.std(rewards))
+    assert TransitionSampler(buffer).reward_scale != (mean, factor)
+
+
+def test_equal_rewards_have_no_scale():
+    same = [dataclasses.replace(each, reward=0.3 * each.valid) for each in trial()]
+    mean, factor = TransitionSampler(ReplayBuffer(5).append(to_entries(same))).reward_scale
+    assert np.isclose(mean, 0.3) and factor == 0.0
+
+
 def test_beginnings_leave_out_episodes_without_steps():
     sampler = TransitionSampler(filled(10, 3))
-    drawn, known = sampler.sample_beginnings(np.random.default_rng(3), np.arange(6), 50)
-    assert ((drawn.obs % 1e4 >= 1000.0) & (drawn.obs % 1e4 < 2000.0)).all() and known[:, 0].all()
+    drawn, valid = sampler.sample_beginnings(np.random.default_rng(3), np.arange(6), 50)
+    assert ((drawn.obs % 1e4 >= 1000.0) & (drawn.obs % 1e4 < 2000.0)).all() and valid[:, 0].all()
     assert torch.equal(drawn.obs[:, 0, 0].div(1e4).floor(), torch.tensor([0, 0, 1, 1, 2, 2.0]))
 
 

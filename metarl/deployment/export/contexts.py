@@ -120,18 +120,19 @@ def _build(
 ) -> step.PolicyGraph:
     """Builds the graph of a policy on what transitions said before the episode.
 
-    With is_renewed it reads what those of the present episode say too.
+    With is_renewed it reads those of the present episode too, and keeps no latent numbers.
     """
     own = [State(step.ACTION, (spec.action_size,)), State(OBS, (spec.obs_size,))]
-    states = [*own, State(BEGUN, (1,)), State(LATENT, (size,)), *sums]
+    kept = [] if is_renewed else [State(LATENT, (size,))]
+    states = [*own, State(BEGUN, (1,)), *kept, *sums]
     graph = Graph()
     obs, (action, reward, done) = step.inputs(graph, spec, states)
     after = graph.op("Where", graph.op("Greater", done, 0.5), OBS, obs)
-    collected, read = collect(graph, (OBS, action, reward, after), BEGUN)
-    latent = read
+    collected, latent = collect(graph, (OBS, action, reward, after), BEGUN)
     if not is_renewed:
-        latent = graph.op("Where", graph.op("Greater", done, 0.5), read, LATENT)
+        latent = graph.op("Where", graph.op("Greater", done, 0.5), latent, LATENT)
     output = step.finish(graph, spec, act(graph, obs, latent))
     begun = graph.op("Max", BEGUN, np.ones((1, 1), dtype=np.float32))
-    step.output_states(graph, states, [output, obs, begun, latent, *collected])
+    after_step = [output, obs, begun, *([latent] if kept else []), *collected]
+    step.output_states(graph, states, after_step)
     return step.PolicyGraph(graph, tuple(states), "memory")

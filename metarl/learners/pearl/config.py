@@ -21,7 +21,7 @@ class PearlConfig:
     """Units of each ReLU layer of the actor and of both critics, each >= 1."""
 
     encoder_sizes: tuple[int, ...] = (128, 128)
-    """Units of each ReLU layer of the encoder, each >= 1."""
+    """Units of each ReLU layer of the encoder, and of the decoder if there is one, each >= 1."""
 
     guess: Literal["episode", "step"] = "episode"
     """When the guess is renewed: between rollouts (episode, as published), or after every step too
@@ -60,9 +60,9 @@ class PearlConfig:
     squared errors of values."""
 
     decoder_weight: float = 0.0
-    """Weight of the squared error of a network that tells a transition's reward from z [in
-    variances of the rewards of a batch], >= 0; 0 leaves it out, as published. It tells the encoder
-    what to look for before the values do."""
+    """Weight of the squared error of a network that predicts a transition's reward from z [in
+    variances of the rewards in the replay buffer], >= 0; 0 leaves it out, as published. The encoder
+    then learns what tasks differ in before the values show it."""
 
     reward_scale: float = 1.0
     """Factor on the rewards, > 0, as encoder and critics see them."""

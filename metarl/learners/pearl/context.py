@@ -1,7 +1,8 @@
-"""What a trial of PEARL knows: guesses of the tasks, and the episodes that act on them."""
+"""The context of a trial of PEARL: guesses of the tasks, and the noise of the episodes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,9 +22,10 @@ class PearlContext:
         noise: Standard normal (N, E, Z), from which each of the present episodes makes its z.
         all_noise: That of the episodes of a rollout (N, L, Z), from which those beyond L start
             again.
-        present: q(z) of each present episode (N * E, Z), which its own steps have told too; None
-            before the first of them, and where a guess lasts an episode.
-        last: Observation (N, E, S) and action (N, E, A) of the step before; None likewise.
+        present: q(z) of each present episode (N * E, Z), from its own steps too; None before the
+            second of them, and where a guess lasts an episode.
+        last: Observation (N, E, S) and action (N, E, A) of the step before; None before the first
+            one, and where a guess lasts an episode. Those of ended episodes are never read.
     """
 
     posterior: Posterior
@@ -43,6 +45,26 @@ class PearlContext:
             self.last and (self.last[0][start:stop], self.last[1][start:stop]),
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[PearlContext]) -> PearlContext:
+        """Returns the context of all tasks from those of neighbouring slices.
+
+        Where a slice has not acted, the present episodes of all are over.
+        """
+        joined = PearlContext(
+            Posterior.join([part.posterior for part in parts]),
+            torch.cat([part.noise for part in parts]),
+            torch.cat([part.all_noise for part in parts]),
+        )
+        lasts = [part.last for part in parts if part.last]
+        if len(lasts) < len(parts):
+            return joined
+        obs, action = (torch.cat(each) for each in zip(*lasts, strict=True))
+        present = None
+        if any(part.present for part in parts):
+            present = Posterior.join([part.present_guesses() for part in parts])
+        return replace(joined, present=present, last=(obs, action))
+
     def read(self, *, explore: bool) -> Tensor:
         """Returns z (N, E, Z) of the present episodes: a sample, or the mean of the guess."""
         noise = self.noise if explore else torch.zeros_like(self.noise)
@@ -50,7 +72,7 @@ class PearlContext:
             return self.posterior.sample(noise)
         return self.present.sample(noise.flatten(0, 1)).view(noise.shape)
 
-    def guesses(self) -> Posterior:
+    def present_guesses(self) -> Posterior:
         """Returns q(z) of each present episode (N * E, Z)."""
         if self.present is not None:
             return self.present

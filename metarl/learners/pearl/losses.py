@@ -27,7 +27,9 @@ class Batch:
         recent: (B,) the context trains the encoder.
         latent_noise: Standard normal (B, Z).
         noise: Standard normal (2, B, C, A), for the actions after and before the transitions.
-        known: Transitions of the context that count (B, C'); None takes all.
+        valid: Transitions of the context that count (B, C'); None takes all.
+        reward_scale: Mean of all rewards in the replay buffer (), and one over their deviation ();
+            0 where they do not differ.
     """
 
     steps: Transitions
@@ -35,7 +37,8 @@ class Batch:
     recent: Tensor
     latent_noise: Tensor
     noise: Tensor
-    known: Tensor | None = None
+    valid: Tensor | None = None
+    reward_scale: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Losses:
         entropy: Mean entropy of an action dimension () [nats], of actions scaled to (-1, 1).
         value: Mean value of the batch () [scaled rewards].
         error: Mean squared error of a critic () [squared scaled rewards].
-        reward: That of the decoder () [variances of the batch's rewards]; 0 without one.
+        reward: That of the decoder () [variances of the rewards in the buffer]; 0 without one.
     """
 
     critic: Tensor
@@ -71,7 +74,7 @@ def guess(networks: Networks, params: Params, batch: Batch) -> tuple[Tensor, Ten
     differ from those that it meets.
     """
     prior = Posterior(*(torch.ones_like(batch.latent_noise) * x for x in (1.0, 0.0)))
-    posterior = networks.observe(params, prior, batch.context, batch.known)
+    posterior = networks.observe(params, prior, batch.context, batch.valid)
     latent, divergence = posterior.sample(batch.latent_noise), posterior.kl_from_prior()
     is_recent = batch.recent
     return (
@@ -99,18 +102,12 @@ def bootstrap(
 
 
 def decoder_error(networks: Networks, params: Params, batch: Batch, latent: Tensor) -> Tensor:
-    """Returns the decoder's mean squared error over the variance of the batch's rewards ().
-
-    Where the rewards differ by rounding only the error is 0: there is nothing to tell.
-    """
-    steps = batch.steps
+    """Returns the decoder's mean squared error of standardised rewards (); 0 without a decoder."""
     if not networks.config.decoder_weight:
         return torch.zeros_like(latent[0, 0, 0])
-    wanted = networks.config.reward_scale * steps.reward
-    variance = wanted.var(correction=0)
-    differs = variance > torch.finfo(wanted.dtype).eps * wanted.square().mean()
-    error = (networks.tell_rewards(params, steps, latent) - wanted).square().mean()
-    return differs * error / torch.where(differs, variance, 1.0)
+    mean, factor = batch.reward_scale
+    predicted = networks.predict_rewards(params, batch.steps, latent)
+    return (predicted - (batch.steps.reward - mean) * factor).square().mean()
 
 
 def compute(
@@ -119,7 +116,7 @@ def compute(
     """Computes all losses of a gradient step.
 
         critic       mean 1/2 sum_i (Q_i(s, a, z) - y)^2 + weight mean KL(q(z) || N(0, 1))
-                     + decoder's weight mean (c r - f(s, a, s', z))^2 / var(c r)
+                     + decoder's weight mean ((r - m) / d - f(s, a, s', z))^2
         actor        mean sum_d alpha_d log pi_d(a | s, z) - min_i Q_i(s, a, z)
         temperature  mean sum_d -log alpha_d (log pi_d + target entropy)
 
@@ -128,6 +125,8 @@ def compute(
         params: Of all networks, and the logs of the temperatures.
         target: Parameters of the target critics, named as the critics'.
         batch: Tasks and transitions.
+
+    m and d are mean and deviation of the rewards in the replay buffer.
 
     Source: Rakelly et al. 2019 (arXiv:1903.08254), algorithm 1; Haarnoja et al. 2018
     (arXiv:1812.05905). There one temperature serves the sum over the action dimensions, and there
@@ -142,7 +141,7 @@ def compute(
     taken = steps.action / config.action_limit
     values = networks.values(params, steps.obs, taken, shared)
     errors = [(value - wanted).square().mean() for value in values]
-    kl, told = divergence.mean(), decoder_error(networks, params, batch, shared)
+    kl, decoded = divergence.mean(), decoder_error(networks, params, batch, shared)
     action, log_prob = networks.draw(params, steps.obs, fixed, batch.noise[1])
     frozen = {name: value.detach() for name, value in params.items()}
     judged = torch.minimum(*networks.values(frozen, steps.obs, action, fixed))
@@ -150,12 +149,14 @@ def compute(
     actor = surprise @ frozen[TEMPERATURE].exp() - judged.mean()
     excess = surprise.detach() + config.target_entropy
     return Losses(
-        critic=0.5 * (errors[0] + errors[1]) + config.kl_weight * kl + config.decoder_weight * told,
+        critic=0.5 * (errors[0] + errors[1])
+        + config.kl_weight * kl
+        + config.decoder_weight * decoded,
         actor=actor,
         temperature=-(params[TEMPERATURE] * excess).sum(),
         kl=kl.detach(),
         entropy=-surprise.detach().mean(),
         value=values[0].detach().mean(),
         error=errors[0].detach(),
-        reward=told.detach(),
+        reward=decoded.detach(),
     )

@@ -25,7 +25,7 @@ CRITICS = "critic0", "critic1"
 """Names of the critics."""
 
 DECODER = "decoder"
-"""Name of the network that tells rewards."""
+"""Name of the network that predicts rewards."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +85,23 @@ class Networks:
         valid: Tensor | None = None,
     ) -> Posterior:
         """Returns the posterior after transitions (N, C); only those of the mask (N, C) count."""
-        obs, action, *after = self._parts(steps)
+        obs, action, *after = self._transition_inputs(steps)
         reward = steps.reward.unsqueeze(-1) * self.config.reward_scale
         read = torch.cat([obs, action, reward, *after], dim=-1)
         mean, raw = self.run(params, "encoder", read).chunk(2, dim=-1)
         return posterior.observe(mean, functional.softplus(raw), valid)
 
-    def tell_rewards(
+    def predict_rewards(
         self, params: Mapping[str, Tensor], steps: Transitions, latent: Tensor
     ) -> Tensor:
-        """Maps transitions (N, C) and z (N, C, Z) to the scaled rewards (N, C) that it expects."""
-        read = torch.cat([*self._parts(steps), latent], dim=-1)
+        """Maps transitions (N, C) and z (N, C, Z) to expected rewards (N, C), standardised."""
+        read = torch.cat([*self._transition_inputs(steps), latent], dim=-1)
         return self.run(params, DECODER, read).squeeze(-1)
 
-    def _parts(self, steps: Transitions) -> list[Tensor]:
+    def _transition_inputs(self, steps: Transitions) -> list[Tensor]:
         """Returns what encoder and decoder read of transitions beside the reward."""
-        parts = [steps.obs, steps.action / self.config.action_limit]
-        return [*parts, steps.next_obs] if self.config.encode_next_obs else parts
+        inputs = [steps.obs, steps.action / self.config.action_limit]
+        return [*inputs, steps.next_obs] if self.config.encode_next_obs else inputs
 
     def policy(
         self, params: Mapping[str, Tensor], obs: Tensor, latent: Tensor

@@ -99,6 +99,7 @@ class Pearl:
                 f"the actions are discrete, and soft actor-critic has none; {hint}"
             )
         self.config, self._seed, self.device = config, seed, torch.device(device)
+        self.adapts_while_acting = config.guess == "step"
         self.networks = Networks(config, obs_size, action_size)
         params = self.networks.initial(stream(seed, "init"))
         first = torch.tensor(config.initial_temperature).log()
@@ -114,7 +115,7 @@ class Pearl:
     # --- the five verbs ------------------------------------------------------------------------
 
     def begin(self, num_tasks: int, num_episodes: int, rngs: TaskRngs) -> PearlContext:
-        """Draws z of every episode from the prior; without streams it is the prior's mean."""
+        """Draws the noise of every episode around the prior; without streams it is zero."""
         prior = Posterior.prior(num_tasks, self.config.latent_size)
         return draw_context(prior, (num_episodes, SAMPLES * num_episodes), rngs)
 
@@ -141,7 +142,7 @@ class Pearl:
 
     @torch.no_grad()
     def adapt(self, context: PearlContext, rollout: Rollout, rngs: TaskRngs) -> PearlContext:
-        """Multiplies the posterior by the factors of a rollout's transitions, and draws z anew."""
+        """Multiplies the posterior by the factors of a rollout's transitions, and draws noise."""
         steps, valid = _transitions(rollout)
         posterior = self.networks.observe(self._acting, context.posterior, steps, valid)
         size = context.noise.shape[1], context.all_noise.shape[1]
@@ -235,7 +236,7 @@ class Pearl:
         parts = *context.last, feedback.reward, obs, nothing_ends
         steps = Transitions(*(part.flatten(0, 1).unsqueeze(1) for part in parts))
         alive = feedback.alive.flatten().unsqueeze(1)
-        present = self.networks.observe(self._acting, context.guesses(), steps, alive)
+        present = self.networks.observe(self._acting, context.present_guesses(), steps, alive)
         return replace(context, present=present)
 
     # --- pieces of the update ------------------------------------------------------------------
@@ -274,6 +275,8 @@ class Pearl:
             numbers = vars(found)
             totals += torch.stack([numbers[name].detach() for name in METRICS.values()])
         means = dict(zip(METRICS, (totals.double() / count).tolist(), strict=True))
+        if not self.config.decoder_weight:
+            del means["update/reward_error"]
         temperature = self.params[losses.TEMPERATURE].detach().exp()
         means["update/temperature"] = float(temperature.mean())
         return {**means, "update/gradient_steps": float(count)}
@@ -286,10 +289,10 @@ class Pearl:
         recent: np.ndarray,
     ) -> losses.Batch:
         config, action_size = self.config, self.networks.action_size
-        known = None
+        valid = None
         if config.guess == "step":
-            context, known = sampler.sample_beginnings(rng, tasks, config.context_size)
-            known = known.to(self.device)
+            context, valid = sampler.sample_beginnings(rng, tasks, config.context_size)
+            valid = valid.to(self.device)
         else:
             context = sampler.sample_context(rng, tasks, config.context_size)
         steps = sampler.sample(rng, tasks, config.steps_per_task)
@@ -299,7 +302,8 @@ class Pearl:
             for shape in (size, (2, *steps.reward.shape, action_size))
         ]
         tensors = (torch.from_numpy(each).to(self.device) for each in (recent, *own))
-        return losses.Batch(steps.to(self.device), context.to(self.device), *tensors, known)
+        data = steps.to(self.device), context.to(self.device)
+        return losses.Batch(*data, *tensors, valid=valid, reward_scale=sampler.reward_scale)
 
     def _descend(self, loss: Tensor) -> None:
         """Takes a step of Adam, and lets the target critics follow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,14 @@ class Posterior:
     def rows(self, start: int, stop: int) -> Posterior:
         """Returns the distributions start..stop, as views."""
         return Posterior(self.precision[start:stop], self.weighted[start:stop])
+
+    @staticmethod
+    def join(parts: Sequence[Posterior]) -> Posterior:
+        """Returns the distributions of all parts, in order."""
+        return Posterior(
+            torch.cat([part.precision for part in parts]),
+            torch.cat([part.weighted for part in parts]),
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -11,6 +11,7 @@ from metarl.sampling.trials import Key
 
 SMALL = {"hidden_sizes": [8]}
 MEMORY = {"memory_size": 16, "hidden_size": 16}
+GUESS = {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 0.002, "guess": "step"}
 CASES = {
     "maml": ("maml-trpo", "navigation-2d", SMALL),
     "cavia": ("cavia", "navigation-2d", SMALL),
@@ -22,6 +23,7 @@ CASES = {
     "teacher": ("teacher-student", "navigation-2d", {**MEMORY, "teacher_updates": 1}),
     "robot": ("maml-trpo", "half-cheetah-dir", SMALL),
     "robot rl2": ("rl2", "half-cheetah-dir", MEMORY),
+    "robot pearl": ("pearl", "half-cheetah-dir", GUESS),
     "mirror": ("maml-trpo", "quadruped-dir", SMALL),
     "odd mirror": ("rl2", "quadruped-dir", MEMORY),
 }

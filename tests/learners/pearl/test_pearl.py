@@ -18,6 +18,7 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Feedback, Rollout
 from metarl.envs.registry import make
 from metarl.learners.pearl.config import PearlConfig
+from metarl.learners.pearl.context import PearlContext
 from metarl.learners.pearl.pearl import Pearl, _choose_tasks
 from metarl.learners.registry import build_learner, find_algorithm
 from metarl.training.trainer import restore
@@ -181,7 +182,7 @@ def test_guess_of_an_episode_does_not_change_within_it():
     assert all(torch.equal(context.read(explore=True), first) for context in contexts)
 
 
-def test_next_episode_begins_with_the_guess_of_all_rollouts():
+def test_next_episode_starts_from_finished_episodes():
     pearl, rollout = learner(dataclasses.replace(SMALL, guess="step")), make_rollout(0)
     played = play(pearl, rollout, explore=True)[-1]
     fresh = pearl.begin(3, 2, streams(3, "begin"))
@@ -190,6 +191,41 @@ def test_next_episode_begins_with_the_guess_of_all_rollouts():
     expected = pearl.adapt(fresh, rollout, streams(3))
     after = pearl.adapt(played, rollout, streams(3))
     assert torch.equal(after.read(explore=True), expected.read(explore=True))
+
+
+def test_slices_of_tasks_act_as_all_of_them():
+    """Contexts are cut and joined at every step; one task's episodes end at once."""
+    pearl, rollout = learner(dataclasses.replace(SMALL, guess="step")), make_rollout(0)
+    whole = parted = pearl.begin(3, 2, streams(3, "begin"))
+    feedback = None
+    for t in range(4):
+        alive = rollout.valid[:, :, t + 1]
+        obs, noise = rollout.obs[:, :, t], rollout.obs[:, :, t]
+        with torch.inference_mode():
+            expected, whole = pearl.act(whole, obs, noise, feedback, explore=True)
+            actions, contexts = [], []
+            for own in (slice(0, 1), slice(1, 3)):
+                outcome = feedback and Feedback(feedback.reward[own], feedback.alive[own])
+                part = parted.slice_tasks(own.start, own.stop)
+                action, after = pearl.act(part, obs[own], noise[own], outcome, explore=True)
+                actions.append(action.value)
+                contexts.append(after)
+        parted = PearlContext.join(contexts)
+        torch.testing.assert_close(torch.cat(actions), expected.value)
+        feedback = Feedback(rollout.reward[:, :, t], alive)
+    assert parted.present is not None and whole.present is not None
+    torch.testing.assert_close(parted.present.mean, whole.present.mean)
+
+
+def test_episodes_are_over_where_a_slice_has_not_acted():
+    pearl = learner(dataclasses.replace(SMALL, guess="step"))
+    start = pearl.begin(3, 2, streams(3, "begin"))
+    obs = torch.zeros(2, 2, 2)
+    with torch.inference_mode():
+        _, acted = pearl.act(start.slice_tasks(0, 2), obs, obs, None, explore=True)
+    joined = PearlContext.join([acted, start.slice_tasks(2, 3)])
+    assert joined.last is None and joined.present is None
+    assert torch.equal(joined.read(explore=True), start.read(explore=True))
 
 
 def test_half_of_a_batch_is_of_recent_tasks():
@@ -308,6 +344,52 @@ def test_checkpoint_of_another_environment_is_refused(tmp_path):
         restore(own, broken)
     for one, state in ((other, before), (own, start)):
         assert all(torch.equal(state[n], v) for n, v in one.state_dict().items())
+
+
+def test_reward_error_is_logged_with_a_decoder_alone():
+    rollouts = [make_rollout(0), make_rollout(1)]
+    for weight in (0.0, 1.0):
+        pearl = learner(dataclasses.replace(SMALL, decoder_weight=weight))
+        metrics = pearl.update(None, rollouts, np.zeros((3, 2)))
+        assert ("update/reward_error" in metrics) == (weight > 0.0)
+
+
+def test_decoder_learns_rewards_of_any_mean_and_spread():
+    """The gradients of 5 + 0.01 e are those of e, up to rounding."""
+    states = []
+    for mean, spread in ((0.0, 1.0), (5.0, 0.01)):
+        pearl = learner(dataclasses.replace(SMALL, decoder_weight=1.0, reward_scale=1e-6))
+        rollouts = [make_rollout(seed) for seed in (0, 1)]
+        scaled = [
+            dataclasses.replace(each, reward=(mean + spread * each.reward) * each.valid)
+            for each in rollouts
+        ]
+        pearl.update(None, scaled, np.zeros((3, 2)))
+        states.append(pearl.state_dict())
+    for name in states[0]:
+        if name.startswith("policy/decoder"):
+            torch.testing.assert_close(states[0][name], states[1][name], atol=1e-4, rtol=0.0)
+
+
+def test_session_that_adapts_while_it_acts_does_not_explore(tmp_path):
+    settings = {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 1e-3, "guess": "step"}
+    size = {"num_tasks": 2, "num_episodes": 1, "threads": 1}
+    options = {"learner": settings, "sampler": size, "iterations": 1, "run_dir": tmp_path / "run"}
+    with metarl.train("navigation-2d", "pearl", evaluate=False, **options) as policy:
+        session = policy.start()
+        assert session.deterministic
+        controls, state = policy.predict(np.zeros((2, 2)))
+        np.testing.assert_allclose(controls[0], session.act(np.zeros(2)))
+        for t in range(3):
+            obs, reward = np.full(2, 0.1 * t), -0.5 * t
+            starts = np.array([False, t == 2])  # the second robot begins anew
+            controls, state = policy.predict(
+                np.stack([obs, np.zeros(2)]), state, episode_start=starts, reward=np.full(2, reward)
+            )
+            np.testing.assert_allclose(controls[0], session.act(obs, reward), atol=1e-6)
+        np.testing.assert_allclose(controls[1], policy.predict(np.zeros((2, 2)))[0][1])
+        with pytest.raises(ConfigError, match="reward is missing"):
+            policy.predict(np.zeros((2, 2)), state)
 
 
 def test_session_explores_until_it_has_adapted(tmp_path):
