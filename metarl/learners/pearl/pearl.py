@@ -13,6 +13,7 @@ from metarl.core.env import UnsupportedHere
 from metarl.core.learner import TaskRngs
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
+from metarl.core.tasks import TaskDistribution
 from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.learners import adam
 from metarl.learners.pearl import losses, squashed_gaussian
@@ -220,8 +221,23 @@ class Pearl:
         self._updates = 0
 
     def is_optimiser(self, name: str) -> bool:
-        """Returns whether an entry of state_dict() is state of Adam."""
-        return name.startswith("adam/")
+        """Returns whether only updates need an entry of state_dict(): all but encoder and actor."""
+        return not name.startswith(("policy/encoder/", "policy/actor/", "updates"))
+
+    def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
+        """Starts from a state_dict() of other tasks; see `StartsFromOtherTasks`.
+
+        What the state lacks, as that of a published policy lacks the critics, begins anew. So does
+        the replay buffer.
+        """
+        del tasks
+        fresh = {n: value for n, value in self.state_dict().items() if self.is_optimiser(n)}
+        self.load_state_dict(fresh | dict(state))
+        self.reset_schedule()
+        self.load_replay({})
+        has_all = fresh.keys() <= state.keys()
+        lost = "replay buffer begins" if has_all else "critics and replay buffer begin"
+        return f"encoder and actor go on; {lost} anew"
 
     # --- pieces of acting -------------------------------------------------------------------------
 
