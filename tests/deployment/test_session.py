@@ -253,7 +253,7 @@ def wrong(case, policy):
         ("rewards", r"reward has the shape \(2,\): must be \(1,\)"),
         ("no step", "end_episode: the episode has no step"),
         ("robots", "num_robots = 0: must be at least 1"),
-        ("predicted reward", "reward is missing: it is an input of the policy's memory"),
+        ("predicted reward", "reward is missing: the policy reads it"),
         ("predicted robots", "state has 1 robots and obs 2"),
         ("predicted lengths", "obs: must be numbers"),
         ("predicted nan", "obs: must be finite"),
