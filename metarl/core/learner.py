@@ -174,7 +174,18 @@ class AdaptsWithoutNoise(Protocol):
     adapts_without_noise: bool
 
 
-class AdaptsWhileActing(Protocol):
+class VariesEpisodes(Protocol):
+    """A learner that pools episodes, and plays those of a rollout with different policies."""
+
+    def select_episodes(self, context: Any, first: int, num_episodes: int) -> Any:
+        """Returns the context for episodes first, first + 1, ... of a rollout of any length.
+
+        They are played with it, or adapted to: a session plays a few episodes of a rollout at a
+        time.
+        """
+
+
+class AdaptsWhileActing(VariesEpisodes, Protocol):
     """A learner that pools episodes and, if this is True, adapts to the steps of each one too."""
 
     adapts_while_acting: bool
@@ -185,17 +196,6 @@ def adapts_while_acting(learner: Learner[Any]) -> bool:
     if not learner.pools_episodes:
         return True
     return supports(learner, AdaptsWhileActing) and learner.adapts_while_acting
-
-
-class VariesEpisodes(Protocol):
-    """A learner that pools episodes, and plays those of a rollout with different policies."""
-
-    def select_episodes(self, context: Any, first: int, num_episodes: int) -> Any:
-        """Returns the context for episodes first, first + 1, ... of a rollout of any length.
-
-        They are played with it, or adapted to: a session plays a few episodes of a rollout at a
-        time.
-        """
 
 
 class HasMemory(Protocol):

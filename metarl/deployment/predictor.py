@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.core.env import EnvSpec, supports
 from metarl.core.errors import ConfigError
-from metarl.core.learner import JoinableContext, Learner, VariesEpisodes, adapts_while_acting
+from metarl.core.learner import AdaptsWhileActing, JoinableContext, Learner, adapts_while_acting
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rollout import Feedback, Rollout
 from metarl.deployment.signals import (
@@ -146,7 +146,7 @@ def _end_episode(learner: Learner[Any], state: PolicyState, reward: Tensor) -> A
 
     Learners that pool episodes keep what they knew before: they adapt in sessions.
     """
-    if supports(learner, VariesEpisodes):
+    if supports(learner, AdaptsWhileActing):
         return learner.select_episodes(state.context, 0, 1)
     no, yes = torch.zeros_like(reward), torch.ones_like(reward, dtype=torch.bool)
     rollout = Rollout(

@@ -198,8 +198,8 @@ class TransitionSampler:
     Attributes:
         counts: Valid steps of each task.
         first_counts: Those of its first rollout.
-        reward_scale: Mean of the rewards of all valid steps, and one over their deviation; 0 where
-            they differ by rounding only.
+        reward_moments: Mean of the rewards of all valid steps, and one over their deviation; 0
+            where they differ by rounding only.
     """
 
     def __init__(self, buffer: ReplayBuffer):
@@ -212,7 +212,7 @@ class TransitionSampler:
         self._ends = np.concatenate([[0], np.cumsum(length)])
         self.counts = np.diff(self._ends[self._first])
         self.first_counts = self._count_steps(np.arange(len(self.counts)), 1)
-        self.reward_scale = _scale(buffer, length)
+        self.reward_moments = _measure_rewards(buffer, length)
 
     def _count_steps(self, tasks: np.ndarray, num_rollouts: np.ndarray | int) -> np.ndarray:
         """Returns the valid steps (B,) of the first rollouts of tasks (B,)."""
@@ -301,7 +301,7 @@ class TransitionSampler:
         )
 
 
-def _scale(buffer: ReplayBuffer, length: np.ndarray) -> tuple[float, float]:
+def _measure_rewards(buffer: ReplayBuffer, length: np.ndarray) -> tuple[float, float]:
     """Returns mean and one over the deviation of the rewards of the valid steps; see above."""
     reward = buffer.read_one("reward").numpy()
     valid = reward[np.arange(reward.shape[1]) < length[:, None]].astype(np.float64)

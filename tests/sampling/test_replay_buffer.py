@@ -169,7 +169,7 @@ def _mean_step(length, count):
     return float((number[number >= count] - 1).mean() / 2)
 
 
-def test_reward_scale_is_of_valid_steps():
+def test_reward_moments_are_those_of_valid_steps():
     buffer = filled(3, 3)
     rewards = [
         rollout.reward[task, episode, step].item()
@@ -177,14 +177,14 @@ def test_reward_scale_is_of_valid_steps():
         for task, episode, step in rollout.valid.nonzero().tolist()
     ]
     whole = ReplayBuffer(10).append(to_entries(trial()))
-    mean, factor = TransitionSampler(whole).reward_scale
+    mean, factor = TransitionSampler(whole).reward_moments
     assert np.isclose(mean, np.mean(rewards)) and np.isclose(factor, 1.0 / np.std(rewards))
-    assert TransitionSampler(buffer).reward_scale != (mean, factor)
+    assert TransitionSampler(buffer).reward_moments != (mean, factor)
 
 
-def test_equal_rewards_have_no_scale():
+def test_equal_rewards_have_no_deviation():
     same = [dataclasses.replace(each, reward=0.3 * each.valid) for each in trial()]
-    mean, factor = TransitionSampler(ReplayBuffer(5).append(to_entries(same))).reward_scale
+    mean, factor = TransitionSampler(ReplayBuffer(5).append(to_entries(same))).reward_moments
     assert np.isclose(mean, 0.3) and factor == 0.0
 
 

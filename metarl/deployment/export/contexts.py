@@ -39,7 +39,7 @@ def pearl_policy(learner: Pearl, spec: EnvSpec) -> step.PolicyGraph:
     """Builds the policy of PEARL, which reads the mean of the guess and sends its mode.
 
     The state `precision` is without that of the prior, so that it is zero at first. Where the guess
-    is renewed after every step, the steps of the present episode tell it too.
+    is renewed after every step, the steps of the present episode count too.
     """
     config, params = learner.config, learner.params
     size, limit = config.latent_size, float(config.action_limit)

@@ -28,8 +28,8 @@ class Batch:
         latent_noise: Standard normal (B, Z).
         noise: Standard normal (2, B, C, A), for the actions after and before the transitions.
         valid: Transitions of the context that count (B, C'); None takes all.
-        reward_scale: Mean of all rewards in the replay buffer (), and one over their deviation ();
-            0 where they do not differ.
+        reward_moments: Mean of all rewards in the replay buffer (), and one over their
+            deviation (); 0 where they do not differ.
     """
 
     steps: Transitions
@@ -38,7 +38,7 @@ class Batch:
     latent_noise: Tensor
     noise: Tensor
     valid: Tensor | None = None
-    reward_scale: tuple[float, float] = (0.0, 1.0)
+    reward_moments: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def decoder_error(networks: Networks, params: Params, batch: Batch, latent: Tens
     """Returns the decoder's mean squared error of standardised rewards (); 0 without a decoder."""
     if not networks.config.decoder_weight:
         return torch.zeros_like(latent[0, 0, 0])
-    mean, factor = batch.reward_scale
+    mean, factor = batch.reward_moments
     predicted = networks.predict_rewards(params, batch.steps, latent)
     return (predicted - (batch.steps.reward - mean) * factor).square().mean()
 

@@ -324,7 +324,7 @@ class Pearl:
         ]
         tensors = (torch.from_numpy(each).to(self.device) for each in (recent, *own))
         data = steps.to(self.device), context.to(self.device)
-        return losses.Batch(*data, *tensors, valid=valid, reward_scale=sampler.reward_scale)
+        return losses.Batch(*data, *tensors, valid=valid, reward_moments=sampler.reward_moments)
 
     def _descend(self, loss: Tensor) -> None:
         """Takes a step of Adam, and lets the target critics follow."""

@@ -63,7 +63,7 @@ class Setting:
             latent_noise=torch.randn(B, Z, generator=draw).double(),
             noise=torch.randn(2, B, C, A, generator=draw).double(),
             valid=None if valid is None else torch.tensor(valid).expand(B, CONTEXT),
-            reward_scale=(0.2, 1.7),
+            reward_moments=(0.2, 1.7),
         )
 
     def compute(self):
