@@ -14,6 +14,7 @@ from metarl.builders import is_baseline
 from metarl.config.identity import label_config
 from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, require
+from metarl.core.learner import adapts_while_acting
 from metarl.core.machine.files import check_output
 from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.learners.modes import find_mode
@@ -77,7 +78,7 @@ def _film(
 ) -> list[Path]:
     from metarl.evaluation.evaluate import held_out_tasks
     from metarl.reporting.episode import View
-    from metarl.reporting.film import film_trial, write_films
+    from metarl.reporting.film import write_films
 
     config, env = policy.config, policy.env
     if not supports(env, RenderableEnv):
@@ -92,15 +93,8 @@ def _film(
     path, view = policy.output / VIDEO, View(size, camera)
     title = f"{config.env}, {config.algo}: {name_of(policy.path)}"
     with heartbeat(f"filming {len(tasks)} tasks"):
-        panels = film_trial(
-            env,
-            policy.learner,
-            tasks,
-            num_episodes=config.sampler.num_episodes,
-            num_adaptations=num_adaptations,
-            key=Key(config.seed, "video", 0),
-            num_shown=num_episodes,
-        )
+        key = Key(config.seed, "video", 0)
+        panels = _play(policy, tasks, num_adaptations, key, num_episodes)
         written = write_films(path, env, panels, formats, title=title, view=view)
     record_films(policy.output, written, policy.progress.iteration)
     return written
@@ -159,7 +153,7 @@ def film_together(
         key = Key(first.config.seed, "video", 0)
         with heartbeat(f"filming {len(tasks)} tasks with {len(loaded)} policies"):
             columns = [
-                _play(policy, name, tasks, num_adaptations, key)
+                _play_last(policy, name, tasks, num_adaptations, key)
                 for policy, name in zip(loaded, _name_policies(loaded), strict=True)
             ]
             panels = [list(row) for row in zip(*columns, strict=True)]
@@ -209,13 +203,27 @@ def _name_policies(policies: Sequence[TrainedPolicy]) -> list[str]:
     ]
 
 
-def _play(
+def _play_last(
     policy: TrainedPolicy, name: str, tasks: np.ndarray, num_adaptations: int, key: Key
 ) -> list[Any]:
     """Returns an episode of each task after adaptation, whose caption has the policy's name."""
+    played = _play(policy, tasks, num_adaptations, key)
+    return [replace(row[-1], name=name, env=policy.env) for row in played]
+
+
+def _play(
+    policy: TrainedPolicy, tasks: np.ndarray, num_adaptations: int, key: Key, num_shown: int = 1
+) -> list[list[Any]]:
+    """Returns episodes of tasks before and after adaptation; one alone if it does not adapt."""
     from metarl.reporting.film import film_trial
 
-    config = policy.config
+    config, stages = policy.config, None
+    does_adapt = find_mode(config.learner) is None
+    if not does_adapt:
+        stages = "", "does not adapt"
+    elif adapts_while_acting(policy.learner):
+        plural = "s" if num_adaptations > 1 else ""
+        stages = "adapts while it acts", f"after {num_adaptations} rollout{plural}"
     played = film_trial(
         policy.env,
         policy.learner,
@@ -223,7 +231,7 @@ def _play(
         num_episodes=config.sampler.num_episodes,
         num_adaptations=num_adaptations,
         key=key,
+        num_shown=num_shown,
+        stages=stages,
     )
-    does_adapt = find_mode(config.learner) is None
-    stage = played[0][-1].stage if does_adapt else "does not adapt"
-    return [replace(row[-1], stage=stage, name=name, env=policy.env) for row in played]
+    return played if does_adapt else [row[-1:] for row in played]

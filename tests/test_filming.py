@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import metarl
 from metarl.core.errors import ConfigError
 from metarl.envs import make
 from metarl.filming import film, film_together
@@ -15,6 +16,8 @@ from metarl.learners.sb3.config import Sb3PpoConfig
 from metarl.reporting.episode import Episode
 from metarl.runs import folder
 from metarl.trained_policy import TrainedPolicy
+
+PEARL = {"hidden_sizes": [8], "encoder_sizes": [8], "update_ratio": 1e-3}
 
 
 def policy(env="ant-dir", learner=None):
@@ -79,8 +82,9 @@ def test_episodes_are_drawn_by_the_environment_of_their_policy(tmp_path, monkeyp
         observe_task=False,
         observe_terrain=False,
     )
+    learner = SimpleNamespace(pools_episodes=False)
     policies = [
-        TrainedPolicy(tmp_path / name, config, None, _env=make("navigation-2d")) for name in "ab"
+        TrainedPolicy(tmp_path / name, config, learner, _env=make("navigation-2d")) for name in "ab"
     ]
     (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
     assert [episode.drawn_by(None) for episode in row] == [policy.env for policy in policies]
@@ -88,6 +92,30 @@ def test_episodes_are_drawn_by_the_environment_of_their_policy(tmp_path, monkeyp
     policies[1].config = SimpleNamespace(**{**vars(config), "seed": 1})
     (row,) = film_together(policies, tmp_path / "race.mp4", num_tasks=1)
     assert [episode.name for episode in row] == ["rl2, seed 0", "rl2, seed 1"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings", "stages"),
+    [
+        ("maml-trpo", {}, ["before adaptation", "after 2 adaptations"]),
+        ("rl2", {"memory_size": 4}, ["adapts while it acts", "after 2 rollouts"]),
+        ("pearl", {"guess": "episode", **PEARL}, ["before adaptation", "after 2 adaptations"]),
+        ("pearl", {"guess": "step", **PEARL}, ["adapts while it acts", "after 2 rollouts"]),
+        ("sb3-ppo", {"mode": "multi-task", "minibatches": 1}, ["does not adapt"]),
+    ],
+)
+def test_film_says_how_a_policy_adapts(algo, settings, stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "metarl.reporting.film.write_films", lambda _path, _env, panels, *_, **__: panels
+    )
+    monkeypatch.setattr("metarl.filming.record_films", lambda *_: None)
+    sampler = {"num_tasks": 2, "num_episodes": 1, "threads": 1}
+    options = {"learner": settings, "sampler": sampler, "iterations": 1}
+    with metarl.train("navigation-2d", algo, evaluate=False, run_dir=tmp_path, **options) as own:
+        (row,) = film(own, num_tasks=1, num_adaptations=2)
+        assert [episode.stage for episode in row] == stages
+        (row,) = film_together([own], tmp_path / "race.mp4", num_tasks=1, num_adaptations=2)
+        assert [episode.stage for episode in row] == stages[-1:]
 
 
 def test_age_of_a_film_is_that_of_its_checkpoint(tmp_path):

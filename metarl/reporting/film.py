@@ -29,6 +29,7 @@ def film_trial(
     num_adaptations: int,
     key: Key,
     num_shown: int = 1,
+    stages: tuple[str, str] | None = None,
 ) -> list[list[Episode]]:
     """Adapts with exploration, as in training, and records the policy's mode before and after.
 
@@ -40,6 +41,7 @@ def film_trial(
         num_adaptations: K.
         key: Key of the random streams.
         num_shown: Episodes of each task that are shown, at most E.
+        stages: What stands above an episode before and after; by default the same for all.
 
     Returns:
         N * num_shown rows, task by task: an episode before and after K adaptations.
@@ -58,7 +60,7 @@ def film_trial(
             context = learner.adapt(context, explored, key.tasks("adapt", k + 1, len(tasks)))
         after = _record(env, learner, context, (key, num_adaptations), size, num_shown)
     plural = "s" if num_adaptations > 1 else ""
-    stages = ("before adaptation", f"after {num_adaptations} adaptation{plural}")
+    stages = stages or ("before adaptation", f"after {num_adaptations} adaptation{plural}")
     rows = []
     for index, pair in enumerate(zip(before, after, strict=True)):
         task, number = tasks[index // num_shown], index % num_shown

@@ -188,8 +188,9 @@ def _comparison(groups: Sequence[Group]) -> str:
     text = (
         "The better of two learners, where its 95 % interval lies wholly above that of the other. "
         "Returns on two versions of an environment are not compared. "
-        "First episode: before adaptation. The intervals of one seed lack the spread between "
-        "trainings, so a difference to it can be one of the seed alone."
+        "First episode: before adaptation, but for policies that adapt while they act. The "
+        "intervals of one seed lack the spread between trainings, so a difference to it can be "
+        "one of the seed alone."
     )
     return markup.table(["environment", "one", "other", *STAGES], rows) + note(text)
 
