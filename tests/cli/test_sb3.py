@@ -154,7 +154,7 @@ def test_help_shows_the_modes_without_torch_and_sb3():
 def test_presets_are_read_and_fit_the_algorithm():
     folders = [REPOSITORY / "configs" / algo for algo in ALGORITHMS if algo.startswith("sb3-")]
     paths = [path for folder in folders for path in folder.glob("**/*.yaml")]
-    assert len(paths) == 16
+    assert len(paths) == 17
     for path in paths:
         algo, env = path.parent.name, path.stem
         config = parse(["--env", env, "--algo", algo])
