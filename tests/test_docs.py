@@ -18,9 +18,10 @@ import metarl
 from metarl.cli import arguments, certify, deploy, fewshot, serve, sweep
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.core.errors import MetarlError
-from metarl.core.machine.files import split_packaged_robot
+from metarl.core.machine.files import parse_json, split_packaged_robot
 from metarl.envs.registry import make
 from metarl.envs.robots.included.quadruped import QUADRUPED
+from metarl.evaluation.table import table
 
 README = REPOSITORY / "README.md"
 PAGES = [
@@ -170,6 +171,11 @@ def test_versions_of_documents_are_that_of_the_project():
     newest = re.search(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
     assert citation["version"] == newest[1] == metarl.__version__
     assert citation["license"] == project["license"]
+
+
+def test_quickstart_shows_the_published_evaluation():
+    result = parse_json((REPOSITORY / "pretrained/navigation-2d/evaluation.json").read_bytes())
+    assert table(result) in (REPOSITORY / "docs/quickstart.md").read_text(encoding="utf-8")
 
 
 def test_navigation_names_every_page():
