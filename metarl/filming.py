@@ -217,14 +217,9 @@ def _play(
     """Returns episodes of tasks before and after adaptation; one alone if it does not adapt."""
     from metarl.reporting.film import film_trial
 
-    config, stages = policy.config, None
-    does_adapt = find_mode(config.learner) is None
-    if not does_adapt:
-        stages = "", "does not adapt"
-    elif adapts_while_acting(policy.learner):
-        plural = "s" if num_adaptations > 1 else ""
-        stages = "adapts while it acts", f"after {num_adaptations} rollout{plural}"
-    played = film_trial(
+    config = policy.config
+    adapts = "memory" if adapts_while_acting(policy.learner) else "gradient"
+    return film_trial(
         policy.env,
         policy.learner,
         tasks,
@@ -232,6 +227,5 @@ def _play(
         num_adaptations=num_adaptations,
         key=key,
         num_shown=num_shown,
-        stages=stages,
+        adapts=adapts if find_mode(config.learner) is None else "no",
     )
-    return played if does_adapt else [row[-1:] for row in played]

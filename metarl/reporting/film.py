@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from metarl.reporting.replay import write_replay
 from metarl.reporting.video import write_video
 from metarl.sampling.sampler import Key, rollout
 
+Adapts = Literal["gradient", "memory", "no"]
+"""How a policy adapts: between episodes, while it acts, or not at all."""
+
 
 def film_trial(
     env: RenderableEnv,
@@ -29,7 +32,7 @@ def film_trial(
     num_adaptations: int,
     key: Key,
     num_shown: int = 1,
-    stages: tuple[str, str] | None = None,
+    adapts: Adapts = "gradient",
 ) -> list[list[Episode]]:
     """Adapts with exploration, as in training, and records the policy's mode before and after.
 
@@ -41,10 +44,11 @@ def film_trial(
         num_adaptations: K.
         key: Key of the random streams.
         num_shown: Episodes of each task that are shown, at most E.
-        stages: What stands above an episode before and after; by default the same for all.
+        adapts: How the policy adapts, which stands above its episodes.
 
     Returns:
-        N * num_shown rows, task by task: an episode before and after K adaptations.
+        N * num_shown rows, task by task: an episode before and after K adaptations; the latter
+        alone of a policy that does not adapt.
 
     Raises:
         NumericalError: A gradient of the adaptation is not finite.
@@ -59,8 +63,7 @@ def film_trial(
             explored, context = rollout(env, learner, context, key, k, size)
             context = learner.adapt(context, explored, key.tasks("adapt", k + 1, len(tasks)))
         after = _record(env, learner, context, (key, num_adaptations), size, num_shown)
-    plural = "s" if num_adaptations > 1 else ""
-    stages = stages or ("before adaptation", f"after {num_adaptations} adaptation{plural}")
+    stages = _name_stages(adapts, num_adaptations)
     rows = []
     for index, pair in enumerate(zip(before, after, strict=True)):
         task, number = tasks[index // num_shown], index % num_shown
@@ -71,7 +74,17 @@ def film_trial(
                 for (states, reward), stage in zip(pair, stages, strict=True)
             ]
         )
-    return rows
+    return [row[-1:] for row in rows] if adapts == "no" else rows
+
+
+def _name_stages(adapts: Adapts, num_adaptations: int) -> tuple[str, str]:
+    """Returns what stands above an episode before and after K adaptations of a policy."""
+    if adapts == "no":
+        return "", "does not adapt"
+    plural = "s" if num_adaptations > 1 else ""
+    if adapts == "memory":
+        return "adapts while it acts", f"after {num_adaptations} rollout{plural}"
+    return "before adaptation", f"after {num_adaptations} adaptation{plural}"
 
 
 def _describe(env: RenderableEnv, task: np.ndarray) -> str:

@@ -149,7 +149,9 @@ def run_policy(
         name = record.get("learner", Path(path).name)
         result = summary(measured, spec, name, seed)
         if film is not None:
-            _film(Path(film), built, learner, tasks[:2], sizes, seed)
+            adapts = "gradient" if policy.can_adapt else "memory" if policy.facts.states else "no"
+            shown = {**sizes, "key": Key(seed, "video", 0), "adapts": adapts}
+            _film(Path(film), built, learner, tasks[:2], shown)
     return result | {"trained_on": record.get("env", spec.name)}
 
 
@@ -172,12 +174,10 @@ def _check_film(path: Path) -> None:
     check_output("--output", path)
 
 
-def _film(
-    path: Path, env: Any, learner: Any, tasks: np.ndarray, sizes: dict[str, int], seed: int
-) -> None:
+def _film(path: Path, env: Any, learner: Any, tasks: np.ndarray, options: dict[str, Any]) -> None:
     from metarl.reporting.film import film_trial, write_films
 
     if not supports(env, RenderableEnv):
         raise NoPictures(f"{env.spec.name} draws no pictures")
-    panels = film_trial(env, learner, tasks, **sizes, key=Key(seed, "video", 0))
+    panels = film_trial(env, learner, tasks, **options)
     write_films(path, env, panels, (path.suffix[1:],), title=f"{env.spec.name}: {path.stem}")

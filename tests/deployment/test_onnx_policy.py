@@ -265,6 +265,26 @@ def test_run_has_the_returns_of_evaluate(run_of, tmp_path, name):
     assert found["algo"] == expected["algo"] and found["tasks"] == expected["tasks"]
 
 
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("rl2, gru", ["adapts while it acts", "after 2 rollouts"]),
+        ("maml-trpo", ["before adaptation", "after 2 adaptations"]),
+        ("sb3-ppo", ["does not adapt"]),
+    ],
+)
+def test_film_of_a_file_says_how_it_adapts(run_of, tmp_path, monkeypatch, name, stages):
+    rows = []
+    monkeypatch.setattr(
+        "metarl.reporting.film.write_films",
+        lambda _path, _env, panels, *_, **__: rows.extend(panels),
+    )
+    metarl.export(run_of(name, "navigation-2d"), tmp_path / "p.onnx")
+    sizes = {"num_tasks": 1, "num_adaptations": 2, "threads": 1}
+    metarl.run_policy(tmp_path / "p.onnx", film=tmp_path / "film.gif", **sizes)
+    assert [[episode.stage for episode in row] for row in rows] == [stages]
+
+
 def test_foreign_policy_plays_in_the_units_of_the_environment(tmp_path):
     """Zero outputs stand at the home pose of the metadata, which is not that of the robot."""
     home = ["0.0", "0.8", "-1.6"] * 4
