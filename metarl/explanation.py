@@ -47,9 +47,10 @@ def explain(
 ) -> dict[str, Any]:
     """Shows how a policy adapts, and writes explain.json and explain.png to its run folder.
 
-    For a policy with a memory (RL^2), linear probes show the step of the trial from which the
-    memory tells each task number, on tasks that a probe was not fitted to. For one that adapts by
-    gradient steps (MAML), the layers that move are shown, and how steps of different tasks differ.
+    For a policy with a memory (RL^2, VariBAD, teacher and student), linear probes show the step of
+    the trial from which the memory tells each task number, on tasks that a probe was not fitted to.
+    For one that adapts by gradient steps (MAML and its relatives), the layers that move are shown,
+    and how steps of different tasks differ.
 
     Args:
         policy: The trained policy, its run folder, or its address on the hub.
@@ -158,7 +159,7 @@ def _find_kind(policy: TrainedPolicy) -> str:
     if supports(policy.learner, AdaptsParams):
         return "parameters"
     name = label(policy.config.algo, policy.config.learner)
-    hint = "give a run of rl2 or of maml-trpo and its relatives"
+    hint = "give a run of rl2, varibad, teacher-student, or of maml-trpo and its relatives"
     raise ConfigError(
         f"{policy.path}: {name} has no memory that can be read and adapts no single policy by "
         f"gradient steps; {hint}"

@@ -100,7 +100,7 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
     text = f"{RUN}; several, of one environment and learner, are also seeds of one experiment"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
-    _add_trial_arguments(command, about=("by default 20", "by default 3"))
+    _add_trial_arguments(command, about=("held-out tasks; by default 20", "by default 3"))
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
     text = "evaluate the teacher of a run of teacher-student, which observes the task: an oracle"
@@ -135,7 +135,7 @@ def add_explain_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--distribution", choices=("train", "test"), help=text)
     add_trust_argument(command)
-    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    add_threads_argument(command)
     command.add_argument(
         "--json", type=parse_path, metavar="FILE", help="write the result here too"
     )
@@ -145,7 +145,8 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `video`."""
     text = f"{RUN}; several are filmed side by side, after adaptation"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
-    _add_trial_arguments(command, num_tasks=2, num_adaptations=1)
+    about = "held-out tasks; by default 2", "by default 1"
+    _add_trial_arguments(command, num_tasks=2, num_adaptations=1, about=about)
     add_trust_argument(command)
     text = "file of several runs; the suffix is replaced"
     command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
@@ -158,7 +159,7 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the same as --num-tasks",
     )
-    text = "episodes of each task that are shown before and after adaptation"
+    text = "episodes of each task that are shown before and after adaptation; by default 1"
     command.add_argument("--episodes", type=parse_at_least(1), default=1, metavar="N", help=text)
     text = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION in degrees"
     command.add_argument("--camera", type=_camera, metavar="VIEW", help=text)
@@ -239,6 +240,12 @@ def add_push_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--to", type=parse_path, metavar="DIR", help=text)
 
 
+def add_threads_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the number of threads."""
+    text = "physics threads; by default 0, all cores. Results do not depend on it"
+    command.add_argument("--threads", type=parse_at_least(0), default=0, metavar="N", help=text)
+
+
 def add_trust_argument(command: argparse.ArgumentParser) -> None:
     """Adds the argument that lets a run folder name code."""
     text = "load the plug-in environment and learner that the run names, which runs their code"
@@ -261,12 +268,14 @@ def _add_trial_arguments(
     *,
     num_tasks: int | None = None,
     num_adaptations: int | None = None,
-    about: tuple[str | None, str | None] = (None, None),
+    about: tuple[str, str],
 ) -> None:
     kind, (tasks, adaptations) = parse_at_least(1), about
-    command.add_argument("--num-tasks", type=kind, default=num_tasks, help=tasks)
-    command.add_argument("--num-adaptations", type=kind, default=num_adaptations, help=adaptations)
-    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    command.add_argument("--num-tasks", type=kind, default=num_tasks, metavar="N", help=tasks)
+    command.add_argument(
+        "--num-adaptations", type=kind, default=num_adaptations, metavar="K", help=adaptations
+    )
+    add_threads_argument(command)
 
 
 def parse_run(text: str) -> str | Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metarl.cli.arguments import (
     RUN,
+    add_threads_argument,
     add_trust_argument,
     parse_at_least,
     parse_path,
@@ -33,7 +34,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-tasks", type=parse_at_least(1), metavar="N", help=text)
     text = "episodes of a trial; by default those of the grid"
     command.add_argument("--attempts", type=parse_at_least(1), metavar="N", help=text)
-    command.add_argument("--seed", type=parse_at_least(0, 2**64 - 1), default=0, metavar="N")
+    text = "key of all random numbers; by default 0"
+    kind = parse_at_least(0, 2**64 - 1)
+    command.add_argument("--seed", type=kind, default=0, metavar="N", help=text)
     text = (
         "run of a policy that observes the task, played in the cells of its environment; may be "
         "repeated"
@@ -46,7 +49,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", type=parse_path, default=default, metavar="DIR", help=text
     )
-    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    add_threads_argument(command)
     add_trust_argument(command)
     text = "class of Stable-Baselines3 that saved the zip, such as PPO"
     command.add_argument("--sb3", default="", metavar="CLASS", help=text)

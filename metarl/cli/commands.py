@@ -289,7 +289,7 @@ _COMMANDS: Commands = {
     "export": (
         deploy.export,
         deploy.add_export_arguments,
-        "export a policy as an ONNX file, or its rollouts as a data set",
+        "export a policy as an ONNX or TorchScript file, or its rollouts as a data set",
     ),
     "run": (deploy.run, deploy.add_run_arguments, "play an ONNX policy in the simulator"),
     "serve": (serve.run, serve.add_arguments, "answer the messages of a live robot"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from metarl.cli.arguments import (
     RUN,
+    add_threads_argument,
     add_trust_argument,
     parse_at_least,
     parse_path,
@@ -32,7 +33,7 @@ def add_export_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=formats, default="onnx", help=text)
     text = "adaptations with --adapt, by default 1, or of the trials of minari, by default 3"
     command.add_argument("--num-adaptations", type=parse_at_least(0), metavar="N", help=text)
-    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    add_threads_argument(command)
     add_trust_argument(command)
     group = command.add_argument_group("of onnx and torchscript")
     text = (
@@ -60,11 +61,14 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("policy", type=parse_path, metavar="POLICY", help=text)
     text = "the environment; by default that of the training"
     command.add_argument("--env", default="", metavar="NAME", help=text)
-    command.add_argument("--num-tasks", type=parse_at_least(1), default=20)
-    command.add_argument("--num-adaptations", type=parse_at_least(0), default=3)
+    kind, text = parse_at_least(1), "held-out tasks; by default 20"
+    command.add_argument("--num-tasks", type=kind, default=20, metavar="N", help=text)
+    kind, text = parse_at_least(0), "by default 3"
+    command.add_argument("--num-adaptations", type=kind, default=3, metavar="K", help=text)
     text = "episodes of each task in a rollout; by default as in training"
-    command.add_argument("--num-episodes", type=parse_at_least(1), default=0, help=text)
-    command.add_argument("--threads", type=parse_at_least(0), default=0, help="0: all cores")
+    kind = parse_at_least(1)
+    command.add_argument("--num-episodes", type=kind, default=0, metavar="E", help=text)
+    add_threads_argument(command)
     command.add_argument(
         "--json", type=parse_path, metavar="FILE", help="write the result here too"
     )

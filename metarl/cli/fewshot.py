@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     text = "seeds, separated by commas, one training each; 0,1,2 by default"
     command.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="LIST", help=text)
     text = "held-out tasks of each seed; 600 by default"
-    command.add_argument("--num-tasks", type=parse_at_least(2), default=600, help=text)
+    command.add_argument("--num-tasks", type=parse_at_least(2), default=600, metavar="N", help=text)
     command.add_argument(
         "--json", type=parse_path, metavar="FILE", help="write the results as JSON"
     )

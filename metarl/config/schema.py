@@ -139,7 +139,8 @@ class TrainConfig(Generic[L]):
     DIR/seed-0, DIR/seed-1, ... with --run-dir DIR."""
 
     list_envs: bool = False
-    """Print the names of the environments, or with --env the description of one, and exit."""
+    """Print the environments with sizes, task, reward and reference returns, or with --env that one
+    alone, and exit."""
 
     list_algos: bool = False
     """Print the learners with one line each, and exit."""

@@ -117,7 +117,7 @@ def test_policy_that_does_not_adapt_has_no_explanation(copy, capsys):
     out, err = capsys.readouterr()
     assert out == "" and is_one_line(err)
     assert "has no memory that can be read and adapts no single policy by gradient" in err
-    assert "give a run of rl2 or of maml-trpo and its relatives" in err
+    assert "give a run of rl2, varibad, teacher-student, or of maml-trpo and its relatives" in err
     assert read_files(run) == before
 
 

@@ -1,10 +1,13 @@
 """Start of a command: help, version, lists, config files, several seeds."""
 
+import argparse
+
 import pytest
 from commands import METARL, TINY, TRAIN, call, is_one_line, read_records
 
 from metarl.cli import commands
 from metarl.cli import train as cli
+from metarl.cli.commands import _COMMANDS
 from metarl.config.schema import TrainConfig, parse, to_yaml
 from metarl.evaluation.results import read
 from metarl.learners.registry import ALGORITHMS
@@ -24,6 +27,14 @@ def test_bare_metarl_prints_help(capsys):
 def test_version_is_printed(command, tmp_path):
     done = call(*command, cwd=tmp_path, PYTHONPATH=str(TRAIN[1]).removesuffix("/train.py"))
     assert (done.code, done.err) == (0, "") and done.out.startswith("metarl 0.")
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_argument_of_a_verb_has_a_help(name):
+    parser = argparse.ArgumentParser()
+    _COMMANDS[name][1](parser)
+    lacking = [each.option_strings or each.dest for each in parser._actions if not each.help]
+    assert not lacking
 
 
 def test_algorithms_are_in_their_list_and_in_the_help(capsys):
