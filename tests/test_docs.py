@@ -27,7 +27,8 @@ README = REPOSITORY / "README.md"
 PAGES = [
     README,
     REPOSITORY / "CONTRIBUTING.md",
-    REPOSITORY / "examples" / "README.md",
+    REPOSITORY / "pretrained" / "README.md",
+    *sorted(REPOSITORY.glob("examples/**/README.md")),
     *sorted(REPOSITORY.glob("docs/**/*.md")),
 ]
 
