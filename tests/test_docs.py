@@ -32,6 +32,9 @@ PAGES = [
     *sorted(REPOSITORY.glob("docs/**/*.md")),
 ]
 
+LONG = ("README.md", "results.md", "settings.md")
+"""Pages with longer lines: README.md must fit on one page."""
+
 FENCE = re.compile(
     r"(?P<skip><!-- not run -->\n+)?^```(?P<language>\w+)(?P<title>[^\n]*)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -207,6 +210,12 @@ def test_paths_in_the_text_exist(path):
     folders = "benchmarks|configs|docs|envs|examples|metarl|tests|torture"
     for file in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (REPOSITORY / file).exists(), f"{name_of(path)}: no file {file}"
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.name not in LONG], ids=name_of)
+def test_lines_of_pages_have_at_most_160_columns(path):
+    lines = FENCE.sub("", path.read_text(encoding="utf-8")).splitlines()
+    assert not [line for line in lines if len(line) > 160 and not line.lstrip().startswith("|")]
 
 
 @pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "sh")], ids=name_of)
