@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def check_sweep(sweep: Sweep) -> None:
 
 
 def open_study(sweep: Sweep) -> Any:
-    """Opens the study of a sweep, or begins it; its folder exists.
+    """Opens the study of a sweep, or begins it; its folder exists, and this process has locked it.
 
     Raises:
         ConfigError: The journal is damaged, or of other settings.
@@ -69,6 +70,7 @@ def open_study(sweep: Sweep) -> Any:
     path = sweep.root / JOURNAL
     pruner = optuna.pruners.MedianPruner(n_startup_trials=WARMUP, n_warmup_steps=WARMUP - 1)
     try:
+        _clear_after_kill(path)
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
             pruner=pruner if sweep.prune else optuna.pruners.NopPruner(),
@@ -87,6 +89,22 @@ def open_study(sweep: Sweep) -> Any:
             hint = "choose another --run-dir"
             raise ConfigError(f"{path}: {name} was {begun.get(name)}, now {now[name]}; {hint}")
     return study
+
+
+def _clear_after_kill(path: Path) -> None:
+    """Removes the lock and the half line that a search killed while it wrote a line has left.
+
+    Optuna waits for such a lock, and for ever if the path is relative; its next line would be
+    joined to the half one, and the journal lost.
+    """
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        size = content.rfind(b"\n") + 1
+        if size < len(content):
+            file.truncate(size)
 
 
 def describe(sweep: Sweep) -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -115,6 +116,20 @@ def test_search_goes_on_after_it_was_killed(sweep):
     assert len(runs) == sweep.trials - 5 and len(finished_trials(again.study)) == sweep.trials
     folders = {trial.user_attrs["folder"] for trial in finished_trials(again.study)}
     assert len(folders) == sweep.trials
+
+
+@pytest.mark.parametrize("size", [1, 20])
+def test_search_killed_while_it_wrote_goes_on(sweep, tmp_path, monkeypatch, size):
+    monkeypatch.chdir(tmp_path)
+    sweep = replace(sweep, root=Path("out"))  # Optuna's lock is a link, which leads nowhere then
+    play(opened(sweep), most=3)
+    journal = sweep.root / "study.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-size])
+    journal.with_name("study.jsonl.lock").symlink_to(journal)
+    again = opened(sweep)
+    play(again)
+    assert len(finished_trials(again.study)) == sweep.trials
+    assert len(finished_trials(opened(sweep).study)) == sweep.trials
 
 
 def test_search_that_is_cut_proposes_what_a_whole_one_does(sweep, tmp_path):
