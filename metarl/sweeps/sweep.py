@@ -67,6 +67,10 @@ class Interval:
         for name in ("low", "high", "step") if self.is_whole else ():
             value = float(getattr(self, name))
             require(value.is_integer(), name, value, "whole, as the setting is")
+        number = (self.high - self.low) / self.step if self.step else 1.0
+        is_divided = number > 0.5 and math.isclose(number, round(number), rel_tol=1e-9)
+        hint = f"a divisor of high - low = {self.high - self.low:g}, so that high is tried too"
+        require(is_divided, "step", self.step, hint)
 
     def ends(self) -> tuple[Any, ...]:
         """Returns the extreme values."""
@@ -234,6 +238,8 @@ def _read_dimension(where: str, value: Any) -> Interval | Choices:
         for each in choices:
             if not isinstance(each, bool | int | float | str):
                 raise ConfigError(f"{where}{each!r}: must be a number, a text, true or false")
+            if choices.count(each) > 1:  # 1, 1.0 and true are equal
+                raise ConfigError(f"{where}{each!r}: is given twice; name each choice once")
         return Choices(tuple(choices))
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}{value!r}: must be {{low: .., high: ..}} or {{choices: [..]}}")

@@ -46,6 +46,11 @@ def test_whole_ends_of_a_real_setting_leave_it_real(tmp_path, ends):
     assert found == Interval(low, high) and drawn == low + 0.25
 
 
+@pytest.mark.parametrize(("low", "high", "step"), [(0.1, 0.7, 0.2), (0.8, 0.98, 0.06)])
+def test_step_of_decimals_divides_the_interval(low, high, step):
+    assert Interval(low, high, step=step).ends() == (low, high)
+
+
 def test_choices_with_exponents_are_numbers(tmp_path):
     text = "env: ant-dir\nalgo: rl2\nsearch: {learner.lr: {choices: [1e-3, 3e-4]}}"
     assert read(tmp_path, text).search == {"learner.lr": Choices((1e-3, 3e-4))}
@@ -95,6 +100,15 @@ BAD = [
     ),
     ("env: ant-dir\nsearch: {learner.inner_lr: {choices: [1]}}", "a list of two or more"),
     ("env: ant-dir\nsearch: {learner.inner_lr: {choices: [1, [2]]}}", r"\[2\]: must be a number"),
+    ("env: ant-dir\nsearch: {learner.inner_lr: {choices: [1, 2, 1.0]}}", "1: is given twice"),
+    (
+        "env: ant-dir\nsearch: {iterations: {low: 1, high: 10, step: 2}}",
+        "search.iterations: step = 2.0: must be a divisor of high - low = 9",
+    ),
+    (
+        "env: ant-dir\nsearch: {learner.inner_lr: {low: 0.1, high: 0.2, step: 0.5}}",
+        "search.learner.inner_lr: step = 0.5: must be a divisor of high - low = 0.1",
+    ),
     (
         "env: ant-dir\nsearch: {learner.inner_rl: {low: 1, high: 2}}",
         "search.learner.inner_rl = 1.0: unknown key learner.inner_rl; did you mean",
