@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from metarl.cli.arguments import add_ray_argument, parse_at_least, parse_path
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, MetarlError
 from metarl.core.messages import show
+
+if TYPE_CHECKING:
+    from metarl.suites.plan import Failure
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -48,16 +54,31 @@ def run(arguments: argparse.Namespace) -> None:
     from metarl.suites.machines import open_machines
     from metarl.suites.runner import run_plan
     from metarl.sweeps.page import write_results
-    from metarl.sweeps.search import Search, check_sweep
+    from metarl.sweeps.search import Search, check_sweep, find_best
 
     check_sweep(sweep)
     search = Search(sweep)
     with open_machines(arguments.ray) as machines:
         jobs = arguments.jobs or machines.capacity()
         show(f"{sweep.name}: {sweep.trials} trials, {jobs} runs at a time, in {sweep.root}")
-        run_plan(search, jobs, _make_command(arguments), machines=machines)
+        failures = run_plan(search, jobs, _make_command(arguments), machines=machines)
     for path in write_results(sweep, search.study):
         show(str(path))
+    if find_best(search.study) is None:
+        raise _SweepFailed(sweep.root, search.study, failures)
+
+
+class _SweepFailed(MetarlError):
+    """No trial of a sweep finished; the exit code is that of the first failure, else 2."""
+
+    def __init__(self, root: Path, study: Any, failures: Sequence[Failure]):
+        from metarl.sweeps.search import finished_trials
+
+        self.exit_code = failures[0].exit_code if failures else ConfigError.exit_code
+        trials = finished_trials(study)
+        reason = trials[0].user_attrs.get("reason", "all were stopped")
+        hint = "change what is searched for, and choose another --run-dir"
+        super().__init__(f"{root}: none of {len(trials)} trials finished ({reason}); {hint}")
 
 
 def _make_command(arguments: argparse.Namespace) -> str:

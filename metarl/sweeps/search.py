@@ -265,18 +265,25 @@ class Search:
             return
         trial.num_done += 1
         if failure:
-            for handle in trial.handles():
-                handle.set_user_attr("reason", failure.reason)
-            self._failed[name] = failure.reason
-            self._tell(trial, state=self._states.FAIL)
+            self._fail(trial, failure.reason)
         elif trial.is_lost:
             self._tell(trial, state=self._states.PRUNED)
         elif trial.num_done < len(trial.runs):
             return
         else:
             self._report(trial, read_returns(trial.runs[0]))
-            self._tell(trial, float(np.mean([find_value(r) for r in trial.runs])))
+            value = float(np.mean([find_value(r) for r in trial.runs]))
+            if math.isfinite(value):
+                self._tell(trial, value)
+            else:  # Optuna refuses NaN, and would propose another trial in its place for ever
+                self._fail(trial, f"the mean return is {value}")
         del self._active[name]
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        for handle in trial.handles():
+            handle.set_user_attr("reason", reason)
+        self._failed[trial.runs[0].folder.parent.name] = reason
+        self._tell(trial, state=self._states.FAIL)
 
     def _tell(self, trial: Trial, value: float | None = None, state: Any = None) -> None:
         for handle in trial.handles():

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -158,6 +159,19 @@ def test_failed_trial_counts_and_the_others_go_on(sweep):
     plan.note_end(run, Failure(run, "metarl: error: bad", 4))
     assert len(play(plan)[0]) == sweep.trials - 1
     assert "metarl: error: bad" in draw_page(sweep, plan.study)
+
+
+@pytest.mark.parametrize("value", [float("nan"), None])
+def test_trial_without_a_worth_is_a_failed_one(sweep, monkeypatch, value):
+    """It counts, or the search would never end."""
+    plan = opened(replace(sweep, trials=2))
+    returns = np.array([] if value is None else [value])
+    monkeypatch.setattr(search_module, "read_returns", lambda run: returns)
+    runs, _ = play(plan, most=3)
+    assert len(runs) == 2 and find_best(plan.study) is None
+    assert [t.user_attrs["reason"][:18] for t in finished_trials(plan.study)] == [
+        "the mean return is"
+    ] * 2
 
 
 def test_values_that_do_not_fit_each_other_are_a_failed_trial(sweep, monkeypatch):
@@ -318,3 +332,27 @@ def test_command_searches_and_goes_on(tmp_path, monkeypatch, capsys):
     config = next((tmp_path / "runs" / "sweeps" / "mine").glob("trial-*/seed-0/config.yaml"))
     assert from_yaml(config).iterations == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_command_without_a_finished_trial_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "{env: navigation-2d, trials: 2, settings: {iterations: 1}, "
+        "search: {learner.inner_lr: {low: 0.1, high: 0.5}}}"
+    )
+
+    def fail(plan, *args, **kwargs):
+        plan.root.mkdir(parents=True, exist_ok=True)
+        plan.begin()
+        failures = []
+        while run := plan.take():
+            failures.append(Failure(run, "a gradient is not finite", 4))
+            plan.note_end(run, failures[-1])
+        return failures
+
+    monkeypatch.setattr(runner, "run_plan", fail)
+    assert commands.main(["sweep", "mine.yaml"]) == 4
+    message = "mine: none of 2 trials finished (a gradient is not finite); change what is"
+    assert message in capsys.readouterr().err
+    assert commands.main(["sweep", "mine.yaml"]) == 2  # it tells so again
+    assert "none of 2 trials finished" in capsys.readouterr().err
