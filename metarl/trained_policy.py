@@ -11,6 +11,7 @@ from metarl.config.schema import TrainConfig
 from metarl.core.env import HasServos, supports
 from metarl.core.errors import ConfigError, MetarlError
 from metarl.core.messages import warn
+from metarl.core.ranges import require_seed
 from metarl.runs import provenance, published
 from metarl.runs.recorded import read_spec
 from metarl.runs.sources import hash_sources
@@ -91,6 +92,7 @@ class TrainedPolicy:
         from metarl.sampling.sampler import Key
 
         self._require_one_policy()
+        require_seed(seed)
         options: dict[str, Any] = {"deterministic": deterministic, "raw": raw}
         key = Key(seed, "session", 0)
         session = Session(self.learner, self.spec, num_tasks, num_robots, key=key, **options)

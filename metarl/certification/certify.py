@@ -24,6 +24,7 @@ from metarl.certification.measure import play, summarise
 from metarl.certification.plan import Order, Plan, make_plan
 from metarl.core.errors import Preempted, Terminated, require
 from metarl.core.messages import show
+from metarl.core.ranges import require_seed
 from metarl.evaluation import statistics
 from metarl.policies import Given, find_folder
 from metarl.runs import folder
@@ -73,6 +74,7 @@ def certify(
         NumericalError: The policy's action is not finite.
         Preempted: Ctrl-C or SIGTERM; the finished cells are kept.
     """
+    require_seed(seed)
     require(isinstance(env, str), "env", env, "the name of an environment")
     read = read_grid(find_grid(str(grid)))
     known = {name: options.pop(name) for name in list(options) if name in vars(read)}

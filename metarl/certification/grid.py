@@ -13,6 +13,7 @@ import metarl
 from metarl.config.shipped import find_shipped, list_shipped
 from metarl.core.errors import ConfigError, nearest, require
 from metarl.core.machine.yaml_files import load_yaml
+from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 
 FOLDER = Path(metarl.__file__).parent / "configs" / "certify"
 """Grids that metarl brings along."""
@@ -66,8 +67,8 @@ class Grid:
     product: bool = False
 
     def __post_init__(self) -> None:
-        require(self.num_tasks >= 1, "num_tasks", self.num_tasks, "at least 1")
-        require(self.attempts >= 1, "attempts", self.attempts, "at least 1")
+        require_count("num_tasks", self.num_tasks, 1, MOST_TASKS)
+        require_count("attempts", self.attempts, 1, MOST_ADAPTATIONS)
 
     def tree(self) -> dict[str, Any]:
         """Returns what decides the numbers of the certificate, as a tree for JSON."""

@@ -22,6 +22,9 @@ LARGEST_COUNT = 1_000_000_000
 MOST_TASKS, MOST_ADAPTATIONS = 1_000_000, 10_000
 """Most tasks of an evaluation, and most adaptations of a trial."""
 
+LARGEST_SEED = 2**64 - 1
+"""Largest key of random numbers."""
+
 MOST_THREADS = 4096
 """Most threads of an environment."""
 
@@ -84,6 +87,11 @@ def require_count(field: str, value: Any, low: int, high: int) -> None:
     require(is_whole, field, value, "a whole number")
     require(value >= low, field, value, f"at least {low}")
     require(value <= high, field, value, f"at most {high:,}")
+
+
+def require_seed(value: Any, field: str = "seed") -> None:
+    """Raises ConfigError if a value is no seed, of which a stream would silently make another."""
+    require_count(field, value, 0, LARGEST_SEED)
 
 
 def require_between(group: str, config: object, ranges: Mapping[str, tuple[int, int]]) -> None:

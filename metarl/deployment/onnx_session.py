@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from metarl.core.errors import ConfigError, NumericalError
+from metarl.core.ranges import require_seed
 from metarl.core.rng import stream
 from metarl.deployment.onnx_model import OnnxModel, Weights
 from metarl.deployment.signals import (
@@ -16,6 +17,7 @@ from metarl.deployment.signals import (
     Outcome,
     read_outcome,
     read_usable,
+    require_robots,
     send,
 )
 
@@ -46,9 +48,8 @@ class OnnxSession:
         seed: int = 0,
         raw: bool = False,
     ):
-        for name, value in (("num_tasks", num_tasks), ("num_robots", num_robots)):
-            if value < 1:
-                raise ConfigError(f"{name} = {value!r}: must be at least 1")
+        require_robots(num_tasks, num_robots)
+        require_seed(seed)
         if deterministic is False and not policy.can_adapt:
             hint = "the file has the mode of the policy alone"
             raise ConfigError(f"deterministic = False: {hint}")

@@ -27,6 +27,7 @@ from metarl.deployment.signals import (
     Outcome,
     read_outcome,
     read_usable,
+    require_robots,
     send,
 )
 from metarl.sampling.recording import Recording, allocate, to_rollout
@@ -73,9 +74,7 @@ class Session:
         streams: Streams | None = None,
         key: Key | None = None,
     ):
-        for name, value in (("num_tasks", num_tasks), ("num_robots", num_robots)):
-            if value < 1:
-                raise ConfigError(f"{name} = {value!r}: must be at least 1")
+        require_robots(num_tasks, num_robots)
         self.spec, self._learner, self._size, self._raw = (
             spec,
             learner,

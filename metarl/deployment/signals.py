@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl.core.env import EnvSpec
 from metarl.core.errors import ConfigError, nearest
+from metarl.core.ranges import MOST_TASKS, require_count
 
 Observation = np.ndarray | Mapping[str, Any]
 """(S,) or (M, S); or the numbers by name, each one number or (M,)."""
@@ -27,6 +28,12 @@ class NoActionNoise(ConfigError):
 
     def __init__(self, hint: str = "start the session with deterministic=False"):
         super().__init__(f"adapt: the episodes have no action noise to learn from; {hint}")
+
+
+def require_robots(num_tasks: int, num_robots: int) -> None:
+    """Raises ConfigError if a session cannot have so many tasks, or robots of each."""
+    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
+    require_count("num_robots", num_robots, 1, MOST_TASKS)
 
 
 def to_controls(spec: EnvSpec, output: np.ndarray) -> np.ndarray:
@@ -90,8 +97,9 @@ def read_observation(spec: EnvSpec, obs: Any, num_rows: int) -> np.ndarray:
     """
     try:
         given = _join_named(spec, obs) if isinstance(obs, Mapping) else obs
-        array = np.array(given, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+            array = np.array(given, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"obs: must be numbers: {error}") from error
     if num_rows == 1 and array.ndim == 1:
         array = array[None]
@@ -113,7 +121,7 @@ def _join_named(spec: EnvSpec, obs: Mapping[str, Any]) -> np.ndarray:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"obs: {missing[0]!r}{more} is missing; policy.spec.observed has all")
-    return np.stack([np.asarray(obs[name], dtype=np.float32) for name in names], axis=-1)
+    return np.stack([np.asarray(obs[name], dtype=float) for name in names], axis=-1)
 
 
 def _describe(spec: EnvSpec) -> str:
@@ -128,8 +136,9 @@ def read_rows(name: str, value: Any, num_rows: int, kind: type) -> np.ndarray:
         ConfigError: There are not M.
     """
     try:
-        array = np.asarray(value, dtype=kind)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, dtype=kind)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name} = {value!r:.80}: must be numbers: {error}") from error
     if array.size != num_rows and array.ndim:
         raise ConfigError(f"{name} has the shape {array.shape}: must be ({num_rows},)")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from metarl.core.errors import name_failures, require
+from metarl.core.ranges import LARGEST_COUNT, MOST_TASKS, require_count, require_seed
 from metarl.evaluation.seeds import over_seeds
 from metarl.fewshot.names import ITERATIONS, SHOTS
 from metarl.fewshot.registry import check_learner, make_learner, make_problem
@@ -91,9 +92,16 @@ def check(comparison: Comparison) -> None:
     """Raises ConfigError if a setting is unusable."""
     seeds, algos = comparison.seeds, comparison.algos
     require(len(algos) > 0, "algos", algos, "at least one learner")
-    require(len(seeds) > 0 and len(set(seeds)) == len(seeds), "seeds", seeds, "distinct")
-    require(comparison.iterations >= 0, "iterations", comparison.iterations, "at least 0")
-    require(comparison.num_tasks >= 2, "num_tasks", comparison.num_tasks, "at least 2")
+    require(len(set(algos)) == len(algos), "algos", algos, "distinct")
+    require(isinstance(seeds, Sequence) and len(seeds) > 0, "seeds", seeds, "at least one seed")
+    for seed in seeds:
+        require_seed(seed)
+    require(len(set(seeds)) == len(seeds), "seeds", seeds, "distinct")
+    require_count("shots", comparison.shots, 0, LARGEST_COUNT)
+    require_count("iterations", comparison.iterations, 0, LARGEST_COUNT)
+    require_count("num_tasks", comparison.num_tasks, 2, MOST_TASKS)
+    has_effect = comparison.task == "digits" or comparison.ways == Comparison.ways
+    require(has_effect, "ways", comparison.ways, f"left out for the task {comparison.task}")
     make_problem(comparison.task, comparison.num_shots, comparison.ways, seeds[0])
     for algo in algos:
         check_learner(algo, comparison.task)

@@ -15,7 +15,7 @@ from metarl.core.env import NoPictures, RenderableEnv, supports
 from metarl.core.errors import ConfigError, name_failures, require
 from metarl.core.machine.files import check_output
 from metarl.core.machine.parallel import one_torch_thread
-from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
+from metarl.core.ranges import LARGEST_COUNT, MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.policies import Given, open_policy
 from metarl.runs.progress import heartbeat
 from metarl.sampling.sampler import Collector, Key
@@ -62,6 +62,9 @@ def export(
 
     require(format in SUFFIXES, "--format", format, " or ".join(SUFFIXES))
     check_output("--output", Path(path), SUFFIXES[format])
+    require_count("--num-adaptations", num_adaptations, 1, MOST_ADAPTATIONS)
+    has_effect = num_adaptations == 1 or adapt is not None
+    require(has_effect, "--num-adaptations", num_adaptations, "left out without --adapt")
     with open_policy(policy, trust_env=trust_env) as loaded:
         origin = loaded.origin()
         params = None if adapt is None else _adapt(loaded, adapt, num_adaptations)
@@ -80,7 +83,6 @@ def _adapt(policy: TrainedPolicy, task: Sequence[float], num_adaptations: int) -
     from metarl.core.learner import HasFixedPolicy
     from metarl.evaluation.evaluate import check_chosen_tasks
 
-    require(num_adaptations >= 1, "--num-adaptations", num_adaptations, "at least 1")
     config, learner = policy.config, policy.learner
     if not supports(learner, HasFixedPolicy):
         hint = "leave --adapt out"
@@ -132,6 +134,7 @@ def run_policy(
 
     require_count("num_tasks", num_tasks, 1, MOST_TASKS)
     require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
+    require_count("num_episodes", num_episodes, 0, LARGEST_COUNT)
     if film is not None:
         _check_film(Path(film))
     policy = OnnxPolicy(path)

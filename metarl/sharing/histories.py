@@ -26,7 +26,7 @@ from metarl.core.errors import (
     require_package,
 )
 from metarl.core.machine.parallel import one_torch_thread
-from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
+from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count, require_seed
 from metarl.core.rng import stream
 from metarl.evaluation.evaluate import held_out_tasks
 from metarl.learners.modes import label
@@ -84,6 +84,7 @@ def export_minari(
     """
     require_count("num_tasks", num_tasks, 1, MOST_TASKS)
     require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
+    require_seed(0 if seed is None else seed)
     require(distribution in ("train", "test"), "distribution", distribution, "train or test")
     for package in ("minari", "h5py"):
         require_package(package, "minari", f"data set {dataset}")

@@ -180,6 +180,19 @@ def test_onnx_session_refuses_what_does_not_fit(policy_file, case, message):
         wrong(case, OnnxPolicy(policy_file))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_tasks": 1.5}, "num_tasks = 1.5: must be a whole number"),
+        ({"num_robots": 10**9}, "num_robots = 1000000000: must be at most 1,000,000"),
+        ({"seed": 1.5}, "seed = 1.5: must be a whole number"),
+    ],
+)
+def test_onnx_session_refuses_what_is_no_count(policy_file, options, message):
+    with pytest.raises(ConfigError, match=message):
+        OnnxPolicy(policy_file).start(**options)
+
+
 def test_metadata_names_robot_learner_and_checkpoint(run_of, tmp_path):
     run = run_of("rl2, gru", "quadruped-command")
     metarl.export(run, tmp_path / "p.onnx")

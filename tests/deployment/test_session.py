@@ -264,6 +264,36 @@ def test_session_refuses_what_does_not_fit(rl2, case, message):
         wrong(case, rl2)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_tasks": 1.5}, "num_tasks = 1.5: must be a whole number"),
+        ({"num_tasks": "2"}, "num_tasks = '2': must be a whole number"),
+        ({"num_robots": 10**9}, "num_robots = 1000000000: must be at most 1,000,000"),
+        ({"seed": 1.5}, "seed = 1.5: must be a whole number"),
+        ({"seed": -1}, "seed = -1: must be at least 0"),
+    ],
+)
+def test_session_refuses_what_is_no_count(rl2, options, message):
+    with pytest.raises(ConfigError, match=message):
+        rl2.start(**options)
+
+
+@pytest.mark.parametrize("value", [1e39, 10**400])
+def test_session_takes_numbers_beyond_float32(rl2, value):
+    """They warned, or ended with a traceback."""
+    session, names = rl2.start(), [each.name for each in rl2.spec.observed]
+    obs = [0.0] * 11
+    session.act(obs)
+    for large in ([value, *obs[1:]], dict(zip(names, [value, *obs[1:]], strict=True))):
+        if value < 1e300:
+            assert (session.act(large, value) == 0.0).all()
+        else:
+            with pytest.raises(ConfigError, match="obs: must be numbers"):
+                session.act(large, 1.0)
+    assert session.num_unusable == (4 if value < 1e300 else 0)
+
+
 def test_maml_session_refuses_to_adapt_to_nothing(run_of):
     policy = metarl.load(run_of("maml-trpo"), threads=1)
     session = policy.start()

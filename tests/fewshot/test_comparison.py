@@ -141,6 +141,13 @@ def test_failure_names_learner_and_seed(monkeypatch):
         ({"algos": ("mamle",)}, r"no few-shot learner 'mamle'; did you mean maml\?"),
         ({"seeds": (1, 1)}, "seeds = .*: must be distinct"),
         ({"num_tasks": 1}, "num_tasks = 1: must be at least 2"),
+        ({"num_tasks": 10**9}, "num_tasks = 1000000000: must be at most 1,000,000"),
+        ({"algos": ("maml", "maml")}, "algos = .*: must be distinct"),
+        ({"seeds": 0}, "seeds = 0: must be at least one seed"),
+        ({"seeds": (0, 0.5)}, "seed = 0.5: must be a whole number"),  # a stream takes 0
+        ({"iterations": 1.5}, "iterations = 1.5: must be a whole number"),
+        ({"shots": 1.5}, "shots = 1.5: must be a whole number"),
+        ({"ways": 7}, "ways = 7: must be left out for the task sinusoid"),
     ],
 )
 def test_unusable_comparison_is_refused(settings, message):

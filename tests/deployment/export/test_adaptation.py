@@ -239,6 +239,10 @@ def refuse(case, policy, exported, folder):
         policy.start().export(folder / "x.onnx")
     elif case == "task":
         metarl.export(policy, folder / "x.onnx", adapt=[1.0, 2.0])
+    elif case == "adaptations":
+        metarl.export(policy, folder / "x.onnx", num_adaptations=2)
+    elif case == "part of one":
+        metarl.export(policy, folder / "x.onnx", adapt=[1.0], num_adaptations=1.5)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +254,8 @@ def refuse(case, policy, exported, folder):
         ("horizon", ConfigError, r"the episode has \d+ steps, as in training"),
         ("export before", ConfigError, "the session has no adapted weights"),
         ("task", ConfigError, "is 1 finite numbers: speed"),
+        ("adaptations", ConfigError, "--num-adaptations = 2: must be left out without --adapt"),
+        ("part of one", ConfigError, "--num-adaptations = 1.5: must be a whole number"),
     ],
 )
 def test_adaptation_refuses_what_does_not_fit(maml, tmp_path, case, error, message):
