@@ -46,8 +46,10 @@ class Client:
         self._is_stream, self._tries = isinstance(address, str), tries
         self._timeout = timeout * tries if self._is_stream else timeout
         kind = socket.SOCK_STREAM if self._is_stream else socket.SOCK_DGRAM
-        family = socket.AF_UNIX if self._is_stream else socket.AF_INET
-        self._socket = socket.socket(family, kind)
+        is_ipv6 = not self._is_stream and ":" in address[0]
+        numbered = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        self._socket = socket.socket(socket.AF_UNIX if self._is_stream else numbered, kind)
+        self._rest = b""
         try:
             self._connect(address)
         except OSError:
@@ -143,12 +145,13 @@ class Client:
         size = self._format.reply_size
         if not self._is_stream:
             return self._socket.recv(size + 1)
-        data = b""
-        while len(data) < size:
-            chunk = self._socket.recv(size - len(data))
+        # half a reply outlasts a timeout, so that the next one is found behind it
+        while len(self._rest) < size:
+            chunk = self._socket.recv(size - len(self._rest))
             if not chunk:
                 raise ConnectionResetError("the server has closed the connection")
-            data += chunk
+            self._rest += chunk
+        data, self._rest = self._rest, b""
         return data
 
     def close(self) -> None:

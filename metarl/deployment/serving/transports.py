@@ -86,8 +86,8 @@ class Udp:
     def __init__(self, host: str, port: int):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        except OSError as error:
-            raise ConfigError(f"--host {host}: is no address of this machine") from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: more letters than names have
+            raise ConfigError(f"--host {host:.80}: is no address of this machine") from error
         self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
         try:
             self._socket.bind(found[4])

@@ -13,7 +13,7 @@ import pytest
 from metarl.core.errors import ConfigError
 from metarl.deployment.serving.client import Client
 from metarl.deployment.serving.messages import Flag, Reply, Verb
-from metarl.deployment.serving.transports import Unix
+from metarl.deployment.serving.transports import Udp, Unix
 from metarl.deployment.serving.wire import WireFormat
 
 FORM = WireFormat(2, 3)
@@ -48,6 +48,39 @@ def test_lost_request_is_repeated_while_the_watchdog_speaks():
         thread.join()
         assert client.num_repeated >= 1 and client.num_unasked >= 1
         assert arrived[0] == arrived[1]
+
+
+def test_half_a_reply_outlasts_a_timeout(tmp_path):
+    """The stream went on in the middle of it, and no later reply was found."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "robot"))
+        server.listen()
+        with closing(Client(str(tmp_path / "robot"), 2, 3, timeout=0.2, tries=1)) as client:
+            connection, _ = server.accept()
+            with connection:
+                first = reply(Verb.STATUS, 1)
+                connection.sendall(first[:10])
+                with pytest.raises(TimeoutError, match="status: the server does not reply"):
+                    client.status()
+                connection.sendall(first[10:] + reply(Verb.ACT, 2))
+                assert client.act([0.0, 0.0]).sequence == 2
+
+
+def test_client_reaches_a_server_by_ipv6():
+    try:
+        server = Udp("::1", 0)
+    except ConfigError:
+        pytest.skip("this machine has no IPv6")
+    with closing(server), closing(Client(("::1", server.port), 2, 3, timeout=1.0)) as client:
+
+        def serve():
+            _, peer = server.receive(3.0) or (b"", None)
+            server.send(reply(Verb.STATUS, 1), peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert client.status().sequence == 1
+        thread.join()
 
 
 def test_client_waits_for_a_server_that_starts_later():

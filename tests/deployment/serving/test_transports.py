@@ -171,6 +171,7 @@ def test_socket_belongs_to_its_user_and_is_removed(tmp_path):
         (lambda folder: Unix(folder / "file", SIZE), "exists and is no socket"),
         (lambda folder: Unix(folder / ("x" * 200), SIZE), "--path .*: AF_UNIX path too long"),
         (lambda folder: Udp("no.such.host.invalid", 0), "--host .*: is no address of this machine"),
+        (lambda folder: Udp("x" * 300, 0), "--host x{80}: is no address of this machine"),
         (lambda folder: Udp("192.0.2.1", 0), "--host 192.0.2.1: is no address of this machine"),
     ],
 )
