@@ -86,7 +86,8 @@ class TrainedPolicy:
                 robot's controls.
 
         Raises:
-            ConfigError: A number is not positive, or the policy is a set of policies from scratch.
+            ConfigError: A number is not positive or not whole, or the policy is a set of policies
+                from scratch.
         """
         from metarl.deployment.session import Session
         from metarl.sampling.sampler import Key
