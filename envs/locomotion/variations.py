@@ -88,8 +88,9 @@ class Friction(Variation):
     """Sliding friction of the ground, from ice to rubber.
 
     MuJoCo uses the larger friction of two surfaces, which on ice would be the robot's. The ground
-    therefore gets priority, so that every contact with it has its friction; so has every <pair> of
-    the model with the ground.
+    therefore gets priority over all other geoms, so that every contact with it has its friction; so
+    has every <pair> of the model with the ground. If a geom of the robot had priority over the
+    ground, the ground takes the rest of that geom's contact, such as its stiffness.
 
     Attributes:
         train: Bands of the training tasks.
@@ -105,6 +106,10 @@ class Friction(Variation):
     formula = "sliding friction of the ground, uniform in log"
     unfit = "a fixed base does not stand on the ground"
 
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions: once geoms with a priority of their own kept their friction."""
+        return int(_find_first(robot)[1] > 0)
+
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Gives the ground contact priority.
 
@@ -112,9 +117,14 @@ class Friction(Variation):
             ConfigError: The robot stands on something else, too.
         """
         refuse_other_ground(self.name, robot)
+        model, (first, priority) = bare_model(robot), _find_first(robot)
 
         def edit(spec: mujoco.MjSpec) -> None:
-            spec.geom(robot.ground).priority = 1
+            ground = spec.geom(robot.ground)
+            if priority > ground.priority:
+                for name in _CONTACT:
+                    setattr(ground, name, getattr(model, f"geom_{name}")[first])
+            ground.priority = max(0, priority, ground.priority) + 1
 
         return (edit,)
 
@@ -133,6 +143,27 @@ class Friction(Variation):
         if model.npair:
             pairs = (model.pair_geom1 == ground) | (model.pair_geom2 == ground)
             world.fields["pair_friction"][:, pairs, :2] = tasks[:, :1, None]
+
+
+_CONTACT = ("friction", "condim", "solref", "solimp")
+"""Fields that a contact takes from the geom with priority."""
+
+
+def _find_first(robot: Robot) -> tuple[int, int]:
+    """Returns the geom with the highest priority of those that can meet the ground, and that.
+
+    Without any it is the ground itself, with the priority 0.
+    """
+    model = bare_model(robot)
+    ground = model.geom(robot.ground).id
+    types, affinities = model.geom_contype, model.geom_conaffinity
+    meets = (types[ground] & affinities) | (types & affinities[ground])
+    meets[ground] = 0
+    found = np.flatnonzero(meets)
+    if not len(found):
+        return ground, 0
+    first = found[model.geom_priority[found].argmax()]
+    return int(first), int(model.geom_priority[first])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ from own_robots import LEG, RANGED, WALKER
 import metarl
 from metarl.core.errors import ConfigError
 from metarl.envs.locomotion.terrain import CEILING, size_of
+from metarl.envs.locomotion.variations import Friction
 from metarl.envs.robots.guessing.guess import robot_from_mjcf
+from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH
+from metarl.envs.robots.included.quadruped import QUADRUPED
 
 PLANE = '<geom name="lawn" type="plane" size="9 9 .1" {}/>'
 GROUNDS = {
@@ -70,6 +73,34 @@ def test_friction_is_that_of_the_ground(write, ground):
             model, data = env._batch.get_model(row), env._batch.get_data(row)
             mujoco.mj_forward(model, data)
             assert data.ncon and (data.contact.friction[:, 0] == friction).all()
+
+
+@pytest.mark.parametrize("ground", [0, 3])
+def test_friction_of_robot_with_priority_over_the_ground(write, ground):
+    path = write(PLANE.format(f'priority="{ground}"'))
+    own = 'condim="6" priority="2" friction="0.8 0.02 0.01" solimp="0.015 1 0.022"'
+    path.write_text(path.read_text().replace('type="box"', f'type="box" {own}'))
+    robot = robot_from_mjcf(path, contacts="feet", feet=["base 1"])
+    assert Friction().num_revisions(robot) == 1
+    with closing(metarl.make_env(robot, variations=["friction"])) as env:
+        env.set_tasks(np.array([[0.1], [2.0]]), 1)
+        rest = np.tile(env._rest, (2, 1))
+        rest[:, 2] = 0.04  # the box touches the ground
+        env.restore(rest, np.zeros((2, env.model.nv)))
+        for row, friction in enumerate([0.1, 2.0]):
+            model, data = env._batch.get_model(row), env._batch.get_data(row)
+            mujoco.mj_forward(model, data)
+            contact = data.contact
+            assert len(contact) and (contact.friction[:, 0] == friction).all()
+            # the rest is as without the variation
+            assert (contact.dim == (3 if ground else 6)).all()
+            limp = [0.9, 0.95, 0.001] if ground else [0.015, 1.0, 0.022]
+            np.testing.assert_array_equal(contact.solimp[:, :3], np.tile(limp, (len(contact), 1)))
+
+
+def test_friction_raises_the_version_where_geoms_have_priority(write):
+    assert Friction().num_revisions(robot_from_mjcf(write(PLANE.format("")))) == 0
+    assert [Friction().num_revisions(each) for each in (ANT, HALF_CHEETAH, QUADRUPED)] == [0] * 3
 
 
 @pytest.fixture
