@@ -43,6 +43,10 @@ class Payload(Variation):
     derives = True
     formula = "a ball of a share of the torso's mass, on top of it (arms: of the arm, at its end)"
 
+    def num_revisions(self, robot: Robot) -> int:
+        """Returns the revisions: once the ball was above the first geom of every torso."""
+        return int(not robot.fixed and _top(robot) != _top_of_first(robot))
+
     def edits(self, robot: Robot) -> Sequence[Edit]:
         """Adds the ball, without mass, as the last body of those that hang on its carrier."""
         name = self._ball(robot)
@@ -164,10 +168,32 @@ def _carrier_in(spec: mujoco.MjSpec, robot: Robot) -> mujoco.MjsBody:
 
 
 def _top(robot: Robot) -> float:
-    """Returns the height of the torso's first geom above the torso's origin, at rest [m].
+    """Returns the height of the torso's top above its origin, at rest [m].
 
-    It is 0 for a torso without a geom.
+    Of a user's robot it is that of the highest geom above its origin, also of bodies welded to it;
+    of others that of the first geom. It is 0 without a geom.
     """
+    found = _top_above_origin(robot) if robot.is_own else None
+    return _top_of_first(robot) if found is None else found
+
+
+def _top_above_origin(robot: Robot) -> float | None:
+    """Returns the highest top of the torso's geoms whose box is above or below its origin [m].
+
+    None if there is no such geom.
+    """
+    model, torso, data = bare_model(robot), robot.torso(), mujoco.MjData(bare_model(robot))
+    mujoco.mj_kinematics(model, data)
+    own = np.flatnonzero(model.body_weldid[model.geom_bodyid] == model.body_weldid[torso])
+    rotation, box = data.geom_xmat[own].reshape(-1, 3, 3), model.geom_aabb[own]
+    centre = data.geom_xpos[own] + np.einsum("gij,gj->gi", rotation, box[:, :3]) - data.xpos[torso]
+    half = np.einsum("gij,gj->gi", np.abs(rotation), box[:, 3:])
+    is_there = (np.abs(centre[:, :2]) <= half[:, :2]).all(axis=1)
+    return max((centre + half)[is_there, 2].tolist(), default=None)
+
+
+def _top_of_first(robot: Robot) -> float:
+    """Returns the height of the torso's first geom above the torso's origin [m], 0 without one."""
     model, torso = bare_model(robot), robot.torso()
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)

@@ -8,6 +8,7 @@ import pytest
 from own_robots import LEG, RANGED, WALKER
 
 import metarl
+from metarl.envs.locomotion.payload import Load, Payload
 from metarl.envs.robots.guessing.guess import robot_from_mjcf
 
 BOX = '<geom type="box" size="0.3 0.15 0.05"/>'
@@ -74,6 +75,30 @@ def test_com_of_an_empty_base_moves_what_is_welded_to_it(write):
         mujoco.mj_kinematics(model, data)
         centres.append(data.xipos[model.body("trunk").id].copy())
     np.testing.assert_allclose(centres[1] - centres[0], [0.02, 0.0, 0.0], atol=1e-12)
+
+
+TOP = '<geom name="TOP" type="box" size="0.1 0.1 0.02" pos="0 0 0.08"/>'
+CAMERA = '<geom type="box" size="0.02 0.02 0.02" pos="0.32 0 -0.05"/>'
+MAST = '<geom type="box" size="0.02 0.02 0.3" pos="0.28 0 0.3"/>'
+
+
+@pytest.mark.parametrize(
+    "base, top",
+    [
+        (BOX, 0.05),
+        (CAMERA + BOX + TOP, 0.1),
+        (BOX + MAST, 0.05),
+        (f'<body name="trunk" pos="0 0 0.02">{BOX}</body>', 0.07),
+        (CAMERA, -0.03),  # nothing is above the origin: the first geom
+    ],
+    ids=["box", "camera", "mast", "welded", "aside"],
+)
+def test_ball_is_on_top_of_the_torso(write, base, top):
+    path = write(base=base)
+    ball = compile_with(path, ["payload"], payload=1.0).body("payload")
+    np.testing.assert_allclose(ball.pos, [0.0, 0.0, top + 0.06], atol=1e-12)
+    revisions = {each.num_revisions(robot_from_mjcf(path)) for each in (Payload(), Load())}
+    assert revisions == {int("TOP" in base or "trunk" in base)}
 
 
 @pytest.mark.parametrize("variation", ["payload", "load"])
