@@ -114,10 +114,10 @@ class Recipe:
         return f"controls {' and '.join(parts)}" if parts else ""
 
     def _action_range(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Returns the range of the controls of servos and of own robots; others have -1 and 1."""
-        if not self.robot.action_centre:
-            return None
+        """Returns the range of the controls; None is -1 and 1 around the centre 0."""
         low, high = bare_model(self.robot).actuator_ctrlrange.T.tolist()
+        if not self.robot.action_centre and {*low} == {-1.0} and {*high} == {1.0}:
+            return None
         return tuple(low), tuple(high)
 
     def _observed(self) -> list[Quantity]:
