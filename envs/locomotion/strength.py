@@ -21,14 +21,15 @@ STRENGTH_FIELDS = (
 def scale_strength(world: World, factors: np.ndarray) -> None:
     """Multiplies the force of every actuator, and its limits, by factors (M, A).
 
-    Of a motor, whose force does not depend on the motion, that is the gear; of others, whose gear
-    would change the place or speed at which they aim, it is gain, bias and limit.
+    Of a motor, whose force does not depend on the motion, that is the gear, unless something else
+    depends on the gear, too. Of others, whose gear would change the place or speed at which they
+    aim, it is gain, bias and limit.
     """
-    is_motor = _find_motors(world.model)
+    has_free_gear = _find_motors(world.model) & ~_find_used_gears(world.model)
     scale = factors[..., None]
-    world.fields["actuator_gear"][:, is_motor] *= scale[:, is_motor]
+    world.fields["actuator_gear"][:, has_free_gear] *= scale[:, has_free_gear]
     for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
-        world.fields[name][:, ~is_motor] *= scale[:, ~is_motor]
+        world.fields[name][:, ~has_free_gear] *= scale[:, ~has_free_gear]
     for name, target, actuators in _find_limits(world.robot):
         # the limit is of their sum: it loses as much as they lose on average
         factor = factors[:, actuators].mean(axis=1)
@@ -36,17 +37,34 @@ def scale_strength(world: World, factors: np.ndarray) -> None:
 
 
 def count_revisions(robot: Robot) -> int:
-    """Returns the changes of what strength means for a robot: once joint limits kept theirs."""
+    """Returns the changes of what strength means for a robot.
+
+    Once joint limits kept theirs; and a weaker motor had less damping and armature, and sensors of
+    its place and speed showed less.
+    """
     model = bare_model(robot)
     is_moving = model.actuator_gaintype != mujoco.mjtGain.mjGAIN_FIXED
     was_motor = is_moving & (model.actuator_biasprm == 0.0).all(axis=1)
-    return int(bool(was_motor.any() or _find_limits(robot)))
+    has_used_gear = (_find_motors(model) & _find_used_gears(model)).any()
+    return bool(was_motor.any() or _find_limits(robot)) + bool(has_used_gear)
 
 
 def _find_motors(model: mujoco.MjModel) -> np.ndarray:
     """Returns the mask (A,) of actuators whose force is their control times a constant."""
     is_fixed = model.actuator_gaintype == mujoco.mjtGain.mjGAIN_FIXED
     return is_fixed & (model.actuator_biasprm == 0.0).all(axis=1)
+
+
+def _find_used_gears(model: mujoco.MjModel) -> np.ndarray:
+    """Returns the mask (A,) of actuators on whose gear more depends than the torque.
+
+    It is the damping and armature of the actuator at its joint, and what its sensors show.
+    """
+    own = (model.actuator_armature, model.actuator_damping, model.actuator_dampingpoly)
+    is_used = np.any([values.reshape(model.nu, -1).any(axis=1) for values in own], axis=0)
+    of_actuator = model.sensor_objtype == mujoco.mjtObj.mjOBJ_ACTUATOR
+    is_used[model.sensor_objid[of_actuator]] = True
+    return is_used
 
 
 @functools.cache

@@ -28,7 +28,10 @@ ACTUATORS = {
     "damper": '<damper joint="j" kv="3" ctrlrange="0 9"/>',
     "affine gain": '<general joint="j" gaintype="affine" gainprm="1 2 3"/>',
     "tendon": '<position tendon="t" kp="20" kv="2"/>',
+    "heavy motor": '<motor joint="j" gear="2" armature="0.3" damping="0.2" forcerange="-1 1"/>',
 }
+SENSORS = """<sensor><actuatorpos actuator="a"/><actuatorvel actuator="a"/>
+<actuatorfrc actuator="a"/></sensor></mujoco>"""
 SHARE = 0.25
 
 
@@ -70,6 +73,24 @@ def test_strength_multiplies_the_measured_torque(kind, limits, variation, tmp_pa
         state = 0.1, 0.4, control
         assert torque(bare, *state) != 0.0
         assert torque(model, *state) == pytest.approx(SHARE * torque(bare, *state), rel=1e-12)
+
+
+@pytest.mark.parametrize("variation", [Actuator(), Weak()], ids=lambda v: v.name)
+@pytest.mark.parametrize("own", ["", 'armature="0.3" damping="0.2"'])
+def test_strength_leaves_inertia_damping_and_encoders(variation, own, tmp_path):
+    robot = write_robot(tmp_path, f'<motor name="a" joint="j" gear="2" {own}/>')
+    path = tmp_path / "robot.xml"
+    path.write_text(path.read_text().replace("</mujoco>", SENSORS))
+    env = build(robot, variation)
+    models = [robot.model(), weaken(env, variation)]
+    data = [mujoco.MjData(model) for model in models]
+    for each, one in zip(models, data, strict=True):
+        one.qpos[0], one.qvel[0], one.ctrl[0] = 0.1, 0.4, 0.3
+        mujoco.mj_forward(each, one)
+    np.testing.assert_array_equal(data[1].qfrc_passive, data[0].qfrc_passive)
+    np.testing.assert_array_equal(data[1].M, data[0].M)
+    np.testing.assert_allclose(data[1].sensordata, data[0].sensordata * [1.0, 1.0, SHARE])
+    assert env.spec.version == 2
 
 
 def test_strength_of_a_shared_joint_scales_its_limit_by_mean(tmp_path):
