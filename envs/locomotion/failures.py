@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from metarl.core.tasks import (
 from metarl.envs.locomotion.mechanics import delay_choice
 from metarl.envs.locomotion.strength import STRENGTH_FIELDS, count_revisions, scale_strength
 from metarl.envs.locomotion.world import Variation, World
-from metarl.envs.robots.moments import find_moments
+from metarl.envs.robots.moments import find_compensated
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
 
@@ -222,17 +221,6 @@ class Damage(Cripple):
         for number, kind in enumerate(self._kinds()):
             own = tasks[:, 2] == number
             kind._fail(world, tasks[own][:, [0, 1, 3]], rows[own], has_failed[own])
-
-
-@functools.cache
-def find_compensated(robot: Robot) -> dict[int, list[int]]:
-    """Returns the joints whose actuators compensate gravity, with the actuators that move each."""
-    model = bare_model(robot)
-    if not model.jnt_actgravcomp.any() or not model.body_gravcomp.any():
-        return {}
-    moves = find_moments(model, robot.rest())[:, model.jnt_dofadr] != 0.0
-    joints = np.flatnonzero(model.jnt_actgravcomp & moves.any(axis=0))
-    return {int(joint): np.flatnonzero(moves[:, joint]).tolist() for joint in joints}
 
 
 def _limbs(robot: Robot) -> np.ndarray:

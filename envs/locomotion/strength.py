@@ -7,19 +7,19 @@ import functools
 import mujoco
 import numpy as np
 
-from metarl.envs.locomotion.world import World
-from metarl.envs.robots.moments import find_moments
+from metarl.envs.locomotion.world import COMPENSATION, World
+from metarl.envs.robots.moments import find_compensated, find_moments
 from metarl.envs.robots.robot import Robot, bare_model
 
 STRENGTH_FIELDS = (
     *("actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange"),
-    *("jnt_actfrcrange", "tendon_actfrcrange"),
+    *("jnt_actfrcrange", "tendon_actfrcrange", COMPENSATION),
 )
 """Model fields that `scale_strength` writes."""
 
 
 def scale_strength(world: World, factors: np.ndarray) -> None:
-    """Multiplies the force of every actuator, and its limits, by factors (M, A).
+    """Multiplies the force of every actuator, its limits and compensation, by factors (M, A).
 
     Of a motor, whose force does not depend on the motion, that is the gear, unless something else
     depends on the gear, too. Of others, whose gear would change the place or speed at which they
@@ -34,19 +34,22 @@ def scale_strength(world: World, factors: np.ndarray) -> None:
         # the limit is of their sum: it loses as much as they lose on average
         factor = factors[:, actuators].mean(axis=1)
         world.fields[name][:, target] *= factor[:, None]
+    for place, actuators in enumerate(find_compensated(world.robot).values()):
+        world.fields[COMPENSATION][:, place] *= factors[:, actuators].mean(axis=1)
 
 
 def count_revisions(robot: Robot) -> int:
     """Returns the changes of what strength means for a robot.
 
-    Once joint limits kept theirs; and a weaker motor had less damping and armature, and sensors of
-    its place and speed showed less.
+    Once joint limits kept theirs; a weaker motor had less damping and armature, and sensors of its
+    place and speed showed less; and weak actuators compensated gravity in full.
     """
     model = bare_model(robot)
     is_moving = model.actuator_gaintype != mujoco.mjtGain.mjGAIN_FIXED
     was_motor = is_moving & (model.actuator_biasprm == 0.0).all(axis=1)
     has_used_gear = (_find_motors(model) & _find_used_gears(model)).any()
-    return bool(was_motor.any() or _find_limits(robot)) + bool(has_used_gear)
+    changes = was_motor.any() or _find_limits(robot), has_used_gear, find_compensated(robot)
+    return sum(map(bool, changes))
 
 
 def _find_motors(model: mujoco.MjModel) -> np.ndarray:

@@ -15,7 +15,12 @@ import numpy as np
 
 from metarl.core.tasks import TaskDistribution
 from metarl.envs.physics import fields
+from metarl.envs.robots.moments import find_compensated
 from metarl.envs.robots.robot import Edit, Robot
+
+COMPENSATION = "compensation"
+"""Name, among the model fields, of the shares (M, J) of their gravity compensation that the
+actuators of the J joints of `find_compensated` keep."""
 
 
 class Ground:
@@ -162,6 +167,44 @@ class LowPass:
         ctrl[alive] = self._output[alive]
 
 
+class Compensation:
+    """Gravity compensation by actuators of M robots, of which each joint gets a share.
+
+    MuJoCo adds all of it, c, to the torque t of a joint's actuators and limits the sum. For a share
+    s it is clip(t + s c, low, high) = clip(t + c, low + d, high + d) - d with d = (1 - s) c. So the
+    limits are moved by d, and an outer torque takes d back, with c of the last physics step held
+    for a control step.
+
+    Args:
+        robot: The robot.
+        batch: The simulations.
+        shares: s (M, J).
+        limits: Those (M, njnt, 2) of all joints [N m or N].
+    """
+
+    def __init__(self, robot: Robot, batch: Any, shares: np.ndarray, limits: np.ndarray):
+        self._joints = list(find_compensated(robot))
+        self._dofs = batch.model.jnt_dofadr[self._joints]
+        self._whole, self._outer = batch.bind("qfrc_gravcomp"), batch.bind("qfrc_applied")
+        self._shares, self._limits = shares, limits
+        self._true_limits: np.ndarray | None = None
+
+    def restore(self) -> None:
+        """Gives all joints their true limits."""
+        if self._true_limits is not None:
+            self._limits[:, self._joints] = self._true_limits
+        self._true_limits = None
+
+    def apply(self) -> None:
+        """Moves the limits and sets the outer torques, before a control step."""
+        if (self._shares == 1.0).all():
+            return
+        missing = (1.0 - self._shares) * self._whole[:, self._dofs]
+        self._true_limits = self._limits[:, self._joints]
+        self._limits[:, self._joints] = self._true_limits + missing[..., None]
+        self._outer[:, self._dofs] = -missing
+
+
 class World:
     """M simulations with their variations.
 
@@ -174,8 +217,8 @@ class World:
         alive: Mask (M,) of the simulations that take the present control step.
         ctrl: Clipped controls (M, A), which `drive` delays and filters; a variation may change them
             before a step.
-        fields: Per-simulation model fields (M, ...) that the variations write, by name; those of
-            which the model has no element are left out.
+        fields: Per-simulation model fields (M, ...) that the variations write, by name, and the
+            shares of COMPENSATION; those of which the model has no element are left out.
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
             the home pose before the first step.
         ground: Heights of the ground; None for a plane of height zero.
@@ -187,7 +230,11 @@ class World:
         self.ctrl = batch.bind("ctrl")
         names = {name for variation in variations for name in variation.fields}
         names = {name for name in names if np.size(self.nominal(name))}
-        self.fields = {name: batch.expand(name) for name in sorted(names)}
+        self.fields = {name: self._expand(name) for name in sorted(names)}
+        self._compensation = None
+        if COMPENSATION in names:
+            values = (self.fields[name] for name in (COMPENSATION, "jnt_actfrcrange"))
+            self._compensation = Compensation(robot, batch, *values)
         longest = robot.delay + sum(variation.past_steps for variation in variations)
         num_rows, num_controls = self.ctrl.shape
         self._home_ctrl = np.broadcast_to(robot.action_centre or 0.0, num_controls)
@@ -210,6 +257,7 @@ class World:
 
         With a mask rows (M,), only in those rows; the others keep their values bit for bit.
         """
+        self._restore_limits()
         parts = np.split(tasks, np.cumsum(self._sizes)[:-1], axis=1)
         self._pairs = list(zip(self._variations, parts, strict=False))
         others = np.zeros(len(tasks), dtype=bool) if rows is None else ~rows
@@ -226,11 +274,23 @@ class World:
             self.batch.set_const(np.flatnonzero(~others))
 
     def nominal(self, name: str) -> np.ndarray:
-        """Returns a field of the common model, see `fields.locate`."""
+        """Returns a field of the common model, see `fields.locate`; of COMPENSATION all shares."""
+        if name == COMPENSATION:
+            return np.ones(len(find_compensated(self.robot)))
         return fields.read(self.model, name)
+
+    def _expand(self, name: str) -> np.ndarray:
+        if name == COMPENSATION:
+            return np.tile(self.nominal(name), (len(self.ctrl), 1))
+        return self.batch.expand(name)
+
+    def _restore_limits(self) -> None:
+        if self._compensation:
+            self._compensation.restore()
 
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""
+        self._restore_limits()
         self._step[rows], self.past_ctrl[:, rows] = 0, self._home_ctrl
         if self._low_pass:
             self._low_pass.start(rows)
@@ -242,11 +302,14 @@ class World:
     def drive(self, alive: np.ndarray | None = None) -> None:
         """Applies the variations before a control step of the rows alive (M,), or of all."""
         self.alive = np.ones(len(self.ctrl), dtype=bool) if alive is None else alive
+        self._restore_limits()
         self._delay()
         if self._low_pass:
             self._low_pass.apply(self.ctrl, self.alive)
         for variation, task in self._pairs:
             variation.drive(self, task, self._step)
+        if self._compensation:
+            self._compensation.apply()
         self._step += self.alive
 
     def _delay(self) -> None:
