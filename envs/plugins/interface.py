@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +122,15 @@ def draw_tasks(env: Any, draw: int, size: int) -> list[Any]:
     """Draws tasks; a negative draw stands for test tasks.
 
     Raises:
-        InvalidPlugin: The plug-in returned another number of tasks.
+        InvalidPlugin: The plug-in returned no tasks, or another number of them.
     """
     method = "sample_tasks" if draw >= 0 else "sample_test_tasks"
     rng = make_generator(draw if draw >= 0 else -1 - draw)
-    tasks = list(env.get_wrapper_attr(method)(rng, size))
+    found = env.get_wrapper_attr(method)(rng, size)
+    if not isinstance(found, Iterable):
+        hint = f"it must be a list of {size} tasks"
+        raise InvalidPlugin(f"{method}(rng, {size}) returned {found!r:.80}; {hint}")
+    tasks = list(found)
     if len(tasks) != size:
         raise InvalidPlugin(f"{method}(rng, {size}) returned {len(tasks)} tasks")
     return tasks
@@ -287,6 +291,9 @@ def _read_variables(env: Any, form: TaskForm | None) -> tuple[Variable, ...]:
     rows = read_optional(env, "task_variables")
     if rows is None:
         return tuple(Variable(read_text(name), "1", -np.inf, np.inf) for name in names)
+    if not isinstance(rows, Collection) or isinstance(rows, str):
+        hint = "it must be a list of (name, unit, low, high)"
+        raise InvalidPlugin(f"task_variables is {rows!r:.80}; {hint}")
     if len(rows) != len(names):
         raise InvalidPlugin(
             f"task_variables has {len(rows)} entries; a task has {len(names)} numbers"

@@ -60,14 +60,21 @@ def read_reward(value: Any) -> float:
     """Returns the reward of a step.
 
     Raises:
-        InvalidPlugin: It is not one finite real number.
+        InvalidPlugin: It is not one real number that is finite in float32, in which it is kept.
     """
-    if type(value) is float and math.isfinite(value):
+    if type(value) is float and abs(value) <= UNBOUNDED:
         return value
     array = np.asarray(value)
     if array.ndim or array.dtype.kind not in "biuf" or not np.isfinite(array):
         raise InvalidPlugin(f"the reward is {value!r:.80}; it must be one finite number")
+    if not _fits(array):
+        raise InvalidPlugin(f"the reward is {value!r:.80}; it must be at most {UNBOUNDED:.2g}")
     return float(array)
+
+
+def _fits(array: np.ndarray) -> np.ndarray:
+    """Returns the mask of the finite numbers that are finite in float32, too."""
+    return np.abs(array, dtype=float) <= UNBOUNDED
 
 
 def read_flag(name: str, value: Any) -> bool:
@@ -88,7 +95,8 @@ def read_array(obs: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Returns an observation.
 
     Raises:
-        InvalidPlugin: It has another shape, is not of real numbers, or is not finite.
+        InvalidPlugin: It has another shape, is not of real numbers, or is not finite in float32,
+            in which it is kept.
     """
     array = np.asarray(obs)
     if array.shape != shape:
@@ -99,6 +107,11 @@ def read_array(obs: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not finite.all():
         first = int(np.argmin(finite))
         raise InvalidPlugin(f"obs[{first}] is {array[first]}; observations must be finite")
+    fits = _fits(array)
+    if not fits.all():
+        first = int(np.argmin(fits))
+        hint = f"observations must be at most {UNBOUNDED:.2g}"
+        raise InvalidPlugin(f"obs[{first}] is {array[first]}; {hint}")
     return array
 
 
