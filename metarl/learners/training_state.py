@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -20,6 +21,35 @@ from metarl.networks.distributions import Distribution, clamp_
 N = TypeVar("N", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Optimiser:
+    """Adam of some parameters, and the names of its entries in a state_dict().
+
+    Attributes:
+        parameters: Of the network.
+        lr: First step size.
+        steps: Entry of the number of steps; {} becomes the name of the optimiser.
+        step_size: Entry of the step size, likewise; None leaves it out, as it never changes.
+        prefix: Put before the names of the parameters in the entries of Adam's moments, which tells
+            optimisers of the same parameters apart.
+        fused: Take a step as one kernel.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    steps: str = "adam/steps/{}"
+    step_size: str | None = "adam/lr/{}"
+    prefix: str = ""
+    fused: bool = False
+
+    def build(self, device: torch.device) -> torch.optim.Optimizer:
+        """Builds Adam before its first step, on the device of the parameters."""
+        fused = self.fused or None  # with False, Adam takes one step for each parameter
+        built = torch.optim.Adam(self.parameters, lr=self.lr, eps=1e-5, fused=fused)
+        adam.begin(built, device if fused else "cpu")
+        return built
+
+
 class TrainingState(Generic[N]):
     """Everything of a learner that updates change, to be saved, restored, and changed at once.
 
@@ -27,15 +57,17 @@ class TrainingState(Generic[N]):
         network: Its parameters are those of the learner.
         device: Where it is trained.
         distribution: Over actions.
-        own: Names of the distribution's parameters in the network, by their names in the
-            distribution.
-        adams: Optimisers by name -> (beginnings of the names of their parameters, step size).
+        own: The distribution's own parameters in the network, by their names in the distribution.
+        adams: Optimisers by name.
         moments: Running moments by name.
         values: Other tensors by name, on the CPU, which are replaced and never changed in place.
+        prefix: Put before the names of all parameters in their entries; without one, those of a
+            submodule a are a/..., also in the entries of Adam's moments.
 
     Attributes:
         network: On the device.
-        acting: A copy on the CPU, for acting.
+        acting: For acting, on the CPU: the network itself where that is the device, else a copy.
+        scales: Of the moments (`Moments.scale`) by name, which acting uses until the next update.
         updates: Updates so far.
         reward_unit: In which rewards are read.
     """
@@ -45,21 +77,25 @@ class TrainingState(Generic[N]):
         network: N,
         device: torch.device,
         distribution: Distribution,
-        own: Mapping[str, str],
+        own: Params,
         *,
-        adams: Mapping[str, tuple[tuple[str, ...], float]],
+        adams: Mapping[str, Optimiser],
         moments: Mapping[str, Moments],
         values: Mapping[str, Tensor] | None = None,
+        prefix: str = "",
     ):
-        self.acting, self.network = copy.deepcopy(network).cpu(), network.to(device)
-        self._distribution, self._own = distribution, dict(own)
-        self.adams: dict[str, torch.optim.Optimizer] = {}
-        self._first_lrs = {name: lr for name, (_, lr) in adams.items()}
-        for name, (starts, lr) in adams.items():
-            parameters = [v for n, v in self.network.named_parameters() if n.startswith(starts)]
-            self.adams[name] = torch.optim.Adam(parameters, lr=lr, eps=1e-5)
-            adam.begin(self.adams[name])
+        self.acting = network if device.type == "cpu" else copy.deepcopy(network).cpu()
+        self.network, self._prefix = network.to(device), prefix
+        self._names: dict[Tensor, str] = {
+            value: name if prefix else name.replace(".", "/", 1)
+            for name, value in self.network.named_parameters()
+        }
+        self._distribution = distribution
+        self._own = {name: prefix + self._names[value] for name, value in own.items()}
+        self._optimisers = dict(adams)
+        self.adams = {name: each.build(device) for name, each in adams.items()}
         self.moments, self.values, self.updates = dict(moments), dict(values or {}), 0
+        self.scales = {name: each.scale() for name, each in self.moments.items()}
         self.reward_unit = RewardUnit()
 
     @contextmanager
@@ -84,9 +120,9 @@ class TrainingState(Generic[N]):
         """Returns a copy of everything, on the CPU."""
         state = self._device_state() | self._cpu_state()
         for name, each in self.adams.items():
-            state[f"adam/steps/{name}"] = adam.num_steps(each)
-            lr = each.param_groups[0]["lr"]
-            state[f"adam/lr/{name}"] = torch.tensor(lr, dtype=torch.float64)
+            state[self._optimisers[name].steps.format(name)] = adam.num_steps(each)
+        for entry, group in self._step_sizes():
+            state[entry] = torch.tensor(group["lr"], dtype=torch.float64)
         state["updates"] = torch.tensor(self.updates)
         return {name: value.detach().clone() for name, value in to_cpu(state).items()}
 
@@ -102,20 +138,22 @@ class TrainingState(Generic[N]):
 
     def reset_schedule(self) -> None:
         """Sets the step sizes and the number of updates to the first ones; see `HasSchedule`."""
-        for name, lr in self._first_lrs.items():
-            self.adams[name].param_groups[0]["lr"] = lr
+        for name, each in self._optimisers.items():
+            self.adams[name].param_groups[0]["lr"] = each.lr
         self.updates = 0
 
-    def _names(self) -> dict[str, Tensor]:
-        """Returns the parameters by name: those of the submodule a are a/..."""
-        return {n.replace(".", "/", 1): v for n, v in self.network.named_parameters()}
+    def _step_sizes(self) -> Generator[tuple[str, dict]]:
+        """Yields the entry of each step size that has one, and the optimiser's group with it."""
+        for name, each in self._optimisers.items():
+            if each.step_size is not None:
+                yield each.step_size.format(name), self.adams[name].param_groups[0]
 
     def _device_state(self) -> Params:
         """Returns the parameters and Adam's moments, where they are."""
-        state: Params = self._names()
-        names = {value: name for name, value in state.items()}
-        for each in self.adams.values():
-            state = state | adam.moments(each, names)
+        state: Params = {self._prefix + name: value for value, name in self._names.items()}
+        for name, each in self.adams.items():
+            start = self._optimisers[name].prefix
+            state |= adam.moments(each, {value: start + n for value, n in self._names.items()})
         return state
 
     def _cpu_state(self) -> Params:
@@ -126,14 +164,16 @@ class TrainingState(Generic[N]):
         return state
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state that fits, in place."""
+        """Restores a state that fits; in place, because a GPU may have no memory left."""
+        own = {name: state[entry].clone() for name, entry in self._own.items()}
+        clamp_(self._distribution, own)
+        state = {**state, **{self._own[name]: value for name, value in own.items()}}
         for name, value in self._device_state().items():
             value.data.copy_(state[name])
-        named = dict(self.network.named_parameters())
-        clamp_(self._distribution, {own: named[name] for own, name in self._own.items()})
         for name, each in self.adams.items():
-            adam.restore_steps(each, state[f"adam/steps/{name}"])
-            each.param_groups[0]["lr"] = float(state[f"adam/lr/{name}"])
+            adam.restore_steps(each, state[self._optimisers[name].steps.format(name)])
+        for entry, group in self._step_sizes():
+            group["lr"] = float(state[entry])
         self.moments = {name: Moments.of(state, name) for name in self.moments}
         self.values = {n: state[n].to(v.dtype, copy=True) for n, v in self.values.items()}
         self.reward_unit = RewardUnit.of(state)
@@ -141,4 +181,10 @@ class TrainingState(Generic[N]):
         self._refresh_acting()
 
     def _refresh_acting(self) -> None:
-        self.acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
+        """Makes acting use the newest parameters and moments."""
+        self.scales = {name: each.scale() for name, each in self.moments.items()}
+        if self.acting is self.network:
+            return
+        newest = to_cpu(dict(self.network.named_parameters()))
+        for name, value in self.acting.named_parameters():
+            value.data.copy_(newest[name])

@@ -26,7 +26,7 @@ from metarl.learners.bmaml.particles import (
     repeat_particles,
 )
 from metarl.learners.maml.surrogates import Batch, check_tasks
-from metarl.learners.training_state import TrainingState
+from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.networks.distributions import build_distribution, clamp_, own_metrics
 from metarl.networks.mlp import TanhMLP
 from metarl.networks.policies import MLPPolicy
@@ -118,13 +118,13 @@ class Bmaml:
             for p in range(config.num_particles)
         ]
         first = {n: torch.stack([each[n] for each in drawn]) for n in drawn[0]}
-        own = {n: f"policy.{n}" for n in distribution.initial(action_size)}
+        particles = ParticleNetwork(first)
         self._state = TrainingState(
-            ParticleNetwork(first),
+            particles,
             self._device,
             distribution,
-            own,
-            adams={"policy": (("policy.",), config.outer_lr)},
+            {name: particles.policy[name] for name in distribution.initial(action_size)},
+            adams={"policy": Optimiser([*particles.parameters()], config.outer_lr)},
             moments={"obs": Moments.initial(obs_size)} if config.normalize_obs else {},
         )
 

@@ -28,7 +28,7 @@ from metarl.learners.gp.returns import (
     predict,
 )
 from metarl.learners.teacher_student.ppo import descend
-from metarl.learners.training_state import TrainingState
+from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.networks.actor_critic import draw_parameters
 from metarl.networks.distributions import Distribution, build_distribution
 
@@ -149,10 +149,10 @@ class Gp:
             network,
             self._device,
             self._distribution,
-            {name: f"policy.{name}" for name in network.policy.distribution_params()},
+            network.policy.distribution_params(),
             adams={
-                "policy": (("policy.",), config.lr),
-                "kernel": (("kernel.",), config.kernel_lr),
+                "policy": Optimiser([*network.policy.parameters()], config.lr),
+                "kernel": Optimiser([*network.kernel.parameters()], config.kernel_lr),
             },
             moments=conditioned.initial_moments(obs_size),
             values={

@@ -25,7 +25,7 @@ from metarl.learners.metric.embedding import (
     sum_embeddings,
 )
 from metarl.learners.teacher_student.ppo import descend
-from metarl.learners.training_state import TrainingState
+from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.networks.actor_critic import draw_parameters
 from metarl.networks.distributions import Distribution, build_distribution
 
@@ -120,16 +120,15 @@ class Metric:
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
             network = MetricNetwork(config, self._distribution, obs_size, action_size)
         draw_parameters(network, None, stream(seed, "init"), last="policy.actor.4.weight")
-        own = {name: f"policy.{name}" for name in network.policy.distribution_params()}
         size = 2 * obs_size + action_size + 1
         self._state = TrainingState(
             network,
             self._device,
             self._distribution,
-            own,
+            network.policy.distribution_params(),
             adams={
-                "policy": (("policy.",), config.lr),
-                "encoder": (("encoder.",), config.encoder_lr),
+                "policy": Optimiser([*network.policy.parameters()], config.lr),
+                "encoder": Optimiser([*network.encoder.parameters()], config.encoder_lr),
             },
             moments={
                 **conditioned.initial_moments(obs_size),
