@@ -40,7 +40,7 @@ def blind(learner):
     for parameter in network.memory.parameters():
         if parameter.dim() == 2 and parameter.shape[1] == 2 + 1 + 2:
             parameter.data[:, 3] = 0.0
-    learner._acting.load_state_dict(network.state_dict())
+    learner._state.acting.load_state_dict(network.state_dict())
 
 
 def train(name, unit, updates=3):

@@ -92,3 +92,13 @@ def test_rl2_takes_a_state_without_a_step_size():
     state = {n: v for n, v in learner.state_dict().items() if n != "adam/lr"}
     learner.load_state_dict(state)
     assert float(learner.state_dict()["adam/lr"]) == config.lr
+
+
+@pytest.mark.parametrize(("target_kl", "expected"), [(0.0, 3e-4), (0.01, 1e-9)])
+def test_rl2_keeps_its_step_size_without_a_target(target_kl, expected):
+    env = make("navigation-2d", 1)
+    config = ALGORITHMS["rl2"].config(memory_size=8, target_kl=target_kl, lr=3e-4)
+    learner = build_learner(ALGORITHMS["rl2"], config, env.spec, seed=0)
+    adapted = {"adam/lr": torch.tensor(1e-9, dtype=torch.float64)}
+    learner.load_state_dict(learner.state_dict() | adapted)
+    assert float(learner.state_dict()["adam/lr"]) == expected

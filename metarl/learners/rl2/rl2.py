@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,20 +12,18 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
+from metarl.core.rollout import Action, Feedback, Metrics, Rollout, require_steps
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.ppo import adapt_lr
 from metarl.functional.running_moments import Moments, normalize
-from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import split
-from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.evaluation import evaluate_trials
 from metarl.learners.rl2.gradient import STATISTICS, Batch, MinibatchGradient
 from metarl.learners.rl2.recorded import RecordedGradient
 from metarl.learners.split_gradient import split_gradient
+from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.learners.trial_memory import TrialContext, check_sampling
 from metarl.networks.actor_critic import Architecture, MemoryActorCritic
 from metarl.networks.distributions import build_distribution, choose, clamp_, own_metrics
@@ -81,20 +78,27 @@ class Rl2:
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
             policy = MemoryActorCritic(architecture, distribution, obs_size, action_size)
         policy.initialise(stream(seed, "init"))
-        self.policy = policy.to(self.device)
-        on_cpu = self.device.type == "cpu"
-        self._acting = policy if on_cpu else copy.deepcopy(self.policy).cpu()
-        gradient = MinibatchGradient(self.policy, config, self._num_threads)
-        self._gradient = gradient if on_cpu else RecordedGradient(gradient, self.device)
-        is_fused = self.device.type == "cuda"
-        self._adam = torch.optim.Adam(
-            self.policy.parameters(), lr=config.lr, eps=1e-5, fused=is_fused
+        optimiser = Optimiser(
+            [*policy.parameters()],
+            config.lr,
+            steps="adam/steps",
+            step_size="adam/lr",
+            fused=self.device.type == "cuda",
         )
-        adam.begin(self._adam, self.device if is_fused else "cpu")
-        self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
-        self._obs_scale = self._obs_moments.scale()
-        self._reward_unit = RewardUnit()
-        self._updates, self._group = 0, ALONE
+        self._state = TrainingState(
+            policy,
+            self.device,
+            distribution,
+            policy.distribution_params(),
+            adams={"policy": optimiser},
+            moments={"obs": Moments.initial(obs_size), "value": Moments.initial(1)},
+            prefix="policy/",
+        )
+        self.policy, self._adam = self._state.network, self._state.adams["policy"]
+        gradient = MinibatchGradient(self.policy, config, self._num_threads)
+        on_cpu = self.device.type == "cpu"
+        self._gradient = gradient if on_cpu else RecordedGradient(gradient, self.device)
+        self._group = ALONE
 
     def join_group(self, group: Group) -> None:
         """Makes this process compute its slice of the trials; see `SplitsUpdate`."""
@@ -104,7 +108,7 @@ class Rl2:
         """Returns the context before any experience: an empty memory for every row."""
         del rngs
         size = num_tasks, num_episodes
-        return TrialContext.initial(self._acting.memory, size, self._action_size)
+        return TrialContext.initial(self._state.acting.memory, size, self._action_size)
 
     def act(
         self,
@@ -119,14 +123,14 @@ class Rl2:
 
         The memory takes a step where the episode is alive.
         """
-        policy, size = self._acting, obs.shape[:2]
-        context, obs = context.observe(feedback), normalize(obs, self._obs_scale)
-        inputs = context.inputs(obs, self._reward_unit.factor)
-        features, state = policy.memory.step(inputs, context.state)
+        state, policy, size = self._state, self._state.acting, obs.shape[:2]
+        context, obs = context.observe(feedback), normalize(obs, state.scales["obs"])
+        inputs = context.inputs(obs, state.reward_unit.factor)
+        features, memory = policy.memory.step(inputs, context.state)
         output = policy.output(features, obs.flatten(0, 1)).unflatten(0, size)
         params = policy.distribution_params()
         action = choose(policy.distribution, params, output, noise if explore else None)
-        return action, context.acted(policy.memory, state, action, feedback)
+        return action, context.acted(policy.memory, memory, action, feedback)
 
     def adapt(self, context: TrialContext, rollout: Rollout, rngs: TaskRngs) -> TrialContext:
         """Keeps the memory, and makes the rollout's last step the memory's next input."""
@@ -145,29 +149,19 @@ class Rl2:
         """
         del context, tasks
         require_steps(rollouts)
-        before = self.state_dict()
-        try:
+        with self._state.update():
             return self._optimise(rollouts)
-        except BaseException:  # also Ctrl-C
-            self._restore(before)
-            raise
 
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
-        scaled = self._reward_unit.scale(rollouts)
+        scaled = self._state.reward_unit.scale(rollouts)
         inputs = self._inputs(Sequences.of(scaled, self.device))
         return self.policy.memory.unroll(inputs).cpu(), inputs.cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's state, the moments and the number of updates, on the CPU."""
-        state = self._device_state()
-        state |= self._moments_state()
-        state["adam/steps"] = adam.num_steps(self._adam)
-        state["updates"] = torch.tensor(self._updates)
-        lr = self._adam.param_groups[0]["lr"]
-        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
-        return {name: value.detach().clone() for name, value in to_cpu(state).items()}
+        return self._state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state_dict().
@@ -178,13 +172,13 @@ class Rl2:
         """
         # older versions left out a step size that they did not adapt
         first = {"adam/lr": torch.tensor(self.config.lr, dtype=torch.float64)}
-        state = first | RewardUnit.complete(state)
-        check_state(state, self.state_dict())
-        self._restore(state)
+        self._state.load_state_dict(first | dict(state))
+        if not self.config.target_kl:  # the state may be of a run that adapted it
+            self._adam.param_groups[0]["lr"] = self.config.lr
 
     def reset_schedule(self) -> None:
         """Sets step size and number of updates to the first ones; see `HasSchedule`."""
-        self._adam.param_groups[0]["lr"], self._updates = self.config.lr, 0
+        self._state.reset_schedule()
 
     def is_optimiser(self, name: str) -> bool:
         """Returns whether an entry of state_dict() is state of Adam."""
@@ -192,51 +186,19 @@ class Rl2:
 
     # --- pieces of the update, in the order of use -----------------------------------------------
 
-    def _device_state(self) -> dict[str, Tensor]:
-        """Returns the parameters and Adam's moments, where they are."""
-        names: dict[Tensor, str] = {value: n for n, value in self.policy.named_parameters()}
-        own = {f"policy/{name}": value for value, name in names.items()}
-        return own | adam.moments(self._adam, names)
-
-    def _moments_state(self) -> Params:
-        """Returns the running moments and the unit of the rewards, on the CPU."""
-        own = self._obs_moments.state("obs") | self._value_moments.state("value")
-        return own | self._reward_unit.state()
-
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state that fits; in place, because a GPU may have no memory left."""
-        params = {n: state[f"policy/{n}"].clone() for n, _ in self.policy.named_parameters()}
-        clamp_(self.policy.distribution, params)
-        for name, value in self._device_state().items():
-            value.data.copy_(params.get(name.removeprefix("policy/"), state[name]))
-        adam.restore_steps(self._adam, state["adam/steps"])
-        self._obs_moments = Moments.of(state, "obs")
-        self._value_moments = Moments.of(state, "value")
-        self._reward_unit = RewardUnit.of(state)
-        self._updates = int(state["updates"])
-        if self.config.target_kl:
-            self._adam.param_groups[0]["lr"] = float(state["adam/lr"])
-        self._refresh_acting(params)
-
-    def _refresh_acting(self, params: Params) -> None:
-        """Makes acting use the newest parameters, given on the CPU, and moments."""
-        self._obs_scale = self._obs_moments.scale()
-        if self._acting is not self.policy:
-            for name, value in self._acting.named_parameters():
-                value.data.copy_(params[name])
-
     def _make_batch(self, on_cpu: Sequences) -> Batch:
         steps = on_cpu.to(self.device)
         return Batch.of(steps, self._inputs(steps), on_cpu)
 
     def _optimise(self, rollouts: Sequence[Rollout]) -> Metrics:
-        known, unit = self._reward_unit, self._reward_unit.measure(rollouts)
+        state, known = self._state, self._state.reward_unit
+        unit = known.measure(rollouts)
         on_cpu = Sequences.of(known.scale(rollouts))
         batch = self._make_batch(on_cpu)
         output, scaled_value = self._evaluate(batch.inputs, batch.lengths)
         error = self._check_sampling(output, batch)
-        self._reward_unit, rollouts = unit, unit.scale(rollouts)
-        is_first = not self._obs_moments.count
+        state.reward_unit, rollouts = unit, unit.scale(rollouts)
+        is_first = not state.moments["obs"].count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
             self._merge_obs(on_cpu)
         if is_first or unit.factor != known.factor:
@@ -252,8 +214,8 @@ class Rl2:
         # moments are computed on the CPU, where a mask costs no wait
         targets, values = (v[on_cpu.valid] for v in torch.stack([target, value]).cpu())
         explained = explained_variance(targets, values)
-        self._value_moments = self._value_moments.merge(targets.unsqueeze(-1))
-        value_mean, value_factor = self._value_moments.scale(self.device)
+        state.moments["value"] = state.moments["value"].merge(targets.unsqueeze(-1))
+        value_mean, value_factor = state.moments["value"].scale(self.device)
         batch = replace(
             batch,
             advantage=standardise(advantage.unsqueeze(0), steps.valid.unsqueeze(0)).squeeze(0),
@@ -262,10 +224,6 @@ class Rl2:
         metrics = self._epochs(batch)
         if not is_first:
             self._merge_obs(on_cpu)
-        check_updated(self._device_state())
-        check_updated(self._moments_state())
-        self._updates += 1
-        self._refresh_acting(to_cpu(dict(self.policy.named_parameters())))
         return {
             **metrics,
             "update/ratio_error": error,
@@ -275,7 +233,7 @@ class Rl2:
 
     def _unscale(self, value: Tensor) -> Tensor:
         """Maps outputs of the value's network to values [discounted rewards]."""
-        mean, factor = self._value_moments.scale(self.device)
+        mean, factor = self._state.moments["value"].scale(self.device)
         return value / factor + mean
 
     def _assign_credit(
@@ -287,7 +245,8 @@ class Rl2:
         if config.credit == "trial":
             return steps.reward, ends
         columns = torch.arange(batch.inputs.shape[1], device=self.device)
-        scale, zero = self._obs_moments.scale(self.device), torch.zeros_like(batch.inputs[:1])
+        scale = self._state.moments["obs"].scale(self.device)
+        zero = torch.zeros_like(batch.inputs[:1])
 
         def value_after(rollout: Rollout, last: Tensor) -> Tensor:
             obs = normalize(rollout.last_obs.flatten(0, 1), scale)
@@ -303,7 +262,8 @@ class Rl2:
         return close_episodes(steps.reward, none, closed, config.discount, value_after)
 
     def _merge_obs(self, on_cpu: Sequences) -> None:
-        self._obs_moments = self._obs_moments.merge(on_cpu.obs[on_cpu.acted])
+        moments = self._state.moments
+        moments["obs"] = moments["obs"].merge(on_cpu.obs[on_cpu.acted])
 
     @torch.no_grad()
     def _distribution_metrics(self, output: Tensor, batch: Batch) -> Metrics:
@@ -314,7 +274,7 @@ class Rl2:
 
     def _inputs(self, steps: Sequences) -> Tensor:
         """Returns the memory's inputs (L, M, S + A + 2)."""
-        obs = normalize(steps.obs, self._obs_moments.scale(self.device))
+        obs = normalize(steps.obs, self._state.moments["obs"].scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
     def _evaluate(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -335,9 +295,9 @@ class Rl2:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""
         config, num_rows = self.config, batch.inputs.shape[1]
         rounds, kl, epoch, totals = 0, 0.0, 0, np.zeros(len(_STATISTICS))
-        group = self._adam.param_groups[0]
+        group, update = self._adam.param_groups[0], self._state.updates
         for epoch in range(1, config.epochs + 1):
-            order = stream(self._seed, "minibatches", self._updates, epoch).permutation(num_rows)
+            order = stream(self._seed, "minibatches", update, epoch).permutation(num_rows)
             parts = split(order, config.minibatches, lambda rows: int(batch.counts[rows].sum()))
             statistics = torch.stack([self._step(batch, rows) for rows in parts])
             pass_totals = statistics.sum(dim=0).cpu().numpy()  # the one wait for a GPU in a pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,10 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.machine.parallel import ALONE, Group
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
+from metarl.core.rollout import Action, Feedback, Metrics, Rollout, require_steps
 from metarl.core.task_code import TaskCode
 from metarl.core.tasks import TaskDistribution
-from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
-from metarl.learners import adam
 from metarl.learners.ppo_passes import draw_orders
 from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.teacher_student import ppo
@@ -28,14 +25,12 @@ from metarl.learners.teacher_student.fine_tuning import FineTuning
 from metarl.learners.teacher_student.imitation import Imitation
 from metarl.learners.teacher_student.networks import Phase, TeacherStudentNetwork
 from metarl.learners.teacher_student.other_tasks import describe_start, match_columns
+from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.learners.trial_memory import TrialContext
-from metarl.networks.distributions import build_distribution, choose, clamp_
+from metarl.networks.distributions import build_distribution, choose
 from metarl.sampling.sequences import Sequences
 
 _PHASES: tuple[Phase, ...] = ("teacher", "student", "fine-tuning")
-_LR: dict[Phase, str] = {"teacher": "adam/lr", "fine-tuning": "adam/lr/fine-tuning"}
-"""Names in state_dict() of the step sizes that PPO adapts."""
-
 _FIRST = "encoder.0.weight"
 """End of the names of the matrix that reads the task, and of Adam's moments of it."""
 
@@ -109,21 +104,17 @@ class TeacherStudent:
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             network = TeacherStudentNetwork(config, distribution, *sizes)
         network.initialise(stream(seed, "init"))
-        self._distribution, self.network = distribution, network.to(self.device)
-        self._acting = copy.deepcopy(network).cpu()
-        parts = self.network.parts()
-        self._adams: dict[Phase, torch.optim.Optimizer] = {
-            "teacher": torch.optim.Adam(parts["teacher"], lr=config.lr, eps=1e-5),
-            "student": torch.optim.Adam(parts["student"], lr=config.student_lr, eps=1e-5),
-        }
-        if config.student_updates:
-            whole = torch.optim.Adam(parts["fine-tuning"], lr=config.lr, eps=1e-5)
-            self._adams["fine-tuning"] = whole
-        for each in self._adams.values():
-            adam.begin(each)
-        self._obs_moments, self._value_moments = Moments.initial(self._obs_size), Moments.initial(1)
-        self._reward_unit = RewardUnit()
-        self._updates, self._group = 0, ALONE
+        self._state = TrainingState(
+            network,
+            self.device,
+            distribution,
+            network.distribution_params(),
+            adams=_list_optimisers(network, config),
+            moments={"obs": Moments.initial(self._obs_size), "value": Moments.initial(1)},
+            prefix="policy/",
+        )
+        self._distribution, self.network = distribution, self._state.network
+        self._group = ALONE
 
     def join_group(self, group: Group) -> None:
         """Makes this process compute its slice of every minibatch; see `SplitsUpdate`."""
@@ -132,10 +123,9 @@ class TeacherStudent:
     @property
     def phase(self) -> Phase:
         """Who learns in the next update, and how."""
-        config = self.config
-        if self._is_oracle or self._updates < config.teacher_updates:
+        config, later = self.config, self._state.updates - self.config.teacher_updates
+        if self._is_oracle or later < 0:
             return "teacher"
-        later = self._updates - config.teacher_updates
         is_last = config.student_updates and later >= config.student_updates
         return "fine-tuning" if is_last else "student"
 
@@ -147,7 +137,7 @@ class TeacherStudent:
         if self._is_oracle:
             return TeacherContext(None)
         size = num_tasks, num_episodes
-        return TrialContext.initial(self._acting.memory, size, self._action_size)
+        return TrialContext.initial(self._state.acting.memory, size, self._action_size)
 
     def begin_training(
         self, tasks: np.ndarray, num_episodes: int, rngs: TaskRngs
@@ -156,7 +146,7 @@ class TeacherStudent:
         if self._is_oracle or self.phase != "teacher":
             return self.begin(len(tasks), num_episodes, rngs)
         with torch.no_grad():
-            latent = self._acting.encoder(self._encode(tasks))
+            latent = self._state.acting.encoder(self._encode(tasks))
         return TeacherContext(latent.unsqueeze(1).expand(-1, num_episodes, -1).contiguous())
 
     def act(
@@ -169,19 +159,19 @@ class TeacherStudent:
         explore: bool,
     ) -> tuple[Action, TeacherContext | TrialContext]:
         """Samples actions (N, E, A) for obs (N, E, S), or takes the mode."""
-        network, noise_or_none = self._acting, noise if explore else None
+        state, network, noise_or_none = self._state, self._state.acting, noise if explore else None
         seen, params = obs[..., : self._obs_size], network.distribution_params()
-        obs, rest = normalize(seen, self._obs_moments.scale()), obs[..., self._obs_size :]
+        obs, rest = normalize(seen, state.scales["obs"]), obs[..., self._obs_size :]
         if isinstance(context, TeacherContext):
             latent = self._read_task(rest) if context.latent is None else context.latent
             output = network.output(obs, latent)
             return choose(self._distribution, params, output, noise_or_none), context
         context = context.observe(feedback)
-        inputs = context.inputs(obs, self._reward_unit.factor)
-        features, state = network.memory.step(inputs, context.state)
+        inputs = context.inputs(obs, state.reward_unit.factor)
+        features, memory = network.memory.step(inputs, context.state)
         latent = network.guess(features).unflatten(0, obs.shape[:2])
         action = choose(self._distribution, params, network.output(obs, latent), noise_or_none)
-        return action, context.acted(network.memory, state, action, feedback)
+        return action, context.acted(network.memory, memory, action, feedback)
 
     def adapt(
         self, context: TeacherContext | TrialContext, rollout: Rollout, rngs: TaskRngs
@@ -205,44 +195,29 @@ class TeacherStudent:
         """
         del context
         require_steps(rollouts)
-        before, phase = self.state_dict(), self.phase
-        try:
+        state, phase = self._state, self.phase
+        with state.update():
             if phase == "teacher":  # who reads no rewards, so that acting does not change
-                self._reward_unit = self._reward_unit.measure(rollouts)
-            rollouts = self._reward_unit.scale(rollouts)
+                state.reward_unit = state.reward_unit.measure(rollouts)
+            rollouts = state.reward_unit.scale(rollouts)
             if phase == "teacher":
                 metrics = self._update_teacher(rollouts, tasks)
             elif phase == "student":
                 metrics = self._update_student(Sequences.of(rollouts, self.device), tasks)
             else:
                 metrics = self._fine_tune(rollouts)
-            check_updated(self._device_state())
-            check_updated(self._moments_state())
-            self._updates += 1
-            self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
-        except BaseException:  # also Ctrl-C
-            self._restore(before)
-            raise
-        return {"update/phase": float(_PHASES.index(phase) + 1), **metrics}
+            return {"update/phase": float(_PHASES.index(phase) + 1), **metrics}
 
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Returns the memory's features (L, M, H) and inputs (L, M, I); see `HasMemory`."""
-        scaled = self._reward_unit.scale(rollouts)
+        scaled = self._state.reward_unit.scale(rollouts)
         inputs = self._inputs(Sequences.of(scaled, self.device))
         return self.network.memory.unroll(inputs).cpu(), inputs.cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's states, the moments and the number of updates, on the CPU."""
-        state = self._device_state()
-        state |= self._moments_state()
-        for name, each in self._adams.items():
-            state[f"adam/steps/{name}"] = adam.num_steps(each)
-            if name != "student":
-                lr = torch.tensor(each.param_groups[0]["lr"], dtype=torch.float64)
-                state[_LR[name]] = lr
-        state["updates"] = torch.tensor(self._updates)
-        return {name: value.detach().clone() for name, value in to_cpu(state).items()}
+        return self._state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state_dict().
@@ -251,9 +226,7 @@ class TeacherStudent:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
-        state = RewardUnit.complete(state)
-        check_state(state, self.state_dict())
-        self._restore(state)
+        self._state.load_state_dict(state)
 
     def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
         """Starts the first phase from a state_dict() of other tasks; see `StartsFromOtherTasks`.
@@ -269,10 +242,8 @@ class TeacherStudent:
                 shape = tuple(state[name].shape)
                 raise ValueError(f"{name!r} is of shape {shape}, and the task has {code.size}")
             taken[name] = match_columns(state[name], code, self._code)
-        taken["updates"] = fresh["updates"]
-        taken |= {name: fresh[name] for name in _LR.values() if name in fresh}
-        check_state(taken, fresh)
-        self._restore(taken)
+        kept = (name for name in fresh if name.startswith("adam/lr") or name == "updates")
+        self._state.load_state_dict(taken | {name: fresh[name] for name in kept})
         return describe_start(self.phase, code, self._code)
 
     def is_optimiser(self, name: str) -> bool:
@@ -281,36 +252,6 @@ class TeacherStudent:
 
     # --- pieces of the update ------------------------------------------------------------------
 
-    def _device_state(self) -> Params:
-        """Returns the parameters and Adam's moments, where they are."""
-        names: dict[Tensor, str] = {value: n for n, value in self.network.named_parameters()}
-        state: Params = {f"policy/{name}": value for value, name in names.items()}
-        for phase, each in self._adams.items():
-            # the other two share no parameter, and so need no names of their own
-            start = "fine-tuning/" if phase == "fine-tuning" else ""
-            state |= adam.moments(each, {value: start + name for value, name in names.items()})
-        return state
-
-    def _moments_state(self) -> Params:
-        """Returns the running moments and the unit of the rewards, on the CPU."""
-        own = self._obs_moments.state("obs") | self._value_moments.state("value")
-        return own | self._reward_unit.state()
-
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state that fits, in place."""
-        for name, value in self._device_state().items():
-            value.data.copy_(state[name])
-        clamp_(self._distribution, self.network.distribution_params())
-        for name, each in self._adams.items():
-            adam.restore_steps(each, state[f"adam/steps/{name}"])
-            if name != "student":
-                each.param_groups[0]["lr"] = float(state[_LR[name]])
-        self._obs_moments = Moments.of(state, "obs")
-        self._value_moments = Moments.of(state, "value")
-        self._reward_unit = RewardUnit.of(state)
-        self._updates = int(state["updates"])
-        self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
-
     def _encode(self, tasks: np.ndarray) -> Tensor:
         """Returns the inputs (N, C) of the encoder, on the CPU."""
         return torch.from_numpy(self._code.encode(np.asarray(tasks, dtype=float))).float()
@@ -318,16 +259,16 @@ class TeacherStudent:
     def _read_task(self, scaled: Tensor) -> Tensor:
         """Maps the scaled tasks in observations (N, E, D) to latent numbers (N, E, Z)."""
         code = torch.from_numpy(self._code.encode_numbers(scaled.flatten(0, 1).numpy())).float()
-        return self._acting.encoder(code).unflatten(0, scaled.shape[:2])
+        return self._state.acting.encoder(code).unflatten(0, scaled.shape[:2])
 
     def _inputs(self, steps: Sequences) -> Tensor:
         """Returns the memory's inputs (L, M, S + A + 2)."""
-        obs = normalize(steps.obs, self._obs_moments.scale(self.device))
+        obs = normalize(steps.obs, self._state.moments["obs"].scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
     def _orders(self, rows: int, epochs: int) -> Iterator[np.ndarray]:
         """Yields the order of the rows in each pass of the next update."""
-        return draw_orders(self._seed, self._updates, rows, epochs)
+        return draw_orders(self._seed, self._state.updates, rows, epochs)
 
     def _update_teacher(self, rollouts: Sequence[Rollout], tasks: np.ndarray) -> Metrics:
         if self._is_oracle:
@@ -335,19 +276,21 @@ class TeacherStudent:
         valid = [rollout.valid for rollout in rollouts]
         seen = torch.cat([r.obs[mask] for r, mask in zip(rollouts, valid, strict=True)])
         code = self._encode(tasks).to(self.device)
-        parts = self.network, self._distribution, self._adams["teacher"]
+        parts = self.network, self._distribution, self._state.adams["teacher"]
         teacher = ppo.ConditionedPpo(*parts, self.config, self._group)
         codes = [code.unsqueeze(1)] * len(rollouts)
         own = [rollout.to(self.device) for rollout in rollouts]
-        checked = teacher.check(own, codes, self._obs_moments)
-        is_first = not self._obs_moments.count
+        moments = self._state.moments
+        checked = teacher.check(own, codes, moments["obs"])
+        is_first = not moments["obs"].count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
-            self._obs_moments = self._obs_moments.merge(seen)
-        moments = self._obs_moments, self._value_moments
-        batch, inputs, self._value_moments, explained = teacher.batch(own, codes, *moments)
+            moments["obs"] = moments["obs"].merge(seen)
+        batch, inputs, moments["value"], explained = teacher.batch(
+            own, codes, moments["obs"], moments["value"]
+        )
         metrics = teacher.train(batch, inputs, self._orders(len(inputs), self.config.epochs))
         if not is_first:
-            self._obs_moments = self._obs_moments.merge(seen)
+            moments["obs"] = moments["obs"].merge(seen)
         return {**metrics, **checked, "baseline/explained": explained}
 
     def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
@@ -355,7 +298,7 @@ class TeacherStudent:
         with torch.no_grad():
             known = network.encoder(self._encode(tasks).to(self.device))
         imitation = Imitation(
-            network, self._distribution, self._adams["student"], self.config, self._group
+            network, self._distribution, self._state.adams["student"], self.config, self._group
         )
         lessons = imitation.prepare(steps, self._inputs(steps), known)
         return imitation.train(lessons, self._orders(rows, self.config.student_epochs))
@@ -363,18 +306,32 @@ class TeacherStudent:
     def _fine_tune(self, rollouts: Sequence[Rollout]) -> Metrics:
         steps = Sequences.of(rollouts, self.device)
         inputs, own = self._inputs(steps), [rollout.to(self.device) for rollout in rollouts]
-        whole = self._adams["fine-tuning"]
+        whole, moments = self._state.adams["fine-tuning"], self._state.moments
         parts = self.network, self._distribution, whole, self.config
         tuning = FineTuning(*parts, self._group)
         latent = tuning.guess(inputs)
         checked = tuning.check(steps, inputs, latent)
-        moments = self._obs_moments, self._value_moments
-        trials, self._value_moments, explained = tuning.estimate(
-            own, steps, inputs, latent, *moments
+        trials, moments["value"], explained = tuning.estimate(
+            own, steps, inputs, latent, moments["obs"], moments["value"]
         )
         metrics = tuning.train(trials, self._orders(inputs.shape[1], self.config.epochs))
-        self._obs_moments = self._obs_moments.merge(steps.obs[steps.valid].cpu())
+        moments["obs"] = moments["obs"].merge(steps.obs[steps.valid].cpu())
         return {**metrics, **checked, "baseline/explained": explained}
+
+
+def _list_optimisers(
+    network: TeacherStudentNetwork, config: TeacherStudentConfig
+) -> dict[str, Optimiser]:
+    """Returns those of the phases, by name; PPO adapts the step sizes of two of them."""
+    parts = network.parts()
+    optimisers = {
+        "teacher": Optimiser(parts["teacher"], config.lr, step_size="adam/lr"),
+        "student": Optimiser(parts["student"], config.student_lr, step_size=None),
+    }
+    if config.student_updates:  # it shares parameters with the other two
+        whole = Optimiser(parts["fine-tuning"], config.lr, prefix="fine-tuning/")
+        optimisers["fine-tuning"] = whole
+    return optimisers
 
 
 def _without_task(rollout: Rollout, size: int) -> Rollout:

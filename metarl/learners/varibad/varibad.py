@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,16 +11,15 @@ from torch import Tensor
 from metarl.core.learner import TaskRngs
 from metarl.core.machine.parallel import ALONE, Group, map_in_group
 from metarl.core.rng import stream
-from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout, require_steps
+from metarl.core.rollout import Action, Feedback, Metrics, Rollout, require_steps
 from metarl.core.tasks import TaskDistribution
 from metarl.functional.advantages import explained_variance, gae_over_trial, standardise
-from metarl.functional.params import check_state, check_updated, to_cpu
 from metarl.functional.running_moments import Moments, normalize
-from metarl.learners import adam
 from metarl.learners.credit import close_episodes, place_episodes
 from metarl.learners.ppo_passes import Steps, draw_orders, make_passes, ppo_gradient, take_step
 from metarl.learners.reward_unit import RewardUnit
 from metarl.learners.split_gradient import split_gradient
+from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.learners.trial_memory import TrialContext, check_sampling
 from metarl.learners.varibad.config import VaribadConfig
 from metarl.learners.varibad.elbo import draw_batch, elbo_gradient
@@ -80,23 +78,25 @@ class Varibad:
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
             network = VaribadNetwork(config, self._distribution, obs_size, action_size)
         network.initialise(stream(seed, "init"))
-        self.network = network.to(self.device)
-        self._acting = network if self.device.type == "cpu" else copy.deepcopy(network).cpu()
-        parameters = self.network.policy_parameters(), self.network.encoder_parameters()
-        rates = config.lr, config.encoder_lr
-        self._ppo_adam, self._elbo_adam = (
-            torch.optim.Adam(own, lr=lr, eps=1e-5)
-            for own, lr in zip(parameters, rates, strict=True)
+        encoder = network.encoder_parameters()
+        self._state = TrainingState(
+            network,
+            self.device,
+            self._distribution,
+            network.distribution_params(),
+            adams={
+                "policy": Optimiser(network.policy_parameters(), config.lr, step_size="adam/lr"),
+                "encoder": Optimiser(encoder, config.encoder_lr, step_size=None),
+            },
+            moments={
+                "obs": Moments.initial(obs_size),
+                "value": Moments.initial(1),
+                "reward": Moments.initial(1),
+            },
+            prefix="policy/",
         )
-        for each in (self._ppo_adam, self._elbo_adam):
-            adam.begin(each)
-        self._obs_size = obs_size
-        self._obs_moments, self._value_moments = Moments.initial(obs_size), Moments.initial(1)
-        self._reward_moments = Moments.initial(1)
+        self.network, self._obs_size, self._group = self._state.network, obs_size, ALONE
         self._buffer = TrialBuffer.empty(config.buffer_trials, obs_size, action_size)
-        self._obs_scale = self._obs_moments.scale()
-        self._reward_unit = RewardUnit()
-        self._updates, self._group = 0, ALONE
 
     def join_group(self, group: Group) -> None:
         """Makes this process compute its slice of every minibatch; see `SplitsUpdate`."""
@@ -106,7 +106,7 @@ class Varibad:
         """Returns the context before any experience: an empty memory for every row."""
         del rngs
         size = num_tasks, num_episodes
-        return TrialContext.initial(self._acting.memory, size, self._action_size)
+        return TrialContext.initial(self._state.acting.memory, size, self._action_size)
 
     def act(
         self,
@@ -121,15 +121,15 @@ class Varibad:
 
         The memory takes a step where the episode is alive.
         """
-        network, size = self._acting, obs.shape[:2]
-        context, obs = context.observe(feedback), normalize(obs, self._obs_scale)
-        inputs = context.inputs(obs, self._reward_unit.factor)
-        features, state = network.memory.step(inputs, context.state)
+        state, network, size = self._state, self._state.acting, obs.shape[:2]
+        context, obs = context.observe(feedback), normalize(obs, state.scales["obs"])
+        inputs = context.inputs(obs, state.reward_unit.factor)
+        features, memory = network.memory.step(inputs, context.state)
         belief = network.belief(features)
         output = network.output(policy_inputs(obs.flatten(0, 1), belief)).unflatten(0, size)
         params = network.distribution_params()
         action = choose(self._distribution, params, output, noise if explore else None)
-        return action, context.acted(network.memory, state, action, feedback)
+        return action, context.acted(network.memory, memory, action, feedback)
 
     def adapt(self, context: TrialContext, rollout: Rollout, rngs: TaskRngs) -> TrialContext:
         """Keeps the memory, and makes the rollout's last step the memory's next input."""
@@ -148,37 +148,28 @@ class Varibad:
         """
         del context, tasks
         require_steps(rollouts)
-        before = self.state_dict()
+        known = self._buffer
         try:
-            metrics = self._train_policy(rollouts)
-            trials = TrialBuffer.of(self._reward_unit.scale(rollouts))
-            self._buffer = self._buffer.append(trials)
-            metrics |= self._train_encoder()
-            check_updated(self._device_state())
-            check_updated(self._moments_state())
-            self._updates += 1
-            self._refresh_acting()
+            with self._state.update():
+                metrics = self._train_policy(rollouts)
+                trials = TrialBuffer.of(self._state.reward_unit.scale(rollouts))
+                self._buffer = known.append(trials)
+                return metrics | self._train_encoder()
         except BaseException:  # also Ctrl-C
-            self._restore(before)
+            self._buffer = known
             raise
-        return metrics
 
     @torch.no_grad()
     def read_memory(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Returns the beliefs (L, M, 2 Z) and the memory's inputs (L, M, I); see `HasMemory`."""
-        scaled = self._reward_unit.scale(rollouts)
+        scaled = self._state.reward_unit.scale(rollouts)
         inputs = self._inputs(Sequences.of(scaled, self.device))
         return self.network.belief(self.network.memory.unroll(inputs)).cpu(), inputs.cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns parameters, Adam's states, the moments, the buffer and the number of updates."""
-        state = self._device_state() | self._moments_state() | self._buffer.state()
-        state["adam/steps/policy"] = adam.num_steps(self._ppo_adam)
-        state["adam/steps/encoder"] = adam.num_steps(self._elbo_adam)
-        lr = self._ppo_adam.param_groups[0]["lr"]
-        state["adam/lr"] = torch.tensor(lr, dtype=torch.float64)
-        state["updates"] = torch.tensor(self._updates)
-        return {name: value.detach().clone() for name, value in to_cpu(state).items()}
+        buffer = {name: value.clone() for name, value in self._buffer.state().items()}
+        return self._state.state_dict() | buffer
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state_dict().
@@ -187,11 +178,9 @@ class Varibad:
             ValueError: A tensor is missing or has another shape; names it. The learner is
                 unchanged.
         """
-        state = RewardUnit.complete(state)
-        own = {n: v for n, v in self.state_dict().items() if not n.startswith("buffer/")}
-        check_state(state, own)
         self._buffer.check(state)
-        self._restore(state)
+        self._state.load_state_dict(state)
+        self._buffer = TrialBuffer.of_state(state)
 
     def start_from(self, state: Mapping[str, Tensor], tasks: TaskDistribution) -> str:
         """Starts from a state_dict() of other tasks; see `StartsFromOtherTasks`.
@@ -211,46 +200,11 @@ class Varibad:
         """Returns whether an entry of state_dict() is state of Adam, or the buffer."""
         return name.startswith(("adam/", "buffer/"))
 
-    # --- the state -------------------------------------------------------------------------------
-
-    def _device_state(self) -> Params:
-        """Returns the parameters and Adam's moments, where they are."""
-        names: dict[Tensor, str] = {value: n for n, value in self.network.named_parameters()}
-        state: Params = {f"policy/{name}": value for value, name in names.items()}
-        return state | adam.moments(self._ppo_adam, names) | adam.moments(self._elbo_adam, names)
-
-    def _moments_state(self) -> Params:
-        """Returns the running moments and the unit of the rewards, on the CPU."""
-        own = self._obs_moments.state("obs") | self._value_moments.state("value")
-        return own | self._reward_moments.state("reward") | self._reward_unit.state()
-
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state that fits, in place."""
-        for name, value in self._device_state().items():
-            value.data.copy_(state[name])
-        clamp_(self._distribution, self.network.distribution_params())
-        adam.restore_steps(self._ppo_adam, state["adam/steps/policy"])
-        adam.restore_steps(self._elbo_adam, state["adam/steps/encoder"])
-        self._ppo_adam.param_groups[0]["lr"] = float(state["adam/lr"])
-        self._obs_moments = Moments.of(state, "obs")
-        self._value_moments = Moments.of(state, "value")
-        self._reward_moments = Moments.of(state, "reward")
-        self._reward_unit = RewardUnit.of(state)
-        self._buffer = TrialBuffer.of_state(state)
-        self._updates = int(state["updates"])
-        self._refresh_acting()
-
-    def _refresh_acting(self) -> None:
-        """Makes acting use the newest parameters and moments."""
-        self._obs_scale = self._obs_moments.scale()
-        if self._acting is not self.network:
-            self._acting.load_state_dict(to_cpu(dict(self.network.named_parameters())))
-
     # --- pieces of the update --------------------------------------------------------------------
 
     def _inputs(self, steps: Sequences) -> Tensor:
         """Returns the memory's inputs (L, M, S + A + 2)."""
-        obs = normalize(steps.obs, self._obs_moments.scale(self.device))
+        obs = normalize(steps.obs, self._state.moments["obs"].scale(self.device))
         return torch.cat([obs, steps.previous()], dim=-1)
 
     def _read(self, inputs: Tensor) -> Tensor:
@@ -267,31 +221,32 @@ class Varibad:
         return torch.cat(map_in_group(read, parts, self._num_threads, self._group), dim=1)
 
     def _train_policy(self, rollouts: Sequence[Rollout]) -> Metrics:
-        before, unit = self._reward_unit, self._reward_unit.measure(rollouts)
+        state, before = self._state, self._state.reward_unit
+        unit, moments = before.measure(rollouts), state.moments
         on_cpu = Sequences.of(before.scale(rollouts))
         steps, seen = on_cpu.to(self.device), on_cpu.obs[on_cpu.acted]
         inputs = self._inputs(steps)
         known = self._read(inputs)
         checked = self._check_sampling(inputs, known, steps)
-        self._reward_unit, rollouts = unit, unit.scale(rollouts)
-        is_first = not self._obs_moments.count
+        state.reward_unit, rollouts = unit, unit.scale(rollouts)
+        is_first = not moments["obs"].count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
-            self._obs_moments = self._obs_moments.merge(seen)
+            moments["obs"] = moments["obs"].merge(seen)
         if is_first or unit.factor != before.factor:
             on_cpu = Sequences.of(rollouts)
             steps = on_cpu.to(self.device)
             known = self._read(self._inputs(steps))
         batch, explained = self._estimate(rollouts, steps, known)
         metrics = make_passes(
-            draw_orders(self._seed, self._updates, len(batch.target), self.config.epochs),
+            draw_orders(self._seed, state.updates, len(batch.target), self.config.epochs),
             lambda rows: self._step(batch, rows.to(self.device)),
-            self._ppo_adam,
+            state.adams["policy"],
             self.config,
         )
         if not is_first:
-            self._obs_moments = self._obs_moments.merge(seen)
+            moments["obs"] = moments["obs"].merge(seen)
         rewards = on_cpu.reward[on_cpu.valid].unsqueeze(-1)
-        self._reward_moments = self._reward_moments.merge(rewards)
+        moments["reward"] = moments["reward"].merge(rewards)
         return {**metrics, **checked, "baseline/explained": explained}
 
     @torch.no_grad()
@@ -319,10 +274,10 @@ class Varibad:
         The critic does not see the time left, so after the horizon comes the value of the last
         observation: of every episode with credit `episode`, else of the last one.
         """
-        config, network = self.config, self.network
-        mean, factor = self._value_moments.scale(self.device)
+        config, network, moments = self.config, self.network, self._state.moments
+        mean, factor = moments["value"].scale(self.device)
         value = network.value(known) / factor + mean
-        scale = self._obs_moments.scale(self.device)
+        scale = moments["obs"].scale(self.device)
         columns = torch.arange(value.shape[1], device=self.device)
 
         def value_after(rollout: Rollout, last: Tensor) -> Tensor:
@@ -338,15 +293,15 @@ class Varibad:
         advantage = gae_over_trial(reward, value, steps.valid, steps.acted, *settings, ends=ends)
         target = (advantage + value)[steps.valid]
         explained = explained_variance(target, value[steps.valid])
-        self._value_moments = self._value_moments.merge(target.cpu().unsqueeze(-1))
-        mean, factor = self._value_moments.scale(self.device)
+        moments["value"] = moments["value"].merge(target.cpu().unsqueeze(-1))
+        mean, factor = moments["value"].scale(self.device)
         shaped = standardise(advantage[None], steps.valid[None])[0]
         own = (each[steps.valid] for each in (known, steps.action, steps.log_prob, shaped))
         return Steps(*own, (target - mean) * factor), explained
 
     def _step(self, batch: Steps, rows: Tensor) -> Tensor:
         """Takes a step of PPO on the rows (B,); returns its statistics, see `make_passes`."""
-        network, optimiser = self.network, self._ppo_adam
+        network, optimiser = self.network, self._state.adams["policy"]
         parameters, params = optimiser.param_groups[0]["params"], network.distribution_params()
         shared = self._distribution, params, self.config, self._num_threads
         gradient, found = split_gradient(
@@ -361,15 +316,16 @@ class Varibad:
 
     def _train_encoder(self) -> Metrics:
         """Takes steps on the ELBO of trials from the buffer."""
-        config, buffer, totals = self.config, self._buffer, np.zeros(len(_NAMES))
+        config, buffer, state = self.config, self._buffer, self._state
+        moments, totals = state.moments, np.zeros(len(_NAMES))
         for index in range(config.encoder_updates):
-            rng = stream(self._seed, "elbo", self._updates, index)
+            rng = stream(self._seed, "elbo", state.updates, index)
             chosen = rng.permutation(buffer.count)[: config.elbo_trials]
             trials = buffer.rows(torch.from_numpy(chosen)).to(self.device)
-            batch = draw_batch(trials, self._obs_moments, self._reward_moments, config, rng)
+            batch = draw_batch(trials, moments["obs"], moments["reward"], config, rng)
             shared = self._num_threads, self._group
             gradient, parts = elbo_gradient(self.network, batch, config, *shared)
-            norm = take_step(self._elbo_adam, gradient, config.encoder_max_gradient)
+            norm = take_step(state.adams["encoder"], gradient, config.encoder_max_gradient)
             totals += [*parts.tolist(), float(norm)]
         means = (totals / config.encoder_updates).tolist()
         return {f"update/{name}": mean for name, mean in zip(_NAMES, means, strict=True)}

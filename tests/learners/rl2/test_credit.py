@@ -32,7 +32,7 @@ class Reader:
     def __init__(self, learner):
         self.learner, self.policy = learner, learner.policy
         self.state, self.own_state = (memory.initial(1) for memory in self.memories())
-        self.mean, self.factor = learner._value_moments.scale()
+        self.mean, self.factor = learner._state.moments["value"].scale()
 
     def memories(self):
         return self.policy.memory, self.policy.value_memory
@@ -40,7 +40,7 @@ class Reader:
     def look(self, obs, previous, done):
         """The value of an observation, and the states of both memories after it."""
         action, reward = previous
-        obs = normalize(obs, self.learner._obs_moments.scale())
+        obs = normalize(obs, self.learner._state.moments["obs"].scale())
         inputs = torch.cat([obs, action, torch.tensor([reward, done])])[None]
         features, state = self.policy.memory.step(inputs, self.state)
         own_features, own_state = self.policy.value_memory.step(inputs, self.own_state)

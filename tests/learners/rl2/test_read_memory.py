@@ -21,8 +21,8 @@ SIZE = (4, 3)
 def test_memory_is_read_as_the_policy_acted_on_it(memory, monkeypatch):
     env = make("navigation-2d", 1)
     learner = Rl2(Rl2Config(memory=memory, memory_size=16, hidden_size=8), 2, 2, seed=0)
-    learner._obs_moments = Moments.initial(2).merge(torch.randn(50, 2) + 3.0)
-    learner._refresh_acting({})  # acts with its own parameters
+    moments = Moments.initial(2).merge(torch.randn(50, 2) + 3.0)
+    learner.load_state_dict(learner.state_dict() | moments.state("obs"))
     step, seen = learner.policy.memory.step, []
 
     def recorded(inputs, state):

@@ -114,7 +114,8 @@ def test_statistics_that_change_within_an_iteration_are_found():
         rollouts, context = collect(learner, SignBatch(), iteration)
         if iteration == 1:
             obs = rollouts[0].obs.flatten(0, 2)
-            learner._obs_moments = learner._obs_moments.merge(obs)
+            moments = learner._state.moments
+            moments["obs"] = moments["obs"].merge(obs)
             with pytest.raises(FloatingPointError, match="not the policy that acted"):
                 learner.update(context, rollouts, None)
         else:
@@ -144,10 +145,11 @@ def test_first_update_learns_from_scaled_observations(monkeypatch):
     obs = torch.cat([batch.inputs[..., :2].flatten(0, 1) for batch in seen[:4]])
     torch.testing.assert_close(obs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(obs.std(dim=0, correction=0), torch.ones(2))
-    assert learner._obs_moments.count == sum(int(r.valid.sum()) for r in rollouts)  # merged once
+    moments = learner._state.moments  # merged once
+    assert moments["obs"].count == sum(int(r.valid.sum()) for r in rollouts)
     rollouts, context = collect(learner, LargeBatch(), 1)
     learner.update(context, rollouts, None)
-    assert learner._obs_moments.count == 2 * rollouts[0].valid.numel() * 2
+    assert moments["obs"].count == 2 * rollouts[0].valid.numel() * 2
 
 
 def test_gradient_that_is_not_finite_restores_the_learner(monkeypatch):

@@ -20,14 +20,14 @@ def problem(config=TUNED, *, double=False):
     learner = build(config)
     learn(learner, range(2))
     rollouts, *_ = collect(learner, 2, eventful=True, num_tasks=4)
-    network, whole = learner.network, learner._adams["fine-tuning"]
+    network, whole = learner.network, learner._state.adams["fine-tuning"]
     steps, inputs = Sequences.of(rollouts), learner._inputs(Sequences.of(rollouts))
     if double:
         network.double()
         rollouts, steps, inputs = [doubled(r) for r in rollouts], doubled(steps), inputs.double()
     tuning = FineTuning(network, learner._distribution, whole, config)
     latent = tuning.guess(inputs)
-    moments = learner._obs_moments, learner._value_moments
+    moments = learner._state.moments["obs"], learner._state.moments["value"]
     return learner, rollouts, tuning, (rollouts, steps, inputs, latent, *moments)
 
 
@@ -93,7 +93,7 @@ def test_gradient_through_the_memory_equals_finite_differences():
         weight[place] -= 2.0 * step
         below = loss()
         weight[place] += step
-    whole = learner._adams["fine-tuning"]
+    whole = learner._state.adams["fine-tuning"]
     whole.param_groups[0]["lr"] = 0.0
     whole.state.clear()
     tuning.train(trials, [np.arange(trials.inputs.shape[1])])

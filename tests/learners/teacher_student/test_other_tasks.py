@@ -38,7 +38,8 @@ def test_teacher_of_more_numbers_acts_as_before():
     assert learner.phase == "teacher" and int(state["updates"]) == 0 and int(before["updates"]) == 2
     obs = torch.randn(2, 1, 2, generator=torch.Generator().manual_seed(0))
     tasks = np.array([[0.1, 1.0, -1.0], [0.3, 0.0, 1.0]])
-    learner._updates = source._updates = 0  # the context of a teacher, whose weights stay
+    # the context of a teacher, whose weights stay
+    learner._state.updates = source._state.updates = 0
     expected = output_of_teacher(source, tasks[:, 2:], obs)
     assert torch.equal(output_of_teacher(learner, tasks, obs), expected)
     for name, value in before.items():

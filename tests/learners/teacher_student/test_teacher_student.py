@@ -78,12 +78,13 @@ def test_batch_has_valid_steps_with_advantages_of_their_episodes():
     rollouts, _, tasks = collect(learner, eventful=True, num_tasks=4)
     assert any(bool(r.terminated.any()) for r in rollouts)
     code = learner._encode(tasks)
-    parts = learner.network, learner._distribution, learner._adams["teacher"]
+    parts = learner.network, learner._distribution, learner._state.adams["teacher"]
     teacher = ppo.ConditionedPpo(*parts, CONFIG)
+    known = learner._state.moments
     batch, codes, moments, _ = teacher.batch(
-        rollouts, [code.unsqueeze(1)] * 2, learner._obs_moments, learner._value_moments
+        rollouts, [code.unsqueeze(1)] * 2, known["obs"], known["value"]
     )
-    scale = learner._obs_moments.scale()
+    scale = known["obs"].scale()
     network, place, advantages, targets = learner.network, 0, [], []
     for rollout in rollouts:
         for n, e in np.ndindex(4, 2):
@@ -113,10 +114,10 @@ def test_gradient_of_the_teacher_equals_finite_differences():
     rollouts, _, tasks = collect(learner)
     learner.network.double()
     code = learner._encode(tasks).double()
-    parts = learner.network, learner._distribution, learner._adams["teacher"]
+    parts = learner.network, learner._distribution, learner._state.adams["teacher"]
     teacher = ppo.ConditionedPpo(*parts, learner.config)
     rollouts = [doubled(rollout) for rollout in rollouts]
-    moments = learner._obs_moments, learner._value_moments
+    moments = learner._state.moments["obs"], learner._state.moments["value"]
     batch, code, *_ = teacher.batch(rollouts, [code.unsqueeze(1)] * 2, *moments)
     batch = doubled(batch)
     # away from ratio 1, where the clipped loss has a corner
@@ -142,7 +143,7 @@ def test_gradient_of_the_teacher_equals_finite_differences():
         weight[place] -= 2.0 * step
         below = loss()
         weight[place] += step
-    for adam in learner._adams.values():
+    for adam in learner._state.adams.values():
         adam.param_groups[0]["lr"] = 0.0
         adam.state.clear()
     teacher.train(batch, code, [np.arange(len(batch.obs))])
@@ -152,14 +153,14 @@ def test_gradient_of_the_teacher_equals_finite_differences():
 def test_read_memory_gives_what_acting_used(monkeypatch):
     learner = build()
     learn(learner, range(2))
-    kept, step = [], learner._acting.memory.step
+    kept, step = [], learner._state.acting.memory.step
 
     def recorded(inputs, state):
         features, after = step(inputs, state)
         kept.append((features, inputs))
         return features, after
 
-    monkeypatch.setattr(learner._acting.memory, "step", recorded)
+    monkeypatch.setattr(learner._state.acting.memory, "step", recorded)
     rollouts, *_ = collect(learner, 2)
     features, inputs = learner.read_memory(rollouts)
     for t, (feature, own) in enumerate(kept):

@@ -33,7 +33,7 @@ def problem(config):
     buffer = learner._buffer
     trials = buffer.rows(torch.arange(buffer.count))
     assert not trials.valid.all() and (trials.acted & ~trials.valid).any()
-    moments = learner._obs_moments, learner._reward_moments
+    moments = learner._state.moments["obs"], learner._state.moments["reward"]
     batch = draw_batch(trials, *moments, config, stream(0, "elbo"))
     numbers = {n: v.double() for n, v in vars(batch).items() if v.is_floating_point()}
     return learner.network.double(), replace(batch, **numbers), trials, moments

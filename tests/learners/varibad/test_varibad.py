@@ -59,7 +59,7 @@ def test_beliefs_of_acting_equal_those_of_learning(memory):
     learner = build(replace(CONFIG, memory=memory))
     learn(learner, range(2), eventful=True)
     kept = []
-    hook = learner._acting.belief.register_forward_hook(lambda *a: kept.append(a[2].detach()))
+    hook = learner._state.acting.belief.register_forward_hook(lambda *a: kept.append(a[2].detach()))
     rollouts, *_ = collect(learner, 2, eventful=True)
     hook.remove()
     beliefs, inputs = learner.read_memory(rollouts)
@@ -89,7 +89,8 @@ def test_memory_that_multiplies_roundings_is_no_other_policy(monkeypatch):
 
 def obvious_advantages(learner, rollouts, config):
     """Raw advantages of the valid steps, one trial after the other."""
-    scale, (mean, factor) = learner._obs_moments.scale(), learner._value_moments.scale()
+    moments = learner._state.moments
+    scale, (mean, factor) = moments["obs"].scale(), moments["value"].scale()
     beliefs, _ = learner.read_memory(rollouts)
     found = []
 
@@ -240,7 +241,7 @@ def test_a_single_large_gradient_makes_no_larger_step(monkeypatch):
     for limit in (0.1, 1e9):
         learner = build(replace(CONFIG, encoder_max_gradient=limit, encoder_updates=1))
         learn(learner, range(1))
-        own = learner._elbo_adam.param_groups[0]["params"]
+        own = learner._state.adams["encoder"].param_groups[0]["params"]
         usual = [torch.randn(v.shape, generator=torch.Generator().manual_seed(0)) for v in own]
         usual = [0.05 * v / torch.cat([u.flatten() for u in usual]).norm() for v in usual]
         for factor in [1.0] * 200 + [100.0]:
