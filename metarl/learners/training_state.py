@@ -26,7 +26,7 @@ class Optimiser:
     """Adam of some parameters, and the names of its entries in a state_dict().
 
     Attributes:
-        parameters: Of the network.
+        parameters: Of the network, before it is moved to its device.
         lr: First step size.
         steps: Entry of the number of steps; {} becomes the name of the optimiser.
         step_size: Entry of the step size, likewise; None leaves it out, as it never changes.
@@ -42,10 +42,10 @@ class Optimiser:
     prefix: str = ""
     fused: bool = False
 
-    def build(self, device: torch.device) -> torch.optim.Optimizer:
-        """Builds Adam before its first step, on the device of the parameters."""
+    def build(self, parameters: Sequence[Tensor], device: torch.device) -> torch.optim.Optimizer:
+        """Builds Adam before its first step, of the parameters on the device."""
         fused = self.fused or None  # with False, Adam takes one step for each parameter
-        built = torch.optim.Adam(self.parameters, lr=self.lr, eps=1e-5, fused=fused)
+        built = torch.optim.Adam(parameters, lr=self.lr, eps=1e-5, fused=fused)
         adam.begin(built, device if fused else "cpu")
         return built
 
@@ -85,15 +85,18 @@ class TrainingState(Generic[N]):
         prefix: str = "",
     ):
         self.acting = network if device.type == "cpu" else copy.deepcopy(network).cpu()
+        before = _name_parameters(network, prefix)
         self.network, self._prefix = network.to(device), prefix
-        self._names: dict[Tensor, str] = {
-            value: name if prefix else name.replace(".", "/", 1)
-            for name, value in self.network.named_parameters()
-        }
+        self._names = _name_parameters(self.network, prefix)
         self._distribution = distribution
-        self._own = {name: prefix + self._names[value] for name, value in own.items()}
+        self._own = {name: prefix + before[value] for name, value in own.items()}
+        # a module may have other parameters on another device
+        moved = {name: value for value, name in self._names.items()}
         self._optimisers = dict(adams)
-        self.adams = {name: each.build(device) for name, each in adams.items()}
+        self.adams = {
+            name: each.build([moved[before[value]] for value in each.parameters], device)
+            for name, each in adams.items()
+        }
         self.moments, self.values, self.updates = dict(moments), dict(values or {}), 0
         self.scales = {name: each.scale() for name, each in self.moments.items()}
         self.reward_unit = RewardUnit()
@@ -188,3 +191,11 @@ class TrainingState(Generic[N]):
         newest = to_cpu(dict(self.network.named_parameters()))
         for name, value in self.acting.named_parameters():
             value.data.copy_(newest[name])
+
+
+def _name_parameters(network: nn.Module, prefix: str) -> dict[Tensor, str]:
+    """Returns the name of each parameter: without a prefix those of a submodule a are a/..."""
+    return {
+        value: name if prefix else name.replace(".", "/", 1)
+        for name, value in network.named_parameters()
+    }
