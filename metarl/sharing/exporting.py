@@ -152,10 +152,14 @@ def run_policy(
         name = record.get("learner", Path(path).name)
         result = summary(measured, spec, name, seed)
         if film is not None:
-            adapts = "gradient" if policy.can_adapt else "memory" if policy.facts.states else "no"
-            shown = {**sizes, "key": Key(seed, "video", 0), "adapts": adapts}
+            shown = {**sizes, "key": Key(seed, "video", 0), "adapts": _how_it_adapts(policy)}
             _film(Path(film), built, learner, tasks[:2], shown)
     return result | {"trained_on": record.get("env", spec.name)}
+
+
+def _how_it_adapts(policy: Any) -> str:
+    """Returns how the policy of a file adapts, for `film_trial`."""
+    return "gradient" if policy.can_adapt else "memory" if policy.facts.states else "no"
 
 
 def _choose_env(path: Path, policy: Any, env: str, trusts: bool) -> str:
