@@ -59,7 +59,8 @@ def test_card_says_what_was_trained(policy):
     assert facts["seed"] == str(result["seed"])
     assert facts["environment steps"].replace(",", "") == str(result["checkpoint"]["env_steps"])
     seconds = json.loads((policy / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-    assert facts["wall-clock"] == f"{seconds / 60:.0f} min"
+    hours, minutes = re.fullmatch(r"(?:(\d+) h )?(\d+) min", facts["wall-clock"]).groups()
+    assert 60 * int(hours or 0) + int(minutes) == round(seconds / 60)
     for name, value in result["floors"].items():
         assert f"{name} {value:.1f}" in card
     assert result["intervals"] in card
