@@ -86,9 +86,22 @@ class PearlConfig:
     """Entropy of each action dimension, of actions scaled to (-1, 1), at which its temperature
     stays [nats]; below log 2 = 0.69, the largest there is."""
 
+    exploration_updates: int = 0
+    """Updates after which final_target_entropy takes the place of target_entropy, >= 0; 0 keeps
+    it."""
+
+    final_target_entropy: float = -2.0
+    """Target entropy after exploration_updates [nats], below log 2: less noise than exploring
+    needs, so that returns with noise are nearer to those without."""
+
     max_gradient: float = 1000.0
     """Longer gradients of actor, of critics with encoder, and of temperatures are scaled down to
     this norm, > 0."""
+
+    def target_entropy_at(self, updates: int) -> float:
+        """Returns the target entropy after a number of updates [nats]."""
+        explores = not self.exploration_updates or updates < self.exploration_updates
+        return self.target_entropy if explores else self.final_target_entropy
 
     def __post_init__(self) -> None:
         """Checks the ranges above.
@@ -103,17 +116,18 @@ class PearlConfig:
         counts = ("latent_size", "tasks_per_step", "steps_per_task", "context_size")
         positive = ("update_ratio", "reward_scale", "lr", "max_gradient")
         for hint, names in (
-            ("at least 0", ("lr_halving",)),
+            ("at least 0", ("lr_halving", "exploration_updates")),
             ("at least 1", (*counts, "task_memory", "recent_tasks")),
             ("a finite number > 0", positive),
             ("a finite number > 0, at least 1e-30", ("action_limit", "initial_temperature")),
             ("a finite number >= 0", ("kl_weight", "decoder_weight")),
             ("in [0, 1]", ("discount",)),
             ("in (0, 1]", ("target_rate",)),
-            ("a finite number", ("target_entropy",)),
+            ("a finite number", ("target_entropy", "final_target_entropy")),
         ):
             require_range(self, "learner", names, hint)
         known = self.guess in ("episode", "step")
         require(known, "learner.guess", self.guess, "episode or step")
-        is_reachable = self.target_entropy < math.log(2.0)
-        require(is_reachable, "learner.target_entropy", self.target_entropy, "below log 2 = 0.69")
+        for name in ("target_entropy", "final_target_entropy"):
+            value = vars(self)[name]
+            require(value < math.log(2.0), f"learner.{name}", value, "below log 2 = 0.69")

@@ -27,6 +27,7 @@ class Batch:
         recent: (B,) the context trains the encoder.
         latent_noise: Standard normal (B, Z).
         noise: Standard normal (2, B, C, A), for the actions after and before the transitions.
+        target_entropy: Of each action dimension [nats].
         valid: Transitions of the context that count (B, C'); None takes all.
         reward_moments: Mean of all rewards in the replay buffer (), and one over their
             deviation (); 0 where they do not differ.
@@ -37,6 +38,7 @@ class Batch:
     recent: Tensor
     latent_noise: Tensor
     noise: Tensor
+    target_entropy: float
     valid: Tensor | None = None
     reward_moments: tuple[float, float] = (0.0, 1.0)
 
@@ -147,7 +149,7 @@ def compute(
     judged = torch.minimum(*networks.values(frozen, steps.obs, action, fixed))
     surprise = log_prob.flatten(0, -2).mean(dim=0)  # of each action dimension
     actor = surprise @ frozen[TEMPERATURE].exp() - judged.mean()
-    excess = surprise.detach() + config.target_entropy
+    excess = surprise.detach() + batch.target_entropy
     return Losses(
         critic=0.5 * (errors[0] + errors[1])
         + config.kl_weight * kl

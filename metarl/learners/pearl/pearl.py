@@ -324,7 +324,13 @@ class Pearl:
         ]
         tensors = (torch.from_numpy(each).to(self.device) for each in (recent, *own))
         data = steps.to(self.device), context.to(self.device)
-        return losses.Batch(*data, *tensors, valid=valid, reward_moments=sampler.reward_moments)
+        return losses.Batch(
+            *data,
+            *tensors,
+            config.target_entropy_at(self._updates),
+            valid=valid,
+            reward_moments=sampler.reward_moments,
+        )
 
     def _descend(self, loss: Tensor) -> None:
         """Takes a step of Adam, and lets the target critics follow."""

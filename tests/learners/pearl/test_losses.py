@@ -23,7 +23,6 @@ CONFIG = PearlConfig(
     reward_scale=3.0,
     kl_weight=0.7,
     discount=0.9,
-    target_entropy=-0.4,
 )
 
 
@@ -62,6 +61,7 @@ class Setting:
             recent=torch.tensor(recent),
             latent_noise=torch.randn(B, Z, generator=draw).double(),
             noise=torch.randn(2, B, C, A, generator=draw).double(),
+            target_entropy=-0.4,
             valid=None if valid is None else torch.tensor(valid).expand(B, CONTEXT),
             reward_moments=(0.2, 1.7),
         )
@@ -127,7 +127,7 @@ def slow_losses(setting):
             frozen = {name: value.detach() for name, value in params.items()}
             judged = min(network(frozen, name, inputs) for name in ("critic0", "critic1"))
             actor += ((alpha.detach() * log_prob).sum() - judged) / (B * C)
-            excess = (log_prob + config.target_entropy).detach()
+            excess = (log_prob - 0.4).detach()
             temperature += -(params[losses.TEMPERATURE] * excess).sum() / (B * C)
     return (critic + config.kl_weight * divergence).sum(), actor.sum(), temperature
 

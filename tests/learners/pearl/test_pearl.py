@@ -106,6 +106,8 @@ def test_discrete_actions_are_refused_in_one_line():
         ("hidden_sizes", (), r"learner.hidden_sizes = \(\): must be each at least 1"),
         ("update_ratio", 0.0, "learner.update_ratio = 0.0: must be a finite number > 0"),
         ("target_entropy", 0.7, "learner.target_entropy = 0.7: must be below log 2"),
+        ("final_target_entropy", 0.7, "learner.final_target_entropy = 0.7: must be below log 2"),
+        ("exploration_updates", -1, "learner.exploration_updates = -1: must be at least 0"),
         ("guess", "now", "learner.guess = 'now': must be episode or step"),
         ("decoder_weight", -1.0, "learner.decoder_weight = -1.0: must be a finite number >= 0"),
         ("lr_halving", -1, "learner.lr_halving = -1: must be at least 0"),
@@ -116,6 +118,27 @@ def test_discrete_actions_are_refused_in_one_line():
 def test_setting_out_of_range_is_named(field, value, message):
     with pytest.raises(ConfigError, match=message):
         PearlConfig(**{field: value})
+
+
+def test_target_entropy_changes_after_exploration():
+    rollouts = [make_rollout(0), make_rollout(1)]
+    explores = dataclasses.replace(SMALL, target_entropy=-0.5)
+    both = learner(dataclasses.replace(explores, exploration_updates=2, final_target_entropy=-3.0))
+    first, second = (
+        learner(dataclasses.replace(SMALL, target_entropy=value)) for value in (-0.5, -3.0)
+    )
+    for each in (both, first):
+        for _ in range(2):
+            each.update(None, rollouts, np.zeros((3, 2)))
+    middle = first.state_dict()
+    assert all(torch.equal(value, middle[n]) for n, value in both.state_dict().items())
+    second.load_state_dict(middle)
+    second.load_replay(first.read_replay(first.replay_start(), first.replay_size()))
+    for each in (both, first, second):
+        each.update(None, rollouts, np.zeros((3, 2)))
+    after, name = both.state_dict(), "policy/log_temperature"
+    assert all(torch.equal(value, after[n]) for n, value in second.state_dict().items())
+    assert not torch.equal(first.state_dict()[name], after[name])
 
 
 def test_reward_error_is_logged_with_a_decoder_alone():
