@@ -59,7 +59,7 @@ def publish(run: Given, folder: str | Path, *, trust_env: bool = False) -> Path:
         ResourceError: The disk refuses.
     """
     path, folder = find_folder(run, "run"), Path(folder)
-    if folder.exists():
+    if os.path.exists(folder):  # False, not an error, for a name that is too long
         raise RunExists(f"{folder} exists and is never overwritten; choose another folder")
     with experiment.load(path, threads=1, trust_env=trust_env) as policy:
         _check_evaluation(policy)

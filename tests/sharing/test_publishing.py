@@ -10,7 +10,7 @@ from commands import REPOSITORY, damage, is_one_line, read_files
 
 import metarl
 from metarl.cli import commands
-from metarl.core.errors import CheckpointError, RunExists
+from metarl.core.errors import CheckpointError, ResourceError, RunExists
 from metarl.runs import published
 from metarl.runs.logger import read_records
 from metarl.sharing import publishing
@@ -193,6 +193,8 @@ def test_publish_refuses_what_it_cannot_use(pair, tmp_path, capsys):
     run = Path(shutil.copytree(pair[0], tmp_path / "run"))
     with pytest.raises(RunExists, match="exists and is never overwritten"):
         metarl.publish(run, pair[1])
+    with pytest.raises(ResourceError, match="File name too long"):
+        metarl.publish(run, tmp_path / ("x" * 300))
     result = json.loads((run / "evaluation.json").read_text())
     result["checkpoint"]["iteration"] = 1
     (run / "evaluation.json").write_text(json.dumps(result))

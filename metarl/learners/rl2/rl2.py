@@ -196,7 +196,7 @@ class Rl2:
         on_cpu = Sequences.of(known.scale(rollouts))
         batch = self._make_batch(on_cpu)
         output, scaled_value = self._evaluate(batch.inputs, batch.lengths)
-        error = self._check_sampling(output, batch)
+        checked = self._check_sampling(output, batch)
         state.reward_unit, rollouts = unit, unit.scale(rollouts)
         is_first = not state.moments["obs"].count
         if is_first:  # an untrained actor hardly reads its inputs, so it may learn at another scale
@@ -226,8 +226,7 @@ class Rl2:
             self._merge_obs(on_cpu)
         return {
             **metrics,
-            "update/ratio_error": error,
-            **self._distribution_metrics(output, batch),
+            **checked,
             "baseline/explained": explained,
         }
 
@@ -265,13 +264,6 @@ class Rl2:
         moments = self._state.moments
         moments["obs"] = moments["obs"].merge(on_cpu.obs[on_cpu.acted])
 
-    @torch.no_grad()
-    def _distribution_metrics(self, output: Tensor, batch: Batch) -> Metrics:
-        """Returns the sampling policy's entropy and its distribution's own parameters."""
-        distribution, params = self.policy.distribution, self.policy.distribution_params()
-        entropy = batch.select(distribution.entropy(params, output)).contiguous().mean()
-        return {"policy/entropy": float(entropy), **own_metrics(distribution, params)}
-
     def _inputs(self, steps: Sequences) -> Tensor:
         """Returns the memory's inputs (L, M, S + A + 2)."""
         obs = normalize(steps.obs, self._state.moments["obs"].scale(self.device))
@@ -282,14 +274,24 @@ class Rl2:
         own = self.policy, self.config, self._gradient.shards
         return evaluate_trials(*own, inputs, lengths, self._num_threads, self._group)
 
-    def _check_sampling(self, output: Tensor, batch: Batch) -> float:
-        """Returns the error of the recomputed log-probabilities; see `check_sampling`."""
-        policy = self.policy.distribution, self.policy.distribution_params()
+    @torch.no_grad()
+    def _check_sampling(self, output: Tensor, batch: Batch) -> Metrics:
+        """Returns the error of the recomputed log-probabilities, and the policy's own numbers.
+
+        See `check_sampling` and `own_metrics`. The policy is the one that acted.
+        """
+        distribution, params = self.policy.distribution, self.policy.distribution_params()
 
         def evaluate(inputs: Tensor) -> Tensor:
             return self._evaluate(inputs, batch.lengths)[0]
 
-        return check_sampling(policy, batch.steps, batch.inputs, output, evaluate)
+        error = check_sampling((distribution, params), batch.steps, batch.inputs, output, evaluate)
+        entropy = batch.select(distribution.entropy(params, output)).contiguous().mean()
+        return {
+            "update/ratio_error": error,
+            "policy/entropy": float(entropy),
+            **own_metrics(distribution, params),
+        }
 
     def _epochs(self, batch: Batch) -> Metrics:
         """Runs PPO on minibatches of whole trials; ends early if KL exceeds max_kl."""

@@ -1,5 +1,6 @@
 """RL^2 beyond the properties of all learners in tests/learners/test_properties.py."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,15 @@ def test_recomputed_policy_equals_the_one_that_acted(memory, value_memory):
         assert float(error) < 1e-5
         metrics = learner.update(context, rollouts, None)
         assert metrics["update/ratio_error"] < 1e-4
+
+
+def test_logged_noise_is_that_of_the_policy_that_acted():
+    learner = Rl2(Rl2Config(initial_log_std=-0.5, max_kl=0.0, lr=0.1, **SMALL), 2, 1, seed=0)
+    rollouts, context = collect(learner, SignBatch(), 0, num_adaptations=1)
+    metrics = learner.update(context, rollouts, None)
+    assert metrics["policy/log_std"] == pytest.approx(-0.5)
+    assert metrics["policy/entropy"] == pytest.approx(0.5 * math.log(2 * math.pi * math.e) - 0.5)
+    assert abs(float(learner.policy.distribution_params()["log_std"].detach()) + 0.5) > 0.01
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
