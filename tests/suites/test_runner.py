@@ -215,15 +215,17 @@ def test_run_waits_for_a_training_that_still_saves(suite, shell):
     shell[""] = "touch done"
     busy, out = suite.runs[1], io.StringIO()
     busy.folder.mkdir(parents=True)
-    free = threading.Event()
+    held, free = threading.Event(), threading.Event()
 
     def hold():
         with folder.lock(busy.folder):
+            held.set()
             free.wait(60)
             assert not (busy.folder / "done").exists()
 
     holder = threading.Thread(target=hold)
     holder.start()
+    assert held.wait(60)
     runner_thread = threading.Timer(1.0, free.set)
     runner_thread.start()
     assert run_suite(suite, 2, "again", stream=out) == []

@@ -205,7 +205,7 @@ def test_log_std_comes_back_from_its_bound(entropy_weight, change, log_std):
     rollouts, context = collect(learner, SignBatch())
     metrics = learner.update(context, rollouts, None)  # 20 steps of Adam, each 1e-3 long
     assert learner.policy.log_std.tolist() == pytest.approx([-1.0 + change], abs=1e-3 * change)
-    assert [metrics["policy/log_std"]] == learner.policy.log_std.tolist()
+    assert metrics["policy/log_std"] == -1.0  # of the policy that acted, not -5
 
 
 def test_update_ends_early_beyond_max_kl():
