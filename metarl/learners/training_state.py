@@ -84,6 +84,9 @@ class TrainingState(Generic[N]):
         values: Mapping[str, Tensor] | None = None,
         prefix: str = "",
     ):
+        if device.type == "cuda":
+            # TF32 in cuDNN's recurrent networks, on by default, breaks the probability ratio
+            torch.backends.cudnn.allow_tf32 = False
         self.acting = network if device.type == "cpu" else copy.deepcopy(network).cpu()
         before = _name_parameters(network, prefix)
         self.network, self._prefix = network.to(device), prefix

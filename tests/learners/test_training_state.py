@@ -7,6 +7,7 @@ import torch
 from sign_tasks import SignBatch, collect
 
 from metarl.envs.registry import make
+from metarl.learners import adam
 from metarl.learners.registry import ALGORITHMS, build_learner
 from metarl.learners.rl2.config import Rl2Config
 from metarl.learners.rl2.rl2 import Rl2
@@ -44,6 +45,17 @@ def test_entries_of_optimisers_keep_their_names(algo):
     for name in parameters:
         assert {f"exp_avg/{name}", f"exp_avg_sq/{name}"} <= names
         assert name in state or f"policy/{name.removeprefix('fine-tuning/')}" in state
+
+
+@pytest.mark.parametrize("algo", ENTRIES)
+def test_learner_on_a_gpu_keeps_full_float32(algo, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "to", lambda network, device: network)  # without a GPU
+    monkeypatch.setattr(adam, "begin", lambda *_: None)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    env, algorithm = make("navigation-2d", 1), ALGORITHMS[algo]
+    options = {"seed": 0, "device": torch.device("cuda", 0)}
+    build_learner(algorithm, algorithm.config(), env.spec, **options)
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("memory", ["gru", "transformer"])

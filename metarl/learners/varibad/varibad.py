@@ -70,9 +70,6 @@ class Varibad:
         self.config, self._seed, self._action_size = config, seed, action_size
         self.device = torch.device(device)
         self._num_threads = num_threads if self.device.type == "cpu" else 1
-        if self.device.type == "cuda":
-            # TF32 in cuDNN's recurrent networks, on by default, breaks the probability ratio
-            torch.backends.cudnn.allow_tf32 = False
         log_std = config.initial_log_std, config.min_log_std
         self._distribution = build_distribution(discrete, *log_std)
         with torch.random.fork_rng(devices=[]):  # torch draws first values, which are replaced
