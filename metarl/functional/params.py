@@ -44,6 +44,12 @@ def to_cpu(values: Params) -> Params:
     return {n: moved.get(n, v) for n, v in values.items()}
 
 
+def norm(values: Params) -> float:
+    """Returns the Euclidean norm of all values together; waits for a GPU once."""
+    squares = torch.stack([v.detach().double().square().sum() for v in values.values()])
+    return sum(squares.tolist()) ** 0.5
+
+
 def check_gradient(
     gradient: Params, first_task: int, name_row: Callable[[int], str] = "task {}".format
 ) -> None:

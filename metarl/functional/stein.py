@@ -30,7 +30,7 @@ def stein_direction(theta: Tensor, gradient: Tensor, num_examples: float) -> Ten
         return -gradient
     theta = theta - theta.mean(dim=1, keepdim=True)  # so that inner products cancel little
     square = _square_distances(theta)
-    upper = torch.triu_indices(particles, particles, offset=1)
+    upper = torch.triu_indices(particles, particles, offset=1, device=theta.device)
     median = square[:, upper[0], upper[1]].median(dim=1).values
     width = (median / math.log(particles)).clamp(min=1e-12).view(-1, 1, 1)
     kernel = (-square / width).exp()

@@ -50,4 +50,4 @@ def place_episodes(
 ) -> list[tuple[Rollout, Tensor]]:
     """Returns rollouts with the places (M,) of their last valid steps, on a device."""
     pairs = zip(rollouts, last_steps(rollouts), strict=True)
-    return [(rollout.to(device), last.to(device)) for rollout, last in pairs]
+    return [(rollout.to(device), last.to(device, non_blocking=True)) for rollout, last in pairs]

@@ -14,7 +14,7 @@ from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.functional.advantages import advantages
-from metarl.functional.params import check_finite, to_cpu
+from metarl.functional.params import check_finite, norm, to_cpu
 from metarl.functional.ppo import approximate_kl, check_ratio
 from metarl.functional.running_moments import Moments, normalize
 from metarl.learners.bmaml.config import BmamlConfig
@@ -199,16 +199,16 @@ class Bmaml:
             batches = (*context.batches, last)
             point = {n: v.flatten(0, 1) for n, v in context.params.items()}
             checked = self._check(point, last)
-            norm = 0.0
+            size = 0.0
             if not state.moments or bool(state.moments["obs"].count):
-                norm = self._improve(batches)
+                size = self._improve(batches)
             # without a scale a step would be one of particles on another scale
             for rollout in rollouts if state.moments else ():
                 merged = state.moments["obs"].merge(rollout.obs[rollout.valid])
                 state.moments["obs"] = merged
             return {
                 "kl": self._divergence(batches),
-                "update/gradient_norm": norm,
+                "update/gradient_norm": size,
                 **checked,
                 "update/spread": self._spread(),
                 "baseline/explained": explained,
@@ -261,16 +261,16 @@ class Bmaml:
 
     def _improve(self, batches: Sequence[Batch]) -> float:
         """Takes the steps of Adam; returns the norm of the last direction."""
-        state, norm = self._state, 0.0
+        state, size = self._state, 0.0
         policy, distribution = state.network.policy, self.policy.distribution
         for _ in range(self.config.outer_epochs):
             found = self._particles.ascent(state.network.params(), batches)
             for name, value in found.items():
                 policy[name].grad = -value
-            norm = sum(float(v.double().square().sum()) for v in found.values()) ** 0.5
+            size = norm(found)
             state.adams["policy"].step()
             clamp_(distribution, dict(policy.items()))
-        return norm
+        return size
 
     @torch.no_grad()
     def _log_prob(self, point: Params, batch: Batch) -> tuple[Tensor, Tensor]:

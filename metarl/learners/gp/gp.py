@@ -16,6 +16,7 @@ from metarl.core.rng import stream
 from metarl.core.rollout import Action, Feedback, Metrics, Params, Rollout
 from metarl.core.task_code import TaskCode
 from metarl.core.tasks import TaskDistribution
+from metarl.functional.params import leaves, to_cpu
 from metarl.learners import conditioned
 from metarl.learners.conditioned import ConditionedActorCritic
 from metarl.learners.gp.config import GpConfig
@@ -27,7 +28,7 @@ from metarl.learners.gp.returns import (
     likelihood_loss,
     predict,
 )
-from metarl.learners.teacher_student.ppo import descend
+from metarl.learners.ppo_passes import take_step
 from metarl.learners.training_state import Optimiser, TrainingState
 from metarl.networks.actor_critic import draw_parameters
 from metarl.networks.distributions import Distribution, build_distribution
@@ -248,7 +249,7 @@ class Gp:
         latents, used = [], []
         for k, rollout in enumerate(rollouts):
             latent, is_probe = self._assign(context.own, episodes, k)
-            latents.append(latent.to(self._device))
+            latents.append(latent.to(self._device, non_blocking=True))
             used.append(replace(rollout, valid=rollout.valid & ~is_probe.unsqueeze(-1)))
         with state.update():
             parts = state, state.network.policy, self._distribution, self.config
@@ -298,9 +299,11 @@ class Gp:
         config, state = self.config, self._state
         scale, loss = Scale.of(trials), torch.zeros(())
         for _ in range(config.kernel_steps):
-            kernel = {name: value.cpu() for name, value in state.network.kernel_params().items()}
+            kernel = leaves(to_cpu(state.network.kernel_params()))
             loss = likelihood_loss(kernel, scale, trials)
-            descend(state.adams["kernel"], loss, config.max_gradient)
+            gradient = torch.autograd.grad(loss, list(kernel.values()))
+            sent = [value.to(self._device, non_blocking=True) for value in gradient]
+            take_step(state.adams["kernel"], sent, config.max_gradient)
         known = state.values["candidates"]
         # the first tasks fill all of it, so that it holds nothing but tasks
         newest = own if state.updates else own[torch.arange(len(known)) % len(own)]

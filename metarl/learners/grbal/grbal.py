@@ -219,7 +219,8 @@ class Grbal:
             index = rng.integers(oldest, self._store.size, config.batch_size)
             totals += self._step(index, scales)
         before, after, norm = (totals / config.gradient_steps).tolist()
-        rates = [float(v.detach().exp()) for n, v in self._params.items() if n.startswith(RATE)]
+        logs = [v.detach() for n, v in self._params.items() if n.startswith(RATE)]
+        rates = torch.stack([v.exp() for v in logs]).tolist()
         return {
             "model/error_before": before,
             "model/error_after": after,
@@ -254,10 +255,10 @@ class Grbal:
         """Reads past and future of places in the store, on the device."""
         past = self.config.past_steps
         found, mask = self._store.segments(index, past, self.config.future_steps)
-        found = {name: value.to(self.device) for name, value in found.items()}
+        found = {n: v.to(self.device, non_blocking=True) for n, v in found.items()}
         inputs = scales.inputs(found["state"], found["action"])
         targets = scales.targets(found["state"], found["next_state"])
-        parts = inputs, targets, mask.to(self.device, inputs.dtype)
+        parts = inputs, targets, mask.to(self.device, inputs.dtype, non_blocking=True)
         return (
             Transitions(*(part[:, :past] for part in parts)),
             Transitions(*(part[:, past:] for part in parts)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.rollout import Params
-from metarl.functional.params import check_gradient, total
+from metarl.functional.params import check_gradient, norm, total
 from metarl.functional.ppo import clipped_loss
 from metarl.learners.maml.adaptation import Adaptation
 from metarl.learners.maml.config import MamlConfig
@@ -117,10 +117,10 @@ class AdamSteps:
         """
         distribution, target = adaptation.policy.distribution, self._config.inner_kl
         weight = self.inner_kl_weight if target else 0.0
-        norm = 0.0
+        size = 0.0
         for _ in range(self._config.outer_epochs):
             found = ppo_gradient(adaptation, self.params(), trial, weight, num_threads)
-            norm = sum(float(v.double().square().sum()) for v in found.values()) ** 0.5
+            size = norm(found)
             for n, leaf in self.leaves.items():
                 leaf.grad = found[n].to(leaf.dtype)
             self.adam.step()
@@ -137,7 +137,7 @@ class AdamSteps:
             "update/gain": measured.gain,
             "update/inner_kl": measured.inner_kl,
             "update/inner_kl_weight": self.inner_kl_weight if target else 0.0,
-            "update/gradient_norm": norm,
+            "update/gradient_norm": size,
         }
         return OuterStep(self.params(), metrics)
 

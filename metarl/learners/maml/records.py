@@ -114,7 +114,7 @@ class Trial:
         centred = self.returns[known] - self.returns[known].mean()
         scaled = torch.zeros_like(self.returns)
         scaled[known] = centred / centred.square().mean().sqrt().clamp(min=1e-8)
-        return scaled.to(self.batches[0].advantage)
+        return scaled.to(self.batches[0].advantage, non_blocking=True)
 
 
 @dataclass(frozen=True)

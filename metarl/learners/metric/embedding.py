@@ -50,7 +50,8 @@ def draw_sets(inputs: Tensor, valid: Tensor, size: int, rng: np.random.Generator
         rng: The stream.
     """
     order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)  # valid transitions first
-    uniform = torch.from_numpy(rng.random((len(valid), size))).to(inputs.device)
+    uniform = torch.from_numpy(rng.random((len(valid), size)))
+    uniform = uniform.to(inputs.device, non_blocking=True)
     index = order.gather(1, (uniform * valid.sum(dim=1, keepdim=True)).long())
     return inputs.gather(1, index.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))
 

@@ -187,7 +187,7 @@ class Metric:
                 not the one that sampled. Like any exception, it leaves the learner unchanged.
         """
         latents = [
-            embedding.unsqueeze(1).to(self._device)
+            self._send(embedding.unsqueeze(1))
             for embedding in (*context.previous, context.embedding)
         ]
         state, distribution = self._state, self._distribution
@@ -233,8 +233,8 @@ class Metric:
         valid = torch.cat([rollout.valid for rollout in rollouts], dim=1)
         whole = torch.cat(played, dim=1)  # (N, (K + 1) * E, T, I)
         state.moments["transition"] = state.moments["transition"].merge(whole[valid])
-        inputs = normalize(whole, state.moments["transition"].scale()).to(self._device)
-        valid, same = valid.to(self._device), same.to(self._device)
+        scaled = normalize(whole, state.moments["transition"].scale())
+        inputs, own_valid = self._send(scaled), self._send(valid)
         totals, encoder = torch.zeros(2, dtype=torch.float64), state.network.encoder
         schedule = config.encoder_lr, state.updates, config.encoder_halving
         adam.halve_step_size(state.adams["encoder"], *schedule)
@@ -243,23 +243,28 @@ class Metric:
             episodes = rng.permutation(valid.shape[1])[[0, -1]].tolist()
             # a simulation that failed at once has nothing to draw from
             used = valid[:, episodes].any(dim=2).all(dim=1)
+            rows = self._send(used.nonzero().squeeze(1))
             query, prototype = (
-                encoder(draw_sets(inputs[used, e], valid[used, e], config.set_size, rng))
+                encoder(draw_sets(inputs[rows, e], own_valid[rows, e], config.set_size, rng))
                 for e in episodes
             )
             query, prototype = query.mean(dim=1), prototype.mean(dim=1)
             if not len(query):
                 continue
-            own = same[used][:, used]
+            own = self._send(same[used][:, used])
             loss = metric_loss(config, query, prototype, own)
             descend(state.adams["encoder"], loss, config.max_gradient)
             with torch.no_grad():
                 nearest = square_distances(query, prototype).argmin(dim=1)
                 is_own = own.gather(1, nearest.unsqueeze(1))
                 totals += torch.stack([loss, is_own.to(loss.dtype).mean()]).double().cpu()
-        state.moments["embedding"] = self._measure_scale(inputs, valid, len(rollouts))
+        state.moments["embedding"] = self._measure_scale(inputs, own_valid, len(rollouts))
         loss, hits = (totals / config.encoder_steps).tolist()
         return {"update/encoder_loss": loss, "update/encoder_hits": hits}
+
+    def _send(self, value: Tensor) -> Tensor:
+        """Returns a tensor of the CPU on the device, without waiting for it."""
+        return value.to(self._device, non_blocking=True)
 
     @torch.no_grad()
     def _measure_scale(self, inputs: Tensor, valid: Tensor, num_rollouts: int) -> Moments:

@@ -313,7 +313,7 @@ class Pearl:
         valid = None
         if config.guess == "step":
             context, valid = sampler.sample_beginnings(rng, tasks, config.context_size)
-            valid = valid.to(self.device)
+            valid = valid.to(self.device, non_blocking=True)
         else:
             context = sampler.sample_context(rng, tasks, config.context_size)
         steps = sampler.sample(rng, tasks, config.steps_per_task)
@@ -322,7 +322,8 @@ class Pearl:
             rng.standard_normal(shape, np.float32)
             for shape in (size, (2, *steps.reward.shape, action_size))
         ]
-        tensors = (torch.from_numpy(each).to(self.device) for each in (recent, *own))
+        drawn = [torch.from_numpy(each) for each in (recent, *own)]
+        tensors = (each.to(self.device, non_blocking=True) for each in drawn)
         data = steps.to(self.device), context.to(self.device)
         return losses.Batch(
             *data,

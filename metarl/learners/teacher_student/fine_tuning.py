@@ -142,13 +142,14 @@ class FineTuning:
     def train(self, trials: Trials, orders: Iterable[np.ndarray]) -> Metrics:
         """Makes a pass of PPO for each order (M,) of the trials, back through time."""
         steps, network = trials.steps, self._network
+        numbers = steps.valid.sum(dim=0).cpu()  # of each trial's steps
         obs = trials.inputs[..., : steps.obs.shape[-1]]
 
         def select(rows: Tensor) -> tuple[Steps, Tensor]:
-            rows = rows.to(obs.device)
+            rows = rows.to(obs.device, non_blocking=True)
             mask = steps.valid[:, rows]
             own = obs, steps.action, steps.log_prob, trials.advantage, trials.target
             latent = network.guess(network.memory.unroll(trials.inputs[:, rows]))
             return Steps(*(part[:, rows][mask] for part in own)), latent[mask]
 
-        return self._ppo.train(orders, select, lambda rows: int(steps.valid[:, rows].sum()))
+        return self._ppo.train(orders, select, lambda rows: int(numbers[rows.cpu()].sum()))

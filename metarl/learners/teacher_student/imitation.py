@@ -81,16 +81,17 @@ class Imitation:
             FloatingPointError: A gradient is not finite.
         """
         config, totals, count = self._config, np.zeros(2), 0
+        numbers = lessons.valid.sum(dim=0).cpu()  # of each trial's steps
 
         def count_steps(rows: Tensor) -> int:
-            return int(lessons.valid[:, rows].sum())
+            return int(numbers[rows.cpu()].sum())
 
         for order in orders:
             for part in split(order, config.minibatches, count_steps):
                 gradient, means = split_gradient(
                     lambda rows: self._differentiate(lessons, rows),
                     count_steps,
-                    part.to(lessons.obs.device),
+                    part.to(lessons.obs.device, non_blocking=True),
                     self._group,
                 )
                 take_step(self._adam, gradient, config.max_gradient)

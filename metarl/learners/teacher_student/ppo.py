@@ -210,7 +210,7 @@ class ConditionedPpo:
         """Makes a pass of PPO for each order (P,) of the steps, with inputs code (P, C)."""
 
         def select(rows: Tensor) -> tuple[Steps, Tensor]:
-            rows = rows.to(code.device)
+            rows = rows.to(code.device, non_blocking=True)
             return batch.rows(rows), self._network.encoder(code[rows])
 
         return self._ppo.train(orders, select)

@@ -275,7 +275,7 @@ class TeacherStudent:
             rollouts = [_without_task(each, self._obs_size) for each in rollouts]
         valid = [rollout.valid for rollout in rollouts]
         seen = torch.cat([r.obs[mask] for r, mask in zip(rollouts, valid, strict=True)])
-        code = self._encode(tasks).to(self.device)
+        code = self._encode(tasks).to(self.device, non_blocking=True)
         parts = self.network, self._distribution, self._state.adams["teacher"]
         teacher = ppo.ConditionedPpo(*parts, self.config, self._group)
         codes = [code.unsqueeze(1)] * len(rollouts)
@@ -296,7 +296,7 @@ class TeacherStudent:
     def _update_student(self, steps: Sequences, tasks: np.ndarray) -> Metrics:
         network, rows = self.network, steps.obs.shape[1]
         with torch.no_grad():
-            known = network.encoder(self._encode(tasks).to(self.device))
+            known = network.encoder(self._encode(tasks).to(self.device, non_blocking=True))
         imitation = Imitation(
             network, self._distribution, self._state.adams["student"], self.config, self._group
         )

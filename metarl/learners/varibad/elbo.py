@@ -56,32 +56,33 @@ def draw_batch(
     reward_moments: Moments,
     config: VaribadConfig,
     rng: np.random.Generator,
+    device: torch.device | str = "cpu",
 ) -> ElboBatch:
     """Draws the steps and the noise of an estimate of the ELBO of some trials.
 
     Args:
-        trials: B trials, none of them empty.
+        trials: B trials, none of them empty, on the CPU.
         obs_moments: Of the observations.
         reward_moments: Of the rewards.
         config: Settings.
         rng: The stream.
+        device: Of the batch.
     """
-    device = trials.reward.device
-    scale = obs_moments.scale(device)
-    obs, later = normalize(trials.obs, scale), normalize(trials.next_obs, scale)
     sampled = draw_steps(rng, trials.lengths, config.elbo_steps)
     decoded = draw_steps(rng, trials.lengths, config.decoded_steps)
     shape = *sampled.shape, config.latent_size
     noise = torch.from_numpy(rng.standard_normal(shape, np.float32))
+    trials, scale = trials.to(device), obs_moments.scale(device)
+    obs, later = normalize(trials.obs, scale), normalize(trials.next_obs, scale)
     return ElboBatch(
         inputs=torch.cat([obs.transpose(0, 1), trials.previous()], dim=-1),
         steps=torch.cat([obs, trials.action, later], dim=-1),
         reward=normalize(trials.reward.unsqueeze(-1), reward_moments.scale(device)).squeeze(-1),
         acted=trials.acted,
         valid=trials.valid,
-        sampled=sampled.to(device),
-        decoded=decoded.to(device),
-        noise=noise.to(device),
+        sampled=sampled.to(device, non_blocking=True),
+        decoded=decoded.to(device, non_blocking=True),
+        noise=noise.to(device, non_blocking=True),
     )
 
 

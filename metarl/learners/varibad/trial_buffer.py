@@ -99,8 +99,9 @@ class TrialBuffer:
         return TrialBuffer(**{n: v[index, :length] for n, v in self._parts().items()})
 
     def to(self, device: torch.device | str) -> TrialBuffer:
-        """Returns the trials on a device."""
-        return TrialBuffer(**{n: v.to(device) for n, v in self._parts().items()})
+        """Returns the trials, which are on the CPU, on a device, without waiting for it."""
+        moved = {n: v.to(device, non_blocking=True) for n, v in self._parts().items()}
+        return TrialBuffer(**moved)
 
     def previous(self) -> Tensor:
         """Returns previous action and reward, and done (L, C, A + 2), as `Sequences` does."""

@@ -236,7 +236,7 @@ class Varibad:
         batch, explained = self._estimate(rollouts, steps, known)
         metrics = make_passes(
             draw_orders(self._seed, state.updates, len(batch.target), self.config.epochs),
-            lambda rows: self._step(batch, rows.to(self.device)),
+            lambda rows: self._step(batch, rows.to(self.device, non_blocking=True)),
             state.adams["policy"],
             self.config,
         )
@@ -318,11 +318,12 @@ class Varibad:
         for index in range(config.encoder_updates):
             rng = stream(self._seed, "elbo", state.updates, index)
             chosen = rng.permutation(buffer.count)[: config.elbo_trials]
-            trials = buffer.rows(torch.from_numpy(chosen)).to(self.device)
-            batch = draw_batch(trials, moments["obs"], moments["reward"], config, rng)
+            trials = buffer.rows(torch.from_numpy(chosen))
+            parts = trials, moments["obs"], moments["reward"], config, rng
+            batch = draw_batch(*parts, self.device)
             shared = self._num_threads, self._group
-            gradient, parts = elbo_gradient(self.network, batch, config, *shared)
+            gradient, means = elbo_gradient(self.network, batch, config, *shared)
             norm = take_step(state.adams["encoder"], gradient, config.encoder_max_gradient)
-            totals += [*parts.tolist(), float(norm)]
-        means = (totals / config.encoder_updates).tolist()
-        return {f"update/{name}": mean for name, mean in zip(_NAMES, means, strict=True)}
+            totals += [*means.tolist(), float(norm)]
+        found = (totals / config.encoder_updates).tolist()
+        return {f"update/{name}": mean for name, mean in zip(_NAMES, found, strict=True)}
