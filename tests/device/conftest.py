@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from host_traffic import SIMULATED, HostTraffic, SimulatedGpu
@@ -41,11 +42,11 @@ class Cuda:
 
     @contextlib.contextmanager
     def full(self):
-        """Leaves only free parts of cached memory of 1 MB and less during the block."""
+        """Leaves no free parts of cached memory during the block, down to torch's least, 512 B."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(0.0, self.device)
-        held = [self._take(2**size) for size in range(30, 19, -1)]
+        held = [self._take(2**size) for size in range(30, 8, -1)]
         try:
             yield
         finally:
@@ -83,6 +84,13 @@ def gpu(request):
     )
     with traffic:
         yield kind(traffic)
+
+
+@pytest.fixture
+def all_double(double, monkeypatch):
+    """Makes float64 also what code names as float32, so that whole trainings are in float64."""
+    monkeypatch.setattr(np, "float32", np.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
 @pytest.fixture
