@@ -1,4 +1,6 @@
-"""Gaussian processes against normal vectors and scikit-learn, in double precision."""
+"""Gaussian processes against normal vectors, scikit-learn and gpytorch, in double precision."""
+
+import warnings
 
 import numpy as np
 import pytest
@@ -62,6 +64,45 @@ def test_posterior_is_that_of_scikit_learn():
         other = process.GaussianProcessRegressor(form, alpha=np.exp(-2.4), optimizer=None)
         mean, covariance = other.fit(inputs[n], targets[n]).predict(queries[n], return_cov=True)
         assert np.allclose(found.mean[n], mean) and np.allclose(found.covariance[n], covariance)
+
+
+def gpytorch_model(gpytorch, inputs, targets, noise):
+    """A process of gpytorch with the kernel and the noise of PARAMS, for all tasks at once."""
+
+    class Model(gpytorch.models.ExactGP):
+        def __init__(self):
+            likelihood = gpytorch.likelihoods.FixedNoiseGaussianLikelihood(noise=noise)
+            super().__init__(inputs, targets, likelihood)
+            self.mean = gpytorch.means.ZeroMean()
+            kernel = gpytorch.kernels.RBFKernel(ard_num_dims=len(LENGTHS))
+            self.kernel = gpytorch.kernels.ScaleKernel(kernel)
+
+        def forward(self, inputs):
+            own = self.mean(inputs), self.kernel(inputs)
+            return gpytorch.distributions.MultivariateNormal(*own)
+
+    model = Model().double()
+    model.kernel.outputscale = (2.0 * PARAMS["log_amplitude"]).exp()
+    model.kernel.base_kernel.lengthscale = torch.tensor(LENGTHS)
+    return model
+
+
+def test_posterior_and_likelihood_are_those_of_gpytorch():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it uses torch.jit.script
+        gpytorch = pytest.importorskip("gpytorch")
+    inputs, targets, queries, more = map(torch.tensor, drawn())
+    noise = (2.0 * PARAMS["log_noise"]).exp() + more
+    model = gpytorch_model(gpytorch, inputs, targets, noise)
+    mean_likelihood = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    expected = mean_likelihood(model(inputs), targets) * targets.shape[1]
+    likelihood = gaussian_process.log_likelihood(PARAMS, inputs, targets, more)
+    torch.testing.assert_close(likelihood, expected.detach(), rtol=0, atol=1e-12)
+    other = model.eval()(queries)
+    found = gaussian_process.posterior(PARAMS, inputs, targets, queries, more)
+    torch.testing.assert_close(found.mean, other.mean.detach(), rtol=0, atol=1e-12)
+    covariance = other.covariance_matrix.detach()
+    torch.testing.assert_close(found.covariance, covariance, rtol=0, atol=1e-12)
 
 
 def test_samples_have_the_mean_and_the_covariance():
