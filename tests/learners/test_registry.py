@@ -1,6 +1,7 @@
 """The table of algorithms, and plug-in learners: how they are found and what is refused."""
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -100,6 +101,26 @@ def plug_ins(tmp_path, monkeypatch):
     yield tmp_path
     for name in ("some_learners", "lazy_package", "broken_import", "broken_code", "broken_syntax"):
         sys.modules.pop(name, None)
+
+
+def count_lines(folder):
+    files = (p for p in folder.rglob("*.py") if p.name not in ("config.py", "__init__.py"))
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+
+
+def test_long_learners_say_why_they_are_long():
+    """CONTRIBUTING.md has a row for each learner of more than 350 lines, up to a tenth of them."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d+) \| \d+ \| \S.* \|$",
+        (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    folders = (p for p in (REPOSITORY / "metarl/learners").iterdir() if (p / "config.py").exists())
+    lines = {folder.name: count_lines(folder) for folder in folders}
+    stated = {name: int(number) for name, number in rows}
+    assert stated.keys() == {name for name, number in lines.items() if number > 350}
+    for name, number in stated.items():
+        assert number == pytest.approx(lines[name], rel=0.1), name
 
 
 def test_every_algorithm_is_found_by_its_name():
