@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout, drop_unknown_ends
 
 NUMBER = "number"
@@ -91,7 +92,8 @@ class ReplayBuffer:
         most_tasks: M >= 1.
         start: Number of the oldest entry.
         stop: Number of entries since the start of the run.
-        ring: Entries by name, each (R, ...); entry i is in row i % R. Empty before the first.
+        ring: Entries by name, each (R, ...); entry i is in row i % R. Empty before the first. Large
+            ones lie in a file (`metarl.core.machine.mapped`).
     """
 
     most_tasks: int
@@ -182,11 +184,16 @@ class ReplayBuffer:
         if self.ring and needed <= len(self.ring["task"]):
             return dict(self.ring)
         rows = 1 << (needed - 1).bit_length()
-        ring = {n: v.new_zeros((rows, *v.shape[1:])) for n, v in entries.items()}
+        ring = {n: _zeros(rows, v) for n, v in entries.items()}
         numbers = torch.arange(self.start, self.stop)
         for name, value in self.ring.items():
             ring[name][numbers % rows] = value[numbers % len(value)]
         return ring
+
+
+def _zeros(rows: int, like: Tensor) -> Tensor:
+    """Returns rows of zeros, each as those of `like`."""
+    return torch.from_numpy(mapped.zeros((rows, *like.shape[1:]), like.numpy().dtype))
 
 
 class TransitionSampler:

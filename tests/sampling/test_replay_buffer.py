@@ -1,11 +1,14 @@
 """The replay buffer against the rollouts that were put in, and against a loop over its steps."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout
 from metarl.sampling.replay_buffer import ReplayBuffer, TransitionSampler, to_entries
 
@@ -244,6 +247,19 @@ def test_saved_buffer_is_loaded_bit_for_bit(most_tasks):
         assert all(
             torch.equal(a, b) for a, b in zip(*(vars(d).values() for d in draws), strict=True)
         )
+
+
+@pytest.mark.parametrize("most_tasks", [3, 100])
+def test_buffer_in_files_gives_the_same_transitions(most_tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    draws = []
+    for least in (mapped.LEAST, 1):
+        monkeypatch.setattr(mapped, "LEAST", least)
+        buffer = filled(most_tasks, 4)
+        assert (str(tmp_path) in Path("/proc/self/maps").read_text("utf-8")) == (least == 1)
+        sampler = TransitionSampler(buffer)
+        draws.append(vars(sampler.sample(np.random.default_rng(5), np.arange(3), 200)))
+    assert all(torch.equal(value, draws[1][name]) for name, value in draws[0].items())
 
 
 def test_forgotten_tasks_are_dropped_again_when_loaded():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout, drop_unknown_ends
 
 PLACE = "place"
@@ -47,11 +48,8 @@ class Store:
     def _reserve(self, size: int) -> None:
         capacity = len(self._data[PLACE])
         if size > capacity:
-            missing = max(size, 2 * capacity) - capacity
-            self._data = {
-                name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-                for name, array in self._data.items()
-            }
+            rows = max(size, 2 * capacity)
+            self._data = {name: _extend(array, rows) for name, array in self._data.items()}
 
     def set_back(self, size: int) -> None:
         """Makes `size` the number of entries, at most as many as there are in memory."""
@@ -76,7 +74,7 @@ class Store:
         if len({len(given[name]) for name in empty}) != 1:
             raise ValueError("the entries of the replay store differ in number")
         self._data = {
-            name: np.array(given[name].numpy(), dtype=array.dtype)
+            name: _extend(given[name].numpy().astype(array.dtype, copy=False), len(given[name]))
             for name, array in self._data.items()
         }
         self.size = self._filled = len(self._data[PLACE])
@@ -101,6 +99,13 @@ class Store:
         place = self._data[PLACE][index][:, None] + offset
         mask = (wanted == inside) & (self._data[PLACE][inside] == place)
         return found, torch.from_numpy(mask)
+
+
+def _extend(array: np.ndarray, rows: int) -> np.ndarray:
+    """Returns the array followed by zeros, so many rows in all; a large one lies in a file."""
+    extended = mapped.zeros((rows, *array.shape[1:]), array.dtype)
+    extended[: len(array)] = array
+    return extended
 
 
 def transitions(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:

@@ -1,9 +1,13 @@
 """The replay store of GrBAL against loops over episodes."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout
 from metarl.learners.grbal.store import Store, transitions
 
@@ -101,6 +105,17 @@ def test_store_that_is_set_back_repeats_what_followed():
     store.append(entries)
     store.set_back(100)
     assert stored(store) == before * 2
+
+
+def test_store_in_files_has_the_same_transitions(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(mapped, "LEAST", 1)
+    store, loaded = Store(1, 1), Store(1, 1)
+    for _ in range(3):
+        store.append(transitions(ROLLOUTS))
+    loaded.load(store.read(0, store.size))
+    assert str(tmp_path) in Path("/proc/self/maps").read_text("utf-8")
+    assert stored(store) == stored(loaded) == listed() * 3
 
 
 def test_entries_of_another_learner_are_refused():
