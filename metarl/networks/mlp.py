@@ -199,24 +199,27 @@ CONTEXT = "context"
 """Name of the context parameters (C,)."""
 
 READ = "context_weight"
-"""Name of the weights (C, H) with which the first layer reads them."""
+"""Name of the weights (C, H) with which the first layer reads them, and start of the names of those
+of later layers, which end with the number of the layer."""
 
 
 @dataclass(frozen=True)
 class ContextNetwork:
-    """The network of CAVIA: the input of its first layer is followed by the context.
+    """The network of CAVIA: the context follows the input of its first layer, or of every one.
 
-    That is the same as a first bias of bias0 + context W, by which the derivatives are computed.
+    That is the same as a bias of bias{i} + context W_i, by which the derivatives are computed.
 
     Attributes:
         inner: The network.
         context_size: C.
+        is_deep: Every layer reads the context, not only the first one.
 
     Source: Zintgraf et al. 2019 (arXiv:1810.03642).
     """
 
     inner: TanhMLP
     context_size: int
+    is_deep: bool = False
 
     @property
     def input_size(self) -> int:
@@ -231,10 +234,14 @@ class ContextNetwork:
     def initial(self, rng: np.random.Generator, output_gain: float = 1.0) -> Params:
         """Draws the parameters; the context is zero."""
         params = self.inner.initial(rng, output_gain)
-        hidden = self.inner.hidden_sizes[0]
-        bound = (6.0 / (self.context_size + hidden)) ** 0.5
-        drawn = rng.uniform(-bound, bound, (self.context_size, hidden)).astype(np.float32)
-        return {**params, CONTEXT: torch.zeros(self.context_size), READ: torch.from_numpy(drawn)}
+        last, reads = len(self.inner.hidden_sizes), {}
+        for i in range(last + 1 if self.is_deep else 1):
+            units = len(params[f"bias{i}"])
+            bound = (6.0 / (self.context_size + units)) ** 0.5
+            drawn = rng.uniform(-bound, bound, (self.context_size, units)).astype(np.float32)
+            gain = output_gain if i == last else 1.0
+            reads[READ + (str(i) if i else "")] = gain * torch.from_numpy(drawn)
+        return {**params, CONTEXT: torch.zeros(self.context_size), **reads}
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """See `Network`."""
@@ -253,12 +260,11 @@ class ContextNetwork:
     ) -> tuple[Params, Any]:
         """See `Network`."""
         gradient, cotangents = self.inner.vjp(fold_context(params), activations, cotangent)
-        bias = gradient["bias0"]
-        own = {
-            CONTEXT: _times(bias, params[READ].mT),
-            READ: params[CONTEXT].unsqueeze(-1) * bias.unsqueeze(-2),
-        }
-        return {**gradient, **own}, (cotangents, bias)
+        reads = _reads(params)
+        parts = [_times(gradient[bias], params[n].mT) for n, bias in reads.items()]
+        own = {n: _outer(params[CONTEXT], gradient[bias]) for n, bias in reads.items()}
+        biases = {bias: gradient[bias] for bias in reads.values()}
+        return {**gradient, CONTEXT: sum(parts[1:], parts[0]), **own}, (cotangents, biases)
 
     def vjp_tangent(
         self,
@@ -270,7 +276,7 @@ class ContextNetwork:
         cotangent_tangent: Tensor,
     ) -> Params:
         """See `Network`."""
-        inner, bias = cotangents
+        inner, biases = cotangents
         result = self.inner.vjp_tangent(
             fold_context(params),
             _push(params, tangent),
@@ -279,13 +285,23 @@ class ContextNetwork:
             inner,
             cotangent_tangent,
         )
-        change = result["bias0"]
-        read = params[CONTEXT].unsqueeze(-1) * change.unsqueeze(-2)
-        own = {
-            CONTEXT: _times(change, params[READ].mT) + _times(bias, tangent[READ].mT),
-            READ: read + tangent[CONTEXT].unsqueeze(-1) * bias.unsqueeze(-2),
-        }
-        return {**result, **own}
+        parts, own = [], {}
+        for name, bias in _reads(params).items():
+            change, before = result[bias], biases[bias]
+            parts.append(_times(change, params[name].mT) + _times(before, tangent[name].mT))
+            own[name] = _outer(params[CONTEXT], change) + _outer(tangent[CONTEXT], before)
+        return {**result, CONTEXT: sum(parts[1:], parts[0]), **own}
+
+
+def _reads(params: Params) -> dict[str, str]:
+    """Returns the names of the weights that read the context, and of the bias that each adds to."""
+    names = [n for n in params if n.startswith(READ)]
+    return {n: f"bias{n.removeprefix(READ) or 0}" for n in names}
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """Returns the outer products (N, I, J) of rows (N, I) and (N, J)."""
+    return left.unsqueeze(-1) * right.unsqueeze(-2)
 
 
 def _times(rows: Tensor, matrices: Tensor) -> Tensor:
@@ -293,14 +309,21 @@ def _times(rows: Tensor, matrices: Tensor) -> Tensor:
     return torch.bmm(rows.unsqueeze(-2), matrices).squeeze(-2)
 
 
+def _without_context(params: Params) -> Params:
+    return {n: v for n, v in params.items() if n != CONTEXT and not n.startswith(READ)}
+
+
 def fold_context(params: Params) -> Params:
-    """Returns the parameters (N, *shape) of the inner network, whose first bias has the context."""
-    bias = params["bias0"] + _times(params[CONTEXT], params[READ])
-    return {n: v for n, v in params.items() if n not in (CONTEXT, READ)} | {"bias0": bias}
+    """Returns the parameters (N, *shape) of the inner network, whose biases have the context."""
+    reads = _reads(params).items()
+    biases = {bias: params[bias] + _times(params[CONTEXT], params[n]) for n, bias in reads}
+    return _without_context(params) | biases
 
 
 def _push(params: Params, tangent: Params) -> Params:
     """Returns the tangent of the inner network's parameters."""
-    change = _times(tangent[CONTEXT], params[READ]) + _times(params[CONTEXT], tangent[READ])
-    own = {n: v for n, v in tangent.items() if n not in (CONTEXT, READ)}
-    return own | {"bias0": tangent["bias0"] + change}
+    biases = {}
+    for n, bias in _reads(params).items():
+        change = _times(tangent[CONTEXT], params[n]) + _times(params[CONTEXT], tangent[n])
+        biases[bias] = tangent[bias] + change
+    return _without_context(tangent) | biases

@@ -52,6 +52,9 @@ class MamlConfig:
     context_size: int = 8
     """Number of context parameters with `adapts context`, >= 1."""
 
+    context_layers: Literal["first", "all"] = "first"
+    """Layers that read the context with `adapts context`: the first one (CAVIA), or all."""
+
     latent_size: int = 8
     """Numbers of the code of each action with `adapts latent`, >= 1."""
 
@@ -157,7 +160,7 @@ class MamlConfig:
         Need(("curvature_fraction",), ("outer",), ("trpo",)),
         Need(("line_search_steps", "line_search_decay"), ("outer",), ("trpo",)),
         Need(("first_order",), ("outer",), ("trpo", "ppo")),
-        Need(("context_size",), ("adapts",), ("context",)),
+        Need(("context_size", "context_layers"), ("adapts",), ("context",)),
         Need(("latent_size", "encoder_size"), ("adapts",), ("latent",)),
         Need(("optimiser_size",), ("inner",), ("lstm",)),
         Need(("later_lr", "later_decay"), ("inner",), ("gradient",)),
@@ -196,6 +199,7 @@ class MamlConfig:
         """Checks the choices, and that those that are made fit together."""
         for name, choices in (
             ("adapts", ("all", "head", "context", "latent")),
+            ("context_layers", ("first", "all")),
             ("inner", ("gradient", "lstm")),
             ("outer", ("trpo", "ppo", "reptile")),
             ("task_conflict", ("none", "pcgrad")),

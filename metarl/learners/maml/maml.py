@@ -389,7 +389,7 @@ class Maml:
 def _build_network(config: MamlConfig, obs_size: int, action_size: int) -> Network:
     plain = TanhMLP(obs_size, action_size, config.hidden_sizes)
     if config.adapts == "context":
-        return ContextNetwork(plain, config.context_size)
+        return ContextNetwork(plain, config.context_size, config.context_layers == "all")
     if config.adapts == "latent":
         return LatentNetwork(plain, config.latent_size)
     layers = config.hidden_sizes, config.activation, config.layer_norm

@@ -137,6 +137,7 @@ CASES = {
     "meta-sgd": Case(replace(MAML, learn_rates=True), 8, 8, 1, 10),
     "anil": Case(replace(MAML, adapts="head"), 8, 8, 1, 10),
     "cavia": Case(replace(MAML, adapts="context", inner_lr=1.0), 8, 8, 1, 10),
+    "cavia, all layers": Case(replace(MAML, adapts="context", context_layers="all"), 8, 8, 1, 10),
     "leo": Case(replace(MAML, adapts="latent", inner_lr=1.0), 8, 8, 1, 10),
     "meta-lstm": Case(replace(MAML, inner="lstm"), 8, 8, 1, 10),
     "rl2": Case(RL2, 64, 1, 1, 24, gain=3.0),

@@ -25,6 +25,7 @@ KINDS = {
     "maml": {},
     "anil": {"adapts": "head"},
     "cavia": {"adapts": "context", "context_size": 2},
+    "cavia in all layers": {"adapts": "context", "context_size": 2, "context_layers": "all"},
     "meta-sgd": {"learn_rates": True},
     "meta-sgd on the head": {"learn_rates": True, "adapts": "head"},
 }
@@ -136,7 +137,7 @@ def test_curvature_equals_the_hessian_of_the_kl(kind):
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["maml", "cavia", "meta-sgd"])
+@pytest.mark.parametrize("kind", ["maml", "cavia", "cavia in all layers", "meta-sgd"])
 def test_clipped_gradient_equals_autograd_after_a_step(kind):
     """At parameters other than those that sampled, where ratios differ from 1 and some clip."""
     learner = learner_of(**KINDS[kind], outer="ppo", clip=0.05)
@@ -230,7 +231,11 @@ def test_anil_on_all_layers_is_maml():
 
 @pytest.mark.parametrize(
     ("kind", "moved"),
-    [("anil", {"weight1", "bias1", "log_std"}), ("cavia", {CONTEXT})],
+    [
+        ("anil", {"weight1", "bias1", "log_std"}),
+        ("cavia", {CONTEXT}),
+        ("cavia in all layers", {CONTEXT}),
+    ],
 )
 def test_adaptation_moves_only_its_parameters(kind, moved):
     trial = played(learner_of(**KINDS[kind]))
@@ -254,6 +259,26 @@ def test_cavia_reads_the_context_as_further_inputs():
     inputs = torch.cat([obs, params[CONTEXT].unsqueeze(1).expand(-1, 6, -1)], dim=2)
     expected = TanhMLP(5, 2, (5, 4)).outputs(wide, inputs)
     torch.testing.assert_close(network.outputs(params, obs), expected)
+
+
+def test_context_in_every_layer_equals_obvious_code():
+    rng = torch.Generator().manual_seed(0)
+    drawn = ContextNetwork(TanhMLP(3, 2, (5, 4)), 2, is_deep=True)
+    params = {
+        n: torch.randn(4, *v.shape, generator=rng, dtype=torch.float64)
+        for n, v in drawn.initial(np.random.default_rng(0)).items()
+    }
+    obs = torch.randn(4, 6, 3, generator=rng, dtype=torch.float64)
+    found = drawn.outputs(params, obs)
+    for n in range(4):
+        own = {name: value[n] for name, value in params.items()}
+        for m in range(6):
+            value = obs[n, m]
+            for i, read in enumerate((READ, f"{READ}1", f"{READ}2")):
+                bias = own[f"bias{i}"] + own[CONTEXT] @ own[read]
+                value = value @ own[f"weight{i}"] + bias
+                value = value.tanh() if i < 2 else value
+            torch.testing.assert_close(found[n, m], value)
 
 
 def test_update_of_cavia_keeps_the_context_at_zero():
