@@ -62,8 +62,9 @@ def _walker(robot: Robot, goal: Goal) -> Recipe:
     return Recipe(robot, goal, RewardTerms(bonus=1.0, control_cost=1e-3))
 
 
-def _quadruped(goal: Goal | Command, *, bonus: float = 0.5) -> Recipe:
-    return Recipe(QUADRUPED, goal, RewardTerms(bonus=bonus, control_cost=0.01))
+def _quadruped(goal: Goal | Command, **settings) -> Recipe:
+    terms = RewardTerms(bonus=max(0.5, goal.least_bonus), control_cost=0.01)
+    return Recipe(QUADRUPED, goal, terms, **settings)
 
 
 def _humanoid(goal: Goal, *, weight: float = 1.25) -> Recipe:
@@ -107,9 +108,8 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
         "command": _quadruped(Command()),
         "dir": _quadruped(Direction()),
         "fwd-bwd": _quadruped(ForwardBackward()),
-        # more than the largest distance costs, or a fall would end the costs
-        "goal": _quadruped(Position(), bonus=5.0),
-        "vel": _quadruped(Velocity(1.5)),
+        "goal": _quadruped(Position()),
+        "vel": _quadruped(Velocity(1.5), revisions=1),  # the bonus was once 0.5
     },
     # the cost is that of a policy that holds outputs of one: 1 mm of distance for each servo
     "arm": {"reach": Recipe(ARM, Reach(ARM), RewardTerms(control_cost=0.001))},
@@ -316,6 +316,8 @@ def registered_recipe(name: str) -> Recipe | None:
 def recipe_of(robot: Robot, parts: str) -> Recipe:
     """Returns the recipe of a user's or a package's robot.
 
+    Its bonus is that of the robot, or the goal's `least_bonus` if that is larger.
+
     Args:
         robot: The robot.
         parts: Goal and variations: `goal-variation-...`.
@@ -324,11 +326,14 @@ def recipe_of(robot: Robot, parts: str) -> Recipe:
         UnknownEnvironment: It cannot have them.
     """
     goals = _goals_of(robot)
-    terms = RewardTerms(0.0 if robot.fixed else robot.bonus, robot.control_cost)
     for goal, objective in goals.items():
         variations = _read_variations(parts, goal)
         if variations or (goal and variations is not None):
-            return Recipe(robot, objective, terms, variations)
+            bonus = 0.0 if robot.fixed else max(robot.bonus, objective.least_bonus)
+            # once the robot's own bonus was that of all goals
+            revisions = int(not robot.fixed and bonus > robot.bonus)
+            terms = RewardTerms(bonus, robot.control_cost)
+            return Recipe(robot, objective, terms, variations, revisions=revisions)
     worlds = [word for word, world in WORLDS.items() if not (robot.fixed and world.unfit)]
     known = [*filter(None, goals), *worlds]
     goal = next((each for each in goals if each and parts.startswith(f"{each}-")), "")

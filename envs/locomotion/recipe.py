@@ -34,6 +34,7 @@ class Recipe:
         observe_contacts: Append the contact forces, clipped to [-1, 1], to the observation.
         note: See EnvSpec.
         task_split: See EnvSpec; None takes that of the variations.
+        revisions: Changes of the reward's numbers since version 1, besides those of the parts.
     """
 
     robot: Robot
@@ -45,6 +46,7 @@ class Recipe:
     observe_contacts: bool = False
     note: str = ""
     task_split: tuple[int, int] | None = None
+    revisions: int = 0
 
     @property
     def refusal(self) -> str:
@@ -56,7 +58,8 @@ class Recipe:
     def version(self) -> int:
         """Version of the definition: one more than the changes that its parts have had."""
         # the bonus was once paid in the step of a fall, too
-        changes = int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
+        changes = self.revisions
+        changes += int(self.terms.bonus != 0.0 and self.robot.healthy is not None)
         changes += sum(variation.num_revisions(self.robot) for variation in self.variations)
         changes += command.count_revisions(self.robot) if isinstance(self.goal, Command) else 0
         changes += self.goal.revisions if isinstance(self.goal, Reach) else 0

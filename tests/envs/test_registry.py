@@ -59,6 +59,7 @@ SPECS = {
 
 VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half", "navigation", "arm"))}
 VERSIONS["ant-goal"] = 1  # it has no bonus
+VERSIONS["quadruped-vel"] += 1  # the bonus was once 0.5
 VERSIONS |= {name: VERSIONS.get(name, 1) + 1 for name in SPECS if "terrain" in name}
 VERSIONS["quadruped-terrain"] += 1
 """Versions other than 1: one more for the bonus of healthy robots, one for endless terrain, and one

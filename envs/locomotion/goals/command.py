@@ -77,6 +77,11 @@ class Command:
             f"- {self.torque:g} mean f^2"
         )
 
+    @property
+    def least_bonus(self) -> float:
+        """The largest cost of the torques of a robot that stands; see `Objective`."""
+        return self.torque
+
     def draw(self, rng: np.random.Generator, count: int, level: float = 1.0) -> np.ndarray:
         """Draws commands (count, 3) of an episode from its stream; below level 1 slower ones."""
         low, high = np.array([self.forward, self.left, self.turn]).T

@@ -7,12 +7,15 @@ A goal maps the motion of M robots and their M tasks to M rewards. Bonus and cos
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from metarl.core.tasks import Choice, Disc, TaskDistribution, Uniform, Variable
 from metarl.envs.rendering.marker import Marker
+
+MARGIN = 0.5
+"""Reward of a step [m or m/s] that a robot at rest keeps in the worst task, for its jitter."""
 
 
 class Objective(Protocol):
@@ -30,6 +33,13 @@ class Objective(Protocol):
         """Returns the reference rewards per step, without bonus and costs, by name of the policy.
 
         They are means over the tasks, of policies that do not adapt.
+        """
+
+    @property
+    def least_bonus(self) -> float:
+        """Bonus with which a robot at rest earns something in every step of every task.
+
+        With less, to fall pays, because it ends the costs of the goal.
         """
 
     def marker(self, task: np.ndarray) -> Marker:
@@ -107,6 +117,7 @@ class Forward:
 
     tasks: TaskDistribution = field(default_factory=lambda: Uniform((), held_out=False))
     formula: str = "v_x"
+    least_bonus: ClassVar[float] = 0.0
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Maps velocity (M, 2) [m/s, world] to v_x (M,) [m/s]."""
@@ -135,6 +146,7 @@ class Direction:
         default_factory=lambda: Uniform((Variable("angle", "rad", 0.0, 2.0 * np.pi),))
     )
     formula: str = "d.v"
+    least_bonus: ClassVar[float] = 0.0
     balanced: bool = True
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
@@ -159,6 +171,7 @@ class ForwardBackward:
         default_factory=lambda: Choice(Variable("sign", "1", -1.0, 1.0), (-1.0, 1.0))
     )
     formula: str = "s v_x"
+    least_bonus: ClassVar[float] = 0.0
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Maps tasks (M, 1), velocity (M, 2) [m/s, world] to s v_x (M,) [m/s]."""
@@ -189,6 +202,11 @@ class Velocity:
         """Speeds, uniform in `[0, high]` [m/s]."""
         return Uniform((Variable("speed", "m/s", 0.0, self.high),))
 
+    @property
+    def least_bonus(self) -> float:
+        """The largest speed, and MARGIN."""
+        return self.high + MARGIN
+
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Maps tasks (M, 1) [m/s], velocity (M, 2) [m/s, world] to -|v_x - g| (M,) [m/s]."""
         return -np.abs(velocity[:, 0] - tasks[:, 0])
@@ -217,6 +235,11 @@ class Position:
     def tasks(self) -> TaskDistribution:
         """Points in the disc [m]."""
         return Disc(self.radius)
+
+    @property
+    def least_bonus(self) -> float:
+        """The largest distance and MARGIN, rounded up to a whole number."""
+        return float(np.ceil(np.sqrt(2.0) * self.radius + MARGIN))
 
     def reward(self, tasks: np.ndarray, velocity: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Maps tasks (M, 2) [m], position (M, 2) [m, world] to the negative L1 distance (M,)."""
