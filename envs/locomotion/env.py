@@ -162,11 +162,12 @@ class MujocoBatchEnv:
         return self.restore(*map(np.array, zip(*states, strict=True)))
 
     def _start_streams(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
-        """Draws the commands and the sensors' noise of episodes in the rows (an index)."""
+        """Draws commands, the sensors' noise and events of episodes in the rows (an index)."""
         if self._commands:
             self._commands.start(rows, rngs, self._level)
         if self._is_noisy:
             self._noise[rows] = [rng.standard_normal(self._noise.shape[1:]) for rng in rngs]
+        self._world.draw(rows, rngs, self.spec.horizon)
 
     def reset_rows(
         self,

@@ -236,12 +236,15 @@ class Wind(Variation):
 
 @dataclass(frozen=True)
 class Push(Variation):
-    """Pushes of the base from one side, again and again: sudden changes of its velocity.
+    """Pushes of the base from one side at random times: sudden changes of its velocity.
+
+    The steps from one push to the next are drawn from the stream of the episode: with the mean
+    `interval`, whole numbers from a half to one and a half of it, all equally likely.
 
     Attributes:
         train: Range of the change in training tasks [m/s].
         test: Range of the change in held-out tasks [m/s].
-        interval: Range of the control steps from one push to the next.
+        interval: Range of the mean of the control steps from one push to the next.
     """
 
     train: tuple[float, float] = (0.0, 1.0)
@@ -249,11 +252,16 @@ class Push(Variation):
     interval: tuple[int, int] = (25, 75)
 
     name = "push"
-    formula = "every `interval` steps the base gets the velocity `push` towards the heading"
+    formula = (
+        "after every 0.5 to 1.5 `interval` steps, at random, the base gets the velocity `push` "
+        "towards the heading"
+    )
     unfit = "the base does not move"
+    revisions = 1  # the steps from one push to the next were all `interval`
+    has_events = True
 
     def tasks(self, robot: Robot) -> TaskDistribution:
-        """Returns the distribution of the change of velocity, the interval, and the heading.
+        """Returns the distribution of the change of velocity, the mean interval, and the heading.
 
         For planar robots the sign of the change replaces the heading.
         """
@@ -271,10 +279,21 @@ class Push(Variation):
         heading = Uniform((Variable("heading", "rad", 0.0, 2.0 * np.pi),))
         return Product((size, steps, heading))
 
+    def draw(
+        self, tasks: np.ndarray, rngs: Sequence[np.random.Generator], horizon: int
+    ) -> np.ndarray:
+        """Draws the steps of the pushes; see `Variation`."""
+        events = np.zeros((len(tasks), horizon), dtype=bool)
+        means = np.minimum(tasks[:, 1], 4.0 * horizon).astype(int)  # longer ones: no push, too
+        for row, (rng, mean) in enumerate(zip(rngs, means, strict=True)):
+            gaps = rng.integers(mean - mean // 2, mean + mean // 2, horizon, endpoint=True)
+            steps = np.cumsum(gaps) - 1
+            events[row, steps[steps < horizon]] = True
+        return events
+
     def drive(self, world: World, tasks: np.ndarray, step: np.ndarray) -> None:
         """Pushes the robots whose step has come."""
-        is_time = (step + 1) % tasks[:, 1].astype(int) == 0
-        rows = np.flatnonzero(is_time & world.alive)
+        rows = np.flatnonzero(world.happens(self, step) & world.alive)
         size = tasks[rows, 0]
         if world.robot.planar:
             world.qvel[rows, 0] += size

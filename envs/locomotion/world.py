@@ -93,6 +93,7 @@ class Variation:
         formula: Description, as text.
         revisions: Number of changes of its definition for all robots.
         unfit: Reason why no robot with a fixed base has it, or "".
+        has_events: Something happens at random times of an episode, see `draw`.
     """
 
     name: ClassVar[str] = ""
@@ -106,6 +107,7 @@ class Variation:
     formula: ClassVar[str] = ""
     revisions: ClassVar[int] = 0
     unfit: ClassVar[str] = ""
+    has_events: ClassVar[bool] = False
 
     def num_revisions(self, robot: Robot) -> int:
         """Returns the number of changes of its definition for a robot, see EnvSpec.version."""
@@ -131,6 +133,15 @@ class Variation:
 
     def write(self, world: World, tasks: np.ndarray) -> None:
         """Applies tasks (M, D) to the fields, which other variations may have changed before."""
+
+    def draw(
+        self, tasks: np.ndarray, rngs: Sequence[np.random.Generator], horizon: int
+    ) -> np.ndarray:
+        """Draws events of n episodes with tasks (n, D), each from its stream.
+
+        Returns the mask (n, horizon) of the control steps in which they happen; see has_events.
+        """
+        raise NotImplementedError
 
     def start(self, world: World, tasks: np.ndarray, rows: Any) -> None:
         """Acts at the start of an episode in `rows` (an index), after the reset of their state."""
@@ -222,6 +233,8 @@ class World:
         past_ctrl: Controls (depth, M, A) of the last steps, those of step t at t % depth; those of
             the home pose before the first step.
         ground: Heights of the ground; None for a plane of height zero.
+        events: Masks (M, T) of the steps in which a variation acts, by its name; none before the
+            first `draw`.
     """
 
     def __init__(self, robot: Robot, variations: Sequence[Variation], batch: Any):
@@ -251,6 +264,7 @@ class World:
         self._variations, self.alive = variations, np.ones(len(self.ctrl), dtype=bool)
         self._sizes = [len(variation.tasks(robot).variables) for variation in variations]
         self._step = np.zeros(len(self.ctrl), dtype=int)
+        self.events = {each.name: np.zeros((num_rows, 0), bool) for each in variations}
 
     def write(self, tasks: np.ndarray, rows: np.ndarray | None = None) -> None:
         """Writes the model fields of tasks (M, D), D the numbers of all variations in order.
@@ -287,6 +301,23 @@ class World:
     def _restore_limits(self) -> None:
         if self._compensation:
             self._compensation.restore()
+
+    def draw(self, rows: np.ndarray, rngs: Sequence[np.random.Generator], horizon: int) -> None:
+        """Draws the events of episodes of T = horizon steps in the rows (an index)."""
+        for variation, task in self._pairs:
+            if not variation.has_events:
+                continue
+            if not self.events[variation.name].size:
+                self.events[variation.name] = np.zeros((len(self.ctrl), horizon), dtype=bool)
+            self.events[variation.name][rows] = variation.draw(task[rows], rngs, horizon)
+
+    def happens(self, variation: Variation, step: np.ndarray) -> np.ndarray:
+        """Returns the mask (M,) of the rows in which an event happens before step (M,)."""
+        events = self.events[variation.name]
+        if not events.size:
+            return np.zeros(len(step), dtype=bool)
+        last = events.shape[1] - 1
+        return (step <= last) & events[np.arange(len(step)), np.minimum(step, last)]
 
     def start(self, rows: Any = slice(None)) -> None:
         """Applies the variations at the start of an episode in the rows, after MuJoCo's reset."""
