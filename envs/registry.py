@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
 from metarl.core.machine.files import split_packaged_robot, split_robot_file
-from metarl.core.tasks import Choice, Variable
+from metarl.envs.families import FAMILIES, VARIANTS
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.failures import Cripple, limb_names
 from metarl.envs.locomotion.goals.command import Command
@@ -33,94 +31,15 @@ from metarl.envs.plugins import discovery as plugins
 from metarl.envs.plugins.discovery import UnknownEnvironment
 from metarl.envs.plugins.subproc_env import TIMEOUT
 from metarl.envs.robots import registered
-from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.health import HeightBand
 from metarl.envs.robots.included import installed
-from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
-from metarl.envs.robots.included.quadruped import QUADRUPED
 from metarl.envs.robots.own import read_robot
 from metarl.envs.robots.robot import Robot
 from metarl.envs.wrappers.observe_task import ObserveTask
 
-__all__ = ["ENVIRONMENTS", "UnknownEnvironment", "make", "own_recipe"]
+__all__ = ["ENVIRONMENTS", "FAMILIES", "UnknownEnvironment", "make", "own_recipe"]
 
 Factory = Recipe | Callable[[str, int], BatchEnv]
 
-
-def _ant(
-    goal: Goal, *, bonus: float, control_cost: float = 0.5, action_scale: float = 0.2, **settings
-) -> Recipe:
-    terms = RewardTerms(bonus=bonus, control_cost=control_cost)
-    return Recipe(ANT, goal, terms, action_scale=action_scale, **settings)
-
-
-def _cheetah(goal: Goal, **settings) -> Recipe:
-    return Recipe(HALF_CHEETAH, goal, RewardTerms(control_cost=0.05), **settings)
-
-
-def _walker(robot: Robot, goal: Goal) -> Recipe:
-    return Recipe(robot, goal, RewardTerms(bonus=1.0, control_cost=1e-3))
-
-
-def _quadruped(goal: Goal | Command, **settings) -> Recipe:
-    terms = RewardTerms(bonus=max(0.5, goal.least_bonus), control_cost=0.01)
-    return Recipe(QUADRUPED, goal, terms, **settings)
-
-
-def _humanoid(goal: Goal, *, weight: float = 1.25) -> Recipe:
-    terms = RewardTerms(
-        bonus=5.0,
-        control_cost=0.1,
-        contact_cost=5e-7,
-        contact_clip=np.inf,
-        contact_cap=10.0,
-        goal_weight=weight,
-    )
-    note = "contact forces are those at the start of the last physics step, not Gymnasium's"
-    return Recipe(HUMANOID, goal, terms, note=note)
-
-
-FAMILIES: dict[str, dict[str, Recipe]] = {
-    "ant": {
-        "": _ant(Forward(), bonus=1.0),
-        "dir": _ant(Direction(), bonus=1.0),
-        "fwd-bwd": _ant(ForwardBackward(), bonus=1.0),
-        "goal": _ant(Position(), bonus=0.0, control_cost=0.1),
-        "vel": _ant(Velocity(), bonus=1.05),
-    },
-    "half-cheetah": {
-        "": _cheetah(Forward()),
-        "dir": _cheetah(ForwardBackward()),
-        "vel": _cheetah(Velocity()),
-    },
-    "walker2d": {
-        "": _walker(WALKER2D, Forward()),
-        "dir": _walker(WALKER2D, ForwardBackward()),
-        "vel": _walker(WALKER2D, Velocity()),
-    },
-    "hopper": {
-        "": _walker(HOPPER, Forward()),
-        "dir": _walker(HOPPER, ForwardBackward()),
-        "vel": _walker(HOPPER, Velocity(2.0)),
-    },
-    "quadruped": {
-        "": _quadruped(Forward()),
-        "command": _quadruped(Command()),
-        "dir": _quadruped(Direction()),
-        "fwd-bwd": _quadruped(ForwardBackward()),
-        "goal": _quadruped(Position()),
-        "vel": _quadruped(Velocity(1.5), revisions=1),  # the bonus was once 0.5
-    },
-    # the cost is that of a policy that holds outputs of one: 1 mm of distance for each servo
-    "arm": {"reach": Recipe(ARM, Reach(ARM), RewardTerms(control_cost=0.001))},
-    "humanoid": {
-        "": _humanoid(Forward()),
-        "dir": _humanoid(Direction()),
-        "fwd-bwd": _humanoid(ForwardBackward()),
-        "vel": _humanoid(Velocity(), weight=1.0),
-    },
-}
-"""Recipes by robot and goal; "" is forward, and names an environment only with variations."""
 
 WORLDS: dict[str, Variation] = {**VARIATIONS, Terrain.name: Terrain()}
 """Variations by their part of a name."""
@@ -178,10 +97,6 @@ def _recipe(name: str) -> Recipe:
     return recipe
 
 
-_SIGNS_AS_ANGLES = Direction(
-    Choice(Variable("angle", "rad", -1.0, 1.0), (-1.0, 1.0)), balanced=False
-)
-
 ENVIRONMENTS: dict[str, Factory] = {
     "ant-dir": _recipe("ant-dir"),
     "ant-fwd-bwd": _recipe("ant-fwd-bwd"),
@@ -219,22 +134,7 @@ ENVIRONMENTS: dict[str, Factory] = {
     "navigation-2d-sparse": lambda name, threads: NavigationEnv(
         name, SparseGoal(), max_step=0.1, step_scale=0.1
     ),
-    "ant-dir/promp": Recipe(
-        replace(ANT, healthy=HeightBand(0.0, 1.0)),
-        Direction(),
-        RewardTerms(bonus=1.0, control_cost=0.5, contact_cost=0.5e-3),
-        action_scale=0.1,
-        observe_contacts=True,
-    ),
-    "ant-dir/pearl": _ant(Direction(), bonus=1.0, action_scale=1.0, task_split=(100, 30)),
-    "ant-dir/varibad": _ant(
-        _SIGNS_AS_ANGLES,
-        bonus=1.0,
-        action_scale=1.0,
-        note="not forward and backward: the signs +-1 were used as angles [rad], "
-        "a known error that several papers inherited",
-    ),
-    "half-cheetah-dir/rllib": _cheetah(ForwardBackward(), horizon=100),
+    **VARIANTS,
 }
 """The recommended environments; `parse_name` accepts more names."""
 

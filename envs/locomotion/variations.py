@@ -208,6 +208,33 @@ class Gravity(Variation):
 
 
 @dataclass(frozen=True)
+class ScaledGravity(Variation):
+    """Magnitude of gravity, over more than a decade: 9.81 m/s^2 x 1.5^x with the task number x.
+
+    Attributes:
+        exponent: Largest absolute value of x.
+
+    Source: the gravity tasks of RESeL (Luo et al. 2024, arXiv:2405.15384), with 100 training and 20
+    test tasks.
+    """
+
+    exponent: float = 3.0
+
+    name = "gravity"
+    fields = ("opt.gravity",)
+    task_split = (100, 20)
+    formula = "gravity x 1.5^gravity_exponent"
+
+    def tasks(self, robot: Robot) -> TaskDistribution:
+        """Returns the distribution of the exponent."""
+        return Uniform((Variable("gravity_exponent", "1", -self.exponent, self.exponent),))
+
+    def write(self, world: World, tasks: np.ndarray) -> None:
+        """Multiplies the vector of gravity."""
+        world.fields["opt.gravity"][:] *= 1.5**tasks
+
+
+@dataclass(frozen=True)
 class Wind(Variation):
     """A constant horizontal force on the torso's centre of mass.
 

@@ -32,7 +32,12 @@ HORIZONS = dict.fromkeys(
     ant-dir/varibad arm-reach arm-reach-payload arm-reach-weak
     """.split(),
     200,
-) | {"navigation-2d": 100, "navigation-2d-sparse": 100, "half-cheetah-dir/rllib": 100}
+)
+HORIZONS |= {"navigation-2d": 100, "navigation-2d-sparse": 100, "half-cheetah-dir/rllib": 100}
+HORIZONS |= {
+    f"{robot}-gravity/resel": 1000
+    for robot in ("ant", "half-cheetah", "hopper", "walker2d", "humanoid")
+}
 """Built-in environments and their horizon T."""
 
 

@@ -55,6 +55,11 @@ SPECS = {
     "ant-dir/pearl": (27, 8, 200, 0.05, 1.0, True),
     "ant-dir/varibad": (27, 8, 200, 0.05, 1.0, False),
     "half-cheetah-dir/rllib": (17, 6, 100, 0.05, 1.0, False),
+    "ant-gravity/resel": (27, 8, 1000, 0.05, 1.0, True),
+    "half-cheetah-gravity/resel": (17, 6, 1000, 0.05, 1.0, True),
+    "hopper-gravity/resel": (11, 3, 1000, 0.008, 1.0, True),
+    "walker2d-gravity/resel": (17, 6, 1000, 0.008, 1.0, True),
+    "humanoid-gravity/resel": (348, 17, 1000, 0.015, 1.0, True),
 }
 
 VERSIONS = {name: 2 for name in SPECS if not name.startswith(("half", "navigation", "arm"))}
@@ -118,7 +123,7 @@ def test_environment_steps_in_the_shapes_of_its_spec(name):
     assert (spec.name, spec.version) == (name, VERSIONS.get(name, 1))
     assert spec.reward and all(np.isfinite(list(spec.floors.values())))
     assert spec.note.endswith("" if held_out else "test tasks are the training tasks")
-    assert (spec.note == "") == (held_out and "humanoid" not in name)
+    assert (spec.note == "") == (held_out and "humanoid" not in name and "resel" not in name)
 
     tasks = spec.tasks.sample(np.random.default_rng(0), 3)
     env.set_tasks(tasks, 2)
@@ -144,6 +149,25 @@ def test_spec_notes_error_and_task_split_of_the_source():
     assert make("humanoid-wind", threads=1).spec.note.endswith("not Gymnasium's")
     assert make("ant-dir/pearl", threads=1).spec.task_split == (100, 30)
     assert make("ant-dir", threads=1).spec.task_split is None
+
+
+def test_gravity_of_resel_is_scaled_over_a_decade():
+    for name, most, reward in (
+        ("ant", 3.0, "v_x + 1 healthy - 0.5 sum a^2"),
+        ("half-cheetah", 3.0, "v_x - 0.1 sum a^2"),
+        ("hopper", 3.0, "v_x + 1 healthy - 0.001 sum a^2"),
+        ("walker2d", 3.0, "v_x + 1 healthy - 0.001 sum a^2"),
+        ("humanoid", 2.0, "1.25 v_x + 5 healthy - 0.1 sum a^2"),
+    ):
+        env = make(f"{name}-gravity/resel", threads=1)
+        (variable,) = env.spec.tasks.variables
+        assert (variable.low, variable.high, env.spec.task_split) == (-most, most, (100, 20))
+        assert env.spec.reward.startswith(reward) and env.spec.horizon == 1000
+        env.set_tasks(np.array([[-most], [0.0], [2.0]]), 1)
+        found = [env._batch.get_model(row).opt.gravity for row in range(3)]
+        expected = [[0.0, 0.0, -9.81 * factor] for factor in (1.5**-most, 1.0, 2.25)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        env.close()
 
 
 def test_name_combines_robot_goal_and_variations():
