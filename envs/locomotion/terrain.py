@@ -23,6 +23,7 @@ from metarl.core.tasks import Choice, Grades, Product, Split, TaskDistribution, 
 from metarl.envs.locomotion.standing import move_to_world, refuse_other_ground
 from metarl.envs.locomotion.world import Ground, Variation, World
 from metarl.envs.rendering.heightfield import PERIOD
+from metarl.envs.robots.bodies import hip_height
 from metarl.envs.robots.ground import height_of, slope_of
 from metarl.envs.robots.robot import Edit, Robot, bare_model
 
@@ -93,18 +94,22 @@ def grid_of(robot: Robot) -> Grid:
     return TRACK if robot.planar else FIELD
 
 
+@functools.cache
 def size_of(robot: Robot) -> float:
-    """Returns the scale of a robot's maps along all axes: 1 as for the Ant, less for smaller ones.
+    """Returns the scale of a robot's maps along all axes: 1 as for the Ant.
 
-    A smaller robot with a free base meets the same landscape in proportion to its height. One whose
-    base is at the ground, like a frame between the feet, does not tell its height.
+    A robot with a free base meets the same landscape in proportion to the height of its base, or
+    of its hips if its base is higher than the Ant's: a Humanoid's is its chest. One whose base is
+    at the ground, like a frame between the feet, does not tell its height.
     """
     model = bare_model(robot)
     level = height_of(model, model.geom(robot.ground).id)
     height = float(robot.rest()[robot.height_index]) - level
     if robot.planar or height < LEAST_HEIGHT:
         return 1.0
-    return min(1.0, round(height / ANT_HEIGHT, 2))
+    if height <= ANT_HEIGHT:
+        return round(height / ANT_HEIGHT, 2)
+    return max(1.0, round(min(height, hip_height(robot) - level) / ANT_HEIGHT, 2))
 
 
 def ridges(distance: np.ndarray, period: float) -> np.ndarray:
@@ -267,7 +272,7 @@ class Terrain(Variation):
     """A map of the atlas as the ground; the kinds of TEST_KINDS are held out.
 
     The map repeats itself without an end. Health depends on the height above the ground. For robots
-    lower than the Ant the map is smaller in all three dimensions (`size_of`).
+    of another size than the Ant all three dimensions of the map are in proportion (`size_of`).
 
     Attributes:
         observed: Append heights of the ground around the robot to the observation.
@@ -283,12 +288,12 @@ class Terrain(Variation):
     revisions = 1  # the edge of the map ended an episode
     formula = (
         "the ground is a map of the given kind, level of difficulty and patch, endless: it repeats "
-        f"every {FIELD.period[0]:g} m ({TRACK.period[0]:g} m for planar robots); smaller in "
-        "proportion for free robots lower than the Ant"
+        f"every {FIELD.period[0]:g} m ({TRACK.period[0]:g} m for planar robots), in "
+        "proportion for free robots of another size than the Ant"
     )
 
     def num_revisions(self, robot: Robot) -> int:
-        """Returns the revisions; small robots once had the maps of the Ant."""
+        """Returns the revisions; robots of all sizes once had the maps of the Ant."""
         # the heights observed were once along the axes of the world for all
         has_turned = self.observed and robot.observes_own_axes
         return self.revisions + (size_of(robot) != 1.0) + has_turned

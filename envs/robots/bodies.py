@@ -6,10 +6,14 @@ import mujoco
 import numpy as np
 
 from metarl.envs.robots.arms.effector import find_effector
+from metarl.envs.robots.ground import box_of
 from metarl.envs.robots.robot import Robot, bare_model
 
 LEAST_SHARE = 0.01
 """Share of the mass welded to a base below which the base is a mere frame, as in URDF."""
+
+SAME_LEVEL = 0.1
+"""Height above the lowest shape up to which a body is a foot, as a share of the robot's height."""
 
 
 def carrier(robot: Robot) -> int:
@@ -64,3 +68,35 @@ def extent(robot: Robot) -> np.ndarray:
     centre = data.geom_xpos[own] + np.einsum("gij,gj->gi", rotation, box[:, :3])
     half = np.einsum("gij,gj->gi", np.abs(rotation), box[:, 3:])
     return (centre + half).max(axis=0) - (centre - half).min(axis=0)
+
+
+def hip_height(robot: Robot) -> float:
+    """Returns the height of the highest joint at which a leg begins, at rest [m, world].
+
+    Legs are the branches of the body from which all feet hang; of a robot with one leg, it is the
+    height of the base.
+    """
+    model, is_own = bare_model(robot), moving_bodies(robot)
+    data = mujoco.MjData(model)
+    data.qpos[:] = robot.rest()
+    mujoco.mj_kinematics(model, data)
+    base = float(data.qpos[robot.height_index])
+    collides = (model.geom_contype | model.geom_conaffinity) != 0
+    geoms = np.flatnonzero(collides & is_own[model.geom_bodyid])
+    low = np.array([box_of(model, data, int(geom))[0, 2] for geom in geoms])
+    if not len(low):
+        return base
+    level = low.min() + SAME_LEVEL * (base - low.min())
+    paths = [_path_to(model, int(body)) for body in set(model.geom_bodyid[geoms[low <= level]])]
+    common = set.intersection(*map(set, paths))
+    legs = {body for path in paths for body in path} - common
+    is_hip = np.isin(model.jnt_bodyid, [b for b in legs if model.body_parentid[b] in common])
+    return float(data.xanchor[is_hip, 2].max()) if is_hip.any() else base
+
+
+def _path_to(model: mujoco.MjModel, body: int) -> list[int]:
+    """Returns a body and those that carry it."""
+    path = [body]
+    while path[-1]:
+        path.append(int(model.body_parentid[path[-1]]))
+    return path

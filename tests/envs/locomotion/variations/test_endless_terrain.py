@@ -102,7 +102,8 @@ def test_robot_walks_over_the_edge_of_its_map(robot, kind):
 
 @pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH, HUMANOID], ids=lambda robot: robot.name)
 def test_ground_is_the_same_in_every_period(robot):
-    env, period = build(robot), (TRACK if robot.planar else FIELD).period
+    env, size = build(robot), size_of(robot)
+    period = size * np.array((TRACK if robot.planar else FIELD).period)
     shift_x = period[0] * np.array([0.0, 1.0, -3.0, 250.0])
     shift_y = period[1] * np.array([0.0, 2.0, -1.0, 17.0])
     task = [kind_number["rough"], 1.0, 2.0]
@@ -113,9 +114,9 @@ def test_ground_is_the_same_in_every_period(robot):
         qpos[:, 2] = np.pi
     else:
         qpos[:, 3:7] = 0.0, 1.0, 0.0, 0.0
-    qpos[:, 0], qpos[:, robot.height_index] = 6.3 + shift_x, 0.35 - robot.planar
+    qpos[:, 0], qpos[:, robot.height_index] = 6.3 * size + shift_x, 0.35 - robot.planar
     if not robot.planar:
-        qpos[:, 1] = -7.1 + shift_y
+        qpos[:, 1] = -7.1 * size + shift_y
     env.restore(qpos, np.zeros((4, env.model.nv)))
     record = run(env, np.zeros((25, 4, env.spec.action_size)))["qpos"]
     record[:, :, 0] -= shift_x

@@ -28,6 +28,7 @@ from metarl.envs.locomotion.terrain import (
     size_of,
 )
 from metarl.envs.locomotion.variations import Friction
+from metarl.envs.robots.guessing.guess import robot_from_mjcf
 from metarl.envs.robots.included.gymnasium import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D
 from metarl.envs.robots.included.quadruped import QUADRUPED
 
@@ -144,7 +145,9 @@ def test_training_and_test_kinds_are_disjoint():
 # --- heights compared with MuJoCo's
 
 
-@pytest.mark.parametrize("robot", [ANT, HALF_CHEETAH, QUADRUPED], ids=lambda robot: robot.name)
+@pytest.mark.parametrize(
+    "robot", [ANT, HALF_CHEETAH, QUADRUPED, HUMANOID], ids=lambda robot: robot.name
+)
 def test_ground_height_equals_mujocos_ray_casts(robot):
     env = build(robot)
     tasks = [[kind, 1.0, patch] for kind in range(len(KINDS)) for patch in (0, 3)]
@@ -178,6 +181,34 @@ def test_small_robot_meets_the_landscape_in_proportion():
     found = small._world.ground.height(0.38 * x, 0.38 * y)
     np.testing.assert_allclose(found, 0.38 * expected, atol=1e-5)
     assert (small.spec.version, large.spec.version) == (3, 3 - 1)
+
+
+def test_large_robot_meets_the_landscape_in_proportion():
+    # its hips are 0.935 m above the ground, its base, the chest, 1.4 m; the Ant's are at 0.75 m
+    assert size_of(HUMANOID) == round(0.935 / 0.75, 2) == 1.25
+    plain, large = build(ANT), build(HUMANOID)
+    tasks = np.array([[kind, 0.6, 1.0] for kind in range(len(KINDS))], dtype=float)
+    for env in (plain, large):
+        env.set_tasks(tasks, 1)
+    x, y = np.random.default_rng(0).uniform(-50.0, 50.0, (2, len(tasks), 100))
+    expected = plain._world.ground.height(x, y)
+    found = large._world.ground.height(1.25 * x, 1.25 * y)
+    np.testing.assert_allclose(found, 1.25 * expected, atol=1e-5)
+    assert large.spec.version == plain.spec.version + 1
+
+
+@pytest.mark.parametrize(("legs", "size"), [(2, 1.4), (1, 2.0)])
+def test_size_is_that_of_the_hips_of_a_large_robot(tmp_path, legs, size):
+    path = tmp_path / "giant.xml"
+    leg = """<body pos="{x} 0 -0.45"><joint name="hip{x}" axis="0 1 0" range="-60 60"/>
+    <geom type="capsule" size="0.05" fromto="0 0 0 0 0 -0.5"/><body pos="0 0 -0.5">
+    <joint name="knee{x}" axis="0 1 0" range="-60 60"/>
+    <geom type="capsule" size="0.05" fromto="0 0 0 0 0 -0.5"/></body></body>"""
+    parts = "".join(leg.format(x=x) for x in (0.3, -0.3)[:legs])
+    path.write_text(f"""<mujoco><worldbody><body pos="0 0 1.5"><freejoint/>
+    <geom type="box" size="0.4 0.2 0.1"/>{parts}</body></worldbody><actuator>
+    <position joint="hip0.3" kp="9"/><position joint="knee0.3" kp="9"/></actuator></mujoco>""")
+    assert size_of(robot_from_mjcf(path)) == size
 
 
 def test_base_at_the_ground_says_nothing_of_the_size():
