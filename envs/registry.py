@@ -251,7 +251,11 @@ def _goals_of(robot: Robot) -> dict[str, Goal | Command]:
     goals |= {"fwd-bwd": ForwardBackward()}
     if robot.planar:
         return goals | {"dir": ForwardBackward()}
-    return goals | {"dir": Direction(), "goal": Position(), "command": Command()}
+    return goals | {
+        "dir": Direction(),
+        "goal": Position(),
+        "command": Command(**dict(robot.command)),
+    }
 
 
 def _misfit(robot: Robot, parts: str) -> str:

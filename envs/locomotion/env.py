@@ -57,6 +57,7 @@ class MujocoBatchEnv:
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
         self._tally, self._level = Tally(), 1.0
         self._parts, self._scan = recipe.observation(), recipe.scan()
+        self._least_stage = recipe.stage
         self._make_batch: Any = Batch
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
         self._unit = np.array(self.robot.action_scale)
@@ -123,7 +124,7 @@ class MujocoBatchEnv:
         self._action = np.empty(self._ctrl.shape)  # contiguous, unlike the array of the batch
         self._effector = None
         # the place of an end effector is that after the step, not before its last substep
-        self._stage = self.robot.stage
+        self._stage = self._least_stage
         if place := find_effector(self.model, self.robot.effector):
             self._effector = batch.bind(place.field)[:, place.row]
             self._stage = max(self._stage, int(mujoco.mjtStage.mjSTAGE_POS))
@@ -148,7 +149,7 @@ class MujocoBatchEnv:
         self._noise, self._time = np.zeros(shape), np.zeros(num_rows, dtype=int)
         self._commands = None
         if isinstance(self.goal, Command):
-            self._commands = Commands(self.goal, batch, self.spec.horizon, self.spec.dt)
+            self._commands = Commands(self.goal, batch, self.spec, self.robot.feet)
             self._readers.append((self._commands.reader(), self._obs[:, start : start + SIZE]))
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
         self._world = World(self.robot, self.variations, batch)

@@ -16,7 +16,7 @@ from metarl.envs.locomotion.goals.hidden import Goal, RewardTerms
 from metarl.envs.locomotion.goals.reach import Reach
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots import quantities
-from metarl.envs.robots.observation import Term, list_observation
+from metarl.envs.robots.observation import FootContacts, Term, list_observation
 from metarl.envs.robots.robot import Robot, bare_model, couplings_of
 
 
@@ -145,6 +145,7 @@ class Recipe:
         """Compiles the robot's model with the edits of the variations."""
         robot, variations = self.robot, self.variations
         edits = [edit for variation in variations for edit in variation.edits(robot)]
+        edits += [edit for part in self.hidden_contacts() for edit in part.edits()]
         needs_forces = "cfrc_ext" in dict(robot.derived) or self.terms.contact_cost > 0
         contact_forces = self.observe_contacts or needs_forces
         if not edits and not contact_forces:
@@ -152,4 +153,18 @@ class Recipe:
         model = robot.model(contact_forces=contact_forces, edits=edits)
         for variation in variations:
             variation.finish(robot, model)
+        if self.hidden_contacts():
+            model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
         return model
+
+    @property
+    def stage(self) -> int:
+        """The mjtStage up to which observation and reward need a forward pass after a step."""
+        return max([self.robot.stage, *(part.stage for part in self.hidden_contacts())])
+
+    def hidden_contacts(self) -> list[FootContacts]:
+        """Returns the contacts that the reward needs and the robot does not observe."""
+        contacts = FootContacts(self.robot.feet)
+        is_observed = any(term.part == contacts for term in self.observation())
+        is_rewarded = isinstance(self.goal, Command) and self.goal.air_time > 0.0
+        return [contacts] if is_rewarded and not is_observed else []

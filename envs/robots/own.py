@@ -34,8 +34,11 @@ KEYS = (
 ).split()
 """Required keys of the file."""
 
-OPTIONAL: dict[str, Any] = {"lowpass": 0.0, "delay": 0}
+OPTIONAL: dict[str, Any] = {"lowpass": 0.0, "delay": 0, "command": {}}
 """Other keys, with the value that they have if they are missing."""
+
+WEIGHTS = ("bobbing", "rolling", "jerk", "torque", "limits", "air_time")
+"""Weights of the goal `command` that the key `command` may have."""
 
 MOST_DELAY = 50
 """Largest delay of the controls [control steps]."""
@@ -136,6 +139,7 @@ def build_robot(
         definition=_identify(definition, source, model),
         lowpass=read.number("lowpass", 0.0, 10.0),
         delay=read.whole("delay", 0, MOST_DELAY),
+        command=read.weights(base == "free", bool(feet)),
         **{key: read.number(key, 0.0, 1e6) for key in numbers},
     )
 
@@ -290,6 +294,20 @@ class _Reader:
                 raise self._refuse(f"physics.{key}", value[key], f"one of {', '.join(known)}")
         timestep = self._number("physics.timestep", value["timestep"], 1e-5, 0.1)
         return Physics(timestep, value["cone"], value["integrator"])
+
+    def weights(self, has_command: bool, has_feet: bool) -> tuple[tuple[str, float], ...]:
+        value = self.tree["command"]
+        if not isinstance(value, dict) or (value and not has_command):
+            hint = "a mapping of weights to numbers, of a robot with a free base"
+            raise self._refuse("command", value, hint)
+        for name in value:
+            if name not in WEIGHTS:
+                hint = f"with {', '.join(WEIGHTS)} alone{nearest(str(name), WEIGHTS)}"
+                raise self._refuse("command", value, hint)
+        found = tuple((k, self._number(f"command.{k}", v, 0.0, 1e6)) for k, v in value.items())
+        if dict(found).get("air_time") and not has_feet:
+            raise self._refuse("command.air_time", value["air_time"], "0 for a robot without feet")
+        return found
 
     def effector(self, model: mujoco.MjModel, home: tuple[float, ...]) -> str:
         name = self.text("effector")

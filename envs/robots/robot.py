@@ -128,6 +128,7 @@ class Robot:
         bonus: Reward of every step after which a robot of the user is healthy.
         control_cost: Weight of the sum of squares of the policy's clipped outputs, likewise.
         top_speed: Largest speed of the tasks of the goal `vel` [m/s], likewise.
+        command: Weights of the goal `command` that differ from its own, by name.
         lowpass: Time constant of a first-order filter of the controls [s]; 0 is none.
         delay: Control steps by which the controls come late.
     """
@@ -162,6 +163,7 @@ class Robot:
     bonus: float = 0.5
     control_cost: float = 0.01
     top_speed: float = 1.0
+    command: tuple[tuple[str, float], ...] = ()
     lowpass: float = 0.0
     delay: int = 0
 

@@ -9,11 +9,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl.core.env import Quantity
+from metarl.core.env import EnvSpec, Quantity
 from metarl.core.tasks import TaskDistribution, Uniform
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.robots.frames import rotation
 from metarl.envs.robots.moments import find_moments
+from metarl.envs.robots.observation import FootContacts
 from metarl.envs.robots.robot import Reader, Robot, bare_model
 
 SIZE = 3
@@ -26,6 +27,15 @@ QUANTITIES = [
 ]
 """Them, as a part of the observation."""
 
+SOFT = 0.9
+"""Share of the range of a joint around its middle within which it costs nothing."""
+
+LONG = 0.5
+"""Time in the air from which on a step of a foot earns something [s]."""
+
+SLOW = 0.1
+"""Commanded speed up to which steps of feet earn and cost nothing [m/s]."""
+
 _SAMPLES = 20_000
 """Commands over which the reward of standing still is averaged."""
 
@@ -35,8 +45,9 @@ class Command:
     """Follow a velocity that is observed and drawn anew from time to time.
 
     With e = command - motion in the axes of the base, a step earns
-    exp(-|e_xy|^2 / s) + exp(-e_turn^2 / s) / 2, less costs of bobbing, rolling, jerky actions and
-    torques. The hidden part of the task is the world.
+    exp(-|e_xy|^2 / s) + exp(-e_turn^2 / s) / 2, less costs of bobbing, rolling, jerky actions,
+    torques and joints near their limits, and a bonus of long steps. The hidden part of the task is
+    the world.
 
     Attributes:
         forward: Range of the speed forward [m/s].
@@ -51,8 +62,13 @@ class Command:
         jerk: Weight of the sum of squares of the change of the policy's clipped outputs.
         torque: Weight of the mean square of the actuators' forces in the last physics step, as
             shares of their limits; an actuator without one (a damper) counts nothing.
+        limits: Weight of the sum of what joints are beyond SOFT of their ranges [rad or m].
+        air_time: Weight of the sum, over feet that land, of their time in the air less LONG [s];
+            none where the command is slower than SLOW. It needs `Robot.feet`.
 
-    Source: the rewards of legged_gym (Rudin et al. 2022, arXiv:2109.11978), with our weights.
+    Source: the rewards of legged_gym (Rudin et al. 2022, arXiv:2109.11978), with our weights. Those
+    of `limits` and `air_time` are zero but in files of robots (`Robot.command`), and a contact is
+    one after the step, not one of the last two.
     """
 
     forward: tuple[float, float] = (-0.6, 1.0)
@@ -66,6 +82,8 @@ class Command:
     rolling: float = 0.02
     jerk: float = 0.005
     torque: float = 0.2
+    limits: float = 0.0
+    air_time: float = 0.0
     tasks: TaskDistribution = field(default_factory=lambda: Uniform((), held_out=False))
 
     @property
@@ -75,6 +93,8 @@ class Command:
             f"exp(-|e_xy|^2/{self.width:g}) + 0.5 exp(-e_turn^2/{self.width:g}) "
             f"- {self.bobbing:g} v_z^2 - {self.rolling:g} |w|^2 - {self.jerk:g} |da|^2 "
             f"- {self.torque:g} mean f^2"
+            + (f" - {self.limits:g} sum excess" if self.limits else "")
+            + (f" + {self.air_time:g} sum (t_air - {LONG:g})" if self.air_time else "")
         )
 
     @property
@@ -153,27 +173,77 @@ def count_revisions(robot: Robot) -> int:
     return int(bool(is_limited or has_damper or is_late))
 
 
+class SoftLimits:
+    """Excess of the joints of M robots over SOFT of their ranges.
+
+    Args:
+        batch: The simulations.
+    """
+
+    def __init__(self, batch: Any):
+        model = batch.model
+        single = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+        joints = np.flatnonzero(model.jnt_limited & np.isin(model.jnt_type, list(map(int, single))))
+        self._places, self._qpos = model.jnt_qposadr[joints], batch.bind("qpos")
+        low, high = model.jnt_range[joints].T
+        self._middle, self._half = 0.5 * (low + high), 0.5 * SOFT * (high - low)
+
+    def excess(self) -> np.ndarray:
+        """Returns the sums (M,) over the joints [rad or m]."""
+        off = np.abs(self._qpos[:, self._places] - self._middle)
+        return np.maximum(off - self._half, 0.0).sum(axis=1)
+
+
+class AirTimes:
+    """Times of the feet of M robots in the air.
+
+    Args:
+        feet: Names of their geoms.
+        batch: The simulations; its model has the sensors of `FootContacts`.
+        dt: Duration of a control step [s].
+    """
+
+    def __init__(self, feet: tuple[str, ...], batch: Any, dt: float):
+        self._read, self._dt = FootContacts(feet).reader(batch), dt
+        self._contact = np.zeros((batch.nsim, len(feet)), dtype=bool)
+        self._time = np.zeros(self._contact.shape)
+
+    def start(self, rows: np.ndarray) -> None:
+        """Starts episodes in the rows (an index)."""
+        self._time[rows] = 0.0
+
+    def land(self, alive: np.ndarray) -> np.ndarray:
+        """Returns the sums (M,) of time - LONG [s] over feet that land; advances rows alive."""
+        self._read(self._contact)
+        time = self._time + self._dt
+        lands = self._contact & (self._time > 0.0)
+        self._time[alive] = np.where(self._contact, 0.0, time)[alive]
+        return np.where(lands, time - LONG, 0.0).sum(axis=1)
+
+
 class Commands:
     """The commands of M robots in their episodes.
 
     Args:
         goal: The ranges and the reward.
         batch: The simulations.
-        horizon: T.
-        dt: Duration of a control step [s].
+        spec: The environment.
+        feet: Names of the geoms of the feet.
     """
 
-    def __init__(self, goal: Command, batch: Any, horizon: int, dt: float):
+    def __init__(self, goal: Command, batch: Any, spec: EnvSpec, feet: tuple[str, ...]):
         self._goal = goal
         self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
         self._force = batch.bind("actuator_force")
         model, rows = batch.model, batch.nsim
         self._limits, self._cut = find_force_limits(model)
         self._force_of_step: np.ndarray | None = None
-        self._hold = max(1, round(goal.period / dt))
-        self._schedule = np.zeros((rows, -(-(horizon + 1) // self._hold), SIZE))
+        self._hold = max(1, round(goal.period / spec.dt))
+        self._schedule = np.zeros((rows, -(-(spec.horizon + 1) // self._hold), SIZE))
         self._step = np.zeros(rows, dtype=int)
         self._action = np.zeros((rows, model.nu))
+        self._soft_limits = SoftLimits(batch) if goal.limits else None
+        self._air = AirTimes(feet, batch, spec.dt) if goal.air_time else None
 
     def start(
         self, rows: np.ndarray, rngs: Sequence[np.random.Generator], level: float = 1.0
@@ -182,6 +252,8 @@ class Commands:
         count = self._schedule.shape[1]
         self._schedule[rows] = [self._goal.draw(rng, count, level) for rng in rngs]
         self._step[rows], self._action[rows] = 0, 0.0
+        if self._air:
+            self._air.start(rows)
 
     @property
     def now(self) -> np.ndarray:
@@ -225,6 +297,11 @@ class Commands:
             "jerk": -goal.jerk * jerk,
             "torque": -goal.torque * torque,
         }
+        if self._soft_limits:
+            parts["limits"] = -goal.limits * self._soft_limits.excess()
+        if self._air:
+            is_moving = np.hypot(*self.now[:, :2].T) > SLOW
+            parts["air_time"] = goal.air_time * self._air.land(alive) * is_moving
         self._action[alive] = action[alive]
         self._step += alive
         return parts

@@ -174,8 +174,8 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
     path = Path(path)
     tree = {guess.key: guess.value for guess in guess_robot(path)}
     for key in keys:
-        if key not in tree:
-            raise ConfigError(f"{path}: unknown key {key}{nearest(key, tree)}")
+        if key not in (known := {**tree, **OPTIONAL}):
+            raise ConfigError(f"{path}: unknown key {key}{nearest(key, known)}")
     tree |= keys
     if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
         timestep = keys["physics"].get("timestep")
