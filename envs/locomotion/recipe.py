@@ -67,6 +67,7 @@ class Recipe:
         first = int(bare_model(self.robot).jnt_bodyid[0])
         changes += int(self.robot.torso() != first)
         changes += bool(couplings_of(self.robot))  # their followers once had noise of their own
+        changes += self.robot.has_clipped_starts  # the noise once left the ranges of joints
         return 1 + changes + self.robot.definition
 
     def observation(self) -> list[Term]:

@@ -20,7 +20,15 @@ from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.ground import find_ground
 from metarl.envs.robots.health import Standing, Upright
 from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
-from metarl.envs.robots.robot import CONES, INTEGRATORS, Observed, Physics, Robot
+from metarl.envs.robots.quantities import joint_name
+from metarl.envs.robots.robot import (
+    CONES,
+    INTEGRATORS,
+    Observed,
+    Physics,
+    Robot,
+    find_outside,
+)
 
 LARGEST_FILE = 100_000
 """Size of a robot's file beyond which it is not read [bytes]."""
@@ -103,7 +111,7 @@ def build_robot(
     planar, fixed = base == "planar", base == "fixed"
     refuse_unsupported(model, source)
     require_base(model, base, str(source))
-    home = read.numbers("home", model.nq)
+    home = read.home(model)
     if base == "free" and not any(home[3:7]):
         raise ConfigError(f"{path}: home: the quaternion of the base, home[3:7], is zero")
     names = [model.actuator(i).name for i in range(model.nu)]
@@ -274,6 +282,15 @@ class _Reader:
         if not isinstance(value, list) or len(value) != count:
             raise self._refuse(key, value, f"a list of {count} numbers, like qpos of the model")
         return tuple(self._number(f"{key}[{i}]", x, -1e6, 1e6) for i, x in enumerate(value))
+
+    def home(self, model: mujoco.MjModel) -> tuple[float, ...]:
+        home = self.numbers("home", model.nq)
+        for joint in find_outside(model, np.array(home)):
+            place, name = int(model.jnt_qposadr[joint]), joint_name(model, joint)
+            low, high = model.jnt_range[joint]
+            hint = f"in the range of its joint {name}, {low:.6g} to {high:.6g}"
+            raise self._refuse(f"home[{place}]", home[place], hint)
+        return home
 
     def health(self, planar: bool) -> Callable[..., np.ndarray]:
         value = self.tree["health"]

@@ -114,9 +114,14 @@ def _of_dofs(
     return found
 
 
-def _joint(model: mujoco.MjModel, joint: int) -> tuple[str, mujoco.mjtJoint]:
+def joint_name(model: mujoco.MjModel, joint: int) -> str:
+    """Returns the name of a joint, or that of its body, or its number."""
     name = model.joint(joint).name or model.body(int(model.jnt_bodyid[joint])).name
-    return name or f"joint {joint}", mujoco.mjtJoint(model.jnt_type[joint])
+    return name or f"joint {joint}"
+
+
+def _joint(model: mujoco.MjModel, joint: int) -> tuple[str, mujoco.mjtJoint]:
+    return joint_name(model, joint), mujoco.mjtJoint(model.jnt_type[joint])
 
 
 _FIELDS: dict[str, Callable[[mujoco.MjModel], list[Quantity]]] = {

@@ -55,6 +55,9 @@ INTEGRATORS = {
 }
 """Integrators by name."""
 
+ROUNDING = 1e-6
+"""Distance from its range up to which a joint counts as inside [rad or m]."""
+
 
 @dataclass(frozen=True)
 class Physics:
@@ -230,12 +233,20 @@ class Robot:
         """Returns the body of the base, if that moves; of an arm, that of its first joint."""
         return find_torso(bare_model(self), self.planar)
 
+    @property
+    def has_clipped_starts(self) -> bool:
+        """The noise on `home` would leave the range of a joint, so it is clipped."""
+        home, noise = self.rest(), self.reset_noise
+        low, high = limits_of(self)
+        return self.is_own and bool(((home - noise < low) | (home + noise > high)).any())
+
     def initial_state(
         self, rng: np.random.Generator, rest: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws an initial state as Gymnasium's v5 environments do.
 
-        Joints that follow others have no noise of their own: the state keeps their constraints.
+        Joints that follow others have no noise of their own: the state keeps their constraints. The
+        joints of a user's robot stay in their ranges.
 
         Args:
             rng: The stream of this episode.
@@ -251,6 +262,8 @@ class Robot:
             qvel = rng.uniform(-noise, noise, model.nv)
         else:
             qvel = noise * rng.standard_normal(model.nv)
+        if self.is_own:
+            np.clip(qpos, *limits_of(self), out=qpos)
         couple_state(model, couplings_of(self), qpos, qvel)
         return qpos, qvel
 
@@ -265,6 +278,32 @@ def bare_model(robot: Robot) -> mujoco.MjModel:
 def couplings_of(robot: Robot) -> tuple[Coupling, ...]:
     """Returns the couplings of the model of a robot, leaders before their followers."""
     return tuple(find_couplings(bare_model(robot)))
+
+
+def find_limits(model: mujoco.MjModel) -> np.ndarray:
+    """Returns the smallest and the largest position (2, nq) of the joints [rad or m].
+
+    Those of a free base and of joints without a range are infinite.
+    """
+    limits = np.repeat([[-np.inf], [np.inf]], model.nq, axis=1)
+    kinds = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+    joints = np.flatnonzero(model.jnt_limited.astype(bool) & np.isin(model.jnt_type, kinds))
+    limits[:, model.jnt_qposadr[joints]] = model.jnt_range[joints].T
+    return limits
+
+
+def find_outside(model: mujoco.MjModel, qpos: np.ndarray) -> list[int]:
+    """Returns the joints that a pose (nq,) has outside of their ranges."""
+    low, high = find_limits(model)
+    # numbers of a file have six digits
+    is_outside = (qpos < low - ROUNDING) | (qpos > high + ROUNDING)
+    return [joint for joint in range(model.njnt) if is_outside[model.jnt_qposadr[joint]]]
+
+
+@functools.cache
+def limits_of(robot: Robot) -> np.ndarray:
+    """Returns the limits (2, nq) of the joints of a robot; see `find_limits`."""
+    return find_limits(bare_model(robot))
 
 
 def find_torso(model: mujoco.MjModel, planar: bool) -> int:

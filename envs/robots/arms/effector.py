@@ -17,7 +17,7 @@ from metarl.envs.robots.observation import (
     ObservationField,
     StatePart,
 )
-from metarl.envs.robots.robot import Observed, Reader
+from metarl.envs.robots.robot import Observed, Reader, find_limits
 
 _WORDS = r"attachment|(end)?effector|gripper|grasp|pinch|hand|tool|fingertip|tcp|eef?"
 _NAME = re.compile(rf"(?<![a-z])({_WORDS})(?![a-z])", re.IGNORECASE)
@@ -108,8 +108,7 @@ def require_arm(model: mujoco.MjModel, start: str) -> tuple[str, str]:
 
 def pose_of(model: mujoco.MjModel) -> list[float]:
     """Returns the pose of an arm's model, inside the ranges of its joints, [rad or m]."""
-    limits = np.where(model.jnt_limited.astype(bool)[:, None], model.jnt_range, (-np.inf, np.inf))
-    return np.clip(model.qpos0, *limits.T).round(6).tolist()  # a joint has one entry of qpos
+    return np.clip(model.qpos0, *find_limits(model)).round(6).tolist()
 
 
 def find_idle_joint(model: mujoco.MjModel, effector: Effector) -> str:

@@ -26,7 +26,8 @@ from metarl.envs.robots.own import (
     refuse_unsupported,
     require_base,
 )
-from metarl.envs.robots.robot import Physics, Robot, find_torso
+from metarl.envs.robots.quantities import joint_name
+from metarl.envs.robots.robot import Physics, Robot, find_limits, find_outside, find_torso
 
 GROUNDS = ("floor", "ground", "metarl ground")
 """Names of a ground without one; the first that is free is taken."""
@@ -212,22 +213,30 @@ def _guess_ground(path: Path) -> tuple[str, str]:
 def _guess_home(model: mujoco.MjModel, planar: bool, level: float) -> Guess:
     """Returns the keyframe `home`, the first keyframe, or the model's pose put on the ground.
 
+    Joints outside their ranges are put at the nearer end.
+
     Args:
         model: The model.
         planar: It has a planar base.
         level: Height of the ground [m].
     """
     names = [model.key(i).name for i in range(model.nkey)]
+    name = "home" if "home" in names else next(iter(names), "")
     if names:
-        name = "home" if "home" in names else names[0]
-        qpos = model.key(name).qpos if name else model.key_qpos[0]
-        return Guess("home", qpos.round(6).tolist(), f"qpos of the keyframe {name or 0}")
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    lowest = min((_lowest(model, data, geom) for geom in _own_geoms(model)), default=level)
-    qpos = model.qpos0.copy()
-    qpos[1 if planar else 2] -= lowest - level
-    reason = "no keyframe: the model's pose, with its lowest shape on the ground"
+        pose, reason = model.key(name).qpos if name else model.key_qpos[0], f"{name or 0}"
+        reason = f"qpos of the keyframe {reason}"
+    else:
+        pose, reason = model.qpos0, "no keyframe: the model's pose"
+    qpos = np.clip(pose, *find_limits(model))
+    if outside := find_outside(model, pose):
+        reason += f"; inside the ranges of {', '.join(joint_name(model, j) for j in outside)}"
+    if not names:
+        data = mujoco.MjData(model)
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        lowest = min((_lowest(model, data, geom) for geom in _own_geoms(model)), default=level)
+        qpos[1 if planar else 2] -= lowest - level
+        reason += ", with its lowest shape on the ground"
     return Guess("home", qpos.round(6).tolist(), reason)
 
 
