@@ -36,7 +36,10 @@ from metarl.envs.navigation import NavigationEnv
 from metarl.envs.plugins.processes.usage import Usage, find_growth
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.plugins.values import UNBOUNDED
-from metarl.envs.robots.guessing.inspection import inspect_robot
+from metarl.envs.robots.compiling import collect_warnings
+from metarl.envs.robots.guessing.inspection import WARNING, inspect_robot
+from metarl.envs.robots.health import find_fall
+from metarl.envs.robots.robot import Robot, bare_model
 from metarl.envs.wrappers.wrapper import Wrapper
 
 COMPARED_STEPS = 100
@@ -99,6 +102,12 @@ class _Checks:
     def __init__(self):
         self.findings: list[Finding] = []
         self.note = self.warning = ""
+
+    def split(self, findings: list[str]) -> None:
+        """Takes findings as the note, and those that begin with WARNING as the warning."""
+        warnings = [text for text in findings if text.startswith(WARNING)]
+        self.note = "; ".join(text for text in findings if text not in warnings)
+        self.warning = "; ".join(text.removeprefix(WARNING) for text in warnings)
 
     @contextmanager
     def check(self, name: str, *needs: str) -> Generator[bool]:
@@ -167,11 +176,19 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     with checks.check("pickling"):
         _check_pickling(env)
     if isinstance(env, MujocoBatchEnv):
-        with checks.check("robot"):
-            checks.note = "; ".join(inspect_robot(env.robot))
-        with checks.check("mirror"):
-            checks.note = describe_mirror(env.robot)
+        _check_robot(checks, env.robot)
     return checks.findings
+
+
+def _check_robot(checks: _Checks, robot: Robot) -> None:
+    """Checks that a robot can start in its home pose, and describes what it does."""
+    with checks.check("robot"):
+        with collect_warnings():
+            fall = find_fall(robot, bare_model(robot))
+        require(not fall, f"in its home pose the robot {fall}")
+        checks.split(inspect_robot(robot))
+    with checks.check("mirror"):
+        checks.split([describe_mirror(robot)])
 
 
 def quick_check(env: BatchEnv) -> list[Finding]:

@@ -1,10 +1,25 @@
-"""When a robot is healthy: it has not fallen, and the simulation is sound."""
+"""When a robot is healthy: it has not fallen, and the simulation is sound; a trial of its home."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
+
+from metarl.envs.robots.robot import Robot
+
+MAX_SPEED = 1e4
+"""Bound of qvel [m/s or rad/s] beyond which a simulation has diverged, as in the environment."""
+
+FIRST_STEPS = 5
+"""Control steps without an action within which no usable home pose falls."""
+
+LONGEST_FALL = 0.3
+"""Time within which a robot with feet must land: from 0.44 m; models tried need 0.18 [s]."""
+
+STANDING = 2.0
+"""Time for which the robot should stand without an action [s]."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +100,75 @@ class Upright:
             return upright
         slow = (np.abs(qvel) < self.limit).all(axis=1)
         return upright & slow & (np.abs(qpos[:, 2:]) < self.limit).all(axis=1)
+
+
+def start_at_home(robot: Robot, model: mujoco.MjModel, height: float = 0.0) -> mujoco.MjData:
+    """Returns a simulation at rest in the home pose, lifted by a height [m], without an action."""
+    data = mujoco.MjData(model)
+    data.qpos[:] = robot.rest()
+    if not robot.fixed:
+        data.qpos[robot.height_index] += height
+    data.ctrl[:] = robot.action_centre or 0.0
+    return data
+
+
+def make_step(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    """Makes one control step; returns whether the robot is healthy after it."""
+    for _ in range(robot.frame_skip):
+        mujoco.mj_step(model, data)
+    return is_healthy(robot, data)
+
+
+def is_healthy(robot: Robot, data: mujoco.MjData) -> bool:
+    """Returns whether a robot on level ground is healthy."""
+    if robot.healthy is None:
+        return True
+    height = data.qpos[robot.height_index][None]
+    return bool(robot.healthy(height, data.qpos[None], data.qvel[None])[0])
+
+
+def has_diverged(data: mujoco.MjData) -> bool:
+    """Returns whether the simulation is of no use any more."""
+    return not (np.abs(data.qvel) < MAX_SPEED).all() or not np.isfinite(data.qpos).all()
+
+
+def find_fall(robot: Robot, model: mujoco.MjModel) -> str:
+    """Returns why no episode can begin in the home pose, "" where one can.
+
+    The robot is unhealthy there, or without an action within FIRST_STEPS control steps, its centre
+    of mass is below the ground, or it has feet and falls longer than LONGEST_FALL before it touches
+    the ground. A robot that falls over later is usable: a policy can learn to balance it.
+    """
+    if robot.healthy is None:
+        return ""
+    data = start_at_home(robot, model)
+    if not is_healthy(robot, data):
+        return "is not healthy (see health)"
+    if _is_buried(robot, model, data):
+        return "has its centre of mass below the ground"
+    steps, lands = 0, not robot.feet
+    while steps < FIRST_STEPS or not lands:
+        is_up, steps = make_step(robot, model, data), steps + 1
+        lands = lands or _lands(model, data)
+        if has_diverged(data):
+            return f"makes the simulation diverge within {data.time:.2g} s"
+        if not is_up:
+            return f"falls within {data.time:.2g} s without an action"
+        if not lands and data.time > LONGEST_FALL:
+            return f"is too high: it falls {LONGEST_FALL:g} s without touching the ground"
+    return ""
+
+
+def _is_buried(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    """Returns whether the robot's centre of mass is below its ground, if that is a plane."""
+    ground = model.geom(robot.ground).id
+    mujoco.mj_fwdPosition(model, data)
+    normal = data.geom_xmat[ground].reshape(3, 3)[:, 2]
+    above = normal @ (data.subtree_com[robot.torso()] - data.geom_xpos[ground])
+    return bool(model.geom_type[ground] == mujoco.mjtGeom.mjGEOM_PLANE and above < 0.0)
+
+
+def _lands(model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    """Returns whether something that moves touches something that does not."""
+    is_static = model.body_weldid[model.geom_bodyid] == 0
+    return bool(is_static[data.contact.geom].any())

@@ -15,10 +15,10 @@ from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.yaml_files import load_yaml
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
 from metarl.envs.robots.arms.leaders import is_underactuated
-from metarl.envs.robots.compiling import compile_own
+from metarl.envs.robots.compiling import collect_warnings, compile_own
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.ground import find_ground
-from metarl.envs.robots.health import Standing, Upright
+from metarl.envs.robots.health import Standing, Upright, find_fall
 from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
 from metarl.envs.robots.quantities import joint_name
 from metarl.envs.robots.robot import (
@@ -27,6 +27,7 @@ from metarl.envs.robots.robot import (
     Observed,
     Physics,
     Robot,
+    bare_model,
     find_outside,
 )
 
@@ -121,7 +122,7 @@ def build_robot(
     terms = terms_of_arm(home, model, effector) if fixed else terms_of(home, model, planar, feet)
     contacts = read.choice("contacts", ("all", "none") if fixed else ("all", "feet"))
     numbers = [key for key in ("bonus", "control_cost", "top_speed") if key in keys_of(base)]
-    return Robot(
+    robot = Robot(
         name,
         str(source),
         frame_skip=read.whole("frame_skip", 1, MOST_STEPS),
@@ -150,6 +151,12 @@ def build_robot(
         command=read.weights(base == "free", bool(feet)),
         **{key: read.number(key, 0.0, 1e6) for key in numbers},
     )
+    with collect_warnings():  # MuJoCo would print them, and write a file
+        fall = find_fall(robot, bare_model(robot))
+    if fall:
+        hint = "put the robot upright on its ground, or change health"
+        raise ConfigError(f"{path}: home: in this pose the robot {fall}; {hint}")
+    return robot
 
 
 def _compile(source: Path, ground: str) -> tuple[mujoco.MjModel, str]:

@@ -136,7 +136,7 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     from metarl.core.machine.files import write_atomically
     from metarl.envs.robots.guessing.guess import goal_of, guess_robot, to_yaml
     from metarl.envs.robots.guessing.inspection import inspect_robot
-    from metarl.envs.robots.own import read_robot
+    from metarl.envs.robots.own import build_robot
 
     model: Path = arguments.model
     if not model.is_file():
@@ -149,12 +149,10 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name with --output")
     guesses = guess_robot(model)
+    keys = {guess.key: guess.value for guess in guesses}
+    # tried before anything is written
+    findings = inspect_robot(build_robot(output.stem, output, keys, model.absolute(), b""))
     write_atomically(output, to_yaml(guesses, model.name))
-    try:
-        findings = inspect_robot(read_robot(output))
-    except BaseException:  # a second try must not meet the file of the first
-        output.unlink()
-        raise
     for guess in guesses:
         show(f"{guess.key:13} {guess.summary:32} {guess.reason}")
     show("\n".join(findings))

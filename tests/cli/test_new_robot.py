@@ -97,3 +97,26 @@ def test_new_robot_that_fails_leaves_no_file(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(inspection, "inspect_robot", fail)
     code, _ = new_robot(tmp_path, capsys)
     assert code == 130 and not (tmp_path / "my_robot.yaml").exists()
+
+
+def test_new_robot_refuses_a_home_that_falls(tmp_path, capsys):
+    model = tmp_path / "fallen.xml"
+    text = Path(QUADRUPED.model_file).read_text()
+    place, upright = text.index("<key "), 'qpos="0 0 0.285 1 0 '
+    upside_down = text[place:].replace(upright, 'qpos="0 0 0.285 0 1 ')
+    model.write_text(text[:place] + upside_down)
+    assert main(["new-robot", str(model)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "fallen.yaml: home: in this pose the robot" in error
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_training_refuses_a_home_that_falls(tmp_path, capsys, monkeypatch):
+    new_robot(tmp_path, capsys)
+    file = tmp_path / "my_robot.yaml"
+    file.write_text(file.read_text().replace("low: 0.", "low: 0.5"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--env", "my_robot.yaml:dir", "--algo", "rl2"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the robot is not healthy" in error
+    assert not (tmp_path / "runs").exists()

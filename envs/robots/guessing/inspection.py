@@ -9,16 +9,14 @@ import numpy as np
 
 from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.compiling import collect_warnings
+from metarl.envs.robots.health import STANDING, has_diverged, make_step, start_at_home
 from metarl.envs.robots.robot import Robot
 
-MAX_SPEED = 1e4
-"""Bound of qvel [m/s or rad/s], as in the environment."""
+WARNING = "warning: "
+"""Beginning of a finding that may be a mistake."""
 
 SPARSE_FROM = 60
 """Degrees of freedom from which MuJoCo's Jacobian is sparse, if the model leaves it the choice."""
-
-STANDING = 2.0
-"""Time for which the robot should stand without an action [s]."""
 
 
 def inspect_robot(robot: Robot) -> list[str]:
@@ -48,37 +46,19 @@ def describe_solver(model: mujoco.MjModel, version: str) -> str:
     if version != "4.0.0" or not is_sparse or model.opt.solver != mujoco.mjtSolver.mjSOL_NEWTON:
         return ""
     hint = 'use MuJoCo 4.0.1, or <option jacobian="dense"/>'
-    return f"warning: MuJoCo 4.0.0 solves contacts wrongly with a sparse Jacobian; {hint}"
-
-
-def _start(robot: Robot, model: mujoco.MjModel, height: float = 0.0) -> mujoco.MjData:
-    data = mujoco.MjData(model)
-    data.qpos[:] = robot.rest()
-    if not robot.fixed:
-        data.qpos[robot.height_index] += height
-    data.ctrl[:] = robot.action_centre or 0.0
-    return data
-
-
-def _step(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
-    """Makes one control step; returns whether the robot is healthy after it."""
-    for _ in range(robot.frame_skip):
-        mujoco.mj_step(model, data)
-    if robot.healthy is None:
-        return True
-    height = data.qpos[robot.height_index][None]
-    return bool(robot.healthy(height, data.qpos[None], data.qvel[None])[0])
+    return f"{WARNING}MuJoCo 4.0.0 solves contacts wrongly with a sparse Jacobian; {hint}"
 
 
 def _describe_standing(robot: Robot, model: mujoco.MjModel) -> str:
-    data = _start(robot, model)
+    data = start_at_home(robot, model)
     start = _effector_position(robot, model, data)
     while data.time < STANDING:
-        is_healthy = _step(robot, model, data)
-        if not np.isfinite(data.qpos).all() or np.abs(data.qvel).max() > MAX_SPEED:
-            return "diverges in its home pose: try a smaller timestep"
+        is_healthy = make_step(robot, model, data)
+        if has_diverged(data):
+            return f"{WARNING}diverges in its home pose: try a smaller timestep"
         if not is_healthy:
-            return f"falls {data.time:.2f} s after its home pose, without an action"
+            text = f"falls {data.time:.2f} s after its home pose, without an action"
+            return f"{WARNING}{text}: its policy must learn to balance"
     if robot.fixed:
         sag = 1000.0 * np.linalg.norm(_effector_position(robot, model, data) - start)
         return f"after {STANDING:g} s without an action, {robot.effector} is {sag:.0f} mm from home"
@@ -105,10 +85,10 @@ def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
     for actuator in range(model.nu):
         ends = []
         for direction in (0.0, 0.5):
-            data = _start(robot, model, height=10.0)
+            data = start_at_home(robot, model, height=10.0)
             data.ctrl[actuator] += direction * scales[actuator]
             for _ in range(5):
-                _step(robot, model, data)
+                make_step(robot, model, data)
             ends.append(data.qpos.copy())
         joints = slice(0 if robot.fixed else 3 if robot.planar else 7, None)
         moved = np.abs(ends[1] - ends[0])
@@ -120,13 +100,13 @@ def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
 
 
 def _speed(robot: Robot, model: mujoco.MjModel, steps: int = 300) -> str:
-    data, rng = _start(robot, model), np.random.default_rng(0)
+    data, rng = start_at_home(robot, model), np.random.default_rng(0)
     scales, before = np.broadcast_to(robot.action_scale, model.nu), time.perf_counter()
     for _ in range(steps):
         data.ctrl[:] = np.array(robot.action_centre or 0.0) + scales * rng.uniform(
             -1.0, 1.0, model.nu
         )
-        _step(robot, model, data)
+        make_step(robot, model, data)
     rate = steps / (time.perf_counter() - before)
     warnings = sum(int(warning.number) for warning in data.warning)
     geoms = int(((model.geom_contype > 0) | (model.geom_conaffinity > 0)).sum())

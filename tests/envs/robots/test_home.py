@@ -1,17 +1,27 @@
-"""Home poses and starts of users' robots: inside the ranges of the joints."""
+"""Home poses and starts of users' robots: inside the ranges of the joints, and no falls."""
+
+from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
 from own_robots import edit_model, values
 
 from metarl.core.errors import ConfigError
+from metarl.envs import env_checker
 from metarl.envs.registry import own_recipe
 from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.health import Standing
 from metarl.envs.robots.included.quadruped import QUADRUPED
 from metarl.envs.robots.own import read_robot
 
 LIMIT = np.pi / 3  # the hips turn by 60 degrees
+BAND = {"low": 0.165, "high": 0.66, "tilt": 1.0}
 KEY = '<keyframe><key name="home" qpos="0 0 0.4 1 0 0 0 {}"/></keyframe>'
+
+
+def gymnasium_model(name):
+    return files("gymnasium") / "envs" / "mujoco" / "assets" / f"{name}.xml"
 
 
 def starts(robot, count=50):
@@ -65,3 +75,41 @@ def test_home_outside_a_range_is_refused_by_name(robot_file):
     message = "home.8. = 1.5: must be in the range of its joint right_hip, -1.0472 to 1.0472"
     with pytest.raises(ConfigError, match=message):
         read_robot(robot_file(home=home))
+
+
+# --- falls ----------------------------------------------------------------------------------------
+
+
+def home_at(height):
+    return [0, 0, height, 1, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"home": home_at(0.7)}, "is not healthy"),
+        ({"home": [0, 0, 0.33, 0, 1, 0, 0, 0, 0]}, "is not healthy"),  # upside down
+        ({"home": home_at(3.0), "health": BAND | {"high": 4.0}}, "is too high: it falls 0.3 s"),
+        ({"health": BAND | {"low": 0.3299}}, "falls within 0.0. s without an action"),
+        ({"home": home_at(-0.1), "health": BAND | {"low": -0.2}}, "has its centre of mass below"),
+    ],
+)
+def test_home_that_falls_at_once_is_refused(robot_file, changes, reason):
+    with pytest.raises(ConfigError, match=rf"robot.yaml: home: in this pose the robot {reason}"):
+        read_robot(robot_file(**changes))
+
+
+def test_home_that_falls_over_later_is_a_warning():
+    robot = robot_from_mjcf(gymnasium_model("walker2d_v5"))  # a biped of motors
+    checks = env_checker._Checks()
+    env_checker._check_robot(checks, robot)
+    (finding, _) = checks.findings
+    assert not finding.violation and finding.note.startswith("each of the 6 actuators")
+    assert finding.warning.startswith("falls 1.") and "without an action" in finding.warning
+
+
+def test_checker_refuses_a_home_that_falls_at_once(write):
+    robot = replace(robot_from_mjcf(write()), healthy=Standing(0.4, 1.0, 1.0))
+    checks = env_checker._Checks()
+    env_checker._check_robot(checks, robot)
+    assert checks.findings[0].violation == "in its home pose the robot is not healthy (see health)"
