@@ -43,6 +43,12 @@ def collides(model: mujoco.MjModel, geom: int) -> bool:
     return bool((meets[others] != 0).any() or others[partners].any())
 
 
+def can_collide(model: mujoco.MjModel, geom: int) -> bool:
+    """Tells if a geom has contacts at all, by its bits or a pair of the model."""
+    is_paired = geom in model.pair_geom1 or geom in model.pair_geom2
+    return bool(model.geom_contype[geom] | model.geom_conaffinity[geom]) or is_paired
+
+
 def height_of(model: mujoco.MjModel, geom: int) -> float:
     """Returns the height of a plane that does not move, or of the top of another geom [m]."""
     data = _pose(model)

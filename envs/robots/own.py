@@ -15,9 +15,14 @@ from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.yaml_files import load_yaml
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
 from metarl.envs.robots.arms.leaders import is_underactuated
-from metarl.envs.robots.compiling import collect_warnings, compile_own
+from metarl.envs.robots.compiling import (
+    collect_warnings,
+    compile_own,
+    refuse_unsupported,
+    require_base,
+)
 from metarl.envs.robots.copies import check_assets, read_spec
-from metarl.envs.robots.ground import find_ground
+from metarl.envs.robots.ground import can_collide, find_ground
 from metarl.envs.robots.health import Standing, Upright, find_fall
 from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
 from metarl.envs.robots.quantities import joint_name
@@ -120,7 +125,7 @@ def build_robot(
     effector = read.effector(model, home) if fixed else ""
     feet = () if fixed else read.feet(model)
     terms = terms_of_arm(home, model, effector) if fixed else terms_of(home, model, planar, feet)
-    contacts = read.choice("contacts", ("all", "none") if fixed else ("all", "feet"))
+    contacts = read.contacts(model, "none" if fixed else "feet")
     numbers = [key for key in ("bonus", "control_cost", "top_speed") if key in keys_of(base)]
     robot = Robot(
         name,
@@ -142,7 +147,8 @@ def build_robot(
         observation=read.observation(terms, model),
         ground=ground,
         feet=feet,
-        feet_only=contacts != "all",
+        feet_only=contacts in ("feet", "none"),
+        colliding=contacts if isinstance(contacts, tuple) else (),
         physics=read.physics(),
         is_own=True,
         definition=_identify(definition, source, model),
@@ -174,72 +180,6 @@ def _identify(definition: bytes, source: Path, model: mujoco.MjModel) -> int:
     digest = hashlib.sha256(definition + resolved.encode())
     digest.update(model.mesh_vert.tobytes() + model.hfield_data.tobytes())
     return int.from_bytes(digest.digest()[:4], "big") // 2
-
-
-def refuse_unsupported(model: mujoco.MjModel, path: Path) -> None:
-    """Refuses models that no environment can use.
-
-    Raises:
-        ConfigError: The model is such; the message has the reason.
-    """
-    reason = None
-    if model.njnt == 0:
-        reason = "it has no joint"
-    elif model.nu == 0:
-        reason = "it has no actuator"
-        if path.suffix.lower() == ".urdf":
-            reason += "; MuJoCo reads none from URDF: save it as MJCF and add them"
-    elif (model.jnt_type == mujoco.mjtJoint.mjJNT_BALL).any():
-        reason = "ball joints are not supported; take three hinges"
-    elif model.nmocap:
-        reason = "a mocap body is moved by hand and not by physics"
-    elif model.na:
-        reason = "an actuator has a state of its own (muscle, filter), which a reset would lose"
-    elif model.nu != model.nactuator:
-        reason = "an actuator takes several controls (pid); take position, velocity or motor"
-    elif (model.actuator_delay > 0.0).any():
-        late = model.actuator(int(np.argmax(model.actuator_delay > 0.0))).name
-        reason = f"actuator {late} has a delay of its own, which starts with a control of 0; "
-        reason += "leave it out and use the key delay of the robot's file"
-    if reason:
-        raise ConfigError(f"{path}: {reason}")
-
-
-def require_base(model: mujoco.MjModel, base: str, where: str) -> None:
-    """Requires that the first joints move the base as BASES says.
-
-    Raises:
-        ConfigError: They do not, and the message says what is there.
-    """
-    kinds = [mujoco.mjtJoint(kind) for kind in model.jnt_type]
-    free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
-    hinge = mujoco.mjtJoint.mjJNT_HINGE
-    if base == "planar":
-        if kinds[:3] != [slide, slide, hinge] or not _is_plane(model):
-            hint = "a planar base has slides along x and z and a hinge around y, as first joints"
-            raise ConfigError(f"{where}: base: planar: {hint}, in axes of the world")
-        return
-    if base == "fixed":
-        if free in kinds:
-            hint = "a fixed base has none; an object beside an arm is not supported"
-            raise ConfigError(f"{where}: base: fixed: the model has a free joint; {hint}")
-        return
-    if kinds[0] != free:
-        found = f"the {kinds[0].name[6:].lower()} joint first"
-        hint = "an arm has base: fixed"
-        raise ConfigError(f"{where}: base: free: the model has {found}, not a free joint; {hint}")
-    if kinds.count(free) > 1:
-        raise ConfigError(f"{where}: the model has {kinds.count(free)} free bodies; must be one")
-
-
-def _is_plane(model: mujoco.MjModel) -> bool:
-    """Returns whether the first three joints move one chain along x and z and around y [world]."""
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    x, z, turn = data.xaxis[:3]
-    axes = [x, z, np.abs(turn)]
-    is_chain = model.dof_parentid[:3].tolist() == [-1, 0, 1]
-    return is_chain and np.allclose(axes, [[1, 0, 0], [0, 0, 1], [0, 1, 0]], rtol=0.0, atol=1e-6)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -360,6 +300,23 @@ class _Reader:
                 raise self._refuse("feet", value, hint)
         if self.tree["contacts"] == "feet" and not value:
             raise self._refuse("feet", value, "the geoms that collide, because contacts: feet")
+        return tuple(value)
+
+    def contacts(self, model: mujoco.MjModel, other: str) -> str | tuple[str, ...]:
+        value, hint = self.tree["contacts"], f"all or {other}, or a list of geoms"
+        if not isinstance(value, list):
+            if value in ("all", other):
+                return value
+            raise self._refuse("contacts", value, hint)
+        names = {model.geom(i).name: i for i in range(model.ngeom)}
+        own = [n for n, i in names.items() if n and model.geom_bodyid[i] and can_collide(model, i)]
+        for name in value:
+            if name not in own:
+                near = " is no such geom" if str(name) in names else nearest(str(name), own)
+                hint += f" of the robot that can collide: {name!r}{near}"
+                raise self._refuse("contacts", value, hint)
+        if not value:
+            raise self._refuse("contacts", value, f"{hint} that is not empty")
         return tuple(value)
 
     def observation(

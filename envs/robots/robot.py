@@ -125,6 +125,7 @@ class Robot:
         ground: Name of the ground's geom.
         feet: Names of the geoms with which it stands; () is not known.
         feet_only: No other geom of the robot collides.
+        colliding: Names of the geoms of the robot that alone collide; () is all, or see feet_only.
         physics: What replaces the model's own settings, if anything.
         is_own: The model is the user's: see `compile_own`.
         definition: Number that changes with the user's files; see EnvSpec.version.
@@ -160,6 +161,7 @@ class Robot:
     ground: str = "floor"
     feet: tuple[str, ...] = ()
     feet_only: bool = False
+    colliding: tuple[str, ...] = ()
     physics: Physics | None = None
     is_own: bool = False
     definition: int = 0
@@ -185,7 +187,8 @@ class Robot:
         assets = Path(str(files("gymnasium"))) / "envs" / "mujoco" / "assets"
         path = str(assets / self.model_file)  # an absolute path replaces the folder
         edits = [_add_accelerometer, *edits] if contact_forces else edits
-        edits = [_only_feet_collide(self.feet, self.ground), *edits] if self.feet_only else edits
+        if self.feet_only or self.colliding:
+            edits = [_let_collide(self.colliding or self.feet, self.ground), *edits]
         edits = [*(edit for part in self.observation for edit in part.edits()), *edits]
         with compiler_warnings():
             if self.is_own:
@@ -331,14 +334,19 @@ def _make_servo(model: mujoco.MjModel, actuator: int, stiffness: float, damping:
     model.actuator_biasprm[actuator, :3] = 0.0, -stiffness / gear**2, -damping / gear**2
 
 
-def _only_feet_collide(feet: Sequence[str], ground: str) -> Edit:
+def _let_collide(names: Sequence[str], ground: str) -> Edit:
     """Returns an edit that switches off the contacts of the robot's other geoms."""
 
     def edit(spec: mujoco.MjSpec) -> None:
-        for body in spec.bodies[1:]:
-            for geom in body.geoms:
-                if geom.name not in (*feet, ground):
-                    geom.contype = geom.conaffinity = 0
+        others = [
+            g for body in spec.bodies[1:] for g in body.geoms if g.name not in (*names, ground)
+        ]
+        for geom in others:
+            geom.contype = geom.conaffinity = 0
+        off = {geom.name for geom in others}
+        for pair in list(spec.pairs):
+            if off & {pair.geomname1, pair.geomname2}:
+                spec.delete(pair)
 
     return edit
 

@@ -14,7 +14,7 @@ import numpy as np
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.yaml_files import dump_yaml
 from metarl.envs.robots.arms.effector import pose_of, require_arm, terms_of_arm
-from metarl.envs.robots.compiling import compile_own
+from metarl.envs.robots.compiling import compile_own, refuse_unsupported, require_base
 from metarl.envs.robots.copies import read_spec
 from metarl.envs.robots.ground import box_of, can_carry, find_ground, height_of
 from metarl.envs.robots.guessing.actuators import guess_actuators, joints_of
@@ -23,8 +23,6 @@ from metarl.envs.robots.own import (
     MOST_STEPS,
     OPTIONAL,
     build_robot,
-    refuse_unsupported,
-    require_base,
 )
 from metarl.envs.robots.quantities import joint_name
 from metarl.envs.robots.robot import Physics, Robot, find_limits, find_outside, find_torso
@@ -97,7 +95,11 @@ def guess_robot(path: Path) -> list[Guess]:
         _guess_health(model, qpos, planar, level),
         _list_observation(model, terms_of(tuple(home.value), model, planar), OPTIONAL_TERMS),
         _guess_feet(model, find_torso(model, planar)),
-        Guess("contacts", "all", "all shapes collide; feet: only those above, which is faster"),
+        Guess(
+            "contacts",
+            "all",
+            "all shapes collide; feet: only those above, which is faster; or a list of names",
+        ),
         _guess_limbs(model, find_torso(model, planar)),
         Guess("actuators", *guess_actuators(model, qpos, path)),
         Guess("lowpass", 0.0, "time constant of a filter of the controls [s]; 0 is none"),
@@ -154,7 +156,11 @@ def _guess_arm(model: mujoco.MjModel, path: Path, reason: str, ground: Guess) ->
         _list_observation(
             model, terms_of_arm(tuple(home.value), model, effector.value), ("last action",)
         ),
-        Guess("contacts", "all", "all shapes collide; none: no shape of the arm, which is faster"),
+        Guess(
+            "contacts",
+            "all",
+            "all shapes collide; none: no shape of the arm, which is faster; or a list",
+        ),
         Guess("limbs", {each: [each] for each in actuators}, "each actuator is a limb"),
         Guess("actuators", actuators, kinds),
         Guess("control_cost", 0.001, "weight of the sum of squares of the policy's outputs"),
