@@ -28,7 +28,12 @@ from metarl.envs.env_checker_play import (
     play,
     require,
 )
-from metarl.envs.env_checker_tasks import check_tasks, check_tasks_differ, check_test_tasks
+from metarl.envs.env_checker_tasks import (
+    check_tasks,
+    check_tasks_differ,
+    check_test_tasks,
+    check_variations,
+)
 from metarl.envs.listing import describe_actions
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import describe_mirror
@@ -176,6 +181,9 @@ def _check(env: BatchEnv, another: Callable[[int], BatchEnv]) -> list[Finding]:
     with checks.check("pickling"):
         _check_pickling(env)
     if isinstance(env, MujocoBatchEnv):
+        with checks.check("variations", "episode") as made:
+            if made:
+                checks.note = check_variations(env, 2 * NUM_EPISODES, env.spec.horizon)
         _check_robot(checks, env.robot)
     return checks.findings
 

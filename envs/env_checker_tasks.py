@@ -9,6 +9,7 @@ import numpy as np
 from metarl.core.env import BatchEnv, supports
 from metarl.core.tasks import HasTestTasks
 from metarl.envs.env_checker_play import NUM_TASKS, Violation, require
+from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.plugins.subproc_env import SubprocEnv
 
 
@@ -46,14 +47,44 @@ def check_test_tasks(env: BatchEnv) -> None:
     require(np.isfinite(tasks).all(), text)
 
 
-def check_tasks_differ(env: BatchEnv, num_episodes: int, max_steps: int) -> str:
+def check_variations(env: MujocoBatchEnv, num_episodes: int, max_steps: int) -> str:
+    """Requires that the numbers of each variation, alone, change the motion; returns their names.
+
+    Raises:
+        Violation: Those of a variation change nothing; the message names it.
+    """
+    sampled = env.spec.tasks.sample(np.random.default_rng(2), 2 * NUM_TASKS)
+    end, names = len(env.goal.tasks.variables), []
+    for variation in env.variations:
+        start, end = end, end + len(variation.tasks(env.robot).variables)
+        tasks = np.tile(sampled[0], (len(sampled), 1))
+        tasks[:, start:end] = sampled[:, start:end]
+        try:
+            problem = check_tasks_differ(env, num_episodes, max_steps, tasks)
+        except Violation as error:
+            problem = str(error)
+        require(not problem, f"variation {variation.name}: {problem}")
+        names.append(variation.name)
+    return f"{', '.join(names)} changed the motion" if names else ""
+
+
+def check_tasks_differ(
+    env: BatchEnv, num_episodes: int, max_steps: int, tasks: np.ndarray | None = None
+) -> str:
     """Checks that tasks differ under equal streams and actions.
+
+    Args:
+        env: The environment.
+        num_episodes: Episodes of each task.
+        max_steps: Steps of an episode.
+        tasks: The tasks (2 NUM_TASKS, D); None draws them.
 
     Returns:
         A warning if no difference was seen, but there was no reward that could show one.
     """
     num_tasks, spec = 2 * NUM_TASKS, env.spec
-    tasks = spec.tasks.sample(np.random.default_rng(2), num_tasks)
+    if tasks is None:
+        tasks = spec.tasks.sample(np.random.default_rng(2), num_tasks)
     env.set_tasks(tasks, num_episodes)
     streams = [np.random.default_rng(episode) for episode in range(num_episodes)]
     obs = env.reset([s for _ in range(num_tasks) for s in copy.deepcopy(streams)])

@@ -15,6 +15,9 @@ from metarl.envs.robots.robot import Robot
 WARNING = "warning: "
 """Beginning of a finding that may be a mistake."""
 
+RANDOM_STEPS = 1000
+"""Control steps with random actions in which MuJoCo should warn of nothing."""
+
 SPARSE_FROM = 60
 """Degrees of freedom from which MuJoCo's Jacobian is sparse, if the model leaves it the choice."""
 
@@ -99,18 +102,18 @@ def _describe_actuators(robot: Robot, model: mujoco.MjModel) -> str:
     return f"each of the {model.nu} actuators moves a joint"
 
 
-def _speed(robot: Robot, model: mujoco.MjModel, steps: int = 300) -> str:
+def _speed(robot: Robot, model: mujoco.MjModel) -> str:
+    """Returns the speed of random control steps, and MuJoCo's warnings in them."""
     data, rng = start_at_home(robot, model), np.random.default_rng(0)
     scales, before = np.broadcast_to(robot.action_scale, model.nu), time.perf_counter()
-    for _ in range(steps):
-        data.ctrl[:] = np.array(robot.action_centre or 0.0) + scales * rng.uniform(
-            -1.0, 1.0, model.nu
-        )
+    for _ in range(RANDOM_STEPS):
+        output = rng.uniform(-1.0, 1.0, model.nu)
+        data.ctrl[:] = np.array(robot.action_centre or 0.0) + scales * output
         make_step(robot, model, data)
-    rate = steps / (time.perf_counter() - before)
-    warnings = sum(int(warning.number) for warning in data.warning)
+    rate = RANDOM_STEPS / (time.perf_counter() - before)
     geoms = int(((model.geom_contype > 0) | (model.geom_conaffinity > 0)).sum())
     text = f"{rate:,.0f} control steps/s on one thread, {geoms} geoms that can collide"
-    if warnings:
-        text += f"; {warnings} warnings of MuJoCo in {steps} random steps: it may diverge"
-    return text
+    if warnings := sum(int(warning.number) for warning in data.warning):
+        many = f"{warnings} warnings of MuJoCo in {RANDOM_STEPS:,} random steps"
+        return f"{WARNING}{many}: it may diverge; {text}"
+    return f"{text}; no warning of MuJoCo in {RANDOM_STEPS:,} random steps"

@@ -1,11 +1,16 @@
 """The warning about MuJoCo's solver, and the robot's line of check-env."""
 
+import re
+from dataclasses import replace
+
 import mujoco
 import pytest
 
 from metarl.envs import env_checker
 from metarl.envs.registry import make
-from metarl.envs.robots.guessing.inspection import describe_solver
+from metarl.envs.robots.guessing.inspection import describe_solver, inspect_robot
+from metarl.envs.robots.included.quadruped import QUADRUPED
+from metarl.envs.robots.robot import Physics
 
 
 def model(joints, option=""):
@@ -35,3 +40,12 @@ def test_check_env_tells_what_the_robot_does():
     (robot,) = (finding for finding in findings if finding.name == "robot")
     assert robot.note.startswith("stands 2 s without an action")
     assert "each of the 12 actuators moves a joint" in robot.note and not robot.violation
+
+
+def test_inspection_tries_a_thousand_random_steps():
+    speed = inspect_robot(QUADRUPED)[-1]
+    assert speed.endswith("; no warning of MuJoCo in 1,000 random steps")
+    # the servos diverge in steps of 0.1 s
+    stiff = replace(QUADRUPED, physics=Physics(0.1, "elliptic", "Euler"), action_scale=40.0)
+    speed = inspect_robot(stiff)[-1]
+    assert re.match(r"warning: \d+ warnings of MuJoCo in 1,000 random steps", speed)
