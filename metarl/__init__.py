@@ -8,6 +8,7 @@ from metarl.envs.wrappers.registration import register_on_import
 
 if TYPE_CHECKING:
     from metarl.api import (
+        Robot,
         certify,
         check_env,
         evaluate,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Robot",
     "TrainedPolicy",
     "__version__",
     "certify",

@@ -22,6 +22,7 @@ from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.core.machine.files import load_json
 from metarl.core.messages import show, warn
 from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
+from metarl.environments import Robot as Robot
 from metarl.environments import check_env as check_env
 from metarl.environments import make_env as make_env
 from metarl.environments import register_robot as register_robot

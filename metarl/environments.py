@@ -34,6 +34,17 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Any:
     return guess.robot_from_mjcf(path, name, **keys)
 
 
+class _RobotType(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return _is_robot(instance)
+
+
+class Robot(metaclass=_RobotType):
+    """Name of robots without MuJoCo: robots are of the class `metarl.envs.robots.robot.Robot`."""
+
+    from_mjcf = staticmethod(robot_from_mjcf)
+
+
 def register_robot(robot: Any) -> None:
     """Makes `robot.name-goal-variation` a name of environments, in this process.
 

@@ -28,6 +28,15 @@ def test_robot_from_a_model_has_the_keys_that_were_given(robot):
     assert other.name == "quadruped" and other.definition != robot.definition
 
 
+def test_robot_class_makes_and_recognises_robots(robot):
+    keys = {"contacts": "feet", "top_speed": 0.5, "bonus": 0.25}
+    made = metarl.Robot.from_mjcf(QUADRUPED.model_file, "my-dog", **keys)
+    assert made == robot and isinstance(made, metarl.Robot)
+    assert not isinstance("my-dog", metarl.Robot)
+    with closing(metarl.make_env(made, goal="command", variations=["payload"])) as env:
+        assert env.spec.name == "my-dog-command-payload"
+
+
 def test_unknown_key_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="unknown key contact; did you mean contacts?"):
         metarl.robot_from_mjcf(QUADRUPED.model_file, contact="feet")
