@@ -160,6 +160,8 @@ def place_marker(marker: Marker, shot: Shot, row: int, floor: float) -> list[Mar
         row: Number of the frame.
         floor: Height at which the marker lies, see `find_marker_level` [m].
     """
+    if marker.kind == "none":
+        return []
     upright, vector = np.array([0.0, 0.0, 1.0]), np.array([*marker.vector, 0.0][:3])
     if marker.kind == "point":
         foot, facing = vector * [1.0, 1.0, 0.0] + [0.0, 0.0, floor], -shot.axes()[2]

@@ -12,10 +12,10 @@ class Marker:
 
     Attributes:
         kind: "arrow" from the robot along `vector`, "target" on the ground at the point `vector`,
-            or "point" in space, for an arm.
+            "point" in space, for an arm, or "none".
         vector: (2,) [m, world] for a target; (3,) [m, world] for a point; (2,) of any length for an
             arrow, longer for a faster goal.
     """
 
-    kind: Literal["arrow", "target", "point"]
+    kind: Literal["arrow", "target", "point", "none"]
     vector: tuple[float, float] | tuple[float, float, float]

@@ -151,13 +151,29 @@ def _new_robot(arguments: argparse.Namespace) -> None:
     guesses = guess_robot(model)
     keys = {guess.key: guess.value for guess in guesses}
     # tried before anything is written
-    findings = inspect_robot(build_robot(output.stem, output, keys, model.absolute(), b""))
+    robot = build_robot(output.stem, output, keys, model.absolute(), b"")
+    findings = inspect_robot(robot)
     write_atomically(output, to_yaml(guesses, model.name))
+    findings.append(_draw(robot, output.with_suffix(".png")))
     for guess in guesses:
         show(f"{guess.key:13} {guess.summary:32} {guess.reason}")
     show("\n".join(findings))
     name = shlex.quote(f"{output}:{goal_of(guesses)}")
     show(f"{output}: check it, then metarl train --env {name}")
+
+
+def _draw(robot: Any, picture: Path) -> str:
+    """Writes the picture of a robot; returns the finding about it."""
+    from metarl.core.machine.files import write_atomically
+    from metarl.envs.robots.guessing.drawing import draw_robot
+
+    if picture.exists():
+        return f"{picture}: exists already, so the robot is not drawn"
+    try:
+        write_atomically(picture, draw_robot(robot))
+    except Exception as error:  # drivers fail in many ways, and the robot's file is of use without
+        return f"warning: no picture of the robot: {' '.join(str(error).split()):.200}"
+    return f"{picture}: the robot in its home pose"
 
 
 def _video(arguments: argparse.Namespace) -> None:

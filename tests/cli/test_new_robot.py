@@ -3,12 +3,14 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from metarl import api
 from metarl.cli.commands import main
 from metarl.envs.robots.arms.arm import ARM
-from metarl.envs.robots.guessing import inspection
+from metarl.envs.robots.guessing import drawing, inspection
 from metarl.envs.robots.included.quadruped import QUADRUPED
 
 
@@ -38,6 +40,46 @@ def test_new_robot_writes_a_file_that_trains(tmp_path, capsys, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["evaluate", str(tmp_path / "run"), "--num-tasks", "2"]) == 0
+
+
+def test_new_robot_draws_the_robot(tmp_path, capsys):
+    code, output = new_robot(tmp_path, capsys)
+    picture = tmp_path / "my_robot.png"
+    assert code == 0 and f"{picture}: the robot in its home pose\n" in output.out
+    with Image.open(picture) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (480, 640, 3)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100  # robot, ground and sky
+    red, green, blue = pixels.astype(int).transpose(2, 0, 1)
+    assert not ((green > 1.5 * red) & (green > 1.5 * blue)).any()  # goals are green
+
+
+def test_new_robot_that_cannot_draw_goes_on(tmp_path, capsys, monkeypatch):
+    def fail(robot):
+        raise RuntimeError("no\ndriver")
+
+    monkeypatch.setattr(drawing, "draw_robot", fail)
+    code, output = new_robot(tmp_path, capsys)
+    assert code == 0 and "warning: no picture of the robot: no driver\n" in output.out
+    assert (tmp_path / "my_robot.yaml").exists() and not (tmp_path / "my_robot.png").exists()
+
+
+def test_new_robot_keeps_a_picture_that_is_there(tmp_path, capsys):
+    (tmp_path / "my_robot.png").write_text("mine")
+    code, output = new_robot(tmp_path, capsys)
+    assert code == 0 and "my_robot.png: exists already" in output.out
+    assert (tmp_path / "my_robot.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("robot", [QUADRUPED, ARM])
+def test_new_robot_comments_on_every_line(robot, tmp_path, capsys):
+    model = tmp_path / "robot.xml"
+    model.write_bytes(Path(robot.model_file).read_bytes())
+    assert main(["new-robot", str(model)]) == 0
+    lines = model.with_suffix(".yaml").read_text().splitlines()
+    assert all(line.partition("# ")[2] for line in lines)
+    hip = next(line for line in lines if line.startswith("  ") and "stiffness" in line)
+    assert hip.endswith(" [rad]") and " # a target of " in hip
 
 
 def test_new_robot_names_the_goal_of_an_arm(tmp_path, capsys):

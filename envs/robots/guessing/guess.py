@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from metarl.core.env import Quantity
 from metarl.core.errors import ConfigError, nearest
 from metarl.core.machine.yaml_files import dump_yaml
 from metarl.envs.robots.arms.effector import pose_of, require_arm, terms_of_arm
@@ -24,8 +25,15 @@ from metarl.envs.robots.own import (
     OPTIONAL,
     build_robot,
 )
-from metarl.envs.robots.quantities import joint_name
-from metarl.envs.robots.robot import Physics, Robot, find_limits, find_outside, find_torso
+from metarl.envs.robots.quantities import controls, joint_name
+from metarl.envs.robots.robot import (
+    Observed,
+    Physics,
+    Robot,
+    find_limits,
+    find_outside,
+    find_torso,
+)
 
 GROUNDS = ("floor", "ground", "metarl ground")
 """Names of a ground without one; the first that is free is taken."""
@@ -54,11 +62,13 @@ class Guess:
         key: Its name.
         value: Its value, as YAML takes it.
         reason: Where the value comes from.
+        comments: Meaning of the lines of a mapping, by their keys.
     """
 
     key: str
     value: Any
     reason: str
+    comments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -88,10 +98,11 @@ def guess_robot(path: Path) -> list[Guess]:
     planar, level = base == "planar", height_of(model, model.geom(ground).id)
     home = _guess_home(model, planar, level)
     qpos = np.array(home.value)
+    actuators, kinds = guess_actuators(model, qpos, path)
     return [
         *_guess_model(model, path, Guess("base", base, reason), where),
         home,
-        Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
+        Guess("reset_noise", 0.03, "half width of the uniform noise on home [rad or m]"),
         _guess_health(model, qpos, planar, level),
         _list_observation(model, terms_of(tuple(home.value), model, planar), OPTIONAL_TERMS),
         _guess_feet(model, find_torso(model, planar)),
@@ -101,7 +112,7 @@ def guess_robot(path: Path) -> list[Guess]:
             "all shapes collide; feet: only those above, which is faster; or a list of names",
         ),
         _guess_limbs(model, find_torso(model, planar)),
-        Guess("actuators", *guess_actuators(model, qpos, path)),
+        Guess("actuators", actuators, kinds, _describe_actuators(model, actuators)),
         Guess("lowpass", 0.0, "time constant of a filter of the controls [s]; 0 is none"),
         Guess("delay", 0, "control steps by which the controls come late"),
         Guess("bonus", 0.5, "reward of a step after which the robot is healthy"),
@@ -117,7 +128,7 @@ def _guess_model(model: mujoco.MjModel, path: Path, base: Guess, ground: Guess) 
         Guess("model", path.name, "relative to this file"),
         base,
         ground,
-        Guess("physics", vars(Physics.of(model)), "those of the model"),
+        Guess("physics", vars(Physics.of(model)), "those of the model; timestep in s"),
         Guess("frame_skip", skip, f"{skip} steps of {model.opt.timestep:g} s are a control step"),
     ]
 
@@ -151,7 +162,7 @@ def _guess_arm(model: mujoco.MjModel, path: Path, reason: str, ground: Guess) ->
     return [
         *_guess_model(model, path, Guess("base", "fixed", reason), ground),
         home,
-        Guess("reset_noise", 0.03, "half width of the uniform noise on home"),
+        Guess("reset_noise", 0.03, "half width of the uniform noise on home [rad or m]"),
         effector,
         _list_observation(
             model, terms_of_arm(tuple(home.value), model, effector.value), ("last action",)
@@ -161,8 +172,8 @@ def _guess_arm(model: mujoco.MjModel, path: Path, reason: str, ground: Guess) ->
             "all",
             "all shapes collide; none: no shape of the arm, which is faster; or a list",
         ),
-        Guess("limbs", {each: [each] for each in actuators}, "each actuator is a limb"),
-        Guess("actuators", actuators, kinds),
+        _name_limbs({each: [each] for each in actuators}, "each actuator is a limb"),
+        Guess("actuators", actuators, kinds, _describe_actuators(model, actuators)),
         Guess("control_cost", 0.001, "weight of the sum of squares of the policy's outputs"),
     ]
 
@@ -230,9 +241,9 @@ def _guess_home(model: mujoco.MjModel, planar: bool, level: float) -> Guess:
     name = "home" if "home" in names else next(iter(names), "")
     if names:
         pose, reason = model.key(name).qpos if name else model.key_qpos[0], f"{name or 0}"
-        reason = f"qpos of the keyframe {reason}"
+        reason = f"qpos [m, rad; a free base has a quaternion] of the keyframe {reason}"
     else:
-        pose, reason = model.qpos0, "no keyframe: the model's pose"
+        pose, reason = model.qpos0, "no keyframe: the model's pose [m, rad]"
     qpos = np.clip(pose, *find_limits(model))
     if outside := find_outside(model, pose):
         reason += f"; inside the ranges of {', '.join(joint_name(model, j) for j in outside)}"
@@ -281,7 +292,7 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool, level: 
 
 
 def _list_observation(
-    model: mujoco.MjModel, known: Iterable[str], optional: Sequence[str]
+    model: mujoco.MjModel, known: Mapping[str, Observed], optional: Sequence[str]
 ) -> Guess:
     """Takes all terms but the optional ones and sensors, without noise."""
     names = [name for name in known if name not in optional]
@@ -289,7 +300,16 @@ def _list_observation(
     more = [*optional, *(SENSOR + name for name in sensors_of(model))]
     listed = ", ".join(more[:MOST_LISTED]) + (", ..." if len(more) > MOST_LISTED else "")
     reason = f"clip(scale x (value + noise)), clip 0 is none; may be added: {listed}"
-    return Guess("observation", terms, reason)
+    comments = {name: _list_quantities(known[name].quantities(model)) for name in names}
+    return Guess("observation", terms, reason, comments)
+
+
+def _list_quantities(found: Sequence[Quantity]) -> str:
+    """Returns the count, the names and the units of observed numbers, in one line."""
+    units = ", ".join(dict.fromkeys(each.unit for each in found))
+    names = [each.name for each in found]
+    listed = ", ".join(names[:2]) + (f", ..., {names[-1]}" if len(names) > 2 else "")
+    return f"{len(found)} numbers [{units}]: {listed}"
 
 
 def _guess_feet(model: mujoco.MjModel, base: int) -> Guess:
@@ -321,7 +341,7 @@ def _guess_limbs(model: mujoco.MjModel, base: int) -> Guess:
     joints = joints_of(model)
     if any(joint is None for joint in joints):
         alone = {name: [name] for name in names}
-        return Guess("limbs", alone, "an actuator drives no single joint: each is a limb")
+        return _name_limbs(alone, "an actuator drives no single joint: each is a limb")
     limbs: dict[str, list[str]] = {}
     for name, joint in zip(names, joints, strict=True):
         body = int(model.jnt_bodyid[joint])
@@ -329,19 +349,42 @@ def _guess_limbs(model: mujoco.MjModel, base: int) -> Guess:
             body = int(model.body_parentid[body])
         limbs.setdefault(model.body(body).name or f"body {body}", []).append(name)
     if len(limbs) < 2:
-        return Guess("limbs", {name: [name] for name in names}, "one branch: each is a limb")
-    return Guess("limbs", limbs, "the actuators of each branch of the base")
+        return _name_limbs({name: [name] for name in names}, "one branch: each is a limb")
+    return _name_limbs(limbs, "the actuators of each branch of the base")
+
+
+def _name_limbs(limbs: dict[str, list[str]], reason: str) -> Guess:
+    last = list(limbs)[-1]
+    kinds = {name: ", held out for the test" if name == last else "" for name in limbs}
+    comments = {name: f"actuators that fail together{kind}" for name, kind in kinds.items()}
+    return Guess("limbs", limbs, reason, comments)
+
+
+def _describe_actuators(
+    model: mujoco.MjModel, table: Mapping[str, Mapping[str, float]]
+) -> dict[str, str]:
+    """Returns what the control of each actuator is, and its unit."""
+    comments = {}
+    for joint, own, row in zip(joints_of(model), controls(model), table.values(), strict=True):
+        is_made = row["stiffness"] > 0.0
+        unit = "rad" if is_made else own.unit
+        target = joint_name(model, joint) if joint is not None else "a tendon or site"
+        kind = "a target" if unit != "1" else "the control of a motor or speed servo"
+        gains = "; stiffness in N m/rad, damping in N m s/rad" if is_made else ""
+        comments[own.name] = f"{kind} of {target} [{unit}]{gains}"
+    return comments
 
 
 def to_yaml(guesses: Sequence[Guess], source: str) -> str:
-    """Writes a robot's file with the reason of every line as a comment."""
+    """Writes a robot's file with a comment on every line: its meaning, unit and reason."""
     lines = [
         f"# A robot of metarl, guessed from {source}; metarl train --env FILE:{goal_of(guesses)}"
     ]
     for guess in guesses:
         if isinstance(guess.value, dict) and guess.key not in IN_ONE_LINE:
             lines.append(f"{guess.key}: # {guess.reason}")
-            lines += [f"  {_flow(key)}: {_flow(value)}" for key, value in guess.value.items()]
+            for key, value in guess.value.items():
+                lines.append(f"  {_flow(key)}: {_flow(value)} # {guess.comments[key]}")
         else:
             lines.append(f"{guess.key}: {_flow(guess.value)} # {guess.reason}")
     return "\n".join(lines) + "\n"
