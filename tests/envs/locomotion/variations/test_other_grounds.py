@@ -80,7 +80,8 @@ def test_friction_of_robot_with_priority_over_the_ground(write, ground):
     path = write(PLANE.format(f'priority="{ground}"'))
     own = 'condim="6" priority="2" friction="0.8 0.02 0.01" solimp="0.015 1 0.022"'
     path.write_text(path.read_text().replace('type="box"', f'type="box" {own}'))
-    robot = robot_from_mjcf(path, contacts="feet", feet=["base 1"])
+    health = {"low": 0.0, "high": 0.66, "tilt": 1.0}  # it lies on its box
+    robot = robot_from_mjcf(path, contacts="feet", feet=["base 1"], health=health)
     assert Friction().num_revisions(robot) == 1
     with closing(metarl.make_env(robot, variations=["friction"])) as env:
         env.set_tasks(np.array([[0.1], [2.0]]), 1)
