@@ -134,7 +134,8 @@ def _check_env(arguments: argparse.Namespace) -> None:
 
 def _new_robot(arguments: argparse.Namespace) -> None:
     from metarl.core.machine.files import write_atomically
-    from metarl.envs.robots.guessing.guess import goal_of, guess_robot, to_yaml
+    from metarl.envs.robots.guessing.guess import guess_robot
+    from metarl.envs.robots.guessing.guesses import goal_of, to_yaml
     from metarl.envs.robots.guessing.inspection import inspect_robot
     from metarl.envs.robots.own import build_robot
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from own_robots import LEG, RANGED, WALKER
 
-from metarl.envs.robots.guessing.guess import guess_robot, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot
+from metarl.envs.robots.guessing.guesses import to_yaml
 
 
 @pytest.fixture

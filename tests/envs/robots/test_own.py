@@ -11,7 +11,8 @@ from own_robots import MOTORS, PLANE, values
 
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import UnknownEnvironment, make, own_recipe
-from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.guessing.guesses import to_yaml
 from metarl.envs.robots.guessing.inspection import inspect_robot
 from metarl.envs.robots.included.quadruped import QUADRUPED
 from metarl.envs.robots.own import read_robot

@@ -12,7 +12,8 @@ from metarl.envs.locomotion.payload import Load, Payload
 from metarl.envs.registry import make
 from metarl.envs.rendering.camera import plan_shot
 from metarl.envs.rendering.marker import Marker
-from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.guessing.guesses import to_yaml
 from metarl.envs.robots.own import require_base
 
 LINK = '<inertial mass="0.001" pos="0 0 0" diaginertia="1e-5 1e-5 1e-5"/>'

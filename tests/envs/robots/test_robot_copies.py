@@ -11,7 +11,8 @@ import metarl
 from metarl.core.errors import CheckpointError, ConfigError
 from metarl.envs.locomotion.variations import Wind
 from metarl.envs.robots import copies
-from metarl.envs.robots.guessing.guess import guess_robot, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot
+from metarl.envs.robots.guessing.guesses import to_yaml
 
 MODEL = """
 <mujoco>

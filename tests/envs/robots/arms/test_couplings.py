@@ -10,7 +10,8 @@ from metarl.core.errors import ConfigError
 from metarl.envs.locomotion.goals.reach import Reachable
 from metarl.envs.registry import make
 from metarl.envs.robots.arms.couplings import find_couplings
-from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.guessing.guesses import to_yaml
 
 COUPLED = """<mujoco><worldbody><body pos="0 0 1">
 <joint name="one" axis="0 1 0" range="-90 90"/><geom size="0.01" mass="1"/>

@@ -11,7 +11,8 @@ from metarl.config.presets import preset_names
 from metarl.core.errors import ConfigError
 from metarl.envs.registry import UnknownEnvironment, make
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, guess_effector
-from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.guessing.guesses import to_yaml
 from metarl.envs.robots.own import read_robot
 
 ARM = """

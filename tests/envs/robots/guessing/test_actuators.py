@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from metarl.core.errors import ConfigError
-from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf, to_yaml
+from metarl.envs.robots.guessing.guess import guess_robot, robot_from_mjcf
+from metarl.envs.robots.guessing.guesses import to_yaml
 
 MODEL = """<mujoco><worldbody><body pos="0 0 1"><freejoint/><geom size="0.1"/>
 <body pos="0.2 0 0"><joint name="a" axis="0 1 0"/><geom size="0.05" pos="0.1 0 0"/>
