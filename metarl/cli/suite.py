@@ -6,6 +6,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metarl.core.errors import ConfigError, MetarlError
 from metarl.core.machine.files import CSV, check_output
@@ -15,6 +16,9 @@ from metarl.suites.plan import Failure
 from metarl.suites.runner import run_suite
 from metarl.suites.stages import next_command, read_progress
 from metarl.suites.suite import Suite, check_suite, find_suite, list_suites, read_suite
+
+if TYPE_CHECKING:
+    from metarl.suites.records import Row
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     csv = arguments.csv or Path("results") / f"{suite.name}.csv"
     if arguments.csv or csv.is_dir():  # the folder of the default is made
         check_output("--csv", csv, CSV)
+    _read_csv(csv)  # found unreadable now, not when all has run
     check_suite(suite)
     with open_machines(arguments.ray) as machines:
         jobs = arguments.jobs or machines.capacity()
@@ -91,10 +96,30 @@ def _list_runs(suite: Suite) -> None:
         show(f"{each.name:60} {state:>10}  {seconds / 60:8.1f} min")
 
 
+def _read_csv(path: Path) -> list[Row]:
+    """Returns the rows of a CSV that a suite will add to; none if there is no file.
+
+    Raises:
+        ConfigError: It is no CSV of results.
+    """
+    from metarl.suites.records import read_rows
+
+    try:
+        return read_rows(path) if path.exists() else []
+    except ConfigError as error:
+        raise ConfigError(f"{error}; rows are added to this file: name another by --csv") from error
+
+
 def finish(suite: Suite, csv: Path) -> None:
-    """Writes the report and the CSV of the runs that are evaluated, and prints their table."""
+    """Writes the report and the CSV of the runs that are evaluated, and prints their table.
+
+    Rows of other runs stay in the CSV.
+
+    Raises:
+        ConfigError: The CSV exists and is none of results; it stays as it is.
+    """
     from metarl.reporting.report import write_report
-    from metarl.suites.records import collect_rows, write_rows
+    from metarl.suites.records import collect_rows, merge_rows, write_rows
     from metarl.suites.stages import find_evaluation
     from metarl.suites.tables import group_rows, make_table
 
@@ -105,6 +130,8 @@ def finish(suite: Suite, csv: Path) -> None:
         write_report([each.folder for each in done], page, list(oracles.values()))
         show(f"report: {page}")
         rows = collect_rows(suite)
-        write_rows(csv, rows)
-        show(f"results: {csv}, {len(done)} of {len(suite.runs)} runs\n")
+        merged, num_replaced = merge_rows(_read_csv(csv), rows)
+        write_rows(csv, merged)
+        others = f"rows replaced: {num_replaced}, kept of other runs: {len(merged) - len(rows)}"
+        show(f"results: {csv}, {len(done)} of {len(suite.runs)} runs; {others}\n")
         show(make_table(group_rows([rows])), end="")

@@ -156,6 +156,26 @@ def _number_tasks(tasks: Sequence[Any]) -> list[int]:
 # --- files ----------------------------------------------------------------------------------------
 
 
+def merge_rows(old: Sequence[Row], new: Sequence[Row]) -> tuple[list[Row], int]:
+    """Replaces the rows of the runs that have new ones; returns all rows, and how many left.
+
+    A run is an environment, learner, label and seed. Rows of other runs stay, in their order, and
+    come first.
+
+    Args:
+        old: Rows of a file.
+        new: Rows of a suite.
+    """
+    fresh = {_identify(row) for row in new}
+    kept = [row for row in old if _identify(row) not in fresh]
+    return [*kept, *new], len(old) - len(kept)
+
+
+def _identify(row: Row) -> tuple[str, str, str, int | None]:
+    """Returns what a run is known by; its rows are its rollouts."""
+    return row.env, row.algo, row.label, row.seed
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Writes rows as CSV, atomically; creates the folder."""
     text = io.StringIO()

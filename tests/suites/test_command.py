@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 from commands import (
@@ -13,10 +14,11 @@ from commands import (
     start,
     wait_for_records,
 )
+from suite_rows import ROW
 
 from metarl.cli import commands
 from metarl.runs.logger import without_time
-from metarl.suites.records import read_rows
+from metarl.suites.records import read_rows, write_rows
 
 SUITE = """
 settings:
@@ -47,6 +49,9 @@ def test_suite_goes_on_after_a_stop_and_reports_failures(tmp_path, monkeypatch, 
     assert stopped.err.splitlines()[-1] == f"metarl: stopped by SIGTERM; {hint}"
     assert 2 <= len(read_records(run)) < 150 and not (tmp_path / "results").exists()
 
+    other = replace(ROW, label="of another suite")
+    stale = replace(ROW, env="navigation-2d", algo="maml-trpo", label="maml-trpo", seed=0)
+    write_rows(tmp_path / "results" / "mine.csv", [other, stale])
     assert commands.main(["suite", "mine.yaml"]) == 6
     out, err = capsys.readouterr()
     assert is_one_line(err)
@@ -54,7 +59,8 @@ def test_suite_goes_on_after_a_stop_and_reports_failures(tmp_path, monkeypatch, 
     assert "failed navigation-2d_broken/seed-0 (exit 6): metarl: error: --device cuda:7" in out
     assert "resumed navigation-2d_maml-trpo/seed-0" in out
     assert "| navigation-2d | maml-trpo | 1 seed" in out
-    check_results(tmp_path, run)
+    assert "1 of 2 runs; rows replaced: 1, kept of other runs: 1" in out
+    check_results(tmp_path, run, other)
 
     arguments = ["train", "--config", str(run.with_name("seed-0.yaml")), "--run-dir", "once"]
     assert commands.main(arguments) == 0
@@ -62,10 +68,14 @@ def test_suite_goes_on_after_a_stop_and_reports_failures(tmp_path, monkeypatch, 
     assert list(one) == list(other)
 
 
-def check_results(folder, run):
-    """Compares the CSV and the report of the suite with the files of its one finished run."""
+def check_results(folder, run, other):
+    """Compares the CSV and the report of the suite with the files of its one finished run.
+
+    `other` is the row that the CSV had before.
+    """
     evaluation = json.loads((run / "evaluation.json").read_text())
-    rows = read_rows(folder / "results" / "mine.csv")
+    first, *rows = read_rows(folder / "results" / "mine.csv")
+    assert first == other
     assert [row.mean for row in rows] == evaluation["returns"]["mean"]
     assert [row.per_task for row in rows] == evaluation["returns"]["per_task"]
     assert (rows[0].steps, rows[0].threads) == (evaluation["checkpoint"]["env_steps"], 1)
@@ -83,6 +93,7 @@ def check_results(folder, run):
         (["mine.yaml", "--job", "1"], "did you mean --jobs?"),
         (["mine.yaml", "--csv", "none/x.csv"], "there is no folder none"),
         (["mine.yaml", "--csv", "x.json"], "--csv x.json: must end in .csv"),
+        (["mine.yaml", "--csv", "my.csv"], "my.csv, line 1: must be suite,env"),
         (["mine.yaml", "--csv", "."], "--csv .: is a folder; name a file"),
         (["mine.yaml", "--run-dir", "mine.yaml"], "--run-dir mine.yaml: is a file; name a folder"),
         (["mine.yaml", "--run-dir", "bad.yaml/x"], "bad.yaml is a file; name another folder"),
@@ -93,10 +104,12 @@ def test_wrong_arguments_start_nothing(tmp_path, monkeypatch, capsys, arguments,
     monkeypatch.chdir(tmp_path)
     write(tmp_path)
     (tmp_path / "bad.yaml").write_text("runs: [{env: navigation-2d, iteration: 1}]")
+    (tmp_path / "my.csv").write_text("a,b\n1,2\n")
     assert commands.main(["suite", *arguments]) == 2
     err = capsys.readouterr().err
     assert is_one_line(err) and message in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "mine.yaml"]
+    assert (tmp_path / "my.csv").read_text() == "a,b\n1,2\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "mine.yaml", "my.csv"]
 
 
 def test_list_shows_suites_and_runs(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import pytest
 from suite_rows import ROW
 
 from metarl.core.errors import ConfigError
-from metarl.suites.records import _number_tasks, read_rows, write_rows
+from metarl.suites.records import _number_tasks, merge_rows, read_rows, write_rows
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
@@ -13,6 +13,15 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     rows += [replace(ROW, per_task=[1 / 3] * 10_000)]
     write_rows(tmp_path / "new" / "r.csv", rows)
     assert read_rows(tmp_path / "new" / "r.csv") == rows
+
+
+def test_merge_replaces_runs_and_keeps_other_rows():
+    others = [replace(ROW, **change) for change in ({"env": "e"}, {"algo": "a"}, {"label": "l"})]
+    others += [replace(ROW, seed=2), replace(ROW, seed=None)]
+    old = [others[0], ROW, replace(ROW, rollout=1), replace(ROW, rollout=2), *others[1:]]
+    new = [replace(ROW, mean=7.0, suite="t"), replace(ROW, mean=8.0, rollout=1)]
+    assert merge_rows(old, new) == ([*others, *new], 3)
+    assert merge_rows([], new) == (new, 0) and merge_rows(old, []) == (old, 0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from metarl.core.errors import ConfigError
 from metarl.evaluation.seeds import over_seeds
 from metarl.suites import tables
 from metarl.suites.records import _number_tasks, read_rows, write_rows
+from metarl.suites.suite import FOLDER, read_suite
 from metarl.suites.tables import combine, group_rows, make_table, rewrite
 
 PLAIN = replace(ROW, label="rl2", held_out=True, per_task=[], task_numbers=[], mean=100.0)
@@ -147,3 +148,24 @@ def test_command_rewrites_documents(tmp_path, monkeypatch, capsys):
 def test_committed_results_can_be_read():
     for path in (REPOSITORY / "results").glob("*.csv"):
         read_rows(path)
+
+
+def test_committed_rows_are_those_of_a_declared_run():
+    declared = {}
+    for suite in map(read_suite, (FOLDER / f"{name}.yaml" for name in ("families", "headline"))):
+        declared[suite.name] = {_identify(run): run.config for run in suite.runs}
+    variants = {_identify(run): run.config for run in read_suite(FOLDER / "variants.yaml").runs}
+    for name, configs in declared.items():
+        for row in read_rows(REPOSITORY / "results" / f"{name}.csv"):
+            if row.env == "go2-command":  # its robot is that of another package
+                continue
+            config = (variants | configs)[row.env, row.algo, row.label, row.seed]
+            assert row.iterations == pytest.approx(config.iterations, rel=0.02)
+            assert row.episodes_per_task == config.sampler.num_episodes
+            trial = config.sampler.num_tasks * config.sampler.num_episodes
+            trial *= config.sampler.num_adaptations + 1
+            assert row.steps <= row.iterations * trial * 200, "at most 200 steps an episode"
+
+
+def _identify(run):
+    return run.config.env, run.config.algo, run.label, run.config.seed
