@@ -43,7 +43,7 @@ from metarl.policies import (
 )
 from metarl.runs.folder import is_film_outdated, is_older_than_checkpoints
 from metarl.runs.progress import heartbeat
-from metarl.runs.published import output_folder
+from metarl.runs.published import output_folder, read_evaluation_settings
 from metarl.runs.sinks import log_evaluation, make_sink
 from metarl.sampling.sampler import Key
 from metarl.sharing.exporting import export as export
@@ -55,7 +55,7 @@ from metarl.trained_policy import TrainedPolicy
 from metarl.training.launch import read_launch
 
 NUM_TASKS, NUM_ADAPTATIONS = 20, 3
-"""Held-out tasks and adaptation steps of an evaluation, by default."""
+"""Held-out tasks and adaptation steps of an evaluation, where the run has no others."""
 
 
 def train(
@@ -202,8 +202,9 @@ def evaluate(
             of one environment and learner, which are seeds of one experiment.
         env: Another environment with the same sizes (a name or a `BatchEnv`); by default that of
             training.
-        num_tasks: N, held-out tasks; by default 20.
-        num_adaptations: K; by default 3.
+        num_tasks: N, held-out tasks; by default as in the evaluation of a published policy, or else
+            `trainer.evaluate_tasks`, or 20.
+        num_adaptations: K; by default as in the evaluation of a published policy, or else 3.
         tasks: Tasks (N, D) to use instead of held-out ones.
         deterministic: Act without exploration noise in the rollouts that are measured. Otherwise
             both are measured, and `result["without_noise"]` has the returns without noise.
@@ -221,11 +222,10 @@ def evaluate(
     """
     chosen = {"--num-tasks": num_tasks, "--num-adaptations": num_adaptations, "--env": env}
     chosen |= {"--task": tasks, "--deterministic": deterministic or None}
-    num_tasks = NUM_TASKS if num_tasks is None else num_tasks
-    num_adaptations = NUM_ADAPTATIONS if num_adaptations is None else num_adaptations
-    require_count("num_tasks", num_tasks, 1, MOST_TASKS)
-    require_count("num_adaptations", num_adaptations, 0, MOST_ADAPTATIONS)
-    settings = results.EvaluationSettings(num_tasks, num_adaptations, deterministic)
+    size = {"num_tasks": num_tasks, "num_adaptations": num_adaptations}
+    size = {name: value for name, value in size.items() if value is not None}
+    require_count("num_tasks", size.get("num_tasks", 1), 1, MOST_TASKS)
+    require_count("num_adaptations", size.get("num_adaptations", 0), 0, MOST_ADAPTATIONS)
     trust(env)
     policies = list_policies(policy, "policy")
     check_seeds(policies, trusts=trust_env)
@@ -233,8 +233,15 @@ def evaluate(
     for each in policies:
         with open_policy(each, trust_env=trust_env) as loaded:
             _require_choice(loaded, [flag for flag, v in chosen.items() if v is not None])
+            settings = replace(_usual_settings(loaded), **size, deterministic=deterministic)
             evaluations.append(_evaluate(loaded, env, settings, tasks, oracle))
     return combine(policies, evaluations, oracle)
+
+
+def _usual_settings(policy: TrainedPolicy) -> results.EvaluationSettings:
+    """Returns the size of an evaluation whose numbers compare with those of the run."""
+    num_tasks = policy.config.trainer.evaluate_tasks or NUM_TASKS
+    return read_evaluation_settings(policy.path) or results.EvaluationSettings(num_tasks)
 
 
 def _require_choice(policy: TrainedPolicy, flags: Sequence[str]) -> None:
@@ -343,8 +350,7 @@ def _read_settings(policy: TrainedPolicy) -> results.EvaluationSettings | None:
         return None
     if recorded.get("checkpoint", {}).get("iteration") != policy.progress.iteration:
         return None
-    num_adaptations = len(recorded["returns"]["mean"]) - 1
-    return results.EvaluationSettings(recorded["num_tasks"], num_adaptations)
+    return results.settings_of(recorded)
 
 
 @contextmanager

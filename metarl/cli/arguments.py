@@ -100,7 +100,8 @@ def add_evaluate_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
     text = f"{RUN}; several, of one environment and learner, are also seeds of one experiment"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
-    _add_trial_arguments(command, about=("held-out tasks; by default 20", "by default 3"))
+    text = "held-out tasks; by default as many as the run's own evaluation, or 20 if it has none"
+    _add_trial_arguments(command, about=(text, "by default those of that evaluation, usually 3"))
     text = "act without exploration noise in the rollouts that are measured"
     command.add_argument("--deterministic", action="store_true", help=text)
     text = "evaluate the teacher of a run of teacher-student, which observes the task: an oracle"

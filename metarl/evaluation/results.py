@@ -48,6 +48,11 @@ class EvaluationSettings:
     is_teacher: bool = False
 
 
+def settings_of(result: Mapping[str, Any]) -> EvaluationSettings:
+    """Returns the size of an evaluation of held-out tasks, as it was recorded."""
+    return EvaluationSettings(result["num_tasks"], len(result["returns"]["mean"]) - 1)
+
+
 def evaluation_path(run_dir: Path, settings: EvaluationSettings) -> Path:
     """Returns the path of an evaluation in `evaluations/`; its name has all settings.
 

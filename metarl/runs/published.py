@@ -13,11 +13,14 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metarl.core.errors import CheckpointError
 from metarl.core.machine.files import parse_json, read_file, write_atomically
 from metarl.core.trees import check_form
+
+if TYPE_CHECKING:
+    from metarl.evaluation.results import EvaluationSettings
 
 FILE = "published.json"
 
@@ -87,6 +90,19 @@ def read(run: Path, hint: str = "restore the folder from a copy") -> Published |
     except Damaged as error:
         raise CheckpointError(f"{run} is a damaged published policy: {error}; {hint}") from error
     return record
+
+
+def read_evaluation_settings(run: Path) -> EvaluationSettings | None:
+    """Returns the size of the evaluation that a published policy shows; None without one.
+
+    Raises:
+        CheckpointError: evaluation.json cannot be read.
+    """
+    from metarl.evaluation import results  # imports scipy
+
+    if not is_published(run) or not (run / results.FILE).exists():
+        return None
+    return results.settings_of(results.read(run))
 
 
 def write(run: Path, **facts: Any) -> None:

@@ -5,12 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import REPOSITORY, damage, is_one_line, read_files
 
 import metarl
 from metarl.cli import commands
 from metarl.core.errors import CheckpointError, ResourceError, RunExists
+from metarl.evaluation import results
 from metarl.runs import published
 from metarl.runs.logger import read_records
 from metarl.sharing import publishing
@@ -244,3 +246,40 @@ def test_joined_metrics_are_read_again(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(published.to_lines(published.thin(records)))
     read = [record["iteration"] for _, record in read_records(tmp_path / "metrics.jsonl")]
     assert read == [1, *range(3, 302, 2)]
+
+
+def test_published_policy_replays_its_committed_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = REPOSITORY / "pretrained" / "navigation-2d"
+    result, recorded = metarl.evaluate(run), results.read(run)
+    for name in ("num_tasks", "episodes_per_task", "tasks", "checkpoint", "held_out"):
+        assert result[name] == recorded[name]
+    pairs = [(result, recorded), (result["without_noise"], recorded["without_noise"])]
+    for now, before in pairs:
+        now, before = (np.array(each["returns"]["per_task"]) for each in (now, before))
+        # bit for bit on one kind of processor; another rounds the network's sums otherwise
+        np.testing.assert_allclose(now[0], before[0], rtol=1e-6)
+        # each gradient step multiplies that, and an episode can reach the goal a step later
+        np.testing.assert_allclose(now[1:].mean(axis=1), before[1:].mean(axis=1), atol=0.05)
+
+
+def test_evaluation_has_the_size_of_the_recorded_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {}
+    for tasks in (0, 3):
+        options = {"evaluate_tasks": tasks, "video": False, "logger": "none"}
+        settings = {"learner": LEARNERS["maml-trpo"], "trainer": options, "sampler": SIZES}
+        metarl.train("navigation-2d", iterations=1, run_dir=f"run-{tasks}", **settings).close()
+        sizes[tasks] = measure(f"run-{tasks}")
+    assert sizes == {0: (20, 3), 3: (3, 3)}
+    measure("run-0", num_tasks=5, num_adaptations=1)
+    shutil.copy(Path("run-0") / "evaluations" / "tasks-5_adaptations-1.json", "five.json")
+    shutil.move("five.json", Path("run-0") / "evaluation.json")
+    metarl.publish("run-0", "small")
+    assert measure("small") == (5, 1) and measure("small", num_tasks=2) == (2, 1)
+
+
+def measure(run, **options):
+    """Returns the numbers of tasks and adaptations of an evaluation."""
+    result = metarl.evaluate(run, **options)
+    return result["num_tasks"], len(result["returns"]["mean"]) - 1
