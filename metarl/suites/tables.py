@@ -5,7 +5,8 @@ A document marks the place of a table by two comments:
     <!-- results: {files: [results/headline.csv], rows: [ant-dir rl2, ant-dir maml-trpo]} -->
     <!-- end of results -->
 
-`rows` are environments with a label, in their order; without it the table has all. Where several
+`rows` are environments with a label, in their order; without it the table has all. Those without
+results are listed in `not_run` too, and are left blank; any other name is a mistake. Where several
 files have a label of an environment, the first file counts.
 """
 
@@ -13,14 +14,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from metarl.config.parser import merge
-from metarl.core.errors import ConfigError, run_command
+from metarl.core.errors import ConfigError, nearest, run_command
 from metarl.core.machine.files import write_atomically
 from metarl.core.machine.yaml_files import parse_yaml
 from metarl.core.messages import format_number
@@ -72,6 +73,7 @@ class _Table:
 
     files: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -98,13 +100,19 @@ def group_rows(files: Sequence[Sequence[Row]]) -> list[Experiment]:
     return [Experiment(tuple(rows)) for labels in groups.values() for rows in labels.values()]
 
 
-def make_table(experiments: Sequence[Experiment], rows: Sequence[str] = ()) -> str:
+def make_table(
+    experiments: Sequence[Experiment], rows: Sequence[str] = (), not_run: Sequence[str] = ()
+) -> str:
     """Returns a table in Markdown: a row for each learner, its baselines beside it.
 
     Args:
         experiments: As `group_rows` returns them.
-        rows: The rows in their order, "<environment> <label>"; by default all. One without results
-            is left out.
+        rows: The rows in their order, "<environment> <label>"; by default all.
+        not_run: Those of `rows` that have no results yet; they are blank.
+
+    Raises:
+        ConfigError: A row has no results and is not in `not_run`, or the other way round; the
+            message names the nearest.
     """
     by_name = {
         f"{each.first.env} {each.first.label}": each
@@ -112,13 +120,28 @@ def make_table(experiments: Sequence[Experiment], rows: Sequence[str] = ()) -> s
         if each.first.role in ("learner", "scratch")
     }
     lines = [HEADER, ("---",) * len(HEADER)]
+    _check_names(rows, not_run, by_name)
     for name in rows or by_name:
-        if experiment := by_name.get(name):
-            env = experiment.first.env
-            lines.append(
-                _cells(experiment, [each for each in experiments if each.first.env == env])
-            )
+        if name in not_run:
+            env, _, label = name.partition(" ")
+            lines.append((env, label, *[""] * (len(HEADER) - 2)))
+            continue
+        experiment = by_name[name]
+        env = experiment.first.env
+        lines.append(_cells(experiment, [each for each in experiments if each.first.env == env]))
     return "".join(f"| {' | '.join(map(_escape, cells))} |\n" for cells in lines)
+
+
+def _check_names(rows: Sequence[str], not_run: Sequence[str], known: Collection[str]) -> None:
+    for name in rows:
+        if name not in known and name not in not_run:
+            hint = nearest(name, sorted(known)) or "; list it in not_run if it is to stay blank"
+            raise ConfigError(f"rows: {name} has no results{hint}")
+    for name in not_run:
+        if name in known:
+            raise ConfigError(f"not_run: {name} has results; take it out of the list")
+        if name not in rows:
+            raise ConfigError(f"not_run: {name} is not in rows{nearest(name, rows)}")
 
 
 def _escape(cell: str) -> str:
@@ -236,7 +259,10 @@ def rewrite(text: str, root: Path, where: str = "") -> str:
         tree = parse_yaml(match["table"], where)
         mark = merge(_Table(), tree, where=where)
         experiments = group_rows([read_rows(root / name) for name in mark.files])
-        table = make_table(experiments, mark.rows)
+        try:
+            table = make_table(experiments, mark.rows, mark.not_run)
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from error
         return f"{match['begin']}{table}{match['end']}"
 
     return _BLOCK.sub(make, text)

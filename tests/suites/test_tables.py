@@ -99,13 +99,34 @@ def test_table_has_the_baselines_beside_a_learner():
 
 def test_table_has_the_chosen_rows_in_their_order():
     rows = [*rows_of(), *rows_of(label="maml-trpo"), *rows_of(env="hopper-vel", held_out=False)]
-    names = ["hopper-vel rl2", "ant-dir maml-trpo", "ant-dir none"]
+    names = ["hopper-vel rl2", "ant-dir maml-trpo"]
     lines = make_table(group_rows([rows]), names).splitlines()[2:]
     assert [line.split(" | ")[:2] for line in lines] == [
         ["| hopper-vel (test = train)", "rl2"],
         ["| ant-dir", "maml-trpo"],
     ]
     assert "200, stand still" in lines[0]
+
+
+def test_row_that_was_not_run_is_blank():
+    names = ["ant-dir/varibad rl2, x", "ant-dir rl2"]
+    lines = make_table(group_rows([rows_of()]), names, names[:1]).splitlines()[2:]
+    assert lines[0] == "| ant-dir/varibad | rl2, x |  |  |  |  |  |  |  |"
+    assert lines[1].startswith("| ant-dir | rl2 | 2 seeds")
+
+
+@pytest.mark.parametrize(
+    ("names", "not_run", "message"),
+    [
+        (["ant-dir rl3"], [], "rows: ant-dir rl3 has no results; did you mean ant-dir rl2?"),
+        (["walker"], [], "rows: walker has no results; list it in not_run if it is to stay blank"),
+        (["ant-dir rl2"], ["ant-dir rl2"], "not_run: ant-dir rl2 has results; take it out"),
+        (["ant-dir rl2"], ["ant-dir x"], "not_run: ant-dir x is not in rows"),
+    ],
+)
+def test_row_without_results_is_refused(names, not_run, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        make_table(group_rows([rows_of()]), names, not_run)
 
 
 def test_document_gets_its_table(tmp_path):
