@@ -33,6 +33,7 @@ VIDEO = "videos/adaptation.mp4"
 def film(
     policy: Given,
     *,
+    tasks: Sequence[Sequence[float]] | np.ndarray | None = None,
     num_tasks: int = 2,
     num_adaptations: int = 1,
     formats: Sequence[str] | None = None,
@@ -45,7 +46,8 @@ def film(
 
     Args:
         policy: The trained policy, its run folder, or its address on the hub.
-        num_tasks: Tasks to film.
+        tasks: Tasks (N, D) to film, by default held-out ones.
+        num_tasks: Number of held-out tasks.
         num_adaptations: Adaptation steps between before and after.
         formats: Of "mp4", "gif" and "html" (a replay in 3-D); by default mp4, and html where
             possible.
@@ -64,32 +66,28 @@ def film(
     _check(num_tasks, num_adaptations, formats, size)
     require(num_episodes >= 1, "num_episodes", num_episodes, "at least 1")
     with open_policy(policy, trust_env=trust_env) as loaded:
-        return _film(loaded, num_tasks, num_adaptations, formats, num_episodes, camera, size)
+        if not supports(loaded.env, RenderableEnv):
+            raise NoPictures(f"{loaded.env.spec.name} draws no pictures")
+        chosen = _choose_tasks(loaded, tasks, num_tasks)
+        return _film(loaded, chosen, num_adaptations, formats, num_episodes, camera, size)
 
 
 def _film(
     policy: TrainedPolicy,
-    num_tasks: int,
+    tasks: np.ndarray,
     num_adaptations: int,
     formats: Sequence[str] | None,
     num_episodes: int,
     camera: tuple[float, float] | None,
     size: int,
 ) -> list[Path]:
-    from metarl.evaluation.evaluate import held_out_tasks
     from metarl.reporting.episode import View
     from metarl.reporting.film import write_films
 
     config, env = policy.config, policy.env
-    if not supports(env, RenderableEnv):
-        raise NoPictures(f"{env.spec.name} draws no pictures")
     if num_episodes > config.sampler.num_episodes:
         hint = f"the run adapts from {config.sampler.num_episodes} episodes, so there are no more"
         raise ConfigError(f"--episodes {num_episodes}: {hint}")
-    if is_baseline(config, "scratch"):
-        tasks = policy.learner.tasks[:num_tasks]
-    else:
-        tasks = held_out_tasks(env.spec, config.seed, num_tasks)
     path, view = policy.output / VIDEO, View(size, camera)
     title = f"{config.env}, {config.algo}: {name_of(policy.path)}"
     with heartbeat(f"filming {len(tasks)} tasks"):
@@ -136,7 +134,6 @@ def film_together(
         ConfigError: An argument is out of range, the policies have different environments, or the
             folder does not exist.
     """
-    from metarl.evaluation.evaluate import held_out_tasks
     from metarl.reporting.episode import View
     from metarl.reporting.film import write_films
 
@@ -147,9 +144,7 @@ def film_together(
         loaded = [stack.enter_context(open_policy(each, trust_env=trust_env)) for each in given]
         _require_comparable(loaded)
         first = loaded[0]
-        if tasks is None:
-            tasks = held_out_tasks(first.env.spec, first.config.seed, num_tasks)
-        tasks = np.asarray(tasks, dtype=float)
+        tasks = _choose_tasks(first, tasks, num_tasks)
         key = Key(first.config.seed, "video", 0)
         with heartbeat(f"filming {len(tasks)} tasks with {len(loaded)} policies"):
             columns = [
@@ -160,6 +155,26 @@ def film_together(
             title = f"{first.config.env}: {', '.join(name_of(policy.path) for policy in loaded)}"
             view = View(size, camera)
             return write_films(output, first.env, panels, formats, title=title, view=view)
+
+
+def _choose_tasks(
+    policy: TrainedPolicy, tasks: Sequence[Sequence[float]] | np.ndarray | None, num_tasks: int
+) -> np.ndarray:
+    """Returns the tasks (N, D) to film: chosen ones, those of a policy from scratch, or held-out.
+
+    Raises:
+        ConfigError: Chosen tasks do not fit the environment, or the policy knows its own alone.
+    """
+    from metarl.evaluation.evaluate import check_chosen_tasks, held_out_tasks
+
+    is_scratch = is_baseline(policy.config, "scratch")
+    if tasks is not None:
+        if is_scratch:
+            raise ConfigError("--task: has no effect on policies from scratch; leave it out")
+        return check_chosen_tasks(tasks, policy.env.spec)
+    if is_scratch:
+        return policy.learner.tasks[:num_tasks]
+    return held_out_tasks(policy.env.spec, policy.config.seed, num_tasks)
 
 
 def _require_comparable(policies: Sequence[TrainedPolicy]) -> None:

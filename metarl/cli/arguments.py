@@ -160,6 +160,8 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the same as --num-tasks",
     )
+    text = "film this task, for example 3,40, instead of held-out ones; may be repeated"
+    command.add_argument("--task", type=parse_task, action="append", metavar="NUMBERS", help=text)
     text = "episodes of each task that are shown before and after adaptation; by default 1"
     command.add_argument("--episodes", type=parse_at_least(1), default=1, metavar="N", help=text)
     text = f"{', '.join(CAMERAS)}, or AZIMUTH,ELEVATION in degrees"

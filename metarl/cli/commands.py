@@ -182,6 +182,7 @@ def _video(arguments: argparse.Namespace) -> None:
     from metarl.core.env import NoPictures
 
     options: dict[str, Any] = {
+        "tasks": arguments.task,
         "num_tasks": arguments.num_tasks,
         "num_adaptations": arguments.num_adaptations,
         "formats": (arguments.format,) if arguments.format else None,

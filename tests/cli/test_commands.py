@@ -289,12 +289,20 @@ def test_wrong_arguments_have_exit_code_2(arguments, message, capsys):
 def test_video_of_several_runs_shows_the_same_task_side_by_side(run_copy, tmp_path, capsys):
     file = tmp_path / "race.mp4"
     runs = [str(run_copy), str(run_copy)]
-    flags = ["--num-tasks", "1", "--format", "html"]
+    flags = ["--task", "-0.25,0.5", "--format", "html"]
     assert commands.main(["video", *runs, "-o", str(file), *flags]) == 0
     page = file.with_suffix(".html")
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
     assert text.count("after 1 adaptation") == 2 and "before adaptation" not in text
+    assert "-0.25" in text
+
+
+@pytest.mark.parametrize("num_runs", [1, 2])
+def test_video_of_a_task_that_does_not_fit_is_refused(num_runs, run_copy, tmp_path, capsys):
+    file = ["-o", str(tmp_path / "race.mp4")] if num_runs > 1 else []
+    assert commands.main(["video", *[str(run_copy)] * num_runs, *file, "--task", "1"]) == 2
+    assert "--task 1.0: a task of navigation-2d is 2 finite numbers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
