@@ -143,6 +143,7 @@ class MujocoBatchEnv:
                 self._finished.append((part, slice(start, start + part.size)))
             start += part.size
         self._outputs = np.zeros((num_rows, self.spec.action_size))
+        self._start = np.zeros((num_rows, 2))
         self._is_noisy = any(part.noise for part in self._parts)
         # of every control step of an episode, drawn at its start, so that it depends on its stream
         shape = (num_rows, self.spec.horizon + 1, start) if self._is_noisy else (num_rows, 1, 0)
@@ -205,6 +206,8 @@ class MujocoBatchEnv:
         self._world.start(index)
         self._outputs[index], self._time[index] = 0.0, 0
         self._batch.forward(ids)
+        if not self.robot.fixed:
+            self._start[index] = np.stack(self._torso(), axis=1)[index]
         self._previous_position = self._position()
         self._warnings[index] = self._batch.warning[index, :, 1].sum(axis=1)
         self._calls.is_reset = True
@@ -234,6 +237,12 @@ class MujocoBatchEnv:
         """Returns x and y (M,) of the torso [m, world]."""
         x = self._qpos[:, 0]
         return x, np.zeros_like(x) if self.robot.planar else self._qpos[:, 1]
+
+    def distances(self) -> np.ndarray | None:
+        """See `HasDistances`."""
+        if self.robot.fixed:
+            return None
+        return np.linalg.norm(np.stack(self._torso(), axis=1) - self._start, axis=1)
 
     def _heights_around(self) -> np.ndarray:
         """Returns the heights (M, P) [m] of the ground at the scan points, clipped to [-1, 1].

@@ -16,6 +16,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     GradedEnv,
+    HasDistances,
     HasFingerprint,
     HasRewardTerms,
     RestartableEnv,
@@ -74,6 +75,7 @@ class Mirrored(Wrapper):
         BatchEnv,
         RestartableEnv,
         SplittableEnv,
+        HasDistances,
         HasRewardTerms,
         GradedEnv,
         HasFingerprint,

@@ -11,6 +11,7 @@ import numpy as np
 from metarl.core.env import (
     BatchEnv,
     GradedEnv,
+    HasDistances,
     HasFingerprint,
     HasRewardTerms,
     HasServos,
@@ -51,6 +52,7 @@ class ObserveTask(Wrapper):
         MovableCamera,
         SceneEnv,
         TaskDescriber,
+        HasDistances,
         HasRewardTerms,
         GradedEnv,
         HasServos,

@@ -53,6 +53,10 @@ class Wrapper:
         """See `HasRewardTerms`."""
         return self._env.take_reward_sums()
 
+    def distances(self) -> np.ndarray | None:
+        """See `HasDistances`."""
+        return self._env.distances()
+
     def fingerprint(self) -> str:
         """See `HasFingerprint`."""
         return self._env.fingerprint()

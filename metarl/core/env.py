@@ -212,6 +212,16 @@ class HasRewardTerms(Protocol):
         """
 
 
+class HasDistances(Protocol):
+    """An environment whose robots have a base that can travel."""
+
+    def distances(self) -> np.ndarray | None:
+        """Returns how far each base is from its start (M,) [m, world]; None if it is fixed.
+
+        It is the straight line in the ground plane, of episodes that ended their last place.
+        """
+
+
 class GradedEnv(Protocol):
     """An environment that draws a part of an episode's difficulty itself, outside of its tasks."""
 

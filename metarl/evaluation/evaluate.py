@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from metarl.core.env import BatchEnv, supports
 from metarl.core.errors import ConfigError, name_failures
-from metarl.core.learner import Learner, SplittableContext
+from metarl.core.learner import C, Learner, SplittableContext
 from metarl.core.machine.parallel import one_torch_thread
 from metarl.core.rng import stream
 from metarl.core.rollout import Rollout
@@ -23,6 +24,7 @@ from metarl.core.task_limits import require_usable
 from metarl.core.tasks import HasTestTasks, full_range
 from metarl.evaluation import statistics
 from metarl.sampling.sampler import Collector, Key
+from metarl.sampling.trials import run_trial
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Evaluation:
         faults: (K + 1, N, E), episodes whose simulation failed; their returns lack the rest.
         pools_episodes: Each adaptation used all E episodes of a task (see `Learner`).
         deterministic: The returns are those of the policy's mode, without exploration noise.
+        distances: (K + 1, N, E), from the start to the end of an episode in the ground plane
+            [m, world]; 0 where the simulation failed. None without a base that moves.
     """
 
     tasks: np.ndarray
@@ -45,6 +49,7 @@ class Evaluation:
     faults: np.ndarray
     pools_episodes: bool = True
     deterministic: bool = False
+    distances: np.ndarray | None = None
 
 
 def held_out_tasks(spec: Any, seed: int, num_tasks: int) -> np.ndarray:
@@ -103,13 +108,15 @@ def evaluate(
         with closing(Collector(env)) as collector:
             size = (num_episodes, num_adaptations)
             if explore:
-                rollouts, _ = collector.trial(learner, tasks, *size, key)
-                rows = [_measure(rollout) for rollout in rollouts]
+                player = _Measuring(collector)
+                rollouts, _ = run_trial(player, learner, tasks, size, key)
+                rows = player.rows
                 num_steps = [rollout.num_steps() for rollout in rollouts]
             else:
-                played = play_without_noise(collector, learner, tasks, *size, key, _measure)
+                measure = partial(_measure, collector)
+                played = play_without_noise(collector, learner, tasks, *size, key, measure)
                 rows, num_steps = played
-    returns, faults = zip(*rows, strict=True)
+    returns, faults, distances = zip(*rows, strict=True)
     return Evaluation(
         tasks=tasks,
         returns=np.stack(returns),
@@ -117,6 +124,7 @@ def evaluate(
         faults=np.stack(faults),
         pools_episodes=learner.pools_episodes,
         deterministic=not explore,
+        distances=None if distances[0] is None else np.stack(distances),
     )
 
 
@@ -124,10 +132,36 @@ Measured = TypeVar("Measured")
 """Numbers of one rollout."""
 
 
-def _measure(rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the returns (N, E) and faults (N, E)."""
+def _measure(
+    collector: Collector, rollout: Rollout
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns the returns, faults and distances (N, E) of the last rollout."""
     # a copy, since the next rollout may use the memory again
-    return rollout.returns().numpy(), rollout.truncated.numpy().copy()
+    faults = rollout.truncated.numpy().copy()
+    distances = collector.distances()
+    if distances is not None:
+        distances = np.where(faults, 0.0, distances)  # a failed simulation can be anywhere
+    return rollout.returns().numpy(), faults, distances
+
+
+class _Measuring:
+    """Player of a trial that measures every rollout before the next one begins."""
+
+    def __init__(self, collector: Collector):
+        self._collector = collector
+        self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+
+    def set_tasks(self, tasks: np.ndarray, num_episodes: int, *, whole: bool = False) -> None:
+        """See `Collector.set_tasks`."""
+        self._collector.set_tasks(tasks, num_episodes, whole=whole)
+
+    def rollout(
+        self, learner: Learner[C], context: C, key: Key, k: int, *, explore: bool = True
+    ) -> tuple[Rollout, C]:
+        """See `Collector.rollout`."""
+        rollout, after = self._collector.rollout(learner, context, key, k, explore=explore)
+        self.rows.append(_measure(self._collector, rollout))
+        return rollout, after
 
 
 def play_without_noise(
@@ -231,6 +265,11 @@ def _summarise_returns(
         "share_of_tasks_made_worse": statistics.share_made_worse(per_task),
         "faulted_episodes": evaluation.faults.sum(axis=(1, 2)).tolist(),
     }
+    if evaluation.distances is not None:
+        of_tasks = evaluation.distances.mean(axis=2)
+        estimates = statistics.over_tasks(evaluation.tasks, of_tasks, seed).returns
+        tree["distance"] = {name: estimates[name] for name in ("mean", "ci95")}
+        tree["distance"]["per_task"] = of_tasks.tolist()
     return tree, pooled
 
 

@@ -116,6 +116,7 @@ _RETURNS = {
     "iqm?": _NUMBERS,
     "iqm_ci95?": [_ERRORS],
 }
+_DISTANCE = {"mean": _NUMBERS, "per_task": [_NUMBERS], "ci95": [_ERRORS]}
 _FORM = {
     "env": str,
     "algo": str,
@@ -127,7 +128,8 @@ _FORM = {
     "note?": str,
     "trained_on?": str,
     "returns": {**_RETURNS, "stderr": _ERRORS},
-    "without_noise?": {"returns": _RETURNS},
+    "without_noise?": {"returns": _RETURNS, "distance?": _DISTANCE},
+    "distance?": _DISTANCE,
     "share_of_tasks_made_worse": _NUMBERS,
     "faulted_episodes?": [int],
     "task_variables": [{"name": str, "unit": str}],
@@ -150,6 +152,8 @@ def _check_lengths(result: Mapping[str, Any]) -> None:
         quiet = result["without_noise"]["returns"]
         names = ("mean", "ci95", "per_task")
         lists |= {f"without_noise.returns.{name}": quiet[name] for name in names}
+    if "distance" in result:
+        lists |= {f"distance.{name}": values for name, values in result["distance"].items()}
     counts = ("share_of_tasks_made_worse", "faulted_episodes")
     lists |= {name: result[name] for name in counts if name in result}
     for name, values in lists.items():
@@ -290,6 +294,11 @@ def _combine(
         "share_of_tasks_made_worse": statistics.share_made_worse(np.concatenate(per_task, axis=1)),
         "faulted_episodes": np.sum(faults, axis=0).tolist(),
     }
+    if all("distance" in result for result in results):
+        of_tasks = [np.array(result["distance"]["per_task"]) for result in results]
+        far = seeds.over_seeds(list(zip(tasks, of_tasks, strict=True)), 0).returns
+        tree["distance"] = {"mean": far["mean"], "ci95": far["ci95"]}
+        tree["distance"]["per_task"] = np.concatenate(of_tasks, axis=1).tolist()
     return tree, pooled
 
 

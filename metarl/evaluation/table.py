@@ -131,6 +131,12 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
             for mean, ends in zip(quiet["returns"]["mean"], quiet["returns"]["ci95"], strict=True)
         )
         lines.append(f"without policy noise: {shown}")
+    if distance := result.get("distance"):
+        shown = ", ".join(
+            f"{format_number(mean)} {format_interval(ends)}"
+            for mean, ends in zip(distance["mean"], distance["ci95"], strict=True)
+        )
+        lines.append(f"distance from start to end of an episode [m]: {shown}")
     if oracle := result.get("oracle"):
         ends = format_interval(oracle["ci95"])
         lines.append(

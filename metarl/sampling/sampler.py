@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.core.env import BatchEnv, GradedEnv, SplittableEnv, supports
+from metarl.core.env import BatchEnv, GradedEnv, HasDistances, SplittableEnv, supports
 from metarl.core.errors import ConfigError
 from metarl.core.learner import C, JoinableContext, Learner
 from metarl.core.machine.parallel import ALONE, Group, one_torch_thread, own_slice
@@ -300,6 +300,17 @@ class Collector:
         for env in (self.env, *self._parts):
             if supports(env, GradedEnv):
                 env.set_level(level)
+
+    def distances(self) -> np.ndarray | None:
+        """Returns how far the bases are from their starts (N, E) [m, world]; None without bases.
+
+        Those of the last rollout, see `HasDistances`; a process of a group has its own tasks alone.
+        """
+        found = [
+            env.distances() if supports(env, HasDistances) else None for env, _ in self._slices
+        ]
+        known = [each for each in found if each is not None]
+        return np.concatenate(known).reshape(-1, self._size[1]) if known else None
 
     def take_reward_terms(self) -> dict[str, float]:
         """Returns the mean of each part of the reward over the steps since the last call.

@@ -241,3 +241,56 @@ def test_environment_whose_tasks_have_no_numbers_takes_none():
     spec = replace(make("navigation-2d").spec, tasks=Uniform(()))
     with pytest.raises(ConfigError, match="tasks of navigation-2d have no numbers; leave it out"):
         check_chosen_tasks([[1.0]], spec)
+
+
+# --- distances ------------------------------------------------------------------------------------
+
+
+def tiny_learner(env):
+    config = Rl2Config(memory_size=4, minibatches=1, initial_log_std=1.0)
+    return Rl2(config, env.spec.obs_size, env.spec.action_size, seed=0)
+
+
+@pytest.mark.parametrize("explore", [True, False])
+def test_distance_is_that_of_a_loop_over_snapshots(monkeypatch, explore):
+    env, size = make("ant-dir", 1), (2, 2)
+    learner = tiny_learner(env)
+    tasks, key = held_out_tasks(env.spec, 0, size[0]), Key(0, "evaluate", 0)
+    options = {"num_episodes": size[1], "num_adaptations": 1, "key": key, "explore": explore}
+    measured = evaluate(env, learner, tasks, **options)
+    start, reset = np.zeros((4, 2)), env.reset
+    end = [start.copy(), start.copy()]
+
+    def note_start(rngs):
+        obs = reset(rngs)
+        start[:] = env.snapshot()[:, :2]
+        return obs
+
+    def note_end(k, valid):
+        end[k][valid] = env.snapshot()[valid, :2]
+
+    monkeypatch.setattr(env, "reset", note_start)
+    env.set_tasks(tasks, size[1])
+    context = learner.begin(*size, key.tasks("begin", 0, size[0]))
+    for k in range(2):
+        played, context = rollout(
+            env, learner, context, key, k, size, explore=explore, observer=note_end
+        )
+        context = learner.adapt(context, played, key.tasks("adapt", k + 1, size[0]))
+        far = [np.hypot(*(b - a)) for a, b in zip(start, end[k], strict=True)]
+        np.testing.assert_allclose(measured.distances[k].ravel(), far, rtol=1e-12)
+        np.testing.assert_array_equal(measured.returns[k], played.returns().numpy())
+    assert (measured.distances > 0.01).all()
+    tree = summary(measured, env.spec, "rl2", 0)
+    assert tree["distance"]["mean"] == pytest.approx(measured.distances.mean(axis=(1, 2)))
+    json.dumps(tree, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["navigation-2d", "arm-reach"])
+def test_distance_is_left_out_without_a_base_that_moves(name):
+    env = make(name, 1)
+    learner = tiny_learner(env)
+    tasks = held_out_tasks(env.spec, 0, 1)
+    options = {"num_episodes": 1, "num_adaptations": 0, "key": Key(0, "evaluate", 0)}
+    measured = evaluate(env, learner, tasks, **options)
+    assert measured.distances is None and "distance" not in summary(measured, env.spec, "rl2", 0)
