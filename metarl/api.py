@@ -17,7 +17,7 @@ from metarl import builders, experiment
 from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
 from metarl.config.trust import trust
-from metarl.core.env import BatchEnv, NoPictures, SceneEnv, missing_members, supports
+from metarl.core.env import BatchEnv, NoPictures, missing_members
 from metarl.core.errors import CheckpointError, ConfigError, Preempted
 from metarl.core.machine.files import load_json
 from metarl.core.messages import show, warn
@@ -29,9 +29,9 @@ from metarl.environments import register_robot as register_robot
 from metarl.environments import robot_from_mjcf as robot_from_mjcf
 from metarl.evaluation import results, table
 from metarl.explanation import explain as explain
-from metarl.filming import VIDEO
 from metarl.filming import film as film
 from metarl.filming import film_together as film_together
+from metarl.filming import is_film_stale
 from metarl.learners.modes import label
 from metarl.policies import (
     Given,
@@ -41,7 +41,7 @@ from metarl.policies import (
     name_policy,
     open_policy,
 )
-from metarl.runs.folder import is_film_outdated, is_older_than_checkpoints
+from metarl.runs.folder import is_older_than_checkpoints
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import output_folder, read_evaluation_settings
 from metarl.runs.sinks import log_evaluation, make_sink
@@ -111,7 +111,7 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
             result = evaluate(policy, num_tasks=None if is_fixed else trainer.evaluate_tasks)
             show(table.table(result))
             log_evaluation(make_sink(trainer), policy.path, result)
-        if trainer.video and (again or any(_is_stale_film(policy, p) for p in _videos(policy))):
+        if trainer.video and (again or is_film_stale(policy)):
             _film_if_possible(policy)
     except KeyboardInterrupt as error:
         command = experiment.resume_hint(policy)
@@ -136,18 +136,6 @@ def _is_stale_evaluation(policy: TrainedPolicy, path: Path) -> bool:
     if iteration is None:  # of an older version
         return is_older_than_checkpoints(policy.path, path)
     return iteration != policy.progress.iteration
-
-
-def _is_stale_film(policy: TrainedPolicy, path: Path) -> bool:
-    """Returns whether a film is missing or not of the newest checkpoint."""
-    newest = policy.progress.iteration
-    return not path.exists() or is_film_outdated(policy.path, path, newest)
-
-
-def _videos(policy: TrainedPolicy) -> list[Path]:
-    """Returns the files that `film` writes by default."""
-    video = policy.path / VIDEO
-    return [video, video.with_suffix(".html")] if supports(policy.env, SceneEnv) else [video]
 
 
 def load(

@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.builders import is_baseline
 from metarl.config.identity import label_config
-from metarl.core.env import NoPictures, RenderableEnv, supports
+from metarl.core.env import NoPictures, RenderableEnv, SceneEnv, supports
 from metarl.core.errors import ConfigError, require
 from metarl.core.learner import adapts_while_acting
 from metarl.core.machine.files import check_output
@@ -20,7 +20,7 @@ from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.learners.modes import find_mode
 from metarl.policies import Given, list_policies, open_policy
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
-from metarl.runs.folder import record_films
+from metarl.runs.folder import is_film_outdated, record_films
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
@@ -244,3 +244,11 @@ def _play(
         num_shown=num_shown,
         adapts=adapts if find_mode(config.learner) is None else "no",
     )
+
+
+def is_film_stale(policy: TrainedPolicy) -> bool:
+    """Returns whether a file that `film` writes is missing or not of the newest checkpoint."""
+    video, newest = policy.path / VIDEO, policy.progress.iteration
+    has_replay = supports(policy.env, SceneEnv)
+    paths = [video, video.with_suffix(".html")] if has_replay else [video]
+    return any(not p.exists() or is_film_outdated(policy.path, p, newest) for p in paths)

@@ -296,7 +296,7 @@ class MujocoBatchEnv:
             else:
                 velocity = (after - before) / self.spec.dt
                 parts = {"goal": self.goal.reward(self._goal_tasks, velocity, after)}
-            parts = self._add_terms(parts, effort, healthy)
+            parts = self.terms.add(parts, effort, healthy, self._forces)
             reward = sum(parts.values(), np.zeros(len(action)))
         self._tally.add(alive & ~fault, parts)
         if self._finished or self._observes_outputs:
@@ -328,18 +328,6 @@ class MujocoBatchEnv:
             with mark_failures(failed):
                 self._batch.forward(ids)
         return failed
-
-    def _add_terms(
-        self, parts: dict[str, np.ndarray], effort: np.ndarray, healthy: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Returns the parts of the reward: those of the goal with its weight, bonus and costs."""
-        terms = self.terms
-        parts = {name: terms.goal_weight * values for name, values in parts.items()}
-        parts["healthy"] = terms.bonus * healthy
-        parts["control"] = -terms.control_cost * effort
-        if self._forces is not None:
-            parts["contact"] = -terms.contact_costs(self._forces.reshape(len(effort), -1))
-        return parts
 
     def take_reward_sums(self) -> tuple[dict[str, np.ndarray], int]:
         """See `HasRewardTerms`."""

@@ -6,6 +6,7 @@ A goal maps the motion of M robots and their M tasks to M rewards. Bonus and cos
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -82,6 +83,28 @@ class RewardTerms:
         if np.isfinite(self.contact_clip):
             forces = np.clip(forces, -self.contact_clip, self.contact_clip)
         return np.minimum(self.contact_cost * np.square(forces).sum(axis=1), self.contact_cap)
+
+    def add(
+        self,
+        parts: Mapping[str, np.ndarray],
+        effort: np.ndarray,
+        healthy: np.ndarray,
+        forces: np.ndarray | None,
+    ) -> dict[str, np.ndarray]:
+        """Returns the parts of the reward (M,): those of the goal with its weight, bonus and costs.
+
+        Args:
+            parts: Of the goal, each (M,).
+            effort: Sum of squares of the action (M,), see control_cost.
+            healthy: Mask (M,) of robots that have not fallen.
+            forces: Contact forces (M, ...) [N, N m]; None without a contact cost.
+        """
+        parts = {name: self.goal_weight * values for name, values in parts.items()}
+        parts["healthy"] = self.bonus * healthy
+        parts["control"] = -self.control_cost * effort
+        if forces is not None:
+            parts["contact"] = -self.contact_costs(forces.reshape(len(effort), -1))
+        return parts
 
     def formula(self, goal: Objective) -> str:
         """Returns the whole reward of a step as text: a action, cfrc contact forces.
