@@ -276,7 +276,7 @@ def _list_quantities(found: Sequence[Quantity]) -> str:
     """Returns the count, the names and the units of observed numbers, in one line."""
     units = ", ".join(dict.fromkeys(each.unit for each in found))
     names = [each.name for each in found]
-    listed = ", ".join(names[:2]) + (f", ..., {names[-1]}" if len(names) > 2 else "")
+    listed = "; ".join(names if len(names) < 4 else [*names[:2], "...", names[-1]])
     return f"{len(found)} numbers [{units}]: {listed}"
 
 
