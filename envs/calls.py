@@ -7,12 +7,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metarl.core.env import EnvSpec, check_rows, check_streams, check_tasks
+from metarl.core.env import EnvSpec, check_streams, check_tasks
 
 
 def is_action(action: np.ndarray, shape: tuple[int | None, int]) -> bool:
     """Returns whether an array has numbers of a shape (M, A)."""
     return action.shape == shape and action.dtype.kind in "fiub"
+
+
+def check_rows(
+    spec: EnvSpec,
+    ready: bool,
+    rows: np.ndarray,
+    rngs: Sequence[np.random.Generator],
+    tasks: np.ndarray | None,
+) -> np.ndarray | None:
+    """Checks the arguments of `reset_rows`; returns tasks (rows.sum(), D) in float64, or None.
+
+    Args:
+        spec: Names the environment in messages, and gives D.
+        ready: Tasks were set.
+        rows: The mask (M,) of the rows to reset.
+        rngs: The streams given.
+        tasks: The tasks given, if any.
+
+    Raises:
+        RuntimeError: Not ready.
+        ValueError: There is not one stream, or not one task, for each row of the mask.
+    """
+    num_rows = int(rows.sum())
+    check_streams(spec, num_rows if ready else None, rngs)
+    if tasks is None:
+        return None
+    tasks = check_tasks(spec, tasks)
+    if len(tasks) != num_rows:
+        raise ValueError(f"{spec.name}: {num_rows} rows need as many tasks, got {len(tasks)}")
+    return tasks
 
 
 class Calls:

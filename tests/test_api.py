@@ -94,11 +94,11 @@ def test_evaluation_json_is_the_first_plain_evaluation(policy, tmp_path):
     shutil.copytree(policy.path, run, ignore=shutil.ignore_patterns("evaluation*"))
     loaded, files = metarl.load(run), []
     for settings in (
-        {"deterministic": True},
+        {"num_tasks": 4, "deterministic": True},
         {"num_tasks": 3},
         {"num_tasks": 3, "deterministic": True},
-        {},
-        {"num_tasks": 3},
+        {"num_tasks": 4},
+        {},  # as many tasks as the run's own evaluation has: 3
     ):
         before = set(run.glob("evaluation*/*.json"))
         metarl.evaluate(loaded, num_adaptations=1, **settings)

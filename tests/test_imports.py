@@ -47,7 +47,7 @@ train
 SHARED_WITH_ENVS = {
     f"metarl.core.{name}"
     for name in (
-        "env tasks joined_tasks pictures task_code rng errors messages trees "
+        "env tasks joined_tasks task_code rng errors messages trees "
         "machine machine.files machine.yaml_files"
     ).split()
 }

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from metarl.core.env import NoPictures
-from metarl.core.pictures import as_pixels
+from metarl.core.env import NoPictures, as_pixels
 from metarl.envs.plugins.worker_pool import Worker
 
 

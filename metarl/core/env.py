@@ -347,6 +347,25 @@ def check_tasks(spec: EnvSpec, tasks: np.ndarray) -> np.ndarray:
     return tasks
 
 
+def as_pixels(picture: np.ndarray) -> np.ndarray:
+    """Returns a picture (height, width, 3) as uint8; floats in [0, 1] are scaled to 0 .. 255.
+
+    Raises:
+        NoPictures: The array is no picture; names its shape, or its type and range.
+    """
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise NoPictures(f"render returned an array of shape {picture.shape}, no picture")
+    if picture.dtype == np.uint8:
+        return picture
+    kind, low, high = picture.dtype.kind, picture.min(), picture.max()
+    # a comparison with NaN is false, hence the negation
+    if kind not in "fiu" or not (low >= 0 and high <= (1 if kind == "f" else 255)):
+        found = f"{picture.dtype} from {low} to {high}"
+        raise NoPictures(f"render returned {found}; a picture is uint8, or float from 0 to 1")
+    return np.rint(255.0 * picture if kind == "f" else picture).astype(np.uint8)
+
+
 def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.Generator]) -> None:
     """Checks the streams given to `reset`; num_rows is M, or None before `set_tasks`.
 
@@ -358,33 +377,3 @@ def check_streams(spec: EnvSpec, num_rows: int | None, rngs: Sequence[np.random.
         raise RuntimeError(f"{spec.name}: call set_tasks before reset")
     if len(rngs) != num_rows:
         raise ValueError(f"{spec.name}: {num_rows} rows need as many streams, got {len(rngs)}")
-
-
-def check_rows(
-    spec: EnvSpec,
-    ready: bool,
-    rows: np.ndarray,
-    rngs: Sequence[np.random.Generator],
-    tasks: np.ndarray | None,
-) -> np.ndarray | None:
-    """Checks the arguments of `reset_rows`; returns tasks (rows.sum(), D) in float64, or None.
-
-    Args:
-        spec: Names the environment in messages, and gives D.
-        ready: Tasks were set.
-        rows: The mask (M,) of the rows to reset.
-        rngs: The streams given.
-        tasks: The tasks given, if any.
-
-    Raises:
-        RuntimeError: Not ready.
-        ValueError: There is not one stream, or not one task, for each row of the mask.
-    """
-    num_rows = int(rows.sum())
-    check_streams(spec, num_rows if ready else None, rngs)
-    if tasks is None:
-        return None
-    tasks = check_tasks(spec, tasks)
-    if len(tasks) != num_rows:
-        raise ValueError(f"{spec.name}: {num_rows} rows need as many tasks, got {len(tasks)}")
-    return tasks

@@ -18,9 +18,8 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.core.env import RenderableEnv
+from metarl.core.env import RenderableEnv, as_pixels
 from metarl.core.messages import format_number, printable
-from metarl.core.pictures import as_pixels
 from metarl.reporting.episode import Episode, View
 
 GIF_FPS = 25.0

@@ -8,7 +8,6 @@ import pytest
 
 from metarl.core.env import (
     EnvSpec,
-    check_rows,
     check_streams,
     check_tasks,
     missing_members,
@@ -188,7 +187,6 @@ SPEC = EnvSpec(
     floors={},
 )
 RNGS = [np.random.default_rng(row) for row in range(3)]
-ROWS = np.array([True, False, True, True])
 
 
 def test_check_tasks_returns_float64():
@@ -212,15 +210,3 @@ def test_check_streams_names_what_is_missing():
         check_streams(SPEC, None, RNGS)
     with pytest.raises(ValueError, match="test: 4 rows need as many streams, got 3"):
         check_streams(SPEC, 4, RNGS)
-
-
-def test_check_rows_counts_the_rows_of_the_mask():
-    assert check_rows(SPEC, True, ROWS, RNGS, None) is None
-    tasks = check_rows(SPEC, True, ROWS, RNGS, np.ones((3, 2), dtype=np.float32))
-    assert tasks.dtype == np.float64 and tasks.shape == (3, 2)
-    with pytest.raises(RuntimeError, match="test: call set_tasks before reset"):
-        check_rows(SPEC, False, ROWS, RNGS, None)
-    with pytest.raises(ValueError, match="3 rows need as many streams, got 2"):
-        check_rows(SPEC, True, ROWS, RNGS[:2], None)
-    with pytest.raises(ValueError, match="3 rows need as many tasks, got 4"):
-        check_rows(SPEC, True, ROWS, RNGS, np.ones((4, 2)))

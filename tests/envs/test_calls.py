@@ -7,6 +7,7 @@ import plugin_envs
 import pytest
 
 from metarl.envs import make
+from metarl.envs.calls import Calls
 from metarl.envs.plugins.subproc_env import SubprocEnv
 from metarl.envs.wrappers.mirrored import Mirrored
 
@@ -79,3 +80,20 @@ def test_closed_environment_needs_tasks_again(env):
     env.set_tasks(tasks, 2)  # it can be used again
     env.reset(rngs)
     env.step(action, alive)
+
+
+def test_rows_of_the_mask_are_counted():
+    with closing(make("navigation-2d")) as env:
+        calls, rngs = Calls(env.spec), [np.random.default_rng(row) for row in range(3)]
+    rows = np.array([True, False, True, True])
+    with pytest.raises(RuntimeError, match="navigation-2d: call set_tasks before reset"):
+        calls.reset_rows(rows, rngs, None)
+    calls.set_tasks(np.zeros((4, 2)), 1)
+    calls.reset(rngs + rngs[:1])
+    assert calls.reset_rows(rows, rngs, None) is None
+    tasks = calls.reset_rows(rows, rngs, np.full((3, 2), 0.5, dtype=np.float32))
+    assert tasks.dtype == np.float64 and tasks.shape == (3, 2)
+    with pytest.raises(ValueError, match="3 rows need as many streams, got 2"):
+        calls.reset_rows(rows, rngs[:2], None)
+    with pytest.raises(ValueError, match="3 rows need as many tasks, got 4"):
+        calls.reset_rows(rows, rngs, np.full((4, 2), 0.5))

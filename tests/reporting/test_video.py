@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl.core.env import NoPictures
-from metarl.core.pictures import as_pixels
+from metarl.core.env import NoPictures, as_pixels
 from metarl.reporting import video
 from metarl.reporting.episode import Episode, View
 from metarl.reporting.video import write_video
