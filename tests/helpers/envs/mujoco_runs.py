@@ -1,6 +1,25 @@
 """Runs of MujocoBatchEnvs with recorded outcomes."""
 
+import mujoco
 import numpy as np
+
+from metarl.envs.locomotion.env import MujocoBatchEnv
+from metarl.envs.locomotion.goals.hidden import Forward, RewardTerms
+from metarl.envs.locomotion.recipe import Recipe
+
+
+def build(robot, *variations, goal=None, terms=None, threads=1):
+    """Builds an environment of a robot with variations; runs forward if there is no goal."""
+    goal, terms = goal or Forward(), terms or RewardTerms()
+    return MujocoBatchEnv("test", Recipe(robot, goal, terms, variations), threads)
+
+
+def momentum(env, row):
+    """Returns mass [kg] and velocity of the centre of mass (3,) [m/s] of a row, from MuJoCo."""
+    model, data = env._batch.get_model(row), env._batch.get_data(row)
+    mujoco.mj_forward(model, data)
+    mujoco.mj_subtreeVel(model, data)
+    return model.body_subtreemass[0], data.subtree_linvel[0].copy()
 
 
 def streams(count):

@@ -7,13 +7,12 @@ import pytest
 import torch
 from meta_objective import double_trial, log_prob, played
 
-from metarl.core.errors import ConfigError
 from metarl.functional.ppo import clipped_loss
 from metarl.learners.maml import surrogates
 from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.inner_loop import RATE, inner_steps, linearise
 from metarl.learners.maml.maml import Maml
-from metarl.learners.maml.meta_gradient import meta_gradient, objective, resolve_conflicts
+from metarl.learners.maml.meta_gradient import meta_gradient, objective
 from metarl.learners.maml.outer_ppo import AdamSteps, ppo_gradient
 from metarl.learners.maml.outer_trpo import TrpoStep
 from metarl.learners.maml.surrogates import surrogate_loss
@@ -306,14 +305,6 @@ def test_reptile_moves_towards_the_adapted_parameters(monkeypatch):
         torch.testing.assert_close(learner.params[name], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("adapts", "part"), [("head", "hidden"), ("context", "network"), ("latent", "decoder")]
-)
-def test_reptile_that_leaves_weights_untrained_is_refused(adapts, part):
-    with pytest.raises(ConfigError, match=f"learner.outer = 'reptile'.*{adapts}: the {part}"):
-        MamlConfig(adapts=adapts, outer="reptile")
-
-
 def test_first_order_learner_needs_no_second_derivative(monkeypatch):
     learner = learner_of(first_order=True)
     context, rollouts = double_trial(learner)
@@ -378,15 +369,6 @@ def test_objective_of_e_maml_has_the_meta_gradient(settings):
                 ends.append(value(moved))
             found = (ends[0] - ends[1]) / (2.0 * width)
             assert found == pytest.approx(float(exact.reshape(-1)[i]), rel=1e-5, abs=1e-7)
-
-
-def test_conflicting_gradients_are_projected():
-    one, other = torch.tensor([[1.0, 0.0], [-1.0, 1.0]]).double()
-    ours = resolve_conflicts(torch.stack([one, other]))
-    # each loses its component along the other: (1, 0) + 1/2 (-1, 1), and (-1, 1) + (1, 0)
-    torch.testing.assert_close(ours, torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double())
-    agreeing = torch.tensor([[1.0, 0.5], [0.5, 1.0], [1.0, 1.0]]).double()
-    assert torch.equal(resolve_conflicts(agreeing, seed=4), agreeing)
 
 
 def test_pcgrad_without_conflicts_is_the_plain_mean(monkeypatch):

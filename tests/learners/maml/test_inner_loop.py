@@ -1,9 +1,11 @@
-"""Second derivatives of the inner losses on whole episodes against a slow loop over steps."""
+"""Second derivatives of the inner losses against a slow loop over steps, and refused losses."""
 
 import pytest
 import torch
 from meta_objective import log_prob, random_batch, small_policy
 
+from metarl.core.errors import ConfigError
+from metarl.learners.maml.config import MamlConfig
 from metarl.learners.maml.surrogates import surrogate_loss
 
 
@@ -62,3 +64,11 @@ def test_surrogate_has_the_right_second_derivative(kind):
     found_gradient, found_curvature = surrogate_derivatives(policy, params, batch, kind)
     torch.testing.assert_close(found_gradient, gradient)
     torch.testing.assert_close(found_curvature, curvature)
+
+
+@pytest.mark.parametrize(
+    ("adapts", "part"), [("head", "hidden"), ("context", "network"), ("latent", "decoder")]
+)
+def test_reptile_that_leaves_weights_untrained_is_refused(adapts, part):
+    with pytest.raises(ConfigError, match=f"learner.outer = 'reptile'.*{adapts}: the {part}"):
+        MamlConfig(adapts=adapts, outer="reptile")
