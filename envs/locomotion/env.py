@@ -15,7 +15,7 @@ import numpy as np
 from metarl.core.env import Step, UnsupportedHere
 from metarl.envs.calls import Calls
 from metarl.envs.locomotion import profiler
-from metarl.envs.locomotion.goals.command import SIZE, Command, Commands
+from metarl.envs.locomotion.goals.command import Command, Commands
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.tally import Tally
 from metarl.envs.locomotion.world import World
@@ -23,7 +23,8 @@ from metarl.envs.physics.failures import mark_failures
 from metarl.envs.rendering.marker import Marker
 from metarl.envs.robots.arms.effector import find_effector
 from metarl.envs.robots.frames import turn_points
-from metarl.envs.robots.observation import LastAction
+from metarl.envs.robots.observation import COMMAND, ExternalPart, LastAction
+from metarl.envs.robots.robot import Observed, Reader
 
 Batch: Any = None
 with contextlib.suppress(ModuleNotFoundError):  # an older MuJoCo, which a plug-in may need
@@ -56,7 +57,7 @@ class MujocoBatchEnv:
         self.variations, self._threads = recipe.variations, threads
         self.model, self.spec = recipe.compile_model(), recipe.spec(name)
         self._tally, self._level = Tally(), 1.0
-        self._parts, self._scan = recipe.observation(), recipe.scan()
+        self.parts, self._scan = recipe.observation(), recipe.scan()
         self._least_stage = recipe.stage
         self._make_batch: Any = Batch
         self._rest, self._centre_ctrl = self.robot.rest(), np.array(self.spec.action_centre)
@@ -131,27 +132,24 @@ class MujocoBatchEnv:
         self._forces = batch.bind("cfrc_ext") if self.terms.contact_cost else None
         self._centre = batch.bind("subtree_com") if self.robot.by_mass_centre else None
         self._obs = np.empty((num_rows, self.spec.obs_size))
-        self._readers, self._finished, start = [], [], 0
-        self._observes_outputs = False
-        for part in self._parts:
-            target = self._obs[:, start : start + part.size]
-            is_last = isinstance(part.part, LastAction)
-            self._observes_outputs |= is_last
-            read = self._read_outputs if is_last else part.reader(batch)
-            self._readers.append((read, target))
-            if not part.is_plain:
-                self._finished.append((part, slice(start, start + part.size)))
-            start += part.size
-        self._outputs = np.zeros((num_rows, self.spec.action_size))
-        self._start = np.zeros((num_rows, 2))
-        self._is_noisy = any(part.noise for part in self._parts)
-        # of every control step of an episode, drawn at its start, so that it depends on its stream
-        shape = (num_rows, self.spec.horizon + 1, start) if self._is_noisy else (num_rows, 1, 0)
-        self._noise, self._time = np.zeros(shape), np.zeros(num_rows, dtype=int)
-        self._commands = None
+        self._commands: Any = None
         if isinstance(self.goal, Command):
             self._commands = Commands(self.goal, batch, self.spec, self.robot.feet)
-            self._readers.append((self._commands.reader(), self._obs[:, start : start + SIZE]))
+        self._readers, self._finished, start, drawn = [], [], 0, 0
+        for part in self.parts:
+            own = slice(start, start + part.size)
+            self._readers.append((self._reader(part.part), self._obs[:, own]))
+            if not part.is_plain:
+                self._finished.append((part, own, slice(drawn, drawn + part.size)))
+            start += part.size
+            drawn += part.size * part.has_stream
+        self._observes_outputs = any(isinstance(part.part, LastAction) for part in self.parts)
+        self._outputs = np.zeros((num_rows, self.spec.action_size))
+        self._start = np.zeros((num_rows, 2))
+        self._is_noisy = any(part.noise for part in self.parts)
+        # of every control step of an episode, drawn at its start, so that it depends on its stream
+        shape = (num_rows, self.spec.horizon + 1, drawn) if self._is_noisy else (num_rows, 1, 0)
+        self._noise, self._time = np.zeros(shape), np.zeros(num_rows, dtype=int)
         self._warnings = batch.warning[:, :, 1].sum(axis=1)
         self._world = World(self.robot, self.variations, batch)
 
@@ -217,8 +215,6 @@ class MujocoBatchEnv:
         for read, target in self._readers:
             read(target)
         self._finish_terms()
-        if len(self._scan):
-            self._obs[:, -len(self._scan) :] = self._heights_around()
         return self._obs
 
     def _finish_terms(self) -> None:
@@ -227,11 +223,16 @@ class MujocoBatchEnv:
             return
         step = np.minimum(self._time, self._noise.shape[1] - 1)
         noise = self._noise[np.arange(len(step)), step] if self._is_noisy else None
-        for part, own in self._finished:
-            part.finish(self._obs[:, own], None if noise is None else noise[:, own])
+        for part, own, drawn in self._finished:
+            part.finish(self._obs[:, own], None if noise is None else noise[:, drawn])
 
-    def _read_outputs(self, target: np.ndarray) -> None:
-        target[...] = self._outputs
+    def _reader(self, part: Observed) -> Reader:
+        """Returns a reader of a part of the observation."""
+        if isinstance(part, LastAction):
+            return lambda target: np.copyto(target, self._outputs)
+        if isinstance(part, ExternalPart):
+            return self._commands.reader() if part.name == COMMAND else self._read_heights
+        return part.reader(self._batch)
 
     def _torso(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns x and y (M,) of the torso [m, world]."""
@@ -244,8 +245,8 @@ class MujocoBatchEnv:
             return None
         return np.linalg.norm(np.stack(self._torso(), axis=1) - self._start, axis=1)
 
-    def _heights_around(self) -> np.ndarray:
-        """Returns the heights (M, P) [m] of the ground at the scan points, clipped to [-1, 1].
+    def _read_heights(self, target: np.ndarray) -> None:
+        """Writes the heights (M, P) [m] of the ground at the scan points, clipped to [-1, 1].
 
         They are relative to the torso's height minus its rest height, so that a robot at rest on
         flat ground observes 0.
@@ -257,7 +258,7 @@ class MujocoBatchEnv:
         ground = self._world.ground.height(x[:, None] + along, y[:, None] + across)
         index = self.robot.height_index
         above_rest = self._qpos[:, index, None] - self._rest[index]
-        return np.clip(ground - above_rest, -1.0, 1.0)
+        np.clip(ground - above_rest, -1.0, 1.0, out=target)
 
     def _position(self) -> np.ndarray:
         """Returns a copy of the positions (M, 2) [m, world]; of end effectors (M, 3)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -16,7 +16,14 @@ from metarl.envs.locomotion.goals.hidden import Goal, RewardTerms
 from metarl.envs.locomotion.goals.reach import Reach
 from metarl.envs.locomotion.world import Variation
 from metarl.envs.robots import quantities
-from metarl.envs.robots.observation import FootContacts, Term, list_observation
+from metarl.envs.robots.observation import (
+    COMMAND,
+    HEIGHT_SCAN,
+    ExternalPart,
+    FootContacts,
+    ObservationField,
+    Term,
+)
 from metarl.envs.robots.robot import Robot, bare_model, couplings_of
 
 
@@ -71,9 +78,25 @@ class Recipe:
         return 1 + changes + self.robot.definition
 
     def observation(self) -> list[Term]:
-        """Returns the parts of the observation but for the heights of the ground."""
-        model = bare_model(self.robot)
-        return list_observation(self.robot, model, contacts=self.observe_contacts)
+        """Returns the terms of the observation in their order.
+
+        Those of goal and terrain are where the robot lists them, else last.
+        """
+        given, found = self._external(), []
+        for term in list_observation(self.robot, contacts=self.observe_contacts):
+            if not isinstance(term.part, ExternalPart):
+                found.append(term)
+            elif part := given.pop(term.part.name, None):
+                found.append(replace(term, part=part))
+        return found + [Term(part) for part in given.values()]
+
+    def _external(self) -> dict[str, ExternalPart]:
+        """Returns what goal and terrain have for the observation, by the name of its term."""
+        points = self.scan().round(3).tolist()
+        heights = [Quantity(f"ground over rest at x {x:g}, y {y:g} m", "m") for x, y in points]
+        commands = command.QUANTITIES if isinstance(self.goal, Command) else ()
+        parts = ExternalPart(COMMAND, commands), ExternalPart(HEIGHT_SCAN, tuple(heights))
+        return {part.name: part for part in parts if part.size}
 
     def scan(self) -> np.ndarray:
         """Returns the points (P, 2) [m] around the robot whose height it observes."""
@@ -92,7 +115,7 @@ class Recipe:
         return EnvSpec(
             name=name,
             version=self.version,
-            obs_size=self._obs_size(),
+            obs_size=sum(term.size for term in self.observation()),
             action_size=model.nu,
             horizon=self.horizon,
             dt=self.robot.frame_skip * model.opt.timestep,
@@ -127,14 +150,7 @@ class Recipe:
     def _observed(self) -> list[Quantity]:
         """Returns what the numbers of an observation are, in the order of the environment."""
         model = bare_model(self.robot)
-        found = [each for part in self.observation() for each in part.quantities(model)]
-        found += command.QUANTITIES if isinstance(self.goal, Command) else []
-        points = self.scan().round(3).tolist()
-        return found + [Quantity(f"ground over rest at x {x:g}, y {y:g} m", "m") for x, y in points]
-
-    def _obs_size(self) -> int:
-        size = sum(part.size for part in self.observation()) + len(self.scan())
-        return size + command.SIZE if isinstance(self.goal, Command) else size
+        return [each for term in self.observation() for each in term.quantities(model)]
 
     def _scale(self) -> float | tuple[float, ...]:
         own = self.robot.action_scale
@@ -169,3 +185,28 @@ class Recipe:
         is_observed = any(term.part == contacts for term in self.observation())
         is_rewarded = isinstance(self.goal, Command) and self.goal.air_time > 0.0
         return [contacts] if is_rewarded and not is_observed else []
+
+
+def list_observation(robot: Robot, *, contacts: bool) -> list[Term]:
+    """Returns the terms of a robot's observation, in order.
+
+    Args:
+        robot: The robot.
+        contacts: Append the contact forces, clipped to [-1, 1].
+
+    Returns:
+        The robot's own parts, or qpos without the world position, qvel and derived fields; then
+        the contact forces.
+    """
+    data = mujoco.MjData(bare_model(robot))
+    fields: list[tuple[str, int, float]] = []
+    if not robot.observation:
+        fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_observed_speed)]
+        fields += [(name, first, np.inf) for name, first in robot.derived]
+    fields += [("cfrc_ext", 0, 1.0)] if contacts else []
+    parts = [
+        ObservationField(name, first, getattr(data, name)[first:].shape, limit)
+        for name, first, limit in fields
+    ]
+    every = [*robot.observation, *parts]
+    return [part if isinstance(part, Term) else Term(part) for part in every]

@@ -12,10 +12,13 @@ import numpy as np
 from metarl.core.env import Quantity
 from metarl.envs.robots import quantities
 from metarl.envs.robots.frames import rotation
-from metarl.envs.robots.robot import Edit, Observed, Reader, Robot
+from metarl.envs.robots.robot import Edit, Observed, Reader
 
 OPTIONAL_TERMS = ("last action", "foot contacts")
 """Terms that `metarl new-robot` leaves out."""
+
+COMMAND, HEIGHT_SCAN = EXTERNAL = "command", "height scan"
+"""Terms that a goal or a terrain gives; they come last unless the robot lists them."""
 
 SENSOR = "sensor "
 """Beginning of the term of a sensor of the model; its name follows."""
@@ -150,11 +153,17 @@ class Gravity(StatePart):
         return read
 
 
-@dataclass(frozen=True)
-class LastAction(StatePart):
-    """The policy's previous outputs, clipped, [units of Robot.action_scale]; 0 at the start.
+class EnvironmentPart(StatePart):
+    """Base of the parts that the environment knows, and not the simulation."""
 
-    The environment knows them, and not the simulation.
+    def reader(self, batch: Any) -> Reader:
+        """Returns a reader of zeros, for use without an environment."""
+        return lambda target: target.fill(0.0)
+
+
+@dataclass(frozen=True)
+class LastAction(EnvironmentPart):
+    """The policy's previous outputs, clipped, [units of Robot.action_scale]; 0 at the start.
 
     Attributes:
         size: A.
@@ -168,9 +177,27 @@ class LastAction(StatePart):
             Quantity(quantities.LAST_OUTPUT + each.name, "1") for each in quantities.controls(model)
         ]
 
-    def reader(self, batch: Any) -> Reader:
-        """Returns a reader of zeros, for use without an environment."""
-        return lambda target: target.fill(0.0)
+
+@dataclass(frozen=True)
+class ExternalPart(EnvironmentPart):
+    """Numbers that a goal or a terrain gives.
+
+    Attributes:
+        name: A name of EXTERNAL.
+        numbers: What they are; () for a robot, which has no goal and no terrain.
+    """
+
+    name: str
+    numbers: tuple[Quantity, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Count of numbers in the observation."""
+        return len(self.numbers)
+
+    def quantities(self, model: mujoco.MjModel) -> list[Quantity]:
+        """Returns what its numbers are."""
+        return list(self.numbers)
 
 
 @dataclass(frozen=True)
@@ -313,6 +340,11 @@ class Term:
         """The values are as they are read."""
         return self.scale == 1.0 and np.isinf(self.clip) and not self.noise
 
+    @property
+    def has_stream(self) -> bool:
+        """Numbers are drawn for it where any term has noise; not for a plain external part."""
+        return not (self.is_plain and isinstance(self.part, ExternalPart))
+
     def finish(self, values: np.ndarray, normal: np.ndarray | None) -> None:
         """Adds noise, scales and clips values (M, size) in place; normal is standard noise."""
         if normal is not None and self.noise:
@@ -332,8 +364,10 @@ def terms_of(
     if planar:
         positions = ObservationField("qpos", 1, (model.nq - 1,), np.inf)
         speeds = ObservationField("qvel", 0, (model.nv,), np.inf)
-        return {"positions": positions, "speeds": speeds, **more}
+        scan = ExternalPart(HEIGHT_SCAN)
+        return {"positions": positions, "speeds": speeds, **more, HEIGHT_SCAN: scan}
     names = "base velocity", "base turn", "gravity", "joint positions", "joint speeds"
+    more |= {name: ExternalPart(name) for name in EXTERNAL}
     return {**dict(zip(names, observe_base(home, model.nv), strict=True)), **more}
 
 
@@ -356,29 +390,3 @@ def observe_base(home: tuple[float, ...], num_speeds: int) -> tuple[Observed, ..
         JointPositions(home[7:]),
         ObservationField("qvel", 6, (num_speeds - 6,), np.inf),
     )
-
-
-def list_observation(robot: Robot, model: mujoco.MjModel, *, contacts: bool) -> list[Term]:
-    """Returns the parts of a robot's observation, in order.
-
-    Args:
-        robot: The robot.
-        model: Its model, without other bodies.
-        contacts: Append the contact forces, clipped to [-1, 1].
-
-    Returns:
-        The robot's own parts, or qpos without the world position, qvel and derived fields; then
-        the contact forces.
-    """
-    data = mujoco.MjData(model)
-    fields: list[tuple[str, int, float]] = []
-    if not robot.observation:
-        fields = [("qpos", robot.skip_qpos, np.inf), ("qvel", 0, robot.max_observed_speed)]
-        fields += [(name, first, np.inf) for name, first in robot.derived]
-    fields += [("cfrc_ext", 0, 1.0)] if contacts else []
-    parts = [
-        ObservationField(name, first, getattr(data, name)[first:].shape, limit)
-        for name, first, limit in fields
-    ]
-    every = [*robot.observation, *parts]
-    return [part if isinstance(part, Term) else Term(part) for part in every]

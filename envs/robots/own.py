@@ -24,7 +24,7 @@ from metarl.envs.robots.compiling import (
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.ground import can_collide, find_ground
 from metarl.envs.robots.health import Standing, Upright, find_fall
-from metarl.envs.robots.observation import SENSOR, Term, sensors_of, terms_of
+from metarl.envs.robots.observation import EXTERNAL, SENSOR, Term, sensors_of, terms_of
 from metarl.envs.robots.quantities import joint_name
 from metarl.envs.robots.robot import (
     CONES,
@@ -323,8 +323,9 @@ class _Reader:
         self, terms: Mapping[str, Observed], model: mujoco.MjModel
     ) -> tuple[Observed, ...]:
         value = self.tree["observation"]
-        if not isinstance(value, dict) or not value:
-            raise self._refuse("observation", value, "a mapping of terms to scale, clip and noise")
+        if not isinstance(value, dict) or not {*value} - {*EXTERNAL}:
+            hint = "a mapping of terms to scale, clip and noise"
+            raise self._refuse("observation", value, f"{hint}, not of {', '.join(EXTERNAL)} alone")
         found = []
         for name, own in value.items():
             part = self._part(str(name), terms, model)

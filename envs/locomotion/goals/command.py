@@ -20,11 +20,11 @@ from metarl.envs.robots.robot import Reader, Robot, bare_model
 SIZE = 3
 """Numbers of a command: speed forward and to the left [m/s], turn to the left [rad/s]."""
 
-QUANTITIES = [
+QUANTITIES = (
     Quantity("command: speed forward", "m/s"),
     Quantity("command: speed to the left", "m/s"),
     Quantity("command: turn to the left", "rad/s"),
-]
+)
 """Them, as a part of the observation."""
 
 SOFT = 0.9

@@ -18,7 +18,7 @@ from metarl.envs.robots.copies import read_spec
 from metarl.envs.robots.ground import box_of, can_carry, find_ground, height_of
 from metarl.envs.robots.guessing.actuators import guess_actuators, joints_of
 from metarl.envs.robots.guessing.guesses import Guess
-from metarl.envs.robots.observation import OPTIONAL_TERMS, SENSOR, sensors_of, terms_of
+from metarl.envs.robots.observation import EXTERNAL, OPTIONAL_TERMS, SENSOR, sensors_of, terms_of
 from metarl.envs.robots.own import (
     MOST_STEPS,
     OPTIONAL,
@@ -262,12 +262,14 @@ def _guess_health(model: mujoco.MjModel, home: np.ndarray, planar: bool, level: 
 def _list_observation(
     model: mujoco.MjModel, known: Mapping[str, Observed], optional: Sequence[str]
 ) -> Guess:
-    """Takes all terms but the optional ones and sensors, without noise."""
-    names = [name for name in known if name not in optional]
+    """Takes all terms but the optional ones, those of goal and terrain, and sensors."""
+    names = [name for name in known if name not in (*optional, *EXTERNAL)]
     terms = {name: {"scale": 1.0, "clip": 0.0, "noise": 0.0} for name in names}
     more = [*optional, *(SENSOR + name for name in sensors_of(model))]
     listed = ", ".join(more[:MOST_LISTED]) + (", ..." if len(more) > MOST_LISTED else "")
     reason = f"clip(scale x (value + noise)), clip 0 is none; may be added: {listed}"
+    external = ", ".join(name for name in EXTERNAL if name in known)
+    reason += f"; also {external}, which else come last" if external else ""
     comments = {name: _list_quantities(known[name].quantities(model)) for name in names}
     return Guess("observation", terms, reason, comments)
 
