@@ -28,6 +28,7 @@ from metarl.envs.calls import is_action
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import Mirror, find_mirror, reflect_state
 from metarl.envs.robots.quantities import LAST_OUTPUT
+from metarl.envs.robots.robot import bare_model
 from metarl.envs.wrappers.wrapper import Wrapper
 
 NUM_STATES = 16
@@ -173,7 +174,9 @@ def find_obs_reflection(env: MujocoBatchEnv, mirror: Mirror) -> Reflection:
         UnsupportedHere: A number of the observation has no mirror image; names it.
     """
     own, reflected = _compare(env, mirror)
-    names = [each.name for each in env.spec.observed]
+    model = bare_model(env.robot)
+    # without the factors of their terms
+    names = [each.name for term in env.parts for each in term.part.quantities(model)]
     actuators = [each.name for each in env.spec.actuators]
     index, sign = np.arange(len(names)), np.ones(len(names))
     for number, name in enumerate(names):

@@ -6,8 +6,11 @@ import pytest
 import metarl
 from metarl.core.errors import ConfigError
 from metarl.core.rng import stream
+from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.mirror import find_mirror, reflect_state
-from metarl.envs.registry import make
+from metarl.envs.registry import make, recipe_of
+from metarl.envs.robots.guessing.guess import robot_from_mjcf
+from metarl.envs.robots.included.quadruped import QUADRUPED
 from metarl.envs.wrappers.mirrored import Mirrored
 
 
@@ -43,6 +46,29 @@ def test_commands_are_mirrored():
     np.testing.assert_array_equal(plain[:, -3:][0], plain[:, -3:][1])
     np.testing.assert_array_equal(seen[1, -3:], plain[1, -3:] * [1.0, -1.0, -1.0])
     np.testing.assert_array_equal(seen[0], plain[0])
+    mirrored.close()
+
+
+def test_scaled_commands_and_outputs_in_any_place_are_mirrored():
+    observation = {
+        "command": {"scale": 2.0, "clip": 1.5, "noise": 0.1},
+        "last action": {"scale": 0.5, "clip": 0.0, "noise": 0.0},
+        "gravity": {"scale": 1.0, "clip": 0.0, "noise": 0.0},
+    }
+    robot = robot_from_mjcf(QUADRUPED.model_file, "listed", observation=observation)
+    env = MujocoBatchEnv("test", recipe_of(robot, "command"), 1)
+    mirrored, mirror = Mirrored(env), find_mirror(env.robot, env.robot.model())
+    mirrored.set_tasks(np.zeros((2, 0)), 1)
+    seen = mirrored.reset([stream(0, "a"), stream(0, "a")])
+    np.testing.assert_array_equal(seen[1, :3], seen[0, :3] * [1.0, -1.0, -1.0])
+    assert (seen[0, :3] != 0.0).all()
+    output = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 12))
+    seen = mirrored.step(output, np.ones(2, dtype=bool)).obs
+    physical = env._obs[1, 3:15]
+    np.testing.assert_allclose(seen[1, 3:15], 0.5 * output[1], atol=1e-12)
+    np.testing.assert_allclose(
+        physical[mirror.actuator], 0.5 * mirror.actuator_sign * output[1], atol=1e-12
+    )
     mirrored.close()
 
 
