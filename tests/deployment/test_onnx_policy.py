@@ -211,6 +211,20 @@ def test_metadata_names_robot_learner_and_checkpoint(run_of, tmp_path):
     assert record["states"][1] == state
 
 
+def test_metadata_names_scaled_commands(run_of, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_of("rl2, gru", "quadruped-command"), run)
+    record = json.loads((run / "run.json").read_text())
+    observed = record["env"]["observed"]
+    record["env"]["observed"] = [[f"2 x {name}", unit] for name, unit in observed]
+    record["env"]["version"] = 0  # so that the record counts
+    (run / "run.json").write_text(json.dumps(record))
+    metarl.export(run, tmp_path / "p.onnx")
+    texts = {p.key: p.value for p in onnx.load(tmp_path / "p.onnx").metadata_props}
+    assert texts["command_names"].split(",")[0] == "2 x command: speed forward"
+    assert len(texts["command_names"].split(",")) == 3
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_export_without_the_environment_has_the_recorded_scaling(
     run_of, tmp_path, is_gone, capsys, monkeypatch

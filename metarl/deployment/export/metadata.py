@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from metarl.learners.maml.maml import Maml
 from metarl.learners.modes import find_mode, label
 from metarl.runs.folder import list_checkpoints
 from metarl.runs.provenance import to_json
+
+_COMMAND = re.compile(r"([-+.\de]+ x )?command")
+"""Beginning of the name of an observed command, which may be scaled."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def _robot_texts(origin: Origin) -> dict[str, str]:
         names = [each.name for each in spec.observed]
         texts["observation_names"] = _join(names)
         texts["observation_history_lengths"] = _join([1] * len(names))
-        texts["command_names"] = _join([name for name in names if name.startswith("command")])
+        texts["command_names"] = _join([name for name in names if _COMMAND.match(name)])
     return texts
 
 
