@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from metarl.envs.robots.robot import Robot
+from metarl.core.errors import ConfigError
+from metarl.envs.robots.compiling import collect_warnings
+from metarl.envs.robots.robot import Robot, bare_model
 
 MAX_SPEED = 1e4
 """Bound of qvel [m/s or rad/s] beyond which a simulation has diverged, as in the environment."""
@@ -133,6 +135,19 @@ def is_healthy(robot: Robot, data: mujoco.MjData) -> bool:
 def has_diverged(data: mujoco.MjData) -> bool:
     """Returns whether the simulation is of no use any more."""
     return not (np.abs(data.qvel) < MAX_SPEED).all() or not np.isfinite(data.qpos).all()
+
+
+def refuse_fall(robot: Robot, subject: str) -> None:
+    """Refuses a robot that falls at once; the subject begins the message.
+
+    Raises:
+        ConfigError: It does.
+    """
+    with collect_warnings():  # MuJoCo would print them, and write a file
+        fall = find_fall(robot, bare_model(robot))
+    if fall:
+        hint = "put the robot upright on its ground, or change health"
+        raise ConfigError(f"{subject}: in this pose the robot {fall}; {hint}")
 
 
 def find_fall(robot: Robot, model: mujoco.MjModel) -> str:

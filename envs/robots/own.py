@@ -16,14 +16,13 @@ from metarl.core.machine.yaml_files import load_yaml
 from metarl.envs.robots.arms.effector import find_effector, find_idle_joint, terms_of_arm
 from metarl.envs.robots.arms.leaders import is_underactuated
 from metarl.envs.robots.compiling import (
-    collect_warnings,
     compile_own,
     refuse_unsupported,
     require_base,
 )
 from metarl.envs.robots.copies import check_assets, read_spec
 from metarl.envs.robots.ground import can_collide, find_ground
-from metarl.envs.robots.health import Standing, Upright, find_fall
+from metarl.envs.robots.health import Standing, Upright, refuse_fall
 from metarl.envs.robots.observation import EXTERNAL, SENSOR, Term, sensors_of, terms_of
 from metarl.envs.robots.quantities import joint_name
 from metarl.envs.robots.robot import (
@@ -32,7 +31,6 @@ from metarl.envs.robots.robot import (
     Observed,
     Physics,
     Robot,
-    bare_model,
     find_outside,
 )
 
@@ -118,8 +116,6 @@ def build_robot(
     refuse_unsupported(model, source)
     require_base(model, base, str(source))
     home = read.home(model)
-    if base == "free" and not any(home[3:7]):
-        raise ConfigError(f"{path}: home: the quaternion of the base, home[3:7], is zero")
     names = [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
     effector = read.effector(model, home) if fixed else ""
@@ -157,11 +153,7 @@ def build_robot(
         command=read.weights(base == "free", bool(feet)),
         **{key: read.number(key, 0.0, 1e6) for key in numbers},
     )
-    with collect_warnings():  # MuJoCo would print them, and write a file
-        fall = find_fall(robot, bare_model(robot))
-    if fall:
-        hint = "put the robot upright on its ground, or change health"
-        raise ConfigError(f"{path}: home: in this pose the robot {fall}; {hint}")
+    refuse_fall(robot, f"{path}: home")
     return robot
 
 
@@ -232,6 +224,9 @@ class _Reader:
 
     def home(self, model: mujoco.MjModel) -> tuple[float, ...]:
         home = self.numbers("home", model.nq)
+        if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE and not any(home[3:7]):
+            text = "the quaternion of the base, home[3:7], is zero"
+            raise ConfigError(f"{self.path}: home: {text}")
         for joint in find_outside(model, np.array(home)):
             place, name = int(model.jnt_qposadr[joint]), joint_name(model, joint)
             low, high = model.jnt_range[joint]
