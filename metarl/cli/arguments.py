@@ -147,16 +147,14 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
     text = f"{RUN}; several are filmed side by side, after adaptation"
     command.add_argument("runs", type=parse_run, nargs="+", metavar="RUN", help=text)
     about = "held-out tasks; by default 2", "by default 1"
-    _add_trial_arguments(command, num_tasks=2, num_adaptations=1, about=about)
+    _add_trial_arguments(command, num_adaptations=1, about=about)
     add_trust_argument(command)
     text = "file of several runs; the suffix is replaced"
     command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
-    suppress = argparse.SUPPRESS  # without it this default would replace that of --num-tasks
     command.add_argument(
         "--tasks",
         type=parse_at_least(1),
         dest="num_tasks",
-        default=suppress,
         metavar="N",
         help="the same as --num-tasks",
     )
@@ -269,12 +267,11 @@ def join_negative_values(argv: Iterable[str]) -> list[str]:
 def _add_trial_arguments(
     command: argparse.ArgumentParser,
     *,
-    num_tasks: int | None = None,
     num_adaptations: int | None = None,
     about: tuple[str, str],
 ) -> None:
     kind, (tasks, adaptations) = parse_at_least(1), about
-    command.add_argument("--num-tasks", type=kind, default=num_tasks, metavar="N", help=tasks)
+    command.add_argument("--num-tasks", type=kind, metavar="N", help=tasks)
     command.add_argument(
         "--num-adaptations", type=kind, default=num_adaptations, metavar="K", help=adaptations
     )

@@ -51,13 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(command)
 
 
+def _refuse_number_of_chosen_tasks(arguments: argparse.Namespace) -> None:
+    if arguments.task and arguments.num_tasks is not None:
+        raise ConfigError("--num-tasks: not with --task, which names every task")
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.evaluation import results, table
 
     check_output("--json", arguments.json, JSON)
-    if arguments.task and arguments.num_tasks is not None:
-        raise ConfigError("--num-tasks: not with --task, which names every task")
+    _refuse_number_of_chosen_tasks(arguments)
     runs = [find_run(run) for run in arguments.runs]
     trust(arguments.env)
     trained_on = check_seeds(runs, trusts=arguments.trust_env)
@@ -181,9 +185,10 @@ def _video(arguments: argparse.Namespace) -> None:
     from metarl import api
     from metarl.core.env import NoPictures
 
+    _refuse_number_of_chosen_tasks(arguments)
     options: dict[str, Any] = {
         "tasks": arguments.task,
-        "num_tasks": arguments.num_tasks,
+        "num_tasks": arguments.num_tasks or 2,
         "num_adaptations": arguments.num_adaptations,
         "formats": (arguments.format,) if arguments.format else None,
         "camera": arguments.camera,

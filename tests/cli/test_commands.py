@@ -262,6 +262,7 @@ def test_folder_that_is_no_run_has_exit_code_5(command, tmp_path, capsys):
         ),
         ("evaluate runs/x --json .", "--json .: is a folder; name a file"),
         ("evaluate runs/x --task 1 --num-tasks 3", "--num-tasks: not with --task, which names"),
+        ("video runs/x --task 1 --tasks 3", "--num-tasks: not with --task, which names every"),
         ("evaluate runs/x --task 1,,2", "--task: '1,,2': an entry is empty; separate entries by"),
         ("push runs/x me/x --private --to y", "--private: not with --to, which uploads nothing"),
         ("suite --list --jobs 2", "--jobs: not with --list, which starts nothing"),
