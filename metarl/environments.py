@@ -21,7 +21,8 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Any:
     Args:
         path: The MJCF file.
         name: Of the robot; by default that of the file.
-        **keys: Keys of a robot's file (docs/own-robot.md) with values other than the guess.
+        **keys: Keys of a robot's file (docs/own-robot.md) with values other than the guess; a list
+            may be a tuple or an array.
 
     Returns:
         A `metarl.envs.robots.robot.Robot`, for `make_env` and `register_robot`.

@@ -152,7 +152,8 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
     Args:
         path: The MJCF file.
         name: Of the robot; by default that of the file.
-        **keys: Keys of a robot's file (docs/own-robot.md) with values other than the guess.
+        **keys: Keys of a robot's file (docs/own-robot.md) with values other than the guess; a list
+            may be a tuple or an array.
 
     Raises:
         ConfigError: The model is not supported, or a key is unknown or does not fit it.
@@ -162,7 +163,7 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
     for key in keys:
         if key not in (known := {**tree, **OPTIONAL}):
             raise ConfigError(f"{path}: unknown key {key}{nearest(key, known)}")
-    tree |= keys
+    tree |= {key: _plain(value) for key, value in keys.items()}
     if "frame_skip" not in keys and isinstance(keys.get("physics"), dict):
         timestep = keys["physics"].get("timestep")
         # another value is refused below
@@ -172,6 +173,13 @@ def robot_from_mjcf(path: str | Path, name: str = "", **keys: Any) -> Robot:
     given = {key: value for key, value in tree.items() if OPTIONAL.get(key, None) != value}
     definition = repr(sorted(given.items())).encode()
     return build_robot(name or path.stem, path, tree, path.absolute(), definition)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a key's value as a file has it: a tuple or an array is a list."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _guess_ground(path: Path) -> tuple[str, str]:

@@ -119,6 +119,13 @@ def test_physics_keep_the_control_period():
     )
 
 
+@pytest.mark.parametrize("convert", [np.array, tuple])
+def test_keys_from_python_may_be_tuples_or_arrays(convert):
+    home = list(QUADRUPED.home)
+    robot = metarl.Robot.from_mjcf(QUADRUPED.model_file, "dog", home=home)
+    assert metarl.Robot.from_mjcf(QUADRUPED.model_file, "dog", home=convert(home)) == robot
+
+
 DRONE = """
 <mujoco><worldbody><body pos="0 0 1"><freejoint/><geom size="0.1"/>{sites}</body></worldbody>
 <actuator>{motors}</actuator></mujoco>
