@@ -115,8 +115,7 @@ def build_robot(
     planar, fixed = base == "planar", base == "fixed"
     refuse_unsupported(model, source)
     require_base(model, base, str(source))
-    home = read.home(model)
-    names = [model.actuator(i).name for i in range(model.nu)]
+    home, names = read.home(model), [model.actuator(i).name for i in range(model.nu)]
     actuators = read.table("actuators", names, COLUMNS)
     effector = read.effector(model, home) if fixed else ""
     feet = () if fixed else read.feet(model)

@@ -11,7 +11,7 @@ import torch
 
 from tests.device import check
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 REPORT = """<testsuites><testsuite>
 <testcase classname="a" name="one"/><testcase classname="a" name="two"><skipped/></testcase>
 <testcase classname="b" name="three"><failure/></testcase>
