@@ -27,7 +27,10 @@ from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
 
 VIDEO = "videos/adaptation.mp4"
-"""Film in the output folder of a policy."""
+"""Film of held-out tasks in the output folder of a policy."""
+
+CHOSEN = "videos/chosen-tasks.mp4"
+"""Film of chosen tasks there, beside that of held-out ones."""
 
 
 def film(
@@ -68,8 +71,11 @@ def film(
     with open_policy(policy, trust_env=trust_env) as loaded:
         if not supports(loaded.env, RenderableEnv):
             raise NoPictures(f"{loaded.env.spec.name} draws no pictures")
-        chosen = _choose_tasks(loaded, tasks, num_tasks)
-        return _film(loaded, chosen, num_adaptations, formats, num_episodes, camera, size)
+        chosen, path = _choose_tasks(loaded, tasks, num_tasks), VIDEO if tasks is None else CHOSEN
+        from metarl.reporting.episode import View
+
+        view = View(size, camera)
+        return _film(loaded, chosen, num_adaptations, formats, num_episodes, view, path)
 
 
 def _film(
@@ -78,21 +84,20 @@ def _film(
     num_adaptations: int,
     formats: Sequence[str] | None,
     num_episodes: int,
-    camera: tuple[float, float] | None,
-    size: int,
+    view: Any,
+    name: str,
 ) -> list[Path]:
-    from metarl.reporting.episode import View
     from metarl.reporting.film import write_films
 
     config, env = policy.config, policy.env
     if num_episodes > config.sampler.num_episodes:
         hint = f"the run adapts from {config.sampler.num_episodes} episodes, so there are no more"
         raise ConfigError(f"--episodes {num_episodes}: {hint}")
-    path, view = policy.output / VIDEO, View(size, camera)
     title = f"{config.env}, {config.algo}: {name_of(policy.path)}"
     with heartbeat(f"filming {len(tasks)} tasks"):
         key = Key(config.seed, "video", 0)
         panels = _play(policy, tasks, num_adaptations, key, num_episodes)
+        path = policy.output / name
         written = write_films(path, env, panels, formats, title=title, view=view)
     record_films(policy.output, written, policy.progress.iteration)
     return written

@@ -118,6 +118,21 @@ def test_film_says_how_a_policy_adapts(algo, settings, stages, tmp_path, monkeyp
         assert [episode.stage for episode in row] == stages[-1:]
 
 
+def test_film_of_chosen_tasks_lies_beside_that_of_held_out_ones(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "metarl.reporting.film.write_films",
+        lambda path, *_, **__: written.append(path.name) or [],
+    )
+    sampler = {"num_tasks": 2, "num_episodes": 1, "threads": 1}
+    with metarl.train(
+        "navigation-2d", evaluate=False, run_dir=tmp_path, sampler=sampler, iterations=1
+    ) as own:
+        film(own, num_tasks=1)
+        film(own, tasks=[[0.1, 0.2]])
+    assert written == ["adaptation.mp4", "chosen-tasks.mp4"]
+
+
 def test_age_of_a_film_is_that_of_its_checkpoint(tmp_path):
     """Not that of the files: a copy of a run, or a synchronised one, has other times."""
     film = tmp_path / "videos" / "adaptation.mp4"
