@@ -1,4 +1,4 @@
-"""Recipes of the built-in robots: rewards of their goals, and the variants of a publication."""
+"""Recipes of the built-in robots, variants of publications, and the goals of other robots."""
 
 from __future__ import annotations
 
@@ -145,3 +145,18 @@ VARIANTS: dict[str, Recipe] = {
     **{f"{robot}-gravity/resel": recipe for robot, recipe in _list_resel()},
 }
 """Recipes of publications, by name."""
+
+
+def goals_of(robot: Robot) -> dict[str, Goal | Command]:
+    """Returns the goals that a robot of a user or a package can have, by name."""
+    if robot.fixed:
+        return {"reach": Reach(robot)}
+    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(robot.top_speed)}
+    goals |= {"fwd-bwd": ForwardBackward()}
+    if robot.planar:
+        return goals | {"dir": ForwardBackward()}
+    return goals | {
+        "dir": Direction(),
+        "goal": Position(),
+        "command": Command(**dict(robot.command)),
+    }

@@ -8,20 +8,10 @@ from dataclasses import replace
 from metarl.core.env import BatchEnv
 from metarl.core.errors import nearest
 from metarl.core.machine.files import split_packaged_robot, split_robot_file
-from metarl.envs.families import FAMILIES, VARIANTS
+from metarl.envs.families import FAMILIES, VARIANTS, goals_of
 from metarl.envs.locomotion.env import MujocoBatchEnv
 from metarl.envs.locomotion.failures import Cripple, limb_names
-from metarl.envs.locomotion.goals.command import Command
-from metarl.envs.locomotion.goals.hidden import (
-    Direction,
-    Forward,
-    ForwardBackward,
-    Goal,
-    Position,
-    RewardTerms,
-    Velocity,
-)
-from metarl.envs.locomotion.goals.reach import Reach
+from metarl.envs.locomotion.goals.hidden import RewardTerms
 from metarl.envs.locomotion.recipe import Recipe
 from metarl.envs.locomotion.terrain import Terrain
 from metarl.envs.locomotion.variations import VARIATIONS
@@ -225,7 +215,7 @@ def recipe_of(robot: Robot, parts: str) -> Recipe:
     Raises:
         UnknownEnvironment: It cannot have them.
     """
-    goals = _goals_of(robot)
+    goals = goals_of(robot)
     for goal, objective in goals.items():
         variations = _read_variations(parts, goal)
         if variations or (goal and variations is not None):
@@ -241,21 +231,6 @@ def recipe_of(robot: Robot, parts: str) -> Recipe:
     why = _misfit(robot, parts) or nearest(next((w for w in words if w not in known), ""), known)
     text = f"{parts!r} is no goal-variation of this robot{why} ({', '.join(known)})"
     raise UnknownEnvironment(text)
-
-
-def _goals_of(robot: Robot) -> dict[str, Goal | Command]:
-    """Returns the goals that a robot can have, by name."""
-    if robot.fixed:
-        return {"reach": Reach(robot)}
-    goals: dict[str, Goal | Command] = {"": Forward(), "vel": Velocity(robot.top_speed)}
-    goals |= {"fwd-bwd": ForwardBackward()}
-    if robot.planar:
-        return goals | {"dir": ForwardBackward()}
-    return goals | {
-        "dir": Direction(),
-        "goal": Position(),
-        "command": Command(**dict(robot.command)),
-    }
 
 
 def _misfit(robot: Robot, parts: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
 from metarl.trained_policy import TrainedPolicy
+
+if TYPE_CHECKING:
+    from metarl.reporting.episode import View
 
 VIDEO = "videos/adaptation.mp4"
 """Film of held-out tasks in the output folder of a policy."""
@@ -66,16 +69,16 @@ def film(
         NoPictures: The environment cannot draw; says why.
         ConfigError: An argument is out of range or does not fit the run.
     """
+    from metarl.reporting.episode import View
+
     _check(num_tasks, num_adaptations, formats, size)
     require(num_episodes >= 1, "num_episodes", num_episodes, "at least 1")
     with open_policy(policy, trust_env=trust_env) as loaded:
         if not supports(loaded.env, RenderableEnv):
             raise NoPictures(f"{loaded.env.spec.name} draws no pictures")
-        chosen, path = _choose_tasks(loaded, tasks, num_tasks), VIDEO if tasks is None else CHOSEN
-        from metarl.reporting.episode import View
-
+        chosen, name = _choose_tasks(loaded, tasks, num_tasks), VIDEO if tasks is None else CHOSEN
         view = View(size, camera)
-        return _film(loaded, chosen, num_adaptations, formats, num_episodes, view, path)
+        return _film(loaded, chosen, num_adaptations, formats, num_episodes, view, name)
 
 
 def _film(
@@ -84,7 +87,7 @@ def _film(
     num_adaptations: int,
     formats: Sequence[str] | None,
     num_episodes: int,
-    view: Any,
+    view: View,
     name: str,
 ) -> list[Path]:
     from metarl.reporting.film import write_films

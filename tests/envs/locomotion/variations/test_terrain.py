@@ -170,31 +170,23 @@ def test_ground_height_equals_mujocos_ray_casts(robot):
             assert ground[row, k] == pytest.approx(10.0 - distance, abs=1e-6)
 
 
-def test_small_robot_meets_the_landscape_in_proportion():
-    assert [size_of(robot) for robot in (ANT, HALF_CHEETAH, QUADRUPED)] == [1.0, 1.0, 0.38]
-    large, small = build(ANT), build(QUADRUPED)
+@pytest.mark.parametrize(
+    ("robot", "size"),
+    # the hips of the Humanoid are 0.935 m above the ground, its base, the chest, 1.4 m
+    [(QUADRUPED, 0.38), (HUMANOID, round(0.935 / 0.75, 2))],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_robot_meets_the_landscape_in_proportion(robot, size):
+    assert [size_of(each) for each in (ANT, HALF_CHEETAH, robot)] == [1.0, 1.0, size]
+    plain, scaled = build(ANT), build(robot)
     tasks = np.array([[kind, 0.6, 1.0] for kind in range(len(KINDS))], dtype=float)
-    for env in (large, small):
-        env.set_tasks(tasks, 1)
-    x, y = np.random.default_rng(0).uniform(-50.0, 50.0, (2, len(tasks), 100))
-    expected = large._world.ground.height(x, y)
-    found = small._world.ground.height(0.38 * x, 0.38 * y)
-    np.testing.assert_allclose(found, 0.38 * expected, atol=1e-5)
-    assert (small.spec.version, large.spec.version) == (3, 3 - 1)
-
-
-def test_large_robot_meets_the_landscape_in_proportion():
-    # its hips are 0.935 m above the ground, its base, the chest, 1.4 m; the Ant's are at 0.75 m
-    assert size_of(HUMANOID) == round(0.935 / 0.75, 2) == 1.25
-    plain, large = build(ANT), build(HUMANOID)
-    tasks = np.array([[kind, 0.6, 1.0] for kind in range(len(KINDS))], dtype=float)
-    for env in (plain, large):
+    for env in (plain, scaled):
         env.set_tasks(tasks, 1)
     x, y = np.random.default_rng(0).uniform(-50.0, 50.0, (2, len(tasks), 100))
     expected = plain._world.ground.height(x, y)
-    found = large._world.ground.height(1.25 * x, 1.25 * y)
-    np.testing.assert_allclose(found, 1.25 * expected, atol=1e-5)
-    assert large.spec.version == plain.spec.version + 1
+    found = scaled._world.ground.height(size * x, size * y)
+    np.testing.assert_allclose(found, size * expected, atol=1e-5)
+    assert (scaled.spec.version, plain.spec.version) == (3, 3 - 1)
 
 
 @pytest.mark.parametrize(("legs", "size"), [(2, 1.4), (1, 2.0)])
