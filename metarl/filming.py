@@ -20,7 +20,7 @@ from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.learners.modes import find_mode
 from metarl.policies import Given, list_policies, open_policy
 from metarl.reporting.limits import FORMATS, MAX_SIZE, MIN_SIZE
-from metarl.runs.folder import is_film_outdated, record_films
+from metarl.runs.folder import is_old_film, record_films
 from metarl.runs.progress import heartbeat
 from metarl.runs.published import name_of
 from metarl.sampling.sampler import Key
@@ -259,4 +259,4 @@ def is_film_stale(policy: TrainedPolicy) -> bool:
     video, newest = policy.path / VIDEO, policy.progress.iteration
     has_replay = supports(policy.env, SceneEnv)
     paths = [video, video.with_suffix(".html")] if has_replay else [video]
-    return any(not p.exists() or is_film_outdated(policy.path, p, newest) for p in paths)
+    return any(not p.exists() or is_old_film(policy.path, p, newest) for p in paths)

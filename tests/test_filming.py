@@ -142,12 +142,12 @@ def test_age_of_a_film_is_that_of_its_checkpoint(tmp_path):
     folder.record_films(tmp_path, [film], 3)
     for time in (1, 2**31):
         os.utime(film, (time, time))
-        assert not folder.is_film_outdated(tmp_path, film, 3)
-        assert folder.is_film_outdated(tmp_path, film, 4)
+        assert not folder.is_old_film(tmp_path, film, 3)
+        assert folder.is_old_film(tmp_path, film, 4)
     film.write_bytes(b"by hand")  # nothing is known of it but its time
-    assert not folder.is_film_outdated(tmp_path, film, 4)
+    assert not folder.is_old_film(tmp_path, film, 4)
     os.utime(film, (1, 1))
-    assert folder.is_film_outdated(tmp_path, film, 3)
+    assert folder.is_old_film(tmp_path, film, 3)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"videos/adaptation.mp4": 3}'])
@@ -158,6 +158,6 @@ def test_record_of_films_that_is_damaged_is_replaced(content, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "films.json").write_text(content)
     os.utime(film, (1, 1))
-    assert folder.is_film_outdated(tmp_path, film, 3)
+    assert folder.is_old_film(tmp_path, film, 3)
     folder.record_films(tmp_path, [film], 3)
-    assert not folder.is_film_outdated(tmp_path, film, 3)
+    assert not folder.is_old_film(tmp_path, film, 3)

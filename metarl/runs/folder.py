@@ -236,7 +236,7 @@ def record_films(output: Path, films: Iterable[Path], iteration: int) -> None:
     write_atomically(output / FILMS, content + "\n")
 
 
-def is_film_outdated(run_dir: Path, film: Path, newest: int | None) -> bool:
+def is_old_film(run_dir: Path, film: Path, newest: int | None) -> bool:
     """Returns whether a film is of another checkpoint than the newest one.
 
     The times of files decide where films.json says nothing of it: it is of an older version, or

@@ -30,7 +30,7 @@ from metarl.evaluation import results
 from metarl.policies import Given, find_folder
 from metarl.reporting.model_card import model_card
 from metarl.runs import checkpoint, hub, provenance, published
-from metarl.runs.folder import is_film_outdated, newest_step
+from metarl.runs.folder import is_old_film, newest_step
 from metarl.runs.logger import read_records
 from metarl.trained_policy import TrainedPolicy
 
@@ -137,7 +137,7 @@ def _find_film(run: Path) -> Path | None:
     film = next((path for path in films if path.is_file()), None)
     if film is None:
         return None
-    if not published.is_published(run) and is_film_outdated(run, film, newest_step(run)):
+    if not published.is_published(run) and is_old_film(run, film, newest_step(run)):
         hint = f"make it again with: metarl video {shlex.quote(str(run))}"
         warn(f"{film} is older than the newest checkpoint and is left out; {hint}")
         return None
