@@ -15,6 +15,7 @@ from metarl.suites.machines import open_machines
 from metarl.suites.plan import Failure
 from metarl.suites.runner import run_suite
 from metarl.suites.stages import next_command, read_progress
+from metarl.suites.starts import check_starts
 from metarl.suites.suite import Suite, check_suite, find_suite, list_suites, read_suite
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_output("--csv", csv, CSV)
     _read_csv(csv)  # found unreadable now, not when all has run
     check_suite(suite)
+    check_starts(suite)
     with open_machines(arguments.ray) as machines:
         jobs = arguments.jobs or machines.capacity()
         show(f"{suite.name}: {len(suite.runs)} runs, {jobs} at a time, in {suite.root}")

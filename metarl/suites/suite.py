@@ -7,11 +7,13 @@
       - {env: half-cheetah-dir, algo: rl2, iterations: 100, learner: {lr: 1e-3}}
 
 An entry of `runs` has the keys of a preset, `env`, `algo`, `observe_task` and the like, and `seeds`
-and `label`. It goes over `settings`, which go over the preset.
+and `label`. It goes over `settings`, which go over the preset. `init_from` is relative to the
+folder of the file.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -225,8 +227,18 @@ def _read_entry(
     threads = config.sampler.threads or 1
     config = replace(config, sampler=replace(config.sampler, threads=threads))
     name = head.label or label_config(config)
+    if config.init_from is not None:
+        start = (path.parent.resolve() / config.init_from).resolve()
+        config = replace(config, init_from=start)
+        name = head.label or f"{name} from {_name_start(start)}"
     folder = root / clean_name(f"{env}_{name}")
     return [Run(name, replace(config, seed=seed), folder / f"seed-{seed}") for seed in head.seeds]
+
+
+def _name_start(run: Path) -> str:
+    """Names the run that others start from; seeds of a suite or of `--seeds` with their parent."""
+    is_seed = re.fullmatch(r"seed-\d+", run.name) is not None
+    return f"{run.parent.name}/{run.name}" if is_seed else run.name
 
 
 # --- checks before the start ----------------------------------------------------------------------
@@ -266,6 +278,8 @@ def check_folder(run: Run, spec: Any) -> None:
         return
     hint = "move it away, or choose another --run-dir"
     recorded = from_yaml(run.folder / "config.yaml")
+    if recorded.init_from is not None:
+        recorded = replace(recorded, init_from=recorded.init_from.resolve())
     for name, (old, new) in find_changes(recorded, run.config).items():
         raise ConfigError(f"{run.folder} has {name} {old}, now {new}; {hint}")
     if line := provenance.describe_version_change(run.folder, spec):
