@@ -1,14 +1,14 @@
-"""A replay buffer of whole episodes, in which every task has its own, and old tasks make room.
+"""A replay buffer that forgets its oldest entries, and draws from one of whole episodes.
 
-An entry is one episode. The entries of a task are neighbours, in the order of their rollouts. They
-are numbered from the start of the run, never change, and are forgotten task by task, the oldest
-first. That is what `HasBoundedReplay` asks of a learner.
+Entries are numbered from the start of the run, and never change. That is what `HasBoundedReplay`
+asks of a learner. Where an entry is one episode, as `to_entries` makes them, those of a task are
+neighbours, in the order of their rollouts, and are forgotten task by task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -81,22 +81,31 @@ def _of_rollout(rollout: Rollout, k: int, tasks: Tensor) -> dict[str, Tensor]:
     }
 
 
+def episode_shapes(obs_size: int, action_size: int) -> dict[str, tuple[int | None, ...]]:
+    """Returns the shapes of one entry of `to_entries`, for `ReplayBuffer.load`; T is None."""
+    steps = {"obs": (None, obs_size), "action": (None, action_size), "reward": (None,)}
+    return {**steps, "length": (), "terminated": (), "task": (), "rollout": ()}
+
+
 @dataclass(frozen=True)
 class ReplayBuffer:
-    """The episodes of the last M tasks, as a value: `append` returns another buffer.
+    """The newest entries of a run, as a value: `append` returns another buffer.
 
     Both share a ring of memory. The older one stays valid until the next `append`, so that a failed
-    update can go on with it; what it holds is overwritten only when neither needs it.
+    update can go on with it; what it holds is overwritten only when neither needs it. So R is less
+    than twice the sum of the entries held and those of one `append`, each at their most.
 
     Attributes:
-        most_tasks: M >= 1.
+        most: Newest tasks whose entries are held, or newest entries, M >= 1.
+        unit: M counts tasks ("task") or entries (NUMBER).
         start: Number of the oldest entry.
         stop: Number of entries since the start of the run.
         ring: Entries by name, each (R, ...); entry i is in row i % R. Empty before the first. Large
             ones lie in a file (`metarl.core.machine.mapped`).
     """
 
-    most_tasks: int
+    most: int
+    unit: str = "task"
     start: int = 0
     stop: int = 0
     ring: Mapping[str, Tensor] = field(default_factory=dict)
@@ -109,20 +118,28 @@ class ReplayBuffer:
         return int(self.read(self.stop - 1, self.stop)["task"][0]) + 1 if len(self) else 0
 
     def append(self, entries: Mapping[str, Tensor]) -> ReplayBuffer:
-        """Returns the buffer with L >= 1 entries of new tasks, as `to_entries` makes them.
+        """Returns the buffer with L more entries, of new tasks if it counts these.
 
         Raises:
             ValueError: They have another shape than those before.
         """
         self._check(entries)
-        stop = self.stop + len(entries["task"])
+        stop = self.stop + len(next(iter(entries.values())))
         ring = self._make_room(entries, stop - self.start)
-        rows = torch.arange(self.stop, stop) % len(ring["task"])
+        numbers = torch.arange(self.stop, stop)
         for name, value in entries.items():
-            ring[name][rows] = value
-        whole = ReplayBuffer(self.most_tasks, self.start, stop, ring)
-        tasks = whole.read_one("task")
-        return ReplayBuffer(self.most_tasks, self.start + self._drop(tasks), stop, ring)
+            ring[name][numbers % len(ring[name])] = value
+        whole = replace(self, stop=stop, ring=ring)
+        return replace(whole, start=self.start + self._drop(whole.read_one(self.unit)))
+
+    def set_back(self, size: int) -> ReplayBuffer:
+        """Returns the buffer without the entries from number `size` on.
+
+        It is empty where the entry before is not held: forgotten, or never appended. This buffer
+        stays valid until the next `append`.
+        """
+        start = self.start if self.start <= size <= self.stop else size
+        return replace(self, start=start, stop=size)
 
     def read(self, start: int, stop: int) -> dict[str, Tensor]:
         """Returns copies of the entries start..stop, and their numbers."""
@@ -135,53 +152,57 @@ class ReplayBuffer:
 
     def read_one(self, name: str) -> Tensor:
         """Returns a copy of one array of all entries."""
-        value = self.ring[name]
-        return value[torch.arange(self.start, self.stop) % len(value)]
+        numbers = torch.arange(self.start, self.stop)
+        return numbers if name == NUMBER else self.ring[name][numbers % len(self.ring[name])]
 
-    def load(self, entries: Mapping[str, Tensor], sizes: tuple[int, int]) -> ReplayBuffer:
-        """Returns a buffer of exactly these entries, which `read` gave; none give an empty one.
+    def load(
+        self, entries: Mapping[str, Tensor], shapes: Mapping[str, tuple[int | None, ...]]
+    ) -> ReplayBuffer:
+        """Returns a buffer of these entries, which `read` gave; none give an empty one.
+
+        Those beyond the newest M units are left out.
 
         Args:
             entries: By name.
-            sizes: S and A.
+            shapes: Of one entry, by name; None is any size.
 
         Raises:
             ValueError: They are not such entries, or not finite.
         """
-        if not entries:
-            return ReplayBuffer(self.most_tasks)
-        known = {"obs", "action", "reward", "length", "terminated", "task", "rollout", NUMBER}
-        if entries.keys() != known:
-            names = ", ".join(sorted(entries.keys() ^ known))
+        if not any(len(value) for value in entries.values()):
+            return ReplayBuffer(self.most, self.unit)
+        if entries.keys() != {*shapes, NUMBER}:
+            names = ", ".join(sorted(entries.keys() ^ {*shapes, NUMBER}))
             raise ValueError(f"the replay store has other entries: {names}")
-        found = entries["obs"].shape[-1], entries["action"].shape[-1]
-        if found != sizes:
-            raise ValueError(f"the replay store is of sizes {found}, expected {sizes}")
-        numbers, own = entries[NUMBER], {n: v for n, v in entries.items() if n != NUMBER}
+        numbers, own = entries[NUMBER], {name: entries[name] for name in shapes}
         start = int(numbers[0])
         if not torch.equal(numbers, torch.arange(start, start + len(numbers))):
             raise ValueError("entries of the replay store are missing")
         for name, value in own.items():
+            expected = len(numbers), *shapes[name]
+            if not _fits(tuple(value.shape), expected):
+                text = f"is of shape {tuple(value.shape)}, expected {expected}"
+                raise ValueError(f"the replay store's {name!r} {text}")
             if not bool(value.isfinite().all()):
                 raise ValueError(f"the replay store's {name!r} is not finite")
-        return ReplayBuffer(self.most_tasks, start, start).append(own)
+        first = self._drop(entries[self.unit])
+        start += first
+        empty = ReplayBuffer(self.most, self.unit, start, start)
+        return empty.append({name: value[first:] for name, value in own.items()})
 
-    def _drop(self, tasks: Tensor) -> int:
-        """Returns the number of entries of the oldest tasks, beyond the last M; tasks (L,)."""
-        oldest = int(tasks[-1]) - self.most_tasks + 1
-        return int((tasks < oldest).sum())
+    def _drop(self, units: Tensor) -> int:
+        """Returns the number of entries beyond the newest M units; units (L,), ascending."""
+        return int((units <= units[-1:] - self.most).sum())
 
     def _check(self, entries: Mapping[str, Tensor]) -> None:
         for name, value in self.ring.items():
             if entries[name].shape[1:] != value.shape[1:]:
                 shape, expected = tuple(entries[name].shape[1:]), tuple(value.shape[1:])
-                raise ValueError(
-                    f"episodes have {name!r} of shape {shape}, those before {expected}"
-                )
+                raise ValueError(f"entries have {name!r} of shape {shape}, those before {expected}")
 
     def _make_room(self, entries: Mapping[str, Tensor], needed: int) -> dict[str, Tensor]:
         """Returns a ring of at least `needed` rows, with the entries held in their rows."""
-        if self.ring and needed <= len(self.ring["task"]):
+        if self.ring and needed <= len(next(iter(self.ring.values()))):
             return dict(self.ring)
         rows = 1 << (needed - 1).bit_length()
         ring = {n: _zeros(rows, v) for n, v in entries.items()}
@@ -189,6 +210,12 @@ class ReplayBuffer:
         for name, value in self.ring.items():
             ring[name][numbers % rows] = value[numbers % len(value)]
         return ring
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Returns whether a shape is the expected one, in which None is any size."""
+    pairs = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(size in (own, None) for own, size in pairs)
 
 
 def _zeros(rows: int, like: Tensor) -> Tensor:

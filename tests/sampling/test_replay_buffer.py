@@ -10,9 +10,16 @@ import torch
 
 from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout
-from metarl.sampling.replay_buffer import ReplayBuffer, TransitionSampler, to_entries
+from metarl.sampling.replay_buffer import (
+    NUMBER,
+    ReplayBuffer,
+    TransitionSampler,
+    episode_shapes,
+    to_entries,
+)
 
 T = 4
+SHAPES = episode_shapes(2, 1)
 
 
 def make_rollout(num_tasks, num_episodes, lengths, offset, terminated=None):
@@ -234,7 +241,7 @@ def test_saved_buffer_is_loaded_bit_for_bit(most_tasks):
     buffer = filled(most_tasks, 4)
     first, second = buffer.read(buffer.start, buffer.stop - 3), buffer.read(buffer.stop - 3, 32)
     entries = {name: torch.cat([first[name], second[name]]) for name in first}
-    loaded = ReplayBuffer(most_tasks).load(entries, (2, 1))
+    loaded = ReplayBuffer(most_tasks).load(entries, SHAPES)
     assert (loaded.start, loaded.stop) == (buffer.start, buffer.stop)
     more = to_entries(trial(9e5), buffer.next_task())
     for one, other in ((buffer, loaded), (buffer.append(more), loaded.append(more))):
@@ -264,7 +271,7 @@ def test_buffer_in_files_gives_the_same_transitions(most_tasks, tmp_path, monkey
 
 def test_forgotten_tasks_are_dropped_again_when_loaded():
     whole = filled(100, 4)
-    loaded = ReplayBuffer(3).load(whole.read(0, 32), (2, 1))
+    loaded = ReplayBuffer(3).load(whole.read(0, 32), SHAPES)
     assert (loaded.start, loaded.stop) == (filled(3, 4).start, 32)
 
 
@@ -273,15 +280,79 @@ def test_entries_of_another_buffer_are_refused():
     entries = buffer.read(0, 16)
     broken = {name: value for name, value in entries.items() if name != "length"}
     with pytest.raises(ValueError, match="other entries: length"):
-        buffer.load(broken, (2, 1))
-    with pytest.raises(ValueError, match=r"of sizes \(2, 1\), expected \(3, 1\)"):
-        buffer.load(entries, (3, 1))
+        buffer.load(broken, SHAPES)
+    with pytest.raises(
+        ValueError, match=r"'obs' is of shape \(16, 5, 2\), expected \(16, None, 3\)"
+    ):
+        buffer.load(entries, episode_shapes(3, 1))
+    with pytest.raises(ValueError, match=r"'reward' is of shape \(15, 4\), expected \(16, None\)"):
+        buffer.load({**entries, "reward": entries["reward"][:15]}, SHAPES)
     with pytest.raises(ValueError, match="entries of the replay store are missing"):
-        buffer.load({n: v[[0, 2, 3]] for n, v in entries.items()}, (2, 1))
+        buffer.load({n: v[[0, 2, 3]] for n, v in entries.items()}, SHAPES)
     with pytest.raises(ValueError, match="'reward' is not finite"):
-        buffer.load({**entries, "reward": entries["reward"] * float("inf")}, (2, 1))
+        buffer.load({**entries, "reward": entries["reward"] * float("inf")}, SHAPES)
     with pytest.raises(ValueError, match=r"shape \(3, 1\), those before \(4, 1\)"):
         short = to_entries(trial())
         buffer.append(short | {"action": short["action"][:, :3]})
     with pytest.raises(ValueError, match=r"0\.\.3 are not held: those are 12\.\.24"):
         filled(3, 3).read(0, 3)
+
+
+# --- a buffer that counts entries
+
+
+def counted(numbers):
+    return {"value": 0.5 * torch.tensor(list(numbers)).unsqueeze(1)}
+
+
+def assert_holds(buffer, start, stop):
+    """Entry i is 0.5 i."""
+    read = buffer.read(start, stop)
+    assert (buffer.start, buffer.stop) == (start, stop)
+    assert torch.equal(read["value"], counted(range(start, stop))["value"])
+    assert torch.equal(read[NUMBER], torch.arange(start, stop))
+
+
+@pytest.mark.parametrize("most", [1, 7, 64, 1000])
+def test_only_the_newest_entries_stay(most):
+    buffer, sizes = ReplayBuffer(most, NUMBER), np.random.default_rng(0).integers(0, 20, 200)
+    for size in sizes:
+        buffer = buffer.append(counted(range(buffer.stop, buffer.stop + size)))
+        assert_holds(buffer, max(0, buffer.stop - most), buffer.stop)
+        assert len(buffer.ring["value"]) < 2 * (most + 20)
+    assert buffer.stop == sizes.sum() > 1000
+
+
+def test_append_that_fails_leaves_the_buffer_as_it_was(monkeypatch):
+    buffer = ReplayBuffer(5, NUMBER)
+    for start in range(0, 24, 3):
+        buffer = buffer.append(counted(range(start, start + 3)))
+    for broken in ({"value": torch.zeros(2, 4)}, {"value": [[1.0], ["x"]]}):
+        with pytest.raises((ValueError, AttributeError)):
+            buffer.append(broken)
+        assert_holds(buffer, 19, 24)
+    monkeypatch.setattr(mapped, "zeros", lambda *_: 1 / 0)  # no memory for a larger ring
+    with pytest.raises(ZeroDivisionError):
+        buffer.append(counted(range(50)))
+    assert_holds(buffer, 19, 24)
+    assert_holds(buffer.append(counted([24])), 20, 25)
+
+
+def test_buffer_that_is_set_back_repeats_what_followed():
+    buffer = ReplayBuffer(6, NUMBER).append(counted(range(10)))
+    for size in (4, 7, 10):
+        assert_holds(buffer.set_back(size), 4, size)
+    for size in (0, 3, 11, 50):  # forgotten, or never appended
+        empty = buffer.set_back(size)
+        assert (empty.start, empty.stop, len(empty)) == (size, size, 0)
+    assert_holds(buffer, 4, 10)
+    again = buffer.set_back(7).append(counted([7, 8]))
+    assert_holds(again, 4, 9)
+    assert_holds(buffer.set_back(50).append(counted([50, 51])), 50, 52)
+
+
+def test_loading_more_entries_takes_no_memory_for_them():
+    whole = ReplayBuffer(1000, NUMBER).append(counted(range(900)))
+    loaded = ReplayBuffer(10, NUMBER).load(whole.read(100, 900), {"value": (1,)})
+    assert_holds(loaded, 890, 900)
+    assert len(loaded.ring["value"]) < 20

@@ -26,6 +26,7 @@ from metarl.sampling.replay_buffer import (
     ReplayBuffer,
     Transitions,
     TransitionSampler,
+    episode_shapes,
     to_entries,
 )
 
@@ -214,8 +215,8 @@ class Pearl:
         Raises:
             ValueError: The entries are of another learner; nothing has changed.
         """
-        sizes = self.networks.obs_size, self.networks.action_size
-        self._replay = self._replay.load(entries, sizes)
+        shapes = episode_shapes(self.networks.obs_size, self.networks.action_size)
+        self._replay = self._replay.load(entries, shapes)
 
     def reset_schedule(self) -> None:
         """Counts the updates, which name the streams of batches, anew; see `HasSchedule`."""
