@@ -297,8 +297,8 @@ class HasReplay(Protocol):
 class HasBoundedReplay(HasReplay, Protocol):
     """A learner that forgets its oldest entries, which checkpoints then leave out.
 
-    `load_replay` may be given entries that were forgotten already, and tells by the entries
-    themselves where they begin.
+    `load_replay` may be given entries that were forgotten already. It follows `load_state_dict`,
+    and tells by the entries themselves, or by their number in the state, where they begin.
     """
 
     def replay_start(self) -> int:

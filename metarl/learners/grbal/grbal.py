@@ -22,23 +22,29 @@ from metarl.learners.grbal.config import GrbalConfig
 from metarl.learners.grbal.context import GrbalContext
 from metarl.learners.grbal.model import RATE, DynamicsModel, Scales, Transitions
 from metarl.learners.grbal.planner import Planner
-from metarl.learners.grbal.store import Store, transitions
+from metarl.learners.grbal.store import entry_shapes, segments, transitions
 from metarl.networks.mlp import TanhMLP
+from metarl.sampling.replay_buffer import NUMBER, ReplayBuffer
 
 CHUNK = 16
 """Rows of a meta-gradient that are computed together; the sums do not depend on the threads."""
 
 SIZE = "replay/size"
-"""Name in state_dict() of the number of entries of the replay store."""
+"""Name in state_dict() of the number of transitions since the start of the run."""
 
 
 class Grbal:
     """Learns a dynamics model that one gradient step adapts, and plans with it.
 
-    The model predicts the change of observation and reward. It is trained on all transitions of the
-    run, so that one gradient step on M of them makes it right for the next K. At
-    every control step the model of every row takes that step on the last M transitions of its own
-    trial, and a planner chooses the action on the adapted model.
+    The model predicts the change of observation and reward. It is trained on the newest
+    `replay_steps` transitions of the run, so that one gradient step on M of them makes it right for
+    the next K. At every control step the model of every row takes that step on the last M
+    transitions of its own trial, and a planner chooses the action on the adapted model.
+
+    The replay buffer holds the newest `replay_steps` + M transitions: those that are drawn, and the
+    past of the oldest. In memory it has room for less than twice these and a trial's
+    (`ReplayBuffer`). A checkpoint has these and at most the rest of one segment; the folder has
+    besides what was appended between the checkpoints that are kept.
 
     Args:
         config: Settings.
@@ -82,7 +88,8 @@ class Grbal:
         adam.begin(self._adam)
         self._planner = Planner(config, action_size, stream(seed, "candidates"))
         self._moments = {name: Moments.initial(obs_size + 1) for name in ("state", "change")}
-        self._store, self._updates = Store(obs_size, action_size), 0
+        self._replay = ReplayBuffer(config.replay_steps + config.past_steps, NUMBER)
+        self._size = self._updates = 0
 
     def _initial_params(self) -> Params:
         network = self.model.network
@@ -143,38 +150,42 @@ class Grbal:
     def update(
         self, context: GrbalContext, rollouts: Sequence[Rollout], tasks: np.ndarray
     ) -> Metrics:
-        """Appends the trial to the replay store, and takes gradient steps on all of it.
+        """Appends the trial to the replay buffer, and takes gradient steps.
 
         Raises:
             FloatingPointError: A gradient or a result is not finite. Like any exception, it leaves
                 the learner unchanged.
         """
         del context, tasks
-        before = self.state_dict()
+        before, replay = self.state_dict(), self._held()
         try:
             entries = transitions(rollouts)
             self._merge(entries)
-            self._store.append(entries)
+            self._replay = replay.append(entries)
+            self._size = self._replay.stop
             metrics = self._train()
             check_updated(self._device_state())
             check_updated(self._moments_state())
             self._updates += 1
             self._refresh()
         except BaseException:  # also Ctrl-C
+            self._replay = replay
             self._restore(before)
             raise
         return metrics
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns all but the replay store, whose size it has, on the CPU."""
+        """Returns all but the replay buffer, whose size it has, on the CPU."""
         state = self._device_state() | self._moments_state()
         state["adam/steps"] = adam.num_steps(self._adam)
-        counts = {"updates": self._updates, SIZE: self._store.size}
+        counts = {"updates": self._updates, SIZE: self._size}
         state |= {name: torch.tensor(count) for name, count in counts.items()}
         return {name: value.detach().clone() for name, value in to_cpu(state).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state_dict(); entries that the store has got since then are forgotten.
+        """Restores a state_dict(); transitions appended since then are left out of the buffer.
+
+        Those that were forgotten since then are missing until `load_replay`.
 
         Raises:
             ValueError: A tensor is missing or has another shape; names it. The learner is
@@ -187,19 +198,37 @@ class Grbal:
         """Returns whether an entry of state_dict() is state of Adam."""
         return name.startswith("adam/")
 
-    # --- the replay store -------------------------------------------------------------------------
+    # --- the replay buffer ------------------------------------------------------------------------
 
     def replay_size(self) -> int:
-        """Returns the number of transitions of the run."""
-        return self._store.size
+        """Returns the number of transitions since the start of the run."""
+        return self._size
+
+    def replay_start(self) -> int:
+        """Returns the number of the oldest transition in the buffer."""
+        return self._held().start
 
     def read_replay(self, start: int, stop: int) -> dict[str, Tensor]:
         """Returns the transitions start..stop."""
-        return self._store.read(start, stop)
+        entries = self._held().read(start, stop)
+        del entries[NUMBER]
+        return entries
 
     def load_replay(self, entries: Mapping[str, Tensor]) -> None:
-        """Replaces the store; see `HasReplay`."""
-        self._store.load(entries)
+        """Replaces the buffer; the last entry is the last one that the loaded state counts.
+
+        Raises:
+            ValueError: The entries are of another learner; nothing has changed.
+        """
+        count = max((len(value) for value in entries.values()), default=0)
+        start = max(0, self._size - count)
+        numbered = {**entries, NUMBER: torch.arange(start, start + count)}
+        self._replay = self._replay.load(numbered, entry_shapes(*self._sizes))
+        self._size = self._replay.stop
+
+    def _held(self) -> ReplayBuffer:
+        """Returns the buffer at the size of the state, which may have been loaded after it."""
+        return self._replay.set_back(self._size)
 
     # --- parts of the update ----------------------------------------------------------------------
 
@@ -211,12 +240,12 @@ class Grbal:
     def _train(self) -> Metrics:
         config, rng = self.config, stream(self._seed, "replay", self._updates)
         scales = self._scales(self.device)
-        if not self._store.size:
+        if not len(self._replay):
             raise EnvironmentContractError("no episode has two steps, which a model needs")
-        oldest = max(0, self._store.size - config.replay_steps)
+        oldest = max(self._replay.start, self._size - config.replay_steps)
         totals = torch.zeros(3, dtype=torch.float64)
         for _ in range(config.gradient_steps):
-            index = rng.integers(oldest, self._store.size, config.batch_size)
+            index = rng.integers(oldest, self._size, config.batch_size)
             totals += self._step(index, scales)
         before, after, norm = (totals / config.gradient_steps).tolist()
         logs = [v.detach() for n, v in self._params.items() if n.startswith(RATE)]
@@ -226,7 +255,7 @@ class Grbal:
             "model/error_after": after,
             "model/inner_lr": sum(rates) / len(rates),
             "update/gradient_norm": norm,
-            "update/replay_size": float(self._store.size),
+            "update/replay_size": float(self._size),
         }
 
     def _step(self, index: np.ndarray, scales: Scales) -> Tensor:
@@ -252,9 +281,9 @@ class Grbal:
         return torch.cat([losses, norm.detach().double().cpu().reshape(1)])
 
     def _read(self, index: np.ndarray, scales: Scales) -> tuple[Transitions, Transitions]:
-        """Reads past and future of places in the store, on the device."""
+        """Reads past and future of entries, on the device."""
         past = self.config.past_steps
-        found, mask = self._store.segments(index, past, self.config.future_steps)
+        found, mask = segments(self._replay, index, past, self.config.future_steps)
         found = {n: v.to(self.device, non_blocking=True) for n, v in found.items()}
         inputs = scales.inputs(found["state"], found["action"])
         targets = scales.targets(found["state"], found["next_state"])
@@ -286,5 +315,5 @@ class Grbal:
         adam.restore_steps(self._adam, state["adam/steps"])
         self._moments = {name: Moments.of(state, name) for name in self._moments}
         self._updates = int(state["updates"])
-        self._store.set_back(int(state[SIZE]))
+        self._size = int(state[SIZE])
         self._refresh()

@@ -1,117 +1,58 @@
-"""The replay store of GrBAL: every transition of the run, in the order of the trials."""
+"""Transitions in GrBAL's replay buffer, in the order of the trials."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout, drop_unknown_ends
+from metarl.sampling.replay_buffer import ReplayBuffer
 
 PLACE = "place"
 """Name of the number of a transition in its trial (L,), int32; 0 begins a trial."""
 
 
-class Store:
-    """Transitions by name: state and next_state (L, S + 1), action (L, A), place (L,).
+def entry_shapes(obs_size: int, action_size: int) -> dict[str, tuple[int | None, ...]]:
+    """Returns the shapes of one entry of `transitions`, for `ReplayBuffer.load`."""
+    state = (obs_size + 1,)
+    return {"state": state, "action": (action_size,), "next_state": state, PLACE: ()}
 
-    A state is the observation, followed by the reward of the step that led to it.
 
-    Entries behind `size` are kept until the next `append`, so that a size that is set back can be
-    set forward again.
+def segments(
+    replay: ReplayBuffer, index: np.ndarray, past: int, future: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Returns the transitions around some entries.
 
     Args:
-        obs_size: S.
-        action_size: A.
+        replay: Not empty.
+        index: Numbers of entries that it holds (B,); those before are the past, they and those
+            after the future.
+        past: M.
+        future: K.
+
+    Returns:
+        Entries (B, M + K, ...) by name, and the mask (B, M + K) of those of the same trial that it
+        holds.
     """
-
-    def __init__(self, obs_size: int, action_size: int):
-        self.size = self._filled = 0
-        shapes = {"state": (obs_size + 1,), "action": (action_size,), "next_state": (obs_size + 1,)}
-        self._data: dict[str, np.ndarray] = {
-            name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()
-        }
-        self._data[PLACE] = np.zeros(0, np.int32)
-
-    def append(self, entries: Mapping[str, Tensor]) -> None:
-        """Appends transitions; an exception leaves the size as it was."""
-        start, stop = self.size, self.size + len(entries[PLACE])
-        self._reserve(stop)
-        self._filled = start
-        for name, array in self._data.items():
-            array[start:stop] = entries[name].numpy()
-        self.size = self._filled = stop
-
-    def _reserve(self, size: int) -> None:
-        capacity = len(self._data[PLACE])
-        if size > capacity:
-            rows = max(size, 2 * capacity)
-            self._data = {name: _extend(array, rows) for name, array in self._data.items()}
-
-    def set_back(self, size: int) -> None:
-        """Makes `size` the number of entries, at most as many as there are in memory."""
-        self.size = min(size, self._filled)
-
-    def read(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Returns the entries start..stop."""
-        own = slice(start, min(stop, self.size))
-        return {name: torch.from_numpy(array[own]) for name, array in self._data.items()}
-
-    def load(self, entries: Mapping[str, Tensor]) -> None:
-        """Replaces all entries; none empty the store.
-
-        Raises:
-            ValueError: The entries have other names or shapes; nothing has changed.
-        """
-        empty = self.read(0, 0)
-        given = dict(entries) or empty
-        for name, value in empty.items():
-            if name not in given or given[name].shape[1:] != value.shape[1:]:
-                raise ValueError(f"the replay store has no entries {name!r} that fit")
-        if len({len(given[name]) for name in empty}) != 1:
-            raise ValueError("the entries of the replay store differ in number")
-        self._data = {
-            name: _extend(given[name].numpy().astype(array.dtype, copy=False), len(given[name]))
-            for name, array in self._data.items()
-        }
-        self.size = self._filled = len(self._data[PLACE])
-
-    def segments(
-        self, index: np.ndarray, past: int, future: int
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Returns the transitions around some places of the store.
-
-        Args:
-            index: Entries (B,); those before are the past, they and those after the future.
-            past: M.
-            future: K.
-
-        Returns:
-            Entries (B, M + K, ...) by name, and the mask (B, M + K) of those of the same trial.
-        """
-        offset = np.arange(-past, future)
-        wanted = index[:, None] + offset
-        inside = wanted.clip(0, self.size - 1)
-        found = {name: torch.from_numpy(array[inside]) for name, array in self._data.items()}
-        place = self._data[PLACE][index][:, None] + offset
-        mask = (wanted == inside) & (self._data[PLACE][inside] == place)
-        return found, torch.from_numpy(mask)
-
-
-def _extend(array: np.ndarray, rows: int) -> np.ndarray:
-    """Returns the array followed by zeros, so many rows in all; a large one lies in a file."""
-    extended = mapped.zeros((rows, *array.shape[1:]), array.dtype)
-    extended[: len(array)] = array
-    return extended
+    offset = np.arange(-past, future)
+    wanted = index[:, None] + offset
+    inside = wanted.clip(replay.start, replay.stop - 1)
+    rows = inside % len(replay.ring[PLACE])
+    found = {name: torch.from_numpy(value.numpy()[rows]) for name, value in replay.ring.items()}
+    place = found[PLACE].numpy()
+    mask = (wanted == inside) & (place == place[:, past, None] + offset)
+    return found, torch.from_numpy(mask)
 
 
 def transitions(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
-    """Returns the transitions (L, ...) of a trial's K + 1 rollouts, one trial after the other.
+    """Returns the transitions of a trial's K + 1 rollouts as entries, one trial after the other.
 
-    The first of every episode is left out: no reward comes before it.
+    These are state and next_state (L, S + 1), action (L, A) and place (L,). A state is the
+    observation, followed by the reward of the step that led to it. The first of every episode is
+    left out: no reward comes before it.
     """
     parts = []
     for rollout in map(drop_unknown_ends, rollouts):

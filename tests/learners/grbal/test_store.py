@@ -1,15 +1,12 @@
-"""The replay store of GrBAL against loops over episodes."""
-
-import tempfile
-from pathlib import Path
+"""Transitions of GrBAL's replay buffer against loops over episodes."""
 
 import numpy as np
 import pytest
 import torch
 
-from metarl.core.machine import mapped
 from metarl.core.rollout import Rollout
-from metarl.learners.grbal.store import Store, transitions
+from metarl.learners.grbal.store import segments, transitions
+from metarl.sampling.replay_buffer import NUMBER, ReplayBuffer
 
 LENGTHS = [[[3, 5], [1, 4]], [[5, 2], [4, 1]]]
 """Steps of the episodes by (rollout, task, episode); the horizon is 5."""
@@ -60,77 +57,34 @@ def listed():
     return found
 
 
-def stored(store):
-    found = store.read(0, store.size)
-    columns = [found[name].reshape(store.size, -1).unbind(1) for name in found]
-    return list(zip(*(column.tolist() for each in columns for column in each), strict=True))
+def filled(most, trials):
+    replay = ReplayBuffer(most, NUMBER)
+    for _ in range(trials):
+        replay = replay.append(transitions(ROLLOUTS))
+    return replay
 
 
 def test_transitions_are_those_of_a_loop_over_trials():
-    store = Store(1, 1)
-    store.append(transitions(ROLLOUTS))
-    assert stored(store) == listed() and store.size == 17
+    found = transitions(ROLLOUTS)
+    names = "state", "action", "next_state", "place"
+    columns = [column for n in names for column in found[n].reshape(17, -1).unbind(1)]
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == listed()
 
 
-def test_segments_stay_in_their_trial():
-    store = Store(1, 1)
-    for _ in range(2):
-        store.append(transitions(ROLLOUTS))
+@pytest.mark.parametrize("most", [20, 34, 100])
+def test_segments_stay_in_their_trial(most):
+    """Also where the buffer has forgotten the beginning of a trial."""
     known, past, future = listed() * 2, 4, 3
     trial, number = [], -1
     for entry in known:
         number += entry[-1] == 0
         trial.append(number)
-    found, mask = store.segments(np.arange(34), past, future)
-    for index in range(34):
+    replay, oldest = filled(most, 2), max(0, 34 - most)
+    found, mask = segments(replay, np.arange(oldest, 34), past, future)
+    for index in range(oldest, 34):
         for column, offset in enumerate(range(-past, future)):
-            other = index + offset
-            inside = 0 <= other < 34 and trial[other] == trial[index]
-            assert bool(mask[index, column]) == inside
+            other, row = index + offset, index - oldest
+            inside = oldest <= other < 34 and trial[other] == trial[index]
+            assert bool(mask[row, column]) == inside
             if inside:
-                assert float(found["state"][index, column, 0]) == known[other][0]
-
-
-def test_store_that_is_set_back_repeats_what_followed():
-    store, entries = Store(1, 1), transitions(ROLLOUTS)
-    store.append(entries)
-    before = stored(store)
-    for _ in range(3):
-        store.append(entries)
-    store.set_back(17)
-    assert stored(store) == before
-    store.set_back(100)
-    assert stored(store) == before * 4
-    store.set_back(17)
-    store.append(entries)
-    store.set_back(100)
-    assert stored(store) == before * 2
-
-
-def test_store_in_files_has_the_same_transitions(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mapped, "LEAST", 1)
-    store, loaded = Store(1, 1), Store(1, 1)
-    for _ in range(3):
-        store.append(transitions(ROLLOUTS))
-    loaded.load(store.read(0, store.size))
-    assert str(tmp_path) in Path("/proc/self/maps").read_text("utf-8")
-    assert stored(store) == stored(loaded) == listed() * 3
-
-
-def test_entries_of_another_learner_are_refused():
-    store, entries = Store(1, 1), transitions(ROLLOUTS)
-    store.append(entries)
-    before = stored(store)
-    for name, value in entries.items():
-        for broken in (value[:-1], torch.zeros(17, 4)):
-            with pytest.raises(ValueError, match="replay store"):
-                store.load({**entries, name: broken})
-        with pytest.raises(ValueError, match=f"replay store has no entries '{name}'"):
-            store.load({n: v for n, v in entries.items() if n != name})
-    assert stored(store) == before
-    other = Store(1, 1)
-    other.load(entries)
-    assert stored(other) == before
-    other.load({})
-    assert other.size == 0
+                assert float(found["state"][row, column, 0]) == known[other][0]
