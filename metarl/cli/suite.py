@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from metarl.core.errors import ConfigError, MetarlError
 from metarl.core.machine.files import CSV, check_output
@@ -18,8 +18,7 @@ from metarl.suites.stages import next_command, read_progress
 from metarl.suites.starts import check_starts
 from metarl.suites.suite import Suite, check_suite, find_suite, list_suites, read_suite
 
-if TYPE_CHECKING:
-    from metarl.suites.records import Row
+Value = TypeVar("Value")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     csv = arguments.csv or Path("results") / f"{suite.name}.csv"
     if arguments.csv or csv.is_dir():  # the folder of the default is made
         check_output("--csv", csv, CSV)
-    _read_csv(csv)  # found unreadable now, not when all has run
+    _check_csv(csv)  # found unreadable now, not when all has run
     check_suite(suite)
     check_starts(suite)
     with open_machines(arguments.ray) as machines:
@@ -98,16 +97,22 @@ def _list_runs(suite: Suite) -> None:
         show(f"{each.name:60} {state:>10}  {seconds / 60:8.1f} min")
 
 
-def _read_csv(path: Path) -> list[Row]:
-    """Returns the rows of a CSV that a suite will add to; none if there is no file.
+def _check_csv(path: Path) -> None:
+    """Checks that rows can be added to a CSV, if there is one.
 
     Raises:
         ConfigError: It is no CSV of results.
     """
     from metarl.suites.records import read_rows
 
+    if path.exists():
+        _name_csv(lambda: read_rows(path))
+
+
+def _name_csv(work: Callable[[], Value]) -> Value:
+    """Does work on a CSV that rows are added to; a file that is no such CSV gets a hint."""
     try:
-        return read_rows(path) if path.exists() else []
+        return work()
     except ConfigError as error:
         raise ConfigError(f"{error}; rows are added to this file: name another by --csv") from error
 
@@ -121,7 +126,7 @@ def finish(suite: Suite, csv: Path) -> None:
         ConfigError: The CSV exists and is none of results; it stays as it is.
     """
     from metarl.reporting.report import write_report
-    from metarl.suites.records import collect_rows, merge_rows, write_rows
+    from metarl.suites.records import add_rows, collect_rows
     from metarl.suites.stages import find_evaluation
     from metarl.suites.tables import group_rows, make_table
 
@@ -132,8 +137,7 @@ def finish(suite: Suite, csv: Path) -> None:
         write_report([each.folder for each in done], page, list(oracles.values()))
         show(f"report: {page}")
         rows = collect_rows(suite)
-        merged, num_replaced = merge_rows(_read_csv(csv), rows)
-        write_rows(csv, merged)
+        merged, num_replaced = _name_csv(lambda: add_rows(csv, rows))
         others = f"rows replaced: {num_replaced}, kept of other runs: {len(merged) - len(rows)}"
         show(f"results: {csv}, {len(done)} of {len(suite.runs)} runs; {others}\n")
         show(make_table(group_rows([rows])), end="")

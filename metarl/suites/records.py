@@ -7,9 +7,12 @@ run folders. A field is empty where its number is not known.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -154,6 +157,43 @@ def _number_tasks(tasks: Sequence[Any]) -> list[int]:
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+def add_rows(path: Path, rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """Merges rows into a CSV, which need not exist; returns its rows, and how many were replaced.
+
+    Other processes that add rows to the file wait meanwhile, so that all rows are kept.
+
+    Raises:
+        ConfigError: The file is no CSV of results; it stays as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_with(path):
+        merged, num_replaced = merge_rows(read_rows(path) if path.exists() else [], rows)
+        write_rows(path, merged)
+    return merged, num_replaced
+
+
+@contextmanager
+def _alone_with(path: Path) -> Generator[None]:
+    """Waits for other processes inside this block for the same file.
+
+    They lock a hidden file beside it, as the file itself is replaced by every write.
+    """
+    mark = path.with_name(f".{path.name}.lock")
+    while True:
+        handle = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(mark)):
+                break
+        os.close(handle)  # the process before has removed the mark
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def merge_rows(old: Sequence[Row], new: Sequence[Row]) -> tuple[list[Row], int]:

@@ -1,9 +1,13 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from suite_rows import ROW
 
 from metarl.core.errors import ConfigError
+from metarl.suites import records
 from metarl.suites.records import _number_tasks, merge_rows, read_rows, write_rows
 
 
@@ -13,6 +17,24 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     rows += [replace(ROW, per_task=[1 / 3] * 10_000)]
     write_rows(tmp_path / "new" / "r.csv", rows)
     assert read_rows(tmp_path / "new" / "r.csv") == rows
+
+
+def test_rows_that_two_add_at_the_same_time_are_all_kept(tmp_path, monkeypatch):
+    path, both_have_read = tmp_path / "a.csv", threading.Barrier(2)
+    write_rows(path, [ROW])
+
+    def read_and_wait(name):
+        found = read_rows(name)
+        with suppress(threading.BrokenBarrierError):  # the other waits for its turn
+            both_have_read.wait(0.5)
+        return found
+
+    monkeypatch.setattr(records, "read_rows", read_and_wait)
+    new = [replace(ROW, label="one"), replace(ROW, label="two")]
+    with ThreadPoolExecutor(2) as pool:
+        counts = [count for _, count in pool.map(lambda row: records.add_rows(path, [row]), new)]
+    assert counts == [0, 0] and {row.label for row in read_rows(path)} == {ROW.label, "one", "two"}
+    assert [each.name for each in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_merge_replaces_runs_and_keeps_other_rows():
