@@ -152,8 +152,9 @@ def _check_lengths(result: Mapping[str, Any]) -> None:
         quiet = result["without_noise"]["returns"]
         names = ("mean", "ci95", "per_task")
         lists |= {f"without_noise.returns.{name}": quiet[name] for name in names}
-    if "distance" in result:
-        lists |= {f"distance.{name}": values for name, values in result["distance"].items()}
+    for prefix, tree in (("", result), ("without_noise.", result.get("without_noise", {}))):
+        of_tree = tree.get("distance", {})
+        lists |= {f"{prefix}distance.{name}": of_tree[name] for name in _DISTANCE if of_tree}
     counts = ("share_of_tasks_made_worse", "faulted_episodes")
     lists |= {name: result[name] for name in counts if name in result}
     for name, values in lists.items():

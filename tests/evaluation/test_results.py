@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -291,10 +292,15 @@ def test_oracle_is_the_final_value_of_its_run(env, tmp_path):
         ("returns.ci95", "returns.ci95 has 2 entries"),
         ("experience.env_steps", "experience.env_steps has 2 entries"),
         ("without_noise.returns.mean", "without_noise.returns.mean has 2 entries"),
+        ("distance.mean", "distance.mean has 2 entries"),
+        ("without_noise.distance.per_task", "without_noise.distance.per_task has 2 entries"),
     ],
 )
 def test_list_that_lacks_an_entry_is_named(name, message, env, tmp_path):
     result = result_of(env, np.zeros((3, 4, 2)), without_noise=np.zeros((3, 4, 2)))
+    lists = {"mean": [1.0] * 3, "per_task": [[1.0] * 4] * 3, "ci95": [[0.5, 1.5]] * 3}
+    result["distance"] = deepcopy(lists)
+    result["without_noise"]["distance"] = deepcopy(lists)
     write(tmp_path / "evaluation.json", result)
     assert read(tmp_path) == result
     *groups, leaf = name.split(".")
