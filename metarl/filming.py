@@ -125,11 +125,12 @@ def film_together(
     Args:
         policies: Trained policies of one environment, their run folders, or their addresses on the
             hub; the environment may show the task to some of them.
-        output: One of the files; the suffix is replaced.
+        output: One of the files; with `formats` the suffix is replaced.
         tasks: Tasks (N, D) to play; by default held-out ones of the first policy.
         num_tasks: Number of held-out tasks.
         num_adaptations: Adaptation steps before the episode that is shown.
-        formats: Of "mp4", "gif" and "html"; by default mp4, and html where possible.
+        formats: Of "mp4", "gif" and "html"; by default that of the suffix, and for mp4 or none mp4,
+            and html where possible.
         camera: Azimuth and elevation [degrees].
         size: Width and height of a picture [pixels], even.
         trust_env: Load the plug-ins that the run folders name, which runs their code.
@@ -148,6 +149,8 @@ def film_together(
     given, output = list_policies(policies), Path(output)
     _check(num_tasks, num_adaptations, formats, size)
     check_output("--output", output, [f".{name}" for name in FORMATS])
+    if formats is None and output.suffix.lower() not in ("", ".mp4"):
+        formats = (output.suffix.lower()[1:],)
     with ExitStack() as stack:
         loaded = [stack.enter_context(open_policy(each, trust_env=trust_env)) for each in given]
         _require_comparable(loaded)

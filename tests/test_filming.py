@@ -118,6 +118,29 @@ def test_film_says_how_a_policy_adapts(algo, settings, stages, tmp_path, monkeyp
         assert [episode.stage for episode in row] == stages[-1:]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "formats"),
+    [
+        ("race.gif", {}, ("gif",)),
+        ("race.html", {}, ("html",)),
+        ("race.mp4", {}, None),  # and a replay beside it
+        ("race", {}, None),
+        ("race.gif", {"formats": ["mp4"]}, ["mp4"]),
+    ],
+)
+def test_suffix_chooses_the_format(name, options, formats, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "metarl.reporting.film.write_films",
+        lambda _path, _env, _panels, chosen, **_: written.append(chosen) or [],
+    )
+    sampler = {"num_tasks": 2, "num_episodes": 1, "threads": 1}
+    settings = {"evaluate": False, "sampler": sampler, "iterations": 1}
+    with metarl.train("navigation-2d", run_dir=tmp_path / "run", **settings) as own:
+        film_together([own], tmp_path / name, num_tasks=1, **options)
+    assert written == [formats]
+
+
 def test_film_of_chosen_tasks_lies_beside_that_of_held_out_ones(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(

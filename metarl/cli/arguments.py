@@ -149,7 +149,7 @@ def add_video_arguments(command: argparse.ArgumentParser) -> None:
     about = "held-out tasks; by default 2", "by default 1"
     _add_trial_arguments(command, num_adaptations=1, about=about)
     add_trust_argument(command)
-    text = "file of several runs; the suffix is replaced"
+    text = "file of several runs; its suffix is the format where --format is not given"
     command.add_argument("-o", "--output", type=parse_path, metavar="FILE", help=text)
     command.add_argument(
         "--tasks",
