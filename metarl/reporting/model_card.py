@@ -124,6 +124,7 @@ def _training(run: reader.RunData, result: Mapping[str, Any], spec: EnvSpec | No
         "seed": f"{run.seed}",
         "iterations": f"{mark['iteration']:,}" if mark else "",
         "environment steps": f"{mark['env_steps']:,}" if mark else "",
+        "starts from": run.start,
         "wall-clock": _format_seconds(seconds[-1]) if np.isfinite(seconds[-1:]).any() else "",
         "device": str(run.record.get("device", "")),
         "processor": str(run.record.get("processor", "")),

@@ -125,8 +125,15 @@ def _overview(groups: Sequence[Group], oracles: Mapping[str, Mapping[str, Any]])
         "is lower after adaptation than before. Best floor: largest return of a policy that does "
         "not adapt. Oracle: return of a policy that observes the task."
     )
-    hints = (_hint_at_evaluation(run) for group in groups for run in group.runs)
+    runs = [run for group in groups for run in group.runs]
+    hints = [*map(_describe_start, runs), *map(_hint_at_evaluation, runs)]
     return markup.table(head, rows) + note(text) + "".join(hints)
+
+
+def _describe_start(run: RunData) -> str:
+    """Names the run that a fine-tuned one starts from; nothing for others."""
+    text = f"{run.name} starts from {run.start}."
+    return f"<p>{escape(text)}</p>" if run.start else ""
 
 
 def _hint_at_evaluation(run: RunData) -> str:

@@ -81,6 +81,16 @@ class RunData:
         """Seed of the run."""
         return self.config.get("seed")
 
+    @property
+    def start(self) -> str:
+        """Run that a fine-tuned one starts from, and its length, for people; "" without one."""
+        source = self.record.get("init_from")
+        if not isinstance(source, dict) or not isinstance(source.get("run"), str):
+            return ""
+        steps = source.get("env_steps")
+        length = f" ({steps:,} steps)" if isinstance(steps, int) else ""
+        return f"{Path(source['run']).name}{length}, whose training is not counted"
+
     def column(self, name: str) -> np.ndarray:
         """Returns a column of the metrics, all NaN if no record has it."""
         return self.metrics.get(name, np.full(len(self.metrics["iteration"]), np.nan))

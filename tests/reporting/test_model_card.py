@@ -51,6 +51,15 @@ def test_returns_are_those_of_the_evaluation(policy):
         assert numbers == pytest.approx(expected, abs=0.0051)
 
 
+def test_card_names_the_run_that_another_starts_from(tmp_path):
+    run = write_run(tmp_path / "tuned", records=3)
+    assert "starts from" not in model_card(run, "me/mine")
+    source = {"run": "walker", "iteration": 3, "env_steps": 7000}
+    (run / "run.json").write_text(json.dumps({"init_from": source}))
+    facts = dict(table(model_card(run, "me/mine"), "Training"))
+    assert facts["starts from"] == "walker (7,000 steps), whose training is not counted"
+
+
 def test_card_says_what_was_trained(policy):
     card = model_card(policy, "me/mine")
     result = json.loads((policy / "evaluation.json").read_text())

@@ -208,6 +208,24 @@ def test_run_without_evaluation_gets_a_hint(tmp_path):
     assert page.tags.count("svg") == 1 and "Numbers" not in page.texts
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ({"run": "/x/walk<er>", "iteration": 3, "env_steps": 7000}, "walk&lt;er&gt; (7,000 steps)"),
+        ({"run": "walker"}, "walker"),
+        ("walker", None),
+        (None, None),
+    ],
+)
+def test_run_that_starts_from_another_says_so(source, text, tmp_path):
+    path = write_run(tmp_path / "a", records=3)
+    record = json.loads((path / "run.json").read_text()) | {"init_from": source}
+    (path / "run.json").write_text(json.dumps(record))
+    page = report(tmp_path, path)
+    assert ("starts from" in page) == (text is not None)
+    assert text is None or f"<p>a starts from {text}, whose training is not counted.</p>" in page
+
+
 @pytest.mark.parametrize(("steps", "is_old"), [(1000, True), (3000, False), (None, False)])
 def test_evaluation_before_the_last_iteration_is_marked(steps, is_old, tmp_path):
     path = write_run(tmp_path / "a", records=3)
