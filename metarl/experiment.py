@@ -54,6 +54,7 @@ from metarl.runs.sources import hash_sources
 from metarl.trained_policy import TrainedPolicy
 from metarl.training import curriculum, processes
 from metarl.training.launch import read_launch
+from metarl.training.place import FolderLost
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -252,8 +253,8 @@ def resume_hint_on_failure(policy: TrainedPolicy) -> Generator[None]:
     """Adds the command that continues the run to an error or interrupt, where that can help."""
     try:
         yield
-    except NumericalError:
-        raise  # the same numbers would come again
+    except (NumericalError, FolderLost):
+        raise  # the same numbers would come again, or the message has another folder
     except MetarlError as error:
         hint = f"resume with: {resume_hint(policy)}"
         if folder.newest_step(policy.path) is None:

@@ -21,7 +21,6 @@ from metarl.core.errors import ConfigError, MetarlError, ResourceError, handle_s
 from metarl.core.machine.parallel import ALONE, Group
 from metarl.training.launch import Launch
 from metarl.training.packing import from_bytes, list_forms, pack, to_bytes, unpack
-from metarl.training.trainer import pick_device
 
 Value = TypeVar("Value")
 
@@ -307,6 +306,29 @@ def open_group(launch: Launch, device: torch.device, name: str) -> Generator[Gro
 
 _OWN = ("auto", "cuda")
 """Names of devices of which every process has its own."""
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the device of the update.
+
+    Args:
+        name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The device.
+
+    Raises:
+        ResourceError: The named GPU does not exist.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    return device
 
 
 def pick_own_device(name: str, launch: Launch) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from metarl.sampling.sampler import Collector
 from metarl.sampling.trials import Key, TrialCollector
 from metarl.training.alignment import align
 from metarl.training.curriculum import ease, next_level
+from metarl.training.place import Place
 
 LEVEL, SHARE = "curriculum/level", "curriculum/success"
 """Metrics of the curriculum: its level, and the share of successful episodes."""
@@ -130,7 +131,7 @@ class Trainer:
         self._collector = collector or Collector(env, config.sampler.slices)
         self._group = ALONE
         self._workers = env if supports(env, HasWorkers) else None
-        self.checkpoints = run_dir / "checkpoints"
+        self._place = Place(run_dir)
         self.progress = progress or Progress()
         if config.curriculum.success is not None and self.progress.level is None:
             self.progress = replace(self.progress, level=config.curriculum.start)
@@ -153,6 +154,8 @@ class Trainer:
                 iteration was saved.
             ResourceError: The disk refused a record; the last checkpoint stands, and a resume
                 repeats what came after it.
+            FolderLost: The run folder was moved or removed; the state is saved, and the message
+                says where.
             EnvironmentContractError: A task had no valid step, or the environment gave a number
                 that is not finite without a fault; the state before the iteration was saved.
         """
@@ -161,7 +164,9 @@ class Trainer:
         started = last_save = time.monotonic()
         before, stop = self.progress.seconds, None
         # sums in the main thread depend on torch's number of threads, and results must not
-        with handle_signals(self._note_signal), one_torch_thread(), closing(self._collector):
+        with handle_signals(self._note_signal), one_torch_thread(), ExitStack() as held:
+            held.enter_context(closing(self._collector))
+            held.enter_context(self._place)
             self.save()  # a run that is killed in its first minutes can be resumed too
             for iteration in range(self.progress.iteration, self.config.iterations):
                 place = f"iteration {iteration + 1}"
@@ -194,6 +199,8 @@ class Trainer:
         try:
             self.log.write(record)
         except ResourceError as error:
+            if self._place.is_lost():
+                self.save()
             place = f"the last checkpoint is {self._newest()}, and what came after it is repeated"
             raise ResourceError(f"{error}; {place}") from error
         except Exception:
@@ -256,11 +263,17 @@ class Trainer:
             return None
         return next_level(self.config.curriculum, self.progress.level, done.metrics[SHARE])
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self._place.path / "checkpoints"
+
     def save(self) -> None:
         """Writes a checkpoint of the state between two iterations, unless it exists already.
 
         Raises:
             NumericalError: The state is not finite; names the tensor and the last checkpoint.
+            FolderLost: The run folder was moved or removed; the state is saved.
         """
         if self._saved == self.progress.iteration:
             return
@@ -271,9 +284,13 @@ class Trainer:
         if name := find_non_finite(state):
             place = f"the last checkpoint is {self._newest()}"
             raise NumericalError(f"{name!r} is not finite and is not saved; {place}")
-        self.log.sync()
+        lost = self._place.find(self.config) if self._place.is_lost() else None
+        if lost is None:
+            self.log.sync()
         if supports(self.learner, HasReplay):
-            folder, segments = self.checkpoints / checkpoint.REPLAY, self.progress.segments
+            is_new = lost is not None and lost.is_new
+            segments = () if is_new else self.progress.segments
+            folder = self.checkpoints / checkpoint.REPLAY
             segments = append_entries(folder, self.learner, segments)
             self.progress = replace(self.progress, segments=segments)
         checkpoint.save(
@@ -286,6 +303,8 @@ class Trainer:
             settings=describe_identity(self.config),
         )
         self._saved = self.progress.iteration
+        if lost is not None:
+            raise lost
 
     def _newest(self) -> str:
         """Returns the path of the newest checkpoint, for a message."""
@@ -364,26 +383,3 @@ def _summarize(
         collect=collect,
         update=update,
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """Returns the device of the update.
-
-    Args:
-        name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
-
-    Returns:
-        The device.
-
-    Raises:
-        ResourceError: The named GPU does not exist.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; "
-            "use --device cpu, or install a CUDA build of torch"
-        )
-    return device

@@ -22,7 +22,8 @@ from metarl.core.errors import (
 from metarl.envs.registry import make
 from metarl.learners.maml.maml import Maml
 from metarl.runs import checkpoint
-from metarl.training.trainer import Progress, pick_device, restore
+from metarl.training.distributed import pick_device
+from metarl.training.trainer import Progress, restore
 
 
 class Nuisance:
