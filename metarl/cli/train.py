@@ -11,7 +11,7 @@ from typing import Any
 from metarl import __version__, builders, experiment
 from metarl.config.changes import find_changes
 from metarl.config.schema import TrainConfig, parse, to_yaml
-from metarl.core.errors import ConfigError, run_command
+from metarl.core.errors import ConfigError, MetarlError, run_command
 from metarl.core.messages import show
 from metarl.learners.registry import list_algorithms
 from metarl.runs import folder
@@ -43,7 +43,7 @@ def _run(arguments: list[str], prog: str, launch: Launch) -> None:
         if launch.size > 1:
             hint = "start one training for each seed"
             raise ConfigError(f"--seeds with {launch.size} processes: {hint}")
-        _print_together([train(each) for each in _one_config_per_seed(config)])
+        _print_together(_train_each(_one_config_per_seed(config)))
     else:
         train(config)
 
@@ -57,6 +57,29 @@ def train(config: TrainConfig[Any]) -> Path:
         if policy.num_trained:
             show(f"done: {policy.path}")
     return policy.path
+
+
+def _train_each(configs: Sequence[TrainConfig[Any]]) -> list[Path]:
+    """Trains one seed after the other; returns their run folders.
+
+    Raises:
+        MetarlError: One of them failed or was stopped; the message has the seeds that remain.
+    """
+    runs = []
+    for number, config in enumerate(configs, start=1):
+        rest = ",".join(str(each.seed) for each in configs[number:])
+        hint = f"the other seeds are not trained yet: give the same command --seeds {rest}"
+        try:
+            runs.append(train(config))
+        except MetarlError as error:
+            if not rest:
+                raise
+            raise type(error)(f"{error}; {hint}") from error
+        except KeyboardInterrupt as error:
+            if rest:
+                error.args = ("; ".join(filter(None, [str(error), hint])),)
+            raise
+    return runs
 
 
 def _print_together(runs: Sequence[Path]) -> None:

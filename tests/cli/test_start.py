@@ -1,6 +1,7 @@
 """Start of a command: help, version, lists, config files, several seeds."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 from commands import METARL, TINY, TRAIN, call, is_one_line, read_records
@@ -9,6 +10,7 @@ from metarl.cli import commands
 from metarl.cli import train as cli
 from metarl.cli.commands import _COMMANDS
 from metarl.config.schema import TrainConfig, parse, to_yaml
+from metarl.core.errors import NumericalError, Preempted, Terminated
 from metarl.evaluation.results import read
 from metarl.learners.registry import ALGORITHMS
 
@@ -121,6 +123,37 @@ def test_seeds_check_all_folders_before_training(tmp_path, capsys):
     assert cli.main(args) == 2
     assert "seed-2 exists and is never overwritten" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "seed-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (NumericalError("iteration 1: not finite"), 4, "error: iteration 1: not finite"),
+        (Preempted("stopped"), 75, "stopped"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated("the last one is kept"), 143, "interrupted; the last one is kept"),
+    ],
+)
+def test_stop_of_a_seed_names_those_that_remain(error, code, text, monkeypatch, capsys):
+    def fail(config):
+        if config.seed == 3:
+            raise error
+        return Path(f"seed-{config.seed}")
+
+    monkeypatch.setattr(cli, "train", fail)
+    assert cli.main([*TINY, "--seeds", "2,3,5,4"]) == code
+    hint = "the other seeds are not trained yet: give the same command --seeds 5,4"
+    assert capsys.readouterr().err == f"metarl: {text}; {hint}\n"
+
+
+@pytest.mark.parametrize("error", [NumericalError("not finite"), KeyboardInterrupt("not finite")])
+def test_stop_of_the_last_seed_has_no_hint(error, monkeypatch, capsys):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(cli, "train", fail)
+    assert cli.main([*TINY, "--seeds", "2"]) > 0
+    assert capsys.readouterr().err.endswith(" not finite\n")
 
 
 def make_run(path):
