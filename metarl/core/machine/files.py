@@ -5,6 +5,7 @@ YAML files have a module of their own, because an exported policy needs no PyYAM
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -120,7 +121,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         error.filename, error.filename2 = str(path), None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only refuses this too
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -133,8 +135,30 @@ def name_disk_failures(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        hint = "make room on its disk"
+        hint = _HINTS.get(error.errno or 0, "check its folder and disk")
         raise ResourceError(f"{path}: {error.strerror or error}; {hint}") from error
+
+
+_HINTS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on its disk"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make its folder writable"),
+}
+"""Hints for failures of the disk by their number."""
+
+
+def require_writable(folder: Path, content: str) -> None:
+    """Requires, before a long work, that its result can be written to a folder.
+
+    Args:
+        folder: The folder.
+        content: What is to be written, for the message.
+
+    Raises:
+        ResourceError: It cannot; names the folder.
+    """
+    if not os.access(folder, os.W_OK | os.X_OK):
+        hint = "make the folder writable, or copy it"
+        raise ResourceError(f"{folder}: {content} cannot be written to it; {hint}")
 
 
 JSON, CSV, HTML = (".json",), (".csv",), (".html", ".htm")

@@ -1,16 +1,21 @@
+import errno
 import json
 import os
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from metarl.core.errors import ConfigError
+from metarl.core.errors import ConfigError, ResourceError
 from metarl.core.machine import files
 from metarl.core.machine.files import (
     Unreadable,
     clean_name,
     load_json,
+    name_disk_failures,
     parse_json,
+    require_writable,
     write_atomically,
 )
 from metarl.core.machine.yaml_files import dump_yaml, load_yaml, parse_yaml
@@ -163,6 +168,37 @@ def test_write_removes_what_killed_ones_left(tmp_path):
         os.utime(tmp_path / name, (0, 0))
     write_atomically(tmp_path / "a.json", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "a.json"])
+
+
+def test_read_only_disk_names_the_file(tmp_path, monkeypatch):
+    def refuse(path, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match=r"Read-only file system: '[^']*/first.json'"):
+        write_atomically(tmp_path / "first.json", "content")
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EDQUOT, "make room on its disk"),
+        (errno.EROFS, "make its folder writable"),
+        (errno.ENOENT, "check its folder and disk"),
+    ],
+)
+def test_hint_at_a_disk_failure_fits_it(number, hint, tmp_path):
+    text = re.escape(f"{tmp_path}: {os.strerror(number)}; {hint}")
+    with pytest.raises(ResourceError, match=f"^{text}$"), name_disk_failures(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+def test_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    require_writable(tmp_path, "the page")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ResourceError, match="the page cannot be written to it; make the folder"):
+        require_writable(tmp_path, "the page")
 
 
 def test_full_disk_names_the_file(tmp_path, monkeypatch):
