@@ -6,7 +6,7 @@ The commands of `metarl` call these functions, so that both do the same.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from metarl.certification.certify import certify as certify
 from metarl.config.schema import build_config
 from metarl.config.trust import trust
 from metarl.core.env import BatchEnv, NoPictures, missing_members
-from metarl.core.errors import CheckpointError, ConfigError, Preempted
-from metarl.core.machine.files import load_json
+from metarl.core.errors import CheckpointError, ConfigError, MetarlError, Preempted
+from metarl.core.machine.files import load_json, require_writable
 from metarl.core.messages import show, warn
 from metarl.core.ranges import MOST_ADAPTATIONS, MOST_TASKS, require_count
 from metarl.environments import Robot as Robot
@@ -83,7 +83,10 @@ def train(
     config = build_config(name, algo, settings)
     policy = experiment.train(config, env)
     if evaluate:
-        finish(policy, again=policy.num_trained > 0)
+        with ExitStack() as on_failure:
+            on_failure.callback(policy.close)
+            finish(policy, again=policy.num_trained > 0)
+            on_failure.pop_all()
     return policy
 
 
@@ -98,6 +101,7 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
 
     Raises:
         Preempted: Ctrl-C or SIGTERM; the training is saved.
+        MetarlError: The evaluation or the film failed; the message says that the training is saved.
     """
     trainer = policy.config.trainer
     if not read_launch().is_first:
@@ -116,6 +120,8 @@ def finish(policy: TrainedPolicy, *, again: bool) -> None:
     except KeyboardInterrupt as error:
         command = experiment.resume_hint(policy)
         raise Preempted(f"stopped after training; what is missing is made by: {command}") from error
+    except MetarlError as error:
+        raise type(error)(f"{error}; the training is saved in {policy.path}") from error
 
 
 def _film_if_possible(policy: TrainedPolicy) -> None:
@@ -207,6 +213,7 @@ def evaluate(
         ConfigError: The environment or the tasks do not fit the policy, or the policies of a list
             are not seeds of one experiment.
         NumericalError: A gradient of the adaptation is not finite.
+        ResourceError: The folder of a policy cannot be written to.
     """
     chosen = {"--num-tasks": num_tasks, "--num-adaptations": num_adaptations, "--env": env}
     chosen |= {"--task": tasks, "--deterministic": deterministic or None}
@@ -264,6 +271,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     config, progress = policy.config, policy.progress
     settings = replace(settings, is_teacher=policy.is_teacher)
+    require_writable(policy.output, "the evaluation")
     with _open_env(policy, env) as used:
         if env is not None and used.spec.name != policy.spec.name:
             settings = replace(settings, env=used.spec.name)
