@@ -188,6 +188,8 @@ def _coerce(value: Any, kind: Any) -> Any:
         return tuple(_coerce(item, choices[0]) for item in value)
     if kind is Path and isinstance(value, str) and value.startswith("hf://"):
         raise ValueError("a path; an address on the hub is not taken here, download it first")
+    if kind is Path and isinstance(value, (str, Path)) and "\0" in str(value):
+        raise ValueError("a path, which has no zero character")
     if kind in (str, Path) and isinstance(value, (str, Path)):
         return kind(value)
     if kind is bool and isinstance(value, bool):

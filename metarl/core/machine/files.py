@@ -36,8 +36,11 @@ def read_file(path: Path, largest: int = LARGEST_TEXT) -> bytes:
 
     Raises:
         OSError: The file system refuses, also for links that go round in a circle.
-        Unreadable: It is no regular file, or larger than `largest` [bytes].
+        Unreadable: It is no regular file, or larger than `largest` [bytes], or the path cannot be
+            one.
     """
+    if "\0" in str(path):
+        raise Unreadable("is no path, as it has a zero character")
     # without O_NONBLOCK opening a pipe would wait for its writer
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(handle, "rb") as file:
