@@ -41,9 +41,18 @@ class _RobotType(type):
 
 
 class Robot(metaclass=_RobotType):
-    """Name of robots without MuJoCo: robots are of the class `metarl.envs.robots.robot.Robot`."""
+    """Name of robots without MuJoCo: robots are of the class `metarl.envs.robots.robot.Robot`.
+
+    Raises:
+        ConfigError: It is called; robots are made by `from_mjcf`.
+    """
 
     from_mjcf = staticmethod(robot_from_mjcf)
+
+    def __new__(cls, *arguments: Any, **keys: Any) -> Any:
+        """Refuses: a robot needs a model."""
+        hint = "a robot is made from a model: metarl.Robot.from_mjcf('my_robot.xml')"
+        raise ConfigError(f"metarl.Robot is no class to call; {hint}")
 
 
 def register_robot(robot: Any) -> None:

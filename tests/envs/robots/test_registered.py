@@ -37,6 +37,12 @@ def test_robot_class_makes_and_recognises_robots(robot):
         assert env.spec.name == "my-dog-command-payload"
 
 
+@pytest.mark.parametrize("arguments", [(), ("robot.xml",)])
+def test_call_of_the_class_of_robots_is_refused(arguments):
+    with pytest.raises(ConfigError, match=r"is made from a model: metarl.Robot.from_mjcf\("):
+        metarl.Robot(*arguments)
+
+
 def test_unknown_key_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="unknown key contact; did you mean contacts?"):
         metarl.robot_from_mjcf(QUADRUPED.model_file, contact="feet")
