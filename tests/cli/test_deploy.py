@@ -76,3 +76,10 @@ def test_mistakes_get_one_line(policy_file, run_copy, tmp_path, capsys, words, c
     assert commands.main([word.format(**places) for word in words.split()]) == code
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("metarl: error: ") and message in error
+
+
+def test_help_of_run_says_how_many_tasks_are_played(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "in the simulator, on 20 held-out tasks by default" in text
