@@ -312,7 +312,11 @@ _COMMANDS: Commands = {
         deploy.add_export_arguments,
         "export a policy as an ONNX or TorchScript file, or its rollouts as a data set",
     ),
-    "run": (deploy.run, deploy.add_run_arguments, "play an ONNX policy in the simulator, on 20 held-out tasks by default"),
+    "run": (
+        deploy.run,
+        deploy.add_run_arguments,
+        "play an ONNX policy in the simulator, on 20 held-out tasks by default",
+    ),
     "serve": (serve.run, serve.add_arguments, "answer the messages of a live robot"),
     "publish": (_publish, add_publish_arguments, "copy a trained policy into a small folder"),
     "push": (_push, add_push_arguments, "publish a trained policy on the Hugging Face hub"),

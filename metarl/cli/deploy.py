@@ -61,7 +61,8 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("policy", type=parse_path, metavar="POLICY", help=text)
     text = "the environment; by default that of the training"
     command.add_argument("--env", default="", metavar="NAME", help=text)
-    kind, text = parse_at_least(1), "held-out tasks; by default 20, however many the evaluation of the run has"
+    kind = parse_at_least(1)
+    text = "held-out tasks; by default 20, however many the evaluation of the run has"
     command.add_argument("--num-tasks", type=kind, default=20, metavar="N", help=text)
     kind, text = parse_at_least(0), "adaptations, or rollouts after the first; by default 3"
     command.add_argument("--num-adaptations", type=kind, default=3, metavar="K", help=text)
