@@ -56,6 +56,8 @@ class Row:
         per_task: (N,) mean returns of the tasks, with policy noise.
         per_task_without_noise: (N,) likewise, of the policy's mode.
         task_numbers: (N,) equal numbers mark equal tasks; empty if all differ.
+        distance: Mean distance from start to end of an episode, with policy noise [m]; None for a
+            robot whose base does not move.
     """
 
     suite: str
@@ -83,6 +85,7 @@ class Row:
     per_task: list[float]
     per_task_without_noise: list[float]
     task_numbers: list[int]
+    distance: float | None = None
 
 
 COLUMNS = [field.name for field in fields(Row)]
@@ -101,7 +104,7 @@ def _read_run(suite: str, run: Run) -> list[Row]:
     result = find_evaluation(run)
     if result is None:
         return []
-    silent = result.get("without_noise")
+    silent, distances = result.get("without_noise"), result.get("distance")
     data = reader.load(run.folder)
     seconds, record, returns = data.column("seconds"), data.record, result["returns"]
     numbers = _number_tasks(result["tasks"])
@@ -137,6 +140,7 @@ def _read_run(suite: str, run: Run) -> list[Row]:
                 per_task=returns["per_task"][k],
                 per_task_without_noise=silent["returns"]["per_task"][k] if silent else [],
                 task_numbers=numbers,
+                distance=distances["mean"][k] if distances else None,
             )
         )
     return rows

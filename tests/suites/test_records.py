@@ -1,3 +1,4 @@
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -6,17 +7,37 @@ from dataclasses import replace
 import pytest
 from suite_rows import ROW
 
+from metarl.cli import commands
 from metarl.core.errors import ConfigError
-from metarl.suites import records
+from metarl.suites import records, stages
 from metarl.suites.records import _number_tasks, merge_rows, read_rows, write_rows
+from metarl.suites.suite import read_suite
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
     rows = [ROW, replace(ROW, seed=None, per_task=[], references={}, held_out=False)]
     rows += [replace(ROW, label='a, "b"\n\u2028c\x85 | \u6b69', references={"\u6b69": 1e-300})]
-    rows += [replace(ROW, per_task=[1 / 3] * 10_000)]
+    rows += [replace(ROW, per_task=[1 / 3] * 10_000, distance=0.1 + 0.2)]
     write_rows(tmp_path / "new" / "r.csv", rows)
     assert read_rows(tmp_path / "new" / "r.csv") == rows
+
+
+def test_rows_have_the_distance_of_an_evaluation_where_it_has_one(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "settings: {iterations: 1, trainer: {video: false, logger: none, evaluate_tasks: 2},\n"
+        "  sampler: {num_tasks: 2, num_episodes: 1}, learner: {hidden_sizes: [8]}}\n"
+        "runs: [{env: half-cheetah-dir}, {env: navigation-2d}]\n"
+    )
+    suite = read_suite(tmp_path / "s.yaml", tmp_path / "runs")
+    for run in suite.runs:
+        stages.prepare(run)
+        assert commands.main(stages.next_command(run)) == 0
+    rows = records.collect_rows(suite)
+    result = json.loads((suite.runs[0].folder / "evaluation.json").read_text())
+    expected = result["distance"]["mean"]
+    assert len(expected) == 4 and min(expected) > 0.0
+    assert [row.distance for row in rows if row.env == "half-cheetah-dir"] == expected
+    assert [row.distance for row in rows if row.env == "navigation-2d"] == [None] * 4
 
 
 def test_rows_that_two_add_at_the_same_time_are_all_kept(tmp_path, monkeypatch):
@@ -51,7 +72,7 @@ def test_merge_replaces_runs_and_keeps_other_rows():
     [
         (lambda text: text.replace("env_version", "version"), "line 1: must be suite,env"),
         (lambda text: text.replace("true", "maybe"), "line 2: held_out = 'maybe'"),
-        (lambda text: text + "a,b\n", "line 3: 2 fields, must be 25"),
+        (lambda text: text + "a,b\n", "line 3: 2 fields, must be 26"),
         (lambda text: "", "line 1: must be"),
     ],
 )
