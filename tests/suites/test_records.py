@@ -22,7 +22,7 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     assert read_rows(tmp_path / "new" / "r.csv") == rows
 
 
-def test_rows_have_the_distance_of_an_evaluation_where_it_has_one(tmp_path):
+def test_rows_have_the_distance_where_an_evaluation_has_it(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "settings: {iterations: 1, trainer: {video: false, logger: none, evaluate_tasks: 2},\n"
         "  sampler: {num_tasks: 2, num_episodes: 1}, learner: {hidden_sizes: [8]}}\n"

@@ -34,7 +34,7 @@ def test_failed_evaluation_says_that_the_training_is_saved(tmp_path, monkeypatch
     assert newest_step(run) == 1 and closed
 
 
-def test_folder_that_cannot_be_written_is_refused_before_evaluating(tmp_path, monkeypatch):
+def test_read_only_folder_is_refused_before_an_evaluation(tmp_path, monkeypatch):
     run = tmp_path / "run"
     settings = {**SMALL, "trainer": {**SMALL["trainer"], "evaluate_tasks": 0}}
     metarl.train("navigation-2d", learner=LEARNER, run_dir=run, **settings).close()
