@@ -173,7 +173,8 @@ def test_committed_results_can_be_read():
 
 def test_committed_rows_are_those_of_a_declared_run():
     declared = {}
-    for suite in map(read_suite, (FOLDER / f"{name}.yaml" for name in ("families", "headline"))):
+    names = "damage", "families", "headline", "walking"
+    for suite in map(read_suite, (FOLDER / f"{name}.yaml" for name in names)):
         declared[suite.name] = {_identify(run): run.config for run in suite.runs}
     variants = {_identify(run): run.config for run in read_suite(FOLDER / "variants.yaml").runs}
     for name, configs in declared.items():
