@@ -149,7 +149,7 @@ CASES = {
     ),
     "grbal": Case(GRBAL, 16, 1, 1, 5, gain=-5.0, least=-26.0),
     "teacher-student": Case(
-        replace(TEACHER, teacher_updates=35), 64, 1, 1, 65, gain=-5.0, least=-30.0
+        replace(TEACHER, teacher_updates=50), 64, 1, 1, 80, gain=-5.0, least=-36.4
     ),
     "teacher-student, fine-tuned": Case(
         replace(TEACHER, student_updates=15), 64, 1, 1, 55, gain=-5.0, least=-30.0
