@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl import builders
 from metarl.config.schema import TrainConfig
-from metarl.core.errors import ConfigError, MetarlError
+from metarl.core.errors import CheckpointError, ConfigError, MetarlError
 from metarl.restoring import initialise_from
 from metarl.runs import folder
 from metarl.suites.suite import Run, Suite
@@ -28,9 +28,13 @@ def check_starts(suite: Suite) -> None:
     entries = {run.folder.parent: run for run in reversed(suite.runs) if _needs_start(run)}
     for run in reversed(list(entries.values())):
         try:
-            if run.config.init_from in own:
+            start = run.config.init_from
+            assert start is not None
+            if start in own:
                 hint = "declare the runs to start from in a suite of their own"
-                raise ConfigError(f"init_from {run.config.init_from}: a run of this suite; {hint}")
+                raise ConfigError(f"init_from {start}: a run of this suite; {hint}")
+            if not start.exists():
+                raise CheckpointError(f"init_from {start} is missing; train it first")
             _start(run.config)
         except MetarlError as error:
             raise type(error)(f"{suite.path}: {run.folder.parent.name}: {error}") from error

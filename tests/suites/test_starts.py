@@ -54,7 +54,7 @@ def test_start_that_fits_passes_and_prints_nothing(source, capsys):
 @pytest.mark.parametrize(
     ("entry", "error", "message"),
     [
-        ("init_from: nowhere", CheckpointError, "nowhere is not a run folder"),
+        ("init_from: nowhere", CheckpointError, "nowhere is missing; train it first"),
         ("init_from: seed-2, algo: promp", ConfigError, "a run of maml-trpo; give a run of promp"),
         (
             "init_from: seed-2, observe_task: true",
